@@ -1,0 +1,1 @@
+"""How the warehouse works: landing, transforming, proving. Knows no domain; `assets` says what there is."""

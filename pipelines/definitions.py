@@ -1,0 +1,18 @@
+"""The Dagster code location: every source that the house holds, as assets, with what watches them."""
+
+import dagster as dg
+
+from pipelines import house
+from pipelines.orchestration.checks import ledger_checks
+from pipelines.orchestration.resources import Atlas
+from pipelines.orchestration.sensors import close_dead_runs, follow_sensor
+from pipelines.orchestration.source_assets import staging_asset, table_assets
+
+SOURCES = house.sources().values()
+
+defs = dg.Definitions(
+    assets=[build(source) for source in SOURCES for build in (staging_asset, table_assets)],
+    asset_checks=[ledger_checks(source) for source in SOURCES],
+    sensors=[follow_sensor, close_dead_runs],
+    resources={"atlas": Atlas()},
+)

@@ -1,0 +1,9 @@
+"""What a user is told when something cannot be done: the thing, the reason, the next step; never a traceback."""
+
+
+class AtlasError(Exception):
+    """One sentence for a person. `usage` tells a wrong command (exit 2) from a failed one (exit 1)."""
+
+    def __init__(self, message: str, *, usage: bool = False) -> None:
+        super().__init__(message)
+        self.usage = usage

@@ -1,0 +1,105 @@
+"""Whether jsonb can hold a JSON text as the same value, and what to store where it cannot.
+
+jsonb drops all but the last of duplicate keys and refuses NUL characters, lone surrogates, invalid UTF-8 and numbers
+beyond its range. `faithful` proves the common case fast; `repair` reads slowly and carefully, and says what it had to
+change. What is no JSON at all raises `NotJson`. Belongs here: JSON texts. Not: contracts, not the database.
+"""
+
+import json
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+MAX_BYTES = 200 * 1024 * 1024
+"""Longest body that is tried: jsonb holds strings and containers up to 256 MiB."""
+
+_KEY_APART = re.compile(rb'"[ \t\r\n]+:')
+_NUMBER = re.compile(r"-?(\d+)(?:\.(\d+))?(?:[eE]([+-]?\d+))?")
+_MAX_DIGITS_BEFORE, _MAX_DIGITS_AFTER = 131_072, 16_383
+_REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+
+
+@dataclass
+class NotJson(Exception):
+    """The bytes are no JSON document."""
+
+    reason: str
+    detail: str
+    byte_offset: int | None = None
+
+
+def faithful(body: bytes) -> bool:
+    """True if jsonb holds the same value for certain; False if it must be looked at closely.
+
+    A decoder keeps one of duplicate keys, so text written from the decoded value has fewer `":`. The count is a proof
+    only where each key's colon follows its quote and no quote is written as an escape; other texts are not decided.
+    """
+    if len(body) > MAX_BYTES or b"\\u0000" in body or b"\\u0022" in body or _KEY_APART.search(body):
+        return False
+    try:
+        again = msgspec.json.encode(msgspec.json.decode(body))
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError):
+        return False
+    return body.count(b'":') == again.count(b'":')
+
+
+def repair(body: bytes) -> tuple[bytes, list[str]]:
+    """A text that jsonb takes, and what was changed in it: nothing, if jsonb holds the value after all."""
+    if len(body) > MAX_BYTES:
+        raise NotJson("too_large", f"{len(body):,} bytes; a payload may have {MAX_BYTES:,}")
+    repairs: set[str] = set()
+    text = body.decode("utf-8", errors="surrogateescape")
+    if any("\udc80" <= character <= "\udcff" for character in text):
+        repairs.add("invalid UTF-8 replaced")
+
+    def pairs(found: list[tuple[str, Any]]) -> dict[str, Any]:
+        result = {clean(key): clean(value) for key, value in found}
+        if len(result) < len(found):
+            repairs.add("duplicate key: last one kept")
+        return result
+
+    def clean(value: Any) -> Any:
+        if isinstance(value, list):
+            return [clean(each) for each in value]
+        if not isinstance(value, str):
+            return value
+        if "\x00" in value:
+            repairs.add("NUL character replaced")
+            value = value.replace("\x00", _REPLACEMENT)
+        if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
+            if "invalid UTF-8 replaced" not in repairs:
+                repairs.add("lone surrogate replaced")
+            value = "".join(_REPLACEMENT if "\ud800" <= character <= "\udfff" else character for character in value)
+        return value
+
+    def number(literal: str) -> Any:
+        if _fits_numeric(literal):
+            return msgspec.Raw(literal.encode())
+        repairs.add("number beyond numeric's range kept as text")
+        return literal
+
+    def constant(literal: str) -> Any:
+        repairs.add(f"{literal} is no JSON number: kept as text")
+        return literal
+
+    try:
+        value = json.loads(text, object_pairs_hook=pairs, parse_float=number, parse_int=number, parse_constant=constant)
+        return msgspec.json.encode(clean(value)), sorted(repairs)
+    except json.JSONDecodeError as error:
+        offset = len(text[: error.pos].encode("utf-8", errors="surrogateescape"))
+        raise NotJson("not_json", f"{error.msg} at byte {offset}", offset) from None
+    except RecursionError:
+        raise NotJson("too_deep", "nested deeper than can be read") from None
+
+
+def _fits_numeric(literal: str) -> bool:
+    """Whether Postgres' numeric holds a JSON number (Table 8.2 of its manual: digits before and after the point)."""
+    match = _NUMBER.fullmatch(literal)
+    assert match is not None
+    whole, fraction, exponent = match.group(1), match.group(2) or "", match.group(3) or "0"
+    if len(exponent) > 7:
+        return False
+    shift = int(exponent)
+    return len(whole) + shift <= _MAX_DIGITS_BEFORE and len(fraction) - shift <= _MAX_DIGITS_AFTER

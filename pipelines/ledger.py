@@ -1,0 +1,188 @@
+"""`ops.fetch_runs`: one row for each landing and each transform, opened before any work and closed with it.
+
+A run is closed in the transaction that publishes its data, so the ledger and the tables cannot disagree. While it
+works it holds an advisory lock under its id; whoever can take that lock knows that the process is gone, and `reap`
+then closes the row truthfully. Belongs here: rows of `ops.fetch_runs` and `ops.sources`. Not: what a run does.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+from uuid import UUID
+
+from psycopg.types.json import Jsonb
+
+from pipelines.source import Source
+from pipelines.warehouse.engine import Connection, Warehouse
+
+RunKind = Literal["land", "transform"]
+Status = Literal["in_progress", "completed", "failed", "partial_success"]
+
+LOCK = "select pg_advisory_lock(hashtextextended(%s, 0))"
+TRY_LOCK = "select pg_try_advisory_lock(hashtextextended(%s, 0)) as taken"
+UNLOCK = "select pg_advisory_unlock(hashtextextended(%s, 0))"
+LOCK_TO_COMMIT = "select pg_advisory_xact_lock(hashtextextended(%s, 0))"
+
+
+@dataclass
+class Counts:
+    """What became of everything a run fetched; `deleted` stands outside the sum."""
+
+    fetched: int = 0
+    created: int = 0
+    updated: int = 0
+    unchanged: int = 0
+    deleted: int = 0
+    quarantined: int = 0
+    duplicates: int = 0
+
+    def __iadd__(self, other: "Counts") -> "Counts":
+        for name, value in asdict(other).items():
+            setattr(self, name, getattr(self, name) + value)
+        return self
+
+
+@dataclass
+class Run:
+    """A run while it works, and what it did once it is closed. `done` grows as items pass, for progress displays."""
+
+    id: UUID
+    source: str
+    kind: RunKind
+    partition: str
+    connection: Connection
+    notify: Callable[["Run"], None]
+    status: Status = "in_progress"
+    counts: Counts = field(default_factory=Counts)
+    stats: dict[str, Any] = field(default_factory=dict)
+    done: int = 0
+
+    def advance(self, items: int) -> None:
+        """Tells whoever watches that `items` more have passed."""
+        self.done += items
+        self.notify(self)
+
+    def publish(self, counts: Counts, stats: dict[str, Any]) -> None:
+        """Closes the row inside the caller's transaction; it shows when that commits, with the data."""
+        self.counts, self.stats = counts, stats
+        self.status = "partial_success" if counts.quarantined else "completed"
+        self.connection.execute(
+            """
+            update ops.fetch_runs set
+                published = nextval('ops.published'), status = %(status)s, ended_at = clock_timestamp(),
+                fetched = %(fetched)s, created = %(created)s, updated = %(updated)s, unchanged = %(unchanged)s,
+                deleted = %(deleted)s, quarantined = %(quarantined)s, duplicates = %(duplicates)s, stats = %(stats)s
+            where fetch_run_id = %(id)s and status = 'in_progress'
+            """,
+            {**asdict(counts), "status": self.status, "stats": Jsonb(stats), "id": self.id},
+        )
+
+
+def silent(_: Run) -> None:
+    """Watches nothing."""
+
+
+@contextmanager
+def opened(
+    warehouse: Warehouse,
+    source: Source,
+    kind: RunKind,
+    partition: str,
+    *,
+    code_version: str,
+    dagster_run_id: str | None = None,
+    notify: Callable[[Run], None] = silent,
+) -> Iterator[Run]:
+    """A run in the ledger; the block must `publish` it. Whatever ends the block otherwise is written as its error."""
+    with warehouse.connect() as connection:
+        run = Run(
+            _insert(connection, source, kind, partition, code_version, dagster_run_id),
+            source.name,
+            kind,
+            partition,
+            connection,
+            notify,
+        )
+        notify(run)
+        try:
+            yield run
+        except BaseException as error:
+            run.status = "failed"
+            _fail(warehouse, run, error)
+            raise
+        finally:
+            notify(run)
+
+
+def _insert(
+    connection: Connection, source: Source, kind: RunKind, partition: str, code_version: str, dagster_run_id: str | None
+) -> UUID:
+    with connection.transaction():
+        connection.execute(
+            """
+            merge into ops.sources t
+            using (
+                select ops.key(%(name)s) as source_id, %(name)s as name, %(kind)s as kind, %(base_url)s as base_url
+            ) s
+            on t.source_id = s.source_id
+            when matched and (t.kind, t.base_url, t.is_active) is distinct from (s.kind, s.base_url, true) then
+                update set kind = s.kind, base_url = s.base_url, is_active = true
+            when not matched then
+                insert (source_id, name, kind, base_url) values (s.source_id, s.name, s.kind, s.base_url)
+            """,
+            {"name": source.name, "kind": source.kind, "base_url": source.base_url},
+        )
+        row = connection.execute(
+            """
+            insert into ops.fetch_runs
+                (source_id, stream, kind, asset_key, partition_key, dagster_run_id, status, code_version)
+            values
+                (ops.key(%(name)s), %(name)s, %(kind)s, %(name)s, %(partition)s, %(dagster)s, 'in_progress', %(code)s)
+            returning fetch_run_id
+            """,
+            {
+                "name": source.name,
+                "kind": kind,
+                "partition": partition,
+                "dagster": dagster_run_id,
+                "code": code_version,
+            },
+        ).fetchone()
+        assert row is not None
+        connection.execute(LOCK, [str(row["fetch_run_id"])])
+    return UUID(str(row["fetch_run_id"]))
+
+
+def _fail(warehouse: Warehouse, run: Run, error: BaseException) -> None:
+    """Writes the error on a connection of its own: the run's may be the very thing that broke."""
+    words = "interrupted" if isinstance(error, KeyboardInterrupt) else f"{type(error).__name__}: {error}".strip()
+    with warehouse.connect() as connection:
+        _close_failed(connection, run.id, words)
+
+
+def _close_failed(connection: Connection, run_id: UUID, words: str) -> None:
+    connection.execute(
+        """
+        update ops.fetch_runs set status = 'failed', ended_at = clock_timestamp(), error_text = %s
+        where fetch_run_id = %s and status in ('pending', 'in_progress')
+        """,
+        [words[:10_000].replace("\x00", ""), run_id],
+    )
+
+
+def reap(warehouse: Warehouse) -> list[UUID]:
+    """Closes the runs whose process is gone; those runs. Bodies they wrote stay and are taken up by digest."""
+    reaped = []
+    with warehouse.connect() as connection:
+        open_runs = connection.execute(
+            "select fetch_run_id from ops.fetch_runs where status in ('pending', 'in_progress') order by 1"
+        ).fetchall()
+        for row in open_runs:
+            run_id = UUID(str(row["fetch_run_id"]))
+            answer = connection.execute(TRY_LOCK, [str(run_id)]).fetchone()
+            if answer and answer["taken"]:
+                _close_failed(connection, run_id, "the process ended without a word; what it had not published is gone")
+                connection.execute(UNLOCK, [str(run_id)])
+                reaped.append(run_id)
+    return reaped

@@ -1,0 +1,231 @@
+"""Sorting out rows that do not fit their table, when MERGE has refused a partition.
+
+Table by table, parents first, rows leave `incoming` for `misfits` with the reason: a value that its column's type
+cannot read, a missing value, a CHECK, a parent that is missing, misfit or pruned, a key or unique value that another
+row has. A nullable reference to a missing parent goes in NULL instead. Of rows that claim one value the smallest
+(external id, key) stays; a row already in the table stays before one that comes. What is left fits.
+"""
+
+from collections.abc import Sequence
+
+from psycopg import sql
+from sqlalchemy import UniqueConstraint
+
+from pipelines.ledger import Counts
+from pipelines.warehouse.engine import Connection
+from pipelines.warehouse.shape import Reference, Shape, names
+
+TRUE = sql.SQL("true")
+
+
+class Split:
+    """The rows of one run's SELECTs, before they are merged."""
+
+    def __init__(self, connection: Connection, shapes: Sequence[Shape]) -> None:
+        self.connection, self.shapes = connection, shapes
+
+    def all(self, counts: dict[str, Counts]) -> None:
+        """Leaves in each `incoming` only rows that fit; counts what left."""
+        for shape in self.shapes:
+            each = counts[shape.name]
+            each.quarantined += self._types(shape) + self._missing(shape) + self._checks(shape)
+            each.duplicates += self._duplicates(shape)
+            each.quarantined += sum(self._reference(shape, reference) for reference in shape.references)
+            each.quarantined += self._claims(shape)
+            if not shape.owned:
+                self.connection.execute(
+                    sql.SQL("insert into {} select {} from {}").format(shape.loose, names(shape.key), shape.incoming)
+                )
+
+    def _types(self, shape: Shape) -> int:
+        split = 0
+        for column in shape.yielded:
+            wanted = shape.type_of(column)
+            if shape.yielded[column] == wanted.lower():
+                continue
+            text = shape.as_text(column)
+            split += self._split(
+                shape,
+                sql.SQL("not pg_input_is_valid({}, {})").format(text, sql.Literal(wanted)),
+                reason="type",
+                constraint=column,
+                detail=sql.SQL("(select message from pg_input_error_info({}, {}))").format(text, sql.Literal(wanted)),
+            )
+        return split
+
+    def _missing(self, shape: Shape) -> int:
+        return sum(
+            self._split(
+                shape,
+                sql.SQL("{} is null").format(sql.Identifier(column)),
+                reason="not_null",
+                constraint=column,
+                detail=sql.Literal(f"{column} has no value"),
+            )
+            for column in shape.yielded
+            if not shape.table.columns[column].nullable
+        )
+
+    def _checks(self, shape: Shape) -> int:
+        return sum(
+            self._split(
+                shape,
+                self._places(shape, sql.SQL("({}) is false").format(sql.SQL(str(check.sqltext)))),
+                reason="check",
+                constraint=str(check.name),
+                detail=sql.Literal(str(check.sqltext)),
+            )
+            for check in shape.checks
+        )
+
+    def _duplicates(self, shape: Shape) -> int:
+        return self.connection.execute(
+            sql.SQL(
+                """
+                delete from {incoming} where ctid in (
+                    select place from (
+                        select ctid as place, row_number() over (partition by {columns}) as number from {incoming}
+                    ) as n
+                    where number > 1)
+                """
+            ).format(incoming=shape.incoming, columns=names(list(shape.yielded)))
+        ).rowcount
+
+    def _reference(self, shape: Shape, reference: Reference) -> int:
+        if reference.column not in shape.yielded:
+            return 0
+        parent = Shape(reference.table)
+        (key,) = parent.key
+        column = sql.Identifier("o", reference.column)
+        feeds = any(each.table is reference.table for each in self.shapes)
+        stays = (
+            sql.SQL("not exists (select from scope s where s.record_id = p.record_id)")
+            if feeds and parent.owned
+            else TRUE
+        )
+        comes = (
+            sql.SQL("or exists (select from {} i where i.{} = {})").format(parent.incoming, sql.Identifier(key), column)
+            if feeds
+            else sql.SQL("")
+        )
+        orphan = sql.SQL(
+            "{column} is not null and not ("
+            "exists (select from {parent} p where p.{key} = {column} and {stays}) {comes})"
+        ).format(column=column, parent=parent.target, key=sql.Identifier(key), stays=stays, comes=comes)
+        if reference.nullable:
+            self.connection.execute(
+                sql.SQL("update {} o set {} = null where {}").format(
+                    shape.incoming, sql.Identifier(reference.column), orphan
+                )
+            )
+            return 0
+        return self._split(
+            shape,
+            orphan,
+            reason="parent",
+            constraint=f"{shape.table.name}_{reference.column}_fkey",
+            detail=sql.Literal(f"its row of {parent.name} is missing or does not fit"),
+        )
+
+    def _claims(self, shape: Shape) -> int:
+        split = self._claim(shape, shape.key, f"{shape.table.name}_pkey", nulls_distinct=True)
+        for unique in shape.uniques:
+            columns = [column.name for column in unique.columns]
+            if set(columns) <= shape.yielded.keys():
+                split += self._claim(shape, columns, str(unique.name), nulls_distinct=not _nulls_collide(unique))
+        return split
+
+    def _claim(self, shape: Shape, columns: list[str], constraint: str, *, nulls_distinct: bool) -> int:
+        known = (
+            sql.SQL(" and ").join(sql.SQL("n.{} is not null").format(sql.Identifier(column)) for column in columns)
+            if nulls_distinct
+            else TRUE
+        )
+        who = (
+            sql.SQL("(select external_id from scope where scope.record_id = n.record_id), ")
+            if shape.owned
+            else sql.SQL("")
+        )
+        in_batch = sql.SQL(
+            """
+            o.ctid in (
+                select place from (
+                    select n.place, {known} as known,
+                        row_number() over (partition by {columns} order by {who} {key}) as number
+                    from ({typed}) as n
+                ) as numbered
+                where known and number > 1)
+            """
+        ).format(
+            known=known,
+            columns=names(columns, "n"),
+            who=who,
+            key=names(shape.key, "n"),
+            typed=self._placed(shape),
+        )
+        detail = sql.Literal(f"another row has this {', '.join(columns)}")
+        split = self._split(shape, in_batch, reason="unique", constraint=constraint, detail=detail)
+        if columns == shape.key and not shape.owned:
+            return split
+        stays: list[sql.Composable] = []
+        if shape.owned:
+            stays.append(sql.SQL("not exists (select from scope s where s.record_id = t.record_id)"))
+        if columns != shape.key:
+            stays.append(
+                sql.SQL("not exists (select from {} i where {})").format(shape.incoming, shape.same_key("i", "t"))
+            )
+        in_table = sql.SQL(
+            "o.ctid in (select n.place from ({typed}) as n join {target} t on {same} where {stays})"
+        ).format(
+            typed=self._placed(shape),
+            target=shape.target,
+            same=sql.SQL(" and ").join(
+                sql.SQL("n.{0} {1} t.{0}").format(
+                    sql.Identifier(column), sql.SQL("=" if nulls_distinct else "is not distinct from")
+                )
+                for column in columns
+            ),
+            stays=sql.SQL(" and ").join(stays),
+        )
+        return split + self._split(shape, in_table, reason="unique", constraint=constraint, detail=detail)
+
+    def _placed(self, shape: Shape) -> sql.Composed:
+        """The rows of `incoming` as the table would hold them, each with its place; only after `_types`."""
+        columns = [
+            sql.SQL("{} as {}").format(
+                shape.cast(column.name) if column.name in shape.yielded else sql.SQL("null"),
+                sql.Identifier(column.name),
+            )
+            for column in shape.table.columns
+        ]
+        return sql.SQL("select ctid as place, {} from {}").format(sql.SQL(", ").join(columns), shape.incoming)
+
+    def _places(self, shape: Shape, condition: sql.Composed) -> sql.Composed:
+        return sql.SQL("o.ctid in (select place from ({}) as n where {})").format(self._placed(shape), condition)
+
+    def _split(
+        self, shape: Shape, condition: sql.Composable, *, reason: str, constraint: str, detail: sql.Composable
+    ) -> int:
+        key = sql.SQL(", ").join(sql.SQL("{}::text").format(sql.Identifier(column)) for column in shape.key)
+        return self.connection.execute(
+            sql.SQL(
+                """
+                with bad as (delete from {incoming} o where {condition} returning *)
+                insert into misfits (table_name, record_id, row_key, reason, constraint_name, detail, row)
+                select {name}, {record}, concat_ws(' ', {key}), {reason}, {constraint}, {detail}, to_jsonb(bad) from bad
+                """
+            ).format(
+                incoming=shape.incoming,
+                condition=condition,
+                name=sql.Literal(shape.name),
+                record=sql.Identifier("record_id") if shape.owned else sql.SQL("null"),
+                key=key,
+                reason=sql.Literal(reason),
+                constraint=sql.Literal(constraint),
+                detail=detail,
+            )
+        ).rowcount
+
+
+def _nulls_collide(unique: UniqueConstraint) -> bool:
+    return bool(unique.dialect_options["postgresql"]["nulls_not_distinct"])

@@ -1,0 +1,90 @@
+"""What an asset is given to work with, and Dagster's instance over the same server as the warehouse."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import dagster as dg
+
+from pipelines import settings
+from pipelines.ledger import Run, silent
+from pipelines.settings import Mode
+from pipelines.warehouse import engine, schema
+from pipelines.warehouse.engine import Warehouse
+
+
+@dataclass(frozen=True)
+class Atlas:
+    """The warehouse for the length of an asset's work: an open one, else the one of the settings."""
+
+    warehouse: Warehouse | None = None
+    mode: Mode | None = None
+    notify: Callable[[Run], None] = silent
+
+    @contextmanager
+    def opened(self) -> Iterator[Warehouse]:
+        if self.warehouse is not None:
+            yield self.warehouse
+            return
+        with engine.opened(settings.load()) as warehouse:
+            schema.require(warehouse)
+            yield warehouse
+
+    @property
+    def source_mode(self) -> Mode:
+        return self.mode or settings.load().mode
+
+
+def prepare_home(warehouse: Warehouse, home: Path) -> Path:
+    """Dagster's home under the Atlas home, for this process and its children; the folder."""
+    folder = home.resolve() / "dagster"
+    folder.mkdir(parents=True, exist_ok=True)
+    config = folder / "dagster.yaml"
+    text = Path(__file__).with_name("dagster.yaml").read_text()
+    if not config.exists() or config.read_text() != text:
+        config.write_text(text)
+    os.environ["DAGSTER_HOME"] = str(folder)
+    os.environ["ATLAS_DAGSTER_URL"] = warehouse.dagster_url.render_as_string(hide_password=False)
+    return folder
+
+
+@contextmanager
+def instance(warehouse: Warehouse, home: Path) -> Iterator[dg.DagsterInstance]:
+    """Dagster's instance in this process."""
+    with dg.DagsterInstance.from_config(str(prepare_home(warehouse, home))) as opened:
+        yield opened
+
+
+def report_dead_runs(warehouse: Warehouse, dagster: dg.DagsterInstance) -> list[str]:
+    """Reports as failed each run that Dagster believes in progress, if no process of ours is alive; their ids.
+
+    Whoever runs Dagster holds `SERVICE_LOCK` shared; only who gets it alone knows that nobody does. It frees the
+    pools that dead runs hold for ever otherwise.
+    """
+    with warehouse.connect() as connection:
+        answer = connection.execute("select pg_try_advisory_lock(hashtextextended(%s, 0)) as alone", [SERVICE_LOCK])
+        row = answer.fetchone()
+        if row is None or not row["alone"]:
+            return []
+        dead = dagster.get_runs(dg.RunsFilter(statuses=UNFINISHED))
+        for run in dead:
+            dagster.report_run_failed(run, "The process that executed this run is gone.")
+        return [run.run_id for run in dead]
+
+
+@contextmanager
+def alive(warehouse: Warehouse) -> Iterator[None]:
+    """Holds the lock that tells others that Dagster runs here."""
+    with warehouse.connect() as connection:
+        connection.execute("select pg_advisory_lock_shared(hashtextextended(%s, 0))", [SERVICE_LOCK])
+        yield
+
+
+SERVICE_LOCK = "dagster services"
+UNFINISHED = [
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+    dg.DagsterRunStatus.CANCELING,
+]

@@ -1,0 +1,136 @@
+"""`staging.quarantine`: whatever is not where it should be, with its exact bytes or its row, and why.
+
+One entry a (stream, digest) at landing and one a (record, table, key, constraint) at transform. Seen again, an entry
+only counts; it closes when its record lands or its row fits, and opens again if the fault comes back. Belongs here:
+writing and reading entries. Not: deciding what is bad (`landing`, `transform`).
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from pipelines.errors import AtlasError
+from pipelines.ledger import Run
+from pipelines.warehouse.engine import Connection
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """A payload that did not land."""
+
+    body: bytes
+    digest: bytes
+    request: str
+    external_id: str | None
+    reason: str
+    detail: str
+    path: str | None = None
+    byte_offset: int | None = None
+
+
+def keep_payload(run: Run, rejected: Rejected) -> None:
+    """Keeps a rejected payload's exact bytes; a payload that was seen before only counts."""
+    run.connection.execute(
+        """
+        insert into staging.quarantine
+            (stage, stream, partition_key, external_id, record_id, request, reason, detail, path, byte_offset,
+             digest, bytes, first_run, last_run)
+        values
+            ('land', %(stream)s, %(partition)s, %(external_id)s,
+             case when %(external_id)s::text is not null then ops.key(%(stream)s, %(external_id)s) end, %(request)s,
+             %(reason)s, %(detail)s, %(path)s, %(byte_offset)s, %(digest)s, %(bytes)s, %(run)s, %(run)s)
+        on conflict (stream, digest) where stage = 'land' do update set
+            reason = excluded.reason, detail = excluded.detail, path = excluded.path,
+            byte_offset = excluded.byte_offset, last_run = excluded.last_run, last_at = now(),
+            seen = quarantine.seen + 1, closed_run = null, closed_at = null
+        """,
+        {
+            "stream": run.source,
+            "partition": run.partition,
+            "external_id": rejected.external_id,
+            "request": rejected.request,
+            "reason": rejected.reason,
+            "detail": rejected.detail,
+            "path": rejected.path,
+            "byte_offset": rejected.byte_offset,
+            "digest": rejected.digest,
+            "bytes": rejected.body,
+            "run": run.id,
+        },
+    )
+
+
+def close_landed(run: Run) -> None:
+    """Closes entries whose record landed in this run (`judged` holds what it landed)."""
+    run.connection.execute(
+        """
+        update staging.quarantine q set closed_run = %(run)s, closed_at = now()
+        from judged j
+        where q.stage = 'land' and q.stream = %(stream)s and q.closed_at is null and q.last_run <> %(run)s
+          and (q.record_id = j.record_id or q.digest = j.digest)
+        """,
+        {"run": run.id, "stream": run.source},
+    )
+
+
+def keep_rows(run: Run) -> None:
+    """Keeps the rows that a transform split off (`misfits`), and closes the entries of its scope that fit now."""
+    run.connection.execute(
+        """
+        insert into staging.quarantine
+            (stage, stream, partition_key, external_id, record_id, request, reason, detail, table_name, row_key,
+             constraint_name, row, first_run, last_run)
+        select 'transform', %(stream)s, %(partition)s, v.external_id, m.record_id, v.request, m.reason, m.detail,
+               m.table_name, m.row_key, m.constraint_name, m.row, %(run)s, %(run)s
+        from misfits m
+        left join scope s on s.record_id = m.record_id
+        left join staging.versions v on v.version_id = s.version_id
+        on conflict (stream, record_id, table_name, row_key, constraint_name) where stage = 'transform' do update set
+            reason = excluded.reason, detail = excluded.detail, row = excluded.row, last_run = excluded.last_run,
+            last_at = now(), seen = quarantine.seen + 1, closed_run = null, closed_at = null
+        """,
+        {"stream": run.source, "partition": run.partition, "run": run.id},
+    )
+    run.connection.execute(
+        """
+        update staging.quarantine q set closed_run = %(run)s, closed_at = now()
+        from scope s
+        where q.stage = 'transform' and q.stream = %(stream)s and q.closed_at is null and q.last_run <> %(run)s
+          and q.record_id = s.record_id
+        """,
+        {"run": run.id, "stream": run.source},
+    )
+
+
+def entries(connection: Connection, *, stream: str | None = None, closed: bool = False) -> list[dict[str, Any]]:
+    """The entries without their bytes and rows, oldest first; open ones only unless `closed`."""
+    return connection.execute(
+        """
+        select quarantine_id, stage, stream, partition_key, external_id, request, reason, detail, path, byte_offset,
+            table_name, row_key, constraint_name, seen, first_at, last_at, closed_at, first_run, last_run, closed_run
+        from staging.quarantine
+        where (%(stream)s::text is null or stream = %(stream)s) and (%(closed)s or closed_at is null)
+        order by quarantine_id
+        """,
+        {"stream": stream, "closed": closed},
+    ).fetchall()
+
+
+def entry(connection: Connection, quarantine_id: int) -> dict[str, Any]:
+    """One entry whole, with its bytes or its row."""
+    found = connection.execute("select * from staging.quarantine where quarantine_id = %s", [quarantine_id]).fetchone()
+    if found is None:
+        raise AtlasError(
+            f"There is no quarantine entry {quarantine_id}. See them with: atlas quarantine list", usage=True
+        )
+    return found
+
+
+def close_mended(run: Run, quarantine_id: int) -> None:
+    """Closes the entry that a mended payload was brought in for."""
+    run.connection.execute(
+        """
+        update staging.quarantine set closed_run = %s, closed_at = now()
+        where quarantine_id = %s and closed_at is null
+        """,
+        [run.id, quarantine_id],
+    )

@@ -1,0 +1,64 @@
+"""What can be set: by flag, by environment, by `atlas.toml` in the working directory, in this order."""
+
+import os
+from pathlib import Path
+from typing import Literal
+
+from pydantic import AliasChoices, Field, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+from pipelines.errors import AtlasError
+
+Mode = Literal["recorded", "live"]
+
+
+class Settings(BaseSettings):
+    """The settings of one process."""
+
+    model_config = SettingsConfigDict(toml_file="atlas.toml", extra="ignore", populate_by_name=True)
+
+    database_url: str | None = Field(
+        None, validation_alias="DATABASE_URL", description="Postgres 18 to use; unset: the embedded one"
+    )
+    home: Path = Field(
+        Path(".atlas"), validation_alias=AliasChoices("ATLAS_HOME", "home"), description="Folder of the embedded server"
+    )
+    mode: Mode = Field(
+        "recorded",
+        validation_alias=AliasChoices("ATLAS_MODE", "mode"),
+        description="recorded replays samples/, live asks the sources",
+    )
+    sql_echo: bool = Field(
+        False, validation_alias=AliasChoices("SQL_ECHO", "sql_echo"), description="Log SQLAlchemy's statements"
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+
+def load(**flags: object) -> Settings:
+    """The settings in force; flags that are None count as not given."""
+    try:
+        return Settings(**{name: value for name, value in flags.items() if value is not None})  # type: ignore[arg-type]
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        raise AtlasError(f"The setting {name} is wrong: {first['msg']}.", usage=True) from None
+
+
+def base_url(stem: str) -> str | None:
+    """Where a source is read instead of its usual place: `ATLAS_<SOURCE>_BASE_URL`."""
+    return os.environ.get(f"ATLAS_{stem.upper()}_BASE_URL")
+
+
+def token(stem: str) -> str | None:
+    """The source's secret, from the environment only: `ATLAS_<SOURCE>_TOKEN`."""
+    return os.environ.get(f"ATLAS_{stem.upper()}_TOKEN")

@@ -1,0 +1,1 @@
+"""The Postgres side: the server, connections to it, and the tables that serve every domain."""

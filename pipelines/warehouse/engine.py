@@ -1,0 +1,132 @@
+"""Connections to the warehouse: which server, which database, and one sentence when there is none.
+
+`opened` yields the `Warehouse` that everything else is given: the server of DATABASE_URL, or the embedded one, whose
+share is kept until the block ends. Every connection speaks UTC.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import psycopg
+from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict
+from psycopg.rows import dict_row
+from sqlalchemy import URL, Engine, create_engine, make_url
+
+from pipelines.errors import AtlasError
+from pipelines.settings import Settings
+from pipelines.warehouse import embedded
+
+MINIMUM_VERSION = 18
+DATABASE = "atlas"
+OPTIONS = "-c timezone=UTC -c jit=off"
+
+Connection = psycopg.Connection[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Warehouse:
+    """One warehouse database, and Dagster's own database beside it on the same server."""
+
+    url: URL
+    echo: bool = False
+
+    @property
+    def database(self) -> str:
+        return str(self.url.database)
+
+    @property
+    def dagster_url(self) -> URL:
+        """Dagster's storage keeps its own `alembic_version`, and its driver is psycopg2."""
+        return self.url.set(drivername="postgresql+psycopg2", database=f"{self.database}_dagster")
+
+    @property
+    def conninfo(self) -> str:
+        return self.url.set(drivername="postgresql").render_as_string(hide_password=False)
+
+    def connect(self, database: str | None = None) -> Connection:
+        """A connection in autocommit mode, rows as dicts."""
+        try:
+            return psycopg.connect(
+                self.conninfo,
+                dbname=database or self.database,
+                autocommit=True,
+                row_factory=dict_row,
+                application_name="atlas",
+                options=OPTIONS,
+                connect_timeout=10,
+            )
+        except psycopg.OperationalError as error:
+            raise AtlasError(_unreachable(self.url, error)) from None
+
+    @cached_property
+    def engine(self) -> Engine:
+        return create_engine(
+            self.url.set(drivername="postgresql+psycopg"), echo=self.echo, connect_args={"options": OPTIONS}
+        )
+
+    def databases(self) -> set[str]:
+        with self.connect("postgres") as connection:
+            return {row["datname"] for row in connection.execute("select datname from pg_database")}
+
+    def create_database(self, name: str) -> bool:
+        """Creates a database unless it is there; whether it was created."""
+        if name in self.databases():
+            return False
+        with self.connect("postgres") as connection:
+            try:
+                connection.execute(sql.SQL("create database {}").format(sql.Identifier(name)))
+            except (psycopg.errors.DuplicateDatabase, psycopg.errors.UniqueViolation):
+                return False
+        return True
+
+    def drop_database(self, name: str) -> None:
+        with self.connect("postgres") as connection:
+            connection.execute(sql.SQL("drop database if exists {} with (force)").format(sql.Identifier(name)))
+
+
+def _unreachable(url: URL, error: psycopg.OperationalError) -> str:
+    reason = str(error).strip().splitlines()[0].removeprefix("connection failed: ")
+    if "does not exist" in reason and "database" in reason:
+        return f"The database {url.database!r} does not exist yet. Create it with: atlas db ensure"
+    where = url.host or url.query.get("host") or "localhost"
+    return (
+        f"Cannot reach Postgres at {where}: {reason}. "
+        "Check DATABASE_URL and that the server runs, or unset DATABASE_URL to use the embedded server."
+    )
+
+
+def _parsed(text: str) -> URL:
+    try:
+        conninfo_to_dict(text)
+        url = make_url(text)
+    except Exception:
+        raise AtlasError(
+            "DATABASE_URL is not a Postgres URL. It should look like postgresql://user@host:5432/atlas.", usage=True
+        ) from None
+    return url.set(drivername="postgresql", database=url.database or DATABASE)
+
+
+def _check_version(warehouse: Warehouse) -> None:
+    with warehouse.connect("postgres") as connection:
+        version = connection.info.server_version // 10000
+    if version < MINIMUM_VERSION:
+        raise AtlasError(
+            f"The server of DATABASE_URL is Postgres {version}; the warehouse needs {MINIMUM_VERSION} or newer. "
+            "Point DATABASE_URL at a newer server, or unset it to use the embedded one."
+        )
+
+
+@contextmanager
+def opened(settings: Settings) -> Iterator[Warehouse]:
+    """The warehouse of these settings, for as long as the block lasts."""
+    if settings.database_url:
+        warehouse = Warehouse(_parsed(settings.database_url), settings.sql_echo)
+        _check_version(warehouse)
+        yield warehouse
+        return
+    with embedded.running(settings.home) as url:
+        yield Warehouse(make_url(url).set(database=DATABASE), settings.sql_echo)
