@@ -57,6 +57,7 @@ class Run:
     counts: Counts = field(default_factory=Counts)
     stats: dict[str, Any] = field(default_factory=dict)
     done: int = 0
+    error: str | None = None
 
     def advance(self, items: int) -> None:
         """Tells whoever watches that `items` more have passed."""
@@ -108,8 +109,9 @@ def opened(
         try:
             yield run
         except BaseException as error:
-            run.status = "failed"
-            _fail(warehouse, run, error)
+            run.status, run.counts = "failed", Counts()
+            run.error = "interrupted" if isinstance(error, KeyboardInterrupt) else f"{type(error).__name__}: {error}"
+            _fail(warehouse, run)
             raise
         finally:
             notify(run)
@@ -154,11 +156,10 @@ def _insert(
     return UUID(str(row["fetch_run_id"]))
 
 
-def _fail(warehouse: Warehouse, run: Run, error: BaseException) -> None:
+def _fail(warehouse: Warehouse, run: Run) -> None:
     """Writes the error on a connection of its own: the run's may be the very thing that broke."""
-    words = "interrupted" if isinstance(error, KeyboardInterrupt) else f"{type(error).__name__}: {error}".strip()
     with warehouse.connect() as connection:
-        _close_failed(connection, run.id, words)
+        _close_failed(connection, run.id, str(run.error))
 
 
 def _close_failed(connection: Connection, run_id: UUID, words: str) -> None:

@@ -1,0 +1,55 @@
+# Model Atlas. `make run` needs Python 3.11 or newer and make; everything else it brings itself.
+.DELETE_ON_ERROR:
+PYTHON ?= python3
+BIN := .venv/bin
+ATLAS := $(BIN)/atlas
+DATABASE ?= embedded
+TESTS ?= tests
+JOBS ?= 2
+MSG ?=
+export ATLAS_HOME ?= .atlas
+
+.PHONY: help install run ui test lint lock clean db-migrate db-status db-ensure db-drop db-shell
+
+help: ## what can be made
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+
+install: .venv/installed ## the environment, as the lock file has it
+
+# uv comes from the lock file too, checked by its hash like the rest.
+.venv/installed: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 …")'
+	$(PYTHON) -m venv .venv
+	awk '/^[a-z]/ { wanted = /^uv==/ } wanted' requirements.lock > .venv/uv.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r .venv/uv.lock
+	$(BIN)/uv pip sync --quiet --require-hashes --python $(BIN)/python requirements.lock
+	$(BIN)/uv pip install --quiet --no-deps --no-build-isolation --python $(BIN)/python --editable .
+	@touch $@
+
+run: install ## a warehouse with real data in it: migrate, load all recordings, answer questions
+	$(ATLAS) db ensure
+	$(ATLAS) run
+	$(ATLAS) runs
+	$(ATLAS) ask
+
+ui: install ## the Dagster UI over the warehouse, on 127.0.0.1:3000
+	$(ATLAS) ui
+
+test: install lint ## everything a contributor must pass; DATABASE=container uses testcontainers
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal --database $(DATABASE) $(TESTS)
+
+lint: install
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	PYTHONWARNINGS=error DAGSTER_HOME= $(BIN)/dg check defs
+
+lock: ## write the lock file anew from pyproject.toml
+	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --extra dev --generate-hashes \
+		--no-emit-index-url --no-header pyproject.toml --output-file requirements.lock
+
+db-migrate db-status db-ensure db-drop db-shell: install ## the database itself
+	$(ATLAS) db $(@:db-%=%)
+
+clean: ## remove the environment; the warehouse in .atlas stays
+	rm -rf .venv

@@ -1,0 +1,30 @@
+"""`atlas ask`: the questions that come with their SELECT, in `sql/<domain>/questions/`."""
+
+from typing import Annotated
+
+import typer
+
+from pipelines import house
+from pipelines.cli import context, show
+from pipelines.cli.context import AsJson
+from pipelines.errors import AtlasError
+
+
+def ask(
+    questions: Annotated[list[str] | None, typer.Argument(help="Names of questions; all of them if none.")] = None,
+    json: AsJson = False,
+) -> None:
+    """Answer questions about the warehouse; each is a SELECT to start from."""
+    known = {each.name: each for each in house.questions()}
+    unknown = [name for name in questions or [] if name not in known]
+    if unknown:
+        raise AtlasError(f"There is no question {unknown[0]!r}. There are: {', '.join(known)}.", usage=True)
+    answers = {}
+    with context.warehouse() as warehouse, warehouse.connect() as connection:
+        for name in questions or known:
+            answers[name] = connection.execute(known[name].text).fetchall()
+    if json:
+        show.as_json(answers)
+        return
+    for name, rows in answers.items():
+        show.table(f"{known[name].sentence} ({name})", rows)

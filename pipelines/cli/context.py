@@ -1,0 +1,45 @@
+"""What every command shares: settings from its flags, an open warehouse, and how it ends."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any
+
+import typer
+
+from pipelines import ledger, settings
+from pipelines.ledger import Run
+from pipelines.settings import Settings
+from pipelines.warehouse import engine, schema
+from pipelines.warehouse.engine import Warehouse
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
+Database = Annotated[
+    str | None, typer.Option("--database-url", help="Postgres 18 to use instead of DATABASE_URL or the embedded one.")
+]
+
+FAILED, PARTIAL = 1, 3
+
+flags: dict[str, Any] = {}
+"""Flags given before the command's name."""
+
+
+def in_force(**more: Any) -> Settings:
+    return settings.load(**flags, **more)
+
+
+@contextmanager
+def warehouse(**more: Any) -> Iterator[Warehouse]:
+    """The warehouse at its newest revision, with the ledger rows of dead processes closed."""
+    with engine.opened(in_force(**more)) as opened:
+        schema.require(opened)
+        ledger.reap(opened)
+        yield opened
+
+
+def end(runs: list[Run]) -> None:
+    """Ends the command by what became of its runs: 0 all completed, 1 one failed, 3 something is in quarantine."""
+    statuses = {run.status for run in runs}
+    if "failed" in statuses:
+        raise typer.Exit(FAILED)
+    if "partial_success" in statuses:
+        raise typer.Exit(PARTIAL)

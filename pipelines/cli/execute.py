@@ -1,0 +1,80 @@
+"""`atlas run`: Dagster runs executed in this process, landing first, then transforming.
+
+Landing and transforming are separate runs, so that good days go on where one fails. Only this module and `ui` import
+Dagster for the command.
+"""
+
+import logging
+import os
+from collections.abc import Callable
+from datetime import date, timedelta
+
+os.environ.setdefault("DAGSTER_EVENT_BATCH_SIZE", "100")
+
+import dagster as dg
+
+from pipelines import transform
+from pipelines.ledger import Run
+from pipelines.orchestration import resources
+from pipelines.orchestration.source_assets import staging_asset, table_assets
+from pipelines.settings import Mode, Settings
+from pipelines.source import Source
+from pipelines.warehouse.engine import Warehouse
+
+RANGE_START, RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
+
+
+def run(
+    warehouse: Warehouse,
+    settings: Settings,
+    work: list[tuple[Source, list[date]]],
+    *,
+    mode: Mode,
+    full: bool,
+    notify: Callable[[Run], None],
+) -> None:
+    """Lands and transforms each source for its days; whatever fails is in the ledger, and the rest goes on."""
+    logging.getLogger("dagster").setLevel(logging.CRITICAL)
+    atlas = resources.Atlas(warehouse, mode, notify)
+    with resources.instance(warehouse, settings.home) as instance:
+        resources.report_dead_runs(warehouse, instance)
+        with resources.alive(warehouse):
+            for source, days in work:
+                landing, tables = staging_asset(source), table_assets(source)
+                for first, last in _ranges(days):
+                    _materialize(landing, first, last, instance, atlas, {})
+                    _materialize(tables, first, last, instance, atlas, {"full": full})
+                for partition in transform.waiting(warehouse, source):
+                    transform.transform(warehouse, source, partition, notify=notify)
+
+
+def _materialize(
+    assets: dg.AssetsDefinition,
+    first: date,
+    last: date,
+    instance: dg.DagsterInstance,
+    atlas: resources.Atlas,
+    config: dict[str, bool],
+) -> None:
+    dg.materialize(
+        [assets],
+        instance=instance,
+        resources={"atlas": atlas},
+        tags={RANGE_START: first.isoformat(), RANGE_END: last.isoformat()},
+        run_config={
+            "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
+            "ops": {assets.op.name: {"config": config}} if config else {},
+        },
+        raise_on_error=False,
+    )
+
+
+def _ranges(days: list[date]) -> list[tuple[date, date]]:
+    """Days as ranges without gaps."""
+    ranges: list[tuple[date, date]] = []
+    for day in sorted(days):
+        if ranges and day - ranges[-1][1] == timedelta(days=1):
+            ranges[-1] = (ranges[-1][0], day)
+        else:
+            ranges.append((day, day))
+    return ranges

@@ -1,0 +1,55 @@
+"""The entry point: commands, and every error as a sentence with an exit code (0 done, 1 failed, 2 usage, 3 partial)."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import psycopg
+import sqlalchemy.exc
+import typer
+
+from pipelines.cli import ask, context, db, move, quarantine, show, ui
+from pipelines.errors import AtlasError
+
+app = typer.Typer(
+    help="The Model Atlas warehouse: load it, ask it, prove it.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(db.app, name="db")
+app.add_typer(quarantine.app, name="quarantine")
+app.command()(move.run)
+app.command()(move.land)
+app.command()(move.transform)
+app.command()(move.runs)
+app.command()(ask.ask)
+app.command()(ui.ui)
+
+
+@app.callback()
+def flags(
+    database_url: context.Database = None,
+    home: Annotated[Path | None, typer.Option(help="Folder of the embedded server instead of ATLAS_HOME.")] = None,
+) -> None:
+    context.flags = {"database_url": database_url, "home": home}
+
+
+def main() -> None:
+    try:
+        app()
+    except AtlasError as error:
+        show.error(str(error))
+        sys.exit(2 if error.usage else 1)
+    except KeyboardInterrupt:
+        show.error("Interrupted. What was published stays; the ledger says what was not. Run the command again.")
+        sys.exit(1)
+    except (psycopg.OperationalError, sqlalchemy.exc.OperationalError) as error:
+        show.error(
+            f"The database went away: {str(error).strip().splitlines()[0]}. Run the command again when it is back."
+        )
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,172 @@
+"""Commands that move data and show what was moved: run, land, transform, runs."""
+
+from collections.abc import Iterable
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipelines import fetching, house, landing, recording
+from pipelines import transform as transforms
+from pipelines.cli import context, show
+from pipelines.cli.context import AsJson
+from pipelines.errors import AtlasError
+from pipelines.ledger import Run
+from pipelines.settings import Mode
+from pipelines.source import Source, Window
+from pipelines.warehouse.engine import Warehouse
+
+Sources = Annotated[list[str] | None, typer.Argument(help="Domains or sources (domain/source); all of them if none.")]
+Day = Annotated[str | None, typer.Option("--partition", help="One day, YYYY-MM-DD.", metavar="DAY")]
+Full = Annotated[bool, typer.Option("--full", help="Take in all latest versions again, not only those that wait.")]
+
+
+def run(
+    sources: Sources = None,
+    partition: Day = None,
+    since: Annotated[str | None, typer.Option("--from", help="First day of a range.", metavar="DAY")] = None,
+    until: Annotated[str | None, typer.Option("--to", help="Last day of a range.", metavar="DAY")] = None,
+    full: Full = False,
+    live: Annotated[
+        bool | None, typer.Option("--live/--recorded", help="Ask the sources, or replay samples/ (ATLAS_MODE).")
+    ] = None,
+    json: AsJson = False,
+) -> None:
+    """Fetch, land and transform sources, day by day, as Dagster runs of this process.
+
+    Without days: every recorded day, or today when live.
+    """
+    mode: Mode = context.in_force(mode=None if live is None else "live" if live else "recorded").mode
+    chosen = {
+        source.name: (source, _days(source, mode, partition, since, until))
+        for source in house.find_sources(sources or [])
+    }
+    with context.warehouse() as warehouse, show.reporting() as reporter:
+        from pipelines.cli import execute  # Dagster takes seconds to import
+
+        execute.run(warehouse, context.in_force(), list(chosen.values()), mode=mode, full=full, notify=reporter)
+        rows = _row_counts(warehouse, [source for source, _ in chosen.values()])
+    if json:
+        show.as_json({"runs": [show.run_as_dict(each) for each in reporter.runs], "rows": rows})
+    else:
+        show.ledger("Runs", list(map(show.run_as_dict, reporter.runs)))
+        show.table("Rows", [{"table": name, "rows": number} for name, number in rows.items()])
+    context.end(reporter.runs)
+
+
+def land(
+    stream: Annotated[str, typer.Argument(help="The source the payloads are of: domain/source.")],
+    files: Annotated[Path, typer.Option("--from", help="File or folder: NDJSON or JSON, .gz and .zst too.")],
+    partition: Day = None,
+    json: AsJson = False,
+) -> None:
+    """Land payloads from files, through the same door as fetched ones."""
+    source = _one(stream)
+    window = _window(partition) if partition else None
+    fetched = fetching.brought(source, files, window)
+    day = window.key if window else datetime.now(UTC).date().isoformat()
+    with context.warehouse() as warehouse, show.reporting() as reporter:
+        landing.land(warehouse, source, day, fetched.items, fetched_at=fetched.at, notify=reporter)
+    _end(reporter.runs, json)
+
+
+def transform(
+    sources: Annotated[list[str], typer.Argument(help="Domains or sources (domain/source).")],
+    partition: Day = None,
+    full: Full = False,
+    json: AsJson = False,
+) -> None:
+    """Take what waits in staging into the tables: every partition that has news, or one."""
+    with context.warehouse() as warehouse, show.reporting() as reporter:
+        for source in house.find_sources(sources):
+            days = [_window(partition).key] if partition else _transformable(warehouse, source, full)
+            for day in days:
+                transforms.transform(warehouse, source, day, full=full, notify=reporter)
+    _end(reporter.runs, json)
+
+
+def runs(
+    stream: Annotated[str | None, typer.Argument(help="Only this source: domain/source.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="How many, newest first.")] = 20,
+    json: AsJson = False,
+) -> None:
+    """Show the ledger: what was landed and transformed, and how it ended."""
+    source = _one(stream).name if stream else None
+    with context.warehouse() as warehouse, warehouse.connect() as connection:
+        rows = connection.execute(
+            """
+            select fetch_run_id, stream, kind, partition_key, status, started_at, ended_at, fetched, created, updated,
+                unchanged, deleted, quarantined, duplicates, stats, error_text
+            from ops.fetch_runs
+            where %(source)s::text is null or stream = %(source)s
+            order by fetch_run_id desc limit %(limit)s
+            """,
+            {"source": source, "limit": limit},
+        ).fetchall()
+    if json:
+        show.as_json(rows)
+        return
+    show.ledger("Ledger, newest first", rows)
+
+
+def _one(name: str) -> Source:
+    found = house.sources().get(name)
+    if found is None:
+        raise AtlasError(f"There is no source {name!r}. There are: {', '.join(house.sources())}.", usage=True)
+    return found
+
+
+def _window(text: str) -> Window:
+    try:
+        return Window.of(text)
+    except ValueError:
+        raise AtlasError(f"{text!r} is no day. Write it as YYYY-MM-DD.", usage=True) from None
+
+
+def _days(source: Source, mode: Mode, partition: str | None, since: str | None, until: str | None) -> list[date]:
+    """The days a source is to be run for."""
+    if partition and (since or until):
+        raise AtlasError("Give either --partition or --from and --to.", usage=True)
+    if partition:
+        return [_window(partition).day]
+    recorded = recording.days(source) if mode == "recorded" else [datetime.now(UTC).date()]
+    if not (since or until):
+        return recorded
+    first = _window(since).day if since else min(recorded, default=source.since)
+    last = _window(until).day if until else max(recorded, default=first)
+    if last < first:
+        raise AtlasError(f"The range {first} to {last} is empty.", usage=True)
+    days = [first + timedelta(days=number) for number in range((last - first).days + 1)]
+    return [day for day in days if day in recorded] if mode == "recorded" else days
+
+
+def _transformable(warehouse: Warehouse, source: Source, full: bool) -> list[str]:
+    if not full:
+        return transforms.waiting(warehouse, source)
+    with warehouse.connect() as connection:
+        rows = connection.execute(
+            "select distinct partition_key from staging.versions where stream = %s and latest order by 1", [source.name]
+        )
+        return [row["partition_key"] for row in rows]
+
+
+def _row_counts(warehouse: Warehouse, sources: Iterable[Source]) -> dict[str, int]:
+    from psycopg import sql
+
+    tables = sorted({select.table.fullname for source in sources for select in house.selects(source.name)})
+    counts = {}
+    with warehouse.connect() as connection:
+        for name in tables:
+            query = sql.SQL("select count(*) as number from {}").format(sql.Identifier(*name.split(".")))
+            row = connection.execute(query).fetchone()
+            counts[name] = int(row["number"]) if row else 0
+    return counts
+
+
+def _end(runs: list[Run], json: bool) -> None:
+    if json:
+        show.as_json([show.run_as_dict(each) for each in runs])
+    else:
+        show.ledger("Runs", list(map(show.run_as_dict, runs)))
+    context.end(runs)

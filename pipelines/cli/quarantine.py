@@ -1,0 +1,141 @@
+"""`atlas quarantine`: what is not where it should be, why, and bringing it in."""
+
+from collections import defaultdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import typer
+
+from pipelines import house, landing, quarantine
+from pipelines.cli import context, show
+from pipelines.cli.context import AsJson
+from pipelines.errors import AtlasError
+from pipelines.source import Payload
+from pipelines.warehouse.engine import Warehouse
+
+app = typer.Typer(help="What is not where it should be, and why.", no_args_is_help=True)
+
+Number = Annotated[int, typer.Argument(help="Number of the entry, as `list` shows it.", metavar="ID")]
+
+
+@app.command("list")
+def list_(
+    stream: Annotated[str | None, typer.Argument(help="Only this source: domain/source.")] = None,
+    closed: Annotated[bool, typer.Option("--closed", help="Show closed entries too.")] = False,
+    json: AsJson = False,
+) -> None:
+    """List the entries, oldest first."""
+    with context.warehouse() as warehouse, warehouse.connect() as connection:
+        rows = quarantine.entries(connection, stream=stream, closed=closed)
+    if json:
+        show.as_json(rows)
+        return
+    show.table("Quarantine", [_brief(row) for row in rows])
+
+
+def _brief(row: dict[str, Any]) -> dict[str, Any]:
+    where = row["path"] or (f"byte {row['byte_offset']}" if row["byte_offset"] is not None else row["constraint_name"])
+    return {
+        "id": row["quarantine_id"],
+        "stage": row["stage"],
+        "source": row["stream"],
+        "what": row["table_name"] or row["request"],
+        "record": row["external_id"],
+        "reason": row["reason"],
+        "where": where,
+        "detail": row["detail"],
+        "seen": row["seen"],
+        "state": "closed" if row["closed_at"] else "open",
+    }
+
+
+@app.command("show")
+def show_(quarantine_id: Number, json: AsJson = False) -> None:
+    """Show an entry whole, with its exact bytes or its row."""
+    with context.warehouse() as warehouse, warehouse.connect() as connection:
+        found = quarantine.entry(connection, quarantine_id)
+    if json:
+        show.as_json(found)
+        return
+    for name, value in found.items():
+        if value is not None and name != "bytes":
+            words = value.hex() if isinstance(value, bytes) else value
+            show.out.print(f"{name:>15}  {words}", highlight=False, markup=False)
+    if found["bytes"] is not None:
+        show.out.print(
+            f"{'bytes':>15}  {bytes(found['bytes']).decode(errors='backslashreplace')}", highlight=False, markup=False
+        )
+
+
+@app.command()
+def replay(
+    quarantine_id: Annotated[
+        int | None, typer.Argument(help="Number of one entry; all of them if none.", metavar="[ID]")
+    ] = None,
+    mended: Annotated[Path | None, typer.Option("--with", help="File with the mended payload of this entry.")] = None,
+    json: AsJson = False,
+) -> None:
+    """Try again what did not land: after a contract has changed, or with mended bytes.
+
+    Rows that did not fit are tried again by `atlas transform --full`, or when their record changes.
+    """
+    if mended and quarantine_id is None:
+        raise AtlasError(
+            "Mended bytes belong to one entry. Give its number: atlas quarantine replay ID --with FILE", usage=True
+        )
+    with context.warehouse() as warehouse, show.reporting() as reporter:
+        if mended and quarantine_id is not None:
+            _mend(warehouse, quarantine_id, mended, reporter)
+        else:
+            _again(warehouse, quarantine_id, reporter)
+    if json:
+        show.as_json([show.run_as_dict(run) for run in reporter.runs])
+    else:
+        show.out.print("\n".join(map(show.run_line, reporter.runs)) or "Nothing to replay.", highlight=False)
+    context.end(reporter.runs)
+
+
+def _entry(warehouse: Warehouse, quarantine_id: int) -> dict[str, Any]:
+    with warehouse.connect() as connection:
+        found = quarantine.entry(connection, quarantine_id)
+    if found["stage"] != "land":
+        raise AtlasError(
+            f"Entry {quarantine_id} is a row of {found['table_name']}, not a payload: mend its record at the source, "
+            f"or the SELECT, and run: atlas transform {found['stream']} --full",
+            usage=True,
+        )
+    return found
+
+
+def _mend(warehouse: Warehouse, quarantine_id: int, mended: Path, reporter: show.Reporter) -> None:
+    found = _entry(warehouse, quarantine_id)
+    if found["closed_at"]:
+        raise AtlasError(f"Entry {quarantine_id} is closed: its record has landed.", usage=True)
+    if not mended.is_file():
+        raise AtlasError(f"There is no file {mended}.", usage=True)
+    body = mended.read_bytes().strip()
+    try:
+        msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise AtlasError(f"{mended.name} should hold one JSON document: {error}.", usage=True) from None
+    payload = Payload(body, f"{mended.name} (mends entry {quarantine_id})", external_id=found["external_id"])
+    source = house.find_sources([found["stream"]])[0]
+    landing.land(warehouse, source, found["partition_key"], [payload], mends=quarantine_id, notify=reporter)
+
+
+def _again(warehouse: Warehouse, quarantine_id: int | None, reporter: show.Reporter) -> None:
+    with warehouse.connect() as connection:
+        chosen = (
+            [quarantine_id]
+            if quarantine_id
+            else [row["quarantine_id"] for row in quarantine.entries(connection) if row["stage"] == "land"]
+        )
+    groups: dict[tuple[str, str], list[Payload]] = defaultdict(list)
+    for number in chosen:
+        found = _entry(warehouse, number)
+        groups[found["stream"], found["partition_key"]].append(
+            Payload(bytes(found["bytes"]), found["request"], external_id=found["external_id"])
+        )
+    for (stream, partition), payloads in groups.items():
+        landing.land(warehouse, house.find_sources([stream])[0], partition, payloads, notify=reporter)

@@ -1,0 +1,156 @@
+"""How the command shows things: tables and sentences for people, JSON for programs, progress while it works.
+
+Results go to standard output, progress and errors to standard error; with `--json` standard output holds one JSON
+document and nothing else.
+"""
+
+import base64
+import json
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import datetime
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from pipelines.ledger import Counts, Run
+
+LONGEST_CELL = 100
+SHORT_CELL = 16
+PIPE_WIDTH = 160
+
+out = Console(width=None if sys.stdout.isatty() else PIPE_WIDTH)
+err = Console(width=None if sys.stderr.isatty() else PIPE_WIDTH, stderr=True)
+
+
+def as_json(value: Any) -> None:
+    """Prints one JSON document."""
+    sys.stdout.write(json.dumps(value, default=_plain, indent=2, ensure_ascii=False) + "\n")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, bytes | memoryview):
+        return base64.b64encode(value).decode()
+    return str(value)
+
+
+def table(title: str, rows: Sequence[Mapping[str, Any]], *, columns: Iterable[str] | None = None) -> None:
+    """Prints rows as a table; numbers to the right, long texts cut."""
+    names = list(columns) if columns is not None else list(rows[0]) if rows else []
+    shown = Table(title=title, title_justify="left", title_style="bold", header_style="bold", pad_edge=False, box=None)
+    for name in names:
+        number = any(isinstance(row[name], int | float) and not isinstance(row[name], bool) for row in rows)
+        longest = max((len(_cell(row[name])) for row in rows), default=0)
+        shown.add_column(name.replace("_", " "), justify="right" if number else "left", no_wrap=longest <= SHORT_CELL)
+    for row in rows:
+        shown.add_row(*(_cell(row[name]) for name in names))
+    out.print(shown)
+    if not rows:
+        out.print("  nothing")
+    out.print()
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, datetime):
+        return f"{value:%Y-%m-%d %H:%M:%S}"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    text = " ".join(str(value).split())
+    return escape(text if len(text) <= LONGEST_CELL else text[: LONGEST_CELL - 1] + "…")
+
+
+def error(message: str) -> None:
+    err.print(f"[bold red]error:[/] {escape(message)}", highlight=False)
+
+
+def run_as_dict(run: Run) -> dict[str, Any]:
+    """A run as JSON shows it."""
+    return {
+        "fetch_run_id": str(run.id),
+        "stream": run.source,
+        "kind": run.kind,
+        "partition_key": run.partition,
+        "status": run.status,
+        **asdict(run.counts),
+        "stats": run.stats,
+        "error_text": run.error,
+    }
+
+
+def run_line(run: Run) -> str:
+    """A run in one line."""
+    verb = "landed" if run.kind == "land" else "transformed"
+    return f"{verb} {run.source} {run.partition}: {counts(asdict(run.counts), run.stats)} ({run.status})"
+
+
+def counts(row: Mapping[str, int], stats: Mapping[str, Any]) -> str:
+    """What became of what a run fetched; zeros only where a zero is news."""
+    telling = {"fetched", "created", "updated", "deleted"}
+    words = [f"{row[name]:,} {name}" for name in vars(Counts()) if row[name] or name in telling]
+    words += [f"{number:,} skipped ({reason})" for reason, number in stats.get("skipped", {}).items()]
+    return ", ".join(words)
+
+
+def ledger(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Prints rows of the ledger."""
+    table(
+        title,
+        [
+            {
+                "run": row["kind"],
+                "source": row["stream"],
+                "day": row["partition_key"],
+                "status": row["status"],
+                "what became of it": row["error_text"] or counts(row, row["stats"]),
+            }
+            for row in rows
+        ],
+    )
+
+
+class Reporter:
+    """Follows runs: a bar each on a terminal, a line each elsewhere. Keeps the runs that ended."""
+
+    def __init__(self, progress: Progress | None) -> None:
+        self._progress = progress
+        self._bars: dict[Any, TaskID] = {}
+        self.runs: list[Run] = []
+
+    def __call__(self, run: Run) -> None:
+        ended = run.status != "in_progress"
+        if ended:
+            self.runs.append(run)
+        if self._progress is None:
+            if ended:
+                err.print(run_line(run), highlight=False)
+            return
+        if run.id not in self._bars:
+            self._bars[run.id] = self._progress.add_task(f"{run.kind} {run.source} {run.partition}", total=None)
+        words = run_line(run) if ended else f"{run.kind} {run.source} {run.partition}: {run.done:,} so far"
+        done = {"total": 1, "completed": 1} if ended else {"completed": 0}
+        self._progress.update(self._bars[run.id], description=words, **done)  # type: ignore[arg-type]
+
+
+@contextmanager
+def reporting() -> Iterator[Reporter]:
+    """A reporter for as long as the block works."""
+    if not err.is_terminal:
+        yield Reporter(None)
+        return
+    columns = (
+        SpinnerColumn(finished_text="[green]✓"),
+        TextColumn("{task.description}"),
+        BarColumn(20),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=err) as progress:
+        yield Reporter(progress)

@@ -1,0 +1,111 @@
+"""`atlas ui`: Dagster's webserver and daemon over the warehouse, on this machine alone, until Ctrl-C.
+
+The launcher keeps the embedded server for as long as they run and stops it last. Its children die with it, however it
+dies (PR_SET_PDEATHSIG); a shell that starts it in the background hands down an ignored SIGINT, so it sets its own.
+"""
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+from types import FrameType
+from typing import Annotated
+
+import typer
+
+from pipelines import house, ledger
+from pipelines.cli import context, show
+from pipelines.errors import AtlasError
+from pipelines.warehouse import engine, schema
+
+PATIENCE_S = 60
+PR_SET_PDEATHSIG = 1
+
+
+def ui(port: Annotated[int, typer.Option(help="Port on 127.0.0.1.")] = 3000) -> None:
+    """Open the Dagster UI over the warehouse; Ctrl-C ends it."""
+    from pipelines.orchestration import resources  # Dagster takes seconds to import
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _stop)
+    with engine.opened(context.in_force()) as warehouse:
+        schema.ensure(warehouse)
+        ledger.reap(warehouse)
+        with resources.instance(warehouse, context.in_force().home) as instance:
+            resources.report_dead_runs(warehouse, instance)
+        os.environ["DATABASE_URL"] = warehouse.conninfo
+        with resources.alive(warehouse):
+            _serve(port)
+
+
+def _stop(number: int, _: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _serve(port: int) -> None:
+    programs = Path(sys.executable).parent
+    children = [
+        _start(
+            [
+                programs / "dagster-webserver",
+                "--host",
+                "127.0.0.1",
+                "--port",
+                str(port),
+                "--workspace",
+                "workspace.yaml",
+            ]
+        ),
+        _start([programs / "dagster-daemon", "run", "--workspace", "workspace.yaml"]),
+    ]
+    try:
+        _wait_for(port, children)
+        show.out.print(f"The Dagster UI is at http://127.0.0.1:{port} (Ctrl-C ends it)", highlight=False)
+        while all(child.poll() is None for child in children):
+            time.sleep(0.5)
+        raise AtlasError(_ended(children))
+    except KeyboardInterrupt:
+        show.out.print("Stopping.")
+    finally:
+        for child in children:
+            if child.poll() is None:
+                child.send_signal(signal.SIGINT)
+        for child in children:
+            try:
+                child.wait(PATIENCE_S)
+            except subprocess.TimeoutExpired:
+                child.kill()
+
+
+def _start(command: list[str | Path]) -> subprocess.Popen[bytes]:
+    """A child in a process group of its own: Ctrl-C reaches it once, through the launcher."""
+    return subprocess.Popen(command, cwd=house.ROOT, preexec_fn=_die_with_parent, start_new_session=True)
+
+
+def _die_with_parent() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _wait_for(port: int, children: list[subprocess.Popen[bytes]]) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while time.monotonic() < deadline:
+        if any(child.poll() is not None for child in children):
+            raise AtlasError(_ended(children))
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/server_info", timeout=1):
+                return
+        except OSError:
+            time.sleep(0.3)
+    raise AtlasError(f"The webserver has not answered on port {port} for {PATIENCE_S} s. See its lines above.")
+
+
+def _ended(children: list[subprocess.Popen[bytes]]) -> str:
+    dead = next(child for child in children if child.poll() is not None)
+    name = Path(str(dead.args[0])).name if isinstance(dead.args, list) else str(dead.args)
+    return f"{name} ended with code {dead.returncode}. See its lines above; is the port free?"
