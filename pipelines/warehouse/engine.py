@@ -14,7 +14,7 @@ import psycopg
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import dict_row
-from sqlalchemy import URL, Engine, create_engine, make_url
+from sqlalchemy import URL, Engine, NullPool, create_engine, make_url
 
 from pipelines.errors import AtlasError
 from pipelines.settings import Settings
@@ -65,7 +65,10 @@ class Warehouse:
     @cached_property
     def engine(self) -> Engine:
         return create_engine(
-            self.url.set(drivername="postgresql+psycopg"), echo=self.echo, connect_args={"options": OPTIONS}
+            self.url.set(drivername="postgresql+psycopg"),
+            echo=self.echo,
+            poolclass=NullPool,
+            connect_args={"options": OPTIONS},
         )
 
     def databases(self) -> set[str]:

@@ -1,0 +1,98 @@
+"""What every test gets: a real Postgres, and a database of its own on it, migrated.
+
+`--database embedded` (the default) shares one embedded server between the workers; `--database container` starts a
+`postgres:18` container a worker through testcontainers. Databases are copies of one migrated template.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from itertools import count
+from pathlib import Path
+
+import pytest
+from psycopg import sql
+from sqlalchemy import make_url
+
+from pipelines import house
+from pipelines.source import Source
+from pipelines.warehouse import embedded, schema
+from pipelines.warehouse.engine import Warehouse
+
+SHARED_DATA = house.ROOT.parent / "shared" / "data"
+TEMPLATE = "template_of_tests"
+
+for name in [name for name in os.environ if name.startswith("ATLAS_") or name in {"DATABASE_URL", "DAGSTER_HOME"}]:
+    del os.environ[name]
+os.environ["DAGSTER_DISABLE_TELEMETRY"] = "1"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--database", choices=("embedded", "container"), default="embedded")
+
+
+@pytest.fixture(scope="session")
+def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Iterator[str]:
+    """URL of a running server."""
+    if request.config.getoption("--database") == "container":
+        from testcontainers.postgres import PostgresContainer
+
+        with PostgresContainer("postgres:18", username="postgres", password="postgres") as container:
+            yield container.get_connection_url(driver=None)
+        return
+    home = tmp_path_factory.getbasetemp()
+    home = (home if worker_id == "master" else home.parent) / "server"
+    with embedded.running(home) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def template(server: str, worker_id: str) -> Warehouse:
+    """A migrated database that tests copy."""
+    warehouse = Warehouse(make_url(server).set(database=f"{TEMPLATE}_{worker_id}"))
+    warehouse.create_database(warehouse.database)
+    schema.migrate(warehouse)
+    return warehouse
+
+
+@pytest.fixture(scope="session")
+def new_warehouse(template: Warehouse, worker_id: str) -> Callable[[], Warehouse]:
+    """Makes a warehouse with empty tables, as often as it is called."""
+    numbers = count()
+
+    def make() -> Warehouse:
+        warehouse = Warehouse(template.url.set(database=f"test_{worker_id}_{next(numbers)}"))
+        with template.connect("postgres") as connection:
+            connection.execute(
+                sql.SQL("create database {} template {}").format(
+                    sql.Identifier(warehouse.database), sql.Identifier(template.database)
+                )
+            )
+        return warehouse
+
+    return make
+
+
+@pytest.fixture
+def warehouse(new_warehouse: Callable[[], Warehouse]) -> Iterator[Warehouse]:
+    """A warehouse with empty tables."""
+    made = new_warehouse()
+    yield made
+    made.drop_database(made.database)
+
+
+@pytest.fixture(scope="session")
+def civitai() -> Source:
+    return house.sources()["catalog/civitai"]
+
+
+@pytest.fixture(scope="session")
+def comfyui() -> Source:
+    return house.sources()["catalog/comfyui"]
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real payloads, which are not part of the project."""
+    if not SHARED_DATA.is_dir():
+        pytest.skip("the folder of real payloads is not here: ../shared/data")
+    return SHARED_DATA
