@@ -69,8 +69,9 @@ def test_every_table_and_column_has_a_comment(warehouse: Warehouse) -> None:
                 select c.table_schema, c.table_name, c.column_name
                 from information_schema.columns c
                 where c.table_schema in ('ops', 'staging', 'catalog')
-                  and (col_description(format('%I.%I', c.table_schema, c.table_name)::regclass, c.ordinal_position) is null
-                       or obj_description(format('%I.%I', c.table_schema, c.table_name)::regclass) is null)
+                  and (obj_description(format('%I.%I', c.table_schema, c.table_name)::regclass) is null
+                       or col_description(
+                           format('%I.%I', c.table_schema, c.table_name)::regclass, c.ordinal_position) is null)
                 """
             )
         ).all()

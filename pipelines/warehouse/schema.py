@@ -4,7 +4,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from alembic.util import CommandError
+from alembic.script.revision import RevisionError
 from sqlalchemy import Connection
 
 from pipelines import house
@@ -34,7 +34,7 @@ def pending(warehouse: Warehouse) -> list[str]:
     at = current(warehouse)
     try:
         steps = list(ScriptDirectory.from_config(_config()).iterate_revisions("head", at or "base"))
-    except CommandError:
+    except RevisionError:
         raise AtlasError(
             f"The database is at revision {at}, which this project does not know: a newer version of it made it. "
             "Update the project."
