@@ -11,6 +11,7 @@ holds one batch. Belongs here: staging.payloads and staging.versions. Not: fetch
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import SimpleNamespace
@@ -24,11 +25,16 @@ from pipelines.fidelity import NotJson, faithful, repair
 from pipelines.ledger import Counts, Run
 from pipelines.quarantine import Rejected
 from pipelines.source import Contract, Item, Payload, Skipped, Source
-from pipelines.warehouse.engine import Warehouse
+from pipelines.warehouse.engine import Connection, Warehouse
 
 BATCH_BYTES = 8 * 1024 * 1024
 BATCH_PAYLOADS = 2_000
 LONGEST_ID = 1_000
+
+BodyRow = tuple[bytes, bytes, bytes | None, list[str] | None]
+"""Digest, text for jsonb, original bytes and repairs, where the text had to be repaired."""
+
+REFUSED = (psycopg.DataError, psycopg.errors.ProgramLimitExceeded, psycopg.errors.StatementTooComplex)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,19 +74,29 @@ def land(
         code_version=source.code_version,
         dagster_run_id=dagster_run_id,
         notify=notify,
-    ) as run:
-        _Landing(source, run, fetched_at).all(items, mends)
+    ) as run, warehouse.connect() as bodies, ThreadPoolExecutor(max_workers=1) as writer:
+        _Landing(source, run, fetched_at, bodies, writer).all(items, mends)
     return run
 
 
 class _Landing:
-    """One run's way through the batches."""
+    """One run's way through the batches: while one is written, the next is read and examined."""
 
-    def __init__(self, source: Source, run: Run, fetched_at: datetime | None) -> None:
+    def __init__(
+        self,
+        source: Source,
+        run: Run,
+        fetched_at: datetime | None,
+        bodies: Connection,
+        writer: ThreadPoolExecutor,
+    ) -> None:
         self.source, self.run, self.fetched_at = source, run, fetched_at
-        self.connection = run.connection
+        self.connection, self.bodies_connection, self.writer = run.connection, bodies, writer
+        self.in_flight: dict[bytes, Arrival] = {}
+        self.writing: Future[list[Rejected]] | None = None
         self.decode = msgspec.json.Decoder(source.contract).decode
         self.fetched = self.bytes = self.bodies = 0
+        self.refused: list[bytes] = []
         self.skipped: Counter[str] = Counter()
         self.repaired: Counter[str] = Counter()
         self.connection.execute(
@@ -112,24 +128,27 @@ class _Landing:
             self.bytes += len(payload.body)
             outcome = self._examine(payload)
             (arrivals if isinstance(outcome, Arrival) else rejected).append(outcome)  # type: ignore[arg-type]
-        with self.connection.transaction():
-            with self.connection.cursor().copy("copy arrivals from stdin") as copy:
-                for arrival in arrivals:
-                    copy.write_row(
-                        (
-                            arrival.sequence,
-                            arrival.external_id,
-                            arrival.digest,
-                            arrival.version_at,
-                            arrival.fetched_at,
-                            arrival.request,
-                        )
-                    )
-            unknown = self._unknown(arrivals)
-            rejected += self._store([arrival for arrival in arrivals if arrival.sequence in unknown])
-            for each in rejected:
-                quarantine.keep_payload(self.run, each)
+        with self.connection.cursor().copy("copy arrivals from stdin") as copy:
+            for each in arrivals:
+                copy.write_row(
+                    (each.sequence, each.external_id, each.digest, each.version_at, each.fetched_at, each.request)
+                )
+        rows, refused = self._prepare(self._unknown(arrivals))
+        self._settle()
+        self.in_flight = {each.digest: each for each in arrivals}
+        self.writing = self.writer.submit(self._copy, rows)
+        self._keep(rejected + refused)
         self.run.advance(len(payloads))
+
+    def _settle(self) -> None:
+        """Waits until the batch before is written."""
+        if self.writing is not None:
+            self._keep(self.writing.result())
+            self.writing = None
+
+    def _keep(self, rejected: list[Rejected]) -> None:
+        for each in rejected:
+            quarantine.keep_payload(self.run, each)
 
     def _examine(self, payload: Payload) -> Arrival | Rejected:
         """Reads of a payload what its contract names."""
@@ -177,10 +196,10 @@ class _Landing:
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, AttributeError):
             return None
 
-    def _unknown(self, arrivals: list[Arrival]) -> set[int]:
-        """Which arrivals of the batch need their body stored: the first of each digest that staging does not hold."""
+    def _unknown(self, arrivals: list[Arrival]) -> list[Arrival]:
+        """The arrivals of the batch whose body is to be stored: the first of each digest that is not there yet."""
         if not arrivals:
-            return set()
+            return []
         rows = self.connection.execute(
             """
             select distinct on (a.digest) a.sequence
@@ -194,50 +213,52 @@ class _Landing:
             """,
             [arrivals[0].sequence, self.source.name],
         )
-        return {row["sequence"] for row in rows}
+        sequences = {row["sequence"] for row in rows}
+        return [each for each in arrivals if each.sequence in sequences and each.digest not in self.in_flight]
 
-    def _store(self, arrivals: list[Arrival]) -> list[Rejected]:
-        """COPYs new bodies; those that jsonb refuses even after repair."""
-        straight: list[Arrival] = []
-        special: list[Arrival] = []
-        for arrival in arrivals:
-            (straight if faithful(arrival.body) else special).append(arrival)
-        rows: list[tuple[Any, ...]] = [(each.digest, each.body, None, None) for each in straight]
+    def _prepare(self, arrivals: list[Arrival]) -> tuple[list[BodyRow], list[Rejected]]:
+        """What to store of each body, and those that no repair makes JSON."""
+        rows: list[BodyRow] = []
         rejected = []
-        for arrival in special:
-            try:
-                body, repairs = repair(arrival.body)
-            except NotJson as error:
-                rejected.append(self._reject(arrival, error))
-                continue
+        for arrival in arrivals:
+            repairs: list[str] = []
+            body = arrival.body
+            if not faithful(body):
+                try:
+                    body, repairs = repair(arrival.body)
+                except NotJson as error:
+                    rejected.append(self._reject(arrival, error))
+                    continue
             self.repaired.update(repairs)
-            rows.append(
-                (arrival.digest, body if repairs else arrival.body, arrival.body if repairs else None, repairs or None)
-            )
-        return rejected + self._copy(rows, {arrival.digest: arrival for arrival in arrivals})
+            if repairs:
+                rows.append((arrival.digest, body, arrival.body, repairs))
+            else:
+                rows.append((arrival.digest, arrival.body, None, None))
+        return rows, rejected
 
-    def _copy(self, rows: list[tuple[Any, ...]], arrivals: dict[bytes, Arrival]) -> list[Rejected]:
-        """COPYs rows of (digest, body, original, repairs), one by one where together they fail."""
+    def _copy(self, rows: list[BodyRow]) -> list[Rejected]:
+        """COPYs bodies, the halves on their own where together they fail; those that jsonb refuses even so."""
+        connection = self.bodies_connection
         try:
             with (
-                self.connection.transaction(),
-                self.connection.cursor().copy(
+                connection.transaction(),
+                connection.cursor().copy(
                     "copy staging.payloads (fetch_run_id, digest, body, original, repairs) from stdin"
                 ) as copy,
             ):
                 for digest, body, original, repairs in rows:
                     copy.write_row((self.run.id, digest, body.decode(), original, repairs))
-        except (psycopg.DataError, psycopg.errors.ProgramLimitExceeded, psycopg.errors.StatementTooComplex) as error:
+        except REFUSED as error:
             if len(rows) == 1:
                 reason = str(error).splitlines()[0]
-                return [self._reject(arrivals[rows[0][0]], NotJson("jsonb_refuses", reason))]
+                return [self._reject(self.in_flight[rows[0][0]], NotJson("jsonb_refuses", reason))]
             middle = len(rows) // 2
-            return self._copy(rows[:middle], arrivals) + self._copy(rows[middle:], arrivals)
+            return self._copy(rows[:middle]) + self._copy(rows[middle:])
         self.bodies += len(rows)
         return []
 
     def _reject(self, arrival: Arrival, error: NotJson) -> Rejected:
-        self.connection.execute("delete from arrivals where digest = %s", [arrival.digest])
+        self.refused.append(arrival.digest)
         return Rejected(
             arrival.body,
             arrival.digest,
@@ -251,7 +272,9 @@ class _Landing:
     def _publish(self, mends: int | None) -> None:
         """Names the bodies: versions, quarantine and ledger in one transaction under the stream's lock."""
         parameters = {"stream": self.source.name, "partition": self.run.partition, "run": self.run.id}
+        self._settle()
         with self.connection.transaction():
+            self.connection.execute("delete from arrivals where digest = any(%s)", [self.refused])
             self.connection.execute("analyze arrivals")
             self.connection.execute(ledger.LOCK_TO_COMMIT, [f"land {self.source.name}"])
             self.connection.execute(JUDGE, parameters)
@@ -327,7 +350,7 @@ from (
     order by record_id, digest, verdict not in ('created', 'updated'), version_at desc, sequence desc
 ) as j
 cross join lateral (
-    select payload_id from staging.payloads where digest = j.digest order by payload_id limit 1
+    select (array_agg(payload_id order by payload_id))[1] as payload_id from staging.payloads where digest = j.digest
 ) as p
 order by j.sequence
 """

@@ -737,6 +737,7 @@ return trim(both '_' from regexp_replace(lower(normalize(name, nfkc)), '[\\s_]+'
         sa.Column("latest", sa.Boolean(), nullable=False, comment="What the source says now"),
         sa.Column("from_run", sa.UUID(), nullable=True, comment="Transform that took it into the tables"),
         sa.Column("to_run", sa.UUID(), nullable=True, comment="Transform that took it out of the tables"),
+        sa.CheckConstraint("(payload_id is null) = (digest is null)", name=op.f("versions_tombstone_check")),
         sa.ForeignKeyConstraint(["from_run"], ["ops.fetch_runs.fetch_run_id"], name=op.f("versions_from_run_fkey")),
         sa.ForeignKeyConstraint(["landed_run"], ["ops.fetch_runs.fetch_run_id"], name=op.f("versions_landed_run_fkey")),
         sa.ForeignKeyConstraint(["payload_id"], ["staging.payloads.payload_id"], name=op.f("versions_payload_id_fkey")),

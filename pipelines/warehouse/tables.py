@@ -213,6 +213,7 @@ versions = Table(
     Column("latest", Boolean, nullable=False, comment="What the source says now"),
     _run("from_run", "Transform that took it into the tables"),
     _run("to_run", "Transform that took it out of the tables"),
+    CheckConstraint("(payload_id is null) = (digest is null)", name="tombstone"),
     Index("versions_latest_key", "record_id", unique=True, postgresql_where=text("latest")),
     Index(
         "versions_in_force_key",
