@@ -33,17 +33,23 @@ class Fetched:
     at: datetime | None = None
 
 
-@contextmanager
-def opened(source: Source, window: Window, mode: Mode) -> Iterator[Fetched]:
-    """What a source says about a day: as recorded, or live."""
+def fetched(source: Source, window: Window, mode: Mode) -> Fetched:
+    """What a source says about a day: as recorded, or live. Nothing is opened before the first item is asked for."""
     if mode == "recorded":
-        recorded = recording.read(source, window.day)
-        if source.kind == "folder":
-            yield Fetched(source.fetch(recorded.path(), window), window.start)
-        else:
-            with Client(source.name, source.base_url, transport=recorded.transport()) as client:
-                yield Fetched(source.fetch(client, window), window.start)
-        return
+        return Fetched(_recorded(source, window), window.start)
+    return Fetched(_live(source, window))
+
+
+def _recorded(source: Source, window: Window) -> Iterator[Item]:
+    recorded = recording.read(source, window.day)
+    if source.kind == "folder":
+        yield from source.fetch(recorded.path(), window)
+    else:
+        with Client(source.name, source.base_url, transport=recorded.transport()) as client:
+            yield from source.fetch(client, window)
+
+
+def _live(source: Source, window: Window) -> Iterator[Item]:
     if window.day != datetime.now(UTC).date():
         raise AtlasError(
             f"{source.name} tells only how it is now: {window.key} cannot be fetched any more. "
@@ -51,10 +57,15 @@ def opened(source: Source, window: Window, mode: Mode) -> Iterator[Fetched]:
         )
     base_url = settings.base_url(source.stem) or source.base_url
     if source.kind == "folder":
-        yield Fetched(source.fetch(_folder(source, base_url), window))
+        yield from source.fetch(_folder(source, base_url), window)
     else:
         with Client(source.name, base_url, token=settings.token(source.stem)) as client:
-            yield Fetched(source.fetch(client, window))
+            yield from source.fetch(client, window)
+
+
+@contextmanager
+def opened(source: Source, window: Window, mode: Mode) -> Iterator[Fetched]:
+    yield fetched(source, window, mode)
 
 
 def brought(source: Source, path: Path, window: Window | None) -> Fetched:

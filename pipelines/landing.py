@@ -66,15 +66,19 @@ def land(
     fetched_at: when they were received, where that is not now (a recording, a dump). mends: the quarantine entry that
     the items are mended bytes of.
     """
-    with ledger.opened(
-        warehouse,
-        source,
-        "land",
-        partition,
-        code_version=source.code_version,
-        dagster_run_id=dagster_run_id,
-        notify=notify,
-    ) as run, warehouse.connect() as bodies, ThreadPoolExecutor(max_workers=1) as writer:
+    with (
+        ledger.opened(
+            warehouse,
+            source,
+            "land",
+            partition,
+            code_version=source.code_version,
+            dagster_run_id=dagster_run_id,
+            notify=notify,
+        ) as run,
+        warehouse.connect() as bodies,
+        ThreadPoolExecutor(max_workers=1) as writer,
+    ):
         _Landing(source, run, fetched_at, bodies, writer).all(items, mends)
     return run
 

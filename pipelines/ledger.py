@@ -13,6 +13,7 @@ from uuid import UUID
 
 from psycopg.types.json import Jsonb
 
+from pipelines.errors import AtlasError
 from pipelines.source import Source
 from pipelines.warehouse.engine import Connection, Warehouse
 
@@ -110,7 +111,7 @@ def opened(
             yield run
         except BaseException as error:
             run.status, run.counts = "failed", Counts()
-            run.error = "interrupted" if isinstance(error, KeyboardInterrupt) else f"{type(error).__name__}: {error}"
+            run.error = _words(error)
             _fail(warehouse, run)
             raise
         finally:
@@ -154,6 +155,12 @@ def _insert(
         assert row is not None
         connection.execute(LOCK, [str(row["fetch_run_id"])])
     return UUID(str(row["fetch_run_id"]))
+
+
+def _words(error: BaseException) -> str:
+    if isinstance(error, AtlasError):
+        return str(error)
+    return f"{type(error).__name__}: {error}" if isinstance(error, Exception) else "interrupted"
 
 
 def _fail(warehouse: Warehouse, run: Run) -> None:

@@ -91,6 +91,11 @@ class Source:
     code_version: str
 
     @property
+    def self_named(self) -> bool:
+        """Whether a payload holds its own id, and the connector need not give it."""
+        return self.contract.external_id is not Contract.external_id
+
+    @property
     def domain(self) -> str:
         return self.name.split("/")[0]
 

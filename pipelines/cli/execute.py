@@ -14,6 +14,7 @@ os.environ.setdefault("DAGSTER_EVENT_BATCH_SIZE", "100")
 import dagster as dg
 
 from pipelines import transform
+from pipelines.errors import AtlasError
 from pipelines.ledger import Run
 from pipelines.orchestration import resources
 from pipelines.orchestration.source_assets import staging_asset, table_assets
@@ -56,7 +57,7 @@ def _materialize(
     atlas: resources.Atlas,
     config: dict[str, bool],
 ) -> None:
-    dg.materialize(
+    result = dg.materialize(
         [assets],
         instance=instance,
         resources={"atlas": atlas},
@@ -67,6 +68,18 @@ def _materialize(
         },
         raise_on_error=False,
     )
+    if result.success:
+        return
+    run = instance.get_run_by_id(result.run_id)
+    if run is not None and run.tags.get("dagster/failure_reason") == "UNEXPECTED_TERMINATION":
+        raise KeyboardInterrupt
+    with atlas.opened() as warehouse, warehouse.connect() as connection:
+        told = connection.execute(
+            "select from ops.fetch_runs where dagster_run_id = %s and status = 'failed'", [result.run_id]
+        ).fetchone()
+    if told is None:
+        errors = [event.step_failure_data.error for event in result.get_step_failure_events()]
+        raise AtlasError("; ".join(error.message.strip() for error in errors if error) or "the Dagster run failed")
 
 
 def _ranges(days: list[date]) -> list[tuple[date, date]]:

@@ -19,6 +19,7 @@ from pipelines.warehouse.engine import Warehouse
 
 Sources = Annotated[list[str] | None, typer.Argument(help="Domains or sources (domain/source); all of them if none.")]
 Day = Annotated[str | None, typer.Option("--partition", help="One day, YYYY-MM-DD.", metavar="DAY")]
+Wanted = tuple[date | None, date | None]
 Full = Annotated[bool, typer.Option("--full", help="Take in all latest versions again, not only those that wait.")]
 
 
@@ -38,15 +39,16 @@ def run(
     Without days: every recorded day, or today when live.
     """
     mode: Mode = context.in_force(mode=None if live is None else "live" if live else "recorded").mode
-    chosen = {
-        source.name: (source, _days(source, mode, partition, since, until))
-        for source in house.find_sources(sources or [])
-    }
+    wanted = _wanted(partition, since, until)
+    work = [(source, _days(source, mode, wanted)) for source in house.find_sources(sources or [])]
+    if not any(days for _, days in work):
+        there = "; ".join(f"{source.name}: {', '.join(map(str, recording.days(source)))}" for source, _ in work)
+        raise AtlasError(f"Nothing is recorded for these days. Recorded are {there}. Use --live for today.", usage=True)
     with context.warehouse() as warehouse, show.reporting() as reporter:
         from pipelines.cli import execute  # Dagster takes seconds to import
 
-        execute.run(warehouse, context.in_force(), list(chosen.values()), mode=mode, full=full, notify=reporter)
-        rows = _row_counts(warehouse, [source for source, _ in chosen.values()])
+        execute.run(warehouse, context.in_force(), work, mode=mode, full=full, notify=reporter)
+        rows = _row_counts(warehouse, [source for source, _ in work])
     if json:
         show.as_json({"runs": [show.run_as_dict(each) for each in reporter.runs], "rows": rows})
     else:
@@ -124,21 +126,28 @@ def _window(text: str) -> Window:
         raise AtlasError(f"{text!r} is no day. Write it as YYYY-MM-DD.", usage=True) from None
 
 
-def _days(source: Source, mode: Mode, partition: str | None, since: str | None, until: str | None) -> list[date]:
-    """The days a source is to be run for."""
+def _wanted(partition: str | None, since: str | None, until: str | None) -> Wanted | None:
+    """The first and last day that were asked for, either of them open; None if none was named."""
     if partition and (since or until):
         raise AtlasError("Give either --partition or --from and --to.", usage=True)
     if partition:
-        return [_window(partition).day]
-    recorded = recording.days(source) if mode == "recorded" else [datetime.now(UTC).date()]
+        return _window(partition).day, _window(partition).day
     if not (since or until):
-        return recorded
-    first = _window(since).day if since else min(recorded, default=source.since)
-    last = _window(until).day if until else max(recorded, default=first)
-    if last < first:
+        return None
+    first, last = (_window(text).day if text else None for text in (since, until))
+    if first and last and last < first:
         raise AtlasError(f"The range {first} to {last} is empty.", usage=True)
-    days = [first + timedelta(days=number) for number in range((last - first).days + 1)]
-    return [day for day in days if day in recorded] if mode == "recorded" else days
+    return first, last
+
+
+def _days(source: Source, mode: Mode, wanted: Wanted | None) -> list[date]:
+    """The days a source is to be run for: of its recordings, or up to today when live."""
+    today = datetime.now(UTC).date()
+    first, last = wanted or ((None, None) if mode == "recorded" else (today, today))
+    first, last = first or source.since, min(last or today, today)
+    if mode == "recorded":
+        return [day for day in recording.days(source) if first <= day <= last]
+    return [first + timedelta(days=number) for number in range((last - first).days + 1)]
 
 
 def _transformable(warehouse: Warehouse, source: Source, full: bool) -> list[str]:

@@ -119,8 +119,9 @@ def _mend(warehouse: Warehouse, quarantine_id: int, mended: Path, reporter: show
         msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise AtlasError(f"{mended.name} should hold one JSON document: {error}.", usage=True) from None
-    payload = Payload(body, f"{mended.name} (mends entry {quarantine_id})", external_id=found["external_id"])
     source = house.find_sources([found["stream"]])[0]
+    external_id = None if source.self_named else found["external_id"]
+    payload = Payload(body, f"{mended.name} (mends entry {quarantine_id})", external_id)
     landing.land(warehouse, source, found["partition_key"], [payload], mends=quarantine_id, notify=reporter)
 
 
@@ -135,7 +136,7 @@ def _again(warehouse: Warehouse, quarantine_id: int | None, reporter: show.Repor
     for number in chosen:
         found = _entry(warehouse, number)
         groups[found["stream"], found["partition_key"]].append(
-            Payload(bytes(found["bytes"]), found["request"], external_id=found["external_id"])
+            Payload(bytes(found["bytes"]), found["request"], found["external_id"])
         )
     for (stream, partition), payloads in groups.items():
         landing.land(warehouse, house.find_sources([stream])[0], partition, payloads, notify=reporter)

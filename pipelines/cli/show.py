@@ -20,7 +20,7 @@ from rich.table import Table
 
 from pipelines.ledger import Counts, Run
 
-LONGEST_CELL = 100
+LONGEST_CELL = 300
 SHORT_CELL = 16
 PIPE_WIDTH = 160
 

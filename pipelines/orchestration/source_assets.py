@@ -70,17 +70,16 @@ def staging_asset(source: Source) -> dg.AssetsDefinition:
         atlas: Atlas = context.resources.atlas
 
         def work(warehouse: Warehouse, partition: str) -> Run:
-            window = Window.of(partition)
-            with fetching.opened(source, window, atlas.source_mode) as fetched:
-                return landing.land(
-                    warehouse,
-                    source,
-                    partition,
-                    fetched.items,
-                    fetched_at=fetched.at,
-                    dagster_run_id=context.run_id,
-                    notify=atlas.notify,
-                )
+            fetched = fetching.fetched(source, Window.of(partition), atlas.source_mode)
+            return landing.land(
+                warehouse,
+                source,
+                partition,
+                fetched.items,
+                fetched_at=fetched.at,
+                dagster_run_id=context.run_id,
+                notify=atlas.notify,
+            )
 
         yield from _each_partition(context, atlas, work, {staging_key(source): None})
 
