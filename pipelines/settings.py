@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Literal
 
-from pydantic import AliasChoices, Field, ValidationError
+from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from pipelines.errors import AtlasError
@@ -15,22 +15,14 @@ Mode = Literal["recorded", "live"]
 class Settings(BaseSettings):
     """The settings of one process."""
 
-    model_config = SettingsConfigDict(toml_file="atlas.toml", extra="ignore", populate_by_name=True)
+    model_config = SettingsConfigDict(env_prefix="ATLAS_", toml_file="atlas.toml", extra="forbid", populate_by_name=True)
 
     database_url: str | None = Field(
         None, validation_alias="DATABASE_URL", description="Postgres 18 to use; unset: the embedded one"
     )
-    home: Path = Field(
-        Path(".atlas"), validation_alias=AliasChoices("ATLAS_HOME", "home"), description="Folder of the embedded server"
-    )
-    mode: Mode = Field(
-        "recorded",
-        validation_alias=AliasChoices("ATLAS_MODE", "mode"),
-        description="recorded replays samples/, live asks the sources",
-    )
-    sql_echo: bool = Field(
-        False, validation_alias=AliasChoices("SQL_ECHO", "sql_echo"), description="Log SQLAlchemy's statements"
-    )
+    home: Path = Field(Path(".atlas"), description="Folder of the embedded server and of Dagster's files")
+    mode: Mode = Field("recorded", description="recorded replays samples/, live asks the sources")
+    sql_echo: bool = Field(False, validation_alias="SQL_ECHO", description="Log SQLAlchemy's statements")
 
     @classmethod
     def settings_customise_sources(

@@ -2,7 +2,6 @@
 
 from alembic import command
 from alembic.config import Config
-from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.script.revision import RevisionError
 from sqlalchemy import Connection
@@ -25,8 +24,12 @@ def head() -> str:
 
 def current(warehouse: Warehouse) -> str | None:
     """The revision a warehouse is at; None before the first."""
-    with warehouse.engine.connect() as connection:
-        return MigrationContext.configure(connection).get_current_revision()
+    with warehouse.connect() as connection:
+        there = connection.execute("select to_regclass('public.alembic_version') as name").fetchone()
+        if there is None or there["name"] is None:
+            return None
+        row = connection.execute("select version_num from public.alembic_version").fetchone()
+        return str(row["version_num"]) if row else None
 
 
 def pending(warehouse: Warehouse) -> list[str]:
