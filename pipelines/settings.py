@@ -15,7 +15,9 @@ Mode = Literal["recorded", "live"]
 class Settings(BaseSettings):
     """The settings of one process."""
 
-    model_config = SettingsConfigDict(env_prefix="ATLAS_", toml_file="atlas.toml", extra="forbid", populate_by_name=True)
+    model_config = SettingsConfigDict(
+        env_prefix="ATLAS_", toml_file="atlas.toml", extra="forbid", populate_by_name=True
+    )
 
     database_url: str | None = Field(
         None, validation_alias="DATABASE_URL", description="Postgres 18 to use; unset: the embedded one"
