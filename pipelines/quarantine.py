@@ -5,7 +5,8 @@ only counts; it closes when its record lands or its row fits, and opens again if
 writing and reading entries. Not: deciding what is bad (`landing`, `transform`).
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass
 from typing import Any
 
 from pipelines.errors import AtlasError
@@ -27,35 +28,44 @@ class Rejected:
     byte_offset: int | None = None
 
 
-def keep_payload(run: Run, rejected: Rejected) -> None:
-    """Keeps a rejected payload's exact bytes; a payload that was seen before only counts."""
+def create_rejects(connection: Connection) -> None:
+    """Creates the temporary table in which a landing notes what it rejects."""
+    connection.execute(
+        """
+        create temp table rejects (
+            body bytea, digest bytea, request text, external_id text, reason text, detail text, path text,
+            byte_offset bigint, place bigint generated always as identity
+        )
+        """
+    )
+
+
+def note(connection: Connection, rejected: Sequence[Rejected]) -> None:
+    """Notes rejected payloads until the landing publishes."""
+    connection.cursor().executemany(
+        "insert into rejects values (%s, %s, %s, %s, %s, %s, %s, %s)", [astuple(each) for each in rejected]
+    )
+
+
+def keep_payloads(run: Run) -> None:
+    """Keeps the exact bytes of what a landing rejected; a payload that was seen before only counts."""
     run.connection.execute(
         """
         insert into staging.quarantine
             (stage, stream, partition_key, external_id, record_id, request, reason, detail, path, byte_offset,
              digest, bytes, first_run, last_run)
-        values
-            ('land', %(stream)s, %(partition)s, %(external_id)s,
-             case when %(external_id)s::text is not null then ops.key(%(stream)s, %(external_id)s) end, %(request)s,
-             %(reason)s, %(detail)s, %(path)s, %(byte_offset)s, %(digest)s, %(bytes)s, %(run)s, %(run)s)
+        select
+            'land', %(stream)s, %(partition)s, external_id,
+            case when external_id is not null then ops.key(%(stream)s, external_id) end, request,
+            reason, detail, path, byte_offset, digest, body, %(run)s, %(run)s
+        from (select distinct on (digest) * from rejects order by digest, place) as r
+        order by place
         on conflict (stream, digest) where stage = 'land' do update set
             reason = excluded.reason, detail = excluded.detail, path = excluded.path,
             byte_offset = excluded.byte_offset, last_run = excluded.last_run, last_at = now(),
             seen = quarantine.seen + 1, closed_run = null, closed_at = null
         """,
-        {
-            "stream": run.source,
-            "partition": run.partition,
-            "external_id": rejected.external_id,
-            "request": rejected.request,
-            "reason": rejected.reason,
-            "detail": rejected.detail,
-            "path": rejected.path,
-            "byte_offset": rejected.byte_offset,
-            "digest": rejected.digest,
-            "bytes": rejected.body,
-            "run": run.id,
-        },
+        {"stream": run.source, "partition": run.partition, "run": run.id},
     )
 
 

@@ -1,18 +1,19 @@
 """The warehouse's schema over time: Alembic's migrations, run from here and from nowhere else."""
 
+from pathlib import Path
+
 from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 from alembic.script.revision import RevisionError
 from sqlalchemy import Connection
 
-from pipelines import house
 from pipelines.errors import AtlasError
 from pipelines.warehouse.engine import Warehouse
 
 
 def _config(connection: Connection | None = None) -> Config:
-    config = Config(toml_file=house.ROOT / "pyproject.toml")
+    config = Config(toml_file=Path(__file__).resolve().parents[2] / "pyproject.toml")
     config.attributes["connection"] = connection
     return config
 

@@ -1,0 +1,116 @@
+"""What a payload is before it lands: its digest, its id and time by the contract, or why it is rejected.
+
+Only what the contract names is decoded. Belongs here: one payload. Not: what staging already holds (`landing`).
+"""
+
+import hashlib
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from types import SimpleNamespace
+from typing import cast
+
+import msgspec
+
+from pipelines.fidelity import NotJson, repair
+from pipelines.quarantine import Rejected
+from pipelines.source import Contract, Payload, Source
+
+LONGEST_ID = 1_000
+
+_MISSING_FIELD = re.compile(r"missing required field `(.+)`")
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A payload that holds to its contract, by its place in the run."""
+
+    sequence: int
+    external_id: str
+    digest: bytes
+    version_at: datetime
+    fetched_at: datetime
+    request: str
+    body: bytes
+
+    def rejected(self, fault: NotJson) -> Rejected:
+        """The same payload, where its body cannot be stored after all."""
+        return Rejected(
+            self.body,
+            self.digest,
+            self.request,
+            self.external_id,
+            fault.reason,
+            fault.detail,
+            byte_offset=fault.byte_offset,
+        )
+
+
+class Examiner:
+    """Examines the payloads of one run of a source.
+
+    fetched_at: when they were received, where that is not now.
+    """
+
+    def __init__(self, source: Source, fetched_at: datetime | None) -> None:
+        self._contract, self._fetched_at = source.contract, fetched_at
+        self._decoder = msgspec.json.Decoder(source.contract)
+
+    def examine(self, payload: Payload, sequence: int) -> Arrival | Rejected:
+        """The payload with its id and times, or why it cannot land."""
+        digest = hashlib.sha256(payload.body).digest()
+        external_id = payload.external_id
+        request = payload.request.encode(errors="backslashreplace").decode()
+
+        def reject(reason: str, detail: str, path: str | None = None, byte_offset: int | None = None) -> Rejected:
+            return Rejected(payload.body, digest, request, external_id, reason, detail, path, byte_offset)
+
+        try:
+            record = self._decode(payload.body)
+        except NotJson as fault:
+            return reject(fault.reason, fault.detail, byte_offset=fault.byte_offset)
+        except msgspec.ValidationError as error:
+            external_id = external_id or self._readable_id(payload.body)
+            return reject(*_contract_fault(error))
+        external_id = external_id or record.external_id()
+        if not external_id:
+            return reject("no_id", "the payload has no id of its own", "$")
+        if len(external_id) > LONGEST_ID or not _storable(external_id):
+            unusable, external_id = external_id, None
+            return reject("no_id", f"the id cannot be used: {unusable[:100]!a}", "$")
+        received = self._fetched_at or datetime.now(UTC)
+        version_at = payload.version_at or record.version_at() or received
+        return Arrival(sequence, external_id, digest, version_at, received, request, payload.body)
+
+    def _decode(self, body: bytes) -> Contract:
+        try:
+            return self._decoder.decode(body)
+        except msgspec.ValidationError:
+            raise
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return self._decoder.decode(repair(body)[0])
+
+    def _readable_id(self, body: bytes) -> str | None:
+        """The id of a payload that breaks its contract, where the id itself can still be read."""
+        try:
+            found = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+            fields = {each.name: each.encode_name for each in msgspec.structs.fields(self._contract)}
+            values = {name: msgspec.json.decode(found[key]) for name, key in fields.items() if key in found}
+            readable = SimpleNamespace(**{name: value for name, value in values.items() if value is not None})
+            return self._contract.external_id(cast(Contract, readable))
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, AttributeError):
+            return None
+
+
+def _contract_fault(error: msgspec.ValidationError) -> tuple[str, str, str]:
+    """Reason code, words and JSON path of a broken contract."""
+    words, _, at = str(error).partition(" - at ")
+    path = at.strip("`").replace("[...]", "[*]") or "$"
+    if missing := _MISSING_FIELD.search(words):
+        return "missing_field", words, f"{path}.{missing.group(1)}"
+    return "wrong_type", words, path
+
+
+def _storable(text: str) -> bool:
+    """Whether Postgres takes it as text: no NUL, no half of a surrogate pair."""
+    return "\x00" not in text and not any("\ud800" <= character <= "\udfff" for character in text)
