@@ -5,6 +5,8 @@
 """
 
 import os
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
@@ -28,6 +30,14 @@ os.environ["DAGSTER_DISABLE_TELEMETRY"] = "1"
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--database", choices=("embedded", "container"), default="embedded")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """A temporary folder of this session's own: pytest's usual one is closed to others each time a session begins."""
+    if not config.option.basetemp and not hasattr(config, "workerinput"):
+        config.option.basetemp = Path(tempfile.mkdtemp(prefix="atlas-tests-")) / "pytest"
+        config.add_cleanup(lambda: shutil.rmtree(config.option.basetemp.parent, ignore_errors=True))
 
 
 @pytest.fixture(scope="session")
