@@ -198,7 +198,11 @@ class _Landing:
                     copy.write_row((self.run.id, digest, body.decode(), original, repairs))
         except REFUSED as error:
             if len(rows) == 1:
-                digest = rows[0][0]
+                digest, body, original, _ = rows[0]
+                repaired, repairs = repair(body)
+                if repairs and original is None:
+                    self.repaired.update(repairs)
+                    return self._copy([(digest, repaired, body, repairs)])
                 self.refused.append(digest)
                 return [self.in_flight[digest].rejected(NotJson("jsonb_refuses", str(error).splitlines()[0]))]
             middle = len(rows) // 2
