@@ -15,7 +15,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from pipelines.ledger import Counts, Run
@@ -118,26 +118,31 @@ def ledger(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 class Reporter:
-    """Follows runs: a bar each on a terminal, a line each elsewhere. Keeps the runs that ended."""
+    """Follows runs: a line each, moving on a terminal. Keeps the runs that ended."""
 
     def __init__(self, progress: Progress | None) -> None:
         self._progress = progress
-        self._bars: dict[Any, TaskID] = {}
+        self._tasks: dict[Any, TaskID] = {}
+        self._waiting = progress.add_task("getting ready", total=None, words="") if progress else None
         self.runs: list[Run] = []
 
     def __call__(self, run: Run) -> None:
         ended = run.status != "in_progress"
         if ended:
             self.runs.append(run)
-        if self._progress is None:
-            if ended:
-                err.print(run_line(run), highlight=False)
-            return
-        if run.id not in self._bars:
-            self._bars[run.id] = self._progress.add_task(f"{run.kind} {run.source} {run.partition}", total=None)
-        words = run_line(run) if ended else f"{run.kind} {run.source} {run.partition}: {run.done:,} so far"
-        done = {"total": 1, "completed": 1} if ended else {"completed": 0}
-        self._progress.update(self._bars[run.id], description=words, **done)  # type: ignore[arg-type]
+        if self._progress is not None:
+            self._move(self._progress, run, ended)
+        elif ended:
+            err.print(run_line(run), highlight=False)
+
+    def _move(self, progress: Progress, run: Run, ended: bool) -> None:
+        if self._waiting is not None:
+            progress.remove_task(self._waiting)
+            self._waiting = None
+        if run.id not in self._tasks:
+            self._tasks[run.id] = progress.add_task(f"{run.kind} {run.source} {run.partition}", total=None, words="")
+        words = f"{run.counts.fetched:,} {run.status}" if ended else f"{run.done:,} so far"
+        progress.update(self._tasks[run.id], words=words, total=1 if ended else None, completed=int(ended))
 
 
 @contextmanager
@@ -147,9 +152,9 @@ def reporting() -> Iterator[Reporter]:
         yield Reporter(None)
         return
     columns = (
-        SpinnerColumn(finished_text="[green]✓"),
+        SpinnerColumn(finished_text="•"),
         TextColumn("{task.description}"),
-        BarColumn(20),
+        TextColumn("{task.fields[words]}", justify="right"),
         TimeElapsedColumn(),
     )
     with Progress(*columns, console=err) as progress:
