@@ -5,6 +5,7 @@ Only what the contract names is decoded. Belongs here: one payload. Not: what st
 
 import hashlib
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import SimpleNamespace
@@ -94,8 +95,10 @@ class Examiner:
         """The id of a payload that breaks its contract, where the id itself can still be read."""
         try:
             found = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
-            fields = {each.name: each.encode_name for each in msgspec.structs.fields(self._contract)}
-            values = {name: msgspec.json.decode(found[key]) for name, key in fields.items() if key in found}
+            values = {}
+            for each in msgspec.structs.fields(self._contract):
+                with suppress(KeyError, msgspec.ValidationError):
+                    values[each.name] = msgspec.json.decode(found[each.encode_name], type=each.type)
             readable = SimpleNamespace(**{name: value for name, value in values.items() if value is not None})
             return self._contract.external_id(cast(Contract, readable))
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, AttributeError):

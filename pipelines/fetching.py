@@ -63,11 +63,6 @@ def _live(source: Source, window: Window) -> Iterator[Item]:
             yield from source.fetch(client, window)
 
 
-@contextmanager
-def opened(source: Source, window: Window, mode: Mode) -> Iterator[Fetched]:
-    yield fetched(source, window, mode)
-
-
 def brought(source: Source, path: Path, window: Window | None) -> Fetched:
     """The payloads of files: NDJSON (a payload a line) and JSON (a payload, a list, a page), .gz and .zst too.
 

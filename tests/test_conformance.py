@@ -1,0 +1,666 @@
+"""What every source inherits by existing: its own recording, through its own connector and SELECT files, on Postgres.
+
+A connector's own test file holds only what is peculiar to it. Seeds are in the tests' names.
+"""
+
+import hashlib
+import random
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from functools import cache
+from operator import attrgetter
+from typing import Any
+
+import msgspec
+import pytest
+import sqlglot
+from msgspec.inspect import DictType, ListType, RawType, StructType, Type, UnionType
+from psycopg import sql
+from sqlalchemy import Table
+
+from pipelines import fetching, house, landing, recording
+from pipelines import transform as transforms
+from pipelines.house import Select
+from pipelines.ledger import Run
+from pipelines.source import Item, Payload, Skipped, Source, Window
+from pipelines.warehouse.engine import Warehouse
+from pipelines.warehouse.shape import Shape, shared_tables
+from pipelines.warehouse.tables import AUDIT_COLUMNS
+
+SAMPLE = 40
+"""Payloads of a day that tests of order and of faults use: recordings may hold many."""
+
+
+@dataclass(frozen=True)
+class Day:
+    """What the recording of a source says about a day."""
+
+    window: Window
+    payloads: list[Payload]
+    skipped: list[Skipped]
+
+    def sampled(self) -> "Day":
+        step = -(-len(self.payloads) // SAMPLE)
+        return replace(self, payloads=self.payloads[:: max(step, 1)])
+
+
+@dataclass
+class Loaded:
+    """A source with all days of its recording landed and transformed, in their order."""
+
+    source: Source
+    warehouse: Warehouse
+    days: list[Day]
+    runs: list[Run] = field(default_factory=list)
+
+    @property
+    def landings(self) -> list[Run]:
+        return [run for run in self.runs if run.kind == "land"]
+
+    @property
+    def transforms(self) -> list[Run]:
+        return [run for run in self.runs if run.kind == "transform"]
+
+
+def fetch(source: Source, window: Window) -> Day:
+    items = list(fetching.fetched(source, window, "recorded").items)
+    return Day(
+        window,
+        [item for item in items if isinstance(item, Payload)],
+        [item for item in items if isinstance(item, Skipped)],
+    )
+
+
+@cache
+def recorded(name: str) -> list[Day]:
+    source = house.sources()[name]
+    return [fetch(source, Window(day)) for day in recording.days(source)]
+
+
+@cache
+def sample(name: str) -> list[Day]:
+    return [day.sampled() for day in recorded(name)]
+
+
+def record_of(source: Source, payload: Payload) -> str:
+    found = payload.external_id or msgspec.json.decode(payload.body, type=source.contract).external_id()
+    assert found
+    return found
+
+
+def land(warehouse: Warehouse, source: Source, partition: Window, received: Window, payloads: Sequence[Payload]) -> Run:
+    return landing.land(warehouse, source, partition.key, payloads, fetched_at=received.start)
+
+
+def load(warehouse: Warehouse, source: Source, days: Sequence[Day]) -> list[Run]:
+    runs = []
+    for day in days:
+        items: list[Item] = [*day.payloads, *day.skipped]
+        runs.append(landing.land(warehouse, source, day.window.key, items, fetched_at=day.window.start))
+        runs.append(transforms.transform(warehouse, source, day.window.key))
+    return runs
+
+
+def tables_of(source: Source) -> list[Table]:
+    """The tables that a source's rows are in, shared ones included."""
+    shapes = [Shape(select.table) for select in house.selects(source.name)]
+    return list({shape.table.fullname: shape.table for shape in (*shapes, *shared_tables(shapes))}.values())
+
+
+def audit_columns(source: Source, table: Table) -> frozenset[str]:
+    """Those that the engine fills, since no SELECT of the source yields them."""
+    yielded: set[str] = set()
+    for select in house.selects(source.name):
+        if select.table is table:
+            query = sqlglot.parse_one(select.file.text, dialect="postgres")
+            assert isinstance(query, sqlglot.exp.Query)
+            yielded |= set(query.named_selects)
+    return AUDIT_COLUMNS - yielded
+
+
+def rows(warehouse: Warehouse, source: Source) -> dict[str, list[str]]:
+    """The rows of each table of a source as COPY writes them, by key, without what the engine dates them with."""
+    found = {}
+    with warehouse.connect() as connection:
+        for table in tables_of(source):
+            unseen = audit_columns(source, table)
+            query = sql.SQL("copy (select {} from {} order by {}) to stdout").format(
+                sql.SQL(", ").join(sql.Identifier(each.name) for each in table.columns if each.name not in unseen),
+                sql.Identifier(*table.fullname.split(".")),
+                sql.SQL(", ").join(sql.Identifier(each.name) for each in table.primary_key.columns),
+            )
+            with connection.cursor().copy(query) as copy:
+                found[table.fullname] = b"".join(copy).decode().splitlines()
+    return found
+
+
+def keys(warehouse: Warehouse, source: Source) -> set[str]:
+    """Table and key of every row."""
+    found = set()
+    with warehouse.connect() as connection:
+        for table in tables_of(source):
+            query = sql.SQL("select concat_ws(' ', {}::text, {}) as key from {}").format(
+                sql.Literal(table.fullname),
+                sql.SQL(", ").join(sql.Identifier(each.name) for each in table.primary_key.columns),
+                sql.Identifier(*table.fullname.split(".")),
+            )
+            found |= {row["key"] for row in connection.execute(query)}
+    return found
+
+
+def tuples(warehouse: Warehouse, source: Source) -> dict[str, list[dict[str, Any]]]:
+    """Where each tuple lies and who wrote it: the same only if nothing was written at all."""
+    with warehouse.connect() as connection:
+        return {
+            table.fullname: connection.execute(
+                sql.SQL("select ctid::text, xmin::text, xmax::text, t::text as row from {} as t order by ctid").format(
+                    sql.Identifier(*table.fullname.split("."))
+                )
+            ).fetchall()
+            for table in tables_of(source)
+        }
+
+
+def answer(warehouse: Warehouse, query: sql.Composable | str, *parameters: object) -> list[dict[str, Any]]:
+    with warehouse.connect() as connection:
+        return connection.execute(query, parameters).fetchall()  # type: ignore[arg-type]
+
+
+def entries(warehouse: Warehouse) -> list[dict[str, Any]]:
+    return answer(
+        warehouse,
+        """
+        select request, bytes, digest, seen, closed_at, path, reason, detail, external_id,
+            sha256(bytes) = digest as recomputes
+        from staging.quarantine order by quarantine_id
+        """,
+    )
+
+
+def shuffled_records(source: Source, payloads: Sequence[Payload], dice: random.Random) -> list[list[Payload]]:
+    """Payloads by record, records in any order: of payloads of one record the order received means something."""
+    groups: dict[str, list[Payload]] = {}
+    for payload in payloads:
+        groups.setdefault(record_of(source, payload), []).append(payload)
+    mixed = list(groups.values())
+    dice.shuffle(mixed)
+    return mixed
+
+
+@pytest.fixture(scope="module", params=list(house.sources().values()), ids=attrgetter("name"))
+def source(request: pytest.FixtureRequest) -> Source:
+    found: Source = request.param
+    return found
+
+
+@pytest.fixture(scope="module")
+def loaded(source: Source, new_warehouse: Callable[[], Warehouse]) -> Iterator[Loaded]:
+    """To be read, and to be loaded again: nothing may change it."""
+    made = Loaded(source, new_warehouse(), recorded(source.name))
+    made.runs = load(made.warehouse, source, made.days)
+    yield made
+    made.warehouse.drop_database(made.warehouse.database)
+
+
+@pytest.fixture(scope="module")
+def expected(source: Source, new_warehouse: Callable[[], Warehouse]) -> dict[str, list[str]]:
+    """The rows of the sample, loaded in its order."""
+    warehouse = new_warehouse()
+    load(warehouse, source, sample(source.name))
+    found = rows(warehouse, source)
+    warehouse.drop_database(warehouse.database)
+    return found
+
+
+# Fetching
+
+
+def test_the_recording_fetches_and_nothing_of_it_is_refused(loaded: Loaded) -> None:
+    assert loaded.days
+    assert all(day.payloads for day in loaded.days)
+    assert {run.status for run in loaded.runs} == {"completed"}
+    assert entries(loaded.warehouse) == []
+
+
+def test_a_day_fetched_again_gives_the_same_items(source: Source) -> None:
+    for day in recorded(source.name):
+        assert fetch(source, day.window) == day
+
+
+def test_every_payload_holds_to_the_contract_and_has_an_id(source: Source) -> None:
+    for day in recorded(source.name):
+        for payload in day.payloads:
+            msgspec.json.decode(payload.body, type=source.contract)
+            assert record_of(source, payload)
+
+
+def test_every_stored_body_is_the_value_that_was_received(loaded: Loaded) -> None:
+    """I6: the same JSON value, or the exact bytes beside it."""
+    with loaded.warehouse.connect() as connection:
+        for payload in (payload for day in loaded.days for payload in day.payloads):
+            found = connection.execute(
+                """
+                select case when original is null then body = convert_from(%(body)s, 'utf8')::jsonb
+                    else original = %(body)s end as same
+                from staging.payloads where digest = sha256(%(body)s)
+                """,
+                {"body": payload.body},
+                binary=True,
+            ).fetchall()
+            assert found == [{"same": True}], payload.request
+
+
+# Numbers
+
+
+def test_the_ledger_counts_what_was_really_fetched(loaded: Loaded) -> None:
+    known: dict[str, bytes] = {}
+    for day, run in zip(loaded.days, loaded.landings, strict=True):
+        said = {record_of(loaded.source, payload): payload.body for payload in day.payloads}
+        assert run.counts.fetched == len(day.payloads)
+        assert run.counts.created == len(said.keys() - known.keys())
+        assert run.counts.unchanged == sum(known.get(record) == body for record, body in said.items())
+        assert run.counts.updated == len(said) - run.counts.created - run.counts.unchanged
+        assert run.counts.duplicates == len(day.payloads) - len(said)
+        assert sum(run.stats["skipped"].values()) == len(day.skipped)
+        assert run.stats["bytes"] == sum(len(payload.body) for payload in day.payloads)
+        known |= said
+
+
+def test_the_ledger_counts_what_is_in_the_tables(loaded: Loaded) -> None:
+    for table in tables_of(loaded.source):
+        counted = [run.stats["tables"][table.fullname] for run in loaded.transforms]
+        (there,) = answer(loaded.warehouse, f"select count(*) as number from {table.fullname}")
+        assert sum(each["created"] - each["deleted"] for each in counted) == there["number"], table.fullname
+
+
+def test_every_ledger_row_conserves_and_says_what_the_run_said(loaded: Loaded) -> None:
+    ledger = {row["fetch_run_id"]: row for row in answer(loaded.warehouse, "select * from ops.fetch_runs")}
+    assert ledger.keys() >= {run.id for run in loaded.runs}
+    for run in loaded.runs:
+        row, counts = ledger[run.id], vars(run.counts)
+        assert {name: row[name] for name in counts} == counts
+        assert row["status"] == run.status
+    for row in ledger.values():
+        parts = ("created", "updated", "unchanged", "quarantined", "duplicates")
+        assert row["fetched"] == sum(row[part] for part in parts)
+        for name in (*parts, "fetched", "deleted") if row["kind"] == "transform" else ():
+            assert row[name] == sum(each[name] for each in row["stats"]["tables"].values()), name
+
+
+# Proof
+
+
+def test_every_owned_row_leads_to_one_version_its_payload_and_its_landing(loaded: Loaded) -> None:
+    """I1."""
+    owned = [table for table in tables_of(loaded.source) if "record_id" in table.columns]
+    assert owned
+    for table in owned:
+        (told,) = answer(
+            loaded.warehouse,
+            f"""
+            select count(*) as rows, count(*) filter (where proofs = 1) as proven
+            from {table.fullname} as t
+            cross join lateral (
+                select count(*) as proofs
+                from staging.versions as v
+                join staging.payloads as p on p.payload_id = v.payload_id and p.digest = v.digest
+                join ops.fetch_runs as landed on landed.fetch_run_id = v.landed_run
+                join ops.fetch_runs as taken on taken.fetch_run_id = v.from_run
+                where v.record_id = t.record_id and v.to_run is null and v.stream = %s and v.request <> ''
+                    and landed.kind = 'land' and landed.stream = v.stream and landed.published is not null
+                    and landed.partition_key = v.partition_key
+                    and taken.kind = 'transform' and taken.published > landed.published
+            ) as proof
+            """,
+            loaded.source.name,
+        )
+        assert told["rows"] == told["proven"] > 0, table.fullname
+
+
+def referrers(table: Table) -> list[tuple[Table, str]]:
+    house.load_tables()
+    return [
+        (other, reference.column)
+        for other in table.metadata.sorted_tables
+        for reference in Shape(other).references
+        if reference.table is table
+    ]
+
+
+def orphans(warehouse: Warehouse, source: Source) -> dict[str, int]:
+    """How many rows of each shared table nothing refers to."""
+    found = {}
+    for table in tables_of(source):
+        if "record_id" not in table.columns:
+            (key,) = table.primary_key.columns
+            known = " union all ".join(f"select {column} from {other.fullname}" for other, column in referrers(table))
+            query = f"select count(*) as number from {table.fullname} where {key.name} not in ({known})"
+            (row,) = answer(warehouse, query)
+            found[table.fullname] = row["number"]
+    return found
+
+
+def test_every_shared_row_is_referred_to(loaded: Loaded) -> None:
+    assert not any(orphans(loaded.warehouse, loaded.source).values())
+
+
+def test_every_table_with_a_select_gets_rows_from_the_recording(loaded: Loaded) -> None:
+    found = rows(loaded.warehouse, loaded.source)
+    assert [name for name, lines in found.items() if not lines] == []
+
+
+# Twice is once, and order is nothing
+
+
+def over_payloads(select: Select) -> str:
+    """A SELECT file over the latest versions of a partition, as a count."""
+    return f"""
+        with payloads as (
+            select v.stream as source, v.record_id, v.external_id, v.version_at, p.body
+            from staging.versions as v join staging.payloads as p using (payload_id)
+            where v.latest and v.partition_key = current_setting('test.partition'))
+        select count(*) as number from (
+        {select.file.text}
+        ) as yielded
+    """
+
+
+def test_landing_and_transforming_twice_writes_nothing_the_second_time(loaded: Loaded) -> None:
+    before = tuples(loaded.warehouse, loaded.source)
+    bodies = answer(loaded.warehouse, "select count(*) as number from staging.payloads")
+    again = load(loaded.warehouse, loaded.source, loaded.days[-1:])
+    for day in loaded.days:
+        again.append(transforms.transform(loaded.warehouse, loaded.source, day.window.key, full=True))
+    for run in again:
+        assert (run.counts.created, run.counts.updated, run.counts.deleted) == (0, 0, 0), run
+        assert run.status == "completed"
+    assert again[0].counts.unchanged > 0
+    assert tuples(loaded.warehouse, loaded.source) == before
+    assert answer(loaded.warehouse, "select count(*) as number from staging.payloads") == bodies
+
+
+def test_a_full_transform_fetches_what_the_selects_yield(loaded: Loaded) -> None:
+    for day in loaded.days:
+        run = transforms.transform(loaded.warehouse, loaded.source, day.window.key, full=True)
+        with loaded.warehouse.connect() as connection:
+            connection.execute("select set_config('test.partition', %s, false)", [day.window.key])
+            for select in house.selects(loaded.source.name):
+                (row,) = connection.execute(over_payloads(select).encode()).fetchall()
+                assert run.stats["tables"][select.table.fullname]["fetched"] == row["number"], select.file.address
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_any_order_of_payloads_within_a_day_gives_the_same_rows(
+    source: Source, warehouse: Warehouse, expected: dict[str, list[str]], seed: int
+) -> None:
+    dice = random.Random(seed)
+    days = []
+    for day in sample(source.name):
+        mixed = shuffled_records(source, day.payloads, dice)
+        days.append(replace(day, payloads=[payload for group in mixed for payload in group]))
+    load(warehouse, source, days)
+    assert rows(warehouse, source) == expected
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_any_order_of_partitions_gives_the_same_rows(
+    source: Source, warehouse: Warehouse, expected: dict[str, list[str]], seed: int
+) -> None:
+    """Each day's records are dealt to three partitions; landings and transforms come in any order."""
+    dice = random.Random(seed)
+    parts: list[tuple[Window, Window, list[Payload]]] = []
+    for number, day in enumerate(sample(source.name)):
+        dealt: list[list[Payload]] = [[], [], []]
+        for group in shuffled_records(source, day.payloads, dice):
+            dice.choice(dealt).extend(group)
+        for offset, payloads in enumerate(dealt):
+            partition = Window(day.window.day + timedelta(days=3 * number + offset))
+            parts.append((partition, day.window, payloads))
+    dice.shuffle(parts)
+    landed: list[str] = []
+    for partition, received, payloads in parts:
+        land(warehouse, source, partition, received, payloads)
+        landed.append(partition.key)
+        if dice.random() < 0.4:
+            transforms.transform(warehouse, source, dice.choice(landed))
+    dice.shuffle(landed)
+    for key in landed:
+        transforms.transform(warehouse, source, key)
+    assert transforms.waiting(warehouse, source) == []
+    assert rows(warehouse, source) == expected
+
+
+# Faults
+
+
+@dataclass(frozen=True)
+class Place:
+    """A value in a payload that the contract names: its keys from the top, its path with `[*]` for any element."""
+
+    keys: tuple[str | int, ...]
+    path: str
+    required: bool
+
+    def is_told_by(self, path: str) -> bool:
+        """Whether a path leads here; it may name elements or leave them open."""
+        tokens = re.findall(r"\.[^.\[]+|\[\*\]", self.path)
+        below = zip(tokens, self.keys, strict=True)
+        exact = [
+            re.escape(token) if token != "[*]" else rf"(\[\*\]|\[{re.escape(repr(key))}\]|\.{re.escape(str(key))})"
+            for token, key in below
+        ]
+        return re.fullmatch(re.escape("$") + "".join(exact), path) is not None
+
+
+def places(value: Any, kind: Type, keys: tuple[str | int, ...] = (), path: str = "$") -> Iterator[Place]:
+    """The values below `value` that a contract of this type names."""
+    for one in kind.types if isinstance(kind, UnionType) else (kind,):
+        if isinstance(one, StructType) and isinstance(value, dict):
+            for named in one.fields:
+                if named.encode_name in value:
+                    at, below = (*keys, named.encode_name), f"{path}.{named.encode_name}"
+                    if not isinstance(named.type, RawType):
+                        yield Place(at, below, named.required)
+                    yield from places(value[named.encode_name], named.type, at, below)
+        elif isinstance(one, ListType | DictType):
+            inner = one.item_type if isinstance(one, ListType) else one.value_type
+            children: list[tuple[str | int, Any]] = []
+            if isinstance(one, ListType) and isinstance(value, list):
+                children = list(enumerate(value))
+            elif isinstance(one, DictType) and isinstance(value, dict):
+                children = list(value.items())
+            for name, child in children:
+                if not isinstance(inner, RawType):
+                    yield Place((*keys, name), f"{path}[*]", False)
+                yield from places(child, inner, (*keys, name), f"{path}[*]")
+
+
+def relied_upon(source: Source, payloads: Sequence[Payload]) -> dict[str, tuple[Payload, Place]]:
+    """Each path that the contract names, with a payload that has a value there."""
+    kind = msgspec.inspect.type_info(source.contract)
+    found: dict[str, tuple[Payload, Place]] = {}
+    for payload in payloads:
+        for place in places(msgspec.json.decode(payload.body), kind):
+            found.setdefault(place.path, (payload, place))
+    return found
+
+
+def changed(payload: Payload, place: Place, value: object, *, leave_out: bool = False) -> bytes:
+    """The payload's body with another value at a place, or none."""
+    document = msgspec.json.decode(payload.body)
+    at = document
+    for key in place.keys[:-1]:
+        at = at[key]
+    if leave_out:
+        del at[place.keys[-1]]
+    else:
+        at[place.keys[-1]] = value
+    return msgspec.json.encode(document)
+
+
+def retyped(source: Source, payload: Payload, place: Place) -> bytes:
+    """The payload's body with a value of a type at the place that the contract does not allow there."""
+    values: list[object] = [[], {}, "re-typed", 1.5, False]
+    for value in values:
+        body = changed(payload, place, value)
+        try:
+            msgspec.json.decode(body, type=source.contract)
+        except msgspec.ValidationError:
+            return body
+    pytest.fail(f"the contract of {source.name} takes anything at {place.path}: declare it as msgspec.Raw")
+
+
+def contract_paths(kind: Type, path: str = "$") -> Iterator[str]:
+    """Every path that a contract names with a type."""
+    for one in kind.types if isinstance(kind, UnionType) else (kind,):
+        children: list[tuple[str, Type]] = []
+        if isinstance(one, StructType):
+            children = [(f"{path}.{named.encode_name}", named.type) for named in one.fields]
+        elif isinstance(one, ListType):
+            children = [(f"{path}[*]", one.item_type)]
+        elif isinstance(one, DictType):
+            children = [(f"{path}[*]", one.value_type)]
+        for below, inner in children:
+            if not isinstance(inner, RawType):
+                yield below
+                yield from contract_paths(inner, below)
+
+
+def test_the_recording_has_a_value_for_each_field_of_the_contract(source: Source) -> None:
+    everything = [payload for day in recorded(source.name) for payload in day.payloads]
+    assert set(contract_paths(msgspec.inspect.type_info(source.contract))) == set(relied_upon(source, everything))
+
+
+def test_each_relied_upon_field_retyped_or_missing_is_quarantined_with_its_path(
+    source: Source, warehouse: Warehouse
+) -> None:
+    everything = [payload for day in recorded(source.name) for payload in day.payloads]
+    found = relied_upon(source, everything)
+    wrong: list[Payload] = []
+    for path, (payload, place) in found.items():
+        wrong.append(replace(payload, request=f"re-typed {path}", body=retyped(source, payload, place)))
+        if place.required:
+            without = changed(payload, place, None, leave_out=True)
+            wrong.append(replace(payload, request=f"missing {path}", body=without))
+    window = recorded(source.name)[0].window
+    run = land(warehouse, source, window, window, wrong)
+    assert run.counts.quarantined == run.counts.fetched == len(wrong)
+    kept = entries(warehouse)
+    assert {each["request"] for each in kept} == {payload.request for payload in wrong}
+    for each in kept:
+        how, _, path = each["request"].partition(" ")
+        payload, place = found[path]
+        assert each["reason"] == {"re-typed": "wrong_type", "missing": "missing_field"}[how], each["request"]
+        assert place.is_told_by(each["path"]), (each["request"], each["path"])
+        assert each["external_id"] in (None, record_of(source, payload)), each["request"]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_bad_payload_never_stops_the_rest(
+    source: Source, warehouse: Warehouse, expected: dict[str, list[str]], seed: int
+) -> None:
+    dice = random.Random(seed)
+    days = sample(source.name)
+    found = relied_upon(source, days[0].payloads)
+    victim, place = found[dice.choice(sorted(found))]
+    whole = dice.choice(days[0].payloads)
+    bodies = [
+        whole.body[: dice.randrange(1, len(whole.body))],
+        retyped(source, victim, place),
+        b"",
+        dice.choice([b"42", b"null", b'"text"', b"true"]),
+    ]
+    named = whole.external_id is not None
+    bad = [
+        Payload(body, f"bad:{number}", f"bad/{number}.json" if named else None) for number, body in enumerate(bodies)
+    ]
+    mixed = list(days[0].payloads)
+    for payload in bad:
+        mixed.insert(dice.randrange(len(mixed) + 1), payload)
+    load(warehouse, source, [replace(days[0], payloads=mixed)])
+    runs = load(warehouse, source, days[1:])
+    assert all(run.status == "completed" for run in runs)
+    assert rows(warehouse, source) == expected
+
+    (first,) = answer(warehouse, "select * from ops.fetch_runs where kind = 'land' order by fetch_run_id limit 1")
+    assert first["status"] == "partial_success"
+    assert (first["fetched"], first["quarantined"]) == (len(mixed), len(bad))
+    kept = entries(warehouse)
+    assert {each["request"]: each["bytes"] for each in kept} == {payload.request: payload.body for payload in bad}
+    assert all(each["digest"] == hashlib.sha256(each["bytes"]).digest() for each in kept)
+    assert {each["recomputes"] for each in kept} == {True}
+    assert {each["seen"] for each in kept} == {1}
+
+
+def test_bad_payloads_landed_again_add_no_entry(
+    source: Source, warehouse: Warehouse, expected: dict[str, list[str]]
+) -> None:
+    days = sample(source.name)
+    bad = [Payload(b"", "bad:0", "bad/0.json"), Payload(b"[1, 2", "bad:1", "bad/1.json")]
+    days = [*days[:-1], replace(days[-1], payloads=[*bad, *days[-1].payloads])]
+    load(warehouse, source, days)
+    before = entries(warehouse)
+    again = load(warehouse, source, days[-1:])[0]
+    assert (again.status, again.counts.quarantined) == ("partial_success", 2)
+    assert (again.counts.created, again.counts.updated) == (0, 0)
+    assert again.counts.unchanged == again.counts.fetched - 2
+    assert entries(warehouse) == [each | {"seen": 2} for each in before]
+    assert rows(warehouse, source) == expected
+
+
+# What is no longer said
+
+
+def emptied(value: Any) -> Any:
+    """The same document without an element in any of its lists."""
+    if isinstance(value, list):
+        return []
+    if isinstance(value, dict):
+        return {key: emptied(each) for key, each in value.items()}
+    return value
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_rows_no_longer_yielded_go_and_come_back_with_their_payload(
+    source: Source,
+    warehouse: Warehouse,
+    new_warehouse: Callable[[], Warehouse],
+    expected: dict[str, list[str]],
+    seed: int,
+) -> None:
+    days = sample(source.name)
+    load(warehouse, source, days)
+    before = keys(warehouse, source)
+    latest = {record_of(source, payload): payload for day in days for payload in day.payloads}
+    chosen = {
+        record: payload if seed == 0 or random.Random(f"{seed} {record}").random() < 0.5 else None
+        for record, payload in latest.items()
+    }
+    poorer = {
+        record: replace(payload, body=msgspec.json.encode(emptied(msgspec.json.decode(payload.body))))
+        for record, payload in chosen.items()
+        if payload is not None
+    }
+    poor_day, rich_day = (Window(days[-1].window.day + timedelta(days=after)) for after in (1, 2))
+
+    landed = land(warehouse, source, poor_day, poor_day, list(poorer.values()))
+    run = transforms.transform(warehouse, source, poor_day.key)
+    assert landed.counts.quarantined == run.counts.quarantined == 0
+    gone = before - keys(warehouse, source)
+    assert run.counts.deleted == len(gone)
+    assert gone or len(tables_of(source)) == 1, "nothing was derived from the lists of these payloads"
+    assert not any(orphans(warehouse, source).values())
+
+    never = new_warehouse()
+    land(never, source, poor_day, poor_day, list((latest | poorer).values()))
+    transforms.transform(never, source, poor_day.key)
+    assert rows(warehouse, source) == rows(never, source)
+    never.drop_database(never.database)
+
+    back = land(warehouse, source, rich_day, rich_day, [latest[record] for record in poorer])
+    assert back.counts.updated == landed.counts.updated > 0
+    assert transforms.transform(warehouse, source, rich_day.key).counts.deleted == 0
+    assert rows(warehouse, source) == expected

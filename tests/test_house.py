@@ -1,0 +1,539 @@
+"""The rules of the house (DESIGN.md, section 1): where things lie, who may import whom, what a SELECT file may say."""
+
+import ast
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import cache
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import dagster as dg
+import pytest
+import sqlglot
+import typer
+from sqlalchemy import CheckConstraint, String, Table, Text
+from sqlalchemy.dialects.postgresql import UUID
+from sqlglot import exp
+
+from pipelines import house, recording
+from pipelines.definitions import defs
+from pipelines.house import Select, SqlFile
+from pipelines.settings import Settings
+from pipelines.source import Source
+from pipelines.warehouse.engine import Warehouse
+from pipelines.warehouse.tables import Timestamp, metadata
+
+house.load_tables()
+ROOT = house.ROOT
+README = ROOT / "README.md"
+SOURCES = list(house.sources().values())
+SELECTS = [select for source in SOURCES for select in house.selects(source.name)]
+ASKED = [*house.questions(), *(check for domain in house.domains() for check in house.checks(domain))]
+LONGEST_MODULE = 330
+
+every_source = pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.name)
+every_select = pytest.mark.parametrize("select", SELECTS, ids=lambda select: select.file.address)
+every_file = pytest.mark.parametrize(
+    "file", [*(select.file for select in SELECTS), *ASKED], ids=lambda file: file.address
+)
+
+
+# Everything has its place
+
+
+@every_source
+def test_a_connector_has_select_files_and_a_recording(source: Source) -> None:
+    assert house.selects(source.name)
+    assert recording.days(source)
+    assert recording.days(source)[0] >= source.since, "Dagster knows no partition of that day"
+    assert source.description and source.owners
+
+
+def test_nothing_lies_in_sql_that_no_connector_owns() -> None:
+    folders = set(house.sources())
+    for domain in house.domains():
+        folders |= {f"{domain}/checks", f"{domain}/questions", f"{domain}/derived"}
+    files = [path.relative_to(house.SQL) for path in house.SQL.rglob("*") if path.is_file()]
+    assert {path.suffix for path in files} == {".sql"}
+    assert {path.parent.as_posix() for path in files} <= folders | {"marts"}
+
+
+def test_nothing_lies_in_samples_that_no_connector_owns() -> None:
+    files = {path.relative_to(house.SAMPLES) for path in house.SAMPLES.rglob("*") if path.is_file()}
+    assert {path.parent.as_posix() for path in files} == set(house.sources())
+    assert files == {Path(source.name, f"{day}.json") for source in SOURCES for day in recording.days(source)}
+
+
+def test_assets_hold_domains_and_a_domain_its_tables_and_connectors() -> None:
+    files = {path.relative_to(house.ASSETS).as_posix() for path in house.ASSETS.rglob("*.py")}
+    expected = {"__init__.py"} | {f"{source.name}.py" for source in SOURCES}
+    for domain in house.domains():
+        expected |= {f"{domain}/__init__.py", f"{domain}/tables.py"}
+    assert files == expected
+
+
+# SELECT files
+
+CLOCKS_AND_DICE = {
+    "now",
+    "current_timestamp",
+    "current_date",
+    "current_time",
+    "localtime",
+    "localtimestamp",
+    "clock_timestamp",
+    "statement_timestamp",
+    "transaction_timestamp",
+    "timeofday",
+    "random",
+    "gen_random_uuid",
+    "uuidv4",
+    "uuidv7",
+    "nextval",
+}
+WRITES = (exp.DDL, exp.DML, exp.Command, exp.Drop, exp.Alter, exp.TruncateTable, exp.Set)
+EMPTY_PAYLOADS = """
+with payloads as (
+    select null::text as source, null::uuid as record_id, null::text as external_id, null::timestamptz as version_at,
+        null::jsonb as body
+    where false)
+"""
+
+
+def parsed(file: SqlFile) -> exp.Query:
+    (statement,) = sqlglot.parse(file.text, dialect="postgres")
+    assert isinstance(statement, exp.Query), file.address
+    return statement
+
+
+@every_file
+def test_a_file_begins_with_one_sentence(file: SqlFile) -> None:
+    assert re.fullmatch(r"[A-Z]((?![.?!] [A-Z]).)*[^ .?!][.?]", file.sentence)
+
+
+@every_file
+def test_a_file_is_one_select_and_writes_nothing(file: SqlFile) -> None:
+    written = [type(node).__name__ for node in parsed(file).find_all(*WRITES) if not isinstance(node, exp.Query)]
+    assert written == []
+    assert not file.text.rstrip().endswith(";")
+
+
+@every_select
+def test_a_select_asks_no_clock_and_throws_no_dice(select: Select) -> None:
+    """The same payloads give the same rows, today as in a year."""
+    tokens = sqlglot.tokenize(select.file.text, dialect="postgres")
+    words = {token.text.lower() for token in tokens if token.token_type is not sqlglot.TokenType.STRING}
+    assert words & CLOCKS_AND_DICE == set()
+
+
+@every_select
+def test_a_select_names_no_source(select: Select) -> None:
+    text = select.file.text.lower()
+    assert [source.name for source in SOURCES if source.stem in text] == []
+
+
+@every_select
+def test_a_select_reads_payloads_and_nothing_else(select: Select) -> None:
+    query = parsed(select.file)
+    own = {each.alias for each in query.find_all(exp.CTE)}
+    read = {table.sql() for table in query.find_all(exp.Table) if isinstance(table.this, exp.Identifier)}
+    assert {name.partition(" AS ")[0] for name in read} - own == {"payloads"}
+
+
+@every_select
+def test_json_table_reads_no_narrow_type(select: Select) -> None:
+    """One that is narrower gives NULL without a word where the engine would quarantine the row."""
+    kinds = {
+        each.args["kind"].sql("postgres")
+        for each in parsed(select.file).find_all(exp.JSONColumnDef)
+        if each.args.get("kind")
+    }
+    assert kinds <= {"TEXT", "DECIMAL", "JSONB", "BOOLEAN"}
+
+
+@every_select
+def test_a_select_yields_columns_of_its_table_and_all_that_it_must(select: Select, template: Warehouse) -> None:
+    with template.connect() as connection:
+        described = connection.execute(f"{EMPTY_PAYLOADS} select * from (\n{select.file.text}\n) as yielded".encode())
+        yielded = [column.name for column in described.description or []]
+    needed = {each.name for each in select.table.columns if not each.nullable and each.server_default is None}
+    assert len(yielded) == len(set(yielded))
+    assert set(yielded) <= {column.name for column in select.table.columns}
+    assert set(yielded) >= needed
+    assert ("record_id" in yielded) == ("record_id" in select.table.columns)
+
+
+@pytest.mark.parametrize("file", ASKED, ids=lambda file: file.address)
+def test_questions_and_checks_run_on_empty_tables(file: SqlFile, template: Warehouse) -> None:
+    with template.connect() as connection:
+        assert connection.execute(file.text.encode()).fetchall() == []
+
+
+def enumerations(table: Table) -> dict[str, set[str]]:
+    """The values that a CHECK allows each enumerated column of a table."""
+    found = {}
+    for check in table.constraints:
+        if isinstance(check, CheckConstraint):
+            condition = sqlglot.parse_one(str(check.sqltext), dialect="postgres")
+            if isinstance(condition, exp.In):
+                found[condition.this.name] = {each.this for each in condition.expressions}
+    return found
+
+
+def results(case: exp.Case) -> set[str]:
+    """The literals that a CASE gives."""
+    given = [each.args["true"] for each in case.args["ifs"]] + [case.args.get("default")]
+    return {each.this for each in given if isinstance(each, exp.Literal) and each.is_string}
+
+
+@every_select
+def test_a_select_gives_enumerated_columns_only_values_of_their_check(select: Select) -> None:
+    for column, values in enumerations(select.table).items():
+        cases = [each.this for each in parsed(select.file).find_all(exp.Alias) if each.alias == column]
+        given = {value for case in cases if isinstance(case, exp.Case) for value in results(case)}
+        assert given <= values, column
+
+
+def test_model_types_that_a_select_lists_are_those_of_the_check() -> None:
+    lists = [
+        (select.file.address, {value.this for value in each.expressions})
+        for select in SELECTS
+        if select.table.fullname == "catalog.models"
+        for each in parsed(select.file).find_all(exp.In)
+        if each.this.name == "type"
+    ]
+    assert lists
+    for address, listed in lists:
+        assert listed == enumerations(metadata.tables["catalog.models"])["type"], address
+
+
+# Who imports whom
+
+
+@cache
+def modules(*folders: str) -> dict[str, Path]:
+    found = {}
+    for folder in folders:
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+def imported(name: str, path: Path) -> Iterator[str]:
+    """What a module imports anywhere in it, a module where it is one of ours, else `package.name`."""
+    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (each.name for each in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            base = ".".join([*above, *(node.module or "").split(".")]).strip(".")
+            for each in node.names:
+                inner = f"{base}.{each.name}"
+                ours = base.split(".")[0] in {"pipelines", "assets"}
+                yield base if ours and inner not in modules("pipelines", "assets") else inner
+
+
+def imports(*folders: str) -> dict[str, set[str]]:
+    return {name: set(imported(name, path)) for name, path in modules(*folders).items()}
+
+
+def within(name: str, package: str) -> bool:
+    return name == package or name.startswith(f"{package}.")
+
+
+FORBIDDEN_IN_ASSETS = ("psycopg", "psycopg2", "httpx", "requests", "urllib", "socket", "dagster", "alembic", "sqlglot")
+ENGINES = ("engine", "orm", "create_engine", "Engine", "Connection", "create_mock_engine", "text", "ext", "pool")
+
+
+def test_assets_import_only_the_vocabulary() -> None:
+    allowed = {"pipelines.source", "pipelines.http", "pipelines.warehouse.tables"}
+    for name, found in imports("assets").items():
+        assert {each for each in found if within(each, "pipelines")} <= allowed, name
+        assert [each for each in found if any(within(each, package) for package in FORBIDDEN_IN_ASSETS)] == [], name
+
+
+def test_assets_build_no_sql_and_open_no_connection() -> None:
+    for name, found in imports("assets").items():
+        assert "sqlalchemy" not in found, f"{name} imports sqlalchemy whole: name what is needed"
+        assert [each for each in ENGINES if any(within(one, f"sqlalchemy.{each}") for one in found)] == [], name
+        if not name.endswith(".tables"):
+            assert [each for each in found if within(each, "sqlalchemy")] == [], f"tables belong in tables.py: {name}"
+
+
+def test_pipelines_know_no_domain() -> None:
+    for name, found in imports("pipelines").items():
+        assert [each for each in found if within(each, "assets")] == [], name
+        dynamic = "import_module" in modules("pipelines")[name].read_text()
+        assert dynamic == (name == "pipelines.house"), f"{name}: sources are found by pipelines.house alone"
+
+
+def test_nothing_imports_the_command_line() -> None:
+    for name, found in imports("pipelines", "assets", "migrations").items():
+        if not within(name, "pipelines.cli"):
+            assert [each for each in found if within(each, "pipelines.cli")] == [], name
+
+
+def test_dagster_stays_in_its_rooms() -> None:
+    rooms = ("pipelines.orchestration", "pipelines.definitions", "pipelines.cli")
+    users = {
+        name
+        for name, found in imports("pipelines", "assets", "migrations").items()
+        if any(each.split(".")[0].startswith("dagster") for each in found)
+    }
+    assert [name for name in users if not any(within(name, room) for room in rooms)] == []
+    assert users
+
+
+def test_no_module_imports_itself_by_a_detour() -> None:
+    ours = modules("pipelines")
+    graph = {name: {each for each in found if each in ours} for name, found in imports("pipelines").items()}
+    assert sum(map(len, graph.values())) > len(ours), "the imports were not read"
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(" imports ".join(reversed(error.args[1])))
+
+
+# How modules and columns look
+
+EVERY_MODULE = modules("pipelines", "assets", "migrations", "tests")
+IDENTIFIER = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
+UNITS = {"bytes", "kb", "mb", "gb", "ms", "seconds", "minutes", "hours", "days", "pixels", "percent"}
+OWN_TABLES = [table for table in metadata.sorted_tables if table.schema not in {"ops", "staging"}]
+every_table = pytest.mark.parametrize("table", metadata.sorted_tables, ids=lambda table: table.fullname)
+
+
+@pytest.mark.parametrize("name", EVERY_MODULE)
+def test_a_module_says_what_it_is(name: str) -> None:
+    assert ast.get_docstring(ast.parse(EVERY_MODULE[name].read_text()))
+
+
+def test_a_module_has_one_idea() -> None:
+    lengths = {name: len(path.read_text().splitlines()) for name, path in modules("pipelines").items()}
+    assert {name: lines for name, lines in lengths.items() if lines > LONGEST_MODULE} == {}
+
+
+@every_table
+def test_names_of_columns_tell_their_kind(table: Table) -> None:
+    assert IDENTIFIER.fullmatch(table.name)
+    for column in table.columns:
+        assert IDENTIFIER.fullmatch(column.name), column
+        words = column.name.split("_")
+        if words[-1] == "at":
+            assert column.type is Timestamp, column
+        if words[-1] == "id":
+            assert isinstance(column.type, UUID | Text | String) or column.identity is not None, column
+        assert not UNITS & set(words[:-1]), f"the unit goes last: {column}"
+
+
+@every_table
+def test_times_are_named_so(table: Table) -> None:
+    assert [each.name for each in table.columns if each.type is Timestamp and not each.name.endswith("_at")] == []
+
+
+@pytest.mark.parametrize("table", OWN_TABLES, ids=lambda table: table.fullname)
+def test_a_table_of_a_domain_is_owned_or_shared_by_its_shape(table: Table) -> None:
+    """The engine reads from the table alone whose its rows are, and how the same row is known again."""
+    assert table.schema in house.domains()
+    assert [
+        each.type.python_type.__name__ for each in table.primary_key.columns if not isinstance(each.type, UUID)
+    ] == []
+    if "record_id" not in table.columns:
+        assert len(table.primary_key.columns) == 1, "a shared table has one key that others refer to"
+
+
+# The graph
+
+
+def test_every_asset_stands_where_its_name_says() -> None:
+    """A table follows its source, both are in their domain's group, partitioned by day, owned, and checked."""
+    checked = {key.asset_key for key in defs.resolve_asset_graph().asset_check_keys if key.name == "ledger_agrees"}
+    for spec in defs.resolve_all_asset_specs():
+        domain, stem, *table = spec.key.path
+        source = house.sources()[f"{domain}/{stem}"]
+        assert [dep.asset_key.path for dep in spec.deps] == ([[domain, stem]] if table else []), spec.key
+        assert spec.group_name == domain and spec.owners and spec.kinds and spec.description, spec.key
+        assert isinstance(spec.partitions_def, dg.DailyPartitionsDefinition), spec.key
+        assert spec.partitions_def.start.date() == source.since, spec.key
+        assert bool(spec.automation_condition) == bool(table), spec.key
+        assert spec.key in checked
+
+
+def test_every_source_and_select_file_is_an_asset_and_nothing_else_is() -> None:
+    keys = {key.to_user_string() for key in defs.resolve_asset_graph().get_all_asset_keys()}
+    assert keys == {source.name for source in SOURCES} | {select.file.address for select in SELECTS}
+
+
+def test_the_definitions_are_the_only_ones() -> None:
+    """Two module-level Definitions are an error of Dagster's; in a source's file one would hide its assets."""
+    made = [
+        name
+        for name, path in modules("pipelines", "assets").items()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in {"dg.Definitions", "Definitions"}
+    ]
+    assert made == ["pipelines.definitions"]
+    assert isinstance(defs, dg.Definitions)
+
+
+# The README
+
+
+def commands(group: object, name: str) -> Iterator[str]:
+    inner = getattr(group, "commands", None)
+    if inner is None:
+        yield name
+    else:
+        for each in sorted(inner):
+            yield from commands(inner[each], f"{name} {each}")
+
+
+@cache
+def known_commands() -> list[str]:
+    from pipelines.cli.main import app
+
+    return list(commands(typer.main.get_command(app), "atlas"))
+
+
+def readme() -> str:
+    if not README.exists():
+        pytest.skip("README.md is not written yet")
+    return README.read_text()
+
+
+@pytest.mark.parametrize("command", known_commands())
+def test_the_readme_tells_of_each_command(command: str) -> None:
+    assert re.search(rf"\b{command}\b", readme())
+
+
+def test_the_readme_tells_of_no_command_that_is_not() -> None:
+    code = re.findall(r"```.*?```|`[^`\n]+`", readme(), flags=re.DOTALL)
+    told = {
+        found
+        for part in code
+        for found in re.findall(r"(?:^|[`$&|] ?)(atlas (?:db |quarantine )?[a-z][a-z-]*)", part, flags=re.MULTILINE)
+    }
+    words = set(known_commands()) | {"atlas db", "atlas quarantine"}
+    assert told - words == set()
+
+
+@pytest.mark.parametrize("name", Settings.model_fields)
+def test_the_readme_tells_of_each_setting(name: str) -> None:
+    alias = Settings.model_fields[name].validation_alias
+    variable = alias if isinstance(alias, str) else f"{Settings.model_config.get('env_prefix', '')}{name}".upper()
+    assert variable in readme()
+
+
+@pytest.mark.parametrize("ending", ["BASE_URL", "TOKEN"])
+def test_the_readme_tells_of_the_settings_of_each_source(ending: str) -> None:
+    assert f"ATLAS_<SOURCE>_{ending}" in readme()
+
+
+# A new source
+
+CONNECTOR = '''
+"""Example: three small things, told by one page."""
+
+from collections.abc import Iterator
+from datetime import date
+
+import msgspec
+
+from pipelines.http import Client
+from pipelines.source import Contract, Item, Payload, Window, source
+
+
+class Thing(Contract):
+    id: int
+    parts: list[msgspec.Raw]
+
+    def external_id(self) -> str:
+        return str(self.id)
+
+
+class Page(msgspec.Struct):
+    things: list[msgspec.Raw]
+    next: str | None = None
+
+
+@source(contract=Thing, kind="http", base_url="https://example.org", since=date(2026, 11, 1))
+def fetch(client: Client, window: Window) -> Iterator[Item]:
+    """One payload a thing."""
+    for answer in client.pages("/things", {"on": window.key}, Page, lambda page: page.next):
+        for thing in answer.page.things:
+            yield Payload(bytes(thing), answer.request)
+'''
+
+SELECT = """-- One row per thing.
+select
+    ops.key(p.source, p.external_id)        as workflow_id,
+    p.record_id,
+    ops.key(p.source)                       as source_id,
+    p.external_id,
+    p.body ->> 'title'                      as title,
+    p.body -> 'parts'                       as graph,
+    jsonb_array_length(p.body -> 'parts')   as nodes_count
+from payloads as p
+"""
+
+SCRIPT = """
+import json, sys
+from pipelines import fetching, house, landing, recording, settings, transform
+from pipelines.definitions import defs
+from pipelines.source import Window
+from pipelines.warehouse import engine
+source = house.sources()["catalog/example"]
+told = {"root": str(house.ROOT), "sources": list(house.sources()), "runs": []}
+told["assets"] = [key.to_user_string() for key in defs.resolve_asset_graph().get_all_asset_keys()]
+with engine.opened(settings.load()) as warehouse:
+    for day in recording.days(source):
+        fetched = fetching.fetched(source, Window(day), "recorded")
+        runs = [landing.land(warehouse, source, str(day), fetched.items, fetched_at=fetched.at)]
+        runs.append(transform.transform(warehouse, source, str(day)))
+        told["runs"] += [[run.kind, run.status, run.counts.fetched, run.counts.created] for run in runs]
+json.dump(told, sys.stdout)
+"""
+
+
+def test_a_source_is_added_by_its_own_files_alone(tmp_path: Path, warehouse: Warehouse) -> None:
+    for folder in ("assets", "sql", "samples", "pipelines", "migrations"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    exchange = {
+        "request": "GET /things?on=2026-11-01",
+        "status": 200,
+        "headers": {"content-type": "application/json"},
+        "body": {"things": [{"id": number, "title": f"thing {number}", "parts": [1] * number} for number in range(3)]},
+    }
+    for path, text in {
+        "assets/catalog/example.py": CONNECTOR.lstrip(),
+        "sql/catalog/example/workflows.sql": SELECT,
+        "samples/catalog/example/2026-11-01.json": json.dumps({"exchanges": [exchange]}),
+    }.items():
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).write_text(text)
+
+    environment = os.environ | {
+        "PYTHONPATH": str(tmp_path),
+        "DATABASE_URL": warehouse.conninfo,
+        "ATLAS_HOME": str(tmp_path / ".atlas"),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["root"] == str(tmp_path)
+    assert set(told["sources"]) == {*house.sources(), "catalog/example"}
+    assert {"catalog/example", "catalog/example/workflows"} <= set(told["assets"])
+    assert told["runs"] == [["land", "completed", 3, 3], ["transform", "completed", 3, 3]]
+    with warehouse.connect() as connection:
+        found = connection.execute("select title, nodes_count from catalog.workflows order by nodes_count").fetchall()
+    assert found == [{"title": f"thing {number}", "nodes_count": number} for number in range(3)]
