@@ -4,7 +4,7 @@ Belongs here: choosing and opening. Not: what a source answers (`assets`), not w
 """
 
 import gzip
-import io
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import msgspec
-import zstandard
+from backports import zstd
 
 from pipelines import recording, settings
 from pipelines.errors import AtlasError
@@ -116,16 +116,18 @@ def _files(source: Source, path: Path) -> Iterator[Item]:
 @contextmanager
 def _open(path: Path) -> Iterator[IO[bytes]]:
     try:
+        if path.suffix in COMPRESSIONS and path.is_file() and path.stat().st_size == 0:
+            raise EOFError("it is empty")
         if path.suffix == ".gz":
             with gzip.open(path) as unpacked:
                 yield unpacked  # type: ignore[misc]
         elif path.suffix == ".zst":
-            with path.open("rb") as packed, zstandard.ZstdDecompressor().stream_reader(packed) as reader:
-                yield io.BufferedReader(reader)
+            with zstd.open(path) as unpacked:
+                yield unpacked
         else:
             with path.open("rb") as file:
                 yield file
-    except (EOFError, gzip.BadGzipFile, zstandard.ZstdError) as error:
+    except (EOFError, gzip.BadGzipFile, zlib.error, zstd.ZstdError) as error:
         raise AtlasError(f"{path.name} cannot be unpacked: {error}. Nothing of it is published.") from None
 
 

@@ -90,7 +90,7 @@ def repair(body: bytes) -> tuple[bytes, list[str]]:
         return msgspec.json.encode(clean(value)), sorted(repairs)
     except json.JSONDecodeError as error:
         offset = len(text[: error.pos].encode("utf-8", errors="surrogateescape"))
-        raise NotJson("not_json", f"{error.msg} at byte {offset}", offset) from None
+        raise NotJson("not_json", f"{error.msg.removesuffix(' at')} at byte {offset}", offset) from None
     except RecursionError:
         raise NotJson("too_deep", "nested deeper than can be read") from None
 

@@ -3,7 +3,7 @@
 Table by table, parents first, rows leave `incoming` for `misfits` with the reason: a value that its column's type
 cannot read, a missing value, a CHECK, a parent that is missing, misfit or pruned, a key or unique value that another
 row has. A nullable reference to a missing parent goes in NULL instead. Of rows that claim one value the smallest
-(external id, key) stays; a row already in the table stays before one that comes. What is left fits.
+(external id, key, row) stays; a row already in the table stays before one that comes. What is left fits.
 """
 
 from collections.abc import Sequence
@@ -142,7 +142,7 @@ class Split:
             else TRUE
         )
         who = (
-            sql.SQL("(select external_id from scope where scope.record_id = n.record_id), ")
+            sql.SQL('(select external_id from scope where scope.record_id = n.record_id) collate "C", ')
             if shape.owned
             else sql.SQL("")
         )
@@ -151,7 +151,7 @@ class Split:
             o.ctid in (
                 select place from (
                     select n.place, {known} as known,
-                        row_number() over (partition by {columns} order by {who} {key}) as number
+                        row_number() over (partition by {columns} order by {who} {key}, {row}) as number
                     from ({typed}) as n
                 ) as numbered
                 where known and number > 1)
@@ -160,6 +160,7 @@ class Split:
             known=known,
             columns=names(columns, "n"),
             who=who,
+            row=sql.SQL("(to_jsonb(n) - 'place')::text collate \"C\""),
             key=names(shape.key, "n"),
             typed=self._placed(shape),
         )

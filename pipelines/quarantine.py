@@ -89,11 +89,13 @@ def keep_rows(run: Run) -> None:
         insert into staging.quarantine
             (stage, stream, partition_key, external_id, record_id, request, reason, detail, table_name, row_key,
              constraint_name, row, first_run, last_run)
-        select 'transform', %(stream)s, %(partition)s, v.external_id, m.record_id, v.request, m.reason, m.detail,
+        select distinct on (m.record_id, m.table_name, m.row_key, m.constraint_name)
+               'transform', %(stream)s, %(partition)s, v.external_id, m.record_id, v.request, m.reason, m.detail,
                m.table_name, m.row_key, m.constraint_name, m.row, %(run)s, %(run)s
         from misfits m
         left join scope s on s.record_id = m.record_id
         left join staging.versions v on v.version_id = s.version_id
+        order by m.record_id, m.table_name, m.row_key, m.constraint_name, m.row
         on conflict (stream, record_id, table_name, row_key, constraint_name) where stage = 'transform' do update set
             reason = excluded.reason, detail = excluded.detail, row = excluded.row, last_run = excluded.last_run,
             last_at = now(), seen = quarantine.seen + 1, closed_run = null, closed_at = null
@@ -106,6 +108,19 @@ def keep_rows(run: Run) -> None:
         from scope s
         where q.stage = 'transform' and q.stream = %(stream)s and q.closed_at is null and q.last_run <> %(run)s
           and q.record_id = s.record_id
+        """,
+        {"run": run.id, "stream": run.source},
+    )
+    # A shared row has no record: its entry waits as long as a row waits for it.
+    run.connection.execute(
+        """
+        update staging.quarantine q set closed_run = %(run)s, closed_at = now()
+        where q.stage = 'transform' and q.stream = %(stream)s and q.closed_at is null and q.last_run <> %(run)s
+          and q.record_id is null
+          and not exists (
+              select from staging.quarantine c cross join jsonb_each_text(c.row) as e
+              where c.stage = 'transform' and c.stream = q.stream and c.closed_at is null and c.reason = 'parent'
+                and e.value = q.row_key)
         """,
         {"run": run.id, "stream": run.source},
     )

@@ -171,7 +171,7 @@ class _Transform:
 
     def _leave_out(self, select: Select, error: psycopg.Error) -> int:
         """Takes the records on which a SELECT fails out of the scope, into quarantine; their older rows stay."""
-        probe = sql.SQL("select count(*) from ({}) as probed").format(
+        probe = sql.SQL("select count(probed) from ({}) as probed").format(
             _over_scope(select, sql.SQL("where version_id = any(current_setting('atlas.probe')::bigint[])"))
         )
         suspects = [row["version_id"] for row in self.connection.execute("select version_id from scope")]
@@ -192,6 +192,8 @@ class _Transform:
     def _write(self, counts: dict[str, Counts]) -> None:
         """Prunes children before parents, merges parents before children, checks what was deferred."""
         self.connection.execute("set constraints all deferred")
+        for shape in self.shapes:
+            self.connection.execute(shape.distinct())
         for shape in reversed(self.shapes):
             if shape.owned:
                 counts[shape.name].deleted += self._count(shape.prune())
@@ -273,8 +275,8 @@ def _bisect(connection: Connection, probe: sql.Composed, suspects: list[int]) ->
             connection.execute("select set_config('atlas.probe', %s, true)", ["{" + ",".join(map(str, suspects)) + "}"])
             connection.execute(probe)
     except UNREADABLE as error:
-        if len(suspects) == 1:
-            return {suspects[0]: str(error).splitlines()[0]}
+        if len(suspects) <= 1:
+            return {suspect: str(error).splitlines()[0] for suspect in suspects}
         middle = len(suspects) // 2
         return _bisect(connection, probe, suspects[:middle]) | _bisect(connection, probe, suspects[middle:])
     return {}

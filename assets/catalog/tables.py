@@ -1,12 +1,13 @@
 """The tables of the catalogue: models, their versions and files, media, workflows and prompts, and the tags on them."""
 
-from sqlalchemy import BigInteger, CheckConstraint, Column, ForeignKey, Index, Integer, String, Table, Text
+from sqlalchemy import BigInteger, CheckConstraint, Column, ForeignKey, Index, Integer, Table, Text
 from sqlalchemy.dialects.postgresql import JSONB, UUID
 
 from pipelines.warehouse.tables import (
     Timestamp,
     created_column,
     domain_schema,
+    limited,
     metadata,
     one_of,
     record_column,
@@ -54,8 +55,8 @@ def _parent(column: str, target: str, comment: str, *, nullable: bool = False) -
     )
 
 
-def _external_id() -> Column[object]:
-    return Column("external_id", String(255), nullable=False, comment="The source's own id")
+def _external_id() -> tuple[Column[object], CheckConstraint]:
+    return limited("external_id", 255, nullable=False, comment="The source's own id")
 
 
 def _metadata() -> Column[object]:
@@ -76,17 +77,17 @@ models = Table(
     _key("model_id", "ops.key(source, external id)"),
     record_column(),
     _source(),
-    _external_id(),
-    Column("name", String(500), nullable=False, comment="As its publisher calls it"),
+    *_external_id(),
+    *limited("name", 500, nullable=False, comment="As its publisher calls it"),
     Column(
         "type",
-        String(50),
+        Text,
         nullable=False,
         comment="Unknown ones are Other; raw has the original",
     ),
     one_of("type", MODEL_TYPES),
     Column("description", Text, comment="As published, HTML or Markdown"),
-    Column("nsfw_rating", String(50), nullable=False, comment="Over all sources alike"),
+    Column("nsfw_rating", Text, nullable=False, comment="Over all sources alike"),
     one_of("nsfw_rating", RATINGS),
     Column("raw", JSONB, nullable=False, comment="The payload less the parts that became rows of their own"),
     created_column(),
@@ -105,10 +106,8 @@ model_versions = Table(
     _key("model_version_id", "ops.key(source, model, version)"),
     record_column(),
     _parent("model_id", "models.model_id", "Model it is a version of"),
-    _external_id(),
-    Column(
-        "version_label", String(255), nullable=False, comment="As published; repeated labels of a model are suffixed"
-    ),
+    *_external_id(),
+    *limited("version_label", 255, nullable=False, comment="As published; repeated labels of a model are suffixed"),
     Column("published_at", Timestamp, comment="When its publisher released it"),
     Column("checksum", Text, comment="sha256 of its primary file, where the source gives it"),
     _metadata(),
@@ -123,8 +122,8 @@ tags = Table(
     metadata,
     _key("tag_id", "ops.key(source, normalized name)"),
     _source(nullable=True),
-    Column("name", String(255), nullable=False, comment="Readable form; the spelling used is on the row that links it"),
-    Column("normalized_name", String(255), nullable=False, index=True, comment="ops.tag_name(name)"),
+    *limited("name", 255, nullable=False, comment="Readable form; the spelling used is on the row that links it"),
+    *limited("normalized_name", 255, nullable=False, index=True, comment="ops.tag_name(name)"),
     Column("category", Text, comment="The source's own class of tag"),
     created_column(),
     unique("normalized_name", "source_id", nulls_not_distinct=True),
@@ -163,7 +162,7 @@ artifacts = Table(
     _key("artifact_id", "ops.key(source, model, version, file)"),
     record_column(),
     _parent("model_version_id", "model_versions.model_version_id", "Version it belongs to"),
-    _external_id(),
+    *_external_id(),
     Column(
         "kind",
         Text,
@@ -171,7 +170,7 @@ artifacts = Table(
         comment="Unknown ones are Other; metadata has the original",
     ),
     one_of("kind", ARTIFACT_KINDS),
-    Column("file_name", String(500), nullable=False, comment="As published"),
+    *limited("file_name", 500, nullable=False, comment="As published"),
     Column(
         "size_bytes",
         BigInteger,
@@ -179,7 +178,7 @@ artifacts = Table(
     ),
     CheckConstraint("size_bytes >= 0", name="size_bytes"),
     *_sha256(),
-    Column("url", String(1000), comment="Where it can be downloaded"),
+    *limited("url", 1000, comment="Where it can be downloaded"),
     _metadata(),
     created_column(),
     Index(None, "sha256", postgresql_using="hash"),
@@ -195,7 +194,7 @@ images = Table(
     _source(),
     _parent("model_id", "models.model_id", "Model it shows", nullable=True),
     _parent("model_version_id", "model_versions.model_version_id", "Version it shows", nullable=True),
-    _external_id(),
+    *_external_id(),
     *_sha256(),
     Column(
         "md5",
@@ -251,8 +250,8 @@ workflows = Table(
     _key("workflow_id", "ops.key(source, external id)"),
     record_column(),
     _source(),
-    _external_id(),
-    Column("title", String(500), comment="Its own title, else its file's name"),
+    *_external_id(),
+    *limited("title", 500, comment="Its own title, else its file's name"),
     Column(
         "graph", JSONB, nullable=False, comment="The graph, UI format (nodes, links) or API format (numbered nodes)"
     ),

@@ -79,7 +79,7 @@ return trim(both '_' from regexp_replace(lower(normalize(name, nfkc)), '[\\s_]+'
             sa.Boolean(),
             server_default=sa.text("true"),
             nullable=False,
-            comment="False once its connector is gone",
+            comment="Whether it is still fetched",
         ),
         sa.Column(
             "created_at",
@@ -114,11 +114,11 @@ return trim(both '_' from regexp_replace(lower(normalize(name, nfkc)), '[\\s_]+'
             comment="Record (stream, external id) the row was derived from; staging.versions holds its proof",
         ),
         sa.Column("source_id", sa.UUID(), nullable=False, comment="Source that published it"),
-        sa.Column("external_id", sa.String(length=255), nullable=False, comment="The source's own id"),
-        sa.Column("name", sa.String(length=500), nullable=False, comment="As its publisher calls it"),
-        sa.Column("type", sa.String(length=50), nullable=False, comment="Unknown ones are Other; raw has the original"),
+        sa.Column("external_id", sa.Text(), nullable=False, comment="The source's own id"),
+        sa.Column("name", sa.Text(), nullable=False, comment="As its publisher calls it"),
+        sa.Column("type", sa.Text(), nullable=False, comment="Unknown ones are Other; raw has the original"),
         sa.Column("description", sa.Text(), nullable=True, comment="As published, HTML or Markdown"),
-        sa.Column("nsfw_rating", sa.String(length=50), nullable=False, comment="Over all sources alike"),
+        sa.Column("nsfw_rating", sa.Text(), nullable=False, comment="Over all sources alike"),
         sa.Column(
             "raw",
             postgresql.JSONB(astext_type=sa.Text()),
@@ -146,6 +146,8 @@ return trim(both '_' from regexp_replace(lower(normalize(name, nfkc)), '[\\s_]+'
             "type in ('Checkpoint', 'TextualInversion', 'Hypernetwork', 'AestheticGradient', 'LORA', 'Controlnet', 'Poses', 'VAE', 'LLM', 'Other')",
             name=op.f("models_type_check"),
         ),
+        sa.CheckConstraint("length(external_id) <= 255", name=op.f("models_external_id_check")),
+        sa.CheckConstraint("length(name) <= 500", name=op.f("models_name_check")),
         sa.ForeignKeyConstraint(["source_id"], ["ops.sources.source_id"], name=op.f("models_source_id_fkey")),
         sa.PrimaryKeyConstraint("model_id", name=op.f("models_pkey")),
         sa.UniqueConstraint(
@@ -176,12 +178,9 @@ return trim(both '_' from regexp_replace(lower(normalize(name, nfkc)), '[\\s_]+'
         sa.Column("tag_id", sa.UUID(), nullable=False, comment="ops.key(source, normalized name)"),
         sa.Column("source_id", sa.UUID(), nullable=True, comment="Source that published it"),
         sa.Column(
-            "name",
-            sa.String(length=255),
-            nullable=False,
-            comment="Readable form; the spelling used is on the row that links it",
+            "name", sa.Text(), nullable=False, comment="Readable form; the spelling used is on the row that links it"
         ),
-        sa.Column("normalized_name", sa.String(length=255), nullable=False, comment="ops.tag_name(name)"),
+        sa.Column("normalized_name", sa.Text(), nullable=False, comment="ops.tag_name(name)"),
         sa.Column("category", sa.Text(), nullable=True, comment="The source's own class of tag"),
         sa.Column(
             "created_at",
@@ -190,6 +189,8 @@ return trim(both '_' from regexp_replace(lower(normalize(name, nfkc)), '[\\s_]+'
             nullable=False,
             comment="When the row was first written",
         ),
+        sa.CheckConstraint("length(name) <= 255", name=op.f("tags_name_check")),
+        sa.CheckConstraint("length(normalized_name) <= 255", name=op.f("tags_normalized_name_check")),
         sa.ForeignKeyConstraint(["source_id"], ["ops.sources.source_id"], name=op.f("tags_source_id_fkey")),
         sa.PrimaryKeyConstraint("tag_id", name=op.f("tags_pkey")),
         sa.UniqueConstraint(
@@ -215,8 +216,8 @@ return trim(both '_' from regexp_replace(lower(normalize(name, nfkc)), '[\\s_]+'
             comment="Record (stream, external id) the row was derived from; staging.versions holds its proof",
         ),
         sa.Column("source_id", sa.UUID(), nullable=False, comment="Source that published it"),
-        sa.Column("external_id", sa.String(length=255), nullable=False, comment="The source's own id"),
-        sa.Column("title", sa.String(length=500), nullable=True, comment="Its own title, else its file's name"),
+        sa.Column("external_id", sa.Text(), nullable=False, comment="The source's own id"),
+        sa.Column("title", sa.Text(), nullable=True, comment="Its own title, else its file's name"),
         sa.Column(
             "graph",
             postgresql.JSONB(astext_type=sa.Text()),
@@ -238,6 +239,8 @@ return trim(both '_' from regexp_replace(lower(normalize(name, nfkc)), '[\\s_]+'
             nullable=False,
             comment="When the row last changed",
         ),
+        sa.CheckConstraint("length(external_id) <= 255", name=op.f("workflows_external_id_check")),
+        sa.CheckConstraint("length(title) <= 500", name=op.f("workflows_title_check")),
         sa.CheckConstraint("nodes_count >= 0", name=op.f("workflows_nodes_count_check")),
         sa.ForeignKeyConstraint(["source_id"], ["ops.sources.source_id"], name=op.f("workflows_source_id_fkey")),
         sa.PrimaryKeyConstraint("workflow_id", name=op.f("workflows_pkey")),
@@ -418,12 +421,9 @@ return trim(both '_' from regexp_replace(lower(normalize(name, nfkc)), '[\\s_]+'
             comment="Record (stream, external id) the row was derived from; staging.versions holds its proof",
         ),
         sa.Column("model_id", sa.UUID(), nullable=False, comment="Model it is a version of"),
-        sa.Column("external_id", sa.String(length=255), nullable=False, comment="The source's own id"),
+        sa.Column("external_id", sa.Text(), nullable=False, comment="The source's own id"),
         sa.Column(
-            "version_label",
-            sa.String(length=255),
-            nullable=False,
-            comment="As published; repeated labels of a model are suffixed",
+            "version_label", sa.Text(), nullable=False, comment="As published; repeated labels of a model are suffixed"
         ),
         sa.Column(
             "published_at", postgresql.TIMESTAMP(timezone=True), nullable=True, comment="When its publisher released it"
@@ -444,6 +444,8 @@ return trim(both '_' from regexp_replace(lower(normalize(name, nfkc)), '[\\s_]+'
             nullable=False,
             comment="When the row was first written",
         ),
+        sa.CheckConstraint("length(external_id) <= 255", name=op.f("model_versions_external_id_check")),
+        sa.CheckConstraint("length(version_label) <= 255", name=op.f("model_versions_version_label_check")),
         sa.ForeignKeyConstraint(
             ["model_id"], ["catalog.models.model_id"], name=op.f("model_versions_model_id_fkey"), ondelete="CASCADE"
         ),
@@ -598,12 +600,12 @@ return trim(both '_' from regexp_replace(lower(normalize(name, nfkc)), '[\\s_]+'
             comment="Record (stream, external id) the row was derived from; staging.versions holds its proof",
         ),
         sa.Column("model_version_id", sa.UUID(), nullable=False, comment="Version it belongs to"),
-        sa.Column("external_id", sa.String(length=255), nullable=False, comment="The source's own id"),
+        sa.Column("external_id", sa.Text(), nullable=False, comment="The source's own id"),
         sa.Column("kind", sa.Text(), nullable=False, comment="Unknown ones are Other; metadata has the original"),
-        sa.Column("file_name", sa.String(length=500), nullable=False, comment="As published"),
+        sa.Column("file_name", sa.Text(), nullable=False, comment="As published"),
         sa.Column("size_bytes", sa.BigInteger(), nullable=True, comment="As the source states it, rounded to bytes"),
         sa.Column("sha256", sa.Text(), nullable=True, comment="Of the file's content, 64 lower hex digits"),
-        sa.Column("url", sa.String(length=1000), nullable=True, comment="Where it can be downloaded"),
+        sa.Column("url", sa.Text(), nullable=True, comment="Where it can be downloaded"),
         sa.Column(
             "metadata",
             postgresql.JSONB(astext_type=sa.Text()),
@@ -621,6 +623,9 @@ return trim(both '_' from regexp_replace(lower(normalize(name, nfkc)), '[\\s_]+'
             "kind in ('Model', 'Config', 'TrainingData', 'Pruned', 'VAE', 'Other')", name=op.f("artifacts_kind_check")
         ),
         sa.CheckConstraint("sha256 ~ '^[0-9a-f]{64}$'", name=op.f("artifacts_sha256_check")),
+        sa.CheckConstraint("length(external_id) <= 255", name=op.f("artifacts_external_id_check")),
+        sa.CheckConstraint("length(file_name) <= 500", name=op.f("artifacts_file_name_check")),
+        sa.CheckConstraint("length(url) <= 1000", name=op.f("artifacts_url_check")),
         sa.CheckConstraint("size_bytes >= 0", name=op.f("artifacts_size_bytes_check")),
         sa.ForeignKeyConstraint(
             ["model_version_id"],
@@ -651,7 +656,7 @@ return trim(both '_' from regexp_replace(lower(normalize(name, nfkc)), '[\\s_]+'
         sa.Column("source_id", sa.UUID(), nullable=False, comment="Source that published it"),
         sa.Column("model_id", sa.UUID(), nullable=True, comment="Model it shows"),
         sa.Column("model_version_id", sa.UUID(), nullable=True, comment="Version it shows"),
-        sa.Column("external_id", sa.String(length=255), nullable=False, comment="The source's own id"),
+        sa.Column("external_id", sa.Text(), nullable=False, comment="The source's own id"),
         sa.Column("sha256", sa.Text(), nullable=True, comment="Of the file's content, 64 lower hex digits"),
         sa.Column("md5", sa.Text(), nullable=True, comment="Of the file's content, 32 lower hex digits"),
         sa.Column("preview_url", sa.Text(), nullable=True, comment="A smaller rendering"),
@@ -685,6 +690,7 @@ return trim(both '_' from regexp_replace(lower(normalize(name, nfkc)), '[\\s_]+'
         ),
         sa.CheckConstraint("sha256 ~ '^[0-9a-f]{64}$'", name=op.f("images_sha256_check")),
         sa.CheckConstraint("height > 0", name=op.f("images_height_check")),
+        sa.CheckConstraint("length(external_id) <= 255", name=op.f("images_external_id_check")),
         sa.CheckConstraint("width > 0", name=op.f("images_width_check")),
         sa.ForeignKeyConstraint(
             ["model_id"], ["catalog.models.model_id"], name=op.f("images_model_id_fkey"), ondelete="SET NULL"

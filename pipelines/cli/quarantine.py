@@ -105,13 +105,13 @@ def _entry(warehouse: Warehouse, quarantine_id: int) -> dict[str, Any]:
             f"or the SELECT, and run: atlas transform {found['stream']} --full",
             usage=True,
         )
+    if found["closed_at"]:
+        raise AtlasError(f"Entry {quarantine_id} is closed: its record has landed.", usage=True)
     return found
 
 
 def _mend(warehouse: Warehouse, quarantine_id: int, mended: Path, reporter: show.Reporter) -> None:
     found = _entry(warehouse, quarantine_id)
-    if found["closed_at"]:
-        raise AtlasError(f"Entry {quarantine_id} is closed: its record has landed.", usage=True)
     if not mended.is_file():
         raise AtlasError(f"There is no file {mended}.", usage=True)
     body = mended.read_bytes().strip()

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from psycopg import sql
 from sqlalchemy import CheckConstraint, ForeignKeyConstraint, Table, UniqueConstraint
 from sqlalchemy.dialects import postgresql
+from sqlalchemy.dialects.postgresql import TIMESTAMP
 from sqlalchemy.types import BigInteger, Integer, SmallInteger
 
 from pipelines.errors import AtlasError
@@ -112,8 +113,16 @@ class Shape:
         return self.table.columns[column].type.compile(dialect=_DIALECT)
 
     def as_text(self, column: str) -> sql.Composable:
-        """What the column's input function is asked to read. 512.0 is an integer, 1.5 is none."""
+        """What the column's input function is asked to read.
+
+        512.0 is an integer, 1.5 is none. A time begins with a date: `tomorrow` or `now` would be another one each day.
+        """
         value = sql.Identifier(column)
+        if isinstance(self.table.columns[column].type, TIMESTAMP):
+            dated = sql.SQL(
+                "case when {0}::text ~ '^[0-9]{{4}}-[0-9]{{2}}-[0-9]{{2}}' then {0}::text else 'x' || {0} end"
+            )
+            return dated.format(value)
         if self.yielded[column] == "numeric" and isinstance(
             self.table.columns[column].type, Integer | BigInteger | SmallInteger
         ):
@@ -131,6 +140,10 @@ class Shape:
         """The rows of `incoming` in the table's types."""
         columns = (sql.SQL("{} as {}").format(self.cast(column), sql.Identifier(column)) for column in self.yielded)
         return sql.SQL("select {} from {}").format(sql.SQL(", ").join(columns), self.incoming)
+
+    def distinct(self) -> sql.Composed:
+        """Fails where `incoming` holds a key twice: MERGE alone would let the rows take turns."""
+        return sql.SQL("create unique index on {} ({})").format(self.incoming, names(self.key))
 
     def same_key(self, left: str, right: str) -> sql.Composed:
         return sql.SQL(" and ").join(

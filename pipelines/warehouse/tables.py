@@ -51,6 +51,14 @@ def one_of(column: str, values: Sequence[str]) -> CheckConstraint:
     return CheckConstraint(f"{column} in ({listed})", name=column)
 
 
+def limited(
+    name: str, length: int, *, comment: str, nullable: bool = True, index: bool = False
+) -> tuple[Column[object], CheckConstraint]:
+    """A text column with a greatest length; varchar(n) would cut spaces beyond it without a word."""
+    column: Column[object] = Column(name, Text, nullable=nullable, index=index, comment=comment)
+    return column, CheckConstraint(f"length({name}) <= {length}", name=name)
+
+
 def unique(*columns: str, nulls_not_distinct: bool = False) -> UniqueConstraint:
     """A unique constraint that rows may pass through while one transaction swaps them."""
     return UniqueConstraint(
@@ -106,18 +114,10 @@ sources = Table(
     "sources",
     metadata,
     Column("source_id", UUID, primary_key=True, comment="ops.key(name)"),
-    Column("name", Text, nullable=False, comment="domain/source"),
-    CheckConstraint("length(name) <= 255", name="name"),
+    *limited("name", 255, nullable=False, comment="domain/source"),
     Column("kind", Text, nullable=False, comment="How the source is read: http, folder"),
-    Column(
-        "base_url",
-        Text,
-        comment="Where it is read when nothing else is set; never with secrets",
-    ),
-    CheckConstraint("length(base_url) <= 500", name="base_url"),
-    Column(
-        "is_active", Boolean, nullable=False, server_default=text("true"), comment="False once its connector is gone"
-    ),
+    *limited("base_url", 500, comment="Where it is read when nothing else is set; never with secrets"),
+    Column("is_active", Boolean, nullable=False, server_default=text("true"), comment="Whether it is still fetched"),
     created_column(),
     unique("name"),
     schema="ops",

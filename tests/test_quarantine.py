@@ -1,0 +1,343 @@
+"""Quarantine of payloads: exact bytes and the reason, beside everything that arrives; and bringing mended bytes in."""
+
+import base64
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from psycopg.rows import tuple_row
+
+from pipelines import fetching, house, landing
+from pipelines.ledger import Run
+from pipelines.source import Payload, Source, Window
+from pipelines.transform import transform
+from pipelines.warehouse.engine import Warehouse
+
+DAY = "2026-11-01"
+DONE, USAGE, PARTIAL = 0, 2, 3
+ROWS = {"models": 200, "model_versions": 233, "artifacts": 252, "images": 1_663, "prompts": 1_265}
+
+GOOD = b'{"id": 7, "name": "seven", "type": "LORA"}'
+CUT = b'{"id": 7, "name": "sev'
+NAMELESS = b'{"id": 7, "type": "LORA"}'
+RETYPED = b'{"id": 7, "name": ["seven"], "type": "LORA"}'
+NO_ID = b'{"name": "seven", "type": "LORA"}'
+
+
+def rows(warehouse: Warehouse, query: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+    with warehouse.connect() as connection:
+        return connection.cursor(row_factory=tuple_row).execute(query.encode(), parameters).fetchall()
+
+
+def atlas(warehouse: Warehouse, *words: object, code: int = DONE) -> str:
+    """Runs the real command; what it says, on both outputs if it ends otherwise than well."""
+    ended = subprocess.run(
+        [sys.executable, "-m", "pipelines.cli.main", *map(str, words)],
+        cwd=house.ROOT,
+        env=os.environ | {"DATABASE_URL": warehouse.conninfo},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert ended.returncode == code, ended.stdout + ended.stderr
+    assert "Traceback" not in ended.stderr
+    return ended.stderr if code == USAGE else ended.stdout
+
+
+def bring(warehouse: Warehouse, source: Source, path: Path) -> Run:
+    fetched = fetching.brought(source, path, Window.of(DAY))
+    return landing.land(warehouse, source, DAY, fetched.items, fetched_at=fetched.at)
+
+
+def land(warehouse: Warehouse, source: Source, *bodies: bytes) -> Run:
+    items = [Payload(body, f"line {number}") for number, body in enumerate(bodies, 1)]
+    return landing.land(warehouse, source, DAY, items, fetched_at=datetime(2026, 11, 1, tzinfo=UTC))
+
+
+def entries(warehouse: Warehouse) -> list[tuple[Any, ...]]:
+    """Reason, path, byte offset, times seen and whether it is open, of each entry."""
+    return rows(
+        warehouse,
+        "select reason, path, byte_offset, seen, closed_at is null from staging.quarantine order by quarantine_id",
+    )
+
+
+def sizes(warehouse: Warehouse) -> dict[str, int]:
+    return {table: int(rows(warehouse, f"select count(*) from catalog.{table}")[0][0]) for table in ROWS}
+
+
+@pytest.fixture
+def broken(shared_data: Path, tmp_path: Path) -> tuple[Path, dict[int, bytes], dict[int, bytes]]:
+    """The real file with one line cut, one without an id and one re-typed; the sound and the broken ones by place."""
+    lines = (shared_data / "civitai" / "models_dev.ndjson").read_bytes().splitlines()
+    cut, no_id, retyped = 10, 50, 120
+    sound = {place: lines[place] for place in (cut, no_id, retyped)}
+    lines[cut] = lines[cut][: len(lines[cut]) // 2]
+    lines[no_id] = json.dumps({key: value for key, value in json.loads(lines[no_id]).items() if key != "id"}).encode()
+    whole = json.loads(lines[retyped])
+    whole["modelVersions"][0]["name"] = 1.5
+    lines[retyped] = json.dumps(whole).encode()
+    path = tmp_path / "broken.ndjson"
+    path.write_bytes(b"\n".join(lines) + b"\n")
+    return path, sound, {place: lines[place] for place in sound}
+
+
+def test_the_real_file_arrives_whole(warehouse: Warehouse, civitai: Source, shared_data: Path) -> None:
+    run = bring(warehouse, civitai, shared_data / "civitai" / "models_dev.ndjson")
+    assert (run.status, run.counts.fetched, run.counts.created) == ("completed", 200, 200)
+    assert transform(warehouse, civitai, DAY).status == "completed"
+    assert sizes(warehouse) == ROWS
+
+
+def test_todays_shape_of_the_api_lands_beside_it(warehouse: Warehouse, civitai: Source, shared_data: Path) -> None:
+    bring(warehouse, civitai, shared_data / "civitai" / "models_dev.ndjson")
+    run = bring(warehouse, civitai, shared_data / "civitai" / "current_api_doc_examples" / "models_0.json")
+    assert run.counts.created == 1
+    assert transform(warehouse, civitai, DAY).status == "partial_success"
+    sizes_now = sizes(warehouse)
+    assert (sizes_now["models"], sizes_now["model_versions"], sizes_now["artifacts"]) == (201, 234, 252)
+    found = rows(warehouse, "select table_name, reason, constraint_name, external_id from staging.quarantine")
+    assert found == [("catalog.artifacts", "check", "artifacts_sha256_check", "827184")]
+
+
+def test_three_bad_lines_wait_and_the_other_197_arrive(
+    warehouse: Warehouse, broken: tuple[Path, dict[int, bytes], dict[int, bytes]]
+) -> None:
+    path, _, bad = broken
+    said = atlas(warehouse, "land", "catalog/civitai", "--from", path, "--partition", DAY, "--json", code=PARTIAL)
+    (run,) = json.loads(said)
+    assert [run[name] for name in ("status", "fetched", "created", "quarantined")] == ["partial_success", 200, 197, 3]
+    cut, no_id, retyped = bad.values()
+    assert rows(warehouse, "select bytes, reason, path, request from staging.quarantine order by quarantine_id") == [
+        (cut, "not_json", None, "broken.ndjson:11"),
+        (no_id, "missing_field", "$.id", "broken.ndjson:51"),
+        (retyped, "wrong_type", "$.modelVersions[0].name", "broken.ndjson:121"),
+    ]
+    ((offset, digests),) = rows(
+        warehouse,
+        "select min(byte_offset), bool_and(digest = sha256(bytes)) from staging.quarantine",
+    )
+    assert 0 < offset <= len(cut) and digests
+
+
+def test_landing_the_bad_file_again_adds_no_entry_and_mended_lines_come_in(
+    warehouse: Warehouse, civitai: Source, broken: tuple[Path, dict[int, bytes], dict[int, bytes]], tmp_path: Path
+) -> None:
+    path, sound, _ = broken
+    for _ in range(2):
+        bring(warehouse, civitai, path)
+    assert [(seen, waits) for *_, seen, waits in entries(warehouse)] == [(2, True)] * 3
+    numbers = rows(warehouse, "select quarantine_id from staging.quarantine order by 1")
+    for (number,), body in zip(numbers, sound.values(), strict=True):
+        (tmp_path / "mended.json").write_bytes(body)
+        said = atlas(warehouse, "quarantine", "replay", number, "--with", tmp_path / "mended.json")
+        assert "1 fetched, 1 created" in said and "(completed)" in said
+    assert [waits for *_, waits in entries(warehouse)] == [False] * 3
+    transform(warehouse, civitai, DAY)
+    assert sizes(warehouse) == ROWS
+
+
+BAD: dict[str, tuple[bytes, tuple[str, str | None, int | None]]] = {
+    "cut": (CUT, ("not_json", None, 18)),
+    "without a name": (NAMELESS, ("missing_field", "$.name", None)),
+    "without an id": (NO_ID, ("missing_field", "$.id", None)),
+    "with a list for a name": (RETYPED, ("wrong_type", "$.name", None)),
+    "with a word for an id": (b'{"id": "7", "name": "seven", "type": "LORA"}', ("wrong_type", "$.id", None)),
+    "with a wrong field deep inside": (
+        b'{"id": 7, "name": "s", "type": "LORA", "modelVersions": [{"id": 1, "name": "v", '
+        b'"images": [{"url": "u"}, {"url": "u", "width": 1.5}]}]}',
+        ("wrong_type", "$.modelVersions[0].images[1].width", None),
+    ),
+    "with a file without a name": (
+        b'{"id": 7, "name": "s", "type": "LORA", "modelVersions": [{"id": 1, "name": "v", "files": [{"id": 1, '
+        b'"type": "Model"}]}]}',
+        ("missing_field", "$.modelVersions[0].files[0].name", None),
+    ),
+    "of another kind": (b"[1, 2]", ("wrong_type", "$", None)),
+}
+
+
+@pytest.fixture(scope="module")
+def kinds(new_warehouse: Callable[[], Warehouse], civitai: Source) -> Iterator[Warehouse]:
+    """A warehouse in which one payload of each kind has been landed, a good one last."""
+    warehouse = new_warehouse()
+    land(warehouse, civitai, *(body for body, _ in BAD.values()), GOOD.replace(b"7", b"8"))
+    yield warehouse
+    warehouse.drop_database(warehouse.database)
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_a_payload_of_this_kind_waits_with_its_bytes_the_reason_and_the_place(kinds: Warehouse, kind: str) -> None:
+    body, expected = BAD[kind]
+    found = rows(
+        kinds,
+        "select bytes, stage, seen, reason, path, byte_offset from staging.quarantine where digest = sha256(%s)",
+        [body],
+    )
+    assert found == [(body, "land", 1, *expected)]
+
+
+def test_an_id_is_kept_where_it_can_be_read(kinds: Warehouse) -> None:
+    found = rows(
+        kinds,
+        """
+        select external_id, record_id = ops.key(stream, external_id) from staging.quarantine
+        where digest in (sha256(%s), sha256(%s), sha256(%s)) order by quarantine_id
+        """,
+        [CUT, RETYPED, NO_ID],
+    )
+    assert found == [(None, None), (None, None), ("7", True)]
+
+
+def test_the_good_one_behind_the_bad_ones_has_landed(kinds: Warehouse) -> None:
+    assert rows(kinds, "select external_id from staging.versions") == [("8",)]
+    assert rows(kinds, "select fetched, created, quarantined, status from ops.fetch_runs") == [
+        (len(BAD) + 1, 1, len(BAD), "partial_success")
+    ]
+
+
+def test_the_list_shows_what_waits_and_where(kinds: Warehouse) -> None:
+    said = atlas(kinds, "quarantine", "list")
+    for _, (reason, path, offset) in BAD.values():
+        assert reason in said
+        assert path is None or path[:20] in said
+        assert offset is None or f"byte {offset}" in said
+    listed = json.loads(atlas(kinds, "quarantine", "list", "--json"))
+    found = [(entry["reason"], entry["path"], entry["byte_offset"]) for entry in listed]
+    assert found == [expected for _, expected in BAD.values()]
+
+
+def test_an_entry_is_shown_whole_with_its_exact_bytes(kinds: Warehouse) -> None:
+    ((number,),) = rows(kinds, "select quarantine_id from staging.quarantine where digest = sha256(%s)", [RETYPED])
+    said = atlas(kinds, "quarantine", "show", number)
+    assert RETYPED.decode() in said and "wrong_type" in said and "$.name" in said
+    shown = json.loads(atlas(kinds, "quarantine", "show", number, "--json"))
+    assert base64.b64decode(shown["bytes"]) == RETYPED
+    assert (shown["quarantine_id"], shown["reason"]) == (number, "wrong_type")
+
+
+def test_a_replay_without_mended_bytes_fails_as_long_as_the_fault_is_there(
+    warehouse: Warehouse, civitai: Source
+) -> None:
+    land(warehouse, civitai, RETYPED, CUT)
+    (run,) = json.loads(atlas(warehouse, "quarantine", "replay", "--json", code=PARTIAL))
+    assert (run["fetched"], run["quarantined"], run["status"]) == (2, 2, "partial_success")
+    assert [(seen, waits) for *_, seen, waits in entries(warehouse)] == [(2, True)] * 2
+
+
+def test_a_replay_brings_in_what_a_mended_contract_takes(warehouse: Warehouse, civitai: Source) -> None:
+    """As after a contract that was too strict: the entry is of a payload that is sound today."""
+    land(warehouse, civitai, RETYPED)
+    with warehouse.connect() as connection:
+        connection.execute("update staging.quarantine set bytes = %s, digest = sha256(%s)", [GOOD, GOOD])
+    assert "1 created" in atlas(warehouse, "quarantine", "replay")
+    assert entries(warehouse) == [("wrong_type", "$.name", None, 1, False)]
+    assert rows(warehouse, "select external_id, latest from staging.versions") == [("7", True)]
+
+
+def test_mended_bytes_that_are_still_wrong_leave_the_entry_open(
+    warehouse: Warehouse, civitai: Source, tmp_path: Path
+) -> None:
+    land(warehouse, civitai, RETYPED)
+    (tmp_path / "mended.json").write_bytes(NAMELESS)
+    atlas(warehouse, "quarantine", "replay", 1, "--with", tmp_path / "mended.json", code=PARTIAL)
+    assert [(reason, waits) for reason, *_, waits in entries(warehouse)] == [
+        ("wrong_type", True),
+        ("missing_field", True),
+    ]
+    assert rows(warehouse, "select count(*) from staging.versions") == [(0,)]
+
+
+def test_mended_bytes_land_under_the_id_they_hold(warehouse: Warehouse, civitai: Source, tmp_path: Path) -> None:
+    land(warehouse, civitai, b'{"id": ["7"], "name": "seven", "type": "LORA"}')
+    (tmp_path / "mended.json").write_bytes(GOOD)
+    atlas(warehouse, "quarantine", "replay", 1, "--with", tmp_path / "mended.json")
+    assert rows(warehouse, "select external_id from staging.versions") == [("7",)]
+    assert entries(warehouse) == [("wrong_type", "$.id", None, 1, False)]
+
+
+def test_an_entry_closes_by_itself_once_its_record_lands(warehouse: Warehouse, civitai: Source) -> None:
+    land(warehouse, civitai, RETYPED, NAMELESS)
+    run = land(warehouse, civitai, GOOD)
+    assert entries(warehouse) == [("wrong_type", "$.name", None, 1, False), ("missing_field", "$.name", None, 1, False)]
+    assert rows(warehouse, "select distinct closed_run from staging.quarantine") == [(run.id,)]
+
+
+def test_an_entry_stays_open_while_another_record_lands(warehouse: Warehouse, civitai: Source) -> None:
+    land(warehouse, civitai, RETYPED)
+    land(warehouse, civitai, GOOD.replace(b"7", b"8"))
+    assert entries(warehouse) == [("wrong_type", "$.name", None, 1, True)]
+
+
+def test_an_entry_opens_again_when_the_same_bytes_come_back(warehouse: Warehouse, civitai: Source) -> None:
+    for body in (RETYPED, GOOD, RETYPED):
+        land(warehouse, civitai, body)
+    assert entries(warehouse) == [("wrong_type", "$.name", None, 2, True)]
+
+
+def test_a_record_that_lands_in_the_run_that_rejects_it_stays_in_quarantine(
+    warehouse: Warehouse, civitai: Source
+) -> None:
+    run = land(warehouse, civitai, GOOD, RETYPED)
+    assert entries(warehouse) == [("wrong_type", "$.name", None, 1, True)]
+    assert (run.counts.created, run.counts.quarantined) == (1, 1)
+
+
+def test_the_same_bad_bytes_twice_in_a_run_are_one_entry(warehouse: Warehouse, civitai: Source) -> None:
+    run = land(warehouse, civitai, CUT, GOOD, CUT)
+    assert (run.counts.fetched, run.counts.quarantined) == (3, 2)
+    assert len(entries(warehouse)) == 1
+
+
+@pytest.fixture(scope="module")
+def various(new_warehouse: Callable[[], Warehouse], civitai: Source) -> Iterator[Warehouse]:
+    """Entry 1 is closed, 2 is a payload that waits, 3 a row that waits."""
+    warehouse = new_warehouse()
+    land(warehouse, civitai, RETYPED)
+    land(warehouse, civitai, GOOD)
+    land(warehouse, civitai, CUT)
+    land(warehouse, civitai, json.dumps({"id": 9, "name": "n" * 501, "type": "LORA"}).encode())
+    transform(warehouse, civitai, DAY)
+    assert rows(warehouse, "select closed_at is null, stage from staging.quarantine order by quarantine_id") == [
+        (False, "land"),
+        (True, "land"),
+        (True, "transform"),
+    ]
+    yield warehouse
+    warehouse.drop_database(warehouse.database)
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["99"], "There is no quarantine entry 99"),
+        (["1", "--with", "good.json"], "Entry 1 is closed"),
+        (["1"], "Entry 1 is closed"),
+        (["2", "--with", "cut.json"], "cut.json should hold one JSON document"),
+        (["2", "--with", "none.json"], "There is no file"),
+        (["3"], "Entry 3 is a row of catalog.models"),
+        (["--with", "good.json"], "Mended bytes belong to one entry"),
+    ],
+)
+def test_what_cannot_be_replayed_is_told_in_a_sentence(
+    various: Warehouse, tmp_path: Path, words: list[str], sentence: str
+) -> None:
+    (tmp_path / "good.json").write_bytes(GOOD)
+    (tmp_path / "cut.json").write_bytes(CUT)
+    before = entries(various)
+    words = [str(tmp_path / word) if word.endswith(".json") else word for word in words]
+    said = " ".join(atlas(various, "quarantine", "replay", *words, code=USAGE).split())
+    assert sentence in said
+    assert entries(various) == before
+
+
+def test_closed_entries_are_listed_only_when_asked_for(various: Warehouse) -> None:
+    assert [entry["quarantine_id"] for entry in json.loads(atlas(various, "quarantine", "list", "--json"))] == [2, 3]
+    every = json.loads(atlas(various, "quarantine", "list", "--closed", "--json"))
+    assert [entry["quarantine_id"] for entry in every] == [1, 2, 3]
