@@ -123,7 +123,7 @@ def _open(path: Path) -> Iterator[IO[bytes]]:
                 yield unpacked  # type: ignore[misc]
         elif path.suffix == ".zst":
             with zstd.open(path) as unpacked:
-                yield unpacked
+                yield unpacked  # type: ignore[misc]
         else:
             with path.open("rb") as file:
                 yield file

@@ -9,6 +9,7 @@ import pytest
 from sqlalchemy import text
 
 from pipelines import house
+from pipelines.errors import AtlasError
 from pipelines.warehouse import embedded, schema
 from pipelines.warehouse.engine import Warehouse
 from pipelines.warehouse.tables import metadata
@@ -29,7 +30,7 @@ def empty(template: Warehouse) -> Callable[[str], Warehouse]:
 
 def dump(warehouse: Warehouse) -> list[str]:
     """The schema as pg_dump writes it, less Alembic's own table and the dump's random tokens."""
-    command = [embedded.BIN / "pg_dump", "--schema-only", "--exclude-table=alembic_version", warehouse.conninfo]
+    command = [str(embedded.BIN / "pg_dump"), "--schema-only", "--exclude-table=alembic_version", warehouse.conninfo]
     written = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ | {"LC_ALL": "C"})
     return [line for line in written.stdout.splitlines() if not line.startswith(("\\restrict", "\\unrestrict"))]
 
@@ -83,5 +84,5 @@ def test_every_table_and_column_has_a_comment(warehouse: Warehouse) -> None:
 def test_an_unknown_revision_is_told_in_a_sentence(warehouse: Warehouse) -> None:
     with warehouse.connect() as connection:
         connection.execute("update alembic_version set version_num = 'from_the_future'")
-    with pytest.raises(schema.AtlasError, match="from_the_future, which this project does not know"):
+    with pytest.raises(AtlasError, match="from_the_future, which this project does not know"):
         schema.pending(warehouse)
