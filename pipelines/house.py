@@ -90,6 +90,13 @@ def sources() -> dict[str, Source]:
     return found
 
 
+def find_source(name: str) -> Source:
+    """The source of a name."""
+    if name not in sources():
+        raise AtlasError(f"There is no source {name!r}. There are: {', '.join(sources())}.", usage=True)
+    return sources()[name]
+
+
 def find_sources(names: list[str]) -> list[Source]:
     """The sources that a list of `domain` and `domain/source` names; all of them for an empty list."""
     if not names:

@@ -73,10 +73,10 @@ class Client:
         link: str | None = str(httpx.URL(path, params=dict(parameters)))
         seen: set[str] = set()
         while link is not None:
-            target = httpx.URL(link).raw_path.decode()
+            target = self._below_base(link)
             if target in seen:
                 raise AtlasError(
-                    f"{self.source} repeats itself: it names {without_secrets(link)} as the next page a second time. "
+                    f"{self.source} repeats itself: it names {without_secrets(target)} as the next page a second time. "
                     "Nothing of this run is published; run it again later."
                 )
             seen.add(target)
@@ -92,6 +92,17 @@ class Client:
             yield Answer(page, request)
             link = following(page)
 
+    def _below_base(self, link: str) -> str:
+        """A link's path and query, below the path of the base URL."""
+        try:
+            target = httpx.URL(link).raw_path.decode()
+        except httpx.InvalidURL as error:
+            raise AtlasError(
+                f"{self.source} names a next page that is no URL: {error}. Nothing of this run is published."
+            ) from None
+        base = self._http.base_url.raw_path.decode().rstrip("/")
+        return target.removeprefix(base) if target.startswith(f"{base}/") else target
+
     def get(self, target: str) -> httpx.Response:
         """One answer with status 200."""
         try:
@@ -103,7 +114,7 @@ class Client:
                 f"{self.source} does not answer {without_secrets(target)}: {error}, after {ATTEMPTS} attempts. "
                 "Run it again later."
             ) from None
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             raise AtlasError(
                 f"{self.source} cannot be reached at {self._http.base_url}: {error}. "
                 f"Check ATLAS_{self.source.split('/')[-1].upper()}_BASE_URL and the network, or use --recorded."
@@ -127,7 +138,7 @@ def _pause(error: Exception) -> bool | float:
     """What stamina may try again, and after how long where the server says so."""
     if isinstance(error, _TryAgain):
         return True if error.wait_s is None else error.wait_s
-    return isinstance(error, httpx.TransportError)
+    return isinstance(error, httpx.RequestError)
 
 
 def _retry_after(response: httpx.Response) -> float | None:
@@ -140,14 +151,17 @@ def _retry_after(response: httpx.Response) -> float | None:
     except ValueError:
         pass
     try:
-        return max(0.0, (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds())
+        until = parsedate_to_datetime(value)
     except ValueError:
         return None
+    until = until if until.tzinfo else until.replace(tzinfo=UTC)
+    return max(0.0, (until - datetime.now(UTC)).total_seconds())
 
 
 def without_secrets(url: str) -> str:
     """A URL that may be stored and shown."""
     parsed = httpx.URL(url)
-    for name in SECRET_PARAMETERS & set(parsed.params):
-        parsed = parsed.copy_remove_param(name)
+    for name in set(parsed.params):
+        if name.lower() in SECRET_PARAMETERS:
+            parsed = parsed.copy_remove_param(name)
     return str(parsed.copy_with(userinfo=b"") if parsed.is_absolute_url else parsed)

@@ -122,6 +122,7 @@ def _insert(
     connection: Connection, source: Source, kind: RunKind, partition: str, code_version: str, dagster_run_id: str | None
 ) -> UUID:
     with connection.transaction():
+        connection.execute(LOCK_TO_COMMIT, ["ops.sources"])
         connection.execute(
             """
             merge into ops.sources t

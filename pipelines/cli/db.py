@@ -69,7 +69,7 @@ def drop(
         names = [warehouse.database, str(warehouse.dagster_url.database)]
         there = [name for name in names if name in warehouse.databases()]
         if there and not yes:
-            typer.confirm(f"Drop {' and '.join(there)} with all they hold?", abort=True)
+            typer.confirm(f"Drop {' and '.join(there)} with all they hold?", abort=True, err=True)
         for name in there:
             warehouse.drop_database(name)
     if json:

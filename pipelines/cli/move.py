@@ -64,7 +64,7 @@ def land(
     json: AsJson = False,
 ) -> None:
     """Land payloads from files, through the same door as fetched ones."""
-    source = _one(stream)
+    source = house.find_source(stream)
     window = _window(partition) if partition else None
     fetched = fetching.brought(source, files, window)
     day = window.key if window else datetime.now(UTC).date().isoformat()
@@ -94,7 +94,7 @@ def runs(
     json: AsJson = False,
 ) -> None:
     """Show the ledger: what was landed and transformed, and how it ended."""
-    source = _one(stream).name if stream else None
+    source = house.find_source(stream).name if stream else None
     with context.warehouse() as warehouse, warehouse.connect() as connection:
         rows = connection.execute(
             """
@@ -110,13 +110,6 @@ def runs(
         show.as_json(rows)
         return
     show.ledger("Ledger, newest first", rows)
-
-
-def _one(name: str) -> Source:
-    found = house.sources().get(name)
-    if found is None:
-        raise AtlasError(f"There is no source {name!r}. There are: {', '.join(house.sources())}.", usage=True)
-    return found
 
 
 def _window(text: str) -> Window:

@@ -26,8 +26,9 @@ def list_(
     json: AsJson = False,
 ) -> None:
     """List the entries, oldest first."""
+    source = house.find_source(stream).name if stream else None
     with context.warehouse() as warehouse, warehouse.connect() as connection:
-        rows = quarantine.entries(connection, stream=stream, closed=closed)
+        rows = quarantine.entries(connection, stream=source, closed=closed)
     if json:
         show.as_json(rows)
         return
@@ -119,7 +120,7 @@ def _mend(warehouse: Warehouse, quarantine_id: int, mended: Path, reporter: show
         msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise AtlasError(f"{mended.name} should hold one JSON document: {error}.", usage=True) from None
-    source = house.find_sources([found["stream"]])[0]
+    source = house.find_source(found["stream"])
     external_id = None if source.self_named else found["external_id"]
     payload = Payload(body, f"{mended.name} (mends entry {quarantine_id})", external_id)
     landing.land(warehouse, source, found["partition_key"], [payload], mends=quarantine_id, notify=reporter)
@@ -139,4 +140,4 @@ def _again(warehouse: Warehouse, quarantine_id: int | None, reporter: show.Repor
             Payload(bytes(found["bytes"]), found["request"], found["external_id"])
         )
     for (stream, partition), payloads in groups.items():
-        landing.land(warehouse, house.find_sources([stream])[0], partition, payloads, notify=reporter)
+        landing.land(warehouse, house.find_source(stream), partition, payloads, notify=reporter)

@@ -52,7 +52,8 @@ def prepare_home(warehouse: Warehouse, home: Path) -> Path:
 
 @contextmanager
 def instance(warehouse: Warehouse, home: Path) -> Iterator[dg.DagsterInstance]:
-    """Dagster's instance in this process."""
+    """Dagster's instance in this process; its database is created where it is missing."""
+    warehouse.create_database(str(warehouse.dagster_url.database))
     with dg.DagsterInstance.from_config(str(prepare_home(warehouse, home))) as opened:
         yield opened
 

@@ -77,7 +77,7 @@ def staging_asset(source: Source) -> dg.AssetsDefinition:
                 partition,
                 fetched.items,
                 fetched_at=fetched.at,
-                dagster_run_id=context.run_id,
+                dagster_run_id=context.run.run_id,
                 notify=atlas.notify,
             )
 
@@ -123,7 +123,7 @@ def table_assets(source: Source) -> dg.AssetsDefinition:
                 source,
                 partition,
                 full=config.full,
-                dagster_run_id=context.run_id,
+                dagster_run_id=context.run.run_id,
                 notify=atlas.notify,
             )
 

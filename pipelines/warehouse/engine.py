@@ -103,6 +103,11 @@ def _unreachable(url: URL, error: psycopg.OperationalError) -> str:
 
 
 def _parsed(text: str) -> URL:
+    if text.split("?")[0].count("@") > 1:
+        raise AtlasError(
+            "The user or password in DATABASE_URL holds an @. Write it as %40, so that the host can be told from it.",
+            usage=True,
+        )
     try:
         conninfo_to_dict(text)
         url = make_url(text)
