@@ -24,6 +24,9 @@ LONGEST_WAIT_S = 120.0
 USER_AGENT = "modelatlas/0.1"
 SECRET_PARAMETERS = frozenset({"token", "api_key", "apikey", "key", "access_token"})
 
+# Where structlog is installed, as Dagster does, stamina would tell of retries on standard output.
+stamina.instrumentation.set_on_retry_hooks([stamina.instrumentation.LoggingOnRetryHook])
+
 PageT = TypeVar("PageT")
 
 

@@ -32,7 +32,7 @@ def status(json: AsJson = False) -> None:
         current = schema.current(warehouse) if exists else None
         pending = schema.pending(warehouse) if exists else [schema.head()]
         found = {
-            "database": warehouse.url.render_as_string(hide_password=True),
+            "database": warehouse.url.difference_update_query(["password", "sslpassword"]).render_as_string(),
             "exists": exists,
             "revision": current,
             "head": schema.head(),

@@ -1,5 +1,6 @@
 """The entry point: commands, and every error as a sentence with an exit code (0 done, 1 failed, 2 usage, 3 partial)."""
 
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -8,7 +9,7 @@ import psycopg
 import sqlalchemy.exc
 import typer
 
-from pipelines.cli import ask, context, db, move, quarantine, show, ui
+from pipelines.cli import ask, context, db, move, quarantine, show, too_early, ui
 from pipelines.errors import AtlasError
 
 app = typer.Typer(
@@ -35,19 +36,26 @@ def flags(
     context.flags = {"database_url": database_url, "home": home}
 
 
+INTERRUPTED = 130
+"""Typer's exit code for Ctrl-C."""
+
+
 def main() -> None:
+    if signal.getsignal(signal.SIGINT) is too_early:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         app()
     except AtlasError as error:
         show.error(str(error))
         sys.exit(2 if error.usage else 1)
-    except KeyboardInterrupt:
+    except SystemExit as end:
+        if end.code != INTERRUPTED:
+            raise
         show.error("Interrupted. What was published stays; the ledger says what was not. Run the command again.")
         sys.exit(1)
     except (psycopg.OperationalError, sqlalchemy.exc.OperationalError) as error:
-        show.error(
-            f"The database went away: {str(error).strip().splitlines()[0]}. Run the command again when it is back."
-        )
+        words = str(error).strip().splitlines()[0]
+        show.error(f"The database went away: {words}. Run the command again when it is back.")
         sys.exit(1)
 
 

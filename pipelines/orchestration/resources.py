@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import dagster as dg
+from dagster._core.instance import InstanceRef
 
 from pipelines import settings
 from pipelines.ledger import Run, silent
@@ -54,7 +55,8 @@ def prepare_home(warehouse: Warehouse, home: Path) -> Path:
 def instance(warehouse: Warehouse, home: Path) -> Iterator[dg.DagsterInstance]:
     """Dagster's instance in this process; its database is created where it is missing."""
     warehouse.create_database(str(warehouse.dagster_url.database))
-    with dg.DagsterInstance.from_config(str(prepare_home(warehouse, home))) as opened:
+    reference = InstanceRef.from_dir(str(prepare_home(warehouse, home)), overrides={"compute_logs": NO_COMPUTE_LOGS})
+    with dg.DagsterInstance.from_ref(reference) as opened:
         yield opened
 
 
@@ -72,6 +74,8 @@ def report_dead_runs(warehouse: Warehouse, dagster: dg.DagsterInstance) -> list[
         dead = dagster.get_runs(dg.RunsFilter(statuses=UNFINISHED))
         for run in dead:
             dagster.report_run_failed(run, "The process that executed this run is gone.")
+        for run_id in dagster.event_log_storage.get_concurrency_run_ids():
+            dagster.event_log_storage.free_concurrency_slots_for_run(run_id)
         return [run.run_id for run in dead]
 
 
@@ -83,6 +87,8 @@ def alive(warehouse: Warehouse) -> Iterator[None]:
         yield
 
 
+# Capturing a step's output takes two processes a stream, which Ctrl-C in a terminal would reach too.
+NO_COMPUTE_LOGS = {"module": "dagster._core.storage.noop_compute_log_manager", "class": "NoOpComputeLogManager"}
 SERVICE_LOCK = "dagster services"
 UNFINISHED = [
     dg.DagsterRunStatus.STARTING,

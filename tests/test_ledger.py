@@ -1,0 +1,368 @@
+"""The ledger: who may close a run, in which order runs count, many at once ending as one, and what Dagster is told."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from threading import Barrier, Event
+from typing import Any
+from uuid import UUID
+
+import dagster as dg
+import psycopg
+import pytest
+
+from pipelines import house, landing, ledger, transform
+from pipelines.ledger import Counts, Run
+from pipelines.orchestration import resources
+from pipelines.orchestration.checks import ledger_checks
+from pipelines.orchestration.source_assets import measured, staging_asset, staging_key, table_assets, table_key
+from pipelines.source import Item, Payload, Source
+from pipelines.warehouse.engine import Warehouse
+
+DAY = "2026-11-02"
+PATIENCE_S = 60
+AT_ONCE = 8
+
+
+def a_model(number: int) -> Payload:
+    body = {
+        "id": number,
+        "name": f"Lighthouse {number}",
+        "type": "LORA",
+        "tags": ["coast", f"number {number % 7}"],
+        "modelVersions": [{"id": number, "name": "v1", "files": [], "images": []}],
+    }
+    return Payload(json.dumps(body).encode(), f"models.ndjson:{number}")
+
+
+def a_graph(number: int) -> Payload:
+    node = {"type": "CLIPTextEncode", "widgets_values": [f"a lighthouse, number {number}"]}
+    return Payload(json.dumps({"nodes": [node]}).encode(), f"{number}.json", external_id=f"{number}.json")
+
+
+def rows(warehouse: Warehouse, query: str, *values: object) -> list[dict[str, Any]]:
+    with warehouse.connect() as connection:
+        return connection.execute(query.encode(), values).fetchall()
+
+
+def the_row(warehouse: Warehouse, run_id: UUID) -> dict[str, Any]:
+    (row,) = rows(warehouse, "select * from ops.fetch_runs where fetch_run_id = %s", run_id)
+    return row
+
+
+@contextmanager
+def working(warehouse: Warehouse, source: Source, kind: ledger.RunKind = "land") -> Iterator[Run]:
+    with ledger.opened(warehouse, source, kind, DAY, code_version="a test") as run:
+        yield run
+
+
+def test_a_run_that_still_works_is_not_reaped(warehouse: Warehouse, civitai: Source) -> None:
+    with working(warehouse, civitai) as run:
+        assert ledger.reap(warehouse) == []
+        assert the_row(warehouse, run.id)["status"] == "in_progress"
+        run.publish(Counts(), {})
+    assert the_row(warehouse, run.id)["status"] == "completed"
+
+
+def test_only_the_run_whose_process_is_gone_is_reaped(warehouse: Warehouse, civitai: Source) -> None:
+    open_a_run = """
+import sys
+from pipelines import house, ledger
+from pipelines.warehouse.engine import Warehouse
+from sqlalchemy import make_url
+source = house.sources()["catalog/civitai"]
+with ledger.opened(Warehouse(make_url(sys.argv[1])), source, "land", "2026-11-02", code_version="a test") as run:
+    print(run.id, flush=True)
+    sys.stdin.read()
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", open_a_run, warehouse.conninfo],
+        cwd=house.ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with process, working(warehouse, civitai) as ours:
+        assert process.stdout is not None
+        theirs = UUID(process.stdout.readline().strip())
+        assert ledger.reap(warehouse) == []
+        process.kill()
+        process.wait()
+        until(lambda: not lock_of(warehouse, theirs))  # the server notices in a moment
+        assert ledger.reap(warehouse) == [theirs]
+        row = the_row(warehouse, theirs)
+        assert (row["status"], row["published"]) == ("failed", None)
+        assert row["ended_at"] >= row["started_at"]
+        assert "the process ended without a word" in row["error_text"]
+        assert the_row(warehouse, ours.id)["status"] == "in_progress"
+        ours.publish(Counts(), {})
+    assert ledger.reap(warehouse) == []
+    assert not lock_of(warehouse, theirs)
+    assert not lock_of(warehouse, ours.id)
+
+
+def until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)
+
+
+def lock_of(warehouse: Warehouse, run_id: UUID) -> bool:
+    """Whether somebody holds the lock that says that a run still works."""
+    with warehouse.connect() as connection:
+        row = connection.execute(ledger.TRY_LOCK, [str(run_id)]).fetchone()
+    return row is not None and not row["taken"]
+
+
+def test_a_run_that_fails_says_why(warehouse: Warehouse, civitai: Source) -> None:
+    def items() -> Iterator[Item]:
+        yield a_model(1)
+        raise ConnectionResetError("the line\x00 is dead")
+
+    with pytest.raises(ConnectionResetError):
+        landing.land(warehouse, civitai, DAY, items())
+    (row,) = rows(warehouse, "select * from ops.fetch_runs")
+    assert (row["status"], row["published"], row["fetched"]) == ("failed", None, 0)
+    assert row["error_text"] == "ConnectionResetError: the line is dead"
+    assert rows(warehouse, "select from staging.versions") == []
+
+
+def test_numbers_that_do_not_add_up_publish_nothing(warehouse: Warehouse, civitai: Source) -> None:
+    with pytest.raises(psycopg.errors.CheckViolation, match="conservation"), working(warehouse, civitai) as run:
+        run.publish(Counts(fetched=3, created=1, quarantined=1), {})
+    assert the_row(warehouse, run.id)["status"] == "failed"
+
+
+def test_a_run_has_an_end_exactly_when_it_is_over(warehouse: Warehouse, civitai: Source) -> None:
+    with working(warehouse, civitai) as run, warehouse.connect() as connection:
+        for change in ("ended_at = now()", "status = 'completed'", "status = 'no such status'"):
+            with pytest.raises(psycopg.errors.CheckViolation):
+                connection.execute(f"update ops.fetch_runs set {change}".encode())
+        run.publish(Counts(), {})
+
+
+def test_runs_count_in_the_order_of_publishing(warehouse: Warehouse, civitai: Source, comfyui: Source) -> None:
+    with working(warehouse, civitai) as first, working(warehouse, comfyui) as second:
+        second.publish(Counts(), {})
+        first.publish(Counts(), {})
+    third = landing.land(warehouse, civitai, DAY, [a_model(1)])
+    assert first.id < second.id < third.id
+    published = {row["fetch_run_id"]: row["published"] for row in rows(warehouse, "select * from ops.fetch_runs")}
+    assert published[second.id] < published[first.id] < published[third.id]
+
+
+def test_a_closed_run_stays_as_it_was(warehouse: Warehouse, civitai: Source) -> None:
+    with pytest.raises(RuntimeError), working(warehouse, civitai) as run:
+        run.publish(Counts(fetched=1, created=1), {})
+        before = the_row(warehouse, run.id)
+        raise RuntimeError("too late")
+    assert the_row(warehouse, run.id) == before
+
+
+def at_once(work: Callable[[int], Run], number: int = AT_ONCE) -> list[Run]:
+    """Does the work in as many threads, begun together."""
+    start = Barrier(number)
+
+    def begin(which: int) -> Run:
+        start.wait(PATIENCE_S)
+        return work(which)
+
+    with ThreadPoolExecutor(number) as threads:
+        return list(threads.map(begin, range(number)))
+
+
+def versions(warehouse: Warehouse) -> list[dict[str, Any]]:
+    return rows(warehouse, 'select external_id, digest, latest from staging.versions order by external_id collate "C"')
+
+
+def test_landings_of_a_partition_at_once_end_as_one(
+    warehouse: Warehouse, new_warehouse: Callable[[], Warehouse], civitai: Source
+) -> None:
+    payloads = [a_model(number) for number in range(200)]
+    bad = [Payload(b'{"id": 1', "models.ndjson:201"), Payload(b'{"id": 2', "models.ndjson:202")]
+    orders = [[*payloads, *bad], [*reversed(bad), *reversed(payloads)]]
+    runs = at_once(lambda which: landing.land(warehouse, civitai, DAY, orders[which % 2]))
+
+    alone = new_warehouse()
+    landing.land(alone, civitai, DAY, orders[0])
+    assert versions(warehouse) == versions(alone)
+    alone.drop_database(alone.database)
+
+    assert sorted(run.counts.created for run in runs) == [0] * (AT_ONCE - 1) + [len(payloads)]
+    assert sorted(run.counts.unchanged for run in runs) == [0] + [len(payloads)] * (AT_ONCE - 1)
+    assert {run.status for run in runs} == {"partial_success"}
+    entries = rows(warehouse, "select seen from staging.quarantine")
+    assert [entry["seen"] for entry in entries] == [AT_ONCE] * len(bad)
+    published = rows(warehouse, "select published from ops.fetch_runs where published is not null")
+    assert len(published) == AT_ONCE
+
+
+def test_landings_of_two_sources_at_once_do_not_meet(warehouse: Warehouse, civitai: Source, comfyui: Source) -> None:
+    def land(which: int) -> Run:
+        source, make = ((civitai, a_model), (comfyui, a_graph))[which % 2]
+        return landing.land(warehouse, source, DAY, [make(number) for number in range(50)])
+
+    runs = at_once(land, 4)
+    assert {run.status for run in runs} == {"completed"}
+    latest = rows(warehouse, "select stream, count(*) as number from staging.versions where latest group by stream")
+    assert {row["stream"]: row["number"] for row in latest} == {"catalog/civitai": 50, "catalog/comfyui": 50}
+
+
+def test_a_landing_waits_only_for_landings_of_its_own_source(
+    warehouse: Warehouse, civitai: Source, comfyui: Source
+) -> None:
+    with warehouse.connect() as connection, connection.transaction():
+        connection.execute(ledger.LOCK_TO_COMMIT, ["land catalog/civitai"])
+        assert landing.land(warehouse, comfyui, DAY, [a_graph(1)]).counts.created == 1
+        with ThreadPoolExecutor(1) as threads:
+            other = threads.submit(landing.land, warehouse, civitai, DAY, [a_model(1)])
+            until(lambda: rows(warehouse, "select from pg_locks where locktype = 'advisory' and not granted"))
+            assert versions(warehouse) == [row for row in versions(warehouse) if row["external_id"] == "1.json"]
+            connection.execute("rollback")
+            assert other.result(PATIENCE_S).counts.created == 1
+
+
+def test_transforms_of_a_partition_at_once_end_as_one(warehouse: Warehouse, civitai: Source) -> None:
+    landing.land(warehouse, civitai, DAY, [a_model(number) for number in range(100)])
+    runs = at_once(lambda _: transform.transform(warehouse, civitai, DAY), 4)
+    idle, busy = [run for run in runs if not run.counts.fetched], [run for run in runs if run.counts.fetched]
+    assert (len(idle), len(busy)) == (3, 1)
+    assert {run.status for run in runs} == {"completed"}
+    assert busy[0].counts.created == busy[0].counts.fetched == 100 * 4 + 8  # model, version, two tags on it; the tags
+    assert rows(warehouse, "select from staging.versions where from_run <> %s", busy[0].id) == []
+    assert len(rows(warehouse, "select from catalog.models")) == 100
+
+
+def test_a_transform_takes_in_what_lands_while_it_works_next_time(warehouse: Warehouse, civitai: Source) -> None:
+    landing.land(warehouse, civitai, DAY, [a_model(1)])
+    began, landed = Event(), Event()
+
+    def notify(run: Run) -> None:
+        if run.done and not began.is_set():
+            began.set()
+            landed.wait(PATIENCE_S)
+
+    with ThreadPoolExecutor(1) as threads:
+        first = threads.submit(transform.transform, warehouse, civitai, DAY, notify=notify)
+        assert began.wait(PATIENCE_S)
+        landing.land(warehouse, civitai, DAY, [a_model(1), a_model(2)])
+        landed.set()
+        first.result(PATIENCE_S)
+    assert len(rows(warehouse, "select from catalog.models")) == 1
+    assert transform.waiting(warehouse, civitai) == [DAY]
+    transform.transform(warehouse, civitai, DAY)
+    assert len(rows(warehouse, "select from catalog.models")) == 2
+    assert transform.waiting(warehouse, civitai) == []
+
+
+@pytest.fixture
+def dagster(warehouse: Warehouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dg.DagsterInstance]:
+    """Dagster's instance beside the warehouse, as `atlas run` opens it."""
+    for name in ("DAGSTER_HOME", "ATLAS_DAGSTER_URL"):
+        monkeypatch.setenv(name, "set by prepare_home, taken back after the test")
+    name = str(warehouse.dagster_url.database)
+    warehouse.create_database(name)
+    with resources.instance(warehouse, tmp_path) as instance:
+        yield instance
+    warehouse.drop_database(name)
+
+
+def test_a_killed_run_of_dagster_is_freed_by_the_next(
+    warehouse: Warehouse, dagster: dg.DagsterInstance, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-m", "pipelines.cli.main", "run", "catalog/civitai", "--partition", DAY, "--json"]
+    environment = os.environ | {"DATABASE_URL": warehouse.conninfo, "ATLAS_HOME": str(tmp_path)}
+    waiting = "select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
+
+    with warehouse.connect() as connection, connection.transaction():
+        connection.execute("lock table catalog.prompts in share mode")
+        process = subprocess.Popen(command, cwd=house.ROOT, env=environment, start_new_session=True)
+        try:
+            until(lambda: rows(warehouse, waiting) or process.poll() is not None)
+            (dead,) = dagster.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED]))
+            assert resources.report_dead_runs(warehouse, dagster) == []  # it lives
+        finally:
+            os.kill(process.pid, signal.SIGKILL)
+            process.wait()
+    assert rows(warehouse, "select from catalog.models") == []
+
+    again = subprocess.run(command, cwd=house.ROOT, env=environment, capture_output=True, text=True, timeout=PATIENCE_S)
+    assert again.returncode == 0, again.stderr
+    assert json.loads(again.stdout)["rows"]["catalog.models"] > 0
+    freed = dagster.get_run_by_id(dead.run_id)
+    assert freed is not None
+    assert freed.status == dg.DagsterRunStatus.FAILURE
+    assert dagster.event_log_storage.get_concurrency_info("catalog").claimed_slots == []
+    ended = rows(warehouse, "select kind, status, error_text from ops.fetch_runs order by fetch_run_id")
+    assert [(row["kind"], row["status"]) for row in ended] == [
+        ("land", "completed"),
+        ("transform", "failed"),
+        ("land", "completed"),
+        ("transform", "completed"),
+    ]
+    assert "the process ended without a word" in ended[1]["error_text"]
+
+
+def test_dagster_is_told_what_the_ledger_says(
+    warehouse: Warehouse, dagster: dg.DagsterInstance, civitai: Source
+) -> None:
+    atlas = {"atlas": resources.Atlas(warehouse, "recorded")}
+    days = {
+        "dagster/asset_partition_range_start": "2026-11-01",
+        "dagster/asset_partition_range_end": DAY,
+    }
+    for assets in (staging_asset(civitai), table_assets(civitai)):
+        assert dg.materialize([assets], instance=dagster, resources=atlas, tags=days).success
+
+    told = {
+        (event.asset_key, event.partition_key): event.asset_materialization
+        for key in dagster.get_asset_keys()
+        for event in dagster.fetch_materializations(key, limit=10).records
+    }
+    tables = {table_key(select): select.table.fullname for select in house.selects(civitai.name)}
+    assert set(told) == {(key, day) for key in (staging_key(civitai), *tables) for day in ("2026-11-01", DAY)}
+    for row in rows(warehouse, "select * from ops.fetch_runs"):
+        counted = {staging_key(civitai): row} if row["kind"] == "land" else {}
+        if row["kind"] == "transform":
+            counted = {key: row["stats"]["tables"][table] for key, table in tables.items()}
+        for key, numbers in counted.items():
+            materialization = told[key, row["partition_key"]]
+            assert materialization is not None
+            metadata = {name: value.value for name, value in materialization.metadata.items()}
+            assert metadata["fetch_run_id"] == str(row["fetch_run_id"])
+            assert {name: metadata[name] for name in asdict(Counts())} == {
+                name: numbers[name] for name in asdict(Counts())
+            }
+
+    def checks() -> dict[dg.AssetKey, bool]:
+        every = dg.AssetSelection.all_asset_checks()
+        result = dg.materialize([ledger_checks(civitai)], instance=dagster, resources=atlas, selection=every)
+        return {check.asset_key: check.passed for check in result.get_asset_check_evaluations()}
+
+    assert checks() == dict.fromkeys([staging_key(civitai), *tables], True)
+    with warehouse.connect() as connection:
+        connection.execute("update ops.fetch_runs set fetched = fetched + 1, created = created + 1 where kind = 'land'")
+        connection.execute(
+            """
+            update ops.fetch_runs set stats = jsonb_set(stats, '{tables,catalog.images,created}', '77')
+            where kind = 'transform'
+            """
+        )
+    altered = {staging_key(civitai), dg.AssetKey(["catalog", "civitai", "images"])}
+    assert {key for key, passed in checks().items() if not passed} == altered
+
+
+def test_metadata_of_a_landing_holds_its_statistics(warehouse: Warehouse, civitai: Source) -> None:
+    run = landing.land(warehouse, civitai, DAY, [a_model(1)])
+    told = measured(run, None)
+    assert told["fetch_run_id"] == str(run.id)
+    assert told["bytes"] == len(a_model(1).body)
