@@ -6,7 +6,7 @@ ATLAS := $(BIN)/atlas
 DATABASE ?= embedded
 TESTS ?= tests
 JOBS ?= 2
-MSG ?=
+LINT ?= lint
 export ATLAS_HOME ?= .atlas
 
 .PHONY: help install run ui test lint lock clean db-migrate db-status db-ensure db-drop db-shell
@@ -35,7 +35,7 @@ run: install ## a warehouse with real data in it: migrate, load all recordings, 
 ui: install ## the Dagster UI over the warehouse, on 127.0.0.1:3000
 	$(ATLAS) ui
 
-test: install lint ## everything a contributor must pass; DATABASE=container uses testcontainers
+test: install $(LINT) ## everything a contributor must pass; DATABASE=container uses testcontainers
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal --database $(DATABASE) $(TESTS)
 
 lint: install
