@@ -1,0 +1,106 @@
+"""README.md keeps what it promises: its answers are what `atlas ask` prints, its example of a new source works.
+
+`README_WRITE=1 .venv/bin/python -m pytest tests/test_readme.py` writes the questions and answers anew.
+"""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipelines import fetching, house, landing, recording, transform
+from pipelines.source import Window
+from pipelines.warehouse.engine import Warehouse
+
+README = house.ROOT / "README.md"
+BEGIN, END = "<!-- answers -->", "<!-- /answers -->"
+RUN_ID = re.compile(r"\b[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}\b")
+
+
+def atlas(root: Path, warehouse: Warehouse, *arguments: str) -> str:
+    """What the command prints to a pipe."""
+    command = [sys.executable, "-m", "pipelines.cli.main", "--database-url", warehouse.conninfo, *arguments]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture
+def loaded(warehouse: Warehouse) -> Warehouse:
+    """A warehouse as `make run` leaves it, less what is Dagster's."""
+    for source in house.sources().values():
+        days = [Window(day) for day in recording.days(source)]
+        for day in days:
+            fetched = fetching.fetched(source, day, "recorded")
+            landing.land(warehouse, source, day.key, fetched.items, fetched_at=fetched.at)
+        for day in days:
+            transform.transform(warehouse, source, day.key)
+    return warehouse
+
+
+@pytest.fixture
+def with_dagster(warehouse: Warehouse) -> Iterator[Warehouse]:
+    """A warehouse with empty tables for commands that make Dagster's database beside it."""
+    yield warehouse
+    warehouse.drop_database(str(warehouse.dagster_url.database))
+
+
+def questions_and_answers(warehouse: Warehouse) -> str:
+    """Each question with its SELECT and its answer, as Markdown."""
+    printed = "\n".join(line.rstrip() for line in atlas(house.ROOT, warehouse, "ask").splitlines())
+    answers = printed.strip().split("\n\n")
+    parts = []
+    for question, answer in zip(house.questions(), answers, strict=True):
+        select = question.text.removeprefix(f"-- {question.sentence}\n").strip()
+        rows = re.sub(r"\A[^()]*\(\w+\)\n", "", answer)  # the title, which may take several lines
+        assert rows != answer
+        parts.append(f"**{question.sentence}** `{question.name}`\n\n```sql\n{select}\n```\n```\n{rows}\n```")
+    return "\n" + "\n\n".join(parts) + "\n"
+
+
+def without_run_ids(text: str) -> str:
+    """Runs have new ids in every warehouse; all else is the same everywhere."""
+    return RUN_ID.sub("a run's id", text)
+
+
+def test_the_answers_are_what_ask_prints(loaded: Warehouse) -> None:
+    text = README.read_text()
+    before, _, rest = text.partition(BEGIN)
+    told, _, after = rest.partition(END)
+    found = questions_and_answers(loaded)
+    if os.environ.get("README_WRITE"):
+        README.write_text(f"{before}{BEGIN}{found}{END}{after}")
+        return
+    assert without_run_ids(told) == without_run_ids(found), (
+        "the answers have changed. If that is meant, write them anew with: "
+        "README_WRITE=1 .venv/bin/python -m pytest tests/test_readme.py"
+    )
+    assert len(house.questions()) >= 5
+
+
+def test_the_example_of_a_new_source_works_as_it_is_written(tmp_path: Path, with_dagster: Warehouse) -> None:
+    """Its files are those blocks of the README that follow a line with nothing but their path."""
+    written = re.findall(r"^`((?:assets|sql|samples)/\S+)`:?\n+```\w*\n(.*?)^```$", README.read_text(), re.M | re.S)
+    files = dict(written)
+    assert [path.split("/")[0] for path in files] == ["assets", "sql", "samples"]
+
+    for folder in ("assets", "sql", "samples", "pipelines", "migrations"):
+        shutil.copytree(house.ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(house.ROOT / "pyproject.toml", tmp_path)
+    for path, text in files.items():
+        target = tmp_path / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(text)
+
+    source = next(path for path in files if path.startswith("assets/")).removeprefix("assets/").removesuffix(".py")
+    (recorded,) = (json.loads(text) for path, text in files.items() if path.startswith("samples/"))
+    payloads = [model for exchange in recorded["exchanges"] for model in exchange["body"]["models"]]
+    told = json.loads(atlas(tmp_path, with_dagster, "run", source, "--json"))
+    assert told["rows"] == {"catalog.models": len(payloads)}
+    assert {run["status"] for run in told["runs"]} == {"completed"}
