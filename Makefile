@@ -42,7 +42,7 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	PYTHONWARNINGS=error DAGSTER_HOME= $(BIN)/dg check defs
+	VIRTUAL_ENV=$(CURDIR)/.venv PYTHONWARNINGS=error DAGSTER_HOME= $(BIN)/dg check defs
 
 lock: ## write the lock file anew from pyproject.toml
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --extra dev --generate-hashes \
