@@ -44,7 +44,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Iterator[str]:
     """URL of a running server."""
     if request.config.getoption("--database") == "container":
-        from testcontainers.postgres import PostgresContainer
+        from testcontainers.community.postgres import PostgresContainer
 
         with PostgresContainer("postgres:18", username="postgres", password="postgres") as container:
             yield container.get_connection_url(driver=None)
