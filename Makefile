@@ -7,7 +7,6 @@ DATABASE ?= embedded
 TESTS ?= tests
 JOBS ?= 2
 LINT ?= lint
-export ATLAS_HOME ?= .atlas
 
 .PHONY: help install run ui test lint lock clean db-migrate db-status db-ensure db-drop db-shell
 

@@ -53,7 +53,8 @@ def _live(source: Source, window: Window) -> Iterator[Item]:
     if window.day != datetime.now(UTC).date():
         raise AtlasError(
             f"{source.name} tells only how it is now: {window.key} cannot be fetched any more. "
-            f"What was fetched that day is re-derived with: atlas transform {source.domain}"
+            "What was fetched that day is re-derived with: "
+            f"atlas transform {source.name} --partition {window.key} --full"
         )
     base_url = settings.base_url(source.stem) or source.base_url
     if source.kind == "folder":

@@ -1,7 +1,7 @@
 """The Dagster UI for real: `atlas ui` as a process of its own, asked over HTTP and looked at with a browser.
 
 docs/graph.png is what the browser sees here, with every source materialized; it is made anew by
-`UI_PICTURE=docs/graph.png .venv/bin/python -m pytest tests/test_ui.py -k browser`.
+`UI_PICTURE=docs/graph.png .venv/bin/python -m pytest tests/test_ui.py -k background`.
 """
 
 import json
@@ -86,6 +86,9 @@ def started(home: Path, *before: str) -> Iterator[Ui]:
         if launcher.poll() is None:
             launcher.terminate()
             launcher.wait()
+        for process in ours(home):  # a failed test is no reason to leave them
+            with suppress(ProcessLookupError):
+                os.kill(int(process.name), signal.SIGKILL)
 
 
 def wait(done: Callable[[], bool], patience_s: float = PATIENCE_S) -> None:
@@ -105,8 +108,14 @@ def processes(home: Path) -> dict[Path, str]:
     return found
 
 
-def dagster_processes(home: Path) -> list[str]:
-    return [command for command in processes(home).values() if "dagster" in command]
+def ours(home: Path) -> dict[Path, str]:
+    """The same less the server, which a killed launcher leaves to the next."""
+    found = {}
+    for process, command in processes(home).items():
+        with suppress(OSError):
+            if (process / "exe").readlink().name != "postgres":
+                found[process] = command
+    return found
 
 
 def listening(home: Path) -> set[tuple[str, int]]:
@@ -138,8 +147,8 @@ def run_status(ui: Ui, run: str) -> str:
     )
 
 
-def materialize(ui: Ui, *assets: str) -> str:
-    """What the button does for assets and one partition, checks included; the run, once it has succeeded."""
+def launch(ui: Ui, *assets: str) -> str:
+    """What the button does for assets and one partition, checks included; the run."""
     keys = [{"path": asset.split("/")} for asset in assets]
     launched = ui.ask(
         """mutation ($params: ExecutionParams!) {
@@ -159,7 +168,12 @@ def materialize(ui: Ui, *assets: str) -> str:
         },
     )["launchPipelineExecution"]
     assert launched["__typename"] == "LaunchRunSuccess", launched
-    run = str(launched["run"]["runId"])
+    return str(launched["run"]["runId"])
+
+
+def materialize(ui: Ui, *assets: str) -> str:
+    """Launches a run; it, once it has succeeded."""
+    run = launch(ui, *assets)
     wait(lambda: run_status(ui, run) in {"SUCCESS", "FAILURE", "CANCELED"})
     assert run_status(ui, run) == "SUCCESS", (ui.home / "words").read_text()
     return run
@@ -225,7 +239,7 @@ def test_a_background_job_of_a_shell_shows_materializes_and_ends_with_ctrl_c(
         with subtests.test("every source and table is an asset of the one code location, by domain and day"):
             shows_every_asset(ui, expected)
         with subtests.test("it listens on 127.0.0.1 alone, the server and code servers on no port at all"):
-            assert len(dagster_processes(home)) >= 4
+            assert len(ours(home)) >= 4
             assert listening(home) == {("0100007F", ui.port)}
         with subtests.test("what is materialized arrives, and the ledger tells the same counts"):
             materializes(ui, civitai, expected[civitai.name])
@@ -322,11 +336,27 @@ def look(ui: Ui, folder: Path, what: str) -> str:
 def test_a_killed_launcher_takes_its_children_with_it_and_leaves_the_server_to_the_next(tmp_path: Path) -> None:
     home = tmp_path / "home"
     with started(home) as ui:
-        assert len(dagster_processes(home)) >= 4
+        assert len(ours(home)) >= 4
         ui.launcher.kill()
         ui.launcher.wait()
-        wait(lambda: dagster_processes(home) == [], 15)
+        wait(lambda: ours(home) == {}, 15)
     assert processes(home) != {}
     with embedded.running(home):
         pass
     assert processes(home) == {}
+
+
+def test_ctrl_c_ends_a_run_in_progress_too_and_the_ledger_says_so(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    with started(home) as ui, embedded.running(home) as url, psycopg.connect(url, dbname="atlas") as stopper:
+        stopper.execute("lock table staging.versions in exclusive mode")  # nothing can be published
+        launch(ui, "catalog/civitai")
+        wait(lambda: ui.warehouse_rows("select from staging.payloads") != [])
+        ui.launcher.send_signal(signal.SIGINT)
+        assert ui.launcher.wait(30) == 0
+        assert ours(home) == {}
+        stopper.rollback()
+        command = [sys.executable, "-m", "pipelines.cli.main", "--home", str(home), "runs", "--json"]
+        (run,) = json.loads(subprocess.run(command, cwd=house.ROOT, capture_output=True, check=True).stdout)
+        assert run["status"] == "failed"
+        assert ui.warehouse_rows("select from staging.versions") == []

@@ -59,14 +59,14 @@ def show_(quarantine_id: Number, json: AsJson = False) -> None:
     if json:
         show.as_json(found)
         return
+    exact = found.pop("bytes")
     for name, value in found.items():
-        if value is not None and name != "bytes":
-            words = value.hex() if isinstance(value, bytes) else value
+        if value is not None:
+            words = value.hex() if isinstance(value, bytes) else show.document(value) if name == "row" else value
             show.out.print(f"{name:>15}  {words}", highlight=False, markup=False)
-    if found["bytes"] is not None:
-        show.out.print(
-            f"{'bytes':>15}  {bytes(found['bytes']).decode(errors='backslashreplace')}", highlight=False, markup=False
-        )
+    if exact is not None:
+        words = bytes(exact).decode(errors="backslashreplace")
+        show.out.print(f"{'bytes':>15}  {words}", highlight=False, markup=False)
 
 
 @app.command()

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import datetime
+from decimal import Decimal
 from typing import Any
 
 from rich.console import Console
@@ -30,7 +31,12 @@ err = Console(width=None if sys.stderr.isatty() else PIPE_WIDTH, stderr=True)
 
 def as_json(value: Any) -> None:
     """Prints one JSON document."""
-    sys.stdout.write(json.dumps(value, default=_plain, indent=2, ensure_ascii=False) + "\n")
+    sys.stdout.write(document(value) + "\n")
+
+
+def document(value: Any) -> str:
+    """A value as JSON text; bytes in base64."""
+    return json.dumps(value, default=_plain, indent=2, ensure_ascii=False)
 
 
 def _plain(value: Any) -> Any:
@@ -44,16 +50,15 @@ def _plain(value: Any) -> Any:
 def table(title: str, rows: Sequence[Mapping[str, Any]], *, columns: Iterable[str] | None = None) -> None:
     """Prints rows as a table; numbers to the right, long texts cut."""
     names = list(columns) if columns is not None else list(rows[0]) if rows else []
-    shown = Table(title=title, title_justify="left", title_style="bold", header_style="bold", pad_edge=False, box=None)
+    out.print(title, style="bold", markup=False, highlight=False)
+    shown = Table(header_style="bold", pad_edge=False, box=None)
     for name in names:
-        number = any(isinstance(row[name], int | float) and not isinstance(row[name], bool) for row in rows)
+        number = any(isinstance(row[name], int | float | Decimal) and not isinstance(row[name], bool) for row in rows)
         longest = max((len(_cell(row[name])) for row in rows), default=0)
         shown.add_column(name.replace("_", " "), justify="right" if number else "left", no_wrap=longest <= SHORT_CELL)
     for row in rows:
         shown.add_row(*(_cell(row[name]) for name in names))
-    out.print(shown)
-    if not rows:
-        out.print("  nothing")
+    out.print(shown if rows else "  nothing")
     out.print()
 
 

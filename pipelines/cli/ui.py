@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import Annotated
@@ -24,6 +25,7 @@ from pipelines.warehouse import engine, schema
 
 PATIENCE_S = 60
 PR_SET_PDEATHSIG = 1
+PR_SET_CHILD_SUBREAPER = 36
 
 
 def ui(port: Annotated[int, typer.Option(help="Port on 127.0.0.1.")] = 3000) -> None:
@@ -47,6 +49,8 @@ def _stop(number: int, _: FrameType | None) -> None:
 
 
 def _serve(port: int) -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)  # runs outlive their code server, and come to us
     programs = Path(sys.executable).parent
     children = [
         _start(
@@ -71,14 +75,30 @@ def _serve(port: int) -> None:
     except KeyboardInterrupt:
         show.out.print("Stopping.")
     finally:
-        for child in children:
-            if child.poll() is None:
-                child.send_signal(signal.SIGINT)
-        for child in children:
-            try:
-                child.wait(PATIENCE_S)
-            except subprocess.TimeoutExpired:
-                child.kill()
+        _end(children)
+
+
+def _end(children: list[subprocess.Popen[bytes]]) -> None:
+    """Ctrl-C for each child's group, where its code servers and runs are too; what stays is ended the hard way."""
+    for number, patience_s in ((signal.SIGINT, 10), (signal.SIGTERM, 5), (signal.SIGKILL, 5)):
+        left = [child for child in children if _signalled(child, number)]
+        deadline = time.monotonic() + patience_s
+        while left and time.monotonic() < deadline:
+            time.sleep(0.1)
+            left = [child for child in left if _signalled(child, 0)]
+
+
+def _signalled(child: subprocess.Popen[bytes], number: int) -> bool:
+    """Whether anybody of a child's group was there to get a signal."""
+    if child.poll() is not None:
+        with suppress(ChildProcessError):
+            while os.waitpid(-child.pid, os.WNOHANG)[0]:
+                pass
+    try:
+        os.killpg(child.pid, number)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def _start(command: list[str | Path]) -> subprocess.Popen[bytes]:
