@@ -69,11 +69,13 @@ def brought(source: Source, path: Path, window: Window | None) -> Fetched:
 
     With a window they count as received at its end, so that landing them again gives the same versions.
     """
-    at = min(window.end, datetime.now(UTC)) if window else None
+    at = min(window.last, datetime.now(UTC)) if window else None
     if not path.exists():
         raise AtlasError(f"There is no file or folder {path}.", usage=True)
+    if source.kind == "folder" and path.is_dir():
+        return Fetched(source.fetch(path, window or Window(datetime.now(UTC).date())), at)
     if source.kind == "folder":
-        return Fetched(source.fetch(_folder(source, str(path)), window or Window(datetime.now(UTC).date())), at)
+        return Fetched(iter([Payload(path.read_bytes(), path.name, path.name)]), at)
     if path.is_file() and not _format(path):
         known = ", ".join(sorted(LINES | DOCUMENT))
         raise AtlasError(

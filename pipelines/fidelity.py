@@ -5,6 +5,7 @@ beyond its range. `faithful` proves the common case fast; `repair` reads slowly 
 change. What is no JSON at all raises `NotJson`. Belongs here: JSON texts. Not: contracts, not the database.
 """
 
+import codecs
 import json
 import re
 from dataclasses import dataclass
@@ -51,6 +52,9 @@ def repair(body: bytes) -> tuple[bytes, list[str]]:
     if len(body) > MAX_BYTES:
         raise NotJson("too_large", f"{len(body):,} bytes; a payload may have {MAX_BYTES:,}")
     repairs: set[str] = set()
+    if body.startswith(codecs.BOM_UTF8):
+        repairs.add("byte-order mark removed")
+        body = body.removeprefix(codecs.BOM_UTF8)
     text = body.decode("utf-8", errors="surrogateescape")
     if any("\udc80" <= character <= "\udcff" for character in text):
         repairs.add("invalid UTF-8 replaced")

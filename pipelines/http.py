@@ -6,6 +6,7 @@ followed, so a page cannot send the client, or its token, to another host. Belon
 what a page means.
 """
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -22,7 +23,7 @@ TIMEOUT = httpx.Timeout(30.0, connect=10.0)
 ATTEMPTS = 6
 LONGEST_WAIT_S = 120.0
 USER_AGENT = "modelatlas/0.1"
-SECRET_PARAMETERS = frozenset({"token", "api_key", "apikey", "key", "access_token"})
+SECRET_PARAMETER = re.compile(r"token|key|secret|sig|pass", re.IGNORECASE)
 
 # Where structlog is installed, as Dagster does, stamina would tell of retries on standard output.
 stamina.instrumentation.set_on_retry_hooks([stamina.instrumentation.LoggingOnRetryHook])
@@ -119,7 +120,7 @@ class Client:
             ) from None
         except httpx.RequestError as error:
             raise AtlasError(
-                f"{self.source} cannot be reached at {self._http.base_url}: {error}. "
+                f"{self.source} cannot be reached at {without_secrets(str(self._http.base_url))}: {error}. "
                 f"Check ATLAS_{self.source.split('/')[-1].upper()}_BASE_URL and the network, or use --recorded."
             ) from None
         raise AssertionError("stamina ends with an answer or an error")
@@ -165,6 +166,6 @@ def without_secrets(url: str) -> str:
     """A URL that may be stored and shown."""
     parsed = httpx.URL(url)
     for name in set(parsed.params):
-        if name.lower() in SECRET_PARAMETERS:
+        if SECRET_PARAMETER.search(name):
             parsed = parsed.copy_remove_param(name)
-    return str(parsed.copy_with(userinfo=b"") if parsed.is_absolute_url else parsed)
+    return str(parsed.copy_with(userinfo=b"", fragment=None) if parsed.is_absolute_url else parsed)

@@ -12,6 +12,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import datetime
 
 import psycopg
@@ -54,8 +55,8 @@ def land(
     fetched_at: when they were received, where that is not now (a recording, a dump). mends: the quarantine entry that
     the items are mended bytes of.
     """
-    sys.setswitchinterval(SWITCH_S)
     with (
+        _taking_turns(),
         ledger.opened(
             warehouse,
             source,
@@ -156,15 +157,19 @@ class _Landing:
         rows = self.connection.execute(
             """
             select distinct on (a.digest) a.sequence
-            from arrivals a
-            where a.sequence >= %s
-              and not exists (
+            from unnest(%s::bigint[], %s::text[], %s::bytea[]) as a (sequence, external_id, digest)
+            where not exists (
                   select from staging.versions v
                   where v.record_id = ops.key(%s, a.external_id) and v.latest and v.digest = a.digest)
               and not exists (select from staging.payloads p where p.digest = a.digest)
             order by a.digest, a.sequence
             """,
-            [arrivals[0].sequence, self.source.name],
+            [
+                [each.sequence for each in arrivals],
+                [each.external_id for each in arrivals],
+                [each.digest for each in arrivals],
+                self.source.name,
+            ],
         )
         sequences = {row["sequence"] for row in rows}
         return [each for each in arrivals if each.sequence in sequences and each.digest not in self.in_flight]
@@ -215,6 +220,16 @@ class _Landing:
             return self._copy(rows[:middle]) + self._copy(rows[middle:])
         self.bodies += len(rows)
         return []
+
+
+@contextmanager
+def _taking_turns() -> Iterator[None]:
+    usual = sys.getswitchinterval()
+    sys.setswitchinterval(SWITCH_S)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(usual)
 
 
 def _batches(payloads: Iterable[Payload]) -> Iterator[list[Payload]]:

@@ -32,10 +32,9 @@ class Split:
             each.duplicates += self._duplicates(shape)
             each.quarantined += sum(self._reference(shape, reference) for reference in shape.references)
             each.quarantined += self._claims(shape)
+        for shape in self.shapes:
             if not shape.owned:
-                self.connection.execute(
-                    sql.SQL("insert into {} select {} from {}").format(shape.loose, names(shape.key), shape.incoming)
-                )
+                counts[shape.name].quarantined += self._unreferenced(shape)
 
     def _types(self, shape: Shape) -> int:
         split = 0
@@ -125,6 +124,26 @@ class Split:
             reason="parent",
             constraint=f"{shape.table.name}_{reference.column}_fkey",
             detail=sql.Literal(f"its row of {parent.name} is missing or does not fit"),
+        )
+
+    def _unreferenced(self, shape: Shape) -> int:
+        """Shared rows to which nothing refers, now that what would is split off."""
+        (key,) = shape.key
+        referred = [
+            sql.SQL("exists (select from {} r where r.{} = o.{})").format(
+                place, sql.Identifier(reference.column), sql.Identifier(key)
+            )
+            for child in self.shapes
+            for reference in child.references
+            if reference.table is shape.table
+            for place in (child.incoming, child.target)
+        ]
+        return self._split(
+            shape,
+            sql.SQL("not ({})").format(sql.SQL(" or ").join(referred)),
+            reason="unreferenced",
+            constraint="referrer",
+            detail=sql.Literal("no row that fits refers to it"),
         )
 
     def _claims(self, shape: Shape) -> int:

@@ -1,7 +1,8 @@
 """Making a landing visible: bodies get names, in one short transaction under the stream's lock.
 
 Each arrival is judged against the record's latest version: created, updated, unchanged; a duplicate or superseded in
-its own run; or late, when what staging holds is newer. Versions, quarantine and ledger show together. Belongs here:
+its own run; or late, when what staging holds is newer. An unchanged record is noted as seen once a day, so that what
+was fetched in between and lands later is late. Versions, quarantine and ledger show together. Belongs here:
 staging.versions. Not: bodies (`landing`).
 """
 
@@ -28,6 +29,7 @@ def publish(run: Run, fetched: int, refused: list[bytes], stats: dict[str, Any],
         if verdicts.keys() - {"unchanged", "duplicate"}:
             connection.execute(RETIRE)
             connection.execute(NAME, parameters)
+        connection.execute(SEEN_AGAIN, parameters)
         quarantine.keep_payloads(run)
         quarantine.close_landed(run)
         if mends is not None and verdicts:
@@ -69,6 +71,13 @@ RETIRE = """
 update staging.versions v set latest = false
 from judged j
 where v.version_id = j.latest_id and j.verdict in ('created', 'updated')
+"""
+
+SEEN_AGAIN = """
+update staging.versions v set version_at = j.version_at
+from judged j
+where v.version_id = j.latest_id and j.verdict = 'unchanged'
+  and v.version_at < j.version_at and v.partition_key < %(partition)s
 """
 
 NAME = """

@@ -63,6 +63,7 @@ def keep_payloads(run: Run) -> None:
         on conflict (stream, digest) where stage = 'land' do update set
             reason = excluded.reason, detail = excluded.detail, path = excluded.path,
             byte_offset = excluded.byte_offset, last_run = excluded.last_run, last_at = now(),
+            partition_key = greatest(quarantine.partition_key, excluded.partition_key),
             seen = quarantine.seen + 1, closed_run = null, closed_at = null
         """,
         {"stream": run.source, "partition": run.partition, "run": run.id},
@@ -70,15 +71,18 @@ def keep_payloads(run: Run) -> None:
 
 
 def close_landed(run: Run) -> None:
-    """Closes entries whose record landed in this run (`judged` holds what it landed)."""
+    """Closes entries whose record landed in this run, as of that day or later (`judged` holds what it landed)."""
     run.connection.execute(
         """
         update staging.quarantine q set closed_run = %(run)s, closed_at = now()
         from judged j
         where q.stage = 'land' and q.stream = %(stream)s and q.closed_at is null and q.last_run <> %(run)s
-          and (q.record_id = j.record_id or q.digest = j.digest)
+          and (
+              q.digest = j.digest
+              or q.record_id = j.record_id and q.partition_key <= %(partition)s
+                  and j.verdict in ('created', 'updated', 'unchanged'))
         """,
-        {"run": run.id, "stream": run.source},
+        {"run": run.id, "stream": run.source, "partition": run.partition},
     )
 
 
@@ -93,8 +97,7 @@ def keep_rows(run: Run) -> None:
                'transform', %(stream)s, %(partition)s, v.external_id, m.record_id, v.request, m.reason, m.detail,
                m.table_name, m.row_key, m.constraint_name, m.row, %(run)s, %(run)s
         from misfits m
-        left join scope s on s.record_id = m.record_id
-        left join staging.versions v on v.version_id = s.version_id
+        left join staging.versions v on v.record_id = m.record_id and v.latest
         order by m.record_id, m.table_name, m.row_key, m.constraint_name, m.row
         on conflict (stream, record_id, table_name, row_key, constraint_name) where stage = 'transform' do update set
             reason = excluded.reason, detail = excluded.detail, row = excluded.row, last_run = excluded.last_run,
@@ -151,11 +154,12 @@ def entry(connection: Connection, quarantine_id: int) -> dict[str, Any]:
 
 
 def close_mended(run: Run, quarantine_id: int) -> None:
-    """Closes the entry that a mended payload was brought in for."""
+    """Closes the entry that a mended payload was brought in for, unless that is of another record."""
     run.connection.execute(
         """
-        update staging.quarantine set closed_run = %s, closed_at = now()
-        where quarantine_id = %s and closed_at is null
+        update staging.quarantine q set closed_run = %s, closed_at = now()
+        where q.quarantine_id = %s and q.closed_at is null
+          and (q.record_id is null or exists (select from judged j where j.record_id = q.record_id))
         """,
         [run.id, quarantine_id],
     )

@@ -67,8 +67,9 @@ class Window:
         return datetime(self.day.year, self.day.month, self.day.day, tzinfo=UTC)
 
     @property
-    def end(self) -> datetime:
-        return self.start + timedelta(days=1)
+    def last(self) -> datetime:
+        """The day's last moment."""
+        return self.start + timedelta(days=1, microseconds=-1)
 
 
 Item = Payload | Skipped

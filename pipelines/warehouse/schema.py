@@ -46,13 +46,13 @@ def pending(warehouse: Warehouse) -> list[str]:
     return [step.revision for step in reversed(steps)]
 
 
-def migrate(warehouse: Warehouse, revision: str = "head") -> list[str]:
+def migrate(warehouse: Warehouse) -> list[str]:
     """Applies pending migrations, one process at a time; the revisions applied."""
     with warehouse.engine.begin() as connection:
         connection.exec_driver_sql("select pg_advisory_xact_lock(hashtextextended('migrate', 0))")
         steps = pending(warehouse)
         if steps:
-            command.upgrade(_config(connection), revision)
+            command.upgrade(_config(connection), "head")
     return steps
 
 

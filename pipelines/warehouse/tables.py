@@ -117,7 +117,7 @@ sources = Table(
     *limited("name", 255, nullable=False, comment="domain/source"),
     Column("kind", Text, nullable=False, comment="How the source is read: http, folder"),
     *limited("base_url", 500, comment="Where it is read when nothing else is set; never with secrets"),
-    Column("is_active", Boolean, nullable=False, server_default=text("true"), comment="Whether it is still fetched"),
+    Column("is_active", Boolean, nullable=False, server_default=text("true"), comment="Set when its connector runs"),
     created_column(),
     unique("name"),
     schema="ops",
@@ -153,11 +153,15 @@ fetch_runs = Table(
     _count("deleted", "Records or rows taken away; outside the sum of the others"),
     _count("quarantined", "Payloads or rows that are in staging.quarantine instead"),
     _count("duplicates", "Payloads of a record that a later one supersedes; rows yielded twice"),
-    Column("cursor_from", JSONB, comment="Where the fetch began"),
-    Column("cursor_to", JSONB, comment="Where the fetch ended"),
+    Column("cursor_from", JSONB, comment="Where the fetch began, for sources that resume"),
+    Column("cursor_to", JSONB, comment="Where the fetch ended, for sources that resume"),
     Column("code_version", Text, nullable=False, comment="Digest of the connector or of the SELECT files"),
     Column(
-        "stats", JSONB, nullable=False, server_default=text("'{}'"), comment="Bytes, pages, counts a table, SQL digests"
+        "stats",
+        JSONB,
+        nullable=False,
+        server_default=text("'{}'"),
+        comment="Bytes, skipped, counts a table, SQL digests",
     ),
     Column("error_text", Text, comment="Why it failed"),
     CheckConstraint(
@@ -205,7 +209,12 @@ versions = Table(
         "payload_id", UUID, ForeignKey("staging.payloads.payload_id"), index=True, comment="Body; null = a tombstone"
     ),
     Column("digest", LargeBinary, comment="sha256 of the bytes as received"),
-    Column("version_at", Timestamp, nullable=False, comment="The source's modification time, else the fetch time"),
+    Column(
+        "version_at",
+        Timestamp,
+        nullable=False,
+        comment="The source's modification time, else its last fetch",
+    ),
     Column("fetched_at", Timestamp, nullable=False, comment="When it was received"),
     Column("request", Text, nullable=False, comment="URL without secrets, or file:line"),
     Column("partition_key", Text, nullable=False, comment="Day under which it was fetched"),
