@@ -368,3 +368,20 @@ def test_an_empty_file_is_a_completed_run(warehouse: Warehouse, civitai: Source,
     (tmp_path / "empty.ndjson").write_bytes(b"")
     run = bring(warehouse, civitai, tmp_path / "empty.ndjson")
     assert (run.status, run.counts.fetched) == ("completed", 0)
+
+
+@pytest.mark.parametrize("order", [(1, 2, 3), (1, 3, 2), (3, 1, 2), (2, 3, 1)])
+def test_a_record_that_went_back_to_what_it_was_is_that_in_any_order_of_days(
+    warehouse: Warehouse, comfyui: Source, order: tuple[int, ...]
+) -> None:
+    said = {1: "a", 2: "b", 3: "a"}
+    for day in order:
+        at = datetime(2026, 11, day, tzinfo=UTC)
+        landing.land(warehouse, comfyui, f"2026-11-0{day}", [payload(said[day])], fetched_at=at)
+    assert [words for words in history(warehouse) if words.isupper()] == ["A"]
+
+
+def test_a_file_of_a_folder_source_lands_by_its_name(warehouse: Warehouse, comfyui: Source, tmp_path: Path) -> None:
+    (tmp_path / "one.json").write_text('{"nodes": []}')
+    bring(warehouse, comfyui, tmp_path / "one.json")
+    assert rows(warehouse, "select external_id from staging.versions") == [("one.json",)]

@@ -226,8 +226,8 @@ def test_a_replay_without_mended_bytes_fails_as_long_as_the_fault_is_there(
     warehouse: Warehouse, civitai: Source
 ) -> None:
     land(warehouse, civitai, RETYPED, CUT)
-    (run,) = json.loads(atlas(warehouse, "quarantine", "replay", "--json", code=PARTIAL))
-    assert (run["fetched"], run["quarantined"], run["status"]) == (2, 2, "partial_success")
+    runs = json.loads(atlas(warehouse, "quarantine", "replay", "--json", code=PARTIAL))
+    assert [(run["fetched"], run["quarantined"], run["status"]) for run in runs] == [(1, 1, "partial_success")] * 2
     assert [(seen, waits) for *_, seen, waits in entries(warehouse)] == [(2, True)] * 2
 
 
@@ -341,3 +341,41 @@ def test_closed_entries_are_listed_only_when_asked_for(various: Warehouse) -> No
     assert [entry["quarantine_id"] for entry in json.loads(atlas(various, "quarantine", "list", "--json"))] == [2, 3]
     every = json.loads(atlas(various, "quarantine", "list", "--closed", "--json"))
     assert [entry["quarantine_id"] for entry in every] == [1, 2, 3]
+
+
+def test_an_older_payload_that_lands_again_does_not_close_a_newer_ones_entry(
+    warehouse: Warehouse, civitai: Source
+) -> None:
+    good = Payload(b'{"id": 7, "name": "good", "type": "LORA"}', "day 3")
+    bad = Payload(b'{"id": 7, "name": 9, "type": "LORA"}', "day 4")
+    for day, item in (("2026-11-03", good), ("2026-11-04", bad), ("2026-11-03", good)):
+        landing.land(warehouse, civitai, day, [item], fetched_at=Window.of(day).start)
+    assert [waits for *_, waits in entries(warehouse)] == [True]
+
+
+def test_mended_bytes_are_no_newer_than_the_day_they_are_of(
+    warehouse: Warehouse, civitai: Source, tmp_path: Path
+) -> None:
+    bad = Payload(b'{"id": 7, "name": 9, "type": "LORA"}', "day 3")
+    newer = Payload(b'{"id": 7, "name": "newer", "type": "LORA"}', "day 4")
+    (tmp_path / "mended.json").write_text('{"id": 7, "name": "mended", "type": "LORA"}')
+    landing.land(warehouse, civitai, "2026-11-03", [bad], fetched_at=Window.of("2026-11-03").start)
+    atlas(warehouse, "quarantine", "replay", "1", "--with", str(tmp_path / "mended.json"))
+    landing.land(warehouse, civitai, "2026-11-04", [newer], fetched_at=Window.of("2026-11-04").start)
+    with warehouse.connect() as connection:
+        latest = connection.execute(
+            """
+            select p.body ->> 'name' as name
+            from staging.versions v join staging.payloads p using (payload_id) where v.latest
+            """
+        ).fetchall()
+    assert latest == [{"name": "newer"}]
+
+
+def test_mended_bytes_of_another_record_do_not_close_the_entry(
+    warehouse: Warehouse, civitai: Source, tmp_path: Path
+) -> None:
+    landing.land(warehouse, civitai, DAY, [Payload(b'{"id": 7, "name": 9, "type": "LORA"}', "here")])
+    (tmp_path / "other.json").write_text('{"id": 999, "name": "other", "type": "LORA"}')
+    atlas(warehouse, "quarantine", "replay", "1", "--with", str(tmp_path / "other.json"), code=1)
+    assert [waits for *_, waits in entries(warehouse)] == [True]
