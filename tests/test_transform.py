@@ -257,7 +257,7 @@ def test_a_tag_goes_with_the_last_model_that_has_it(warehouse: Warehouse, civita
     assert rows(warehouse, "select normalized_name from catalog.tags") == [("shared_tag",)]
     run = take(warehouse, civitai, model(2, tags=[]), days_later=1)
     assert rows(warehouse, "select normalized_name from catalog.tags") == []
-    assert run.counts.deleted == 0
+    assert run.stats["tables"]["catalog.tags"]["deleted"] == 1
 
 
 def test_a_row_of_another_record_is_never_taken_over(warehouse: Warehouse, civitai: Source) -> None:
