@@ -7,11 +7,12 @@ DATABASE ?= embedded
 TESTS ?= tests
 JOBS ?= 2
 LINT ?= lint
+PORT ?= 3000
 
 .PHONY: help install run ui test lint lock clean db-migrate db-status db-ensure db-drop db-shell
 
 help: ## what can be made
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+	@grep -hE '^[a-z -]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\n\t/'
 
 install: .venv/installed ## the environment, as the lock file has it
 
@@ -25,19 +26,19 @@ install: .venv/installed ## the environment, as the lock file has it
 	$(BIN)/uv pip install --quiet --no-deps --no-build-isolation --python $(BIN)/python --editable .
 	@touch $@
 
-run: install ## a warehouse with real data in it: migrate, load all recordings, answer questions
+run: install ## a warehouse with data in it: migrate, load all recordings, answer questions
 	$(ATLAS) db ensure
 	$(ATLAS) run
 	$(ATLAS) runs
 	$(ATLAS) ask
 
 ui: install ## the Dagster UI over the warehouse, on 127.0.0.1:3000
-	$(ATLAS) ui
+	$(ATLAS) ui --port $(PORT)
 
 test: install $(LINT) ## everything a contributor must pass; DATABASE=container uses testcontainers
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal --database $(DATABASE) $(TESTS)
 
-lint: install
+lint: install ## format, style, types, Dagster definitions
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy

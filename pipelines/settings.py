@@ -1,6 +1,7 @@
 """What can be set: by flag, by environment, by `atlas.toml` in the working directory, in this order."""
 
 import os
+import tomllib
 from pathlib import Path
 from typing import Literal
 
@@ -8,6 +9,8 @@ from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from pipelines.errors import AtlasError
+
+HOME = Path(__file__).resolve().parent.parent / ".atlas"
 
 Mode = Literal["recorded", "live"]
 
@@ -22,7 +25,7 @@ class Settings(BaseSettings):
     database_url: str | None = Field(
         None, validation_alias="DATABASE_URL", description="Postgres 18 to use; unset: the embedded one"
     )
-    home: Path = Field(Path(".atlas"), description="Folder of the embedded server and of Dagster's files")
+    home: Path = Field(HOME, description="Folder of the embedded server and of Dagster's files")
     mode: Mode = Field("recorded", description="recorded replays samples/, live asks the sources")
     sql_echo: bool = Field(False, validation_alias="SQL_ECHO", description="Log SQLAlchemy's statements")
 
@@ -42,6 +45,8 @@ def load(**flags: object) -> Settings:
     """The settings in force; flags that are None count as not given."""
     try:
         return Settings(**{name: value for name, value in flags.items() if value is not None})  # type: ignore[arg-type]
+    except tomllib.TOMLDecodeError as error:
+        raise AtlasError(f"atlas.toml cannot be read: {error}. Texts need quotes.", usage=True) from None
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])

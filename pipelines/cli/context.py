@@ -29,9 +29,16 @@ def in_force(**more: Any) -> Settings:
 
 @contextmanager
 def warehouse() -> Iterator[Warehouse]:
-    """The warehouse at its newest revision, with the ledger rows of dead processes closed."""
-    with engine.opened(in_force()) as opened:
-        schema.require(opened)
+    """The warehouse at its newest revision, with the ledger rows of dead processes closed.
+
+    The embedded one is ours alone, and made ready where it is not; a server of somebody else's is only asked.
+    """
+    settings = in_force()
+    with engine.opened(settings) as opened:
+        if settings.database_url is None:
+            schema.ensure(opened)
+        else:
+            schema.require(opened)
         ledger.reap(opened)
         yield opened
 

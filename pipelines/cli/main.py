@@ -54,9 +54,15 @@ def main() -> None:
         show.error("Interrupted. What was published stays; the ledger says what was not. Run the command again.")
         sys.exit(1)
     except (psycopg.OperationalError, sqlalchemy.exc.OperationalError) as error:
-        words = str(error).strip().splitlines()[0]
-        show.error(f"The database went away: {words}. Run the command again when it is back.")
+        show.error(f"The database went away: {_first_line(error)}. Run the command again when it is back.")
         sys.exit(1)
+    except psycopg.errors.InsufficientPrivilege as error:
+        show.error(f"The database refuses: {_first_line(error)}. Give its user the right, or name another user.")
+        sys.exit(1)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]
 
 
 if __name__ == "__main__":

@@ -70,6 +70,8 @@ def land(
     day = window.key if window else datetime.now(UTC).date().isoformat()
     with context.warehouse() as warehouse, show.reporting() as reporter:
         landing.land(warehouse, source, day, fetched.items, fetched_at=fetched.at, notify=reporter)
+    if not json:
+        show.err.print(f"To take it into the tables: atlas transform {source.name}", highlight=False)
     _end(reporter.runs, json)
 
 
@@ -114,9 +116,12 @@ def runs(
 
 def _window(text: str) -> Window:
     try:
-        return Window.of(text)
+        window = Window.of(text)
     except ValueError:
         raise AtlasError(f"{text!r} is no day. Write it as YYYY-MM-DD.", usage=True) from None
+    if window.day > datetime.now(UTC).date():
+        raise AtlasError(f"{text} has not come yet.", usage=True)
+    return window
 
 
 def _wanted(partition: str | None, since: str | None, until: str | None) -> Wanted | None:

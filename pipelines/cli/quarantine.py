@@ -39,7 +39,6 @@ def _brief(row: dict[str, Any]) -> dict[str, Any]:
     where = row["path"] or (f"byte {row['byte_offset']}" if row["byte_offset"] is not None else row["constraint_name"])
     return {
         "id": row["quarantine_id"],
-        "stage": row["stage"],
         "source": row["stream"],
         "what": row["table_name"] or row["request"],
         "record": row["external_id"],
@@ -65,7 +64,7 @@ def show_(quarantine_id: Number, json: AsJson = False) -> None:
             words = value.hex() if isinstance(value, bytes) else show.document(value) if name == "row" else value
             show.out.print(f"{name:>15}  {words}", highlight=False, markup=False)
     if exact is not None:
-        words = bytes(exact).decode(errors="backslashreplace")
+        words = show.visible(bytes(exact))
         show.out.print(f"{'bytes':>15}  {words}", highlight=False, markup=False)
 
 

@@ -34,6 +34,12 @@ def as_json(value: Any) -> None:
     sys.stdout.write(document(value) + "\n")
 
 
+def visible(exact: bytes) -> str:
+    """Bytes as text that does nothing to a terminal."""
+    text = exact.decode(errors="backslashreplace")
+    return "".join(each if each.isprintable() or each in "\n\t" else repr(each)[1:-1] for each in text)
+
+
 def document(value: Any) -> str:
     """A value as JSON text; bytes in base64."""
     return json.dumps(value, default=_plain, indent=2, ensure_ascii=False)
@@ -146,7 +152,7 @@ class Reporter:
             self._waiting = None
         if run.id not in self._tasks:
             self._tasks[run.id] = progress.add_task(f"{run.kind} {run.source} {run.partition}", total=None, words="")
-        words = f"{run.counts.fetched:,} {run.status}" if ended else f"{run.done:,} so far"
+        words = f"{run.counts.fetched:,} fetched, {run.status}" if ended else f"{run.done:,} so far"
         progress.update(self._tasks[run.id], words=words, total=1 if ended else None, completed=int(ended))
 
 

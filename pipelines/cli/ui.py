@@ -7,6 +7,7 @@ dies (PR_SET_PDEATHSIG); a shell that starts it in the background hands down an 
 import ctypes
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -28,8 +29,12 @@ PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 
 
-def ui(port: Annotated[int, typer.Option(help="Port on 127.0.0.1.")] = 3000) -> None:
+def ui(port: Annotated[int, typer.Option(min=1, max=65535, help="Port on 127.0.0.1.")] = 3000) -> None:
     """Open the Dagster UI over the warehouse; Ctrl-C ends it."""
+    with socket.socket() as probe:
+        if probe.connect_ex(("127.0.0.1", port)) == 0:
+            raise AtlasError(f"Something answers on port {port} already. Choose another: atlas ui --port {port + 1}")
+
     from pipelines.orchestration import resources  # Dagster takes seconds to import
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):

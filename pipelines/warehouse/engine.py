@@ -95,7 +95,7 @@ def _unreachable(url: URL, error: psycopg.OperationalError) -> str:
     reason = str(error).strip().splitlines()[0].removeprefix("connection failed: ")
     if "does not exist" in reason and "database" in reason:
         return f"The database {url.database!r} does not exist yet. Create it with: atlas db ensure"
-    where = url.host or url.query.get("host") or "localhost"
+    where = f"{url.host}:{url.port or 5432}" if url.host else url.query.get("host") or "localhost"
     return (
         f"Cannot reach Postgres at {where}: {reason}. "
         "Check DATABASE_URL and that the server runs, or unset DATABASE_URL to use the embedded server."

@@ -48,6 +48,8 @@ def pending(warehouse: Warehouse) -> list[str]:
 
 def migrate(warehouse: Warehouse) -> list[str]:
     """Applies pending migrations, one process at a time; the revisions applied."""
+    if not pending(warehouse):
+        return []
     with warehouse.engine.begin() as connection:
         connection.exec_driver_sql("select pg_advisory_xact_lock(hashtextextended('migrate', 0))")
         steps = pending(warehouse)
