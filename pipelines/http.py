@@ -1,63 +1,80 @@
-"""One HTTP client for every connector: time-outs, retries, pages, and recordings replayed through the same code.
+"""One HTTP client for every connector: time-outs, retries, turns, and recordings replayed through the same code.
 
-What may pass is tried again with growing, jittered pauses (connection faults, 429, 5xx; Retry-After is obeyed up to
-`LONGEST_WAIT_S`); anything else is a fault in words, never an empty page. Only the path of a next-page link is
-followed, so a page cannot send the client, or its token, to another host. Belongs here: requests and answers. Not:
-what a page means.
+What may pass is tried again with growing, jittered pauses (connection faults, 429, 5xx, an answer cut short or no
+JSON); anything else is a fault in words, never an empty page. Only the path of a link is followed, so a page cannot
+send the client, or its token, to another host. Belongs here: requests and answers. Not: paging (`listing`), not whose
+turn it is (`turns`).
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from collections import Counter
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
-from typing import Generic, TypeVar
+from typing import TypeVar
 
 import httpx
 import msgspec
 import stamina
 
 from pipelines.errors import AtlasError
+from pipelines.source import Auth
+from pipelines.turns import LONGEST_WAIT_S, Deferred, Turns
 
 TIMEOUT = httpx.Timeout(30.0, connect=10.0)
 ATTEMPTS = 6
-LONGEST_WAIT_S = 120.0
+UNSAID_WAIT_S = 1.0
+"""How long a host is left alone that says 429 and not for how long."""
 USER_AGENT = "modelatlas/0.1"
-SECRET_PARAMETER = re.compile(r"token|key|secret|sig|pass", re.IGNORECASE)
+GONE = {httpx.codes.NOT_FOUND, httpx.codes.GONE}
+SECRET_PARAMETER = re.compile(r"token|key|secret|sig|pass|login", re.IGNORECASE)
 
 # Where structlog is installed, as Dagster does, stamina would tell of retries on standard output.
 stamina.instrumentation.set_on_retry_hooks([stamina.instrumentation.LoggingOnRetryHook])
 
-PageT = TypeVar("PageT")
-
-
-@dataclass(frozen=True, slots=True)
-class Answer(Generic[PageT]):
-    """A decoded page and the URL it came from, without secrets."""
-
-    page: PageT
-    request: str
+DocumentT = TypeVar("DocumentT")
 
 
 class _TryAgain(Exception):
     """An answer that may be better next time."""
 
-    def __init__(self, words: str, wait_s: float | None) -> None:
+    def __init__(self, words: str, wait_s: float | None = None) -> None:
         super().__init__(words)
         self.wait_s = wait_s
 
 
 class Client:
-    """Requests to one source; a context manager."""
+    """Requests to one source; a context manager. `notes` counts what the ledger should tell.
+
+    token: sent as a bearer token, or as `user:key` where auth is basic. contact: how whoever calls can be reached.
+    turns: shared with every other run that asks the host; none for a recording.
+    """
 
     def __init__(
-        self, source: str, base_url: str, *, token: str | None = None, transport: httpx.BaseTransport | None = None
+        self,
+        source: str,
+        base_url: str,
+        *,
+        token: str | None = None,
+        auth: Auth = "bearer",
+        contact: str | None = None,
+        turns: Turns | None = None,
+        transport: httpx.BaseTransport | None = None,
     ) -> None:
-        self.source = source
-        headers = {"user-agent": USER_AGENT, "accept": "application/json"}
-        if token:
+        self.source, self._turns = source, turns
+        self.notes: Counter[str] = Counter()
+        headers = {
+            "user-agent": f"{USER_AGENT} ({contact})" if contact else USER_AGENT,
+            "accept": "application/json",
+        }
+        basic = None
+        if token and auth == "basic":
+            user, _, key = token.partition(":")
+            basic = httpx.BasicAuth(user, key)
+        elif token:
             headers["authorization"] = f"Bearer {token}"
-        self._http = httpx.Client(base_url=base_url, headers=headers, timeout=TIMEOUT, transport=transport)
+        self._http = httpx.Client(base_url=base_url, headers=headers, auth=basic, timeout=TIMEOUT, transport=transport)
 
     def __enter__(self) -> "Client":
         return self
@@ -65,38 +82,33 @@ class Client:
     def __exit__(self, *_: object) -> None:
         self._http.close()
 
-    def pages(
-        self,
-        path: str,
-        parameters: Mapping[str, str | int],
-        shape: type[PageT],
-        following: Callable[[PageT], str | None],
-    ) -> Iterator[Answer[PageT]]:
-        """The pages of a listing; `following` names the link from one to the next. A repeated link is a fault."""
-        decode = msgspec.json.Decoder(shape).decode
-        link: str | None = str(httpx.URL(path, params=dict(parameters)))
-        seen: set[str] = set()
-        while link is not None:
-            target = self._below_base(link)
-            if target in seen:
-                raise AtlasError(
-                    f"{self.source} repeats itself: it names {without_secrets(target)} as the next page a second time. "
-                    "Nothing of this run is published; run it again later."
-                )
-            seen.add(target)
-            response = self.get(target)
-            request = without_secrets(str(response.request.url))
-            try:
-                page = decode(response.content)
-            except (msgspec.DecodeError, UnicodeDecodeError) as error:
-                raise AtlasError(
-                    f"{self.source} answered {request} with something that is no page of it: {error}. "
-                    "Nothing of this run is published; run it again later."
-                ) from None
-            yield Answer(page, request)
-            link = following(page)
+    def ask(
+        self, target: str, shape: type[DocumentT], headers: Mapping[str, str] | None = None
+    ) -> tuple[httpx.Response, DocumentT | None]:
+        """An answer and what it says; None where it is unchanged (304), to conditional headers, or gone (404, 410)."""
+        try:
+            for attempt in stamina.retry_context(on=_pause, attempts=ATTEMPTS, timeout=None, wait_max=30.0):
+                with attempt:
+                    response = self._once(target, headers or {})
+                    return response, self._decoded(response, shape)
+        except _TryAgain as error:
+            raise AtlasError(
+                f"{self.source} does not answer {without_secrets(target)}: {error}, after {ATTEMPTS} attempts. "
+                "Nothing of this run is published; run it again later, it goes on where it stopped."
+            ) from None
+        except httpx.RequestError as error:
+            raise AtlasError(
+                f"{self.source} cannot be reached at {without_secrets(str(self._http.base_url))}: {error}. "
+                f"Check ATLAS_{self.source.split('/')[-1].upper()}_BASE_URL and the network, or use --recorded."
+            ) from None
+        raise AssertionError("stamina ends with an answer or an error")
 
-    def _below_base(self, link: str) -> str:
+    def look(self, target: str) -> tuple[bytes, str] | None:
+        """One record by its own URL, with the request that is stored; None where the source says that it is gone."""
+        response, document = self.ask(target, msgspec.Raw)
+        return None if document is None else (bytes(document), request_of(response))
+
+    def below_base(self, link: str) -> str:
         """A link's path and query, below the path of the base URL."""
         try:
             target = httpx.URL(link).raw_path.decode()
@@ -107,35 +119,45 @@ class Client:
         base = self._http.base_url.raw_path.decode().rstrip("/")
         return target.removeprefix(base) if target.startswith(f"{base}/") else target
 
-    def get(self, target: str) -> httpx.Response:
-        """One answer with status 200."""
-        try:
-            for attempt in stamina.retry_context(on=_pause, attempts=ATTEMPTS, timeout=None, wait_max=30.0):
-                with attempt:
-                    return self._once(target)
-        except _TryAgain as error:
-            raise AtlasError(
-                f"{self.source} does not answer {without_secrets(target)}: {error}, after {ATTEMPTS} attempts. "
-                "Run it again later."
-            ) from None
-        except httpx.RequestError as error:
-            raise AtlasError(
-                f"{self.source} cannot be reached at {without_secrets(str(self._http.base_url))}: {error}. "
-                f"Check ATLAS_{self.source.split('/')[-1].upper()}_BASE_URL and the network, or use --recorded."
-            ) from None
-        raise AssertionError("stamina ends with an answer or an error")
+    def _once(self, target: str, headers: Mapping[str, str]) -> httpx.Response:
+        turn: AbstractContextManager[None] = self._turns.turn() if self._turns else nullcontext()
+        with turn:
+            self.notes["requests"] += 1
+            response = self._http.get(target, headers=headers)
+            if response.status_code in GONE or response.status_code in (httpx.codes.OK, httpx.codes.NOT_MODIFIED):
+                return response
+            words = f"status {response.status_code}"
+            if response.status_code == httpx.codes.TOO_MANY_REQUESTS or response.status_code >= 500:
+                self.notes["answers to try again"] += 1
+                raise _TryAgain(words, self._obey(response))
+        raise AtlasError(f"{self.source} refused {request_of(response)}: {words}.")
 
-    def _once(self, target: str) -> httpx.Response:
-        response = self._http.get(target)
-        if response.status_code == httpx.codes.OK:
-            return response
-        words = f"status {response.status_code}"
-        if response.status_code == httpx.codes.TOO_MANY_REQUESTS or response.status_code >= 500:
-            wait_s = _retry_after(response)
-            if wait_s is None or wait_s <= LONGEST_WAIT_S:
-                raise _TryAgain(words, wait_s)
-            words += f", and it asks to wait {wait_s:.0f} s"
-        raise AtlasError(f"{self.source} refused {without_secrets(str(response.request.url))}: {words}.")
+    def _obey(self, response: httpx.Response) -> float | None:
+        """Keeps every run from asking for as long as the server says; how long this one must wait by itself."""
+        wait_s = _retry_after(response)
+        if wait_s is None and response.status_code == httpx.codes.TOO_MANY_REQUESTS:
+            wait_s = UNSAID_WAIT_S
+        if wait_s is None:
+            return None
+        if self._turns:
+            self._turns.leave_alone(wait_s)
+            return 0.0
+        if wait_s > LONGEST_WAIT_S:
+            raise Deferred(self.source, datetime.now(UTC) + timedelta(seconds=wait_s))
+        return wait_s
+
+    def _decoded(self, response: httpx.Response, shape: type[DocumentT]) -> DocumentT | None:
+        if response.status_code in GONE or response.status_code == httpx.codes.NOT_MODIFIED:
+            return None
+        try:
+            return msgspec.json.decode(response.content, type=shape)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise _TryAgain(f"the answer is no page of it ({error})") from None
+
+
+def request_of(response: httpx.Response) -> str:
+    """The URL that was asked, as it may be stored."""
+    return without_secrets(str(response.request.url))
 
 
 def _pause(error: Exception) -> bool | float:

@@ -1,25 +1,33 @@
 """The vocabulary of a connector: what a source is, what it yields, and what its SQL relies on.
 
 A connector is a module `assets/<domain>/<source>.py` with one generator under `@source`; the module's place is the
-source's name. It reads from a `Client` (HTTP) or a `Path` (a folder), yields `Payload` and `Skipped`, and knows
-neither the database nor Dagster.
+source's name. It reads from a `Client` (HTTP) or a `Path` (a folder), yields items, and knows neither the database nor
+Dagster.
 """
 
 import hashlib
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import msgspec
 
 Kind = Literal["http", "folder"]
+Auth = Literal["bearer", "basic"]
 
 
 class Contract(msgspec.Struct):
-    """What a source's SQL relies on, nothing more: unknown fields pass, a missing or re-typed one is quarantined."""
+    """What a stream's SQL relies on, nothing more: unknown fields pass, a missing or re-typed one is quarantined.
+
+    volatile: paths of counters such as `stats` or `versions[*].stats`: they make no new version of a payload, but an
+    observation beside it. envelope: the field of a page that holds its records, for pages landed from a file.
+    """
+
+    volatile: ClassVar[tuple[str, ...]] = ()
+    envelope: ClassVar[str | None] = None
 
     def external_id(self) -> str | None:
         """The source's own id of the record, where the payload holds it."""
@@ -32,12 +40,16 @@ class Contract(msgspec.Struct):
 
 @dataclass(frozen=True, slots=True)
 class Payload:
-    """One JSON document of the source's own, as it was received: one model, one post, one workflow."""
+    """One JSON document of the source's own, as it was received: one model, one post, one workflow.
+
+    kind: which of the source's streams it belongs to, for a source that has several.
+    """
 
     body: bytes
     request: str
     external_id: str | None = None
     version_at: datetime | None = None
+    kind: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +61,46 @@ class Skipped:
 
 
 @dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A page has been yielded whole: a run that breaks off after it need not fetch it again."""
+
+    listing: str
+    state: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """How far a listing was read: where the next run begins. Kept with the data."""
+
+    listing: str
+    cursor: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Swept:
+    """Every record of a kind that there is was told, in so many answers; what is missing may be gone.
+
+    within: only the records of the window's day were told.
+    """
+
+    kind: str
+    answers: int
+    within: bool = False
+
+
+@dataclass(frozen=True)
 class Window:
-    """The day that a run is about."""
+    """The day that a run is about, and what is known from runs before.
+
+    current: the day is today, or a recording's own day. sweep: everything is asked for, not only what is new.
+    cursors: the marks that the last run left, by listing. resume: the checkpoints of a run that broke off.
+    """
 
     day: date
+    current: bool = True
+    sweep: bool = False
+    cursors: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    resume: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, partition: str) -> "Window":
@@ -72,8 +120,10 @@ class Window:
         return self.start + timedelta(days=1, microseconds=-1)
 
 
-Item = Payload | Skipped
+Item = Payload | Skipped | Checkpoint | Mark | Swept
 Fetch = Callable[[Any, Window], Iterator[Item]]
+Look = Callable[[Any, str, str], Payload | None]
+Probe = Callable[[Any], str]
 
 
 @dataclass(frozen=True)
@@ -82,19 +132,20 @@ class Source:
 
     name: str
     fetch: Fetch
-    contract: type[Contract]
+    contracts: Mapping[str, type[Contract]]
     kind: Kind
     base_url: str
-    envelope: str | None
+    more_urls: Mapping[str, str]
     owners: tuple[str, ...]
     since: date
+    dated: bool
+    rate: float | None
+    auth: Auth
+    wants_contact: bool
+    look: Look | None
+    probe: Probe | None
     description: str
     code_version: str
-
-    @property
-    def self_named(self) -> bool:
-        """Whether a payload holds its own id, and the connector need not give it."""
-        return self.contract.external_id is not Contract.external_id
 
     @property
     def domain(self) -> str:
@@ -104,20 +155,34 @@ class Source:
     def stem(self) -> str:
         return self.name.split("/")[1]
 
+    @property
+    def streams(self) -> dict[str, str]:
+        """The name of each stream by its kind: `domain/source`, or `domain/source.kind` where there are several."""
+        return {kind: f"{self.name}.{kind}" if kind else self.name for kind in self.contracts}
+
 
 def source(
     *,
-    contract: type[Contract],
+    contract: type[Contract] | Mapping[str, type[Contract]],
     kind: Kind,
     base_url: str,
     since: date,
-    envelope: str | None = None,
+    more_urls: Mapping[str, str] | None = None,
+    dated: bool = False,
+    rate: float | None = None,
+    auth: Auth = "bearer",
+    wants_contact: bool = False,
+    look: Look | None = None,
+    probe: Probe | None = None,
     owners: tuple[str, ...] = ("team:data-engineering",),
 ) -> Callable[[Fetch], Source]:
     """Makes a fetch generator a source.
 
-    base_url: what is read when nothing else is set, a URL or the name of a folder. since: the first day that can be
-    asked for. envelope: the field of a page that holds its records, for pages landed from a file.
+    contract: of its payloads, by kind where there are several. base_url: what is read when nothing else is set, a URL
+    or the name of a folder; more_urls: other places it reads, by name. since: the first day that can be asked for.
+    dated: a day that is past can still be asked for. rate: requests a second that its operator allows. auth: how a
+    token is sent. wants_contact: its operator asks for a way to reach whoever calls. look: one record by kind and id,
+    None where the source says that it is gone. probe: a text that changes when there is news, in two requests at most.
     """
 
     def declare(fetch: Fetch) -> Source:
@@ -126,12 +191,18 @@ def source(
         return Source(
             name=f"{domain}/{stem}",
             fetch=fetch,
-            contract=contract,
+            contracts=contract if isinstance(contract, Mapping) else {"": contract},
             kind=kind,
             base_url=base_url,
-            envelope=envelope,
+            more_urls=more_urls or {},
             owners=owners,
             since=since,
+            dated=dated,
+            rate=rate,
+            auth=auth,
+            wants_contact=wants_contact,
+            look=look,
+            probe=probe,
             description=(module.__doc__ or "").strip(),
             code_version=hashlib.sha256(Path(str(module.__file__)).read_bytes()).hexdigest()[:16],
         )

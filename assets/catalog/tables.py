@@ -1,6 +1,6 @@
 """The tables of the catalogue: models, their versions and files, media, workflows and prompts, and the tags on them."""
 
-from sqlalchemy import BigInteger, CheckConstraint, Column, ForeignKey, Index, Integer, Table, Text
+from sqlalchemy import BigInteger, CheckConstraint, Column, ForeignKey, Index, Integer, Numeric, Table, Text
 from sqlalchemy.dialects.postgresql import JSONB, UUID
 
 from pipelines.warehouse.tables import (
@@ -103,7 +103,7 @@ models = Table(
 model_versions = Table(
     "model_versions",
     metadata,
-    _key("model_version_id", "ops.key(source, model, version)"),
+    _key("model_version_id", "ops.key(source, version), or (source, model, version) where only models have ids"),
     record_column(),
     _parent("model_id", "models.model_id", "Model it is a version of"),
     *_external_id(),
@@ -121,6 +121,7 @@ tags = Table(
     "tags",
     metadata,
     _key("tag_id", "ops.key(source, normalized name)"),
+    record_column(nullable=True),
     _source(nullable=True),
     *limited("name", 255, nullable=False, comment="Readable form; the spelling used is on the row that links it"),
     *limited("normalized_name", 255, nullable=False, index=True, comment="ops.tag_name(name)"),
@@ -128,7 +129,7 @@ tags = Table(
     created_column(),
     unique("normalized_name", "source_id", nulls_not_distinct=True),
     schema=SCHEMA,
-    comment="One row a tag of a source, shared by all that carry it",
+    comment="One row a tag of a source, shared by all that carry it; owned by the tag's own record where there is one",
 )
 
 model_tags = Table(
@@ -156,10 +157,30 @@ model_tags = Table(
     comment="One row a tag on a model",
 )
 
+model_stats = Table(
+    "model_stats",
+    metadata,
+    Column(
+        "model_id",
+        UUID,
+        ForeignKey("catalog.models.model_id", ondelete="CASCADE"),
+        primary_key=True,
+        comment="Model",
+    ),
+    Column("observed_at", Timestamp, primary_key=True, comment="When the source said so"),
+    record_column(),
+    Column("downloads", BigInteger, comment="As the source counts them"),
+    Column("likes", BigInteger, comment="Likes, thumbs up"),
+    Column("rating", Numeric, comment="Mean rating, where the source has one"),
+    _metadata(),
+    schema=SCHEMA,
+    comment="One row a model and time at which its counters had changed",
+)
+
 artifacts = Table(
     "artifacts",
     metadata,
-    _key("artifact_id", "ops.key(source, model, version, file)"),
+    _key("artifact_id", "ops.key of its version's key parts and the file"),
     record_column(),
     _parent("model_version_id", "model_versions.model_version_id", "Version it belongs to"),
     *_external_id(),
@@ -192,7 +213,7 @@ images = Table(
     _key("image_id", "ops.key(source, image)"),
     record_column(),
     _source(),
-    _parent("model_id", "models.model_id", "Model it shows", nullable=True),
+    _parent("model_id", "models.model_id", "Model it shows, where the source names it", nullable=True),
     _parent("model_version_id", "model_versions.model_version_id", "Version it shows", nullable=True),
     *_external_id(),
     *_sha256(),

@@ -69,14 +69,18 @@ def unique(*columns: str, nulls_not_distinct: bool = False) -> UniqueConstraint:
     )
 
 
-def record_column() -> Column[object]:
-    """The record that owns a row; the record's version in force is the row's proof."""
+def record_column(*, nullable: bool = False) -> Column[object]:
+    """The record that owns a row; the record's version in force is the row's proof.
+
+    nullable: rows are shared, and live as long as something refers to them, unless a record of its own tells one.
+    """
     return Column(
         "record_id",
         UUID,
-        nullable=False,
+        nullable=nullable,
         index=True,
-        comment="Record (stream, external id) the row was derived from; staging.versions holds its proof",
+        comment="Record (stream, external id) the row was derived from; staging.versions holds its proof"
+        + ("; null = shared by the rows that refer to it" if nullable else ""),
     )
 
 

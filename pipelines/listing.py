@@ -1,0 +1,229 @@
+"""Reading a listing page by page: to its end, or newest first down to where the last run began.
+
+    client ──page──> records ──> Checkpoint, page by page ──> Mark, Swept
+
+A listing keeps ids, so that what its source does wrong shows: pages without end, records told twice, records left out
+between two pages. Its state is plain data and travels with the pages that were landed, so that a run goes on where one
+broke off. Belongs here: order and completeness. Not: requests (`http`), not what a record means (`assets`).
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Generic, TypeVar
+
+import httpx
+import msgspec
+
+from pipelines.errors import AtlasError
+from pipelines.http import Client, request_of, without_secrets
+from pipelines.source import Checkpoint, Item, Mark, Swept, Window
+
+PageT = TypeVar("PageT")
+Position = datetime | int
+
+MOST_IDLE_PAGES = 20
+"""So many pages one after the other that tell no new record are a listing without end."""
+
+
+class Head(msgspec.Struct):
+    """What paging needs of a record: its id and, for a listing that is newest first, its place."""
+
+    def key(self) -> str:
+        raise NotImplementedError
+
+    def position(self) -> Position | None:
+        return None
+
+
+class State(msgspec.Struct):
+    """How far a listing was read. ended: at its `end`, at `known` ground, or `unchanged` since the last run."""
+
+    link: str | None = None
+    ended: str | None = None
+    answers: int = 0
+    high: str | int | None = None
+    leaves_out: bool = False
+    validators: dict[str, str] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Answer(Generic[PageT]):
+    """A decoded page, its records as they were received, and the URL it came from without secrets.
+
+    done: to be yielded after the page's payloads.
+    """
+
+    page: PageT
+    records: list[bytes]
+    request: str
+    done: Checkpoint
+
+
+class Listing(Generic[PageT]):
+    """The pages of one listing: an iterator of answers, then `end` for what the run knows by them.
+
+    name: under which marks and checkpoints are kept. shape: what a page decodes to; records: its records.
+    following: the link from one page to the next, by the page, the keys of its records and the `next` of its Link
+    header (RFC 8288); None after the last.
+    head: what paging needs of a record. overlap: the listing is newest first, and is read so far beyond the mark of
+    the last run; since: where it ends when there is none. conditional: one answer tells everything, so that an
+    unchanged one need not be sent again. border: the parameter that sets the size of a page, for a source known to
+    leave out records between two pages. kind: the stream that it tells; within: only the records of the window's day.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        window: Window,
+        name: str,
+        path: str,
+        parameters: dict[str, str | int],
+        shape: type[PageT],
+        *,
+        records: Callable[[PageT], list[msgspec.Raw]],
+        following: Callable[[PageT, list[str], str | None], str | None] = lambda page, keys, link: None,
+        head: type[Head] | None = None,
+        overlap: timedelta | int | None = None,
+        since: Position | None = None,
+        conditional: bool = False,
+        border: str | None = None,
+        kind: str = "",
+        within: bool = False,
+    ) -> None:
+        self._client, self._window, self._name, self._kind, self._within = client, window, name, kind, within
+        self._shape, self._records, self._following = shape, records, following
+        self._head = msgspec.json.Decoder(head) if head else None
+        self._overlap, self._since, self._border = overlap, since, border
+        self._first = str(httpx.URL(path, params=parameters))
+        self._cursor = window.cursors.get(name, {})
+        self._stop = None if window.sweep or overlap is None else self._known()
+        self._conditional = conditional or self._stop is not None
+        self._started = datetime.now(UTC)
+        self._links: set[str] = set()
+        self._keys: set[str] = set()
+        self._idle = 0
+        self._wider: dict[str, bytes] | None = None
+        self._state = msgspec.convert(dict(window.resume.get(name, {})), State)
+
+    def __iter__(self) -> Iterator[Answer[PageT]]:
+        state = self._state
+        while state.ended is None:
+            target = self._unasked(state.link or self._first)
+            conditions = self._cursor.get("validators", {}) if self._conditional and not state.answers else {}
+            response, page = self._client.ask(target, self._shape, conditions)
+            if page is None:
+                if response.status_code != httpx.codes.NOT_MODIFIED:
+                    raise AtlasError(f"{self._client.source} has no {without_secrets(target)}: {response.status_code}.")
+                state.ended, state.validators = "unchanged", dict(conditions)
+                self._client.notes["listings unchanged"] += 1
+                return
+            if not state.answers:
+                state.validators = _validators(response)
+            yield self._answer(response, page, target)
+
+    def end(self) -> Iterator[Item]:
+        """How far the listing was read and whether it told everything; to be yielded after its pages."""
+        cursor = dict(self._cursor) | {"validators": self._state.validators}
+        if self._overlap is not None and self._state.high is not None:
+            cursor["value"] = self._mark(self._state.high)
+        if self._overlap is not None or self._conditional:
+            yield Mark(self._name, cursor)
+        if self._state.ended == "end":
+            yield Swept(self._kind, self._state.answers, self._within)
+
+    def _answer(self, response: httpx.Response, page: PageT, target: str) -> Answer[PageT]:
+        state, next_link = self._state, response.links.get("next", {}).get("url")
+        state.answers += 1
+        records = [bytes(each) for each in self._records(page)]
+        heads = [self._read(each) for each in records]
+        keys = [head.key() for head in heads if head]
+        state.link = self._following(page, keys, next_link)
+        if self._border and state.link is not None:
+            records += self._left_out(target, keys)
+        self._see(keys, target)
+        positions = [place for head in heads if head and (place := head.position()) is not None]
+        if positions:
+            state.high = _plain(max([*positions, *([_place(state.high)] if state.high is not None else [])]))  # type: ignore[type-var]
+        if state.link is None:
+            state.ended = "end"
+        elif self._stop is not None and positions and positions[-1] < self._stop:  # type: ignore[operator]
+            state.ended = "known"
+        return Answer(page, records, request_of(response), Checkpoint(self._name, msgspec.to_builtins(state)))
+
+    def _read(self, record: bytes) -> Head | None:
+        """A record's head; None where it has none, and landing will say why."""
+        try:
+            return self._head.decode(record) if self._head else None
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return None
+
+    def _see(self, keys: list[str], target: str) -> None:
+        """Keeps the ids of a page; a listing that goes on without a new one is a fault."""
+        fresh = set(keys) - self._keys
+        self._keys |= fresh
+        self._client.notes["records told twice"] += len(keys) - len(fresh)
+        self._idle = 0 if fresh or self._head is None else self._idle + 1
+        if self._idle == MOST_IDLE_PAGES:
+            raise AtlasError(
+                f"{self._client.source} does not come to an end: {MOST_IDLE_PAGES} pages up to "
+                f"{without_secrets(target)} tell nothing new. Nothing of this run is published; run it again later."
+            )
+
+    def _left_out(self, target: str, keys: list[str]) -> list[bytes]:
+        """Records that the listing leaves out between two pages.
+
+        A page asked for with room for one record more must tell one that the next page begins with. Where it is not
+        there, each page is asked for twice from then on, and the records that only the wider one tells are added.
+        """
+        state, found = self._state, []
+        if self._wider and (missing := self._wider.keys() - set(keys)):
+            state.leaves_out = True
+            found = [self._wider[key] for key in sorted(missing)]
+        if state.leaves_out or self._wider is None:
+            url = httpx.URL(target)
+            wider = url.copy_set_param(self._border, int(url.params[self._border]) + 1)  # type: ignore[arg-type]
+            _, page = self._client.ask(self._client.below_base(str(wider)), self._shape)
+            told = [bytes(each) for each in self._records(page)] if page is not None else []
+            beyond = {head.key(): each for each in told if (head := self._read(each)) and head.key() not in keys}
+            self._wider = beyond if not state.leaves_out else {}
+            found += beyond.values() if state.leaves_out else []
+        else:
+            self._wider = {}
+        self._client.notes["records left out between pages, asked for again"] += len(found)
+        return found
+
+    def _unasked(self, link: str) -> str:
+        target = self._client.below_base(link)
+        if target in self._links:
+            raise AtlasError(
+                f"{self._client.source} repeats itself: it names {without_secrets(target)} as the next page a second "
+                "time. Nothing of this run is published; run it again later."
+            )
+        self._links.add(target)
+        return target
+
+    def _known(self) -> Position | None:
+        """Where known ground begins."""
+        if "value" not in self._cursor:
+            return self._since
+        return _place(self._cursor["value"]) - self._overlap  # type: ignore[operator, no-any-return]
+
+    def _mark(self, high: str | int) -> str | int:
+        """The highest place seen, but no time that is still to come by our clock: its clock may be wrong."""
+        place = _place(high)
+        return _plain(min(place, self._started) if isinstance(place, datetime) else place)
+
+
+def _place(value: str | int) -> Position:
+    return datetime.fromisoformat(value) if isinstance(value, str) else value
+
+
+def _plain(place: Position) -> str | int:
+    return place.isoformat() if isinstance(place, datetime) else place
+
+
+def _validators(response: httpx.Response) -> dict[str, str]:
+    """The headers to send so that an unchanged answer is a 304 (RFC 9110, 13.1)."""
+    pairs = {"if-none-match": response.headers.get("etag"), "if-modified-since": response.headers.get("last-modified")}
+    return {name: value for name, value in pairs.items() if value}
