@@ -54,10 +54,14 @@ class Payload:
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """Something that was looked at and is no payload of this source; counted in the ledger by its reason."""
+    """Something that was looked at and is no payload of this source; counted in the ledger by its reason.
+
+    external_id: of the record that stays as it was, where only now it cannot be read.
+    """
 
     request: str
     reason: str
+    external_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
