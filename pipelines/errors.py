@@ -7,3 +7,7 @@ class AtlasError(Exception):
     def __init__(self, message: str, *, usage: bool = False) -> None:
         super().__init__(message)
         self.usage = usage
+
+
+class SourceFault(AtlasError):
+    """The source answers in a way that no later page can be trusted after: a run does not go on from here."""

@@ -13,9 +13,10 @@ from typing import cast
 
 import msgspec
 
-from pipelines.fidelity import NotJson, repair
+from pipelines.counters import Counted, take_out, tree
+from pipelines.fidelity import NotJson, faithful, repair
 from pipelines.quarantine import Rejected
-from pipelines.source import Contract, Payload, Source
+from pipelines.source import Contract, Payload
 
 LONGEST_ID = 1_000
 
@@ -24,21 +25,24 @@ _MISSING_FIELD = re.compile(r"missing required field `(.+)`")
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """A payload that holds to its contract, by its place in the run."""
+    """A payload that holds to its contract, by its place in the run. digest: of its body less its counters."""
 
     sequence: int
+    stream: str
     external_id: str
     digest: bytes
     version_at: datetime
     fetched_at: datetime
     request: str
     body: bytes
+    counted: Counted | None
 
     def rejected(self, fault: NotJson) -> Rejected:
         """The same payload, where its body cannot be stored after all."""
         return Rejected(
+            self.stream,
             self.body,
-            self.digest,
+            hashlib.sha256(self.body).digest(),
             self.request,
             self.external_id,
             fault.reason,
@@ -48,23 +52,24 @@ class Arrival:
 
 
 class Examiner:
-    """Examines the payloads of one run of a source.
+    """Examines the payloads of one stream in one run.
 
     fetched_at: when they were received, where that is not now.
     """
 
-    def __init__(self, source: Source, fetched_at: datetime | None) -> None:
-        self._contract, self._fetched_at = source.contract, fetched_at
-        self._decoder = msgspec.json.Decoder(source.contract)
+    def __init__(self, stream: str, contract: type[Contract], fetched_at: datetime | None) -> None:
+        self._stream, self._contract, self._fetched_at = stream, contract, fetched_at
+        self._decoder = msgspec.json.Decoder(contract)
+        self._counters = tree(contract.volatile)
 
     def examine(self, payload: Payload, sequence: int) -> Arrival | Rejected:
         """The payload with its id and times, or why it cannot land."""
-        digest = hashlib.sha256(payload.body).digest()
         external_id = payload.external_id
         request = payload.request.encode(errors="backslashreplace").decode()
 
         def reject(reason: str, detail: str, path: str | None = None, byte_offset: int | None = None) -> Rejected:
-            return Rejected(payload.body, digest, request, external_id, reason, detail, path, byte_offset)
+            digest = hashlib.sha256(payload.body).digest()
+            return Rejected(self._stream, payload.body, digest, request, external_id, reason, detail, path, byte_offset)
 
         try:
             record = self._decode(payload.body)
@@ -81,7 +86,17 @@ class Examiner:
             return reject("no_id", f"the id cannot be used: {unusable[:100]!a}", "$")
         received = self._fetched_at or datetime.now(UTC)
         version_at = payload.version_at or record.version_at() or received
-        return Arrival(sequence, external_id, digest, version_at, received, request, payload.body)
+        stable, counted = self._take_out(payload.body)
+        digest = hashlib.sha256(stable).digest()
+        return Arrival(
+            sequence, self._stream, external_id, digest, version_at, received, request, payload.body, counted
+        )
+
+    def _take_out(self, body: bytes) -> tuple[bytes, Counted | None]:
+        """The payload less its counters, and these; the whole of it where taking it apart would lose something."""
+        if not self._counters or not faithful(body):
+            return body, None
+        return take_out(body, self._counters)
 
     def _decode(self, body: bytes) -> Contract:
         try:

@@ -1,87 +1,146 @@
-"""Where a landing's items come from: a recording, the live source, or files that somebody brings.
+"""Where a landing's items come from: a recording, or the live source.
 
-Belongs here: choosing and opening. Not: what a source answers (`assets`), not what becomes of it (`landing`).
+Belongs here: choosing and opening, and what the run before left. Not: what a source answers (`assets`), not what
+becomes of it (`landing`), not files that somebody brings (`files`).
 """
 
-import gzip
-import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-import msgspec
-from backports import zstd
+import httpx
 
 from pipelines import recording, settings
 from pipelines.errors import AtlasError
 from pipelines.http import Client
+from pipelines.landing import Intake
 from pipelines.settings import Mode
-from pipelines.source import Item, Payload, Skipped, Source, Window
-
-COMPRESSIONS = {".gz", ".zst"}
-LINES, DOCUMENT = {".ndjson", ".jsonl"}, {".json"}
-
-
-@dataclass(frozen=True)
-class Fetched:
-    """Items on their way, and when they were received where that is not now."""
-
-    items: Iterator[Item]
-    at: datetime | None = None
+from pipelines.source import Payload, Source, Window
+from pipelines.turns import Turns
+from pipelines.warehouse.engine import Warehouse
 
 
-def fetched(source: Source, window: Window, mode: Mode) -> Fetched:
-    """What a source says about a day: as recorded, or live. Nothing is opened before the first item is asked for."""
-    if mode == "recorded":
-        return Fetched(_recorded(source, window), window.start)
-    return Fetched(_live(source, window))
+@contextmanager
+def opened(
+    warehouse: Warehouse, source: Source, window: Window, mode: Mode, *, sweep: bool = False
+) -> Iterator[Intake]:
+    """What a source says about a day: as recorded, or live.
+
+    sweep: everything it has, not only what is new. Nothing is asked before the first item is.
+    """
+    with ExitStack() as stack:
+        if mode == "recorded":
+            place, window = _recorded(stack, source, window), replace(window, sweep=not source.dated)
+        else:
+            window = _live_window(warehouse, source, window, sweep=sweep)
+            place = stack.enter_context(live(warehouse, source))
+        yield Intake(
+            lambda resume: source.fetch(place, replace(window, resume=resume)),
+            mode,
+            window.start if mode == "recorded" else None,
+            look=_looking(source, place),
+            cursors=window.cursors,
+            notes=place.notes if isinstance(place, Client) else Counter(),
+        )
 
 
-def _recorded(source: Source, window: Window) -> Iterator[Item]:
+@contextmanager
+def live(warehouse: Warehouse, source: Source) -> Iterator[Client | Path]:
+    """The place that a source is read from: its client, or its folder."""
+    base_url = settings.base_url(source.stem) or source.base_url
+    if source.kind == "folder":
+        yield _folder(source, base_url)
+        return
+    contact = settings.load().contact
+    if source.wants_contact and not contact:
+        raise AtlasError(
+            f"The operator of {source.name} wants to know how to reach whoever asks. "
+            "Set ATLAS_CONTACT, to a mail address or a user name there; it is sent in the User-Agent.",
+            usage=True,
+        )
+    with ExitStack() as stack:
+        urls = {place: settings.base_url(source.stem, place) or url for place, url in source.more_urls.items()}
+        places = {
+            place: stack.enter_context(_client(warehouse, stack, source, url, contact))
+            for place, url in urls.items()
+            if url
+        }
+        token = settings.token(source.stem)
+        yield stack.enter_context(_client(warehouse, stack, source, base_url, contact, token, places))
+
+
+def _client(
+    warehouse: Warehouse,
+    stack: ExitStack,
+    source: Source,
+    base_url: str,
+    contact: str | None,
+    token: str | None = None,
+    places: Mapping[str, Client] | None = None,
+) -> Client:
+    try:
+        host = httpx.URL(base_url).netloc.decode()
+    except httpx.InvalidURL as error:
+        raise AtlasError(f"{source.name} cannot be read from {base_url!r}: {error}.", usage=True) from None
+    turns = Turns(stack.enter_context(warehouse.connect()), host, source.rate)
+    return Client(source.name, base_url, token=token, auth=source.auth, contact=contact, turns=turns, places=places)
+
+
+def _recorded(stack: ExitStack, source: Source, window: Window) -> Client | Path:
     recorded = recording.read(source, window.day)
     if source.kind == "folder":
-        yield from source.fetch(recorded.path(), window)
-    else:
-        with Client(source.name, source.base_url, transport=recorded.transport()) as client:
-            yield from source.fetch(client, window)
+        return recorded.path()
+    places = {
+        place: stack.enter_context(Client(source.name, f"https://{place}", transport=recorded.transport()))
+        for place in source.more_urls
+    }
+    return stack.enter_context(Client(source.name, source.base_url, transport=recorded.transport(), places=places))
 
 
-def _live(source: Source, window: Window) -> Iterator[Item]:
-    if window.day != datetime.now(UTC).date():
+def _live_window(warehouse: Warehouse, source: Source, window: Window, *, sweep: bool) -> Window:
+    current = window.day == datetime.now(UTC).date()
+    if not current and not source.dated:
         raise AtlasError(
             f"{source.name} tells only how it is now: {window.key} cannot be fetched any more. "
             "What was fetched that day is re-derived with: "
             f"atlas transform {source.name} --partition {window.key} --full"
         )
-    base_url = settings.base_url(source.stem) or source.base_url
-    if source.kind == "folder":
-        yield from source.fetch(_folder(source, base_url), window)
-    else:
-        with Client(source.name, base_url, token=settings.token(source.stem)) as client:
-            yield from source.fetch(client, window)
+    return replace(window, current=current, sweep=sweep, cursors=_marks(warehouse, source))
 
 
-def brought(source: Source, path: Path, window: Window | None) -> Fetched:
-    """The payloads of files: NDJSON (a payload a line) and JSON (a payload, a list, a page), .gz and .zst too.
+def _marks(warehouse: Warehouse, source: Source) -> dict[str, Any]:
+    """Where the last live run ended. What other code decided to skip as unchanged is asked for again."""
+    with warehouse.connect() as connection:
+        row = connection.execute(
+            """
+            select cursor_to, code_version from ops.fetch_runs
+            where stream = %s and kind = 'land' and published is not null and cursor_to is not null
+              and stats ->> 'mode' = 'live'
+            order by published desc limit 1
+            """,
+            [source.name],
+        ).fetchone()
+    if row is None:
+        return {}
+    marks: dict[str, Any] = row["cursor_to"]
+    if row["code_version"] != source.code_version:
+        marks = {name: mark | {"validators": {}} for name, mark in marks.items()}
+    return marks
 
-    With a window they count as received at its end, so that landing them again gives the same versions.
-    """
-    at = min(window.last, datetime.now(UTC)) if window else None
-    if not path.exists():
-        raise AtlasError(f"There is no file or folder {path}.", usage=True)
-    if source.kind == "folder" and path.is_dir():
-        return Fetched(source.fetch(path, window or Window(datetime.now(UTC).date())), at)
-    if source.kind == "folder":
-        return Fetched(iter([Payload(path.read_bytes(), path.name, path.name)]), at)
-    if path.is_file() and not _format(path):
-        known = ", ".join(sorted(LINES | DOCUMENT))
-        raise AtlasError(
-            f"{path.name} is no file of payloads: its name should end in {known}, .gz or .zst after it.", usage=True
-        )
-    return Fetched(_files(source, path), at)
+
+def _looking(source: Source, place: Client | Path) -> Any:
+    if source.look is None:
+        return None
+    look = source.look
+
+    def one(kind: str, external_id: str) -> Payload | None:
+        return look(place, kind, external_id)
+
+    return one
 
 
 def _folder(source: Source, name: str) -> Path:
@@ -92,58 +151,3 @@ def _folder(source: Source, name: str) -> Path:
             f"Name the folder in ATLAS_{source.stem.upper()}_BASE_URL."
         )
     return folder
-
-
-def _format(path: Path) -> str | None:
-    suffixes = [suffix for suffix in path.suffixes if suffix not in COMPRESSIONS]
-    return suffixes[-1] if suffixes and suffixes[-1] in LINES | DOCUMENT else None
-
-
-def _files(source: Source, path: Path) -> Iterator[Item]:
-    paths = sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else [path]
-    for each in paths:
-        name = each.relative_to(path if path.is_dir() else path.parent).as_posix()
-        kind = _format(each)
-        if kind is None:
-            yield Skipped(name, "not JSON by its name")
-        elif kind in LINES:
-            with _open(each) as lines:
-                for number, line in enumerate(lines, 1):
-                    if body := line.strip(b" \t\r\n"):
-                        yield Payload(body, f"{name}:{number}")
-        else:
-            with _open(each) as document:
-                yield from _documents(source, document.read(), name)
-
-
-@contextmanager
-def _open(path: Path) -> Iterator[IO[bytes]]:
-    try:
-        if path.suffix in COMPRESSIONS and path.is_file() and path.stat().st_size == 0:
-            raise EOFError("it is empty")
-        if path.suffix == ".gz":
-            with gzip.open(path) as unpacked:
-                yield unpacked  # type: ignore[misc]
-        elif path.suffix == ".zst":
-            with zstd.open(path) as unpacked:
-                yield unpacked  # type: ignore[misc]
-        else:
-            with path.open("rb") as file:
-                yield file
-    except (EOFError, gzip.BadGzipFile, zlib.error, zstd.ZstdError) as error:
-        raise AtlasError(f"{path.name} cannot be unpacked: {error}. Nothing of it is published.") from None
-
-
-def _documents(source: Source, body: bytes, name: str) -> Iterator[Payload]:
-    """A page's records, a list's elements, or the document itself."""
-    try:
-        document: Any = msgspec.json.decode(body, type=dict[str, msgspec.Raw] | list[msgspec.Raw])
-        if isinstance(document, dict) and source.envelope in document:
-            document = msgspec.json.decode(document[source.envelope], type=list[msgspec.Raw])
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        document = None
-    if isinstance(document, list):
-        for number, element in enumerate(document):
-            yield Payload(bytes(element), f"{name}[{number}]")
-    else:
-        yield Payload(body, name)

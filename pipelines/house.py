@@ -14,7 +14,7 @@ from sqlalchemy import Table
 
 from pipelines.errors import AtlasError
 from pipelines.source import Source
-from pipelines.warehouse.tables import metadata
+from pipelines.warehouse.tables import domain_schema, metadata, view
 
 ROOT = Path(__file__).resolve().parent.parent
 ASSETS, SQL, SAMPLES = ROOT / "assets", ROOT / "sql", ROOT / "samples"
@@ -68,9 +68,13 @@ def domains() -> list[str]:
 
 @cache
 def load_tables() -> None:
-    """Declares the tables of every domain on `metadata`."""
+    """Declares the tables of every domain on `metadata`, and the views over them that analysts read."""
     for domain in domains():
         importlib.import_module(f"assets.{domain}.tables")
+    marts = domain_schema("marts", "What analysts read: views over the domains")
+    for path in sorted((SQL / "marts").glob("*.sql")):
+        file = SqlFile.read(path)
+        view(f"{marts}.{file.name}", file.text, file.sentence)
 
 
 @cache
@@ -95,6 +99,14 @@ def find_source(name: str) -> Source:
     if name not in sources():
         raise AtlasError(f"There is no source {name!r}. There are: {', '.join(sources())}.", usage=True)
     return sources()[name]
+
+
+def find_stream(name: str) -> tuple[Source, str]:
+    """The source and the kind of a stream's name."""
+    streams = {stream: (source, kind) for source in sources().values() for kind, stream in source.streams.items()}
+    if name not in streams:
+        raise AtlasError(f"There is no stream {name!r}. There are: {', '.join(streams)}.", usage=True)
+    return streams[name]
 
 
 def find_sources(names: list[str]) -> list[Source]:

@@ -18,7 +18,7 @@ import httpx
 import msgspec
 import stamina
 
-from pipelines.errors import AtlasError
+from pipelines.errors import AtlasError, SourceFault
 from pipelines.source import Auth
 from pipelines.turns import LONGEST_WAIT_S, Deferred, Turns
 
@@ -48,7 +48,8 @@ class Client:
     """Requests to one source; a context manager. `notes` counts what the ledger should tell.
 
     token: sent as a bearer token, or as `user:key` where auth is basic. contact: how whoever calls can be reached.
-    turns: shared with every other run that asks the host; none for a recording.
+    turns: shared with every other run that asks the host; none for a recording. places: other hosts that the source
+    is read from, by name.
     """
 
     def __init__(
@@ -60,9 +61,10 @@ class Client:
         auth: Auth = "bearer",
         contact: str | None = None,
         turns: Turns | None = None,
+        places: Mapping[str, "Client"] | None = None,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
-        self.source, self._turns = source, turns
+        self.source, self._turns, self._places = source, turns, places or {}
         self.notes: Counter[str] = Counter()
         headers = {
             "user-agent": f"{USER_AGENT} ({contact})" if contact else USER_AGENT,
@@ -82,14 +84,25 @@ class Client:
     def __exit__(self, *_: object) -> None:
         self._http.close()
 
+    def place(self, name: str) -> "Client | None":
+        """Another host of the source; None where none is set."""
+        return self._places.get(name)
+
     def ask(
-        self, target: str, shape: type[DocumentT], headers: Mapping[str, str] | None = None
+        self,
+        target: str,
+        shape: type[DocumentT],
+        headers: Mapping[str, str] | None = None,
+        body: bytes | None = None,
     ) -> tuple[httpx.Response, DocumentT | None]:
-        """An answer and what it says; None where it is unchanged (304), to conditional headers, or gone (404, 410)."""
+        """An answer and what it says; None where it is unchanged (304), to conditional headers, or gone (404, 410).
+
+        body: JSON to send with it, which makes it a POST.
+        """
         try:
             for attempt in stamina.retry_context(on=_pause, attempts=ATTEMPTS, timeout=None, wait_max=30.0):
                 with attempt:
-                    response = self._once(target, headers or {})
+                    response = self._once(target, headers or {}, body)
                     return response, self._decoded(response, shape)
         except _TryAgain as error:
             raise AtlasError(
@@ -103,9 +116,9 @@ class Client:
             ) from None
         raise AssertionError("stamina ends with an answer or an error")
 
-    def look(self, target: str) -> tuple[bytes, str] | None:
+    def look(self, target: str, body: bytes | None = None) -> tuple[bytes, str] | None:
         """One record by its own URL, with the request that is stored; None where the source says that it is gone."""
-        response, document = self.ask(target, msgspec.Raw)
+        response, document = self.ask(target, msgspec.Raw, body=body)
         return None if document is None else (bytes(document), request_of(response))
 
     def below_base(self, link: str) -> str:
@@ -113,24 +126,29 @@ class Client:
         try:
             target = httpx.URL(link).raw_path.decode()
         except httpx.InvalidURL as error:
-            raise AtlasError(
+            raise SourceFault(
                 f"{self.source} names a next page that is no URL: {error}. Nothing of this run is published."
             ) from None
         base = self._http.base_url.raw_path.decode().rstrip("/")
         return target.removeprefix(base) if target.startswith(f"{base}/") else target
 
-    def _once(self, target: str, headers: Mapping[str, str]) -> httpx.Response:
+    def _once(self, target: str, headers: Mapping[str, str], body: bytes | None) -> httpx.Response:
         turn: AbstractContextManager[None] = self._turns.turn() if self._turns else nullcontext()
         with turn:
             self.notes["requests"] += 1
-            response = self._http.get(target, headers=headers)
+            if body is None:
+                response = self._http.get(target, headers=headers)
+            else:
+                response = self._http.post(
+                    target, headers={**headers, "content-type": "application/json"}, content=body
+                )
             if response.status_code in GONE or response.status_code in (httpx.codes.OK, httpx.codes.NOT_MODIFIED):
                 return response
             words = f"status {response.status_code}"
             if response.status_code == httpx.codes.TOO_MANY_REQUESTS or response.status_code >= 500:
                 self.notes["answers to try again"] += 1
                 raise _TryAgain(words, self._obey(response))
-        raise AtlasError(f"{self.source} refused {request_of(response)}: {words}.")
+        raise SourceFault(f"{self.source} refused {request_of(response)}: {words}.")
 
     def _obey(self, response: httpx.Response) -> float | None:
         """Keeps every run from asking for as long as the server says; how long this one must wait by itself."""

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 from uuid import UUID
 
+from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from pipelines.errors import AtlasError
@@ -65,7 +66,14 @@ class Run:
         self.done += items
         self.notify(self)
 
-    def publish(self, counts: Counts, stats: dict[str, Any]) -> None:
+    def publish(
+        self,
+        counts: Counts,
+        stats: dict[str, Any],
+        *,
+        cursor_from: dict[str, Any] | None = None,
+        cursor_to: dict[str, Any] | None = None,
+    ) -> None:
         """Closes the row inside the caller's transaction; it shows when that commits, with the data."""
         self.counts, self.stats = counts, stats
         self.status = "partial_success" if counts.quarantined else "completed"
@@ -74,10 +82,18 @@ class Run:
             update ops.fetch_runs set
                 published = nextval('ops.published'), status = %(status)s, ended_at = clock_timestamp(),
                 fetched = %(fetched)s, created = %(created)s, updated = %(updated)s, unchanged = %(unchanged)s,
-                deleted = %(deleted)s, quarantined = %(quarantined)s, duplicates = %(duplicates)s, stats = %(stats)s
+                deleted = %(deleted)s, quarantined = %(quarantined)s, duplicates = %(duplicates)s, stats = %(stats)s,
+                cursor_from = %(cursor_from)s, cursor_to = %(cursor_to)s
             where fetch_run_id = %(id)s and status = 'in_progress'
             """,
-            {**asdict(counts), "status": self.status, "stats": Jsonb(stats), "id": self.id},
+            {
+                **asdict(counts),
+                "status": self.status,
+                "stats": Jsonb(stats),
+                "cursor_from": Jsonb(cursor_from) if cursor_from else None,
+                "cursor_to": Jsonb(cursor_to) if cursor_to else None,
+                "id": self.id,
+            },
         )
 
 
@@ -178,6 +194,17 @@ def _close_failed(connection: Connection, run_id: UUID, words: str) -> None:
         """,
         [words[:10_000].replace("\x00", ""), run_id],
     )
+    for name in ("arrivals", "rejects"):
+        connection.execute(
+            sql.SQL(
+                """
+                delete from staging.{} k
+                where k.fetch_run_id = %(run)s
+                  and not exists (select from staging.checkpoints c where c.fetch_run_id = %(run)s)
+                """
+            ).format(sql.Identifier(name)),
+            {"run": run_id},
+        )
 
 
 def reap(warehouse: Warehouse) -> list[UUID]:

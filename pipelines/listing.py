@@ -15,7 +15,7 @@ from typing import Generic, TypeVar
 import httpx
 import msgspec
 
-from pipelines.errors import AtlasError
+from pipelines.errors import SourceFault
 from pipelines.http import Client, request_of, without_secrets
 from pipelines.source import Checkpoint, Item, Mark, Swept, Window
 
@@ -114,7 +114,9 @@ class Listing(Generic[PageT]):
             response, page = self._client.ask(target, self._shape, conditions)
             if page is None:
                 if response.status_code != httpx.codes.NOT_MODIFIED:
-                    raise AtlasError(f"{self._client.source} has no {without_secrets(target)}: {response.status_code}.")
+                    raise SourceFault(
+                        f"{self._client.source} has no {without_secrets(target)}: {response.status_code}."
+                    )
                 state.ended, state.validators = "unchanged", dict(conditions)
                 self._client.notes["listings unchanged"] += 1
                 return
@@ -144,7 +146,7 @@ class Listing(Generic[PageT]):
         self._see(keys, target)
         positions = [place for head in heads if head and (place := head.position()) is not None]
         if positions:
-            state.high = _plain(max([*positions, *([_place(state.high)] if state.high is not None else [])]))  # type: ignore[type-var]
+            state.high = _plain(max([*positions, *([_place(state.high)] if state.high is not None else [])]))
         if state.link is None:
             state.ended = "end"
         elif self._stop is not None and positions and positions[-1] < self._stop:  # type: ignore[operator]
@@ -165,7 +167,7 @@ class Listing(Generic[PageT]):
         self._client.notes["records told twice"] += len(keys) - len(fresh)
         self._idle = 0 if fresh or self._head is None else self._idle + 1
         if self._idle == MOST_IDLE_PAGES:
-            raise AtlasError(
+            raise SourceFault(
                 f"{self._client.source} does not come to an end: {MOST_IDLE_PAGES} pages up to "
                 f"{without_secrets(target)} tell nothing new. Nothing of this run is published; run it again later."
             )
@@ -196,7 +198,7 @@ class Listing(Generic[PageT]):
     def _unasked(self, link: str) -> str:
         target = self._client.below_base(link)
         if target in self._links:
-            raise AtlasError(
+            raise SourceFault(
                 f"{self._client.source} repeats itself: it names {without_secrets(target)} as the next page a second "
                 "time. Nothing of this run is published; run it again later."
             )
@@ -207,7 +209,7 @@ class Listing(Generic[PageT]):
         """Where known ground begins."""
         if "value" not in self._cursor:
             return self._since
-        return _place(self._cursor["value"]) - self._overlap  # type: ignore[operator, no-any-return]
+        return _place(self._cursor["value"]) - self._overlap  # type: ignore[operator]
 
     def _mark(self, high: str | int) -> str | int:
         """The highest place seen, but no time that is still to come by our clock: its clock may be wrong."""

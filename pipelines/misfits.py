@@ -3,7 +3,8 @@
 Table by table, parents first, rows leave `incoming` for `misfits` with the reason: a value that its column's type
 cannot read, a missing value, a CHECK, a parent that is missing, misfit or pruned, a key or unique value that another
 row has. A nullable reference to a missing parent goes in NULL instead. Of rows that claim one value the smallest
-(external id, key, row) stays; a row already in the table stays before one that comes. What is left fits.
+(stream, external id, key) stays, and the others wait for it to go; what waits for a parent waits for it to come. What
+is left fits.
 """
 
 from collections.abc import Sequence
@@ -31,7 +32,7 @@ class Split:
             each.quarantined += self._types(shape) + self._missing(shape) + self._checks(shape)
             each.duplicates += self._duplicates(shape)
             each.quarantined += sum(self._reference(shape, reference) for reference in shape.references)
-            each.quarantined += self._claims(shape)
+            self._claims(shape, each)
         for shape in self.shapes:
             if not shape.owned:
                 counts[shape.name].quarantined += self._unreferenced(shape)
@@ -99,7 +100,7 @@ class Split:
         feeds = any(each.table is reference.table for each in self.shapes)
         stays = (
             sql.SQL("not exists (select from scope s where s.record_id = p.record_id)")
-            if feeds and parent.owned
+            if feeds and (parent.owned or parent.told)
             else TRUE
         )
         comes = (
@@ -111,6 +112,7 @@ class Split:
             "{column} is not null and not ("
             "exists (select from {parent} p where p.{key} = {column} and {stays}) {comes})"
         ).format(column=column, parent=parent.target, key=sql.Identifier(key), stays=stays, comes=comes)
+        self._wait(shape, orphan, parent.name, sql.SQL("{}::text").format(column), "parent")
         if reference.nullable:
             self.connection.execute(
                 sql.SQL("update {} o set {} = null where {}").format(
@@ -126,6 +128,15 @@ class Split:
             detail=sql.Literal(f"its row of {parent.name} is missing or does not fit"),
         )
 
+    def _wait(self, shape: Shape, condition: sql.Composable, table: str, key: sql.Composable, reason: str) -> None:
+        """Notes for which row others wait: those that meet a condition, if a record has them."""
+        if "record_id" in shape.yielded:
+            self.connection.execute(
+                sql.SQL(
+                    "insert into waiting select o.record_id, {}, {}, {} from {} o where o.record_id is not null and {}"
+                ).format(sql.Literal(table), key, sql.Literal(reason), shape.incoming, condition)
+            )
+
     def _unreferenced(self, shape: Shape) -> int:
         """Shared rows to which nothing refers, now that what would is split off."""
         (key,) = shape.key
@@ -138,6 +149,8 @@ class Split:
             if reference.table is shape.table
             for place in (child.incoming, child.target)
         ]
+        if shape.told and "record_id" in shape.yielded:
+            referred.append(sql.SQL("o.record_id is not null").format())
         return self._split(
             shape,
             sql.SQL("not ({})").format(sql.SQL(" or ").join(referred)),
@@ -146,68 +159,64 @@ class Split:
             detail=sql.Literal("no row that fits refers to it"),
         )
 
-    def _claims(self, shape: Shape) -> int:
-        split = self._claim(shape, shape.key, f"{shape.table.name}_pkey", nulls_distinct=True)
-        for unique in shape.uniques:
-            columns = [column.name for column in unique.columns]
-            if set(columns) <= shape.yielded.keys():
-                split += self._claim(shape, columns, str(unique.name), nulls_distinct=not _nulls_collide(unique))
-        return split
+    def _claims(self, shape: Shape, counts: Counts) -> None:
+        """Rows of a key or a unique value: the first stays. The same key twice is one thing told twice, no misfit."""
+        if "record_id" in shape.yielded:
+            self._claim(shape, shape.key, None, counts)
+            for unique in shape.uniques:
+                columns = [column.name for column in unique.columns]
+                if set(columns) <= shape.yielded.keys():
+                    self._claim(shape, columns, unique, counts)
 
-    def _claim(self, shape: Shape, columns: list[str], constraint: str, *, nulls_distinct: bool) -> int:
+    def _claim(self, shape: Shape, columns: list[str], unique: UniqueConstraint | None, counts: Counts) -> None:
+        """Takes away the rows that have what another has, and notes for which they wait."""
         known = (
-            sql.SQL(" and ").join(sql.SQL("n.{} is not null").format(sql.Identifier(column)) for column in columns)
-            if nulls_distinct
-            else TRUE
+            TRUE
+            if unique is not None and _nulls_collide(unique)
+            else sql.SQL(" and ").join(sql.SQL("n.{} is not null").format(sql.Identifier(column)) for column in columns)
         )
-        who = (
-            sql.SQL('(select external_id from scope where scope.record_id = n.record_id) collate "C", ')
-            if shape.owned
-            else sql.SQL("")
-        )
-        in_batch = sql.SQL(
-            """
-            o.ctid in (
-                select place from (
-                    select n.place, {known} as known,
-                        row_number() over (partition by {columns} order by {who} {key}, {row}) as number
-                    from ({typed}) as n
+        self.connection.execute(
+            sql.SQL(
+                """
+                create temp table losers on commit drop as
+                select place, winner, twice from (
+                    select n.place, {known} as known, row_number() over claims as number,
+                        first_value({key}) over claims as winner,
+                        n.record_id = first_value(n.record_id) over claims as twice
+                    from ({typed}) as n left join scope w on w.record_id = n.record_id
+                    window claims as (
+                        partition by {columns}
+                        order by w.stream collate "C", w.external_id collate "C", {keys},
+                            (to_jsonb(n) - 'place')::text collate "C")
                 ) as numbered
-                where known and number > 1)
-            """
-        ).format(
-            known=known,
-            columns=names(columns, "n"),
-            who=who,
-            row=sql.SQL("(to_jsonb(n) - 'place')::text collate \"C\""),
-            key=names(shape.key, "n"),
-            typed=self._placed(shape),
-        )
-        detail = sql.Literal(f"another row has this {', '.join(columns)}")
-        split = self._split(shape, in_batch, reason="unique", constraint=constraint, detail=detail)
-        if columns == shape.key and not shape.owned:
-            return split
-        stays: list[sql.Composable] = []
-        if shape.owned:
-            stays.append(sql.SQL("not exists (select from scope s where s.record_id = t.record_id)"))
-        if columns != shape.key:
-            stays.append(
-                sql.SQL("not exists (select from {} i where {})").format(shape.incoming, shape.same_key("i", "t"))
+                where known and number > 1
+                """
+            ).format(
+                known=known,
+                columns=names(columns, "n"),
+                key=shape.key_text("n"),
+                keys=names(shape.key, "n"),
+                typed=self._placed(shape),
             )
-        in_table = sql.SQL(
-            "o.ctid in (select n.place from ({typed}) as n join {target} t on {same} where {stays})"
-        ).format(
-            typed=self._placed(shape),
-            target=shape.target,
-            same=sql.SQL(" and ").join(
-                sql.SQL("n.{0} {1} t.{0}").format(
-                    sql.Identifier(column), sql.SQL("=" if nulls_distinct else "is not distinct from")
-                )
-                for column in columns
-            ),
-            stays=sql.SQL(" and ").join(stays),
         )
-        return split + self._split(shape, in_table, reason="unique", constraint=constraint, detail=detail)
+        lost = sql.SQL("o.ctid in (select place from losers)").format()
+        winner = sql.SQL("(select winner from losers where place = o.ctid)").format()
+        if unique is None:
+            lost_to_another = sql.SQL("o.ctid in (select place from losers where not twice)").format()
+            self._wait(shape, lost_to_another, shape.name, winner, "claim")
+            counts.duplicates += self.connection.execute(
+                sql.SQL("delete from {} o where {}").format(shape.incoming, lost_to_another)
+            ).rowcount
+        else:
+            self._wait(shape, lost, shape.name, winner, "unique")
+        counts.quarantined += self._split(
+            shape,
+            lost,
+            reason="unique",
+            constraint=str(unique.name) if unique is not None else f"{shape.table.name}_pkey",
+            detail=sql.Literal(f"another row has this {', '.join(columns)}"),
+        )
+        self.connection.execute("drop table losers")
 
     def _placed(self, shape: Shape) -> sql.Composed:
         """The rows of `incoming` as the table would hold them, each with its place; only after `_types`."""
@@ -238,7 +247,7 @@ class Split:
                 incoming=shape.incoming,
                 condition=condition,
                 name=sql.Literal(shape.name),
-                record=sql.Identifier("record_id") if shape.owned else sql.SQL("null"),
+                record=sql.Identifier("record_id") if "record_id" in shape.yielded else sql.SQL("null"),
                 key=key,
                 reason=sql.Literal(reason),
                 constraint=sql.Literal(constraint),

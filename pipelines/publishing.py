@@ -1,70 +1,189 @@
-"""Making a landing visible: bodies get names, in one short transaction under the stream's lock.
+"""Making a landing visible: bodies get names, in one short transaction under the source's lock.
 
 Each arrival is judged against the record's latest version: created, updated, unchanged; a duplicate or superseded in
-its own run; or late, when what staging holds is newer. An unchanged record is noted as seen once a day, so that what
-was fetched in between and lands later is late. Versions, quarantine and ledger show together. Belongs here:
-staging.versions. Not: bodies (`landing`).
+its own run; or late, when what staging holds is newer. A record that a complete listing no longer tells gets a
+tombstone. An unchanged record is noted as seen once a day, so that what was fetched in between and lands later is
+late. Versions, observations, quarantine, marks and ledger show together. Belongs here: staging.versions,
+staging.observations. Not: bodies (`landing`), not what is gone (`completeness`).
 """
 
+from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
+
+from psycopg import sql
 
 from pipelines import ledger, quarantine
 from pipelines.ledger import Counts, Run
 
 
-def publish(run: Run, fetched: int, refused: list[bytes], stats: dict[str, Any], mends: int | None) -> None:
-    """Publishes what the temporary tables `arrivals` and `rejects` hold, less the digests that were refused.
+@dataclass
+class Outcome:
+    """What a landing brings beside its arrivals.
 
-    mends: the quarantine entry that the arrivals are mended bytes of.
+    refused: digests of bodies that could not be stored. gone: the latest versions of records that the source no
+    longer has, each with the request that says so; gone_at: when it was asked. cursors: where this run began
+    and where the next one does. mends: the quarantine entry that the arrivals are mended bytes of.
     """
+
+    fetched: int
+    refused: list[bytes]
+    stats: dict[str, Any]
+    gone_at: datetime
+    gone: list[tuple[int, str]] = field(default_factory=list)
+    cursor_from: dict[str, Any] | None = None
+    cursor_to: dict[str, Any] | None = None
+    mends: int | None = None
+
+
+def publish(run: Run, outcome: Outcome) -> None:
+    """Publishes what `staging.arrivals` and `staging.rejects` hold of the run, less what was refused."""
     connection = run.connection
-    parameters = {"stream": run.source, "partition": run.partition, "run": run.id}
+    parameters = {"source": run.source, "partition": run.partition, "run": run.id}
     with connection.transaction():
-        connection.execute("delete from arrivals where digest = any(%s)", [refused])
+        connection.execute(
+            """
+            create temp table arrivals on commit drop as
+            select * from staging.arrivals where fetch_run_id = %s and digest <> all(%s)
+            """,
+            [run.id, outcome.refused],
+        )
         connection.execute("analyze arrivals")
         connection.execute(ledger.LOCK_TO_COMMIT, [f"land {run.source}"])
-        connection.execute(JUDGE, parameters)
+        connection.execute(JUDGE)
         counted = connection.execute("select verdict, count(*) as number from judged group by verdict").fetchall()
         verdicts = {row["verdict"]: row["number"] for row in counted}
-        if verdicts.keys() - {"unchanged", "duplicate"}:
+        deleted = _bury(run, outcome)
+        if verdicts.keys() - {"unchanged", "duplicate", "counted"}:
             connection.execute(RETIRE)
             connection.execute(NAME, parameters)
+        if deleted and (renamed := connection.execute(RENAME, parameters).rowcount):
+            outcome.stats["renamed"] = renamed
+        connection.execute(SUPERSEDE)
+        connection.execute(OBSERVE, parameters)
         connection.execute(SEEN_AGAIN, parameters)
+        connection.execute(COUNTED_AGAIN, parameters)
         quarantine.keep_payloads(run)
         quarantine.close_landed(run)
-        if mends is not None and verdicts:
-            quarantine.close_mended(run, mends)
+        if outcome.mends is not None and verdicts:
+            quarantine.close_mended(run, outcome.mends)
         counts = Counts(
-            fetched=fetched,
+            fetched=outcome.fetched,
             created=verdicts.get("created", 0),
-            updated=verdicts.get("updated", 0),
+            updated=verdicts.get("updated", 0) + verdicts.get("counted", 0),
             unchanged=verdicts.get("unchanged", 0),
-            quarantined=fetched - sum(verdicts.values()),
+            deleted=deleted,
+            quarantined=outcome.fetched - sum(verdicts.values()),
             duplicates=sum(verdicts.get(name, 0) for name in ("duplicate", "superseded", "late")),
         )
-        run.publish(counts, stats)
+        forget(run)
+        run.publish(counts, outcome.stats, cursor_from=outcome.cursor_from, cursor_to=outcome.cursor_to)
+
+
+def _bury(run: Run, outcome: Outcome) -> int:
+    """Gives tombstones to what is gone, unless it has come back meanwhile; how many."""
+    if not outcome.gone:
+        return 0
+    return run.connection.execute(
+        BURY,
+        {
+            "gone": [version_id for version_id, _ in outcome.gone],
+            "requests": [request for _, request in outcome.gone],
+            "at": outcome.gone_at,
+            "partition": run.partition,
+            "run": run.id,
+        },
+    ).rowcount
+
+
+def forget(run: Run) -> None:
+    """Takes away what a landing kept for its own resumption."""
+    for name in ("arrivals", "rejects", "checkpoints"):
+        run.connection.execute(
+            sql.SQL("delete from staging.{} where fetch_run_id = %s").format(sql.Identifier(name)), [run.id]
+        )
 
 
 JUDGE = """
 create temp table judged on commit drop as
 with ranked as (
-    select a.*, ops.key(%(stream)s, a.external_id) as record_id,
+    select a.*, ops.key(a.stream, a.external_id) as record_id,
         first_value(digest) over winners as winning_digest, row_number() over winners as place
     from arrivals a
-    window winners as (partition by external_id order by version_at desc, sequence desc)
+    window winners as (partition by stream, external_id order by version_at desc, sequence desc)
+),
+
+compared as (
+    select r.*, l.version_id as latest_id, l.observation_id as latest_observation_id,
+        r.place = 1 and r.counters_digest is not null and l.counted_before is distinct from r.counters_digest as news,
+        l.seen_at is null or r.fetched_at >= l.seen_at as newest,
+        case
+            when r.place > 1 and r.digest = r.winning_digest then 'duplicate'
+            when r.place > 1 then 'superseded'
+            when l.version_id is null then 'created'
+            when l.payload_id is null and r.fetched_at > l.fetched_at then 'created'
+            when l.digest = r.digest then 'unchanged'
+            when l.payload_id is null or r.version_at < l.version_at then 'late'
+            else 'updated'
+        end as verdict
+    from ranked r
+    left join lateral (
+        select v.version_id, v.payload_id, v.digest, v.version_at, v.fetched_at, o.observation_id, o.seen_at,
+            case
+                when o.observed_at <= r.fetched_at then o.digest
+                else (
+                    select e.digest from staging.observations e
+                    where e.record_id = r.record_id and e.observed_at <= r.fetched_at
+                    order by e.observed_at desc limit 1)
+            end as counted_before
+        from staging.versions v
+        left join staging.observations o on o.record_id = v.record_id and o.latest
+        where v.record_id = r.record_id and v.latest
+    ) as l on true
 )
-select r.sequence, r.external_id, r.record_id, r.digest, r.version_at, r.fetched_at, r.request,
-    l.version_id as latest_id,
-    case
-        when r.place > 1 and r.digest = r.winning_digest then 'duplicate'
-        when r.place > 1 then 'superseded'
-        when l.digest = r.digest then 'unchanged'
-        when r.version_at < l.version_at then 'late'
-        when l.digest is null then 'created'
-        else 'updated'
-    end as verdict
-from ranked r
-left join staging.versions l on l.record_id = r.record_id and l.latest
+
+select sequence, stream, external_id, record_id, digest, version_at, fetched_at, request, latest_id,
+    latest_observation_id, counters_digest, counters, paths, news, newest,
+    case when verdict = 'unchanged' and news then 'counted' else verdict end as verdict
+from compared
+"""
+
+BURY = """
+with buried as (
+    update staging.versions v set latest = false
+    from unnest(%(gone)s::bigint[], %(requests)s::text[]) as g (version_id, request)
+    where v.version_id = g.version_id and v.latest
+      and not exists (select from judged j where j.record_id = v.record_id)
+    returning v.stream, v.external_id, v.record_id, v.version_at, g.request
+)
+insert into staging.versions
+    (stream, external_id, record_id, version_at, fetched_at, request, partition_key, landed_run, latest)
+select stream, external_id, record_id, greatest(version_at, %(at)s), %(at)s, request, %(partition)s, %(run)s, true
+from buried
+order by external_id
+"""
+
+RENAME = """
+with came as (
+    select version_id, digest, row_number() over (partition by digest order by external_id) as number
+    from staging.versions
+    where landed_run = %(run)s and latest and record_id in (select record_id from judged where verdict = 'created')
+),
+
+gone as (
+    select t.record_id, o.digest, row_number() over (partition by o.digest order by t.external_id) as number
+    from staging.versions t
+    cross join lateral (
+        select v.digest from staging.versions v
+        where v.record_id = t.record_id and v.digest is not null
+        order by v.version_id desc limit 1
+    ) as o
+    where t.landed_run = %(run)s and t.latest and t.digest is null
+)
+
+update staging.versions v set renamed_from = g.record_id
+from came c join gone g using (digest, number)
+where v.version_id = c.version_id
 """
 
 RETIRE = """
@@ -73,18 +192,11 @@ from judged j
 where v.version_id = j.latest_id and j.verdict in ('created', 'updated')
 """
 
-SEEN_AGAIN = """
-update staging.versions v set version_at = j.version_at
-from judged j
-where v.version_id = j.latest_id and j.verdict = 'unchanged'
-  and v.version_at < j.version_at and v.partition_key < %(partition)s
-"""
-
 NAME = """
 insert into staging.versions
     (stream, external_id, record_id, payload_id, digest, version_at, fetched_at, request,
      partition_key, landed_run, latest)
-select %(stream)s, j.external_id, j.record_id, p.payload_id, j.digest, j.version_at, j.fetched_at, j.request,
+select j.stream, j.external_id, j.record_id, p.payload_id, j.digest, j.version_at, j.fetched_at, j.request,
     %(partition)s, %(run)s, j.verdict in ('created', 'updated')
 from (
     select distinct on (record_id, digest) *
@@ -98,4 +210,37 @@ cross join lateral (
     select (array_agg(payload_id order by payload_id))[1] as payload_id from staging.payloads where digest = j.digest
 ) as p
 order by j.sequence
+"""
+
+SEEN_AGAIN = """
+update staging.versions v set version_at = j.version_at
+from judged j
+where v.version_id = j.latest_id and j.verdict in ('unchanged', 'counted')
+  and v.version_at < j.version_at and v.version_at < %(partition)s::date
+"""
+
+SUPERSEDE = """
+update staging.observations o set latest = false
+from judged j
+where o.observation_id = j.latest_observation_id and j.news and j.newest
+"""
+
+OBSERVE = """
+insert into staging.observations
+    (stream, record_id, digest, counters, paths, observed_at, seen_at, request, partition_key, landed_run, latest)
+select stream, record_id, counters_digest, counters, paths, fetched_at, fetched_at, request, %(partition)s, %(run)s,
+    newest
+from judged
+where news
+order by sequence
+on conflict (record_id, observed_at) do update set
+    digest = excluded.digest, counters = excluded.counters, paths = excluded.paths, request = excluded.request,
+    landed_run = excluded.landed_run, latest = excluded.latest, from_run = null
+"""
+
+COUNTED_AGAIN = """
+update staging.observations o set seen_at = j.fetched_at
+from judged j
+where o.observation_id = j.latest_observation_id and o.digest = j.counters_digest
+  and o.seen_at < j.fetched_at and o.seen_at < %(partition)s::date
 """

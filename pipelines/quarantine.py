@@ -8,6 +8,7 @@ writing and reading entries. Not: deciding what is bad (`landing`, `transform`).
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from typing import Any
+from uuid import UUID
 
 from pipelines.errors import AtlasError
 from pipelines.ledger import Run
@@ -18,6 +19,7 @@ from pipelines.warehouse.engine import Connection
 class Rejected:
     """A payload that did not land."""
 
+    stream: str
     body: bytes
     digest: bytes
     request: str
@@ -28,22 +30,15 @@ class Rejected:
     byte_offset: int | None = None
 
 
-def create_rejects(connection: Connection) -> None:
-    """Creates the temporary table in which a landing notes what it rejects."""
-    connection.execute(
-        """
-        create temp table rejects (
-            body bytea, digest bytea, request text, external_id text, reason text, detail text, path text,
-            byte_offset bigint, place bigint generated always as identity
-        )
-        """
-    )
-
-
-def note(connection: Connection, rejected: Sequence[Rejected]) -> None:
+def note(connection: Connection, run_id: UUID, rejected: Sequence[Rejected]) -> None:
     """Notes rejected payloads until the landing publishes."""
     connection.cursor().executemany(
-        "insert into rejects values (%s, %s, %s, %s, %s, %s, %s, %s)", [astuple(each) for each in rejected]
+        """
+        insert into staging.rejects
+            (fetch_run_id, stream, bytes, digest, request, external_id, reason, detail, path, byte_offset)
+        values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
+        """,
+        [(run_id, *astuple(each)) for each in rejected],
     )
 
 
@@ -55,10 +50,15 @@ def keep_payloads(run: Run) -> None:
             (stage, stream, partition_key, external_id, record_id, request, reason, detail, path, byte_offset,
              digest, bytes, first_run, last_run)
         select
-            'land', %(stream)s, %(partition)s, external_id,
-            case when external_id is not null then ops.key(%(stream)s, external_id) end, request,
-            reason, detail, path, byte_offset, digest, body, %(run)s, %(run)s
-        from (select distinct on (digest) * from rejects order by digest, place) as r
+            'land', stream, %(partition)s, external_id,
+            case when external_id is not null then ops.key(stream, external_id) end, request,
+            reason, detail, path, byte_offset, digest, bytes, %(run)s, %(run)s
+        from (
+            select distinct on (stream, digest) *
+            from staging.rejects
+            where fetch_run_id = %(run)s
+            order by stream, digest, place
+        ) as r
         order by place
         on conflict (stream, digest) where stage = 'land' do update set
             reason = excluded.reason, detail = excluded.detail, path = excluded.path,
@@ -66,7 +66,7 @@ def keep_payloads(run: Run) -> None:
             partition_key = greatest(quarantine.partition_key, excluded.partition_key),
             seen = quarantine.seen + 1, closed_run = null, closed_at = null
         """,
-        {"stream": run.source, "partition": run.partition, "run": run.id},
+        {"partition": run.partition, "run": run.id},
     )
 
 
@@ -76,13 +76,13 @@ def close_landed(run: Run) -> None:
         """
         update staging.quarantine q set closed_run = %(run)s, closed_at = now()
         from judged j
-        where q.stage = 'land' and q.stream = %(stream)s and q.closed_at is null and q.last_run <> %(run)s
+        where q.stage = 'land' and q.stream = j.stream and q.closed_at is null and q.last_run <> %(run)s
           and (
               q.digest = j.digest
               or q.record_id = j.record_id and q.partition_key <= %(partition)s
                   and j.verdict in ('created', 'updated', 'unchanged'))
         """,
-        {"run": run.id, "stream": run.source, "partition": run.partition},
+        {"run": run.id, "partition": run.partition},
     )
 
 

@@ -18,7 +18,7 @@ from pipelines.source import Source
 
 
 class Exchange(msgspec.Struct):
-    """One request, as `GET /path?query`, and its answer; the body is kept byte for byte."""
+    """One request, as `GET /path?query` or `POST /path {"body": 1}`, and its answer, kept byte for byte."""
 
     request: str
     status: int
@@ -51,7 +51,7 @@ class RecordedTransport(httpx.BaseTransport):
         self._answers = {exchange.request: exchange for exchange in recording.exchanges}
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
-        wanted = f"{request.method} {request.url.raw_path.decode()}"
+        wanted = f"{request.method} {request.url.raw_path.decode()} {request.read().decode()}".rstrip()
         exchange = self._answers.get(wanted)
         if exchange is None:
             raise AtlasError(f"The recording holds no answer to {wanted}.")

@@ -27,6 +27,7 @@ class Settings(BaseSettings):
     )
     home: Path = Field(HOME, description="Folder of the embedded server and of Dagster's files")
     mode: Mode = Field("recorded", description="recorded replays samples/, live asks the sources")
+    contact: str | None = Field(None, description="How operators of sources can reach you: sent in the User-Agent")
     sql_echo: bool = Field(False, validation_alias="SQL_ECHO", description="Log SQLAlchemy's statements")
 
     @classmethod
@@ -53,9 +54,11 @@ def load(**flags: object) -> Settings:
         raise AtlasError(f"The setting {name} is wrong: {first['msg']}.", usage=True) from None
 
 
-def base_url(stem: str) -> str | None:
-    """Where a source is read instead of its usual place: `ATLAS_<SOURCE>_BASE_URL`."""
-    return os.environ.get(f"ATLAS_{stem.upper()}_BASE_URL")
+def base_url(stem: str, place: str = "") -> str | None:
+    """Where a source is read instead of its usual place: `ATLAS_<SOURCE>_BASE_URL`; of another place of it,
+    `ATLAS_<SOURCE>_<PLACE>_BASE_URL`.
+    """
+    return os.environ.get("_".join(["ATLAS", stem.upper(), *([place.upper()] if place else []), "BASE_URL"]))
 
 
 def token(stem: str) -> str | None:

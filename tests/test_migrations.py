@@ -78,7 +78,7 @@ def test_every_table_and_column_has_a_comment(warehouse: Warehouse) -> None:
         ).all()
         tables = connection.execute(text("select count(*) from pg_tables where schemaname = 'catalog'")).scalar()
     assert bare == []
-    assert tables == 9
+    assert tables == 10
 
 
 def test_an_unknown_revision_is_told_in_a_sentence(warehouse: Warehouse) -> None:

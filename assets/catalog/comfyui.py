@@ -1,21 +1,41 @@
-"""ComfyUI: workflow graphs in a folder of .json files, its sub-folders included.
+"""ComfyUI: workflow graphs in a folder and its sub-folders, in .json files and in the texts of .png pictures.
 
-    folder/**/*.json ──a graph?──> one payload a file ──> workflows, prompts
-                        └── no: skipped, counted
+    folder/**/*.json ──a graph?─────────────────────> one payload a file ─┬─> workflows, prompts
+    folder/**/*.png ──texts `workflow`, `prompt`?──> one payload a text ──┘
+                        └── no, or not now: skipped, counted by its reason
 
-Both formats are graphs: the editor's (a `nodes` list; docs.comfy.org/specs/workflow_json) and the API's (numbered
-nodes with a `class_type`). A record is a file, by its path in the folder. A snapshot of the folder as it is now. A file
-that is no JSON is landed as it is, so that it ends in quarantine with its bytes; a folder that cannot be read fails
-the run.
+A graph has the editor's format (a `nodes` list; docs.comfy.org/specs/workflow_json), a picture's `workflow`, or the
+API's (numbered nodes with a `class_type`), its `prompt`. A record is a file by its path, or a picture's text:
+`path#workflow`. No pages, no rate: one walk tells all there is, so a record that it does not tell is gone. A renamed
+file is one record gone and a new one with its digest, by which the engine knows it again and its history goes on.
+
+On a bad day a file that is being written, too large (a picture may have any size: only its texts are read), damaged or
+unreadable is left, its records stay as they were. No link is followed out of the folder. What should be JSON and is
+not is landed, to end in quarantine with its bytes. A folder that cannot be listed fails the run.
 """
 
+import hashlib
+import json
+import os
+import stat
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import date
 from pathlib import Path
+from typing import BinaryIO
 
 import msgspec
 
-from pipelines.source import Contract, Item, Payload, Skipped, Window, source
+from pipelines import png
+from pipelines.errors import AtlasError
+from pipelines.source import Contract, Item, Payload, Skipped, Swept, Window, source
+
+TEXTS = ("workflow", "prompt")
+ANIMATION = b"comf"  # the chunk of ComfyUI's own that holds the texts of an animated picture
+MOST_BYTES = 64 * 1024**2
+REST_S = 10  # so long nobody wrote to a file that is at rest
+WRITING = "being written, left for the next run"
 
 
 class Graph(Contract):
@@ -26,38 +46,109 @@ class Graph(Contract):
     definitions: dict[str, msgspec.Raw] | None = None
 
 
-class Node(msgspec.Struct):
-    class_type: str
+class Left(Exception):
+    """Why a file is left as it was."""
 
 
-@source(contract=Graph, kind="folder", base_url="workflows", since=date(2026, 11, 1))
+def probe(folder: Path) -> str:
+    """A digest over path, size and time of change of all candidates; no file is opened."""
+    digest = hashlib.sha256()
+    for path in candidates(folder):
+        with suppress(OSError):  # gone since it was listed
+            found = path.lstat()
+            digest.update(f"{name_of(path, folder)}\0{found.st_size}\0{found.st_mtime_ns}\0".encode())
+    return digest.hexdigest()
+
+
+@source(contract=Graph, kind="folder", base_url="workflows", since=date(2026, 11, 1), probe=probe)
 def fetch(folder: Path, window: Window) -> Iterator[Item]:
-    """One payload a graph, by path; everything else that ends in .json is skipped."""
-    for path in sorted(folder.rglob("*.json")):
-        name = path.relative_to(folder).as_posix()
-        body = path.read_bytes()
-        if is_graph(body):
-            yield Payload(body, name, external_id=name)
-        else:
-            yield Skipped(name, "no workflow graph")
+    """One payload a graph, by path; of a file that is left, the records that stay."""
+    for path in candidates(folder):
+        name = name_of(path, folder)
+        try:
+            where = astray(path, folder)
+            yield from [Skipped(name, where)] if where else graphs(path, name)
+        except (Left, OSError) as fault:
+            for record in [f"{name}#{text}" for text in TEXTS] if is_picture(name) else [name]:
+                yield Skipped(record, str(fault) if isinstance(fault, Left) else "cannot be read", record)
+    yield Swept("", answers=1)
 
 
-def is_graph(body: bytes) -> bool:
-    """Whether a file is to be landed: a graph of either format, or something that cannot be read as JSON."""
+def candidates(folder: Path) -> list[Path]:
+    """What may hold graphs by its name, and links to folders, which are told and not followed."""
+
+    def fail(error: OSError) -> None:
+        raise AtlasError(f"The folder cannot be listed: {error}. Nothing of this run is published; run it again later.")
+
+    found: set[Path] = set()
+    for here, folders, files in os.walk(folder, onerror=fail):
+        found |= {Path(here, name) for name in (*folders, *files) if name.lower().endswith((".json", ".png"))}
+        found |= {path for name in folders if (path := Path(here, name)).is_symlink()}
+    return sorted(found)
+
+
+def name_of(path: Path, folder: Path) -> str:
+    """The path in the folder; bytes of a name that are no UTF-8 are written as escapes."""
+    return os.fsencode(path.relative_to(folder)).decode("utf-8", "backslashreplace")
+
+
+def is_picture(name: str) -> bool:
+    return name.lower().endswith(".png")
+
+
+def astray(path: Path, folder: Path) -> str | None:
+    """Where a link leads, if not to something in the folder."""
+    if not path.is_symlink():
+        return None
+    if not path.exists():
+        return "symbolic link that leads nowhere"
+    return None if path.resolve().is_relative_to(folder.resolve()) else "symbolic link out of the folder"
+
+
+def graphs(path: Path, name: str) -> list[Item]:
+    """The graphs of a file, if it did not change while it was read and is whole or at rest."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise Left("no regular file")
+    with path.open("rb") as file:
+        before = os.fstat(file.fileno())
+        at_rest = abs(time.time() - before.st_mtime) > REST_S
+        try:
+            bodies = pictured(file, name) if is_picture(name) else {name: written(file, before.st_size)}
+        except png.Unreadable as fault:
+            raise Left(str(fault) if at_rest else WRITING) from None
+        after = os.fstat(file.fileno())
+    verdicts = {record: is_graph(body) for record, body in bodies.items()}
+    changed = (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns)
+    if changed or (None in verdicts.values() and not at_rest):
+        raise Left(WRITING)
+    if not bodies:
+        return [Skipped(name, "picture without a workflow")]
+    return [
+        Skipped(record, "no workflow graph") if verdicts[record] is False else Payload(body, record, record)
+        for record, body in bodies.items()
+    ]
+
+
+def pictured(file: BinaryIO, name: str) -> dict[str, bytes]:
+    """A picture's texts by record; a prompt in plain words is another program's."""
+    texts = png.texts(file, TEXTS, MOST_BYTES, {ANIMATION})
+    return {f"{name}#{text}": body for text, body in texts.items() if body.lstrip().startswith(b"{")}
+
+
+def written(file: BinaryIO, size: int) -> bytes:
+    if size > MOST_BYTES:
+        raise Left("larger than 64 MB")
+    return file.read(size)
+
+
+def is_graph(body: bytes) -> bool | None:
+    """Whether a text is a graph of either format; None where it is no JSON. NaN passes: ComfyUI writes it."""
     try:
-        document = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
-    except msgspec.ValidationError:
+        document = json.loads(body.decode("utf-8-sig", "replace"))
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(document, dict):
         return False
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return True
     if "nodes" in document:
-        return bytes(document["nodes"]).startswith(b"[")
-    return any(_is_node(value) for value in document.values())
-
-
-def _is_node(value: msgspec.Raw) -> bool:
-    try:
-        msgspec.json.decode(value, type=Node)
-    except msgspec.ValidationError:
-        return False
-    return True
+        return isinstance(document["nodes"], list)
+    return any(isinstance(node, dict) and "class_type" in node for node in document.values())

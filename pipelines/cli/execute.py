@@ -32,6 +32,8 @@ def run(
     *,
     mode: Mode,
     full: bool,
+    sweep: bool,
+    shrink: bool,
     notify: Callable[[Run], None],
 ) -> None:
     """Lands and transforms each source for its days; whatever fails is in the ledger, and the rest goes on."""
@@ -43,7 +45,7 @@ def run(
             for source, days in work:
                 landing, tables = staging_asset(source), table_assets(source)
                 for first, last in _ranges(days):
-                    _materialize(landing, first, last, instance, atlas, {})
+                    _materialize(landing, first, last, instance, atlas, {"sweep": sweep, "shrink": shrink})
                     _materialize(tables, first, last, instance, atlas, {"full": full})
                 for partition in transform.waiting(warehouse, source):
                     transform.transform(warehouse, source, partition, notify=notify)
@@ -64,7 +66,7 @@ def _materialize(
         tags={RANGE_START: first.isoformat(), RANGE_END: last.isoformat()},
         run_config={
             "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
-            "ops": {assets.op.name: {"config": config}} if config else {},
+            "ops": {assets.op.name: {"config": config}},
         },
         raise_on_error=False,
     )

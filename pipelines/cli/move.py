@@ -1,13 +1,15 @@
 """Commands that move data and show what was moved: run, land, transform, runs."""
 
 from collections.abc import Iterable
+from contextlib import nullcontext
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from pipelines import fetching, house, landing, recording
+from pipelines import files as brought
+from pipelines import house, landing, recording
 from pipelines import transform as transforms
 from pipelines.cli import context, show
 from pipelines.cli.context import AsJson
@@ -32,6 +34,10 @@ def run(
     live: Annotated[
         bool | None, typer.Option("--live/--recorded", help="Ask the sources, or replay samples/ (ATLAS_MODE).")
     ] = None,
+    sweep: Annotated[bool, typer.Option("--sweep", help="Live: ask for everything, not only for what is new.")] = False,
+    shrink: Annotated[
+        bool, typer.Option("--shrink", help="Believe a listing that has lost more than a fifth of its records.")
+    ] = False,
     json: AsJson = False,
 ) -> None:
     """Fetch, land and transform sources, day by day, as Dagster runs of this process.
@@ -47,7 +53,9 @@ def run(
     with context.warehouse() as warehouse, show.reporting() as reporter:
         from pipelines.cli import execute  # Dagster takes seconds to import
 
-        execute.run(warehouse, context.in_force(), work, mode=mode, full=full, notify=reporter)
+        execute.run(
+            warehouse, context.in_force(), work, mode=mode, full=full, sweep=sweep, shrink=shrink, notify=reporter
+        )
         rows = _row_counts(warehouse, [source for source, _ in work])
     if json:
         show.as_json({"runs": [show.run_as_dict(each) for each in reporter.runs], "rows": rows})
@@ -58,18 +66,18 @@ def run(
 
 
 def land(
-    stream: Annotated[str, typer.Argument(help="The source the payloads are of: domain/source.")],
+    stream: Annotated[str, typer.Argument(help="What the payloads are: domain/source, or domain/source.kind.")],
     files: Annotated[Path, typer.Option("--from", help="File or folder: NDJSON or JSON, .gz and .zst too.")],
     partition: Day = None,
     json: AsJson = False,
 ) -> None:
     """Land payloads from files, through the same door as fetched ones."""
-    source = house.find_source(stream)
+    source, kind = house.find_stream(stream)
     window = _window(partition) if partition else None
-    fetched = fetching.brought(source, files, window)
+    intake = brought.intake(source, kind, files, window)
     day = window.key if window else datetime.now(UTC).date().isoformat()
     with context.warehouse() as warehouse, show.reporting() as reporter:
-        landing.land(warehouse, source, day, fetched.items, fetched_at=fetched.at, notify=reporter)
+        landing.take_in(warehouse, source, day, nullcontext(intake), notify=reporter)
     if not json:
         show.err.print(f"To take it into the tables: atlas transform {source.name}", highlight=False)
     _end(reporter.runs, json)

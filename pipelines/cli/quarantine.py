@@ -11,7 +11,7 @@ from pipelines import house, landing, quarantine
 from pipelines.cli import context, show
 from pipelines.cli.context import AsJson
 from pipelines.errors import AtlasError
-from pipelines.source import Payload, Window
+from pipelines.source import Contract, Payload, Window
 from pipelines.warehouse.engine import Connection, Warehouse
 
 app = typer.Typer(help="What is not where it should be, and why.", no_args_is_help=True)
@@ -125,9 +125,10 @@ def _mend(warehouse: Warehouse, quarantine_id: int, mended: Path, reporter: show
         msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise AtlasError(f"{mended.name} should hold one JSON document: {error}.", usage=True) from None
-    source = house.find_source(found["stream"])
-    external_id = None if source.self_named else found["external_id"]
-    payload = Payload(body, f"{mended.name} (mends entry {quarantine_id})", external_id)
+    source, kind = house.find_stream(found["stream"])
+    self_named = source.contracts[kind].external_id is not Contract.external_id
+    external_id = None if self_named else found["external_id"]
+    payload = Payload(body, f"{mended.name} (mends entry {quarantine_id})", external_id, kind=kind)
     landing.land(
         warehouse,
         source,
@@ -155,10 +156,11 @@ def _again(warehouse: Warehouse, quarantine_id: int | None, reporter: show.Repor
             chosen = [quarantine_id]
         for number in chosen:
             found = _entry(connection, number)
-            payload = Payload(bytes(found["bytes"]), found["request"], found["external_id"])
+            source, kind = house.find_stream(found["stream"])
+            payload = Payload(bytes(found["bytes"]), found["request"], found["external_id"], kind=kind)
             landing.land(
                 warehouse,
-                house.find_source(found["stream"]),
+                source,
                 found["partition_key"],
                 [payload],
                 fetched_at=_received(found),

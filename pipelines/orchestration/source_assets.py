@@ -26,6 +26,13 @@ from pipelines.warehouse.engine import Warehouse
 Work = Callable[[Warehouse, str], Run]
 
 
+class LandConfig(dg.Config):
+    """sweep: asks for everything, not only for what is new. shrink: believes a listing that has lost many records."""
+
+    sweep: bool = False
+    shrink: bool = False
+
+
 class TransformConfig(dg.Config):
     """full: takes in all latest versions of the partition again, not only those that wait."""
 
@@ -66,17 +73,16 @@ def staging_asset(source: Source) -> dg.AssetsDefinition:
         pool=source.domain,
         required_resource_keys={"atlas"},
     )
-    def land(context: dg.AssetExecutionContext) -> Any:
+    def land(context: dg.AssetExecutionContext, config: LandConfig) -> Any:
         atlas: Atlas = context.resources.atlas
 
         def work(warehouse: Warehouse, partition: str) -> Run:
-            fetched = fetching.fetched(source, Window.of(partition), atlas.source_mode)
-            return landing.land(
+            return landing.take_in(
                 warehouse,
                 source,
                 partition,
-                fetched.items,
-                fetched_at=fetched.at,
+                fetching.opened(warehouse, source, Window.of(partition), atlas.source_mode, sweep=config.sweep),
+                shrink=config.shrink,
                 dagster_run_id=context.run.run_id,
                 notify=atlas.notify,
             )

@@ -28,6 +28,15 @@ def names(columns: list[str], qualifier: str | None = None) -> sql.Composed:
     return sql.SQL(", ").join(map(sql.Identifier, columns))
 
 
+SEEN = """(select seen.record_id, e.observed_at from seen join staging.observations e using (observation_id)) s
+where t.observed_at = s.observed_at and"""
+
+KEPT = """and (
+    s.record_id is not null or t.record_id is null
+    or exists (select from scope c where c.record_id = t.record_id))"""
+"""A mention changes nothing of what a record of its own tells, unless that is in scope and tells it no more."""
+
+
 @dataclass(frozen=True)
 class Reference:
     """A column that refers to another table's key."""
@@ -63,7 +72,17 @@ class Shape:
     @property
     def owned(self) -> bool:
         """Owned rows follow their record; shared rows live as long as something refers to them."""
-        return "record_id" in self.table.columns
+        return "record_id" in self.table.columns and not self.told
+
+    @property
+    def told(self) -> bool:
+        """A shared row that a record of its own tells is owned by that, and says more than its mentions do."""
+        return "record_id" in self.table.columns and bool(self.table.columns["record_id"].nullable)
+
+    @property
+    def series(self) -> bool:
+        """Rows of a series follow observations of their record, each by its time."""
+        return "observed_at" in self.key
 
     @property
     def key(self) -> list[str]:
@@ -145,6 +164,31 @@ class Shape:
         """Fails where `incoming` holds a key twice: MERGE alone would let the rows take turns."""
         return sql.SQL("create unique index on {} ({})").format(self.incoming, names(self.key))
 
+    def settle(self) -> sql.Composed:
+        """Of a row that is told and mentioned leaves the told one, of mentions the first."""
+        return sql.SQL(
+            """
+            delete from {incoming} o where o.record_id is null and (
+                exists (
+                    select from {incoming} n
+                    where {same_incoming} and (n.record_id is not null or n.ctid < o.ctid))
+                or exists (
+                    select from {target} t
+                    where {same_target} and t.record_id is not null
+                      and not exists (select from scope s where s.record_id = t.record_id)))
+            """
+        ).format(
+            incoming=self.incoming,
+            target=self.target,
+            same_incoming=self.same_key("n", "o"),
+            same_target=self.same_key("t", "o"),
+        )
+
+    def key_text(self, alias: str) -> sql.Composed:
+        """The key as text, as people and `staging.waits` write it."""
+        columns = (sql.SQL("{}::text").format(sql.Identifier(alias, column)) for column in self.key)
+        return sql.SQL("concat_ws(' ', {})").format(sql.SQL(", ").join(columns))
+
     def same_key(self, left: str, right: str) -> sql.Composed:
         return sql.SQL(" and ").join(
             sql.SQL("{} = {}").format(sql.Identifier(left, column), sql.Identifier(right, column))
@@ -159,10 +203,15 @@ class Shape:
         """Deletes rows of the records in scope that are no longer yielded; notes the shared keys they let go."""
         delete = sql.SQL(
             """
-            delete from {target} t using scope s
-            where t.record_id = s.record_id and not exists (select from {incoming} o where {same_key})
+            delete from {target} t using {scope} t.record_id = s.record_id
+              and not exists (select from {incoming} o where {same_key})
             """
-        ).format(target=self.target, incoming=self.incoming, same_key=self.same_key("o", "t"))
+        ).format(
+            target=self.target,
+            scope=sql.SQL(SEEN if self.series else "scope s where"),
+            incoming=self.incoming,
+            same_key=self.same_key("o", "t"),
+        )
         return self._letting_go(delete, "t")
 
     def _letting_go(self, delete: sql.Composed, alias: str) -> sql.Composed:
@@ -190,8 +239,9 @@ class Shape:
         update: sql.Composable = sql.SQL("")
         if rest:
             update = sql.SQL(
-                "when matched and record_image_ne(row({old}), row({new})) then update set {assignments}"
+                "when matched and record_image_ne(row({old}), row({new})) {kept} then update set {assignments}"
             ).format(
+                kept=sql.SQL(KEPT if self.told and "record_id" in self.yielded else ""),
                 old=names(rest, "t"),
                 new=names(rest, "s"),
                 assignments=sql.SQL(", ").join([self._assign(column) for column in rest] + self._audit()),
@@ -234,7 +284,7 @@ class Shape:
         ).format(merged=merged, notes=notes, incoming=self.incoming)
 
     def _assign(self, column: str) -> sql.Composed:
-        if column != "record_id":
+        if column != "record_id" or self.told:
             return sql.SQL("{} = {}").format(sql.Identifier(column), sql.Identifier("s", column))
         return sql.SQL(
             """record_id = case
@@ -259,8 +309,14 @@ class Shape:
             for reference in Shape(table).references
             if reference.table is self.table
         )
-        return sql.SQL("delete from {target} t where t.{key} in (select key from {loose}) and {referred}").format(
-            target=self.target, key=sql.Identifier(key), loose=self.loose, referred=referred
+        return sql.SQL(
+            "delete from {target} t where t.{key} in (select key from {loose}) and {referred} {mention}"
+        ).format(
+            target=self.target,
+            key=sql.Identifier(key),
+            loose=self.loose,
+            referred=referred,
+            mention=sql.SQL("and t.record_id is null" if self.told else ""),
         )
 
 

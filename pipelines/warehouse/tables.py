@@ -103,6 +103,12 @@ def domain_schema(name: str, comment: str) -> str:
     return name
 
 
+def view(name: str, select: str, comment: str) -> None:
+    """Declares a view; it is made after the tables."""
+    for statement in (f"create or replace view {name} as\n{select}", f"comment on view {name} is '{comment}'"):
+        event.listen(metadata, "after_create", DDL(statement.replace("%", "%%")))  # type: ignore[no-untyped-call]
+
+
 def _count(name: str, comment: str) -> Column[object]:
     return Column(name, BigInteger, nullable=False, server_default=text("0"), comment=comment)
 
@@ -178,6 +184,19 @@ fetch_runs = Table(
     comment="The ledger: one row for each landing and each transform of a source's partition",
 )
 
+hosts = Table(
+    "hosts",
+    metadata,
+    Column("host", Text, primary_key=True, comment="Host and port that sources are read from"),
+    Column("next_at", Timestamp, nullable=False, server_default=text("'epoch'"), comment="Not to be asked before"),
+    Column(
+        "blocked_until", Timestamp, nullable=False, server_default=text("'epoch'"), comment="It asked to be left alone"
+    ),
+    schema="ops",
+    prefixes=("unlogged",),
+    comment="Whose turn it is: when each host may be asked next, by whichever run",
+)
+
 sql_texts = Table(
     "sql",
     metadata,
@@ -193,10 +212,11 @@ payloads = Table(
     metadata,
     Column("payload_id", UUID, primary_key=True, server_default=text("uuidv7()"), comment="Grows with time"),
     _run("fetch_run_id", "Run that wrote the body", nullable=False),
-    Column("digest", LargeBinary, nullable=False, comment="sha256 of the bytes as received"),
+    Column("digest", LargeBinary, nullable=False, comment="sha256 of the bytes as received, counters left out"),
     Column("body", JSONB, nullable=False, comment="The payload, as the source sent it"),
     Column("original", LargeBinary, comment="The exact bytes, where jsonb cannot hold the same value"),
     Column("repairs", ARRAY(Text), comment="What had to be changed in body, where original is kept"),
+    Column("counters_digest", LargeBinary, comment="sha256 of the counters that body holds, where it has any"),
     Index(None, "digest", postgresql_using="hash"),
     schema="staging",
     comment="Bodies, append-only; a body counts once a version names it",
@@ -212,7 +232,7 @@ versions = Table(
     Column(
         "payload_id", UUID, ForeignKey("staging.payloads.payload_id"), index=True, comment="Body; null = a tombstone"
     ),
-    Column("digest", LargeBinary, comment="sha256 of the bytes as received"),
+    Column("digest", LargeBinary, comment="sha256 of the bytes as received, counters left out"),
     Column(
         "version_at",
         Timestamp,
@@ -226,6 +246,9 @@ versions = Table(
     Column("latest", Boolean, nullable=False, comment="What the source says now"),
     _run("from_run", "Transform that took it into the tables"),
     _run("to_run", "Transform that took it out of the tables"),
+    Column(
+        "renamed_from", UUID, comment="Record with the same content that was gone when this one came: a file renamed"
+    ),
     CheckConstraint("(payload_id is null) = (digest is null)", name="tombstone"),
     Index("versions_latest_key", "record_id", unique=True, postgresql_where=text("latest")),
     Index(
@@ -243,6 +266,93 @@ versions = Table(
     ),
     schema="staging",
     comment="One row a version of a record: what was received when, and which transforms took it in and out",
+)
+
+observations = Table(
+    "observations",
+    metadata,
+    Column("observation_id", BigInteger, Identity(always=True), primary_key=True, comment="Order of publishing"),
+    Column("stream", Text, nullable=False, comment="domain/source, or domain/source.kind"),
+    Column("record_id", UUID, nullable=False, comment="ops.key(stream, external_id)"),
+    Column("digest", LargeBinary, nullable=False, comment="sha256 of the counters as received"),
+    Column("counters", JSONB, nullable=False, comment="The volatile parts of a payload, in its structure"),
+    Column("paths", JSONB, nullable=False, comment="Where in the payload they are"),
+    Column("observed_at", Timestamp, nullable=False, comment="When the source said so"),
+    Column("seen_at", Timestamp, nullable=False, comment="When it said the same last, by day"),
+    Column("request", Text, nullable=False, comment="URL without secrets, or file:line"),
+    Column("partition_key", Text, nullable=False, comment="Day under which it was fetched"),
+    _run("landed_run", "Landing that published it", nullable=False),
+    Column("latest", Boolean, nullable=False, comment="What the source says now"),
+    _run("from_run", "Transform that took it into the tables"),
+    Index("observations_record_key", "record_id", "observed_at", unique=True),
+    Index("observations_latest_key", "record_id", unique=True, postgresql_where=text("latest")),
+    Index("observations_waiting_idx", "stream", "partition_key", postgresql_where=text("from_run is null")),
+    schema="staging",
+    comment="One row a record and time at which its counters had changed; they make no version of their own",
+)
+
+waits = Table(
+    "waits",
+    metadata,
+    Column("record_id", UUID, nullable=False, index=True, comment="Record that has a row that waits"),
+    Column("stream", Text, nullable=False, comment="Its stream"),
+    Column("table_name", Text, nullable=False, comment="Table of the row that is waited for"),
+    Column("key", Text, nullable=False, comment="Key of that row"),
+    Column("reason", Text, nullable=False, comment="parent: until it comes; claim, unique: until it goes"),
+    Index(None, "table_name", "key"),
+    schema="staging",
+    comment="Which rows wait for which: a child for its parent, a claim for the row that has what it claims",
+)
+
+UNLOGGED = ("unlogged",)
+"""For what only a run under way needs: nothing of it is in the write-ahead log, a server that crashes forgets it."""
+
+arrivals = Table(
+    "arrivals",
+    metadata,
+    Column("fetch_run_id", UUID, nullable=False, index=True, comment="Landing under way, or one that broke off"),
+    Column("sequence", BigInteger, nullable=False, comment="Order received"),
+    Column("stream", Text, nullable=False, comment="domain/source, or domain/source.kind"),
+    Column("external_id", Text, nullable=False, comment="The source's own id of the record"),
+    Column("digest", LargeBinary, nullable=False, comment="sha256 of the bytes as received, counters left out"),
+    Column("version_at", Timestamp, nullable=False, comment="The source's modification time, else that of its fetch"),
+    Column("fetched_at", Timestamp, nullable=False, comment="When it was received"),
+    Column("request", Text, nullable=False, comment="URL without secrets, or file:line"),
+    Column("counters_digest", LargeBinary, comment="sha256 of the counters"),
+    Column("counters", JSONB, comment="The volatile parts of the payload"),
+    Column("paths", JSONB, comment="Where in the payload they are"),
+    schema="staging",
+    prefixes=UNLOGGED,
+    comment="Payloads of landings under way, before they are published",
+)
+
+rejects = Table(
+    "rejects",
+    metadata,
+    Column("fetch_run_id", UUID, nullable=False, index=True, comment="Landing under way, or one that broke off"),
+    Column("place", BigInteger, Identity(always=True), comment="Order received"),
+    Column("stream", Text, nullable=False, comment="domain/source, or domain/source.kind"),
+    Column("bytes", LargeBinary, nullable=False, comment="The payload exactly as received"),
+    Column("digest", LargeBinary, nullable=False, comment="sha256 of bytes"),
+    Column("request", Text, nullable=False, comment="URL without secrets, or file:line"),
+    Column("external_id", Text, comment="The source's own id, where it could be read"),
+    Column("reason", Text, nullable=False, comment="Reason code"),
+    Column("detail", Text, nullable=False, comment="The reason in words"),
+    Column("path", Text, comment="JSON path of the value that is wrong"),
+    Column("byte_offset", BigInteger, comment="Byte at which the payload stops being JSON"),
+    schema="staging",
+    prefixes=UNLOGGED,
+    comment="Payloads that landings under way reject, before they are published",
+)
+
+checkpoints = Table(
+    "checkpoints",
+    metadata,
+    Column("fetch_run_id", UUID, primary_key=True, comment="Landing under way, or one that broke off"),
+    Column("progress", JSONB, nullable=False, comment="How far its listings were read, and what it counted"),
+    schema="staging",
+    prefixes=UNLOGGED,
+    comment="Where a landing that broke off goes on",
 )
 
 quarantine = Table(
@@ -304,6 +414,21 @@ return md5({" || ',' || ".join(f"quote_nullable({name})" for name in _PARAMETERS
     """create or replace function ops.tag_name(name text)
 returns text language sql immutable parallel safe
 return trim(both '_' from regexp_replace(lower(normalize(name, nfkc)), '[\\s_]+', '_', 'g'))""",
+    """create or replace function ops.shown(rating text)
+returns boolean language sql stable parallel safe
+return rating = any (string_to_array(coalesce(nullif(current_setting('atlas.ratings', true), ''), 'Safe'), ','))""",
+    """create or replace function ops.put_back(body jsonb, counters jsonb, paths jsonb)
+returns jsonb language plpgsql immutable parallel safe as $$
+declare
+    path text[];
+begin
+    for path in
+        select array(select jsonb_array_elements_text(p.steps)) from jsonb_array_elements(paths) as p (steps)
+    loop
+        body := jsonb_set(body, path, counters #> path, false);
+    end loop;
+    return body;
+end $$""",
 ]
 
 FUNCTION_COMMENTS = [
@@ -312,6 +437,9 @@ FUNCTION_COMMENTS = [
         "'Surrogate key of a natural key: md5 of an unambiguous join, as uuid'"
         for arity in range(1, len(_PARAMETERS) + 1)
     ),
+    "comment on function ops.shown(text) is "
+    "'Whether what has a rating may be shown: Safe, or what the setting atlas.ratings lists, by commas'",
+    "comment on function ops.put_back(jsonb, jsonb, jsonb) is 'A payload with other counters at the same places'",
     "comment on function ops.tag_name(text) is "
     "'A tag as every source spells it: NFKC, lower case, trimmed, runs of spaces and underscores as one underscore'",
 ]

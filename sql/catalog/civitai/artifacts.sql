@@ -1,23 +1,23 @@
 -- One row per file of a model version; of files with one sha256 in a version, the one with the smallest id.
 select
-    ops.key(p.source, p.external_id, f.version, f.external_id)  as artifact_id,
+    ops.key(p.source, f.version, f.external_id)         as artifact_id,
     p.record_id,
-    ops.key(p.source, p.external_id, f.version)                 as model_version_id,
+    ops.key(p.source, f.version)                        as model_version_id,
     f.external_id,
     f.kind,
     f.file_name,
     case
         when abs(f.size_kb) < 1e100 then round(f.size_kb * 1024)
         else f.size_kb
-    end                                                         as size_bytes,
+    end                                                 as size_bytes,
     f.sha256,
     f.url,
     case when jsonb_typeof(f.body -> 'hashes') = 'object' then f.body #- '{hashes,SHA256}' else f.body end
     - case
         when f.kind = 'Other' then array['id', 'name', 'sizeKB', 'downloadUrl']
         else array['id', 'name', 'sizeKB', 'downloadUrl', 'type']
-    end                                                         as metadata
-from payloads as p
+    end                                                 as metadata
+from models as p
 cross join lateral (
     select distinct on (n.version, lower(n.sha256), case when n.sha256 is null then n.position end)
         n.version,

@@ -4,7 +4,7 @@ select
     ops.key(p.source, t.normalized_name)                as tag_id,
     p.record_id,
     t.spelling
-from payloads as p
+from models as p
 cross join lateral (
     select
         ops.tag_name(coalesce(n.word, n.name))          as normalized_name,

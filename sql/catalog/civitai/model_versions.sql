@@ -1,6 +1,6 @@
 -- One row per version of a model; of versions with one label, all but the one with the smallest id get theirs appended.
 select
-    ops.key(p.source, p.external_id, v.external_id)     as model_version_id,
+    ops.key(p.source, v.external_id)                    as model_version_id,
     p.record_id,
     ops.key(p.source, p.external_id)                    as model_id,
     v.external_id,
@@ -31,7 +31,7 @@ select
     )                                                   as checksum,
     v.body - array['files', 'images']                   as metadata,
     coalesce(v.published_at, v.created_at)              as published_at
-from payloads as p
+from models as p
 cross join lateral (
     select
         n.*,

@@ -19,10 +19,10 @@ select
         else 'Unknown'
     end                                                 as nsfw_rating,
     case
-        when jsonb_typeof(p.body) = 'object' then p.body - array[v.key, t.key]
+        when jsonb_typeof(p.body) = 'object' then p.body - array['stats', v.key, t.key]
         else p.body
     end                                                 as raw
-from payloads as p
+from models as p
 cross join json_table(p.body, '$' columns (
     name            text path '$.name',
     type            text path '$.type',

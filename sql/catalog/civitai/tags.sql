@@ -4,7 +4,7 @@ select distinct
     ops.key(p.source)                                   as source_id,
     replace(t.normalized_name, '_', ' ')                as name,
     t.normalized_name
-from payloads as p
+from models as p
 cross join lateral (
     select ops.tag_name(coalesce(n.word, n.name)) as normalized_name
     from json_table(p.body, '$.tags[*]' columns (

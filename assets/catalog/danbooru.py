@@ -1,0 +1,201 @@
+"""Danbooru: posts, which are images with their tags, deleted and banned ones too; and the tags themselves.
+
+    today       /posts.json order:change ──page=2, 3, …──> posts, down to the newest change of the last run
+                /tags.json ──page=b<id>──> tags, down to the newest tag of the last run
+    a past day  /posts.json date:<day> ──page=b<id>──> posts      posts ──> images, image_tags, tags
+    a sweep     today, the day's own posts, and every tag         tags ──> tags
+
+Pages (danbooru.donmai.us/wiki_pages/help:api) are read until one is empty. `page=b<id>` tells what is below an id, in
+order of ids; first pages are asked for so too, since `date:` alone is told by created_at. A day is one of US Eastern
+time. Where there is no mark yet, changes are read back to the start of the day, and one page of tags: only a sweep
+reads all of them, or sees that one has changed. Votes, favourites, comments and notes leave updated_at as it is, and
+are seen when a post is told again.
+
+Ten reads a second are allowed; a token (ATLAS_DANBOORU_TOKEN, `login:api_key`) is optional. On a bad day (429, 5xx, a
+cut page) the client waits and tries again; if the day stays bad, the run fails and publishes nothing.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import date, datetime, timedelta
+from itertools import count
+from typing import Annotated
+
+import msgspec
+
+from pipelines.errors import AtlasError
+from pipelines.http import Client
+from pipelines.listing import Head, Listing, Position
+from pipelines.source import Contract, Item, Payload, Window, source
+
+Time = Annotated[datetime, msgspec.Meta(tz=True)]
+Following = Callable[[list[msgspec.Raw], list[str], str | None], str | None]
+
+ABOVE_ALL = 2**31 - 1
+"""Higher than any id: a listing by id begins there; as `since` it ends one that has no mark after its first page."""
+
+LAST_PAGE = 1000
+"""The highest number of a page that is answered."""
+
+
+class Record(Contract, kw_only=True):
+    id: int
+    updated_at: Time | None = None
+
+    def external_id(self) -> str:
+        return str(self.id)
+
+    def version_at(self) -> datetime | None:
+        return self.updated_at
+
+
+class Post(Record):
+    volatile = (
+        "score",
+        "up_score",
+        "down_score",
+        "fav_count",
+        "last_comment_bumped_at",
+        "last_commented_at",
+        "last_noted_at",
+    )
+
+    rating: str | None
+    tag_string: str
+    tag_string_general: str | None = None
+    tag_string_artist: str | None = None
+    tag_string_copyright: str | None = None
+    tag_string_character: str | None = None
+    tag_string_meta: str | None = None
+    md5: str | None = None
+    file_url: str | None = None
+    preview_file_url: str | None = None
+    image_width: int | None = None
+    image_height: int | None = None
+
+
+class Tag(Record):
+    volatile = ("post_count",)
+
+    name: str
+    category: int
+
+
+class Numbered(Head):
+    id: int
+
+    def key(self) -> str:
+        return str(self.id)
+
+    def position(self) -> Position:
+        return self.id
+
+
+class Changed(Numbered):
+    updated_at: Time
+
+    def position(self) -> Position:
+        return self.updated_at
+
+
+def look(client: Client, kind: str, external_id: str) -> Payload | None:
+    """A post or tag as it is now; a deleted or banned post is still told, an expunged one is gone."""
+    found = client.look(f"/{kind}/{external_id}.json")
+    return Payload(*found, kind=kind) if found else None
+
+
+def probe(client: Client) -> str:
+    """The newest change and the newest tag."""
+    _, posts = client.ask("/posts.json?limit=1&tags=order:change+status:any", list[Changed])
+    _, tags = client.ask(f"/tags.json?limit=1&search[hide_empty]=no&page=b{ABOVE_ALL}", list[Numbered])
+    return msgspec.json.encode([posts, tags]).decode()
+
+
+@source(
+    contract={"posts": Post, "tags": Tag},
+    kind="http",
+    base_url="https://danbooru.donmai.us",
+    since=date(2005, 5, 24),
+    dated=True,
+    rate=10.0,
+    auth="basic",
+    look=look,
+    probe=probe,
+)
+def fetch(client: Client, window: Window) -> Iterator[Item]:
+    """One payload a post or tag: today what is new, on a past day its posts; a sweep reads both, and every tag."""
+    if window.current:
+        changes = Listing(
+            client,
+            replace(window, sweep=False),  # of changes a sweep reads no more than what is new
+            "posts",
+            "/posts.json",
+            {"limit": 200, "tags": "order:change status:any"},
+            list[msgspec.Raw],
+            records=list,
+            following=_numbers(client, window),
+            head=Changed,
+            overlap=timedelta(minutes=10),
+            since=window.start,
+            kind="posts",
+        )
+        tags = Listing(
+            client,
+            window,
+            "tags",
+            "/tags.json",
+            {"limit": 1000, "search[hide_empty]": "no", "page": f"b{ABOVE_ALL}"},
+            list[msgspec.Raw],
+            records=list,
+            following=_below("/tags.json?limit=1000&search[hide_empty]=no"),
+            head=Numbered,
+            overlap=200,
+            since=ABOVE_ALL,
+            kind="tags",
+        )
+        yield from _told("posts", changes)
+        yield from _told("tags", tags)
+    if window.sweep or not window.current:
+        day = Listing(
+            client,
+            window,
+            "posts of the day",
+            "/posts.json",
+            {"limit": 200, "tags": f"date:{window.key} status:any", "page": f"b{ABOVE_ALL}"},
+            list[msgspec.Raw],
+            records=list,
+            following=_below(f"/posts.json?limit=200&tags=date:{window.key}+status:any"),
+            head=Numbered,
+            kind="posts",
+            within=True,
+        )
+        yield from _told("posts", day)
+
+
+def _told(kind: str, listing: Listing[list[msgspec.Raw]]) -> Iterator[Item]:
+    for answer in listing:
+        for record in answer.records:
+            yield Payload(record, answer.request, kind=kind)
+        yield answer.done
+    yield from listing.end()
+
+
+def _below(listing: str) -> Following:
+    """From a page to that of the ids below it; an empty page is the last."""
+    return lambda page, keys, link: f"{listing}&page=b{min(map(int, keys))}" if keys else None
+
+
+def _numbers(client: Client, window: Window) -> Following:
+    """From a page to that of the next number; a run that goes on counts the pages that were landed before."""
+    numbers = count(window.resume.get("posts", {}).get("answers", 0) + 2)
+
+    def following(page: list[msgspec.Raw], keys: list[str], link: str | None) -> str | None:
+        number = next(numbers)
+        if page and number > LAST_PAGE:
+            raise AtlasError(
+                f"{client.source} tells {LAST_PAGE} pages of changes, and more has changed since the last run. "
+                "Fetch the days since then with --partition, one after the other."
+            )
+        return f"/posts.json?limit=200&tags=order:change+status:any&page={number}" if page else None
+
+    return following

@@ -1,0 +1,221 @@
+"""e621: posts, which are images with their tags, deleted ones too; and the tags themselves.
+
+    today       /posts.json order:change ──page=2, 3, …──> posts, down to the newest change of the last run
+                /tags.json ──page=b<id>──> tags, down to the newest tag of the last run
+    a past day  /posts.json date:<day> ──page=b<id>──> posts      posts ──> images, image_tags, tags
+    a sweep     today, the day's own posts, and every tag         tags ──> tags
+
+Pages (e621.net/help/api) are read until one is empty; `page=b<id>` tells what is below an id, in order of ids. A day is
+one of US Eastern time. The order of changes is that of change_seq, a number that every change of a post gets, also
+those that leave updated_at as it is (a flag); but it tells no time. So where there is no mark yet, a page of changes
+is read to set it, and then the day's own posts. Of tags one page is read then: only a sweep reads all of them, or sees
+that one has changed. Votes, favourites and comments are no changes, and are seen when a post is told again.
+
+Two requests a second are the limit, one is asked for, and a User-Agent that tells how to reach the caller; a token
+(ATLAS_E621_TOKEN, `login:api_key`) is optional. On a bad day (429, 5xx, a cut page) the client waits and tries again;
+if the day stays bad, the run fails and publishes nothing.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import date, datetime
+from itertools import count
+from typing import Annotated, Any
+
+import msgspec
+
+from pipelines.errors import AtlasError
+from pipelines.http import Client, request_of
+from pipelines.listing import Head, Listing, Position
+from pipelines.source import Contract, Item, Payload, Window, source
+
+Time = Annotated[datetime, msgspec.Meta(tz=True)]
+Following = Callable[[Any, list[str], str | None], str | None]
+
+ABOVE_ALL = 2**31 - 1
+"""Higher than any id or change_seq: a listing by id begins there; as `since` it ends one that has no mark after its
+first page."""
+
+LAST_PAGE = 750
+"""The highest number of a page that is answered."""
+
+
+class Record(Contract, kw_only=True):
+    id: int
+    updated_at: Time | None = None
+
+    def external_id(self) -> str:
+        return str(self.id)
+
+    def version_at(self) -> datetime | None:
+        return self.updated_at
+
+
+class File(msgspec.Struct):
+    md5: str | None = None
+    url: str | None = None
+    width: int | None = None
+    height: int | None = None
+
+
+class Preview(msgspec.Struct):
+    url: str | None = None
+
+
+class Post(Record):
+    volatile = ("score", "fav_count", "comment_count")
+    envelope = "posts"
+
+    rating: str | None
+    tags: dict[str, list[str]]
+    file: File | None = None
+    preview: Preview | None = None
+
+
+class Tag(Record):
+    volatile = ("post_count",)
+
+    name: str
+    category: int
+
+
+class Numbered(Head):
+    id: int
+
+    def key(self) -> str:
+        return str(self.id)
+
+    def position(self) -> Position:
+        return self.id
+
+
+class Changed(Numbered):
+    change_seq: int
+
+    def position(self) -> Position:
+        return self.change_seq
+
+
+class Posts(msgspec.Struct):
+    posts: list[msgspec.Raw]
+
+
+class One(msgspec.Struct):
+    post: msgspec.Raw
+
+
+class NoTags(msgspec.Struct, forbid_unknown_fields=True):
+    """What stands for an empty page of tags."""
+
+    tags: Annotated[list[msgspec.Raw], msgspec.Meta(max_length=0)]
+
+
+TAGS: Any = list[msgspec.Raw] | NoTags
+
+
+def look(client: Client, kind: str, external_id: str) -> Payload | None:
+    """A post or tag as it is now; a deleted post is still told, a destroyed one is gone."""
+    if kind == "tags":
+        found = client.look(f"/tags/{external_id}.json")
+        return Payload(*found, kind=kind) if found else None
+    response, page = client.ask(f"/posts/{external_id}.json", One)
+    return Payload(bytes(page.post), request_of(response), kind=kind) if page else None
+
+
+def probe(client: Client) -> str:
+    """The newest change and the newest tag."""
+    _, posts = client.ask("/posts.json?limit=1&tags=order:change+status:any", dict[str, list[Changed]])
+    shape: Any = list[Numbered] | NoTags
+    _, tags = client.ask(f"/tags.json?limit=1&search[hide_empty]=no&page=b{ABOVE_ALL}", shape)
+    return msgspec.json.encode([posts, tags]).decode()
+
+
+@source(
+    contract={"posts": Post, "tags": Tag},
+    kind="http",
+    base_url="https://e621.net",
+    since=date(2007, 2, 10),
+    dated=True,
+    rate=1.0,
+    auth="basic",
+    wants_contact=True,
+    look=look,
+    probe=probe,
+)
+def fetch(client: Client, window: Window) -> Iterator[Item]:
+    """One payload a post or tag: today what is new, on a past day its posts; a sweep reads both, and every tag."""
+    if window.current:
+        changes = Listing(
+            client,
+            replace(window, sweep=False),  # of changes a sweep reads no more than what is new
+            "posts",
+            "/posts.json",
+            {"limit": 320, "tags": "order:change status:any"},
+            Posts,
+            records=lambda page: page.posts,
+            following=_numbers(client, window),
+            head=Changed,
+            overlap=1000,
+            since=ABOVE_ALL,
+            kind="posts",
+        )
+        tags = Listing(
+            client,
+            window,
+            "tags",
+            "/tags.json",
+            {"limit": 320, "search[hide_empty]": "no", "page": f"b{ABOVE_ALL}"},
+            TAGS,
+            records=lambda page: page.tags if isinstance(page, NoTags) else page,
+            following=_below("/tags.json?limit=320&search[hide_empty]=no"),
+            head=Numbered,
+            overlap=200,
+            since=ABOVE_ALL,
+            kind="tags",
+        )
+        yield from _told("posts", changes)
+        yield from _told("tags", tags)
+    if window.sweep or not window.current or "posts" not in window.cursors:
+        day = Listing(
+            client,
+            window,
+            "posts of the day",
+            "/posts.json",
+            {"limit": 320, "tags": f"date:{window.key} status:any", "page": f"b{ABOVE_ALL}"},
+            Posts,
+            records=lambda page: page.posts,
+            following=_below(f"/posts.json?limit=320&tags=date:{window.key}+status:any"),
+            head=Numbered,
+            kind="posts",
+            within=True,
+        )
+        yield from _told("posts", day)
+
+
+def _told(kind: str, listing: Listing[Any]) -> Iterator[Item]:
+    for answer in listing:
+        for record in answer.records:
+            yield Payload(record, answer.request, kind=kind)
+        yield answer.done
+    yield from listing.end()
+
+
+def _below(listing: str) -> Following:
+    """From a page to that of the ids below it; an empty page is the last."""
+    return lambda page, keys, link: f"{listing}&page=b{min(map(int, keys))}" if keys else None
+
+
+def _numbers(client: Client, window: Window) -> Following:
+    """From a page to that of the next number; a run that goes on counts the pages that were landed before."""
+    numbers = count(window.resume.get("posts", {}).get("answers", 0) + 2)
+
+    def following(page: Posts, keys: list[str], link: str | None) -> str | None:
+        number = next(numbers)
+        if page.posts and number > LAST_PAGE:
+            raise AtlasError(
+                f"{client.source} tells {LAST_PAGE} pages of changes, and more has changed since the last run. "
+                "Fetch the days since then with --partition, one after the other."
+            )
+        return f"/posts.json?limit=320&tags=order:change+status:any&page={number}" if page.posts else None
+
+    return following

@@ -1,0 +1,141 @@
+"""Ollama: the models on a server of one's own, and the public library they are pulled from.
+
+    GET /api/tags ──models──> one payload a model `local` ──> models, model_versions, artifacts, tags, model_tags
+        └── POST /api/show {"model": …} ──> one `shown` ──> artifacts, prompts, tags, model_tags
+    GET the library's listing ──models──> one a model `library` ──> models, model_versions, artifacts, tags,
+                                                                    model_tags, model_stats
+
+What the server lists and what it shows of a model are two documents, so they are two streams, each as it was received
+(github.com/ollama/ollama/blob/main/docs/api.md): the list has digest and size, what is shown has the sha256 of the
+weights, the system prompt, licence and parameters. A server of one's own is cheap to ask: every model is shown in every
+run. It sets no rate, and has no pages.
+
+The library itself has no API. ATLAS_OLLAMA_LIBRARY_BASE_URL names a document that others make of its pages, with all
+models and their tags; where it is not set the library is left out, where it is unchanged that costs one 304. Pulls and
+the time of the last look at a page change all the time and make no version.
+
+A snapshot: each of the two lists is told by one answer, so a model it does not tell is gone. On a bad day (a 5xx, a cut
+answer) the client waits and tries again; if the day stays bad, the run fails and publishes nothing.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from datetime import date, datetime
+from typing import Annotated
+
+import msgspec
+
+from pipelines.http import Client
+from pipelines.listing import Listing
+from pipelines.source import Contract, Item, Payload, Skipped, Swept, Window, source
+
+Moment = Annotated[datetime, msgspec.Meta(tz=True)]
+
+
+class Details(msgspec.Struct):
+    family: str | None = None
+
+
+class Local(Contract):
+    envelope = "models"
+
+    name: str
+    modified_at: Moment | None = None
+    size: int | None = None
+    details: Details | None = None
+    capabilities: list[str] | None = None
+
+    def external_id(self) -> str:
+        return self.name
+
+    def version_at(self) -> datetime | None:
+        return self.modified_at
+
+
+class Shown(Contract):
+    modified_at: Moment | None = None
+    modelfile: str | None = None
+    system: str | None = None
+    capabilities: list[str] | None = None
+
+    def version_at(self) -> datetime | None:
+        return self.modified_at
+
+
+class Tag(msgspec.Struct):
+    size: str | None = None
+    capabilities: list[str] = []
+
+
+class Library(Contract):
+    volatile = ("pullCount", "lastUpdated", "extractedAt", "tags.*.extractedAt")
+    envelope = "models"
+
+    tags: dict[str, Tag]
+    description: str | None = None
+    categories: list[str] = []
+    pullCount: str | None = None
+
+
+class Server(msgspec.Struct):
+    models: list[msgspec.Raw]
+
+
+class Document(msgspec.Struct):
+    models: dict[str, msgspec.Raw]
+
+
+class Named(msgspec.Struct):
+    name: str
+
+
+def probe(client: Client) -> str:
+    """A digest of what the server lists."""
+    found = client.look("/api/tags")
+    return hashlib.sha256(found[0]).hexdigest() if found else ""
+
+
+@source(
+    contract={"local": Local, "shown": Shown, "library": Library},
+    kind="http",
+    base_url="http://127.0.0.1:11434",
+    more_urls={"library": ""},
+    since=date(2026, 11, 1),
+    probe=probe,
+)
+def fetch(client: Client, window: Window) -> Iterator[Item]:
+    """One payload a model of the server, as listed and as shown, then one a model of the library."""
+    local = Listing(client, window, "local", "/api/tags", {}, Server, records=lambda page: page.models, kind="local")
+    for answer in local:
+        for record in answer.records:
+            yield Payload(record, answer.request, kind="local")
+            try:
+                name = msgspec.json.decode(record, type=Named).name
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+                continue  # landing says what is wrong with it
+            if shown := client.look("/api/show", msgspec.json.encode({"model": name})):
+                yield Payload(*shown, external_id=name, kind="shown")
+        yield answer.done
+    yield from local.end()
+    yield Swept("shown", answers=1)
+
+    place = client.place("library")
+    if place is None:
+        yield Skipped("library", "no listing is set (ATLAS_OLLAMA_LIBRARY_BASE_URL)")
+        return
+    library = Listing(
+        place,
+        window,
+        "library",
+        "",
+        {},
+        Document,
+        records=lambda page: list(page.models.values()),
+        conditional=True,
+        kind="library",
+    )
+    for listed in library:
+        for name, model in listed.page.models.items():
+            yield Payload(bytes(model), listed.request, external_id=name, kind="library")
+        yield listed.done
+    yield from library.end()

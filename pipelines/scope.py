@@ -1,0 +1,260 @@
+"""The scope of a transform: the versions and observations that its SELECTs see, and how it grows.
+
+It begins with what no transform has taken in, and grows by the records whose rows depend on what changes: those that
+wait for a row that comes or for a claim that goes, those that refer to a row about to be pruned, those that have what
+a new row claims. So every claim is decided with all claimants at hand, and the outcome is the same in any order of
+arrival. Belongs here: which records. Not: what is made of them (`transform`).
+"""
+
+from collections.abc import Sequence
+
+from psycopg import sql
+
+from pipelines.house import Select
+from pipelines.ledger import Run
+from pipelines.source import Source
+from pipelines.warehouse.shape import Shape
+
+EVERYWHERE = sql.SQL("")
+
+
+class Scope:
+    """One run's scope, in temporary tables that last as long as its transaction.
+
+    `scope` has a version a record, `bodies` the payloads with their newest counters, `seen` the observations. `round`
+    numbers the additions, so that SELECTs see each of them once.
+    """
+
+    def __init__(self, run: Run, source: Source, shapes: Sequence[Shape]) -> None:
+        self.connection, self.source, self.shapes = run.connection, source, shapes
+        self._run, self._streams = run, list(source.streams.values())
+        self._round = 0
+
+    def begin(self, *, full: bool) -> int:
+        """Takes in what waits in the partition, or all of it; how many records."""
+        self.connection.execute(CREATE)
+        parameters = {"streams": self._streams, "partition": self._run.partition, "full": full}
+        self.connection.execute(WAITING, parameters)
+        self._fill()
+        row = self.connection.execute("select count(*) as number from scope").fetchone()
+        return int(row["number"]) if row else 0
+
+    def grow(self, *, contested: bool) -> bool:
+        """Adds the records that depend on what changes; whether there were any. contested: by any claim."""
+        self.connection.execute("truncate due")
+        for shape in self.shapes:
+            self._due(AWAITED, shape, key=shape.key_text("k"), target_key=shape.key_text("t"))
+            if shape.told or contested:
+                self._claims(shape, contested=contested)
+            self._referrers(shape)
+        self.connection.execute(GROW, {"round": self._round + 1, "streams": self._streams})
+        self.connection.execute("update scope s set whole = true from due d where s.record_id = d.record_id")
+        return self._fill() > 0
+
+    def leave_out(self, version_ids: Sequence[int]) -> None:
+        """Takes records out again; what is left is one round."""
+        for name in ("bodies", "seen", "scope"):
+            self.connection.execute(
+                sql.SQL(
+                    "delete from {} where record_id in (select record_id from scope where version_id = any(%s))"
+                ).format(sql.Identifier(name)),
+                [list(version_ids)],
+            )
+        for name in ("bodies", "seen"):
+            self.connection.execute(sql.SQL("update {} set round = %s").format(sql.Identifier(name)), [self._round])
+
+    def select(self, select: Select, where: sql.Composable = EVERYWHERE) -> sql.Composed:
+        """A SELECT file over the source's streams, each by its kind, as far as the last round brought them."""
+        streams = [
+            relation.format(
+                name=sql.Identifier(name),
+                source=sql.Literal(self.source.name),
+                stream=sql.Literal(stream),
+                round=sql.Literal(self._round),
+                where=where,
+            )
+            for kind, stream in self.source.streams.items()
+            for name, relation in (
+                (kind or "payloads", BODIES),
+                (f"{kind}_observations" if kind else "observations", OBSERVATIONS),
+            )
+        ]
+        return sql.SQL("with {} select * from (\n{}\n) as selected").format(
+            sql.SQL(", ").join(streams), sql.SQL(select.file.text)
+        )
+
+    def _fill(self) -> int:
+        """Bodies and observations of what has come into the scope; how many."""
+        self._round += 1
+        added = self.connection.execute(FILL, {"round": self._round}).rowcount
+        added += self.connection.execute(SEE, {"round": self._round}).rowcount
+        for name in ("scope", "bodies", "seen"):
+            self.connection.execute(sql.SQL("analyze {}").format(sql.Identifier(name)))
+        return added
+
+    def _due(self, query: sql.SQL, shape: Shape, **parts: sql.Composable) -> None:
+        self.connection.execute(
+            query.format(incoming=shape.incoming, target=shape.target, **{"name": sql.Literal(shape.name), **parts})
+        )
+
+    def _claims(self, shape: Shape, *, contested: bool) -> None:
+        """Records outside the scope that have a key, or a unique value, which a row of the scope claims."""
+        claimed = [shape.key]
+        if contested:
+            claimed += [
+                columns
+                for unique in shape.uniques
+                if set(columns := [c.name for c in unique.columns]) <= shape.yielded.keys()
+            ]
+        for columns in claimed:
+            same = sql.SQL(" and ").join(sql.SQL("n.{0} = t.{0}").format(sql.Identifier(column)) for column in columns)
+            told = sql.SQL("n.record_id is not null") if shape.told else sql.SQL("true")
+            self._due(CLAIMED, shape, typed=shape.typed(), same=same, told=told)
+
+    def _referrers(self, shape: Shape) -> None:
+        """Records with rows that refer to a row of the scope which is about to be pruned."""
+        referring = [
+            (child, reference)
+            for child in self.shapes
+            for reference in child.references
+            if reference.table is shape.table
+        ]
+        if not referring or not (shape.owned or shape.told):
+            return
+        self.connection.execute("truncate gone")
+        (key,) = shape.key
+        gone = GONE.format(target=shape.target, incoming=shape.incoming, key=sql.Identifier(key))
+        if not self.connection.execute(gone).rowcount:
+            return
+        for child, reference in referring:
+            self._due(
+                REFERRING,
+                child,
+                column=sql.Identifier(reference.column),
+                known=sql.SQL("s.whole") if child.series else sql.SQL("true"),
+                which=sql.SQL("distinct on (g.key)") if shape.told else sql.SQL(""),
+            )
+
+
+CREATE = """
+create temp table scope (
+    record_id uuid primary key, version_id bigint, stream text, external_id text, payload_id uuid, round int,
+    whole boolean
+) on commit drop;
+create temp table bodies (
+    record_id uuid, version_id bigint, stream text, external_id text, version_at timestamptz,
+    body jsonb storage external, round int
+) on commit drop;
+create temp table seen (record_id uuid, observation_id bigint primary key, round int) on commit drop;
+create temp table due (record_id uuid) on commit drop;
+create temp table gone (key uuid) on commit drop
+"""
+
+WAITING = """
+with waiting as (
+    select v.* from staging.versions v
+    where v.stream = any(%(streams)s) and v.partition_key = %(partition)s and v.latest
+      and (%(full)s or v.from_run is null)
+    union
+    select v.* from staging.observations o
+    join staging.versions v on v.record_id = o.record_id and v.latest
+    where o.stream = any(%(streams)s) and o.partition_key = %(partition)s and o.from_run is null
+      and v.from_run is not null and v.payload_id is not null
+)
+
+insert into scope
+select record_id, version_id, stream, external_id, payload_id, 1,
+    %(full)s or payload_id is null or not exists (
+        select from staging.versions f
+        where f.record_id = w.record_id and f.from_run is not null and f.to_run is null and f.payload_id is not null)
+from waiting w
+"""
+
+FILL = """
+insert into bodies
+select s.record_id, s.version_id, s.stream, s.external_id, v.version_at,
+    case
+        when o.digest = b.counters_digest or o.digest is null then b.body
+        else ops.put_back(b.body, o.counters, o.paths)
+    end,
+    s.round
+from scope s
+join staging.versions v using (version_id)
+join staging.payloads b on b.payload_id = s.payload_id
+left join staging.observations o on o.record_id = s.record_id and o.latest
+where s.round = %(round)s
+"""
+
+SEE = """
+insert into seen
+select o.record_id, o.observation_id, %(round)s
+from scope s
+join staging.observations o on o.record_id = s.record_id
+where (s.whole or o.from_run is null)
+  and not exists (select from seen where seen.observation_id = o.observation_id)
+"""
+
+BODIES = sql.SQL(
+    """{name} as not materialized (
+        select {source}::text as source, record_id, external_id, version_at, body
+        from bodies where stream = {stream} and round = {round} {where}
+        offset 0 -- a fence: what the SELECT asks of a body is asked of the scope's alone
+    )"""
+)
+
+OBSERVATIONS = sql.SQL(
+    """{name} as not materialized (
+        select {source}::text as source, b.record_id, b.external_id, o.observed_at, o.counters as body
+        from seen join staging.observations o using (observation_id)
+        join bodies b on b.record_id = seen.record_id
+        where b.stream = {stream} and seen.round = {round} {where}
+    )"""
+)
+
+AWAITED = sql.SQL(
+    """
+    insert into due
+    select w.record_id from {incoming} k
+    join staging.waits w on w.table_name = {name} and w.key = {key}
+    where w.reason = 'parent'
+    union all
+    select w.record_id from {target} t
+    join scope s on s.record_id = t.record_id
+    join staging.waits w on w.table_name = {name} and w.key = {target_key}
+    where w.reason = 'unique'
+       or w.reason = 'claim' and not exists (select from {incoming} k where {key} = w.key)
+    """
+)
+
+CLAIMED = sql.SQL(
+    """
+    insert into due
+    select t.record_id from ({typed}) as n join {target} t on {same}
+    where {told} and t.record_id is not null
+      and not exists (select from scope s where s.record_id = t.record_id)
+    """
+)
+
+GONE = sql.SQL(
+    """
+    insert into gone
+    select t.{key} from {target} t join scope s on s.record_id = t.record_id
+    where not exists (select from {incoming} o where o.{key} = t.{key})
+    """
+)
+
+REFERRING = sql.SQL(
+    """
+    insert into due
+    select {which} c.record_id from gone g join {target} c on c.{column} = g.key
+    where not exists (select from scope s where s.record_id = c.record_id and {known})
+    """
+)
+
+GROW = """
+insert into scope
+select v.record_id, v.version_id, v.stream, v.external_id, v.payload_id, %(round)s, true
+from (select distinct record_id from due) as d
+join staging.versions v on v.record_id = d.record_id and v.from_run is not null and v.to_run is null
+where v.stream = any(%(streams)s) and not exists (select from scope s where s.record_id = d.record_id)
+"""

@@ -1,0 +1,15 @@
+-- One row per tag on a model; of several spellings of one tag, the smallest.
+select
+    ops.key(p.source, p.external_id)                    as model_id,
+    ops.key(p.source, t.normalized_name)                as tag_id,
+    p.record_id,
+    t.spelling
+from payloads as p
+cross join lateral (
+    select
+        ops.tag_name(n.spelling)                        as normalized_name,
+        min(n.spelling collate "C")                     as spelling
+    from json_table(p.body, '$.tags[*]' columns (spelling text path '$')) as n
+    group by ops.tag_name(n.spelling)
+) as t
+where t.normalized_name <> ''
