@@ -37,13 +37,17 @@ class Head(msgspec.Struct):
 
 
 class State(msgspec.Struct):
-    """How far a listing was read. ended: at its `end`, at `known` ground, or `unchanged` since the last run."""
+    """How far a listing was read. ended: at its `end`, at `known` ground, or `unchanged` since the last run.
+
+    wider: what a wider page told beyond this one. leaves_out: the next page did not begin with that.
+    """
 
     link: str | None = None
     ended: str | None = None
     answers: int = 0
     high: str | int | None = None
     leaves_out: bool = False
+    wider: dict[str, str] | None = None
     validators: dict[str, str] = {}
 
 
@@ -103,7 +107,6 @@ class Listing(Generic[PageT]):
         self._links: set[str] = set()
         self._keys: set[str] = set()
         self._idle = 0
-        self._wider: dict[str, bytes] | None = None
         self._state = msgspec.convert(dict(window.resume.get(name, {})), State)
 
     def __iter__(self) -> Iterator[Answer[PageT]]:
@@ -131,7 +134,7 @@ class Listing(Generic[PageT]):
             cursor["value"] = self._mark(self._state.high)
         if self._overlap is not None or self._conditional:
             yield Mark(self._name, cursor)
-        if self._state.ended == "end":
+        if self._state.ended == "end" and self._stop is None:
             yield Swept(self._kind, self._state.answers, self._within)
 
     def _answer(self, response: httpx.Response, page: PageT, target: str) -> Answer[PageT]:
@@ -141,7 +144,7 @@ class Listing(Generic[PageT]):
         heads = [self._read(each) for each in records]
         keys = [head.key() for head in heads if head]
         state.link = self._following(page, keys, next_link)
-        if self._border and state.link is not None:
+        if self._border:
             records += self._left_out(target, keys)
         self._see(keys, target)
         positions = [place for head in heads if head and (place := head.position()) is not None]
@@ -149,7 +152,7 @@ class Listing(Generic[PageT]):
             state.high = _plain(max([*positions, *([_place(state.high)] if state.high is not None else [])]))
         if state.link is None:
             state.ended = "end"
-        elif self._stop is not None and positions and positions[-1] < self._stop:  # type: ignore[operator]
+        elif self._stop is not None and positions and max(positions) < self._stop:  # type: ignore[operator]
             state.ended = "known"
         return Answer(page, records, request_of(response), Checkpoint(self._name, msgspec.to_builtins(state)))
 
@@ -179,21 +182,29 @@ class Listing(Generic[PageT]):
         there, each page is asked for twice from then on, and the records that only the wider one tells are added.
         """
         state, found = self._state, []
-        if self._wider and (missing := self._wider.keys() - set(keys)):
+        told = state.wider or {}
+        missing = sorted(told.keys() - set(keys))
+        if missing:
+            found = [told[key].encode() for key in missing]
             state.leaves_out = True
-            found = [self._wider[key] for key in sorted(missing)]
-        if state.leaves_out or self._wider is None:
-            url = httpx.URL(target)
-            wider = url.copy_set_param(self._border, int(url.params[self._border]) + 1)  # type: ignore[arg-type]
-            _, page = self._client.ask(self._client.below_base(str(wider)), self._shape)
-            told = [bytes(each) for each in self._records(page)] if page is not None else []
-            beyond = {head.key(): each for each in told if (head := self._read(each)) and head.key() not in keys}
-            self._wider = beyond if not state.leaves_out else {}
-            found += beyond.values() if state.leaves_out else []
-        else:
-            self._wider = {}
+        beyond: dict[str, bytes] = {}
+        if state.link is not None and (state.leaves_out or state.wider is None):
+            beyond = {key: record for key, record in self._wider(target) if key not in keys}
+        if state.leaves_out:
+            found += beyond.values()
+            beyond = {}
+        state.wider = {key: record.decode() for key, record in beyond.items()}
         self._client.notes["records left out between pages, asked for again"] += len(found)
         return found
+
+    def _wider(self, target: str) -> Iterator[tuple[str, bytes]]:
+        """The records of a page, asked for with room for one more."""
+        url = httpx.URL(target)
+        wider = url.copy_set_param(str(self._border), int(url.params[str(self._border)]) + 1)
+        _, page = self._client.ask(self._client.below_base(str(wider)), self._shape)
+        for each in self._records(page) if page is not None else []:
+            if head := self._read(bytes(each)):
+                yield head.key(), bytes(each)
 
     def _unasked(self, link: str) -> str:
         target = self._client.below_base(link)

@@ -44,7 +44,7 @@ class Scope:
         self.connection.execute("truncate due")
         for shape in self.shapes:
             self._due(AWAITED, shape, key=shape.key_text("k"), target_key=shape.key_text("t"))
-            if shape.told or contested:
+            if "record_id" in shape.yielded and (contested or shape.told):
                 self._claims(shape, contested=contested)
             self._referrers(shape)
         self.connection.execute(GROW, {"round": self._round + 1, "streams": self._streams})
@@ -108,7 +108,7 @@ class Scope:
             ]
         for columns in claimed:
             same = sql.SQL(" and ").join(sql.SQL("n.{0} = t.{0}").format(sql.Identifier(column)) for column in columns)
-            told = sql.SQL("n.record_id is not null") if shape.told else sql.SQL("true")
+            told = sql.SQL("n.record_id is not null" if shape.told else "true")
             self._due(CLAIMED, shape, typed=shape.typed(), same=same, told=told)
 
     def _referrers(self, shape: Shape) -> None:

@@ -9,7 +9,9 @@ Pages by an opaque cursor in the next-page link (developer.civitai.com/site/guid
 without the record between two pages (github.com/civitai/civitai/issues/1372), so pages are asked for one short of
 their limit of 100, to have room for a look across. Neither listing can be filtered by time of change, both go newest
 first: a model is as new as the last version published, an image as its post. So an increment brings new models, those
-with a new version, and new images; whatever else changed comes with a sweep, which reads both to their ends.
+with a new version, and new images; whatever else changed in a model comes with a sweep, which reads the models to
+their end. Images are a stream of a hundred million: their listing is only ever read down to where the last run began,
+or to the day's beginning, and none of them is taken for gone.
 Counters (stats) change all the time and make no version. The operator publishes no rate ("a signal to back off, not a
 scheme to code against", developer.civitai.com/site/guide/errors): one request a second. On a bad day (429, 5xx, a cut
 page) the client waits and tries again; if the day stays bad, the run fails, publishes nothing and goes on where it
@@ -17,12 +19,13 @@ stopped. A token (ATLAS_CIVITAI_TOKEN) is optional.
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import date, datetime, timedelta
 from typing import Annotated
 
 import msgspec
 
-from pipelines.http import Client, request_of
+from pipelines.http import Client
 from pipelines.listing import Head, Listing
 from pipelines.source import Contract, Item, Payload, Window, source
 
@@ -143,12 +146,8 @@ class First(msgspec.Struct):
 
 
 def look(client: Client, kind: str, external_id: str) -> Payload | None:
-    """A model by its own URL; an image has none, and is asked for as a listing of one."""
-    if kind == "models":
-        found = client.look(f"/api/v1/models/{external_id}")
-        return Payload(*found, kind=kind) if found else None
-    response, page = client.ask(f"/api/v1/images?imageId={external_id}&nsfw=X&withMeta=true&flatMeta=true", Page)
-    return Payload(bytes(page.items[0]), request_of(response), kind=kind) if page and page.items else None
+    found = client.look(f"/api/v1/models/{external_id}")
+    return Payload(*found, kind=kind) if found else None
 
 
 def probe(client: Client) -> str:
@@ -174,7 +173,7 @@ def fetch(client: Client, window: Window) -> Iterator[Item]:
     for kind, asked in ASKED.items():
         listing = Listing(
             client,
-            window,
+            window if kind == "models" else replace(window, sweep=False),
             kind,
             f"/api/v1/{kind}",
             asked,
@@ -183,6 +182,7 @@ def fetch(client: Client, window: Window) -> Iterator[Item]:
             following=lambda page, keys, link: page.metadata.nextPage,
             head=Newest,
             overlap=OVERLAP,
+            since=None if kind == "models" else window.start,
             border="limit" if kind == "models" else None,
             kind=kind,
         )

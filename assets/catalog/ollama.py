@@ -20,16 +20,13 @@ answer) the client waits and tries again; if the day stays bad, the run fails an
 
 import hashlib
 from collections.abc import Iterator
-from datetime import date, datetime
-from typing import Annotated
+from datetime import date
 
 import msgspec
 
 from pipelines.http import Client
 from pipelines.listing import Listing
 from pipelines.source import Contract, Item, Payload, Skipped, Swept, Window, source
-
-Moment = Annotated[datetime, msgspec.Meta(tz=True)]
 
 
 class Details(msgspec.Struct):
@@ -40,7 +37,6 @@ class Local(Contract):
     envelope = "models"
 
     name: str
-    modified_at: Moment | None = None
     size: int | None = None
     details: Details | None = None
     capabilities: list[str] | None = None
@@ -48,18 +44,11 @@ class Local(Contract):
     def external_id(self) -> str:
         return self.name
 
-    def version_at(self) -> datetime | None:
-        return self.modified_at
-
 
 class Shown(Contract):
-    modified_at: Moment | None = None
     modelfile: str | None = None
     system: str | None = None
     capabilities: list[str] | None = None
-
-    def version_at(self) -> datetime | None:
-        return self.modified_at
 
 
 class Tag(msgspec.Struct):
@@ -107,17 +96,20 @@ def fetch(client: Client, window: Window) -> Iterator[Item]:
     """One payload a model of the server, as listed and as shown, then one a model of the library."""
     local = Listing(client, window, "local", "/api/tags", {}, Server, records=lambda page: page.models, kind="local")
     for answer in local:
+        unnamed = 0
         for record in answer.records:
             yield Payload(record, answer.request, kind="local")
             try:
                 name = msgspec.json.decode(record, type=Named).name
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-                continue  # landing says what is wrong with it
+                unnamed += 1  # landing says what is wrong with it
+                continue
             if shown := client.look("/api/show", msgspec.json.encode({"model": name})):
                 yield Payload(*shown, external_id=name, kind="shown")
+        if not unnamed:
+            yield Swept("shown", answers=1)
         yield answer.done
     yield from local.end()
-    yield Swept("shown", answers=1)
 
     place = client.place("library")
     if place is None:
