@@ -17,7 +17,7 @@ import msgspec
 
 from pipelines.errors import SourceFault
 from pipelines.http import Client, request_of, without_secrets
-from pipelines.source import Checkpoint, Item, Mark, Swept, Window
+from pipelines.source import Checkpoint, Item, Mark, Payload, Swept, Window
 
 PageT = TypeVar("PageT")
 Position = datetime | int
@@ -69,7 +69,9 @@ class Listing(Generic[PageT]):
 
     name: under which marks and checkpoints are kept. shape: what a page decodes to; records: its records.
     following: the link from one page to the next, by the page, the keys of its records and the `next` of its Link
-    header (RFC 8288); None after the last.
+    header (RFC 8288); None after the last. below: instead, the parameter that takes `b<id>`, for the records below an
+    id; numbered: instead, the parameter that takes a page's number, and the last that may be asked for. An empty page
+    is then the last.
     head: what paging needs of a record. overlap: the listing is newest first, and is read so far beyond the mark of
     the last run; since: where it ends when there is none. conditional: one answer tells everything, so that an
     unchanged one need not be sent again. border: the parameter that sets the size of a page, for a source known to
@@ -87,6 +89,8 @@ class Listing(Generic[PageT]):
         *,
         records: Callable[[PageT], list[msgspec.Raw]],
         following: Callable[[PageT, list[str], str | None], str | None] = lambda page, keys, link: None,
+        below: str | None = None,
+        numbered: tuple[str, int] | None = None,
         head: type[Head] | None = None,
         overlap: timedelta | int | None = None,
         since: Position | None = None,
@@ -97,6 +101,7 @@ class Listing(Generic[PageT]):
     ) -> None:
         self._client, self._window, self._name, self._kind, self._within = client, window, name, kind, within
         self._shape, self._records, self._following = shape, records, following
+        self._below, self._numbered = below, numbered
         self._head = msgspec.json.Decoder(head) if head else None
         self._overlap, self._since, self._border = overlap, since, border
         self._first = str(httpx.URL(path, params=parameters))
@@ -127,6 +132,14 @@ class Listing(Generic[PageT]):
                 state.validators = _validators(response)
             yield self._answer(response, page, target)
 
+    def items(self) -> Iterator[Item]:
+        """The listing's records as payloads of its kind, and all that is to be yielded with them."""
+        for answer in self:
+            for record in answer.records:
+                yield Payload(record, answer.request, kind=self._kind)
+            yield answer.done
+        yield from self.end()
+
     def end(self) -> Iterator[Item]:
         """How far the listing was read and whether it told everything; to be yielded after its pages."""
         cursor = dict(self._cursor) | {"validators": self._state.validators}
@@ -143,7 +156,7 @@ class Listing(Generic[PageT]):
         records = [bytes(each) for each in self._records(page)]
         heads = [self._read(each) for each in records]
         keys = [head.key() for head in heads if head]
-        state.link = self._following(page, keys, next_link)
+        state.link = self._next(target, page, keys, next_link)
         if self._border:
             records += self._left_out(target, keys)
         self._see(keys, target)
@@ -155,6 +168,30 @@ class Listing(Generic[PageT]):
         elif self._stop is not None and positions and max(positions) < self._stop:  # type: ignore[operator]
             state.ended = "known"
         return Answer(page, records, request_of(response), Checkpoint(self._name, msgspec.to_builtins(state)))
+
+    def _next(self, target: str, page: PageT, keys: list[str], next_link: str | None) -> str | None:
+        """The link to the next page."""
+        if self._below is None and self._numbered is None:
+            return self._following(page, keys, next_link)
+        if not keys:
+            self._expect_none(page, target)
+            return None
+        if self._below is not None:
+            return _with(target, self._below, f"b{min(map(int, keys))}")
+        assert self._numbered is not None
+        parameter, last = self._numbered
+        if self._state.answers == last:
+            self._client.notes["pages beyond the last that may be asked for, left to a sweep"] += 1
+            return None
+        return _with(target, parameter, self._state.answers + 1)
+
+    def _expect_none(self, page: PageT, target: str) -> None:
+        """An empty page is the end; one whose records have no ids is a fault."""
+        if self._records(page):
+            raise SourceFault(
+                f"{self._client.source} tells records without ids at {without_secrets(target)}, so there is no way on. "
+                "Nothing of this run is published; run it again later."
+            )
 
     def _read(self, record: bytes) -> Head | None:
         """A record's head; None where it has none, and landing will say why."""
@@ -199,9 +236,8 @@ class Listing(Generic[PageT]):
 
     def _wider(self, target: str) -> Iterator[tuple[str, bytes]]:
         """The records of a page, asked for with room for one more."""
-        url = httpx.URL(target)
-        wider = url.copy_set_param(str(self._border), int(url.params[str(self._border)]) + 1)
-        _, page = self._client.ask(self._client.below_base(str(wider)), self._shape)
+        border = str(self._border)
+        _, page = self._client.ask(_with(target, border, int(httpx.URL(target).params[border]) + 1), self._shape)
         for each in self._records(page) if page is not None else []:
             if head := self._read(bytes(each)):
                 yield head.key(), bytes(each)
@@ -226,6 +262,10 @@ class Listing(Generic[PageT]):
         """The highest place seen, but no time that is still to come by our clock: its clock may be wrong."""
         place = _place(high)
         return _plain(min(place, self._started) if isinstance(place, datetime) else place)
+
+
+def _with(target: str, parameter: str, value: str | int) -> str:
+    return str(httpx.URL(target).copy_set_param(parameter, value))
 
 
 def _place(value: str | int) -> Position:

@@ -148,6 +148,8 @@ class Source:
     wants_contact: bool
     look: Look | None
     probe: Probe | None
+    every: timedelta
+    sweeps: str | None
     description: str
     code_version: str
 
@@ -178,6 +180,8 @@ def source(
     wants_contact: bool = False,
     look: Look | None = None,
     probe: Probe | None = None,
+    every: timedelta = timedelta(minutes=15),
+    sweeps: str | None = None,
     owners: tuple[str, ...] = ("team:data-engineering",),
 ) -> Callable[[Fetch], Source]:
     """Makes a fetch generator a source.
@@ -186,7 +190,8 @@ def source(
     or the name of a folder; more_urls: other places it reads, by name. since: the first day that can be asked for.
     dated: a day that is past can still be asked for. rate: requests a second that its operator allows. auth: how a
     token is sent. wants_contact: its operator asks for a way to reach whoever calls. look: one record by kind and id,
-    None where the source says that it is gone. probe: a text that changes when there is news, in two requests at most.
+    None where the source says that it is gone. probe: a text that changes when there is news, in two requests at most;
+    every: how often it is asked. sweeps: when everything is asked for, not only what is new, as cron says it.
     """
 
     def declare(fetch: Fetch) -> Source:
@@ -207,6 +212,8 @@ def source(
             wants_contact=wants_contact,
             look=look,
             probe=probe,
+            every=every,
+            sweeps=sweeps,
             description=(module.__doc__ or "").strip(),
             code_version=hashlib.sha256(Path(str(module.__file__)).read_bytes()).hexdigest()[:16],
         )

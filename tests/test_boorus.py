@@ -13,7 +13,6 @@ from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
 
 from pipelines import house, landing
-from pipelines.errors import AtlasError
 from pipelines.http import Client
 from pipelines.source import Checkpoint, Item, Mark, Payload, Source, Swept, Window
 from pipelines.transform import transform
@@ -34,8 +33,8 @@ class Booru:
     tags: list[Record] = field(default_factory=list)
     asked: list[str] = field(default_factory=list)
 
-    def add(self, post_id: int, *, created: str = f"{DAY}T12:00:00Z", updated: str = "", change: int = 0) -> None:
-        common = {"id": post_id, "created_at": created, "updated_at": updated or created}
+    def add(self, post_id: int, *, created: str = f"{DAY}T12:00:00Z", change: int = 0) -> None:
+        common = {"id": post_id, "created_at": created, "updated_at": created}
         if self.name == "danbooru":
             self.posts.append(common | {"rating": "g", "tag_string": "sea sky"})
         else:
@@ -183,14 +182,18 @@ def test_a_run_that_goes_on_asks_for_the_page_after_the_last_landed(
     assert booru.asked[:3] == ["posts 3", "posts 4", "posts 5"]
 
 
-def test_more_changes_than_pages_is_said_and_what_to_do(source: Source, booru: Booru, client: Client) -> None:
+def test_more_changes_than_pages_are_said_and_the_next_run_goes_on_from_the_newest(
+    source: Source, booru: Booru, client: Client
+) -> None:
     last = 1000 if source.stem == "danbooru" else 750
     for number in range(1, 2 * last + 2):
         booru.add(number, change=10_000 * number)
     link = f"/posts.json?tags=order:change+status:any&page={last}"
     window = replace(TODAY, cursors={"posts": {"value": 1 if source.stem == "e621" else "2020-01-01T00:00:00+00:00"}})
-    with pytest.raises(AtlasError, match="--partition"):
-        list(source.fetch(client, replace(window, resume={"posts": {"link": link, "answers": last - 1}})))
+    items = list(source.fetch(client, replace(window, resume={"posts": {"link": link, "answers": last - 1}})))
+    assert client.notes["pages beyond the last that may be asked for, left to a sweep"] == 1
+    assert [item.listing for item in items if isinstance(item, Mark)][:1] == ["posts"]
+    assert not [item for item in items if isinstance(item, Swept) and item.kind == "posts" and not item.within]
 
 
 @pytest.mark.parametrize("source", ["e621"], indirect=True)

@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 from psycopg import sql
 
-from pipelines import fetching, house, landing, ledger, transform
+from pipelines import files, house, landing, ledger, transform
 from pipelines.source import Source, Window
 from pipelines.warehouse.engine import Connection, Warehouse
 from pipelines.warehouse.tables import AUDIT_COLUMNS, metadata
@@ -183,8 +183,8 @@ def stage(
 
 
 def bring(warehouse: Warehouse, source: Source, file: Path, day: str) -> None:
-    fetched = fetching.brought(source, file, Window.of(day))
-    landing.land(warehouse, source, day, fetched.items, fetched_at=fetched.at)
+    intake = files.intake(source, "models", file, Window.of(day))
+    landing.take_in(warehouse, source, day, nullcontext(intake))
 
 
 @pytest.fixture
@@ -352,7 +352,7 @@ def assert_complete(warehouse: Warehouse, stage: Stage) -> None:
 
 
 def land(file: Path) -> tuple[object, ...]:
-    return "land", "catalog/civitai", "--from", file, "--partition", DAY
+    return "land", "catalog/civitai.models", "--from", file, "--partition", DAY
 
 
 TRANSFORM = ("transform", "catalog", "--partition", DAY)

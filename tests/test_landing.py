@@ -3,6 +3,7 @@
 import gzip
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 from backports import zstd
 from psycopg.rows import tuple_row
 
-from pipelines import fetching, landing
+from pipelines import files, landing
 from pipelines.errors import AtlasError
 from pipelines.ledger import Run
 from pipelines.source import Item, Payload, Skipped, Source, Window
@@ -54,8 +55,8 @@ def land(warehouse: Warehouse, source: Source, *items: Item, day: str = DAY) -> 
 
 
 def bring(warehouse: Warehouse, source: Source, path: Path) -> Run:
-    fetched = fetching.brought(source, path, Window.of(DAY))
-    return landing.land(warehouse, source, DAY, fetched.items, fetched_at=fetched.at)
+    intake = files.intake(source, next(iter(source.contracts)), path, Window.of(DAY))
+    return landing.take_in(warehouse, source, DAY, nullcontext(intake))
 
 
 def model(number: int) -> bytes:
@@ -218,7 +219,7 @@ def test_a_payload_whose_id_is_of_the_wrong_type_never_stops_the_others(
     warehouse: Warehouse, civitai: Source, wrong: str
 ) -> None:
     bad = f'{{"id": {wrong}, "name": "bad", "type": "LORA"}}'.encode()
-    run = land(warehouse, civitai, Payload(bad, "bad"), Payload(model(1), "good"))
+    run = land(warehouse, civitai, Payload(bad, "bad", kind="models"), Payload(model(1), "good", kind="models"))
     assert counted(run) == {"fetched": 2, "created": 1, "quarantined": 1}
     found = rows(warehouse, "select reason, path, bytes from staging.quarantine")
     assert found == [("wrong_type", "$.id", bad)]
@@ -345,7 +346,7 @@ def test_a_packed_file_with_a_flipped_byte_is_refused_in_a_sentence(civitai: Sou
     for place in range(10, len(sound) - 8):
         path.write_bytes(sound[:place] + bytes([sound[place] ^ 0xFF]) + sound[place + 1 :])
         with pytest.raises(AtlasError, match="cannot be unpacked"):
-            list(fetching.brought(civitai, path, None).items)
+            list(files.intake(civitai, "models", path, None).items({}))
 
 
 def test_a_file_that_is_not_packed_as_its_name_says_publishes_nothing(
@@ -360,7 +361,7 @@ def test_a_missing_file_and_one_of_an_unknown_kind_are_wrong_usage(civitai: Sour
     (tmp_path / "models.csv").write_text("id,name")
     for name, words in (("none.ndjson", "There is no file or folder"), ("models.csv", "should end in .json, .jsonl")):
         with pytest.raises(AtlasError, match=words) as caught:
-            fetching.brought(civitai, tmp_path / name, None)
+            files.intake(civitai, "models", tmp_path / name, None)
         assert caught.value.usage
 
 

@@ -40,7 +40,7 @@ def a_model(number: int) -> Payload:
         "tags": ["coast", f"number {number % 7}"],
         "modelVersions": [{"id": number, "name": "v1", "files": [], "images": []}],
     }
-    return Payload(json.dumps(body).encode(), f"models.ndjson:{number}")
+    return Payload(json.dumps(body).encode(), f"models.ndjson:{number}", kind="models")
 
 
 def a_graph(number: int) -> Payload:
@@ -188,7 +188,7 @@ def test_landings_of_a_partition_at_once_end_as_one(
     warehouse: Warehouse, new_warehouse: Callable[[], Warehouse], civitai: Source
 ) -> None:
     payloads = [a_model(number) for number in range(200)]
-    bad = [Payload(b'{"id": 1', "models.ndjson:201"), Payload(b'{"id": 2', "models.ndjson:202")]
+    bad = [Payload(b'{"id": %d' % each, f"models.ndjson:20{each}", kind="models") for each in (1, 2)]
     orders = [[*payloads, *bad], [*reversed(bad), *reversed(payloads)]]
     runs = at_once(lambda which: landing.land(warehouse, civitai, DAY, orders[which % 2]))
 
@@ -214,7 +214,7 @@ def test_landings_of_two_sources_at_once_do_not_meet(warehouse: Warehouse, civit
     runs = at_once(land, 4)
     assert {run.status for run in runs} == {"completed"}
     latest = rows(warehouse, "select stream, count(*) as number from staging.versions where latest group by stream")
-    assert {row["stream"]: row["number"] for row in latest} == {"catalog/civitai": 50, "catalog/comfyui": 50}
+    assert {row["stream"]: row["number"] for row in latest} == {"catalog/civitai.models": 50, "catalog/comfyui": 50}
 
 
 def test_a_landing_waits_only_for_landings_of_its_own_source(

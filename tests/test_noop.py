@@ -14,7 +14,7 @@ import pytest
 from psycopg import sql
 from psycopg.rows import tuple_row
 
-from pipelines import fetching, house, landing, recording
+from pipelines import fetching, files, house, landing, recording
 from pipelines.ledger import Run
 from pipelines.source import Item, Payload, Source, Window
 from pipelines.transform import transform
@@ -81,19 +81,20 @@ def written(warehouse: Warehouse) -> Iterator[set[str]]:
         }
 
 
-def recorded(source: Source) -> list[Item]:
+def recorded(warehouse: Warehouse, source: Source) -> list[Item]:
     """The items of a source's first recording."""
     day = recording.days(source)[0]
-    return list(fetching.fetched(source, Window(day), "recorded").items)
+    with fetching.opened(warehouse, source, Window(day), "recorded") as intake:
+        return list(intake.items({}))
 
 
 @pytest.fixture(params=["real", "recorded"])
-def items(request: pytest.FixtureRequest, civitai: Source) -> list[Item]:
+def items(request: pytest.FixtureRequest, warehouse: Warehouse, civitai: Source) -> list[Item]:
     """Payloads of CivitAI."""
     if request.param == "recorded":
-        return recorded(civitai)
+        return recorded(warehouse, civitai)
     shared: Path = request.getfixturevalue("shared_data")
-    return list(fetching.brought(civitai, shared / "civitai" / "models_dev.ndjson", None).items)
+    return list(files.intake(civitai, "models", shared / "civitai" / "models_dev.ndjson", None).items({}))
 
 
 def load(warehouse: Warehouse, source: Source, items: list[Item], *, full: bool = False) -> tuple[Run, Run]:
@@ -123,7 +124,7 @@ def test_the_same_input_again_changes_nothing_and_writes_nothing(
 
 
 def test_folders_of_graphs_again_change_nothing_and_write_nothing(warehouse: Warehouse, comfyui: Source) -> None:
-    graphs = recorded(comfyui)[:60]
+    graphs = recorded(warehouse, comfyui)[:60]
     assert changes(*load(warehouse, comfyui, graphs)) > 60
     with written(warehouse) as touched:
         before = tuples(warehouse)
@@ -135,7 +136,7 @@ def test_folders_of_graphs_again_change_nothing_and_write_nothing(warehouse: War
 
 def test_one_changed_payload_is_seen_in_tuples_and_in_wal(warehouse: Warehouse, civitai: Source) -> None:
     """So that the tests above could fail."""
-    items = recorded(civitai)
+    items = recorded(warehouse, civitai)
     load(warehouse, civitai, items)
     first = next(item for item in items if isinstance(item, Payload))
     body: dict[str, Any] = json.loads(first.body)
@@ -154,7 +155,7 @@ def test_one_changed_payload_is_seen_in_tuples_and_in_wal(warehouse: Warehouse, 
 def test_a_misfit_seen_again_changes_its_entry_and_no_row(warehouse: Warehouse, civitai: Source) -> None:
     model = {"id": 1, "name": "one", "type": "LORA", "tags": ["a"], "modelVersions": [{"id": 1, "name": "v"}]}
     wrong = model | {"id": 2, "name": "n" * 501}
-    items: list[Item] = [Payload(json.dumps(each).encode(), "made here") for each in (model, wrong)]
+    items: list[Item] = [Payload(json.dumps(each).encode(), "made here", kind="models") for each in (model, wrong)]
     load(warehouse, civitai, items)
     before = tuples(warehouse)
     runs = load(warehouse, civitai, items, full=True)
@@ -164,7 +165,7 @@ def test_a_misfit_seen_again_changes_its_entry_and_no_row(warehouse: Warehouse, 
 
 
 def test_questions_and_other_reading_write_nothing(warehouse: Warehouse, civitai: Source) -> None:
-    load(warehouse, civitai, recorded(civitai))
+    load(warehouse, civitai, recorded(warehouse, civitai))
     with written(warehouse) as touched, warehouse.connect() as connection:
         for question in house.questions():
             connection.execute(question.text.encode())

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 from psycopg.rows import tuple_row
 
-from pipelines import fetching, house, landing
+from pipelines import files, house, landing
 from pipelines.ledger import Run
 from pipelines.source import Payload, Source, Window
 from pipelines.transform import transform
@@ -51,12 +52,12 @@ def atlas(warehouse: Warehouse, *words: object, code: int = DONE) -> str:
 
 
 def bring(warehouse: Warehouse, source: Source, path: Path) -> Run:
-    fetched = fetching.brought(source, path, Window.of(DAY))
-    return landing.land(warehouse, source, DAY, fetched.items, fetched_at=fetched.at)
+    intake = files.intake(source, next(iter(source.contracts)), path, Window.of(DAY))
+    return landing.take_in(warehouse, source, DAY, nullcontext(intake))
 
 
 def land(warehouse: Warehouse, source: Source, *bodies: bytes) -> Run:
-    items = [Payload(body, f"line {number}") for number, body in enumerate(bodies, 1)]
+    items = [Payload(body, f"line {number}", kind="models") for number, body in enumerate(bodies, 1)]
     return landing.land(warehouse, source, DAY, items, fetched_at=datetime(2026, 11, 1, tzinfo=UTC))
 
 
@@ -110,7 +111,7 @@ def test_three_bad_lines_wait_and_the_other_197_arrive(
     warehouse: Warehouse, broken: tuple[Path, dict[int, bytes], dict[int, bytes]]
 ) -> None:
     path, _, bad = broken
-    said = atlas(warehouse, "land", "catalog/civitai", "--from", path, "--partition", DAY, "--json", code=PARTIAL)
+    said = atlas(warehouse, "land", "catalog/civitai.models", "--from", path, "--partition", DAY, "--json", code=PARTIAL)
     (run,) = json.loads(said)
     assert [run[name] for name in ("status", "fetched", "created", "quarantined")] == ["partial_success", 200, 197, 3]
     cut, no_id, retyped = bad.values()
@@ -346,8 +347,8 @@ def test_closed_entries_are_listed_only_when_asked_for(various: Warehouse) -> No
 def test_an_older_payload_that_lands_again_does_not_close_a_newer_ones_entry(
     warehouse: Warehouse, civitai: Source
 ) -> None:
-    good = Payload(b'{"id": 7, "name": "good", "type": "LORA"}', "day 3")
-    bad = Payload(b'{"id": 7, "name": 9, "type": "LORA"}', "day 4")
+    good = Payload(b'{"id": 7, "name": "good", "type": "LORA"}', "day 3", kind="models")
+    bad = Payload(b'{"id": 7, "name": 9, "type": "LORA"}', "day 4", kind="models")
     for day, item in (("2026-11-03", good), ("2026-11-04", bad), ("2026-11-03", good)):
         landing.land(warehouse, civitai, day, [item], fetched_at=Window.of(day).start)
     assert [waits for *_, waits in entries(warehouse)] == [True]
@@ -356,8 +357,8 @@ def test_an_older_payload_that_lands_again_does_not_close_a_newer_ones_entry(
 def test_mended_bytes_are_no_newer_than_the_day_they_are_of(
     warehouse: Warehouse, civitai: Source, tmp_path: Path
 ) -> None:
-    bad = Payload(b'{"id": 7, "name": 9, "type": "LORA"}', "day 3")
-    newer = Payload(b'{"id": 7, "name": "newer", "type": "LORA"}', "day 4")
+    bad = Payload(b'{"id": 7, "name": 9, "type": "LORA"}', "day 3", kind="models")
+    newer = Payload(b'{"id": 7, "name": "newer", "type": "LORA"}', "day 4", kind="models")
     (tmp_path / "mended.json").write_text('{"id": 7, "name": "mended", "type": "LORA"}')
     landing.land(warehouse, civitai, "2026-11-03", [bad], fetched_at=Window.of("2026-11-03").start)
     atlas(warehouse, "quarantine", "replay", "1", "--with", str(tmp_path / "mended.json"))
@@ -375,7 +376,7 @@ def test_mended_bytes_are_no_newer_than_the_day_they_are_of(
 def test_mended_bytes_of_another_record_do_not_close_the_entry(
     warehouse: Warehouse, civitai: Source, tmp_path: Path
 ) -> None:
-    landing.land(warehouse, civitai, DAY, [Payload(b'{"id": 7, "name": 9, "type": "LORA"}', "here")])
+    landing.land(warehouse, civitai, DAY, [Payload(b'{"id": 7, "name": 9, "type": "LORA"}', "here", kind="models")])
     (tmp_path / "other.json").write_text('{"id": 999, "name": "other", "type": "LORA"}')
     atlas(warehouse, "quarantine", "replay", "1", "--with", str(tmp_path / "other.json"), code=1)
     assert [waits for *_, waits in entries(warehouse)] == [True]

@@ -82,6 +82,20 @@ def entries(warehouse: Warehouse, *, closed: bool = False) -> list[tuple[str, st
     )
 
 
+def waits(warehouse: Warehouse) -> list[tuple[str, str, str, str]]:
+    """Record, table, external id of the row it waits for (its key where there is no such row) and reason of each wait."""
+    return rows(
+        warehouse,
+        """
+        select distinct v.external_id, w.table_name, coalesce(i.external_id, w.key), w.reason
+        from staging.waits w
+        join staging.versions v using (record_id)
+        left join catalog.images i on i.image_id::text = w.key
+        order by 1, 2, 3, 4
+        """,
+    )
+
+
 def land(warehouse: Warehouse, source: Source, *bodies: Json, day: str = DAY, days_later: int = 0) -> Run:
     kind = next(iter(source.contracts))
     items = [
@@ -263,27 +277,34 @@ def test_a_tag_goes_with_the_last_model_that_has_it(warehouse: Warehouse, civita
     assert run.stats["tables"]["catalog.tags"]["deleted"] == 1
 
 
-def test_a_row_of_another_record_is_never_taken_over(warehouse: Warehouse, civitai: Source) -> None:
+def test_a_row_that_two_records_have_is_the_one_of_the_smallest_id_whichever_came_first(
+    warehouse: Warehouse, civitai: Source
+) -> None:
     take(warehouse, civitai, inside(2, images=[image(7, url="https://i/of-2.png")]))
-    take(warehouse, civitai, inside(1, images=[image(7, url="https://i/of-1.png")]))
-    assert rows(warehouse, "select url from catalog.images") == [("https://i/of-2.png",)]
-    assert ("catalog.images", "unique", "images_pkey") in entries(warehouse)
-    assert rows(warehouse, "select distinct external_id from staging.quarantine") == [("1",)]
+    run = take(warehouse, civitai, inside(1, images=[image(7, url="https://i/of-1.png")]) | {"tags": []})
+    assert rows(warehouse, "select url from catalog.images") == [("https://i/of-1.png",)]
+    assert waits(warehouse) == [("2", "catalog.images", "7", "claim"), ("2", "catalog.prompts", "7", "claim")]
+    assert (run.status, run.counts.duplicates, entries(warehouse)) == ("completed", 2, [])
     assert sizes(warehouse)["models"] == 2
 
 
 def test_of_two_records_in_one_batch_the_smallest_id_has_the_row(warehouse: Warehouse, civitai: Source) -> None:
     both = [inside(each, images=[image(7, url=f"https://i/of-{each}.png")]) for each in (2, 1)]
-    take(warehouse, civitai, *both)
+    run = take(warehouse, civitai, *both)
     assert rows(warehouse, "select url from catalog.images") == [("https://i/of-1.png",)]
-    assert rows(warehouse, "select distinct external_id from staging.quarantine") == [("2",)]
+    assert waits(warehouse) == [("2", "catalog.images", "7", "claim"), ("2", "catalog.prompts", "7", "claim")]
+    assert (run.status, run.counts.duplicates, entries(warehouse)) == ("completed", 2, [])
 
 
 def test_of_two_records_in_one_batch_the_same_has_the_row_each_time(warehouse: Warehouse, civitai: Source) -> None:
     take(warehouse, civitai, *(inside(each, images=[image(7)]) for each in (2, 1)))
+    owner = "select v.external_id from catalog.images join staging.versions v using (record_id)"
+    assert rows(warehouse, owner) == [("1",)]
+    before = waits(warehouse)
     again = transform(warehouse, civitai, DAY, full=True)
     assert (again.counts.created, again.counts.updated, again.counts.deleted) == (0, 0, 0)
-    assert rows(warehouse, "select distinct external_id from staging.quarantine") == [("2",)]
+    assert rows(warehouse, owner) == [("1",)]
+    assert waits(warehouse) == before
 
 
 def test_what_did_not_change_keeps_its_times_and_what_changed_has_a_new_one(
@@ -526,12 +547,18 @@ def test_a_unique_value_claimed_by_two_records_goes_to_the_smallest_id(warehouse
     assert waits == [(name, "model_versions_model_id_version_label_key") for name in ("b", "c")]
 
 
-def test_a_unique_value_in_the_table_stays_with_its_row(warehouse: Warehouse, made: Make) -> None:
+def test_a_unique_value_in_the_table_goes_to_a_smaller_id_that_comes_later(warehouse: Warehouse, made: Make) -> None:
     source = made()
     take(warehouse, source, {"id": "b", "models": [row(1)], "versions": [{"id": 1, "model": 1, "label": "v", "by": 1}]})
-    take(warehouse, source, {"id": "a", "versions": [{"id": 2, "model": 1, "label": "v", "by": 1}]})
-    assert rows(warehouse, "select external_id from catalog.model_versions") == [("1",)]
-    assert rows(warehouse, "select external_id from staging.quarantine") == [("a",)]
+    run = take(warehouse, source, {"id": "a", "versions": [{"id": 2, "model": 1, "label": "v", "by": 1}]})
+    assert rows(warehouse, "select external_id from catalog.model_versions") == [("2",)]
+    assert rows(warehouse, "select external_id, reason, constraint_name from staging.quarantine") == [
+        ("b", "unique", "model_versions_model_id_version_label_key")
+    ]
+    assert [(record, table, reason) for record, table, _, reason in waits(warehouse)] == [
+        ("b", "catalog.model_versions", "unique")
+    ]
+    assert (run.status, run.counts.quarantined) == ("partial_success", 1)
 
 
 def test_two_rows_of_a_record_may_swap_their_unique_values(warehouse: Warehouse, made: Make) -> None:

@@ -186,8 +186,4 @@ def fetch(client: Client, window: Window) -> Iterator[Item]:
             border="limit" if kind == "models" else None,
             kind=kind,
         )
-        for answer in listing:
-            for record in answer.records:
-                yield Payload(record, answer.request, kind=kind)
-            yield answer.done
-        yield from listing.end()
+        yield from listing.items()

@@ -15,21 +15,18 @@ Ten reads a second are allowed; a token (ATLAS_DANBOORU_TOKEN, `login:api_key`) 
 cut page) the client waits and tries again; if the day stays bad, the run fails and publishes nothing.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import date, datetime, timedelta
-from itertools import count
 from typing import Annotated
 
 import msgspec
 
-from pipelines.errors import AtlasError
 from pipelines.http import Client
 from pipelines.listing import Head, Listing, Position
 from pipelines.source import Contract, Item, Payload, Window, source
 
 Time = Annotated[datetime, msgspec.Meta(tz=True)]
-Following = Callable[[list[msgspec.Raw], list[str], str | None], str | None]
 
 ABOVE_ALL = 2**31 - 1
 """Higher than any id: a listing by id begins there; as `since` it ends one that has no mark after its first page."""
@@ -133,7 +130,7 @@ def fetch(client: Client, window: Window) -> Iterator[Item]:
             {"limit": 200, "tags": "order:change status:any"},
             list[msgspec.Raw],
             records=list,
-            following=_numbers(client, window),
+            numbered=("page", LAST_PAGE),
             head=Changed,
             overlap=timedelta(minutes=10),
             since=window.start,
@@ -147,14 +144,14 @@ def fetch(client: Client, window: Window) -> Iterator[Item]:
             {"limit": 1000, "search[hide_empty]": "no", "page": f"b{ABOVE_ALL}"},
             list[msgspec.Raw],
             records=list,
-            following=_below("/tags.json?limit=1000&search[hide_empty]=no"),
+            below="page",
             head=Numbered,
             overlap=200,
             since=ABOVE_ALL,
             kind="tags",
         )
-        yield from _told("posts", changes)
-        yield from _told("tags", tags)
+        yield from changes.items()
+        yield from tags.items()
     if window.sweep or not window.current:
         day = Listing(
             client,
@@ -164,38 +161,9 @@ def fetch(client: Client, window: Window) -> Iterator[Item]:
             {"limit": 200, "tags": f"date:{window.key} status:any", "page": f"b{ABOVE_ALL}"},
             list[msgspec.Raw],
             records=list,
-            following=_below(f"/posts.json?limit=200&tags=date:{window.key}+status:any"),
+            below="page",
             head=Numbered,
             kind="posts",
             within=True,
         )
-        yield from _told("posts", day)
-
-
-def _told(kind: str, listing: Listing[list[msgspec.Raw]]) -> Iterator[Item]:
-    for answer in listing:
-        for record in answer.records:
-            yield Payload(record, answer.request, kind=kind)
-        yield answer.done
-    yield from listing.end()
-
-
-def _below(listing: str) -> Following:
-    """From a page to that of the ids below it; an empty page is the last."""
-    return lambda page, keys, link: f"{listing}&page=b{min(map(int, keys))}" if keys else None
-
-
-def _numbers(client: Client, window: Window) -> Following:
-    """From a page to that of the next number; a run that goes on counts the pages that were landed before."""
-    numbers = count(window.resume.get("posts", {}).get("answers", 0) + 2)
-
-    def following(page: list[msgspec.Raw], keys: list[str], link: str | None) -> str | None:
-        number = next(numbers)
-        if page and number > LAST_PAGE:
-            raise AtlasError(
-                f"{client.source} tells {LAST_PAGE} pages of changes, and more has changed since the last run. "
-                "Fetch the days since then with --partition, one after the other."
-            )
-        return f"/posts.json?limit=200&tags=order:change+status:any&page={number}" if page else None
-
-    return following
+        yield from day.items()

@@ -16,21 +16,18 @@ Two requests a second are the limit, one is asked for, and a User-Agent that tel
 if the day stays bad, the run fails and publishes nothing.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import date, datetime
-from itertools import count
 from typing import Annotated, Any
 
 import msgspec
 
-from pipelines.errors import AtlasError
 from pipelines.http import Client, request_of
 from pipelines.listing import Head, Listing, Position
 from pipelines.source import Contract, Item, Payload, Window, source
 
 Time = Annotated[datetime, msgspec.Meta(tz=True)]
-Following = Callable[[Any, list[str], str | None], str | None]
 
 ABOVE_ALL = 2**31 - 1
 """Higher than any id or change_seq: a listing by id begins there; as `since` it ends one that has no mark after its
@@ -153,7 +150,7 @@ def fetch(client: Client, window: Window) -> Iterator[Item]:
             {"limit": 320, "tags": "order:change status:any"},
             Posts,
             records=lambda page: page.posts,
-            following=_numbers(client, window),
+            numbered=("page", LAST_PAGE),
             head=Changed,
             overlap=1000,
             since=ABOVE_ALL,
@@ -167,14 +164,14 @@ def fetch(client: Client, window: Window) -> Iterator[Item]:
             {"limit": 320, "search[hide_empty]": "no", "page": f"b{ABOVE_ALL}"},
             TAGS,
             records=lambda page: page.tags if isinstance(page, NoTags) else page,
-            following=_below("/tags.json?limit=320&search[hide_empty]=no"),
+            below="page",
             head=Numbered,
             overlap=200,
             since=ABOVE_ALL,
             kind="tags",
         )
-        yield from _told("posts", changes)
-        yield from _told("tags", tags)
+        yield from changes.items()
+        yield from tags.items()
     if window.sweep or not window.current or "posts" not in window.cursors:
         day = Listing(
             client,
@@ -184,38 +181,9 @@ def fetch(client: Client, window: Window) -> Iterator[Item]:
             {"limit": 320, "tags": f"date:{window.key} status:any", "page": f"b{ABOVE_ALL}"},
             Posts,
             records=lambda page: page.posts,
-            following=_below(f"/posts.json?limit=320&tags=date:{window.key}+status:any"),
+            below="page",
             head=Numbered,
             kind="posts",
             within=True,
         )
-        yield from _told("posts", day)
-
-
-def _told(kind: str, listing: Listing[Any]) -> Iterator[Item]:
-    for answer in listing:
-        for record in answer.records:
-            yield Payload(record, answer.request, kind=kind)
-        yield answer.done
-    yield from listing.end()
-
-
-def _below(listing: str) -> Following:
-    """From a page to that of the ids below it; an empty page is the last."""
-    return lambda page, keys, link: f"{listing}&page=b{min(map(int, keys))}" if keys else None
-
-
-def _numbers(client: Client, window: Window) -> Following:
-    """From a page to that of the next number; a run that goes on counts the pages that were landed before."""
-    numbers = count(window.resume.get("posts", {}).get("answers", 0) + 2)
-
-    def following(page: Posts, keys: list[str], link: str | None) -> str | None:
-        number = next(numbers)
-        if page.posts and number > LAST_PAGE:
-            raise AtlasError(
-                f"{client.source} tells {LAST_PAGE} pages of changes, and more has changed since the last run. "
-                "Fetch the days since then with --partition, one after the other."
-            )
-        return f"/posts.json?limit=320&tags=order:change+status:any&page={number}" if page.posts else None
-
-    return following
+        yield from day.items()

@@ -1,9 +1,19 @@
-"""What watches: tables follow their sources, and a run that died is closed in the ledger too."""
+"""What watches: sources are asked for news, tables follow their sources, dead runs are closed in the ledger."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
 
 import dagster as dg
 
-from pipelines import ledger
+from pipelines import fetching, ledger, settings
+from pipelines.errors import AtlasError
 from pipelines.orchestration.resources import Atlas
+from pipelines.orchestration.source_assets import landing_op, staging_key
+from pipelines.source import Source
+from pipelines.warehouse.engine import Warehouse
+
+NOT_LIVE = "Recordings have no news. Sources are asked with ATLAS_MODE=live."
 
 follow_sensor = dg.AutomationConditionSensorDefinition(
     "tables_follow_sources", target=dg.AssetSelection.all(), default_status=dg.DefaultSensorStatus.RUNNING
@@ -20,3 +30,79 @@ def close_dead_runs(context: dg.RunFailureSensorContext) -> None:
     with Atlas().opened() as warehouse:
         for run_id in ledger.reap(warehouse):
             context.log.info("closed %s", run_id)
+
+
+def news_sensor(source: Source) -> dg.SensorDefinition:
+    """Asks a source for news, in two requests at most, and requests a run of today where there is any."""
+
+    @dg.sensor(
+        name=f"{source.domain}__{source.stem}__news",
+        target=dg.AssetSelection.assets(staging_key(source)),
+        minimum_interval_seconds=int(source.every.total_seconds()),
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description=f"Asks {source.name} for news; a run that failed is tried again.",
+    )
+    def news(context: dg.SensorEvaluationContext) -> dg.SkipReason | dg.RunRequest:
+        if settings.load().mode != "live" or source.probe is None:
+            return dg.SkipReason(NOT_LIVE)
+        try:
+            with Atlas().opened() as warehouse, fetching.live(warehouse, source) as place:
+                seen = source.probe(place)
+                failed = _failed(warehouse, source)
+        except AtlasError as error:
+            return dg.SkipReason(str(error))
+        if seen == context.cursor and not failed:
+            return dg.SkipReason("nothing new")
+        context.update_cursor(seen)
+        return dg.RunRequest(partition_key=datetime.now(UTC).date().isoformat())
+
+    return news
+
+
+def sweep_schedules(sources: Iterable[Source]) -> Iterator[dg.ScheduleDefinition]:
+    """A schedule for each domain and time at which sources of it are asked for everything they have."""
+    together: dict[tuple[str, str], list[Source]] = defaultdict(list)
+    for source in sources:
+        if source.sweeps:
+            together[source.domain, source.sweeps].append(source)
+    for number, ((domain, cron), swept) in enumerate(sorted(together.items(), key=lambda each: each[0])):
+        yield _sweep_schedule(f"{domain}__sweeps_{number + 1}", cron, swept)
+
+
+def _sweep_schedule(name: str, cron: str, sources: list[Source]) -> dg.ScheduleDefinition:
+    @dg.schedule(
+        name=name,
+        cron_schedule=cron,
+        execution_timezone="UTC",
+        target=dg.AssetSelection.assets(*(staging_key(source) for source in sources)),
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+        description="Asks for everything: " + ", ".join(source.name for source in sources),
+    )
+    def sweep(context: dg.ScheduleEvaluationContext) -> dg.SkipReason | list[dg.RunRequest]:
+        if settings.load().mode != "live":
+            return dg.SkipReason(NOT_LIVE)
+        day = context.scheduled_execution_time.date().isoformat()
+        return [
+            dg.RunRequest(
+                run_key=f"{source.name} {day}",
+                partition_key=day,
+                asset_selection=[staging_key(source)],
+                run_config={"ops": {landing_op(source): {"config": {"sweep": True}}}},
+            )
+            for source in sources
+        ]
+
+    return sweep
+
+
+def _failed(warehouse: Warehouse, source: Source) -> bool:
+    """Whether the last landing of a source failed, longer ago than the time between two looks."""
+    with warehouse.connect() as connection:
+        row = connection.execute(
+            """
+            select status = 'failed' and ended_at < now() - %s as again from ops.fetch_runs
+            where stream = %s and kind = 'land' order by fetch_run_id desc limit 1
+            """,
+            [source.every, source.name],
+        ).fetchone()
+    return bool(row and row["again"])

@@ -52,11 +52,15 @@ def days(source: Source) -> dg.DailyPartitionsDefinition:
     return dg.DailyPartitionsDefinition(start_date=source.since.isoformat(), end_offset=1)
 
 
+def landing_op(source: Source) -> str:
+    return f"{source.domain}__{source.stem}"
+
+
 def staging_asset(source: Source) -> dg.AssetsDefinition:
     """The asset that lands a source."""
 
     @dg.multi_asset(
-        name=f"{source.domain}__{source.stem}",
+        name=landing_op(source),
         specs=[
             dg.AssetSpec(
                 staging_key(source),
