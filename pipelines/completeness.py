@@ -21,6 +21,8 @@ Look = Callable[[str, str], Payload | None]
 GREATEST_LOSS = 0.2
 ALWAYS_BELIEVED = 5
 """So many missing records are looked at whatever share they are, as long as the listing told any."""
+MOST_LOOKS_A_DAY = 100
+"""A day's partition also holds records of other days that changed then, which its listing cannot tell."""
 
 
 @dataclass
@@ -58,9 +60,9 @@ def missing(
             found.notes["not deleted: payloads without a readable id"] = len(absent)
         elif each.answers > 1 and look is None:
             found.notes["not deleted: told in several answers, and none can be looked at by itself"] = len(absent)
-        elif not shrink and _unbelievable(told, len(absent)) and each.within:
+        elif each.within and len(absent) > MOST_LOOKS_A_DAY:
             found.notes["not deleted: too many of the day are missing in its listing"] = len(absent)
-        elif not shrink and _unbelievable(told, len(absent)):
+        elif not (shrink or each.within) and _unbelievable(told, len(absent)):
             raise SourceFault(
                 f"{stream} tells {told} records, and {len(absent)} of those it had are missing: more than a fifth. "
                 "Nothing of this run is published. If they are gone indeed, run it again with --shrink."

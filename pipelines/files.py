@@ -86,15 +86,20 @@ def _open(path: Path) -> Iterator[IO[bytes]]:
 
 
 def _documents(envelope: str | None, kind: str, body: bytes, name: str) -> Iterator[Payload]:
-    """A page's records, a list's elements, or the document itself."""
+    """A page's records, by their names where it names them; a list's elements; or the document itself."""
+    shape: Any = dict[str, msgspec.Raw] | list[msgspec.Raw]
     try:
-        document: Any = msgspec.json.decode(body, type=dict[str, msgspec.Raw] | list[msgspec.Raw])
+        document: dict[str, msgspec.Raw] | list[msgspec.Raw] | None = msgspec.json.decode(body, type=shape)
+        named = isinstance(document, dict) and envelope in document
         if isinstance(document, dict) and envelope in document:
-            document = msgspec.json.decode(document[envelope], type=list[msgspec.Raw])
+            document = msgspec.json.decode(document[envelope], type=shape)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        document = None
+        document, named = None, False
     if isinstance(document, list):
         for number, element in enumerate(document):
             yield Payload(bytes(element), f"{name}[{number}]", kind=kind)
+    elif document is not None and named:
+        for key, element in document.items():
+            yield Payload(bytes(element), f"{name}[{key}]", external_id=key, kind=kind)
     else:
         yield Payload(body, name, kind=kind)

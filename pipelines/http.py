@@ -26,8 +26,11 @@ TIMEOUT = httpx.Timeout(30.0, connect=10.0)
 ATTEMPTS = 6
 UNSAID_WAIT_S = 1.0
 """How long a host is left alone that says 429 and not for how long."""
+LONGEST_BAN_S = 30 * 86_400.0
+"""What a host that asks to be left alone for longer, or for ever, is believed."""
 USER_AGENT = "modelatlas/0.1"
-GONE = {httpx.codes.NOT_FOUND, httpx.codes.GONE}
+GONE = frozenset({404, 410})
+RATE_LIMIT = re.compile(r"\bt=([0-9]+)")
 SECRET_PARAMETER = re.compile(r"token|key|secret|sig|pass|login", re.IGNORECASE)
 
 # Where structlog is installed, as Dagster does, stamina would tell of retries on standard output.
@@ -64,8 +67,11 @@ class Client:
         places: Mapping[str, "Client"] | None = None,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
-        self.source, self._turns, self._places = source, turns, places or {}
+        self.source, self._base_url, self._turns, self._places = source, base_url, turns, places or {}
         self.notes: Counter[str] = Counter()
+        for place in self._places.values():
+            place.notes = self.notes
+        self.anonymous = token is None
         headers = {
             "user-agent": f"{USER_AGENT} ({contact})" if contact else USER_AGENT,
             "accept": "application/json",
@@ -94,15 +100,17 @@ class Client:
         shape: type[DocumentT],
         headers: Mapping[str, str] | None = None,
         body: bytes | None = None,
+        gone: frozenset[int] = GONE,
     ) -> tuple[httpx.Response, DocumentT | None]:
         """An answer and what it says; None where it is unchanged (304), to conditional headers, or gone (404, 410).
 
-        body: JSON to send with it, which makes it a POST.
+        target: a path below the base URL; nothing is the base URL itself. body: JSON to send with it, which makes it a
+        POST.
         """
         try:
             for attempt in stamina.retry_context(on=_pause, attempts=ATTEMPTS, timeout=None, wait_max=30.0):
                 with attempt:
-                    response = self._once(target, headers or {}, body)
+                    response = self._once(target, headers or {}, body, gone)
                     return response, self._decoded(response, shape)
         except _TryAgain as error:
             raise AtlasError(
@@ -116,13 +124,18 @@ class Client:
             ) from None
         raise AssertionError("stamina ends with an answer or an error")
 
-    def look(self, target: str, body: bytes | None = None) -> tuple[bytes, str] | None:
-        """One record by its own URL, with the request that is stored; None where the source says that it is gone."""
-        response, document = self.ask(target, msgspec.Raw, body=body)
+    def look(self, target: str, body: bytes | None = None, gone: frozenset[int] = GONE) -> tuple[bytes, str] | None:
+        """One record by its own URL, with the request that is stored; None where the source says that it is gone.
+
+        gone: the statuses by which it says so.
+        """
+        response, document = self.ask(target, msgspec.Raw, body=body, gone=gone)
         return None if document is None else (bytes(document), request_of(response))
 
     def below_base(self, link: str) -> str:
         """A link's path and query, below the path of the base URL."""
+        if not link:
+            return link
         try:
             target = httpx.URL(link).raw_path.decode()
         except httpx.InvalidURL as error:
@@ -132,17 +145,19 @@ class Client:
         base = self._http.base_url.raw_path.decode().rstrip("/")
         return target.removeprefix(base) if target.startswith(f"{base}/") else target
 
-    def _once(self, target: str, headers: Mapping[str, str], body: bytes | None) -> httpx.Response:
+    def _once(
+        self, target: str, headers: Mapping[str, str], body: bytes | None, gone: frozenset[int]
+    ) -> httpx.Response:
         turn: AbstractContextManager[None] = self._turns.turn() if self._turns else nullcontext()
         with turn:
             self.notes["requests"] += 1
             if body is None:
-                response = self._http.get(target, headers=headers)
+                response = self._http.get(target or self._base_url, headers=headers)
             else:
                 response = self._http.post(
                     target, headers={**headers, "content-type": "application/json"}, content=body
                 )
-            if response.status_code in GONE or response.status_code in (httpx.codes.OK, httpx.codes.NOT_MODIFIED):
+            if response.status_code in {httpx.codes.OK, httpx.codes.NOT_MODIFIED, *gone}:
                 return response
             words = f"status {response.status_code}"
             if response.status_code == httpx.codes.TOO_MANY_REQUESTS or response.status_code >= 500:
@@ -165,7 +180,7 @@ class Client:
         return wait_s
 
     def _decoded(self, response: httpx.Response, shape: type[DocumentT]) -> DocumentT | None:
-        if response.status_code in GONE or response.status_code == httpx.codes.NOT_MODIFIED:
+        if response.status_code != httpx.codes.OK:
             return None
         try:
             return msgspec.json.decode(response.content, type=shape)
@@ -186,20 +201,30 @@ def _pause(error: Exception) -> bool | float:
 
 
 def _retry_after(response: httpx.Response) -> float | None:
-    """Seconds to wait by the Retry-After header, given in seconds or as a date (RFC 9110, 10.2.3)."""
+    """Seconds to wait by the Retry-After header, given in seconds or as a date (RFC 9110, 10.2.3).
+
+    A date is one of the server's clock, which may be wrong: it is compared with the answer's own.
+    """
     value = response.headers.get("retry-after")
     if value is None:
-        return None
+        limit = RATE_LIMIT.search(response.headers.get("ratelimit", ""))
+        return float(limit.group(1)) if limit else None
     try:
-        return max(0.0, float(value))
+        return min(max(0.0, float(value)), LONGEST_BAN_S)
     except ValueError:
         pass
+    if (until := _date(value)) is None:
+        return None
+    now = _date(response.headers.get("date", "")) or datetime.now(UTC)
+    return min(max(0.0, (until - now).total_seconds()), LONGEST_BAN_S)
+
+
+def _date(value: str) -> datetime | None:
     try:
-        until = parsedate_to_datetime(value)
+        moment = parsedate_to_datetime(value)
     except ValueError:
         return None
-    until = until if until.tzinfo else until.replace(tzinfo=UTC)
-    return max(0.0, (until - datetime.now(UTC)).total_seconds())
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def without_secrets(url: str) -> str:

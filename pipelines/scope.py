@@ -186,12 +186,25 @@ where s.round = %(round)s
 """
 
 SEE = """
+with fresh as (
+    select o.record_id, o.observation_id, o.observed_at
+    from scope s
+    join staging.observations o on o.record_id = s.record_id
+    where s.whole or o.from_run is null
+)
+
 insert into seen
-select o.record_id, o.observation_id, %(round)s
-from scope s
-join staging.observations o on o.record_id = s.record_id
-where (s.whole or o.from_run is null)
-  and not exists (select from seen where seen.observation_id = o.observation_id)
+select f.record_id, f.observation_id, %(round)s from (
+    select record_id, observation_id from fresh
+    union
+    select f.record_id, n.observation_id from fresh f
+    cross join lateral ( -- which may tell the same now as the one before it
+        select e.observation_id from staging.observations e
+        where e.record_id = f.record_id and e.observed_at > f.observed_at
+        order by e.observed_at limit 1
+    ) as n
+) as f
+where not exists (select from seen where seen.observation_id = f.observation_id)
 """
 
 BODIES = sql.SQL(
@@ -208,6 +221,10 @@ OBSERVATIONS = sql.SQL(
         from seen join staging.observations o using (observation_id)
         join bodies b on b.record_id = seen.record_id
         where b.stream = {stream} and seen.round = {round} {where}
+          and o.digest is distinct from (
+              select e.digest from staging.observations e
+              where e.record_id = o.record_id and e.observed_at < o.observed_at
+              order by e.observed_at desc limit 1)
     )"""
 )
 

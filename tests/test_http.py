@@ -1,279 +1,276 @@
-"""The HTTP client against a real server on loopback: pages, retries, faults in words; and a live run of CivitAI."""
+"""The HTTP client against a hostile server on loopback: what is tried again, what is waited for, faults in words."""
 
 import json
 import time
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
-from email.utils import format_datetime
+from datetime import timedelta
 from itertools import count
 
+import httpx
 import msgspec
 import pytest
-from pytest_httpserver import HTTPServer
-from werkzeug import Request, Response
+import stamina
 
-from pipelines import fetching, landing, transform
-from pipelines.errors import AtlasError
-from pipelines.http import Answer, Client, without_secrets
-from pipelines.ledger import Run
-from pipelines.source import Item, Source, Window
-from pipelines.warehouse.engine import Warehouse
+from pipelines import http
+from pipelines.errors import AtlasError, SourceFault
+from pipelines.http import ATTEMPTS, Client, request_of, without_secrets
+from pipelines.turns import Deferred
+from tests import hostile
+from tests.hostile import Answer, Asked, Fault, Server
 
-Handler = Callable[[Request], Response]
-Serve = Callable[..., None]
+Serve = Callable[..., Server]
+WHOLE = {"items": [1, 2, 3]}
 
 
 class Page(msgspec.Struct):
     items: list[int]
-    following: str | None = None
-
-
-def page(*items: int, following: str | None = None) -> Response:
-    return Response(json.dumps({"items": items, "following": following}), content_type="application/json")
-
-
-def cut_short(_: Request) -> Response:
-    whole = page(1).get_data()
-    return Response(iter([whole[:5]]), headers={"Content-Length": str(len(whole))})
+    more: str = ""
 
 
 @pytest.fixture
-def serve(httpserver: HTTPServer) -> Serve:
-    """Makes the server give one answer after the other, the last one for ever."""
+def serve() -> Iterator[Serve]:
+    """Starts a server that gives one answer after the other, the last one for ever."""
+    servers = []
 
-    def answers(*given: Response | Handler) -> None:
+    def start(*answers: Answer, **more: object) -> Server:
         numbers = count()
+        given = answers or (Answer(WHOLE),)
+        server = Server(lambda _: given[min(next(numbers), len(given) - 1)], **more)  # type: ignore[arg-type]
+        servers.append(server.__enter__())
+        return server
 
-        def answer(request: Request) -> Response:
-            chosen = given[min(next(numbers), len(given) - 1)]
-            return chosen if isinstance(chosen, Response) else chosen(request)
-
-        httpserver.expect_request("/list").respond_with_handler(answer)
-
-    return answers
+    yield start
+    for each in servers:
+        each.__exit__()
 
 
 @pytest.fixture
-def client(httpserver: HTTPServer) -> Iterator[Client]:
-    with Client("catalog/invented", httpserver.url_for(""), token="a-secret") as opened:
-        yield opened
+def at_once() -> Iterator[None]:
+    """Tries again without a pause, for tests of anything but the pause."""
+    with stamina.set_testing(True, attempts=ATTEMPTS):
+        yield
 
 
-def pages(client: Client, path: str = "/list", **parameters: str | int) -> list[Answer[Page]]:
-    return list(client.pages(path, parameters, Page, lambda page: page.following))
+def ask(server: Server, target: str = "/list", **more: object) -> Page | None:
+    with Client("catalog/invented", server.url, **more) as client:  # type: ignore[arg-type]
+        return client.ask(target, Page)[1]
 
 
-def items(answers: list[Answer[Page]]) -> list[int]:
-    return [item for answer in answers for item in answer.page.items]
+def test_an_answer_is_decoded_and_its_request_is_told(serve: Serve) -> None:
+    server = serve()
+    with Client("catalog/invented", server.url, token="a-secret", contact="me@example.org") as client:
+        response, page = client.ask("/list?limit=2&cursor=a%7Cb", Page)
+    assert page == Page([1, 2, 3])
+    assert request_of(response) == f"{server.url}/list?limit=2&cursor=a%7Cb"
+    (asked,) = server.log
+    assert asked.headers["authorization"] == "Bearer a-secret"
+    assert asked.headers["user-agent"] == f"{http.USER_AGENT} (me@example.org)"
+    assert client.notes == {"requests": 1}
 
 
-def test_pages_are_followed_to_the_end(client: Client, serve: Serve, httpserver: HTTPServer) -> None:
-    serve(
-        page(1, 2, following=httpserver.url_for("/list?limit=2&cursor=a%7Cb")),
-        page(following="/list?limit=2&cursor=c"),
-        page(3),
-    )
-    answers = pages(client, limit=2)
-    assert items(answers) == [1, 2, 3]
-    assert [answer.request for answer in answers] == [
-        httpserver.url_for("/list?limit=2"),
-        httpserver.url_for("/list?limit=2&cursor=a%7Cb"),
-        httpserver.url_for("/list?limit=2&cursor=c"),
-    ]
-    asked = [request for request, _ in httpserver.log]
-    assert [request.args.get("cursor") for request in asked] == [None, "a|b", "c"]
-    assert {request.headers["authorization"] for request in asked} == {"Bearer a-secret"}
+def test_a_token_of_two_parts_is_sent_as_the_operator_wants_it(serve: Serve) -> None:
+    server = serve()
+    ask(server, token="me:a-secret", auth="basic")
+    assert server.log[0].headers["authorization"] == "Basic bWU6YS1zZWNyZXQ="
 
 
-@pytest.mark.parametrize(
-    ("retry_after", "at_least_s", "at_most_s"),
-    [
-        (lambda: "1", 0.99, 3),
-        (lambda: format_datetime(datetime.now(UTC) + timedelta(seconds=2), usegmt=True), 0.9, 4),
-        (lambda: "0", 0, 3),
-        (lambda: "Wed, 21 Oct 2015 07:28:00 GMT", 0, 3),
-        (lambda: "Wed, 21 Oct 2015 07:28:00 -0000", 0, 3),
-        (lambda: "soon", 0, 3),
-    ],
-    ids=["seconds", "a date", "no time", "a date that has passed", "a date of no zone", "nonsense"],
-)
-def test_a_server_that_asks_to_wait_is_waited_for(
-    client: Client, serve: Serve, retry_after: Callable[[], str], at_least_s: float, at_most_s: float
+def test_a_body_makes_it_a_post(serve: Serve) -> None:
+    server = serve()
+    with Client("catalog/invented", server.url) as client:
+        assert client.look("/show", b'{"model":"x"}') == (json.dumps(WHOLE).encode(), f"{server.url}/show")
+    (asked,) = server.log
+    assert (asked.method, asked.body, asked.headers["content-type"]) == ("POST", b'{"model":"x"}', "application/json")
+
+
+# What is tried again
+
+
+@pytest.mark.parametrize("name", hostile.NO_LIMITS)
+def test_a_fault_that_passes_is_tried_again(serve: Serve, at_once: None, name: str) -> None:
+    server = serve(script=hostile.at({0: Fault(name), 1: Fault(name)}))
+    assert ask(server) == Page([1, 2, 3])
+    assert len(server.log) == 3
+
+
+@pytest.mark.parametrize("name", [*hostile.NO_LIMITS, "429", "503 for seconds"])
+def test_a_fault_that_stays_is_told_after_the_last_attempt_and_is_no_page(
+    serve: Serve, at_once: None, name: str
 ) -> None:
-    serve(lambda _: Response("slow down", 429, headers={"Retry-After": retry_after()}), page(1))
-    started = time.monotonic()
-    assert items(pages(client)) == [1]
-    assert at_least_s <= time.monotonic() - started <= at_most_s
+    server = serve(script=lambda _: Fault(name, seconds=0))
+    with pytest.raises(AtlasError, match=r"catalog/invented (does not answer|cannot be reached)") as told:
+        ask(server)
+    assert len(server.log) == ATTEMPTS
+    assert not isinstance(told.value, SourceFault)
 
 
-def test_a_server_that_asks_to_wait_too_long_is_left_in_words(
-    client: Client, serve: Serve, httpserver: HTTPServer
+def test_a_fault_on_a_connection_that_was_in_use_spoils_nothing_after_it(serve: Serve, at_once: None) -> None:
+    """What is left of a broken answer must not be read as the beginning of the next one."""
+    faults = {number * 2 + 1: Fault(name) for number, name in enumerate(hostile.NO_LIMITS)}
+    server = serve(script=hostile.at(faults))
+    with Client("catalog/invented", server.url) as client:
+        for _ in range(len(hostile.NO_LIMITS) + 1):
+            assert client.ask("/list", Page)[1] == Page([1, 2, 3])
+
+
+def test_a_server_that_says_nothing_is_given_up_on(
+    serve: Serve, at_once: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    serve(Response("tomorrow", 429, headers={"Retry-After": "86400"}))
-    with pytest.raises(AtlasError, match="status 429, and it asks to wait 86400 s"):
-        pages(client)
-    assert len(httpserver.log) == 1
+    monkeypatch.setattr(http, "TIMEOUT", 0.1)
+    server = serve(script=hostile.at({0: Fault("latency", 0.3)}))
+    assert ask(server) == Page([1, 2, 3])
+    assert len(server.log) == 2
 
 
-def test_a_passing_fault_is_tried_again(client: Client, serve: Serve, httpserver: HTTPServer) -> None:
-    serve(Response("busy", 503), cut_short, page(1))
-    assert items(pages(client)) == [1]
-    assert len(httpserver.log) == 3
+def test_pauses_grow(serve: Serve) -> None:
+    server = serve(script=hostile.at({0: Fault("500"), 1: Fault("reset")}))
+    assert ask(server) == Page([1, 2, 3])
+    first, second, third = (asked.began for asked in server.log)
+    assert second - first >= 0.1
+    assert third - second >= 0.2
 
 
-def test_a_fault_that_stays_is_told_after_the_last_attempt(
-    client: Client, serve: Serve, httpserver: HTTPServer
-) -> None:
-    serve(Response("busy", 503, headers={"Retry-After": "0"}))
-    with pytest.raises(AtlasError, match="catalog/invented does not answer /list: status 503, after 6 attempts"):
-        pages(client)
-    assert len(httpserver.log) == 6
+def test_no_server_is_a_sentence_that_says_what_to_check(at_once: None, serve: Serve) -> None:
+    server = serve()
+    server.__exit__()
+    with pytest.raises(AtlasError, match=r"cannot be reached at http://127.* Check ATLAS_INVENTED_BASE_URL"):
+        ask(server)
 
 
 @pytest.mark.parametrize(
     ("answer", "told"),
     [
-        (Response("<html>We will be back soon</html>", content_type="text/html"), "something that is no page of it"),
-        (Response('{"items": [1, 2'), "something that is no page of it"),
-        (Response('{"items": {"1": 2}}'), r"no page of it: .*\$\.items"),
-        (Response(b'{"items": [], "following": "\xff"}'), "something that is no page of it"),
-        (Response("", 200), "something that is no page of it"),
-        (Response("not here", 404), "refused .*: status 404"),
-        (Response("", 302, headers={"Location": "http://elsewhere.invalid/"}), "refused .*: status 302"),
-        (Response("no gzip", headers={"Content-Encoding": "gzip"}), "catalog/invented"),
+        (Answer({"items": {"1": 2}}), r"no page of it \(.*\$\.items"),
+        (Answer(b'{"items": [], "more": "\xff"}'), "no page of it"),
+        (Answer(b"[" * 100_000), "no page of it"),
+        (Answer(WHOLE, headers={"Content-Encoding": "gzip"}), "catalog/invented"),
     ],
-    ids=["HTML", "half a document", "another shape", "no UTF-8", "nothing", "404", "a redirect", "false gzip"],
+    ids=["another shape", "no UTF-8", "brackets", "false gzip"],
 )
-def test_an_answer_that_is_no_page_is_a_fault_in_words(
-    client: Client, serve: Serve, answer: Response, told: str
-) -> None:
-    serve(answer)
+def test_an_answer_that_is_no_page_is_a_fault_in_words(serve: Serve, at_once: None, answer: Answer, told: str) -> None:
+    server = serve(answer)
     with pytest.raises(AtlasError, match=told):
-        pages(client)
+        ask(server)
+    assert len(server.log) == ATTEMPTS
+
+
+@pytest.mark.parametrize("status", [302, 400, 401, 403, 451])
+def test_a_refusal_is_told_at_once(serve: Serve, status: int) -> None:
+    server = serve(Answer(b"no", status, {"Location": "http://elsewhere.invalid/"}))
+    with pytest.raises(SourceFault, match=f"catalog/invented refused {server.url}/list: status {status}"):
+        ask(server)
+    assert len(server.log) == 1
+
+
+@pytest.mark.parametrize("status", [404, 410])
+def test_what_is_gone_is_nothing(serve: Serve, status: int) -> None:
+    server = serve(Answer({"error": "no such model"}, status))
+    with Client("catalog/invented", server.url) as client:
+        assert client.look("/one/7") is None
+
+
+def test_what_is_unchanged_is_nothing(serve: Serve) -> None:
+    server = serve(Answer(WHOLE, headers={"ETag": '"one"'}))
+    with Client("catalog/invented", server.url) as client:
+        response, page = client.ask("/list", Page, {"if-none-match": '"one"'})
+    assert (response.status_code, page) == (304, None)
+
+
+# What is waited for
+
+
+@pytest.mark.parametrize("skew_s", [0, 7200, -7200], ids=["a right clock", "a clock ahead", "a clock behind"])
+@pytest.mark.parametrize("name", ["429 for seconds", "429 until a date", "503 for seconds"])
+def test_a_server_that_asks_to_be_left_alone_is(serve: Serve, name: str, skew_s: float) -> None:
+    server = serve(script=hostile.at({0: Fault(name, 0.3)}), skew=timedelta(seconds=skew_s))
+    assert ask(server) == Page([1, 2, 3])
+    first, second = server.log
+    assert server.hammered() == []
+    assert 0.3 <= second.began - first.ended < 2.5
+
+
+@pytest.mark.parametrize(
+    ("told", "at_least_s"),
+    [
+        ("0", 0),
+        ("-7", 0),
+        ("nan", 0),
+        ("Wed, 21 Oct 2015 07:28:00 GMT", 0),
+        ("Wed, 21 Oct 2015 07:28:00 -0000", 0),
+        ("soon", http.UNSAID_WAIT_S),
+        ("", http.UNSAID_WAIT_S),
+        ("Wed, 99 Oct 2015 07:28:00 GMT", http.UNSAID_WAIT_S),
+    ],
+)
+def test_a_time_to_wait_may_be_none(serve: Serve, told: str, at_least_s: float) -> None:
+    server = serve(Answer(b"", 429, {"Retry-After": told}), Answer(WHOLE))
+    assert ask(server) == Page([1, 2, 3])
+    assert at_least_s <= server.log[1].began - server.log[0].ended < at_least_s + 1
+
+
+@pytest.mark.parametrize("told", ["86400", "1e400", "99999999999999999999", "Fri, 31 Dec 9999 23:59:59 GMT"])
+def test_a_server_that_asks_to_wait_too_long_is_left(serve: Serve, told: str) -> None:
+    server = serve(Answer(b"tomorrow", 429, {"Retry-After": told}))
+    with pytest.raises(Deferred, match="deferred: catalog/invented asks to be left alone until"):
+        ask(server)
+    assert len(server.log) == 1
+
+
+# Links
+
+
+@pytest.mark.parametrize(
+    ("base", "link", "target"),
+    [
+        ("", "/list?cursor=a", "/list?cursor=a"),
+        ("", "https://elsewhere.example/list?cursor=a", "/list?cursor=a"),
+        ("/mirror", "https://elsewhere.example/list?cursor=a", "/list?cursor=a"),
+        ("/mirror/", "/mirror/list?cursor=a", "/list?cursor=a"),
+        ("/mirror", "/mirrored/list", "/mirrored/list"),
+    ],
+)
+def test_only_the_path_of_a_link_is_followed(serve: Serve, base: str, link: str, target: str) -> None:
+    server = serve()
+    with Client("catalog/invented", server.url + base, token="a-secret") as client:
+        assert client.below_base(link) == target
+        client.ask(client.below_base(link), Page)
+    assert server.log[0].target == base.rstrip("/") + target
 
 
 @pytest.mark.parametrize("link", ["http://host:port/list", "\x00"], ids=ascii)
-def test_a_link_that_is_none_is_a_fault_in_words(client: Client, serve: Serve, link: str) -> None:
-    serve(page(1, following=link))
-    with pytest.raises(AtlasError, match="catalog/invented"):
-        pages(client)
+def test_a_link_that_is_none_is_a_fault_in_words(serve: Serve, link: str) -> None:
+    with Client("catalog/invented", serve().url) as client, pytest.raises(SourceFault, match="catalog/invented names"):
+        client.below_base(link)
 
 
-def test_a_repeated_link_stops_the_listing(client: Client, serve: Serve, httpserver: HTTPServer) -> None:
-    serve(page(1, following="/list?cursor=a"), page(2, following="/list?cursor=b"), page(3, following="/list?cursor=a"))
-    with pytest.raises(AtlasError, match=r"repeats itself: it names /list\?cursor=a as the next page a second time"):
-        pages(client)
-    assert len(httpserver.log) == 3
+def test_a_document_is_asked_for_by_the_base_url_itself(serve: Serve) -> None:
+    server = serve()
+    with Client("catalog/invented", f"{server.url}/library.json") as client:
+        assert client.ask("", Page)[1] == Page([1, 2, 3])
+    assert server.log[0].target == "/library.json"
 
 
-def test_a_link_to_another_host_is_followed_on_ours_alone(client: Client, serve: Serve, httpserver: HTTPServer) -> None:
-    with HTTPServer() as other:
-        serve(page(1, following=other.url_for("/list?cursor=a")), page(2))
-        assert items(pages(client)) == [1, 2]
-        assert other.log == []
-    assert httpserver.log[1][0].headers["authorization"] == "Bearer a-secret"
-
-
-def test_a_source_below_a_path_is_followed_there() -> None:
-    with HTTPServer() as server:
-        server.no_handler_status_code = 404
-        following = page(1, following=server.url_for("/mirror/list?cursor=a"))
-        server.expect_oneshot_request("/mirror/list").respond_with_response(following)
-        server.expect_request("/mirror/list", query_string="cursor=a").respond_with_response(page(2))
-        with Client("catalog/invented", server.url_for("/mirror")) as client:
-            assert items(pages(client)) == [1, 2]
-
-
-def test_tokens_in_links_are_sent_and_not_kept(client: Client, serve: Serve, httpserver: HTTPServer) -> None:
-    serve(page(following="/list?token=a-secret&cursor=b&API_KEY=a-secret"), page(1))
-    answers = pages(client)
-    assert httpserver.log[1][0].args["token"] == "a-secret"
-    assert answers[1].request == httpserver.url_for("/list?cursor=b")
-
-
-def test_a_url_is_shown_without_its_user() -> None:
+def test_secrets_are_sent_and_not_kept(serve: Serve) -> None:
+    server = serve()
+    with Client("catalog/invented", server.url) as client:
+        response, _ = client.ask("/list?token=a-secret&cursor=b&API_KEY=a-secret", Page)
+    assert server.log[0].arguments == {"token": "a-secret", "cursor": "b", "API_KEY": "a-secret"}
+    assert request_of(response) == f"{server.url}/list?cursor=b"
     assert without_secrets("https://me:a-secret@host/list?page=2&key=a-secret") == "https://host/list?page=2"
     assert without_secrets("/list?access_token=a-secret") == "/list"
 
 
-MODELS = "/api/v1/models"
+# The fake itself, so that the tests above could fail
 
 
-def models_page(numbers: range, following: str | None) -> Response:
-    models = [
-        {
-            "id": number,
-            "name": f"Lighthouse {number}",
-            "type": "LORA",
-            "nsfw": False,
-            "tags": ["coast"],
-            "modelVersions": [{"id": number * 10, "name": "v1", "files": [], "images": []}],
-        }
-        for number in numbers
-    ]
-    return Response(json.dumps({"items": models, "metadata": {"nextPage": following} if following else {}}))
+def test_the_fake_tells_who_hammers_and_who_is_too_fast(serve: Serve) -> None:
+    server = serve(script=hostile.at({0: Fault("429 for seconds", 0.2)}))
 
+    def careless(_: Asked) -> None:
+        time.sleep(0.01)
 
-@pytest.fixture
-def civitai_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[HTTPServer]:
-    """A listing of three pages that the live source is read from; a test may stop it."""
-    with HTTPServer() as server:
-
-        def answer(request: Request) -> Response:
-            cursor = int(request.args.get("cursor", 0))
-            following = server.url_for(f"{MODELS}?cursor={cursor + 1}") if cursor < 2 else None
-            return models_page(range(cursor * 4, cursor * 4 + 4), following)
-
-        server.expect_request(MODELS).respond_with_handler(answer)
-        monkeypatch.setenv("ATLAS_CIVITAI_BASE_URL", server.url_for(""))
-        yield server
-
-
-def landed(warehouse: Warehouse, source: Source, through: Callable[[Iterator[Item]], Iterator[Item]] = iter) -> Run:
-    """Lands the source as it answers today."""
-    window = Window(datetime.now(UTC).date())
-    fetched = fetching.fetched(source, window, "live")
-    return landing.land(warehouse, source, window.key, through(fetched.items), fetched_at=fetched.at)
-
-
-def numbers_of(warehouse: Warehouse) -> tuple[int, int]:
-    """How many models are in the table, and how many versions in staging."""
-    with warehouse.connect() as connection:
-        row = connection.execute(
-            "select (select count(*) from catalog.models) as rows, (select count(*) from staging.versions) as versions"
-        ).fetchone()
-    assert row is not None
-    return row["rows"], row["versions"]
-
-
-def test_a_live_listing_ends_in_rows(warehouse: Warehouse, civitai: Source, civitai_server: HTTPServer) -> None:
-    run = landed(warehouse, civitai)
-    assert (run.status, run.counts.fetched, run.counts.created) == ("completed", 12, 12)
-    done = transform.transform(warehouse, civitai, run.partition)
-    assert done.counts.created == 12 + 12 + 12 + 1  # models, versions, a tag on each, the tag
-    with warehouse.connect() as connection:
-        requests = connection.execute("select distinct request from staging.versions order by request").fetchall()
-    assert [row["request"] for row in requests] == [
-        civitai_server.url_for(f"{MODELS}?cursor=1"),
-        civitai_server.url_for(f"{MODELS}?cursor=2"),
-        civitai_server.url_for(f"{MODELS}?limit=100&nsfw=true"),
-    ]
-    assert landed(warehouse, civitai).counts.unchanged == 12
-
-
-def test_a_server_that_dies_in_the_middle_changes_nothing(
-    warehouse: Warehouse, civitai: Source, civitai_server: HTTPServer
-) -> None:
-    def dying(items: Iterator[Item]) -> Iterator[Item]:
-        for number, item in enumerate(items):
-            if number == 5:  # one of the second page
-                civitai_server.stop()
-            yield item
-
-    with pytest.raises(AtlasError, match="catalog/civitai cannot be reached at http://localhost"):
-        landed(warehouse, civitai, dying)
-    assert numbers_of(warehouse) == (0, 0)
-    with warehouse.connect() as connection:
-        (row,) = connection.execute("select status, published, fetched, error_text from ops.fetch_runs").fetchall()
-    assert (row["status"], row["published"], row["fetched"]) == ("failed", None, 0)
-    assert "cannot be reached" in row["error_text"]
+    server.before = careless
+    with httpx.Client() as client:
+        for _ in range(3):
+            client.get(server.url)
+    assert [each.number for each in server.hammered()] == [1, 2]
+    assert server.faster_than(20) and not server.faster_than(1000)

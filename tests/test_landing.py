@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from datetime import UTC, datetime
@@ -320,6 +321,7 @@ def test_a_folder_of_graphs_is_read_by_the_connector_of_graphs(
     (tmp_path / "graph.json").write_text('{"nodes": [], "links": []}')
     (tmp_path / "other.json").write_text('{"name": "no graph"}')
     (tmp_path / "cut.json").write_text('{"nodes": [')
+    os.utime(tmp_path / "cut.json", (0, 0))  # nobody is writing to it any more
     run = bring(warehouse, comfyui, tmp_path)
     assert counted(run) == {"fetched": 2, "created": 1, "quarantined": 1}
     assert run.stats["skipped"] == {"no workflow graph": 1}

@@ -167,6 +167,7 @@ def probe(client: Client) -> str:
     rate=1.0,
     look=look,
     probe=probe,
+    sweeps="0 3 * * *",
 )
 def fetch(client: Client, window: Window) -> Iterator[Item]:
     """One payload a model, then one an image, in the order of their listings."""

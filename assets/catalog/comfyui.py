@@ -14,13 +14,11 @@ unreadable is left, its records stay as they were. No link is followed out of th
 not is landed, to end in quarantine with its bytes. A folder that cannot be listed fails the run.
 """
 
-import hashlib
 import json
 import os
 import stat
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from datetime import date
 from pathlib import Path
 from typing import BinaryIO
@@ -28,9 +26,10 @@ from typing import BinaryIO
 import msgspec
 
 from pipelines import png
-from pipelines.errors import AtlasError
+from pipelines.folders import astray, candidates, name_of, state_of
 from pipelines.source import Contract, Item, Payload, Skipped, Swept, Window, source
 
+SUFFIXES = (".json", ".png")
 TEXTS = ("workflow", "prompt")
 ANIMATION = b"comf"  # the chunk of ComfyUI's own that holds the texts of an animated picture
 MOST_BYTES = 64 * 1024**2
@@ -51,19 +50,14 @@ class Left(Exception):
 
 
 def probe(folder: Path) -> str:
-    """A digest over path, size and time of change of all candidates; no file is opened."""
-    digest = hashlib.sha256()
-    for path in candidates(folder):
-        with suppress(OSError):  # gone since it was listed
-            found = path.lstat()
-            digest.update(f"{name_of(path, folder)}\0{found.st_size}\0{found.st_mtime_ns}\0".encode())
-    return digest.hexdigest()
+    """What the folder holds, by names, sizes and times."""
+    return state_of(folder, SUFFIXES)
 
 
 @source(contract=Graph, kind="folder", base_url="workflows", since=date(2026, 11, 1), probe=probe)
 def fetch(folder: Path, window: Window) -> Iterator[Item]:
     """One payload a graph, by path; of a file that is left, the records that stay."""
-    for path in candidates(folder):
+    for path in candidates(folder, SUFFIXES):
         name = name_of(path, folder)
         try:
             where = astray(path, folder)
@@ -74,35 +68,8 @@ def fetch(folder: Path, window: Window) -> Iterator[Item]:
     yield Swept("", answers=1)
 
 
-def candidates(folder: Path) -> list[Path]:
-    """What may hold graphs by its name, and links to folders, which are told and not followed."""
-
-    def fail(error: OSError) -> None:
-        raise AtlasError(f"The folder cannot be listed: {error}. Nothing of this run is published; run it again later.")
-
-    found: set[Path] = set()
-    for here, folders, files in os.walk(folder, onerror=fail):
-        found |= {Path(here, name) for name in (*folders, *files) if name.lower().endswith((".json", ".png"))}
-        found |= {path for name in folders if (path := Path(here, name)).is_symlink()}
-    return sorted(found)
-
-
-def name_of(path: Path, folder: Path) -> str:
-    """The path in the folder; bytes of a name that are no UTF-8 are written as escapes."""
-    return os.fsencode(path.relative_to(folder)).decode("utf-8", "backslashreplace")
-
-
 def is_picture(name: str) -> bool:
     return name.lower().endswith(".png")
-
-
-def astray(path: Path, folder: Path) -> str | None:
-    """Where a link leads, if not to something in the folder."""
-    if not path.is_symlink():
-        return None
-    if not path.exists():
-        return "symbolic link that leads nowhere"
-    return None if path.resolve().is_relative_to(folder.resolve()) else "symbolic link out of the folder"
 
 
 def graphs(path: Path, name: str) -> list[Item]:

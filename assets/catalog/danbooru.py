@@ -118,6 +118,7 @@ def probe(client: Client) -> str:
     auth="basic",
     look=look,
     probe=probe,
+    sweeps="0 4 * * 0",
 )
 def fetch(client: Client, window: Window) -> Iterator[Item]:
     """One payload a post or tag: today what is new, on a past day its posts; a sweep reads both, and every tag."""

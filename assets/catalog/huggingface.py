@@ -77,8 +77,9 @@ class Newest(Head):
 
 
 def look(client: Client, kind: str, external_id: str) -> Payload | None:
-    """A model by its own URL."""
-    found = client.look(f"/api/models/{external_id}")
+    """A model by its own URL. Renamed ones are redirected; who has no token is told 401 of what is not there."""
+    gone = {307, 401, 404, 410} if client.anonymous else {307, 404, 410}
+    found = client.look(f"/api/models/{external_id}", gone=frozenset(gone))
     return Payload(*found) if found else None
 
 
@@ -98,6 +99,7 @@ def probe(client: Client) -> str:
     rate=1.6,
     look=look,
     probe=probe,
+    sweeps="0 5 * * 6",
 )
 def fetch(client: Client, window: Window) -> Iterator[Item]:
     """One payload a model, the one changed last first."""

@@ -1,0 +1,48 @@
+"""Walking a folder that is a source: what is in it by name, and what leads out of it.
+
+Nothing is opened and no link to a folder is followed. Belongs here: names and links. Not: what a file holds (`assets`).
+"""
+
+import hashlib
+import os
+from contextlib import suppress
+from pathlib import Path
+
+from pipelines.errors import AtlasError
+
+
+def candidates(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
+    """What has one of the suffixes, and links to folders, which are told and not followed; in their order."""
+
+    def fail(error: OSError) -> None:
+        raise AtlasError(f"The folder cannot be listed: {error}. Nothing of this run is published; run it again later.")
+
+    found: set[Path] = set()
+    for here, folders, files in os.walk(folder, onerror=fail):
+        found |= {Path(here, name) for name in (*folders, *files) if name.lower().endswith(suffixes)}
+        found |= {path for name in folders if (path := Path(here, name)).is_symlink()}
+    return sorted(found)
+
+
+def name_of(path: Path, folder: Path) -> str:
+    """The path in the folder; bytes of a name that are no UTF-8 are written as escapes."""
+    return os.fsencode(path.relative_to(folder)).decode("utf-8", "backslashreplace")
+
+
+def astray(path: Path, folder: Path) -> str | None:
+    """Where a link leads, if not to something in the folder."""
+    if not path.is_symlink():
+        return None
+    if not path.exists():
+        return "symbolic link that leads nowhere"
+    return None if path.resolve().is_relative_to(folder.resolve()) else "symbolic link out of the folder"
+
+
+def state_of(folder: Path, suffixes: tuple[str, ...]) -> str:
+    """A digest over path, size and time of change of all candidates: it changes when there is news."""
+    digest = hashlib.sha256()
+    for path in candidates(folder, suffixes):
+        with suppress(OSError):  # gone since it was listed
+            found = path.lstat()
+            digest.update(f"{name_of(path, folder)}\0{found.st_size}\0{found.st_mtime_ns}\0".encode())
+    return digest.hexdigest()
