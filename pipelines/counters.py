@@ -6,6 +6,7 @@ out. Not: putting them back (`ops.put_back`), not where they are kept (`publishi
 """
 
 import hashlib
+import re
 from dataclasses import dataclass
 
 import msgspec
@@ -16,6 +17,10 @@ Tree = dict[str, "Tree"]
 """Steps into a payload; one that leads no further is a counter."""
 
 NOTHING = msgspec.Raw(b"null")
+
+COLON = b'":'
+APART = (b'" ', b'"\n', b'"\t', b'"\r')
+KEY_APART = re.compile(rb'"[ \t\r\n]+:')
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,24 +43,34 @@ def tree(paths: tuple[str, ...]) -> Tree:
 
 
 def take_out(body: bytes, counters: Tree) -> tuple[bytes, Counted | None]:
-    """A payload without its counters, and these; raises what msgspec raises where it cannot be read."""
-    paths: list[list[str]] = []
-    stable, values = _split(msgspec.Raw(body.lstrip()), counters, [], paths)
-    if not paths:
+    """A payload without its counters, and these; the whole of it where taking it apart could lose something.
+
+    A key told twice is lost when an object is taken apart; then fewer `":` are left, where each key's colon follows
+    its quote.
+    """
+    found: list[tuple[list[str], msgspec.Raw]] = []
+    try:
+        stable, values = (bytes(part) for part in _split(msgspec.Raw(body.strip()), counters, [], found))
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return body, None
-    text = bytes(values)
-    return bytes(stable), Counted(text, msgspec.json.encode(paths), hashlib.sha256(text).digest())
+    left = stable.count(COLON) + sum(bytes(value).count(COLON) for _, value in found)
+    if not found or left != body.count(COLON) or (any(apart in body for apart in APART) and KEY_APART.search(body)):
+        return body, None
+    paths = msgspec.json.encode([path for path, _ in found])
+    return stable, Counted(values, paths, hashlib.sha256(values).digest())
 
 
-def _split(value: msgspec.Raw, node: Tree, at: list[str], paths: list[list[str]]) -> tuple[msgspec.Raw, msgspec.Raw]:
-    """A value without counters, and its counters alone."""
+def _split(
+    value: msgspec.Raw, node: Tree, at: list[str], found: list[tuple[list[str], msgspec.Raw]]
+) -> tuple[msgspec.Raw, msgspec.Raw]:
+    """A value without counters, and its counters alone; adds the steps to each and what it is."""
     if not node:
-        paths.append(at)
+        found.append((at, value))
         return NOTHING, value
-    opening = bytes(value)[:1]
+    opening = bytes(memoryview(value)[:1])
     if opening == b"[" and EACH_ELEMENT in node:
         parts = [
-            _split(each, node[EACH_ELEMENT], [*at, str(number)], paths)
+            _split(each, node[EACH_ELEMENT], [*at, str(number)], found)
             for number, each in enumerate(msgspec.json.decode(value, type=list[msgspec.Raw]))
         ]
         return _encoded([stable for stable, _ in parts]), _encoded([counters for _, counters in parts])
@@ -66,7 +81,7 @@ def _split(value: msgspec.Raw, node: Tree, at: list[str], paths: list[list[str]]
     for name in sorted(stable):
         step = node.get(name, node.get(EACH_VALUE))
         if step is not None:
-            stable[name], counters[name] = _split(stable[name], step, [*at, name], paths)
+            stable[name], counters[name] = _split(stable[name], step, [*at, name], found)
     return _encoded(stable), _encoded(counters)
 
 

@@ -14,7 +14,7 @@ from typing import cast
 import msgspec
 
 from pipelines.counters import Counted, take_out, tree
-from pipelines.fidelity import NotJson, faithful, repair
+from pipelines.fidelity import NotJson, repair
 from pipelines.quarantine import Rejected
 from pipelines.source import Contract, Payload
 
@@ -86,17 +86,11 @@ class Examiner:
             return reject("no_id", f"the id cannot be used: {unusable[:100]!a}", "$")
         received = self._fetched_at or datetime.now(UTC)
         version_at = payload.version_at or record.version_at() or received
-        stable, counted = self._take_out(payload.body)
+        stable, counted = take_out(payload.body, self._counters) if self._counters else (payload.body, None)
         digest = hashlib.sha256(stable).digest()
         return Arrival(
             sequence, self._stream, external_id, digest, version_at, received, request, payload.body, counted
         )
-
-    def _take_out(self, body: bytes) -> tuple[bytes, Counted | None]:
-        """The payload less its counters, and these; the whole of it where taking it apart would lose something."""
-        if not self._counters or not faithful(body):
-            return body, None
-        return take_out(body, self._counters)
 
     def _decode(self, body: bytes) -> Contract:
         try:

@@ -277,7 +277,7 @@ class _Landing:
         for arrival in arrivals:
             repairs: list[str] = []
             body = arrival.body
-            if arrival.counted is None and not faithful(body):
+            if not faithful(body):
                 try:
                     body, repairs = repair(arrival.body)
                 except NotJson as error:

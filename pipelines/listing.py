@@ -39,9 +39,11 @@ class Head(msgspec.Struct):
 class State(msgspec.Struct):
     """How far a listing was read. ended: at its `end`, at `known` ground, or `unchanged` since the last run.
 
-    wider: what a wider page told beyond this one. leaves_out: the next page did not begin with that.
+    began: when its first page was asked for. wider: what a wider page told beyond this one. leaves_out: the next page
+    did not begin with that.
     """
 
+    began: datetime
     link: str | None = None
     ended: str | None = None
     answers: int = 0
@@ -108,11 +110,12 @@ class Listing(Generic[PageT]):
         self._cursor = window.cursors.get(name, {})
         self._stop = None if window.sweep or overlap is None else self._known()
         self._conditional = conditional or self._stop is not None
-        self._started = datetime.now(UTC)
         self._links: set[str] = set()
         self._keys: set[str] = set()
         self._idle = 0
-        self._state = msgspec.convert(dict(window.resume.get(name, {})), State)
+        self._state = msgspec.convert({"began": datetime.now(UTC), **window.resume.get(name, {})}, State)
+        if self._state.ended == "known" and self._stop is None:  # of an increment that broke off; a sweep goes on
+            self._state.ended = None
 
     def __iter__(self) -> Iterator[Answer[PageT]]:
         state = self._state
@@ -259,9 +262,9 @@ class Listing(Generic[PageT]):
         return _place(self._cursor["value"]) - self._overlap  # type: ignore[operator]
 
     def _mark(self, high: str | int) -> str | int:
-        """The highest place seen, but no time that is still to come by our clock: its clock may be wrong."""
+        """The highest place seen, but no time that was still to come when it was asked for: its clock may be wrong."""
         place = _place(high)
-        return _plain(min(place, self._started) if isinstance(place, datetime) else place)
+        return _plain(min(place, self._state.began) if isinstance(place, datetime) else place)
 
 
 def _with(target: str, parameter: str, value: str | int) -> str:

@@ -45,7 +45,7 @@ class Sibling(msgspec.Struct):
 class Model(Contract):
     """Nothing but the id is always there: listings that others keep leave out what they did not need."""
 
-    volatile = ("downloads", "likes", "trendingScore", "downloadsAllTime")
+    volatile = ("downloads", "likes", "trendingScore")
 
     id: str
     sha: str | None = None

@@ -1,0 +1,388 @@
+"""Listings over real HTTP: where they end, what they remember, and what they notice when their source goes wrong."""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+
+import msgspec
+import pytest
+import stamina
+
+from pipelines import listing
+from pipelines.errors import AtlasError, SourceFault
+from pipelines.http import ATTEMPTS, Client
+from pipelines.listing import MOST_IDLE_PAGES, Head, Listing, Position
+from pipelines.source import Checkpoint, Mark, Swept, Window
+from tests import hostile
+from tests.hostile import Answer, Asked, Fault, Server
+
+TODAY = Window(date(2026, 11, 1))
+NOON = datetime(2026, 11, 1, 12, tzinfo=UTC)
+OVERLAP = timedelta(minutes=10)
+
+
+class Entry(Head):
+    id: str
+    at: datetime | None = None
+
+    def key(self) -> str:
+        return self.id
+
+    def position(self) -> Position | None:
+        return self.at
+
+
+class Page(msgspec.Struct):
+    items: list[msgspec.Raw]
+    next: str | None = None
+
+
+def entry(name: str, minutes: float = 0) -> dict[str, Any]:
+    """A record that was changed so many minutes after noon."""
+    return {"id": name, "at": hostile.iso(NOON + timedelta(minutes=minutes))}
+
+
+@dataclass
+class Book:
+    """Pages by their cursor, each naming the next; a wider one has the first record of `between` too."""
+
+    pages: list[list[Any]]
+    between: dict[int, list[Any]] = field(default_factory=dict)
+    links: dict[int, str | None] = field(default_factory=dict)
+
+    def answer(self, asked: Asked) -> Answer:
+        number = int(asked.arguments.get("cursor", "0"))
+        records = list(self.pages[number]) if number < len(self.pages) else []
+        wider = int(asked.arguments.get("limit", 3)) > 3
+        if wider and number + 1 < len(self.pages):
+            records += self.between.get(number, self.pages[number + 1])[:1]
+        following = self.links.get(number, f"/list?limit=3&cursor={number + 1}")
+        last = number not in self.links and number + 1 >= len(self.pages)
+        return Answer({"items": records, "next": None if last else following})
+
+
+@dataclass
+class Read:
+    """One reading of a listing, to its end or to where it broke off."""
+
+    told: list[str] = field(default_factory=list)
+    kept: dict[str, Any] = field(default_factory=dict)
+    marks: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    swept: list[Swept] = field(default_factory=list)
+
+
+@dataclass
+class Reader:
+    """Reads one server's listing, again and again."""
+
+    server: Server
+    client: Client
+
+    def read(self, window: Window = TODAY, *, pages: int = 1_000, **more: Any) -> Read:
+        """pages: it breaks off after so many."""
+        read = Read()
+        self.client.notes.clear()
+        found = Listing(
+            self.client,
+            window,
+            "entries",
+            "/list",
+            {"limit": 3},
+            Page,
+            **{
+                "records": lambda page: page.items,
+                "following": lambda page, keys, link: page.next,
+                "head": Entry,
+                "overlap": OVERLAP,
+            }
+            | more,
+        )
+        for number, answer in enumerate(found, 1):
+            read.told += [json.loads(each).get("id", "unreadable") for each in answer.records]
+            read.kept = json.loads(msgspec.json.encode(answer.done.state))
+            if number == pages:
+                return read
+        for item in found.end():
+            if isinstance(item, Mark):
+                read.marks[item.listing] = json.loads(msgspec.json.encode(item.cursor))
+            elif isinstance(item, Swept):
+                read.swept.append(item)
+            assert not isinstance(item, Checkpoint)
+        return read
+
+    def asked(self) -> list[str]:
+        """Cursors asked for since the last look, `+` for a wider page."""
+        found = [
+            each.arguments.get("cursor", "0") + ("+" if each.arguments.get("limit") == "4" else "")
+            for each in self.server.log
+        ]
+        self.server.log.clear()
+        return found
+
+
+Open = Any
+
+
+@pytest.fixture
+def opened() -> Iterator[Open]:
+    with ExitStack() as stack, stamina.set_testing(True, attempts=ATTEMPTS):
+
+        def make(book: Any, **more: Any) -> Reader:
+            server = stack.enter_context(Server(book.answer, **more))
+            return Reader(server, stack.enter_context(Client("catalog/invented", server.url)))
+
+        yield make
+
+
+# Where a listing ends
+
+BOOK = Book(
+    [
+        [entry("g", 60), entry("f", 50), entry("e", 40)],
+        [entry("d", 30), entry("c", 30), entry("b", 30)],
+        [entry("a", 30), entry("z", 19), entry("y", 19)],
+        [entry("x", -60)],
+    ]
+)
+
+
+def test_without_a_mark_it_is_read_to_its_end(opened: Open) -> None:
+    reader = opened(BOOK)
+    read = reader.read()
+    assert read.told == list("gfedcbazyx")
+    assert read.swept == [Swept("", 4)]
+    assert datetime.fromisoformat(read.marks["entries"]["value"]) == NOON + timedelta(minutes=60)
+
+
+def test_an_increment_ends_with_a_page_that_is_all_below_the_mark_less_the_overlap(opened: Open) -> None:
+    """Equal times go on over the border of a page, so the border itself is no end."""
+    reader = opened(BOOK)
+    read = reader.read(replace(TODAY, cursors={"entries": {"value": (NOON + timedelta(minutes=40)).isoformat()}}))
+    assert read.told == list("gfedcbazyx")
+    assert read.swept == [Swept("", 4)], "as it happens, that was the end"
+    read = reader.read(replace(TODAY, cursors={"entries": {"value": (NOON + timedelta(minutes=41)).isoformat()}}))
+    assert reader.asked() == ["0", "1", "2", "3", "0", "1"]
+    assert read.told == list("gfedcb")
+    assert read.swept == []
+
+
+def test_a_sweep_reads_all_whatever_the_mark(opened: Open) -> None:
+    cursors = {"entries": {"value": (NOON + timedelta(minutes=60)).isoformat()}}
+    read = opened(BOOK).read(replace(TODAY, cursors=cursors, sweep=True))
+    assert (read.told, read.swept) == (list("gfedcbazyx"), [Swept("", 4)])
+
+
+def test_a_first_increment_ends_where_it_is_told(opened: Open) -> None:
+    read = opened(BOOK).read(since=NOON + timedelta(minutes=45))
+    assert (read.told, read.swept) == (list("gfedcb"), [])
+    assert datetime.fromisoformat(read.marks["entries"]["value"]) == NOON + timedelta(minutes=60)
+
+
+def test_a_listing_without_order_is_read_to_its_end_and_leaves_no_mark(opened: Open) -> None:
+    read = opened(BOOK).read(overlap=None, kind="entries", within=True)
+    assert (read.told, read.marks, read.swept) == (list("gfedcbazyx"), {}, [Swept("entries", 4, True)])
+
+
+def test_one_pinned_old_record_does_not_end_an_increment(opened: Open) -> None:
+    book = Book(
+        [[entry("new", 60), entry("pinned", -999)], [entry("other", 59)], [entry("old", -60)], [entry("x", -61)]]
+    )
+    read = opened(book).read(since=NOON)
+    assert read.told == ["new", "pinned", "other", "old"]
+
+
+def test_an_empty_page_in_the_middle_is_no_end(opened: Open) -> None:
+    read = opened(Book([[entry("b", 60)], [], [], [entry("a", 50)]])).read(since=NOON)
+    assert (read.told, read.swept) == (["b", "a"], [Swept("", 4)])
+
+
+def test_records_that_cannot_be_read_are_handed_on(opened: Open) -> None:
+    book = Book([[{"name": "no id"}, {"id": 7}, entry("b", 60)], [entry("a", 50) | {"at": "yesterday"}]])
+    read = opened(book).read()
+    assert read.told == ["unreadable", 7, "b", "a"]
+    assert datetime.fromisoformat(read.marks["entries"]["value"]) == NOON + timedelta(minutes=60)
+
+
+# Clocks
+
+
+class Clock(datetime):
+    """A clock that a test sets."""
+
+    moment = NOON
+
+    @classmethod
+    def now(cls, tz: Any = None) -> datetime:  # type: ignore[override]
+        return cls.moment
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> type[Clock]:
+    Clock.moment = NOON
+    monkeypatch.setattr(listing, "datetime", Clock)
+    return Clock
+
+
+def test_a_time_that_is_still_to_come_moves_no_mark_beyond_now(opened: Open, clock: type[Clock]) -> None:
+    book = Book([[entry("tomorrow", 1440), entry("now", -1)]])
+    reader = opened(book)
+    read = reader.read(since=NOON - timedelta(hours=1))
+    assert datetime.fromisoformat(read.marks["entries"]["value"]) == NOON
+    book.pages = [[entry("tomorrow", 1440), entry("next", 5), entry("now", -1)]]
+    clock.moment = NOON + timedelta(minutes=6)
+    assert "next" in reader.read(replace(TODAY, cursors=read.marks)).told
+
+
+def test_a_mark_is_not_moved_beyond_the_first_page_of_a_listing_that_broke_off(
+    opened: Open, clock: type[Clock]
+) -> None:
+    """What changed while it was broken off is above its first page, and below the time when it goes on."""
+    book = Book([[entry("tomorrow", 1440), entry("b", -1)], [entry("a", -2)], [entry("x", -600)]])
+    reader = opened(book)
+    broken = reader.read(since=NOON - timedelta(minutes=5), pages=1)
+    clock.moment = NOON + timedelta(minutes=60)
+    resumed = reader.read(replace(TODAY, resume={"entries": broken.kept}), since=NOON - timedelta(minutes=5))
+    assert datetime.fromisoformat(resumed.marks["entries"]["value"]) == NOON
+
+
+# Going on
+
+
+@pytest.mark.parametrize("pages", [1, 2, 3, 4])
+@pytest.mark.parametrize("border", [None, "limit"], ids=["plain", "with a look across borders"])
+def test_a_listing_that_broke_off_goes_on_after_its_last_page(opened: Open, pages: int, border: str | None) -> None:
+    reader = opened(BOOK)
+    whole = reader.read(border=border)
+    asked = reader.asked()
+    broken = reader.read(border=border, pages=pages)
+    resumed = reader.read(replace(TODAY, resume={"entries": broken.kept}), border=border)
+    assert broken.told + resumed.told == whole.told
+    assert (resumed.marks, resumed.swept) == (whole.marks, whole.swept)
+    assert reader.asked() == asked
+
+
+def test_a_sweep_goes_on_where_an_increment_had_come_to_known_ground(opened: Open) -> None:
+    reader = opened(BOOK)
+    broken = reader.read(since=NOON + timedelta(minutes=45), pages=2)
+    assert broken.kept["ended"] == "known"
+    window = replace(TODAY, resume={"entries": broken.kept}, sweep=True)
+    resumed = reader.read(window, since=NOON + timedelta(minutes=45))
+    assert broken.told + resumed.told == list("gfedcbazyx")
+    assert resumed.swept == [Swept("", 4)]
+
+
+# What a source does wrong
+
+
+def test_a_repeated_link_stops_it(opened: Open) -> None:
+    book = Book([[entry("a")], [entry("b")], [entry("c")]], links={2: "/list?limit=3&cursor=1"})
+    reader = opened(book)
+    with pytest.raises(SourceFault, match=r"repeats itself: it names /list\?limit=3&cursor=1 as the next page"):
+        reader.read()
+    assert reader.asked() == ["0", "1", "2"]
+
+
+def test_a_page_that_names_itself_stops_it(opened: Open) -> None:
+    reader = opened(Book([[entry("a")]], links={0: "/list?limit=3"}))
+    with pytest.raises(SourceFault, match="repeats itself"):
+        reader.read()
+    assert reader.asked() == ["0"]
+
+
+@pytest.mark.parametrize("page", [[], [entry("a"), entry("b")]], ids=["empty", "the same again"])
+def test_ever_new_links_stop_it(opened: Open, page: list[Any]) -> None:
+    reader = opened(Book([[entry("a"), entry("b")]] + [page] * 1_000))
+    with pytest.raises(SourceFault, match=f"does not come to an end: {MOST_IDLE_PAGES} pages up to /list"):
+        reader.read(replace(TODAY, sweep=True))
+    assert len(reader.asked()) == 1 + MOST_IDLE_PAGES
+
+
+def test_records_told_twice_are_counted(opened: Open) -> None:
+    reader = opened(Book([[entry("a"), entry("b")], [entry("b"), entry("c")]]))
+    assert reader.read().told == ["a", "b", "b", "c"]
+    assert reader.client.notes["records told twice"] == 1
+
+
+def test_a_listing_that_is_gone_is_a_fault(opened: Open) -> None:
+    class Gone:
+        def answer(self, asked: Asked) -> Answer:
+            return Answer({"error": "not here"}, 404)
+
+    with pytest.raises(SourceFault, match="has no /list"):
+        opened(Gone()).read()
+
+
+@pytest.mark.parametrize("name", hostile.NO_LIMITS)
+@pytest.mark.parametrize("number", range(4))
+def test_a_fault_at_any_page_is_no_end(opened: Open, name: str, number: int) -> None:
+    """Where it passes, nothing is missing; where it stays, there is an error and never a shorter listing."""
+    reader = opened(BOOK, script=hostile.at({number: Fault(name)}))
+    assert reader.read().told == list("gfedcbazyx")
+    reader = opened(BOOK, script=lambda asked: Fault(name) if asked.number >= number else None)
+    with pytest.raises(AtlasError):
+        reader.read()
+
+
+# Borders
+
+SKIPPED = {0: [entry("s", 35)], 1: [entry("t", 30)], 2: [entry("u", 0)]}
+
+
+def test_records_left_out_between_pages_are_found(opened: Open) -> None:
+    reader = opened(Book(BOOK.pages, between=SKIPPED))
+    read = reader.read(border="limit")
+    assert sorted(read.told) == sorted("gfesdcbtazyux")
+    assert reader.client.notes["records left out between pages, asked for again"] == 3
+    assert reader.asked() == ["0", "0+", "1", "1+", "2", "2+", "3"]
+
+
+def test_a_listing_without_holes_is_asked_for_one_page_more(opened: Open) -> None:
+    reader = opened(BOOK)
+    assert reader.read(border="limit").told == list("gfedcbazyx")
+    assert reader.client.notes["records left out between pages, asked for again"] == 0
+    assert reader.asked() == ["0", "0+", "1", "2", "3"]
+
+
+@pytest.mark.parametrize("pages", [1, 2, 3])
+def test_records_left_out_are_found_by_a_listing_that_goes_on(opened: Open, pages: int) -> None:
+    reader = opened(Book(BOOK.pages, between=SKIPPED))
+    broken = reader.read(border="limit", pages=pages)
+    resumed = reader.read(replace(TODAY, resume={"entries": broken.kept}), border="limit")
+    assert sorted(broken.told + resumed.told) == sorted("gfesdcbtazyux")
+
+
+# Conditions
+
+
+class Tagged:
+    """One document with an ETag."""
+
+    def __init__(self) -> None:
+        self.page = [entry("a", 10)]
+
+    def answer(self, asked: Asked) -> Answer:
+        return Answer({"items": self.page}, headers={"ETag": f'"{hash(str(self.page))}"'})
+
+
+def test_an_unchanged_listing_costs_one_304(opened: Open) -> None:
+    source = Tagged()
+    reader = opened(source)
+    first = reader.read(conditional=True)
+    assert first.told == ["a"]
+    again = reader.read(replace(TODAY, cursors=first.marks), conditional=True)
+    assert (again.told, again.swept, again.marks) == ([], [], first.marks)
+    assert [each.status for each in reader.server.log] == [200, 304]
+    assert reader.client.notes["listings unchanged"] == 1
+    source.page = [entry("b", 20)]
+    assert reader.read(replace(TODAY, cursors=again.marks), conditional=True).told == ["b"]
+
+
+def test_a_sweep_asks_without_conditions(opened: Open) -> None:
+    reader = opened(Tagged())
+    first = reader.read()
+    again = reader.read(replace(TODAY, cursors=first.marks, sweep=True))
+    assert (again.told, again.swept) == (["a"], [Swept("", 1)])
+    assert reader.read(replace(TODAY, cursors=again.marks)).told == []
