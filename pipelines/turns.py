@@ -59,7 +59,7 @@ class Turns:
         """Keeps every run from asking the host for so long; to be said within a turn."""
         self._connection.execute(
             """
-            update ops.hosts set blocked_until = greatest(blocked_until, clock_timestamp() + make_interval(secs => %s))
+            update ops.hosts set free_at = greatest(free_at, clock_timestamp() + make_interval(secs => %s))
             where host = %s
             """,
             [seconds, self.host],
@@ -77,15 +77,15 @@ class Turns:
             taken as (
                 update ops.hosts h set next_at = asked.now + make_interval(secs => %(pause)s)
                 from asked
-                where h.host = asked.host and greatest(asked.next_at, asked.blocked_until) <= asked.now
+                where h.host = asked.host and greatest(asked.next_at, asked.free_at) <= asked.now
             )
-            select blocked_until, extract(epoch from blocked_until - now)::float8 as blocked_s,
-                extract(epoch from greatest(next_at, blocked_until) - now)::float8 as wait_s
+            select free_at, extract(epoch from free_at - now)::float8 as blocked_s,
+                extract(epoch from greatest(next_at, free_at) - now)::float8 as wait_s
             from asked
             """,
             {"host": self.host, "pause": self._pause_s},
         ).fetchone()
         assert row is not None
         if row["blocked_s"] > LONGEST_WAIT_S:
-            raise Deferred(self.host, row["blocked_until"])
+            raise Deferred(self.host, row["free_at"])
         return float(row["wait_s"])

@@ -11,8 +11,10 @@ from collections.abc import Iterator
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
+import httpx
 import pytest
 import sqlglot
 import typer
@@ -23,9 +25,11 @@ from sqlglot import exp
 from pipelines import house, recording
 from pipelines.definitions import defs
 from pipelines.house import Select, SqlFile
+from pipelines.http import without_secrets
 from pipelines.settings import Settings
 from pipelines.source import Source
 from pipelines.warehouse.engine import Warehouse
+from pipelines.warehouse.shape import Shape
 from pipelines.warehouse.tables import Timestamp, metadata
 
 house.load_tables()
@@ -33,7 +37,8 @@ ROOT = house.ROOT
 README = ROOT / "README.md"
 SOURCES = list(house.sources().values())
 SELECTS = [select for source in SOURCES for select in house.selects(source.name)]
-ASKED = [*house.questions(), *(check for domain in house.domains() for check in house.checks(domain))]
+MARTS = [SqlFile.read(path) for path in sorted((house.SQL / "marts").glob("*.sql"))]
+ASKED = [*house.questions(), *(check for domain in house.domains() for check in house.checks(domain)), *MARTS]
 LONGEST_MODULE = 330
 
 every_source = pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.name)
@@ -77,6 +82,79 @@ def test_assets_hold_domains_and_a_domain_its_tables_and_connectors() -> None:
     assert files == expected
 
 
+# Connectors
+
+
+def listed_with(source: Source) -> set[str | None]:
+    """What a connector says of its listings."""
+    tree = ast.parse((house.ASSETS / f"{source.name}.py").read_text())
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and ast.unparse(node.func) == "Listing"]
+    return {keyword.arg for call in calls for keyword in call.keywords}
+
+
+@every_source
+def test_a_source_can_be_asked_for_news(source: Source) -> None:
+    assert source.probe
+
+
+@every_source
+def test_a_source_on_somebody_elses_server_keeps_to_a_rate(source: Source) -> None:
+    if source.kind == "http":
+        assert source.rate or httpx.URL(source.base_url).host == "127.0.0.1"
+
+
+@every_source
+def test_a_source_told_in_several_answers_can_be_asked_for_one_record(source: Source) -> None:
+    """A listing may leave out records between two pages: nothing is gone unless its own URL says so."""
+    assert source.look or "following" not in listed_with(source)
+
+
+@every_source
+def test_a_source_that_is_read_down_to_known_ground_is_swept_now_and_then(source: Source) -> None:
+    assert bool(source.sweeps) == ("overlap" in listed_with(source))
+
+
+# Recordings
+
+RECORDINGS = sorted(house.SAMPLES.rglob("*.json"))
+HEADERS = {"content-type", "etag", "last-modified", "link"}
+KEY = re.compile(
+    r"\bhf_\w{20,}|\bgh[a-z]_\w{20,}|\bsk-[\w-]{20,}|\bAKIA[0-9A-Z]{16}\b|\beyJ[\w-]+\.eyJ|-----BEGIN|\b[Bb]earer "
+)
+MILD = {"g", "s", "None", "Soft", "0", "1", "2"}
+"""Ratings of boorus: general, sensitive or safe; of CivitAI: none, soft."""
+
+every_recording = pytest.mark.parametrize(
+    "path", RECORDINGS, ids=lambda path: path.relative_to(house.SAMPLES).as_posix()
+)
+
+
+@every_recording
+def test_a_recording_holds_no_key(path: Path) -> None:
+    text = path.read_text()
+    assert KEY.findall(text) == []
+    urls = re.findall(r"https?://[^\s\"<>\\]+", text)
+    for exchange in json.loads(text).get("exchanges", []):
+        assert exchange["headers"].keys() <= HEADERS
+        urls.append(exchange["request"].split(" ")[1])
+    assert [url for url in urls if httpx.URL(without_secrets(url)).params != httpx.URL(url).params] == []
+    assert [url for url in urls if httpx.URL(url).userinfo] == []
+
+
+def ratings(value: Any) -> Iterator[str]:
+    """What a document says of itself as to who may see it."""
+    for child in value if isinstance(value, list) else value.values() if isinstance(value, dict) else []:
+        yield from ratings(child)
+    if isinstance(value, dict):
+        yield from (value[name] for name in ("rating", "nsfw") if isinstance(value.get(name), str))
+        yield from (str(value[name]) for name in ("nsfwLevel", "browsingLevel") if name in value)
+
+
+@every_recording
+def test_a_recording_is_safe_for_work(path: Path) -> None:
+    assert set(ratings(json.loads(path.read_text()))) <= MILD
+
+
 # SELECT files
 
 CLOCKS_AND_DICE = {
@@ -97,18 +175,47 @@ CLOCKS_AND_DICE = {
     "nextval",
 }
 WRITES = (exp.DDL, exp.DML, exp.Command, exp.Drop, exp.Alter, exp.TruncateTable, exp.Set)
-EMPTY_PAYLOADS = """
-with payloads as (
-    select null::text as source, null::uuid as record_id, null::text as external_id, null::timestamptz as version_at,
-        null::jsonb as body
-    where false)
-"""
 
 
 def parsed(file: SqlFile) -> exp.Query:
     (statement,) = sqlglot.parse(file.text, dialect="postgres")
     assert isinstance(statement, exp.Query), file.address
     return statement
+
+
+def source_of(select: Select) -> Source:
+    return house.sources()[select.file.address.rpartition("/")[0]]
+
+
+def relations(source: Source) -> dict[str, bool]:
+    """What SELECTs of a source may read: the payloads of each kind, and their observations, which are marked."""
+    return {
+        name: observed
+        for kind in source.contracts
+        for name, observed in ((kind or "payloads", False), (f"{kind}_observations" if kind else "observations", True))
+    }
+
+
+def read_by(select: Select) -> set[str]:
+    """The relations that a SELECT file reads, but for its own."""
+    query = parsed(select.file)
+    own = {each.alias for each in query.find_all(exp.CTE)}
+    return {
+        table.sql().partition(" AS ")[0]
+        for table in query.find_all(exp.Table)
+        if isinstance(table.this, exp.Identifier)
+    } - own
+
+
+def over_nothing(select: Select) -> str:
+    """A SELECT file over the streams of its source, which are empty."""
+    columns = "null::text as source, null::uuid as record_id, null::text as external_id, null::jsonb as body"
+    times = {False: "null::timestamptz as version_at", True: "null::timestamptz as observed_at"}
+    streams = ",\n".join(
+        f"{name} as (select {columns}, {times[observed]} where false)"
+        for name, observed in relations(source_of(select)).items()
+    )
+    return f"with {streams}\nselect * from (\n{select.file.text}\n) as yielded"
 
 
 @every_file
@@ -139,10 +246,26 @@ def test_a_select_names_no_source(select: Select) -> None:
 
 @every_select
 def test_a_select_reads_payloads_and_nothing_else(select: Select) -> None:
-    query = parsed(select.file)
-    own = {each.alias for each in query.find_all(exp.CTE)}
-    read = {table.sql() for table in query.find_all(exp.Table) if isinstance(table.this, exp.Identifier)}
-    assert {name.partition(" AS ")[0] for name in read} - own == {"payloads"}
+    """A series reads the observations of one kind alone, every other table no observation."""
+    read, known = read_by(select), relations(source_of(select))
+    assert read
+    assert read <= known.keys()
+    series = Shape(select.table).series
+    assert {known[name] for name in read} == {series}
+    assert not series or len(read) == 1
+
+
+@every_source
+def test_every_stream_of_a_source_is_read(source: Source) -> None:
+    read = {name for select in house.selects(source.name) for name in read_by(select)}
+    assert {kind or "payloads" for kind in source.contracts} <= read
+
+
+@every_source
+def test_a_stream_that_is_observed_has_counters(source: Source) -> None:
+    read = {name for select in house.selects(source.name) for name in read_by(select)}
+    for kind, contract in source.contracts.items():
+        assert contract.volatile or (f"{kind}_observations" if kind else "observations") not in read
 
 
 @every_select
@@ -159,19 +282,35 @@ def test_json_table_reads_no_narrow_type(select: Select) -> None:
 @every_select
 def test_a_select_yields_columns_of_its_table_and_all_that_it_must(select: Select, template: Warehouse) -> None:
     with template.connect() as connection:
-        described = connection.execute(f"{EMPTY_PAYLOADS} select * from (\n{select.file.text}\n) as yielded".encode())
+        described = connection.execute(over_nothing(select).encode())
         yielded = [column.name for column in described.description or []]
     needed = {each.name for each in select.table.columns if not each.nullable and each.server_default is None}
     assert len(yielded) == len(set(yielded))
     assert set(yielded) <= {column.name for column in select.table.columns}
     assert set(yielded) >= needed
-    assert ("record_id" in yielded) == ("record_id" in select.table.columns)
+    if not Shape(select.table).told:
+        assert ("record_id" in yielded) == ("record_id" in select.table.columns)
 
 
 @pytest.mark.parametrize("file", ASKED, ids=lambda file: file.address)
-def test_questions_and_checks_run_on_empty_tables(file: SqlFile, template: Warehouse) -> None:
+def test_questions_checks_and_marts_run_on_empty_tables(file: SqlFile, template: Warehouse) -> None:
     with template.connect() as connection:
         assert connection.execute(file.text.encode()).fetchall() == []
+
+
+@pytest.mark.parametrize("file", MARTS, ids=lambda file: file.address)
+def test_a_mart_is_a_view_as_its_file_says(file: SqlFile, template: Warehouse) -> None:
+    with template.connect() as connection:
+        connection.execute(f"create temp view told as\n{file.text}".encode())
+        (found,) = connection.execute(
+            """
+            select pg_get_viewdef(c.oid) = pg_get_viewdef('pg_temp.told'::regclass) as same,
+                obj_description(c.oid, 'pg_class') as comment
+            from pg_class as c where c.oid = %s::regclass and c.relkind = 'v'
+            """,
+            [f"marts.{file.name}"],
+        ).fetchall()
+    assert found == {"same": True, "comment": file.sentence}
 
 
 def enumerations(table: Table) -> dict[str, set[str]]:
@@ -252,9 +391,12 @@ FORBIDDEN_IN_ASSETS = ("psycopg", "psycopg2", "httpx", "requests", "urllib", "so
 ENGINES = ("engine", "orm", "create_engine", "Engine", "Connection", "create_mock_engine", "text", "ext", "pool")
 
 
+VOCABULARY = {f"pipelines.{name}" for name in ("source", "listing", "http", "errors", "folders", "png")}
+
+
 def test_assets_import_only_the_vocabulary() -> None:
-    allowed = {"pipelines.source", "pipelines.http", "pipelines.warehouse.tables"}
     for name, found in imports("assets").items():
+        allowed = {"pipelines.warehouse.tables"} if name.endswith(".tables") else VOCABULARY
         assert {each for each in found if within(each, "pipelines")} <= allowed, name
         assert [each for each in found if any(within(each, package) for package in FORBIDDEN_IN_ASSETS)] == [], name
 
@@ -342,11 +484,13 @@ def test_times_are_named_so(table: Table) -> None:
 def test_a_table_of_a_domain_is_owned_or_shared_by_its_shape(table: Table) -> None:
     """The engine reads from the table alone whose its rows are, and how the same row is known again."""
     assert table.schema in house.domains()
-    assert [
-        each.type.python_type.__name__ for each in table.primary_key.columns if not isinstance(each.type, UUID)
-    ] == []
-    if "record_id" not in table.columns:
-        assert len(table.primary_key.columns) == 1, "a shared table has one key that others refer to"
+    shape = Shape(table)
+    keys = [each for each in table.primary_key.columns if not (shape.series and each.name == "observed_at")]
+    assert [each.type.python_type.__name__ for each in keys if not isinstance(each.type, UUID)] == []
+    if shape.series:
+        assert shape.owned, "a series follows the observations of its record"
+    if not shape.owned:
+        assert len(keys) == 1, "a shared table has one key that others refer to"
 
 
 # The graph
@@ -447,6 +591,7 @@ from datetime import date
 import msgspec
 
 from pipelines.http import Client
+from pipelines.listing import Listing
 from pipelines.source import Contract, Item, Payload, Window, source
 
 
@@ -460,15 +605,17 @@ class Thing(Contract):
 
 class Page(msgspec.Struct):
     things: list[msgspec.Raw]
-    next: str | None = None
 
 
 @source(contract=Thing, kind="http", base_url="https://example.org", since=date(2026, 11, 1))
 def fetch(client: Client, window: Window) -> Iterator[Item]:
     """One payload a thing."""
-    for answer in client.pages("/things", {"on": window.key}, Page, lambda page: page.next):
-        for thing in answer.page.things:
-            yield Payload(bytes(thing), answer.request)
+    listing = Listing(client, window, "things", "/things", {"on": window.key}, Page, records=lambda page: page.things)
+    for answer in listing:
+        for thing in answer.records:
+            yield Payload(thing, answer.request)
+        yield answer.done
+    yield from listing.end()
 '''
 
 SELECT = """-- One row per thing.
@@ -494,8 +641,8 @@ told = {"root": str(house.ROOT), "sources": list(house.sources()), "runs": []}
 told["assets"] = [key.to_user_string() for key in defs.resolve_asset_graph().get_all_asset_keys()]
 with engine.opened(settings.load()) as warehouse:
     for day in recording.days(source):
-        fetched = fetching.fetched(source, Window(day), "recorded")
-        runs = [landing.land(warehouse, source, str(day), fetched.items, fetched_at=fetched.at)]
+        opened = fetching.opened(warehouse, source, Window(day), "recorded")
+        runs = [landing.take_in(warehouse, source, str(day), opened)]
         runs.append(transform.transform(warehouse, source, str(day)))
         told["runs"] += [[run.kind, run.status, run.counts.fetched, run.counts.created] for run in runs]
 json.dump(told, sys.stdout)

@@ -85,21 +85,10 @@ class Reader:
         """pages: it breaks off after so many."""
         read = Read()
         self.client.notes.clear()
-        found = Listing(
-            self.client,
-            window,
-            "entries",
-            "/list",
-            {"limit": 3},
-            Page,
-            **{
-                "records": lambda page: page.items,
-                "following": lambda page, keys, link: page.next,
-                "head": Entry,
-                "overlap": OVERLAP,
-            }
-            | more,
-        )
+        usual: dict[str, Any] = {"records": lambda page: page.items, "head": Entry, "overlap": OVERLAP}
+        if not more.keys() & {"below", "numbered"}:
+            usual["following"] = lambda page, keys, link: page.next
+        found = Listing(self.client, window, "entries", "/list", {"limit": 3}, Page, **(usual | more))
         for number, answer in enumerate(found, 1):
             read.told += [json.loads(each).get("id", "unreadable") for each in answer.records]
             read.kept = json.loads(msgspec.json.encode(answer.done.state))
@@ -161,12 +150,10 @@ def test_an_increment_ends_with_a_page_that_is_all_below_the_mark_less_the_overl
     """Equal times go on over the border of a page, so the border itself is no end."""
     reader = opened(BOOK)
     read = reader.read(replace(TODAY, cursors={"entries": {"value": (NOON + timedelta(minutes=40)).isoformat()}}))
-    assert read.told == list("gfedcbazyx")
-    assert read.swept == [Swept("", 4)], "as it happens, that was the end"
+    assert (read.told, read.swept) == (list("gfedcbazyx"), []), "as it happens, that was the end, but nobody swept"
     read = reader.read(replace(TODAY, cursors={"entries": {"value": (NOON + timedelta(minutes=41)).isoformat()}}))
     assert reader.asked() == ["0", "1", "2", "3", "0", "1"]
-    assert read.told == list("gfedcb")
-    assert read.swept == []
+    assert (read.told, read.swept) == (list("gfedcb"), [])
 
 
 def test_a_sweep_reads_all_whatever_the_mark(opened: Open) -> None:
@@ -195,8 +182,9 @@ def test_one_pinned_old_record_does_not_end_an_increment(opened: Open) -> None:
 
 
 def test_an_empty_page_in_the_middle_is_no_end(opened: Open) -> None:
-    read = opened(Book([[entry("b", 60)], [], [], [entry("a", 50)]])).read(since=NOON)
-    assert (read.told, read.swept) == (["b", "a"], [Swept("", 4)])
+    reader = opened(Book([[entry("b", 60)], [], [], [entry("a", 50)]]))
+    assert reader.read(since=NOON).told == ["b", "a"]
+    assert reader.read(replace(TODAY, sweep=True)).swept == [Swept("", 4)]
 
 
 def test_records_that_cannot_be_read_are_handed_on(opened: Open) -> None:
@@ -206,10 +194,83 @@ def test_records_that_cannot_be_read_are_handed_on(opened: Open) -> None:
     assert datetime.fromisoformat(read.marks["entries"]["value"]) == NOON + timedelta(minutes=60)
 
 
+# Paging words
+
+
+class Numbers(Head):
+    id: int
+
+    def key(self) -> str:
+        return str(self.id)
+
+    def position(self) -> int:
+        return self.id
+
+
+@dataclass
+class Numbered:
+    """Records 1 to 7, three a page: by number of the page, or below an id."""
+
+    ids: list[int] = field(default_factory=lambda: list(range(7, 0, -1)))
+
+    def answer(self, asked: Asked) -> Answer:
+        page = asked.arguments.get("page", "1")
+        ids = [each for each in self.ids if each < int(page[1:])] if page[0] == "b" else self.ids[3 * (int(page) - 1) :]
+        return Answer({"items": [{"id": each} for each in ids[:3]]})
+
+
+def pages_asked(reader: Reader) -> list[str | None]:
+    return [each.arguments.get("page") for each in reader.server.log]
+
+
+def test_pages_by_number_are_read_to_an_empty_one(opened: Open) -> None:
+    reader = opened(Numbered())
+    read = reader.read(numbered=("page", 9), head=Numbers, overlap=None)
+    assert read.told == [7, 6, 5, 4, 3, 2, 1]
+    assert pages_asked(reader) == [None, "2", "3", "4"]
+
+
+def test_pages_below_an_id_are_read_to_an_empty_one(opened: Open) -> None:
+    reader = opened(Numbered())
+    read = reader.read(below="page", head=Numbers, overlap=None)
+    assert read.told == [7, 6, 5, 4, 3, 2, 1]
+    assert pages_asked(reader) == [None, "b5", "b2", "b1"]
+
+
+@pytest.mark.parametrize("words", [{"below": "page"}, {"numbered": ("page", 9)}], ids=["below", "numbered"])
+def test_a_page_below_an_id_or_by_number_goes_on_where_it_broke_off(opened: Open, words: dict[str, Any]) -> None:
+    reader = opened(Numbered())
+    reader.read(**words, head=Numbers, overlap=None)
+    whole = pages_asked(reader)
+    reader.server.log.clear()
+    broken = reader.read(**words, head=Numbers, overlap=None, pages=2)
+    resumed = reader.read(replace(TODAY, resume={"entries": broken.kept}), **words, head=Numbers, overlap=None)
+    assert broken.told + resumed.told == [7, 6, 5, 4, 3, 2, 1]
+    assert pages_asked(reader) == whole
+
+
+def test_pages_beyond_the_last_that_may_be_asked_for_are_told_of(opened: Open) -> None:
+    reader = opened(Numbered())
+    assert reader.read(numbered=("page", 2), head=Numbers, overlap=100, since=0).told == [7, 6, 5, 4, 3, 2]
+    assert reader.client.notes["pages beyond the last that may be asked for, left to a sweep"] == 1
+
+
+def test_a_page_of_records_without_ids_is_no_end(opened: Open) -> None:
+    with pytest.raises(SourceFault, match="tells records without ids"):
+        opened(Book([[{"name": "what"}]])).read(below="page")
+
+
 # Clocks
 
 
-class Clock(datetime):
+class Stopped(type):
+    """Of a clock that stands still, every time is an instance."""
+
+    def __instancecheck__(cls, instance: object) -> bool:
+        return isinstance(instance, datetime)
+
+
+class Clock(datetime, metaclass=Stopped):
     """A clock that a test sets."""
 
     moment = NOON

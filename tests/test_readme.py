@@ -37,8 +37,7 @@ def loaded(warehouse: Warehouse) -> Warehouse:
     for source in house.sources().values():
         days = [Window(day) for day in recording.days(source)]
         for day in days:
-            fetched = fetching.fetched(source, day, "recorded")
-            landing.land(warehouse, source, day.key, fetched.items, fetched_at=fetched.at)
+            landing.take_in(warehouse, source, day.key, fetching.opened(warehouse, source, day, "recorded"))
         for day in days:
             transform.transform(warehouse, source, day.key)
     return warehouse

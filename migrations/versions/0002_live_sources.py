@@ -143,11 +143,11 @@ def upgrade() -> None:
             comment="Not to be asked before",
         ),
         sa.Column(
-            "blocked_until",
+            "free_at",
             postgresql.TIMESTAMP(timezone=True),
             server_default=sa.text("'epoch'"),
             nullable=False,
-            comment="It asked to be left alone",
+            comment="It asked to be left alone until then",
         ),
         sa.PrimaryKeyConstraint("host", name=op.f("hosts_pkey")),
         schema="ops",

@@ -108,6 +108,8 @@ def counts(row: Mapping[str, int], stats: Mapping[str, Any]) -> str:
     telling = {"fetched", "created", "updated", "deleted"}
     words = [f"{row[name]:,} {name}" for name in vars(Counts()) if row[name] or name in telling]
     words += [f"{number:,} skipped ({reason})" for reason, number in stats.get("skipped", {}).items()]
+    words += [f"{stats['renamed']:,} renamed"] if stats.get("renamed") else []
+    words += [f"{number:,} {note}" for note, number in stats.get("notes", {}).items() if note != "requests"]
     return ", ".join(words)
 
 

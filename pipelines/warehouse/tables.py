@@ -190,7 +190,11 @@ hosts = Table(
     Column("host", Text, primary_key=True, comment="Host and port that sources are read from"),
     Column("next_at", Timestamp, nullable=False, server_default=text("'epoch'"), comment="Not to be asked before"),
     Column(
-        "blocked_until", Timestamp, nullable=False, server_default=text("'epoch'"), comment="It asked to be left alone"
+        "free_at",
+        Timestamp,
+        nullable=False,
+        server_default=text("'epoch'"),
+        comment="It asked to be left alone until then",
     ),
     schema="ops",
     prefixes=("unlogged",),
