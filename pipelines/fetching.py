@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx
 
-from pipelines import recording, settings
+from pipelines import ledger, recording, settings
 from pipelines.errors import AtlasError
 from pipelines.http import Client
 from pipelines.landing import Intake
@@ -36,6 +36,7 @@ def opened(
         if mode == "recorded":
             place, window = _recorded(stack, source, window), replace(window, sweep=not source.dated)
         else:
+            ledger.reap(warehouse)  # so that what a dead run of this day has landed is taken up
             window = _live_window(warehouse, source, window, sweep=sweep)
             place = stack.enter_context(live(warehouse, source))
         yield Intake(

@@ -222,7 +222,9 @@ class Split:
         """The rows of `incoming` as the table would hold them, each with its place; only after `_types`."""
         columns = [
             sql.SQL("{} as {}").format(
-                shape.cast(column.name) if column.name in shape.yielded else sql.SQL("null"),
+                shape.cast(column.name)
+                if column.name in shape.yielded
+                else sql.SQL(f"null::{shape.type_of(column.name)}"),
                 sql.Identifier(column.name),
             )
             for column in shape.table.columns

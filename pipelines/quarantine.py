@@ -129,17 +129,17 @@ def keep_rows(run: Run) -> None:
     )
 
 
-def entries(connection: Connection, *, stream: str | None = None, closed: bool = False) -> list[dict[str, Any]]:
+def entries(connection: Connection, *, source: str | None = None, closed: bool = False) -> list[dict[str, Any]]:
     """The entries without their bytes and rows, oldest first; open ones only unless `closed`."""
     return connection.execute(
         """
         select quarantine_id, stage, stream, partition_key, external_id, request, reason, detail, path, byte_offset,
             table_name, row_key, constraint_name, seen, first_at, last_at, closed_at, first_run, last_run, closed_run
         from staging.quarantine
-        where (%(stream)s::text is null or stream = %(stream)s) and (%(closed)s or closed_at is null)
+        where (%(source)s::text is null or split_part(stream, '.', 1) = %(source)s) and (%(closed)s or closed_at is null)
         order by quarantine_id
         """,
-        {"stream": stream, "closed": closed},
+        {"source": source, "closed": closed},
     ).fetchall()
 
 

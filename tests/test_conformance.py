@@ -22,6 +22,7 @@ from msgspec.inspect import DictType, ListType, RawType, StructType, Type, Union
 from psycopg import sql
 from psycopg.rows import tuple_row
 from sqlalchemy import Table, make_url
+from sqlglot import exp
 
 from pipelines import fetching, house, landing, recording
 from pipelines import transform as transforms
@@ -157,7 +158,7 @@ def tables_of(source: Source) -> list[Table]:
 def named_columns(select: Select) -> list[str]:
     """The columns that a SELECT file yields."""
     query = sqlglot.parse_one(select.file.text, dialect="postgres")
-    assert isinstance(query, sqlglot.exp.Query)
+    assert isinstance(query, exp.Query)
     return query.named_selects
 
 
@@ -711,6 +712,55 @@ def test_the_recording_has_a_value_for_each_field_of_the_contract(source: Source
         for path in contract_paths(msgspec.inspect.type_info(contract))
     }
     assert named == relied_upon(source, everything(source)).keys()
+
+
+def read_columns(columns: Sequence[exp.Expression], below: str) -> Iterator[str]:
+    """The path of each column of a JSON_TABLE, from the top of what it reads."""
+    for column in columns:
+        if isinstance(column, exp.JSONColumnDef) and column.args.get("path"):
+            path = below + column.args["path"].this.removeprefix("strict ").removeprefix("$")
+            nested = column.args.get("nested_schema")
+            yield from read_columns(nested.expressions, path) if nested else [path]
+
+
+def paths_read(source: Source, select: Select) -> Iterator[Path]:
+    """What a SELECT file reads straight from payloads by JSON_TABLE."""
+    kinds = {kind or "payloads": kind for kind in source.contracts}
+    kinds |= {f"{kind}_observations" if kind else "observations": kind for kind in source.contracts}
+    for table in sqlglot.parse_one(select.file.text, dialect="postgres").find_all(exp.JSONTable):
+        value = table.this.unnest_operands()[0] if isinstance(table.this, exp.FormatJson) else table.this
+        query = table.find_ancestor(exp.Select)
+        while isinstance(value, exp.Column) and value.name == "body" and query is not None:
+            read = query.args["from_"].this
+            if isinstance(read, exp.Table) and read.alias == value.table and read.name in kinds:
+                top = table.args["path"].this.removeprefix("strict ")
+                yield from ((kinds[read.name], path) for path in read_columns(table.args["schema"].expressions, top))
+                break
+            query = query.find_ancestor(exp.Select)
+
+
+def is_named(kind: Type, steps: Sequence[str]) -> bool:
+    """Whether a contract says what is at a path; below a Raw it says that anything may be."""
+    if isinstance(kind, UnionType):
+        return any(is_named(each, steps) for each in kind.types)
+    if not steps or isinstance(kind, RawType):
+        return True
+    if isinstance(kind, ListType):
+        return is_named(kind.item_type, steps[steps[0] == EACH_ELEMENT :])
+    if isinstance(kind, DictType):
+        return is_named(kind.value_type, steps[1:])
+    fields = {field.encode_name: field.type for field in kind.fields} if isinstance(kind, StructType) else {}
+    return steps[0] in fields and is_named(fields[steps[0]], steps[1:])
+
+
+def test_every_path_that_a_select_reads_is_in_the_contract(source: Source) -> None:
+    """I10: dropped, renamed or re-typed it would give NULL without a word. A filter takes whatever there is."""
+    read = {path for select in house.selects(source.name) for path in paths_read(source, select)}
+    assert read
+    for kind, path in read:
+        chosen = path.partition("?")[0].replace(".keyvalue().value", ".*").partition(".keyvalue()")[0]
+        steps = re.findall(r"\[\*\]|[^.\[\]$ ]+", chosen)
+        assert is_named(msgspec.inspect.type_info(source.contracts[kind]), steps), (kind, path)
 
 
 def counted(value: Any, counters: Tree, path: str = "") -> Iterator[str]:

@@ -28,7 +28,7 @@ def list_(
     """List the entries, oldest first."""
     source = house.find_source(stream).name if stream else None
     with context.warehouse() as warehouse, warehouse.connect() as connection:
-        rows = quarantine.entries(connection, stream=source, closed=closed)
+        rows = quarantine.entries(connection, source=source, closed=closed)
     if json:
         show.as_json(rows)
         return
