@@ -8,6 +8,8 @@ TESTS ?= tests
 JOBS ?= 2
 LINT ?= lint
 PORT ?= 3000
+# Every warning is an error, but for one that Dagster gives itself for each schedule there is.
+STRICTLY := 'error,ignore:Property `ScheduleDefinition.environment_vars`'
 
 .PHONY: help install run ui test lint lock clean db-migrate db-status db-ensure db-drop db-shell
 
@@ -42,7 +44,7 @@ lint: install ## format, style, types, Dagster definitions
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	VIRTUAL_ENV=$(CURDIR)/.venv PYTHONWARNINGS=error DAGSTER_HOME= $(BIN)/dg check defs
+	VIRTUAL_ENV=$(CURDIR)/.venv PYTHONWARNINGS=$(STRICTLY) DAGSTER_HOME= $(BIN)/dg check defs
 
 lock: ## write the lock file anew from pyproject.toml
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --extra dev --generate-hashes \

@@ -136,7 +136,8 @@ def entries(connection: Connection, *, source: str | None = None, closed: bool =
         select quarantine_id, stage, stream, partition_key, external_id, request, reason, detail, path, byte_offset,
             table_name, row_key, constraint_name, seen, first_at, last_at, closed_at, first_run, last_run, closed_run
         from staging.quarantine
-        where (%(source)s::text is null or split_part(stream, '.', 1) = %(source)s) and (%(closed)s or closed_at is null)
+        where (%(source)s::text is null or split_part(stream, '.', 1) = %(source)s)
+          and (%(closed)s or closed_at is null)
         order by quarantine_id
         """,
         {"source": source, "closed": closed},

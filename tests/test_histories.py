@@ -143,9 +143,8 @@ class History:
             self.pass_time()
             for _ in range(self.draw.randint(0, 3)):
                 self.change()
-        self.resumes = False  # what broke off may have been told before it changed
         self.run(sweep=True, shrink=True, calm=True)
-        if self.resumed:
+        if self.resumed:  # what was told before it broke off may have changed since then
             self.run(sweep=True, shrink=True, calm=True)
         assert self.seen().alive() == self.world(), "after a clean sweep, staging is what the source is"
         self.transform()

@@ -1,7 +1,5 @@
 """What watches: sources are asked for news, tables follow their sources, dead runs are closed in the ledger."""
 
-from collections import defaultdict
-from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 
 import dagster as dg
@@ -59,38 +57,23 @@ def news_sensor(source: Source) -> dg.SensorDefinition:
     return news
 
 
-def sweep_schedules(sources: Iterable[Source]) -> Iterator[dg.ScheduleDefinition]:
-    """A schedule for each domain and time at which sources of it are asked for everything they have."""
-    together: dict[tuple[str, str], list[Source]] = defaultdict(list)
-    for source in sources:
-        if source.sweeps:
-            together[source.domain, source.sweeps].append(source)
-    for number, ((domain, cron), swept) in enumerate(sorted(together.items(), key=lambda each: each[0])):
-        yield _sweep_schedule(f"{domain}__sweeps_{number + 1}", cron, swept)
+def sweep_schedule(source: Source, cron: str) -> dg.ScheduleDefinition:
+    """Asks a source for everything it has, at the times of a cron line."""
 
-
-def _sweep_schedule(name: str, cron: str, sources: list[Source]) -> dg.ScheduleDefinition:
     @dg.schedule(
-        name=name,
+        name=f"{source.domain}__{source.stem}__sweep",
         cron_schedule=cron,
         execution_timezone="UTC",
-        target=dg.AssetSelection.assets(*(staging_key(source) for source in sources)),
+        target=dg.AssetSelection.assets(staging_key(source)),
         default_status=dg.DefaultScheduleStatus.RUNNING,
-        description="Asks for everything: " + ", ".join(source.name for source in sources),
+        description=f"Asks {source.name} for everything it has.",
     )
-    def sweep(context: dg.ScheduleEvaluationContext) -> dg.SkipReason | list[dg.RunRequest]:
+    def sweep(context: dg.ScheduleEvaluationContext) -> dg.SkipReason | dg.RunRequest:
         if settings.load().mode != "live":
             return dg.SkipReason(NOT_LIVE)
         day = context.scheduled_execution_time.date().isoformat()
-        return [
-            dg.RunRequest(
-                run_key=f"{source.name} {day}",
-                partition_key=day,
-                asset_selection=[staging_key(source)],
-                run_config={"ops": {landing_op(source): {"config": {"sweep": True}}}},
-            )
-            for source in sources
-        ]
+        config = {"ops": {landing_op(source): {"config": {"sweep": True}}}}
+        return dg.RunRequest(run_key=day, partition_key=day, run_config=config)
 
     return sweep
 
