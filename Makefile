@@ -11,7 +11,9 @@ PORT ?= 3000
 # Every warning is an error, but for one that Dagster gives itself for each schedule there is.
 STRICTLY := 'error,ignore:Property `ScheduleDefinition.environment_vars`'
 
-.PHONY: help install run ui test lint lock clean db-migrate db-status db-ensure db-drop db-shell
+HISTORIES ?= 10000
+
+.PHONY: help install run ui test test-histories lint lock clean db-migrate db-status db-ensure db-drop db-shell
 
 help: ## what can be made
 	@grep -hE '^[a-z -]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\n\t/'
@@ -39,6 +41,9 @@ ui: install ## the Dagster UI over the warehouse, on 127.0.0.1:3000
 
 test: install $(LINT) ## everything a contributor must pass; DATABASE=container uses testcontainers
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal --database $(DATABASE) $(TESTS)
+
+test-histories: install ## many histories of sources that change while they are read; HISTORY=<seed> repeats one
+	HISTORIES=$(HISTORIES) $(BIN)/python -m pytest -n $(JOBS) --dist worksteal -rP --show-capture=stdout tests/test_histories.py
 
 lint: install ## format, style, types, Dagster definitions
 	$(BIN)/ruff format --check .

@@ -25,49 +25,60 @@ class Split:
     def __init__(self, connection: Connection, shapes: Sequence[Shape]) -> None:
         self.connection, self.shapes = connection, shapes
 
-    def all(self, counts: dict[str, Counts]) -> None:
-        """Leaves in each `incoming` only rows that fit; counts what left."""
+    def alone(self) -> None:
+        """Splits off the rows that do not fit whatever others there are."""
+        for shape in self.shapes:
+            self._types(shape)
+            self._missing(shape)
+            self._checks(shape)
+
+    def together(self, counts: dict[str, Counts]) -> None:
+        """Leaves in each `incoming` only rows that fit with each other; counts what left, now and before."""
         for shape in self.shapes:
             each = counts[shape.name]
-            each.quarantined += self._types(shape) + self._missing(shape) + self._checks(shape)
             each.duplicates += self._duplicates(shape)
-            each.quarantined += sum(self._reference(shape, reference) for reference in shape.references)
-            self._claims(shape, each)
+            for reference in shape.references:
+                self._reference(shape, reference)
+            each.duplicates += self._claims(shape)
         for shape in self.shapes:
             if not shape.owned:
-                counts[shape.name].quarantined += self._unreferenced(shape)
+                self._unreferenced(shape)
+        left = "select table_name, count(*) as number from misfits where reason <> 'select_fails' group by table_name"
+        for row in self.connection.execute(left):
+            counts[row["table_name"]].quarantined += row["number"]
 
-    def _types(self, shape: Shape) -> int:
-        split = 0
+    def again(self) -> None:
+        """Forgets what was split off, for rows that are selected again."""
+        self.connection.execute("delete from misfits where reason <> 'select_fails'")
+        self.connection.execute("truncate waiting")
+
+    def _types(self, shape: Shape) -> None:
         for column in shape.yielded:
             wanted = shape.type_of(column)
             if shape.yielded[column] == wanted.lower():
                 continue
             text = shape.as_text(column)
-            split += self._split(
+            self._split(
                 shape,
                 sql.SQL("not pg_input_is_valid({}, {})").format(text, sql.Literal(wanted)),
                 reason="type",
                 constraint=column,
                 detail=sql.SQL("(select message from pg_input_error_info({}, {}))").format(text, sql.Literal(wanted)),
             )
-        return split
 
-    def _missing(self, shape: Shape) -> int:
-        return sum(
-            self._split(
-                shape,
-                sql.SQL("{} is null").format(sql.Identifier(column)),
-                reason="not_null",
-                constraint=column,
-                detail=sql.Literal(f"{column} has no value"),
-            )
-            for column in shape.yielded
-            if not shape.table.columns[column].nullable
-        )
+    def _missing(self, shape: Shape) -> None:
+        for column in shape.yielded:
+            if not shape.table.columns[column].nullable:
+                self._split(
+                    shape,
+                    sql.SQL("{} is null").format(sql.Identifier(column)),
+                    reason="not_null",
+                    constraint=column,
+                    detail=sql.Literal(f"{column} has no value"),
+                )
 
-    def _checks(self, shape: Shape) -> int:
-        return sum(
+    def _checks(self, shape: Shape) -> None:
+        for check in shape.checks:
             self._split(
                 shape,
                 self._places(shape, sql.SQL("({}) is false").format(sql.SQL(str(check.sqltext)))),
@@ -75,8 +86,6 @@ class Split:
                 constraint=str(check.name),
                 detail=sql.Literal(str(check.sqltext)),
             )
-            for check in shape.checks
-        )
 
     def _duplicates(self, shape: Shape) -> int:
         return self.connection.execute(
@@ -91,9 +100,9 @@ class Split:
             ).format(incoming=shape.incoming, columns=names(list(shape.yielded)))
         ).rowcount
 
-    def _reference(self, shape: Shape, reference: Reference) -> int:
+    def _reference(self, shape: Shape, reference: Reference) -> None:
         if reference.column not in shape.yielded:
-            return 0
+            return
         parent = Shape(reference.table)
         (key,) = parent.key
         column = sql.Identifier("o", reference.column)
@@ -119,8 +128,8 @@ class Split:
                     shape.incoming, sql.Identifier(reference.column), orphan
                 )
             )
-            return 0
-        return self._split(
+            return
+        self._split(
             shape,
             orphan,
             reason="parent",
@@ -137,7 +146,7 @@ class Split:
                 ).format(sql.Literal(table), key, sql.Literal(reason), shape.incoming, condition)
             )
 
-    def _unreferenced(self, shape: Shape) -> int:
+    def _unreferenced(self, shape: Shape) -> None:
         """Shared rows to which nothing refers, now that what would is split off."""
         (key,) = shape.key
         referred = [
@@ -151,7 +160,7 @@ class Split:
         ]
         if shape.told and "record_id" in shape.yielded:
             referred.append(sql.SQL("o.record_id is not null").format())
-        return self._split(
+        self._split(
             shape,
             sql.SQL("not ({})").format(sql.SQL(" or ").join(referred)),
             reason="unreferenced",
@@ -159,64 +168,69 @@ class Split:
             detail=sql.Literal("no row that fits refers to it"),
         )
 
-    def _claims(self, shape: Shape, counts: Counts) -> None:
-        """Rows of a key or a unique value: the first stays. The same key twice is one thing told twice, no misfit."""
-        if "record_id" in shape.yielded:
-            self._claim(shape, shape.key, None, counts)
-            for unique in shape.uniques:
-                columns = [column.name for column in unique.columns]
-                if set(columns) <= shape.yielded.keys():
-                    self._claim(shape, columns, unique, counts)
+    def _claims(self, shape: Shape) -> int:
+        """Takes away rows that have a key or a unique value of another; how many are told twice, and are no misfits.
 
-    def _claim(self, shape: Shape, columns: list[str], unique: UniqueConstraint | None, counts: Counts) -> None:
-        """Takes away the rows that have what another has, and notes for which they wait."""
+        The smallest row has what it claims. What lost one claim is not there to win another, so that rows are decided
+        one after the other, smallest first, as far as they contest anything.
+        """
+        if "record_id" not in shape.yielded:
+            return 0
+        claims: list[tuple[list[str], UniqueConstraint | None]] = [(shape.key, None)]
+        for unique in shape.uniques:
+            columns = [column.name for column in unique.columns]
+            if set(columns) <= shape.yielded.keys():
+                claims.append((columns, unique))
+        self.connection.execute(CONTESTED)
+        contested = sum(self._contest(shape, number, *claim) for number, claim in enumerate(claims))
+        if contested:
+            ranked = RANK.format(placed=self._placed(shape), key=shape.key_text("n"))
+            self.connection.execute(ranked)
+        while contested:
+            contested -= self.connection.execute(DECIDE).rowcount
+        twice = self._lost_keys(shape)
+        for number, (columns, each) in enumerate(claims):
+            lost = sql.SQL("o.ctid in (select place from losers where claim = {})").format(sql.Literal(number))
+            if each is not None:
+                self._wait(shape, lost, shape.name, WINNER, "unique")
+            self._split(
+                shape,
+                lost,
+                reason="unique",
+                constraint=str(each.name) if each is not None else f"{shape.table.name}_pkey",
+                detail=sql.Literal(f"another row has this {', '.join(columns)}"),
+            )
+        self.connection.execute("drop table contested, losers")
+        return twice
+
+    def _contest(self, shape: Shape, number: int, columns: list[str], unique: UniqueConstraint | None) -> int:
+        """Notes the rows that claim what another one claims too."""
         known = (
             TRUE
             if unique is not None and _nulls_collide(unique)
             else sql.SQL(" and ").join(sql.SQL("n.{} is not null").format(sql.Identifier(column)) for column in columns)
         )
-        self.connection.execute(
+        return self.connection.execute(
             sql.SQL(
                 """
-                create temp table losers on commit drop as
-                select place, winner, twice from (
-                    select n.place, {known} as known, row_number() over claims as number,
-                        first_value({key}) over claims as winner,
-                        n.record_id = first_value(n.record_id) over claims as twice
-                    from ({typed}) as n left join scope w on w.record_id = n.record_id
-                    window claims as (
-                        partition by {columns}
-                        order by w.stream collate "C", w.external_id collate "C", {keys},
-                            (to_jsonb(n) - 'place')::text collate "C")
+                insert into contested (claim, value, place)
+                select {number}, value, place from (
+                    select n.place, dense_rank() over (order by {columns}) as value,
+                        count(*) over (partition by {columns}) as many
+                    from ({placed}) as n where {known}
                 ) as numbered
-                where known and number > 1
+                where many > 1
                 """
             ).format(
-                known=known,
-                columns=names(columns, "n"),
-                key=shape.key_text("n"),
-                keys=names(shape.key, "n"),
-                typed=self._placed(shape),
+                number=sql.Literal(number), columns=names(columns, "n"), placed=self._placed(shape), known=known
             )
-        )
-        lost = sql.SQL("o.ctid in (select place from losers)").format()
-        winner = sql.SQL("(select winner from losers where place = o.ctid)").format()
-        if unique is None:
-            lost_to_another = sql.SQL("o.ctid in (select place from losers where not twice)").format()
-            self._wait(shape, lost_to_another, shape.name, winner, "claim")
-            counts.duplicates += self.connection.execute(
-                sql.SQL("delete from {} o where {}").format(shape.incoming, lost_to_another)
-            ).rowcount
-        else:
-            self._wait(shape, lost, shape.name, winner, "unique")
-        counts.quarantined += self._split(
-            shape,
-            lost,
-            reason="unique",
-            constraint=str(unique.name) if unique is not None else f"{shape.table.name}_pkey",
-            detail=sql.Literal(f"another row has this {', '.join(columns)}"),
-        )
-        self.connection.execute("drop table losers")
+        ).rowcount
+
+    def _lost_keys(self, shape: Shape) -> int:
+        """Takes away rows whose key another record has: they wait, and are no misfits."""
+        lost = sql.SQL("o.ctid in (select place from losers where claim = 0 and not itself)")
+        self._wait(shape, lost, shape.name, WINNER, "claim")
+        return self.connection.execute(sql.SQL("delete from {} o where {}").format(shape.incoming, lost)).rowcount
 
     def _placed(self, shape: Shape) -> sql.Composed:
         """The rows of `incoming` as the table would hold them, each with its place; only after `_types`."""
@@ -236,9 +250,9 @@ class Split:
 
     def _split(
         self, shape: Shape, condition: sql.Composable, *, reason: str, constraint: str, detail: sql.Composable
-    ) -> int:
+    ) -> None:
         key = sql.SQL(", ").join(sql.SQL("{}::text").format(sql.Identifier(column)) for column in shape.key)
-        return self.connection.execute(
+        self.connection.execute(
             sql.SQL(
                 """
                 with bad as (delete from {incoming} o where {condition} returning *)
@@ -255,8 +269,53 @@ class Split:
                 constraint=sql.Literal(constraint),
                 detail=detail,
             )
-        ).rowcount
+        )
 
 
 def _nulls_collide(unique: UniqueConstraint) -> bool:
     return bool(unique.dialect_options["postgresql"]["nulls_not_distinct"])
+
+
+CONTESTED = """
+create temp table contested (claim int, value bigint, place tid, rank bigint, key text, record_id uuid) on commit drop;
+create temp table losers (place tid, claim int, winner text, itself boolean) on commit drop
+"""
+
+RANK = sql.SQL(
+    """
+    update contested c set rank = r.rank, key = r.key, record_id = r.record_id
+    from (
+        select n.place, {key} as key, n.record_id, row_number() over (
+            order by w.stream collate "C", w.external_id collate "C", {key} collate "C",
+                (to_jsonb(n) - 'place')::text collate "C") as rank
+        from ({placed}) as n left join scope w on w.record_id = n.record_id
+        where n.place in (select place from contested)
+    ) as r
+    where r.place = c.place
+    """
+)
+
+DECIDE = """
+with winners as (
+    select c.place from contested c
+    join (select claim, value, min(rank) as rank from contested group by claim, value) as s using (claim, value)
+    group by c.place having bool_and(c.rank = s.rank)
+),
+
+lost as (
+    select distinct on (c.place) c.place, c.claim, w.key as winner, c.record_id is not distinct from w.record_id as itself
+    from winners
+    join contested w using (place)
+    join contested c using (claim, value)
+    where c.place <> w.place
+    order by c.place, c.claim
+),
+
+noted as (
+    insert into losers select * from lost
+)
+
+delete from contested where place in (select place from winners union all select place from lost)
+"""
+
+WINNER = sql.SQL("(select winner from losers where place = o.ctid)")

@@ -43,16 +43,18 @@ class Scope:
         """Adds the records that depend on what changes; whether there were any. contested: by any claim."""
         self.connection.execute("truncate due")
         for shape in self.shapes:
-            self._due(AWAITED, shape, key=shape.key_text("k"), target_key=shape.key_text("t"))
-            if "record_id" in shape.yielded and (contested or shape.told):
-                self._claims(shape, contested=contested)
+            self._due(AWAITED, shape, key=shape.key_text("k"))
+            if "record_id" in shape.yielded:
+                self._due(CONTESTED, shape, key=shape.key_text("k"), target_key=shape.key_text("t"))
+                if contested or shape.told:
+                    self._claims(shape, contested=contested)
             self._referrers(shape)
         self.connection.execute(GROW, {"round": self._round + 1, "streams": self._streams})
         self.connection.execute("update scope s set whole = true from due d where s.record_id = d.record_id")
         return self._fill() > 0
 
     def leave_out(self, version_ids: Sequence[int]) -> None:
-        """Takes records out again; what is left is one round."""
+        """Takes records out again, and lets SELECTs see once more what is left."""
         for name in ("bodies", "seen", "scope"):
             self.connection.execute(
                 sql.SQL(
@@ -60,6 +62,10 @@ class Scope:
                 ).format(sql.Identifier(name)),
                 [list(version_ids)],
             )
+        self.as_one_round()
+
+    def as_one_round(self) -> None:
+        """Lets SELECTs see all of it once more."""
         for name in ("bodies", "seen"):
             self.connection.execute(sql.SQL("update {} set round = %s").format(sql.Identifier(name)), [self._round])
 
@@ -181,7 +187,11 @@ select s.record_id, s.version_id, s.stream, s.external_id, v.version_at,
 from scope s
 join staging.versions v using (version_id)
 join staging.payloads b on b.payload_id = s.payload_id
-left join staging.observations o on o.record_id = s.record_id and o.latest
+left join lateral ( -- a version that is not the latest keeps the counters it was taken in with
+    select e.digest, e.counters, e.paths from staging.observations e
+    where e.record_id = s.record_id and case when v.latest then e.latest else e.from_run is not null end
+    order by e.observed_at desc limit 1
+) as o on true
 where s.round = %(round)s
 """
 
@@ -234,12 +244,21 @@ AWAITED = sql.SQL(
     select w.record_id from {incoming} k
     join staging.waits w on w.table_name = {name} and w.key = {key}
     where w.reason = 'parent'
-    union all
+    """
+)
+
+CONTESTED = sql.SQL(
+    """
+    insert into due
     select w.record_id from {target} t
     join scope s on s.record_id = t.record_id
     join staging.waits w on w.table_name = {name} and w.key = {target_key}
+    cross join lateral (select external_id from staging.versions v where v.record_id = w.record_id limit 1) as v
     where w.reason = 'unique'
-       or w.reason = 'claim' and not exists (select from {incoming} k where {key} = w.key)
+       or w.reason = 'claim' and not exists ( -- none that it would still lose to
+           select from {incoming} k join scope o on o.record_id = k.record_id
+           where {key} = w.key
+             and (o.stream collate "C", o.external_id collate "C") < (w.stream collate "C", v.external_id collate "C"))
     """
 )
 

@@ -99,6 +99,7 @@ class _Transform:
         self.shapes = [Shape(select.table) for select in selects]
         self.shared = shared_tables(self.shapes)
         self.scope = Scope(run, source, self.shapes)
+        self.split = Split(run.connection, self.shapes)
         self.digests = {select.file.address: select.file.digest for select in selects}
         self.unreadable = 0
 
@@ -129,14 +130,26 @@ class _Transform:
             with self.connection.transaction():
                 self._write(counts)
         except MISFIT:
-            counts = self._no_counts()
-            split = Split(self.connection, self.shapes)
-            split.all(counts)
-            while self.scope.grow(contested=True):
-                self._select()
-                split.all(counts)
+            counts = self._sorted_out()
             self._write(counts)
         return counts
+
+    def _sorted_out(self) -> dict[str, Counts]:
+        """Splits off the rows that do not fit, with everything that they contest or depend on at hand.
+
+        A row that is split off may be what others waited to see gone: then all of it is decided again with them.
+        """
+        while True:
+            self.split.alone()
+            while self.scope.grow(contested=True):
+                self._select()
+                self.split.alone()
+            counts = self._no_counts()
+            self.split.together(counts)
+            if not self.scope.grow(contested=True):
+                return counts
+            self.scope.as_one_round()
+            self._start_again()
 
     def _no_counts(self) -> dict[str, Counts]:
         return {shape.name: Counts() for shape in (*self.shapes, *self.shared)}
@@ -175,6 +188,7 @@ class _Transform:
         for shape in self.shapes:
             self.connection.execute(sql.SQL("drop table if exists {}").format(shape.incoming))
             shape.yielded = {}
+        self.split.again()
         self._select()
 
     def _leave_out(self, select: Select, error: psycopg.Error) -> None:

@@ -134,7 +134,7 @@ class History:
     runs: int = 0
 
     def play(self) -> None:
-        for _ in range(self.draw.randint(2, 6)):
+        for _ in range(self.draw.randint(3, 12)):
             self.change()
         for _ in range(self.draw.randint(1, 4)):
             self.run(sweep=self.draw.random() < 0.4, crash=self.draw.random() < 0.35, faults=self.draw.random() < 0.1)

@@ -68,7 +68,7 @@ select
     ops.key(p.source, i.external_id)    as image_id,
     p.record_id,
     ops.key(p.source)                   as source_id,
-    ops.key(p.source, i.version)        as model_version_id,
+    case when i.version is not null then ops.key(p.source, i.version) end as model_version_id,
     i.external_id,
     i.url,
     'Safe'                              as rating
@@ -145,9 +145,9 @@ Teller = Callable[[], Told]
 def empty(warehouse: Warehouse) -> None:
     """Leaves a warehouse as it was migrated."""
     house.load_tables()
-    tables = sql.SQL(", ").join(sql.Identifier(str(table.schema), table.name) for table in metadata.sorted_tables)
+    tables = [sql.Identifier(str(table.schema), table.name) for table in reversed(metadata.sorted_tables)]
     with warehouse.connect() as connection:
-        connection.execute(sql.SQL("truncate {}").format(tables))
+        connection.execute(sql.SQL("; ").join(sql.SQL("delete from {}").format(table) for table in tables))
 
 
 @pytest.fixture(scope="module")
