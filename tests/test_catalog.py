@@ -1,4 +1,4 @@
-"""The catalogue as its document promises it: tables, indexes, constraints, upserts, jsonb, tags of several sources, views.
+"""The catalogue as its document promises it: tables, indexes, constraints, upserts, jsonb, shared tags, views.
 
 What is promised is written out here, from the document and not from `assets/catalog/tables.py`, and asked of Postgres.
 """
@@ -44,8 +44,8 @@ COLUMNS = {
     "catalog.model_stats": "model_id observed_at downloads likes rating",
     "catalog.artifacts": "artifact_id model_version_id external_id kind file_name size_bytes sha256 url metadata "
     "created_at",
-    "catalog.images": "image_id model_id model_version_id source_id external_id sha256 md5 preview_url url width height "
-    "rating metadata created_at updated_at",
+    "catalog.images": "image_id model_id model_version_id source_id external_id sha256 md5 preview_url url width "
+    "height rating metadata created_at updated_at",
     "catalog.image_tags": "image_id tag_id",
     "catalog.workflows": "workflow_id source_id external_id title graph nodes_count created_at updated_at",
     "catalog.prompts": "prompt_id model_id model_version_id workflow_id image_id source_id text negative_text metadata "
@@ -95,7 +95,7 @@ LOOKUPS = {
     "fetch_runs_status_idx": "select from ops.fetch_runs where status = 'failed'",
 }
 
-UNIQUE = {
+UNIQUE: dict[str, tuple[str, ...]] = {
     "ops.sources": ("name",),
     "catalog.models": ("source_id", "external_id"),
     "catalog.model_versions": ("model_id", "version_label"),
@@ -103,7 +103,7 @@ UNIQUE = {
     "catalog.images": ("source_id", "external_id"),
     "catalog.workflows": ("source_id", "external_id"),
 }
-COMPOSITE_KEYS = {
+COMPOSITE_KEYS: dict[str, tuple[str, ...]] = {
     "catalog.model_tags": ("model_id", "tag_id"),
     "catalog.image_tags": ("image_id", "tag_id"),
     "catalog.model_stats": ("model_id", "observed_at"),
@@ -333,11 +333,9 @@ def refused(connection: Connection, kind: type[psycopg.IntegrityError], act: Cal
 
 
 @pytest.fixture(scope="module")
-def ground(new_warehouse: MakeWarehouse) -> Iterator[Warehouse]:
+def ground(new_warehouse: MakeWarehouse) -> Warehouse:
     """A warehouse whose tables stay empty."""
-    made = new_warehouse()
-    yield made
-    made.drop_database(made.database)
+    return new_warehouse()
 
 
 @pytest.fixture
@@ -637,7 +635,7 @@ GRAPH = {
 PAYLOADS = {
     "catalog/civitai": [
         a_payload("models", a_model(1)),
-        a_payload("models", a_model(2, tags=["long_hair", " LONG \t Hair ", f"{FULLWIDTH_L}ong__hair"])),
+        a_payload("models", a_model(2, tags=["long_hair", " LONG \t Hair ", f"{FULLWIDTH_L}ong__hair"], nsfw=True)),
         a_payload("models", shared_files()),
         a_payload("images", an_image(900, browsingLevel=16, meta={"prompt": "fog", "negativePrompt": "people"})),
     ],
@@ -686,13 +684,12 @@ def rows(warehouse: Warehouse, query: str) -> list[Json]:
 
 
 @pytest.fixture(scope="module")
-def catalogue(new_warehouse: MakeWarehouse) -> Iterator[Warehouse]:
+def catalogue(new_warehouse: MakeWarehouse) -> Warehouse:
     """A warehouse with the payloads of all sources; tests leave its rows as they are."""
     made = new_warehouse()
     for source, payloads in PAYLOADS.items():
         assert {run.status for run in take(made, source, payloads)} == {"completed"}
-    yield made
-    made.drop_database(made.database)
+    return made
 
 
 def test_every_table_has_rows_of_these_payloads(catalogue: Warehouse) -> None:
@@ -793,7 +790,7 @@ def with_extra(document: Json, value: str) -> bytes:
 
 
 def extra_model(number: int, value: str) -> bytes:
-    extra = {"extra": EXTRA}
+    extra: Json = {"extra": EXTRA}
     image = an_image(number, meta={"prompt": "a harbour", **extra}, **extra)
     version = {"id": number, "name": "v1", "files": [a_file(number, **extra)], "images": [image], **extra}
     return with_extra(a_model(number, modelVersions=[version], description=None, **extra), value)
@@ -813,7 +810,7 @@ def parts(model: Json) -> dict[str, Json]:
 
 
 @pytest.fixture(scope="module")
-def documents(new_warehouse: MakeWarehouse) -> Iterator[Warehouse]:
+def documents(new_warehouse: MakeWarehouse) -> Warehouse:
     """A warehouse with a model and a graph of each value."""
     made = new_warehouse()
     models = [
@@ -822,15 +819,15 @@ def documents(new_warehouse: MakeWarehouse) -> Iterator[Warehouse]:
     graphs = [Payload(with_extra(GRAPH | {"extra": EXTRA}, value), "x", name) for name, value in VALUES.items()]
     for source, payloads in (("catalog/civitai", models), ("catalog/comfyui", graphs)):
         assert {run.status for run in take(made, source, payloads)} == {"completed"}
-    yield made
-    made.drop_database(made.database)
+    return made
 
 
-def told(warehouse: Warehouse, table: str, column: str) -> dict[str, object]:
-    """A document of each record, by the record's external id."""
+def told(warehouse: Warehouse, stream: str, table: str, column: str) -> dict[str, object]:
+    """A document that each record of a stream made, by the record's external id."""
     query = f"""
         select v.external_id, t.{column}::text as document
         from catalog.{table} as t join staging.versions as v using (record_id)
+        where v.stream = '{stream}'
     """
     return {row["external_id"]: decode(row["document"]) for row in rows(warehouse, query)}
 
@@ -839,12 +836,14 @@ def told(warehouse: Warehouse, table: str, column: str) -> dict[str, object]:
 def test_a_part_of_a_model_comes_back_as_the_value_that_was_sent(documents: Warehouse, place: str) -> None:
     sent = [decode(extra_model(number, value)) for number, value in enumerate(VALUES.values(), start=1)]
     assert all("extra" in parts(model)[place] for model in sent)
-    assert told(documents, *place.split(".")) == {str(model["id"]): parts(model)[place] for model in sent}
+    assert told(documents, "catalog/civitai.models", *place.split(".")) == {
+        str(model["id"]): parts(model)[place] for model in sent
+    }
 
 
 def test_a_graph_comes_back_as_the_value_that_was_sent(documents: Warehouse) -> None:
     sent = {name: GRAPH | {"extra": decode(value)} for name, value in VALUES.items()}
-    assert told(documents, "workflows", "graph") == sent
+    assert told(documents, "catalog/comfyui", "workflows", "graph") == sent
 
 
 def test_a_null_is_a_null_in_its_column_and_in_the_document(documents: Warehouse) -> None:
@@ -950,15 +949,15 @@ def test_a_view_shows_what_is_safe_or_what_a_session_asks_for(
 
 @pytest.mark.parametrize("view", VIEWS)
 def test_a_session_that_asks_for_every_rating_sees_every_row(catalogue: Warehouse, view: str) -> None:
-    def keys(schema_name: str) -> list[object]:
-        query = f"select {VIEWS[view][0]} as key from {schema_name}.{view} order by 1"
+    def keys(connection: Connection, place: str) -> list[object]:
+        query = f"select {VIEWS[view][0]} as key from {place}.{view} order by 1"
         return [row["key"] for row in connection.execute(query.encode())]
 
     with catalogue.connect() as connection, connection.transaction():
-        everything = keys("catalog")
-        assert len(keys("marts")) < len(everything)
+        everything = keys(connection, "catalog")
+        assert len(keys(connection, "marts")) < len(everything)
         ask_for(connection, ",".join(RATINGS))
-        assert keys("marts") == everything
+        assert keys(connection, "marts") == everything
 
 
 @pytest.mark.parametrize(

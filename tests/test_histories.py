@@ -10,7 +10,7 @@ import os
 import random
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -238,7 +238,7 @@ class History:
         self.log.append(f"{Clock.moment:%d %H:%M:%S} run sweep={sweep} {crash_after=} {faults=}")
         opened = fetching.opened(self.warehouse, self.source, Window.of(day), "live", sweep=sweep)
         try:
-            run = landing.take_in(self.warehouse, self.source, day, breaking_off(opened, crash_after), shrink=shrink)
+            run = landing.take_in(self.warehouse, self.source, day, self.watched(opened, crash_after), shrink=shrink)
         except (Crash, AtlasError) as error:
             self.log.append(f"    {type(error).__name__}: {error}")
             assert not calm
@@ -246,22 +246,36 @@ class History:
             self.resumes = True
             return
         after, world = self.seen(), self.world()
-        self.resumed = "payloads taken up from a run that broke off" in run.stats["notes"]
         self.log.append(f"    {run.counts} {run.stats['notes']}")
         dead = after.editions.keys() - after.alive().keys() - (before.editions.keys() - before.alive().keys())
         assert not dead & self.present, "nothing is deleted that was there all the time"
         assert run.counts.quarantined == 0
         untouched = {key: edition for key, edition in world.items() if key not in self.touched}
-        if sweep:
+        # A model that comes just before a first page is asked for more widely hides the one left out behind it.
+        if sweep and (calm or not getattr(self.api, "skips", False)):
             lost = {key for key, edition in untouched.items() if after.editions.get(key) != edition}
             assert not lost, "a sweep tells all that was there all the time"
-        elif not self.resumed:
+        elif not sweep and not self.resumed:
             due = {key for key in untouched.keys() & self.due if key[0] in self.kind.ordered}
             lost = {key for key in due if after.editions.get(key) != world[key]}
             assert not lost, "an increment tells all that has changed since the last run"
         if len(self.gone) > deletes:  # pages by number move up, and hide a record until a sweep
             self.due -= {key for key in self.due if key[0] == "posts"}
         self.marked, self.resumes = True, False
+
+    @contextmanager
+    def watched(self, opened: AbstractContextManager[Intake], crash_after: int) -> Iterator[Intake]:
+        """An intake whose items end in a crash after so many."""
+        with opened as intake:
+
+            def items(resume: dict[str, dict[str, Any]]) -> Iterator[Item]:
+                self.resumed = bool(resume)
+                for number, item in enumerate(intake.items(resume)):
+                    if number == crash_after:
+                        raise Crash
+                    yield item
+
+            yield replace(intake, items=items)
 
     def transform(self) -> None:
         for day in waiting(self.warehouse, self.source):
@@ -291,20 +305,6 @@ class History:
                 found |= {(kind, row["external_id"]): row["edition"] for row in rows}
                 assert len({row["external_id"] for row in rows}) == len(rows), "nothing is there twice"
         return found
-
-
-@contextmanager
-def breaking_off(opened: Any, after: int) -> Iterator[Intake]:
-    """An intake whose items end in a crash after so many."""
-    with opened as intake:
-
-        def items(resume: dict[str, dict[str, Any]]) -> Iterator[Item]:
-            for number, item in enumerate(intake.items(resume)):
-                if number == after:
-                    raise Crash
-                yield item
-
-        yield replace(intake, items=items)
 
 
 @pytest.fixture(scope="module")
