@@ -69,6 +69,8 @@ def domains() -> list[str]:
 @cache
 def load_tables() -> None:
     """Declares the tables of every domain on `metadata`, and the views over them that analysts read."""
+    for module in ("pipelines.warehouse.ops", "pipelines.warehouse.staging"):
+        importlib.import_module(module)
     for domain in domains():
         importlib.import_module(f"assets.{domain}.tables")
     marts = domain_schema("marts", "What analysts read: views over the domains")

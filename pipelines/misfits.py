@@ -221,9 +221,7 @@ class Split:
                 ) as numbered
                 where many > 1
                 """
-            ).format(
-                number=sql.Literal(number), columns=names(columns, "n"), placed=self._placed(shape), known=known
-            )
+            ).format(number=sql.Literal(number), columns=names(columns, "n"), placed=self._placed(shape), known=known)
         ).rowcount
 
     def _lost_keys(self, shape: Shape) -> int:

@@ -1,0 +1,105 @@
+"""`ops`: the sources, the ledger of every run, each SELECT that ever ran, and whose turn it is to ask a host."""
+
+import sqlalchemy
+from sqlalchemy import BigInteger, Boolean, CheckConstraint, Column, ForeignKey, Index, Table, Text, func, text
+from sqlalchemy.dialects.postgresql import JSONB, UUID
+
+from pipelines.warehouse.tables import RUN_KINDS, Timestamp, created_column, limited, metadata, one_of, unique
+
+RUN_STATUSES = ("pending", "in_progress", "completed", "failed", "partial_success")
+
+
+def _count(name: str, comment: str) -> Column[object]:
+    return Column(name, BigInteger, nullable=False, server_default=text("0"), comment=comment)
+
+
+sources = Table(
+    "sources",
+    metadata,
+    Column("source_id", UUID, primary_key=True, comment="ops.key(name)"),
+    *limited("name", 255, nullable=False, comment="domain/source"),
+    Column("kind", Text, nullable=False, comment="How the source is read: http, folder"),
+    *limited("base_url", 500, comment="Where it is read when nothing else is set; never with secrets"),
+    Column("is_active", Boolean, nullable=False, server_default=text("true"), comment="Set when its connector runs"),
+    created_column(),
+    unique("name"),
+    schema="ops",
+    comment="One row a source, written from its declaration",
+)
+
+published = sqlalchemy.Sequence("published", schema="ops", metadata=metadata)
+
+fetch_runs = Table(
+    "fetch_runs",
+    metadata,
+    Column("fetch_run_id", UUID, primary_key=True, server_default=text("uuidv7()"), comment="Grows with time"),
+    Column("published", BigInteger, unique=True, comment="Order in which runs became visible, drawn under the lock"),
+    Column(
+        "source_id", UUID, ForeignKey("ops.sources.source_id"), nullable=False, index=True, comment="Source of the run"
+    ),
+    Column("stream", Text, nullable=False, comment="What was landed or transformed: domain/source"),
+    Column("kind", Text, nullable=False, comment="land or transform"),
+    one_of("kind", RUN_KINDS),
+    Column("asset_key", Text, nullable=False, comment="Dagster asset the run stands for"),
+    Column("partition_key", Text, nullable=False, comment="Day that was landed or transformed"),
+    Column("dagster_run_id", Text, index=True, comment="Dagster run it was part of, if any"),
+    Column("status", Text, nullable=False, index=True, comment="How it stands"),
+    one_of("status", RUN_STATUSES),
+    Column(
+        "started_at", Timestamp, nullable=False, server_default=func.now(), index=True, comment="Opened before any work"
+    ),
+    Column("ended_at", Timestamp, comment="Closed, together with the data it published"),
+    _count("fetched", "Payloads received, or rows yielded by the SELECTs"),
+    _count("created", "New records, or rows inserted"),
+    _count("updated", "Records or rows that changed"),
+    _count("unchanged", "Records or rows that were already there, the same"),
+    _count("deleted", "Records or rows taken away; outside the sum of the others"),
+    _count("quarantined", "Payloads or rows that are in staging.quarantine instead"),
+    _count("duplicates", "Payloads of a record that a later one supersedes; rows yielded twice"),
+    Column("cursor_from", JSONB, comment="Where the fetch began, for sources that resume"),
+    Column("cursor_to", JSONB, comment="Where the fetch ended, for sources that resume"),
+    Column("code_version", Text, nullable=False, comment="Digest of the connector or of the SELECT files"),
+    Column(
+        "stats",
+        JSONB,
+        nullable=False,
+        server_default=text("'{}'"),
+        comment="Bytes, skipped, counts a table, SQL digests",
+    ),
+    Column("error_text", Text, comment="Why it failed"),
+    CheckConstraint(
+        "fetched = created + updated + unchanged + quarantined + duplicates",
+        name="conservation",
+    ),
+    CheckConstraint("(ended_at is null) = (status in ('pending', 'in_progress'))", name="ended"),
+    Index(None, "stream", "kind", "partition_key", "published"),
+    schema="ops",
+    comment="The ledger: one row for each landing and each transform of a source's partition",
+)
+
+hosts = Table(
+    "hosts",
+    metadata,
+    Column("host", Text, primary_key=True, comment="Host and port that sources are read from"),
+    Column("next_at", Timestamp, nullable=False, server_default=text("'epoch'"), comment="Not to be asked before"),
+    Column(
+        "free_at",
+        Timestamp,
+        nullable=False,
+        server_default=text("'epoch'"),
+        comment="It asked to be left alone until then",
+    ),
+    schema="ops",
+    prefixes=("unlogged",),
+    comment="Whose turn it is: when each host may be asked next, by whichever run",
+)
+
+sql_texts = Table(
+    "sql",
+    metadata,
+    Column("digest", Text, primary_key=True, comment="sha256 of the text, lower hex"),
+    Column("path", Text, nullable=False, comment="File it was read from, below sql/"),
+    Column("text", Text, nullable=False, comment="The SELECT as it was run"),
+    schema="ops",
+    comment="Each SELECT that ever ran, by digest",
+)
