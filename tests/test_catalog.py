@@ -920,6 +920,7 @@ SETTINGS: dict[str | None, set[str]] = {
     "": {"Safe"},
     "Safe": {"Safe"},
     "Safe,Questionable": {"Safe", "Questionable"},
+    "Safe, Questionable": {"Safe", "Questionable"},
     "Explicit": {"Explicit"},
     "Safe,Questionable,Explicit,Unknown": set(RATINGS),
     "everything": set(),
@@ -984,6 +985,35 @@ def test_a_prompt_is_shown_where_its_image_and_its_model_are(
     assert seen(connection, "prompts") == ({"one"} if shown else set())
     ask_for(connection, ",".join(RATINGS))
     assert seen(connection, "prompts") == {"one"}
+
+
+def test_a_prompt_whose_image_is_in_quarantine_is_not_taken_for_safe(warehouse: Warehouse) -> None:
+    civitai = house.find_source("catalog/civitai")
+    image = {"id": 5, "url": "https://i/5.png", "width": 0, "nsfwLevel": 32, "meta": {"prompt": "words"}}
+    landing.land(warehouse, civitai, DAY, [Payload(json.dumps(image).encode(), "x", kind="images")])
+    assert transform(warehouse, civitai, DAY).counts.quarantined == 1
+    with warehouse.connect() as connection, connection.transaction():
+        told = connection.execute("select text from catalog.prompts").fetchall()
+        assert told == [{"text": "words"}]
+        assert connection.execute("select text from marts.prompts").fetchall() == []
+        ask_for(connection, "Safe,Unknown")
+        assert connection.execute("select text from marts.prompts").fetchall() == told
+
+
+def test_a_tag_has_one_name_whatever_the_locale_of_the_database(template: Warehouse) -> None:
+    plain = Warehouse(template.url.set(database=f"{template.database}_c"))
+    with template.connect("postgres") as connection:
+        connection.execute(
+            sql.SQL("create database {} template template0 encoding 'UTF8' locale_provider libc locale 'C'").format(
+                sql.Identifier(plain.database)
+            )
+        )
+    schema.migrate(plain)
+    with plain.connect() as connection:
+        assert connection.execute("select ops.tag_name(E'\u00c9COLE\\u2028x') as name").fetchone() == {
+            "name": "école_x"
+        }
+    plain.drop_database(plain.database)
 
 
 def test_a_model_is_shown_once_with_its_newest_counters(connection: Connection) -> None:

@@ -198,7 +198,7 @@ def test_everything_arrives_and_with_nothing_new_nothing_is_written(opened: Open
 @pytest.mark.parametrize("stem", ["civitai", "huggingface"])
 def test_an_increment_brings_what_is_new_and_asks_for_no_more(opened: Open, stem: str) -> None:
     site = opened(stem, records=0)
-    for minutes in range(100, 130):
+    for minutes in range(100, 190, 3):
         site.api.make("models", datetime.now(UTC) - timedelta(minutes=minutes))
     site.land(sweep=True)
     whole = site.requests()

@@ -8,9 +8,13 @@ from alembic import op
 from sqlalchemy.dialects import postgresql
 
 FUNCTIONS = (
+    """create or replace function ops.tag_name(name text)
+returns text language sql immutable parallel safe
+return trim(both '_' from regexp_replace(lower(normalize(name, nfkc) collate pg_c_utf8), '[\\s_]+', '_', 'g'))""",
     """create function ops.shown(rating text)
 returns boolean language sql stable parallel safe
-return rating = any (string_to_array(coalesce(nullif(current_setting('atlas.ratings', true), ''), 'Safe'), ','))""",
+return rating = any (string_to_array(
+    replace(coalesce(nullif(current_setting('atlas.ratings', true), ''), 'Safe'), ' ', ''), ','))""",
     """create function ops.put_back(body jsonb, counters jsonb, paths jsonb)
 returns jsonb language plpgsql immutable parallel safe as $$
 declare
@@ -26,6 +30,9 @@ end $$""",
     """comment on function ops.shown(text) is 'Whether what has a rating may be shown: Safe, or what the setting atlas.ratings lists, by commas'""",
     """comment on function ops.put_back(jsonb, jsonb, jsonb) is 'A payload with other counters at the same places'""",
 )
+TAG_NAME_BEFORE = """create or replace function ops.tag_name(name text)
+returns text language sql immutable parallel safe
+return trim(both '_' from regexp_replace(lower(normalize(name, nfkc)), '[\\s_]+', '_', 'g'))"""
 VIEWS = {
     "images": (
         """One row per image that may be shown: Safe ones, or those of the ratings in the setting atlas.ratings.""",
@@ -93,7 +100,15 @@ from catalog.prompts as p
 join ops.sources as s on s.source_id = p.source_id
 left join catalog.images as i on i.image_id = p.image_id
 left join catalog.models as m on m.model_id = p.model_id
-where (i.rating is null or ops.shown(i.rating))
+where case
+        when i.image_id is not null then ops.shown(i.rating)
+        -- It waits for an image that is not there: what that shows is not known.
+        when exists (
+            select from staging.waits as w
+            where w.record_id = p.record_id and w.table_name = 'catalog.images' and w.reason = 'parent'
+        ) then ops.shown('Unknown')
+        else true
+    end
   and (m.nsfw_rating is null or ops.shown(m.nsfw_rating))""",
     ),
 }
@@ -488,3 +503,4 @@ def downgrade() -> None:
     op.drop_table("hosts", schema="ops")
     op.execute("drop function ops.put_back(jsonb, jsonb, jsonb)")
     op.execute("drop function ops.shown(text)")
+    op.execute(TAG_NAME_BEFORE)

@@ -105,10 +105,11 @@ return md5({" || ',' || ".join(f"quote_nullable({name})" for name in _PARAMETERS
     ),
     """create or replace function ops.tag_name(name text)
 returns text language sql immutable parallel safe
-return trim(both '_' from regexp_replace(lower(normalize(name, nfkc)), '[\\s_]+', '_', 'g'))""",
+return trim(both '_' from regexp_replace(lower(normalize(name, nfkc) collate pg_c_utf8), '[\\s_]+', '_', 'g'))""",
     """create or replace function ops.shown(rating text)
 returns boolean language sql stable parallel safe
-return rating = any (string_to_array(coalesce(nullif(current_setting('atlas.ratings', true), ''), 'Safe'), ','))""",
+return rating = any (string_to_array(
+    replace(coalesce(nullif(current_setting('atlas.ratings', true), ''), 'Safe'), ' ', ''), ','))""",
     """create or replace function ops.put_back(body jsonb, counters jsonb, paths jsonb)
 returns jsonb language plpgsql immutable parallel safe as $$
 declare

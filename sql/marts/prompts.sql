@@ -14,5 +14,13 @@ from catalog.prompts as p
 join ops.sources as s on s.source_id = p.source_id
 left join catalog.images as i on i.image_id = p.image_id
 left join catalog.models as m on m.model_id = p.model_id
-where (i.rating is null or ops.shown(i.rating))
+where case
+        when i.image_id is not null then ops.shown(i.rating)
+        -- It waits for an image that is not there: what that shows is not known.
+        when exists (
+            select from staging.waits as w
+            where w.record_id = p.record_id and w.table_name = 'catalog.images' and w.reason = 'parent'
+        ) then ops.shown('Unknown')
+        else true
+    end
   and (m.nsfw_rating is null or ops.shown(m.nsfw_rating))
