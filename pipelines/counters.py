@@ -11,12 +11,17 @@ from dataclasses import dataclass
 
 import msgspec
 
+from pipelines.fidelity import faithful, repair
+
 EACH_ELEMENT, EACH_VALUE = "[*]", "*"
 
 Tree = dict[str, "Tree"]
 """Steps into a payload; one that leads no further is a counter."""
 
 NOTHING = msgspec.Raw(b"null")
+
+SHORT = 10_000
+"""A number within so many bytes is none that jsonb refuses, once `faithful` has read it."""
 
 COLON = b'":'
 APART = (b'" ', b'"\n', b'"\t', b'"\r')
@@ -46,7 +51,7 @@ def take_out(body: bytes, counters: Tree) -> tuple[bytes, Counted | None]:
     """A payload without its counters, and these; the whole of it where taking it apart could lose something.
 
     A key told twice is lost when an object is taken apart; then fewer `":` are left, where each key's colon follows
-    its quote.
+    its quote. Counters that jsonb would not hold as they are stay in the body, which is mended with its bytes kept.
     """
     found: list[tuple[list[str], msgspec.Raw]] = []
     try:
@@ -55,6 +60,8 @@ def take_out(body: bytes, counters: Tree) -> tuple[bytes, Counted | None]:
         return body, None
     left = stable.count(COLON) + sum(bytes(value).count(COLON) for _, value in found)
     if not found or left != body.count(COLON) or (any(apart in body for apart in APART) and KEY_APART.search(body)):
+        return body, None
+    if not faithful(values) or (len(values) > SHORT and repair(values)[1]):
         return body, None
     paths = msgspec.json.encode([path for path, _ in found])
     return stable, Counted(values, paths, hashlib.sha256(values).digest())

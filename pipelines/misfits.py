@@ -301,7 +301,8 @@ with winners as (
 ),
 
 lost as (
-    select distinct on (c.place) c.place, c.claim, w.key as winner, c.record_id is not distinct from w.record_id as itself
+    select distinct on (c.place) c.place, c.claim, w.key as winner,
+        c.record_id is not distinct from w.record_id as itself
     from winners
     join contested w using (place)
     join contested c using (claim, value)

@@ -61,6 +61,9 @@ def publish(run: Run, outcome: Outcome) -> None:
             outcome.stats["renamed"] = renamed
         connection.execute(SUPERSEDE)
         connection.execute(OBSERVE, parameters)
+        if connection.execute("select from judged where news and not newest limit 1").rowcount:
+            for statement in TOLD_AGAIN:
+                connection.execute(statement, parameters)
         connection.execute(SEEN_AGAIN, parameters)
         connection.execute(COUNTED_AGAIN, parameters)
         quarantine.keep_payloads(run)
@@ -237,6 +240,30 @@ on conflict (record_id, observed_at) do update set
     digest = excluded.digest, counters = excluded.counters, paths = excluded.paths, request = excluded.request,
     landed_run = excluded.landed_run, latest = excluded.latest, from_run = null
 """
+
+TOLD_AGAIN = (
+    # What had been told before, and was told again after what comes late now, is told twice.
+    """
+    create temp table told_again on commit drop as
+    select e.* from judged j
+    cross join lateral (
+        select * from staging.observations o
+        where o.record_id = j.record_id and o.observed_at < j.fetched_at
+        order by o.observed_at desc limit 1
+    ) as e
+    where j.news and e.seen_at > j.fetched_at
+    """,
+    """
+    update staging.observations o set seen_at = o.observed_at, latest = false
+    from told_again t where o.observation_id = t.observation_id
+    """,
+    """
+    insert into staging.observations
+        (stream, record_id, digest, counters, paths, observed_at, seen_at, request, partition_key, landed_run, latest)
+    select stream, record_id, digest, counters, paths, seen_at, seen_at, request, %(partition)s, %(run)s, latest
+    from told_again
+    """,
+)
 
 COUNTED_AGAIN = """
 update staging.observations o set seen_at = j.fetched_at

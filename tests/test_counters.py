@@ -92,17 +92,20 @@ def test_a_document_that_is_no_object_has_no_counters(body: str) -> None:
         '{"stats" : 1, "stats" : 2}',
         '{"stats"\n: 1, "stats"\n: 2}',
         '{"stats": 1',
-        '{"stats": "\xff"}'.encode("latin-1"),
+        b'{"stats": "\xff"}',
+        rb'{"stats": "\u0000"}',
+        rb'{"stats": "\ud800"}',
+        b'{"stats": {"a": 1, "a": 2}}',
+        b'{"stats": 1e400000}',
+        b'{"stats": 0.' + b"7" * 17_000 + b"}",
+        b'{"stats": NaN}',
         b'{"stats": 1}' * 2,
         '{"stats": ' + "[" * 5_000 + "]" * 5_000 + "}",
     ],
 )
 def test_a_document_that_would_lose_something_is_left_whole(body: str | bytes) -> None:
     raw = body.encode() if isinstance(body, str) else body
-    left, counted = take_out(raw, tree(("stats", "a[*].n")))
-    assert (left, counted) == (raw, None) or json.loads(left) == {"stats": None}
-    if counted is not None:
-        assert json.loads(counted.values) == json.loads(raw)
+    assert take_out(raw, tree(("stats", "a[*].n"))) == (raw, None)
 
 
 def test_numbers_and_texts_stay_as_they_are_written() -> None:
@@ -128,7 +131,7 @@ names = st.sampled_from(["stats", "n", "of", "tags", "é", 'a"b', "x"])
 documents = st.dictionaries(
     names,
     st.recursive(
-        st.none() | st.integers() | st.text(max_size=3) | st.sampled_from([1.5, 1e300, True]),
+        st.none() | st.integers() | st.text(max_size=3) | st.sampled_from([1.5, 1e3, True]),
         lambda inner: st.lists(inner, max_size=3) | st.dictionaries(names, inner, max_size=3),
         max_leaves=8,
     ),
@@ -153,7 +156,7 @@ def with_other_counters(value: Any, node: Any, other: Any) -> Any:
 
 
 @settings(
-    max_examples=150,
+    max_examples=80,
     deadline=None,
     database=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
@@ -163,9 +166,7 @@ def test_a_document_with_other_counters_put_back_is_the_other_document(
     shared: Warehouse, document: Json, value: Any
 ) -> None:
     other = with_other_counters(document, PATHS, value)
-    (left, one), (left_of_other, another) = (
-        take_out(json.dumps(each).encode(), PATHS) for each in (document, other)
-    )
+    (left, one), (left_of_other, another) = (take_out(json.dumps(each).encode(), PATHS) for each in (document, other))
     assert (one is None) == (another is None)
     if one is None or another is None:
         assert document == other
@@ -326,9 +327,29 @@ def test_counters_and_the_rest_may_change_at_once(shared: Warehouse, civitai: So
     assert series(shared, number) == [(DAYS[0], 1), (DAYS[1], 2)]
 
 
-def test_a_version_with_the_same_counters_makes_no_observation(
-    shared: Warehouse, civitai: Source, number: int
+@pytest.mark.parametrize("counter", [r'"\u0000"', '{"n": 1, "n": 2}', r'"\ud800"', "1e400000", '"\\\\"', "{}"])
+def test_counters_that_cannot_be_held_never_stop_the_others_and_nothing_of_them_is_lost(
+    shared: Warehouse, civitai: Source, counter: str
 ) -> None:
+    numbers = [next(NUMBERS) for _ in range(2)]
+    body = f'{{"id": {numbers[0]}, "name": "x", "type": "LORA", "stats": {{"odd": {counter}}}}}'.encode()
+    items = [Payload(body, "odd", kind="models"), payload(model(numbers[1], 1))]
+    for created, unchanged in ((2, 0), (0, 2)):
+        run = landing.land(shared, civitai, DAYS[0], items, fetched_at=at(DAYS[0]))
+        assert (run.status, run.counts.created, run.counts.unchanged) == ("completed", created, unchanged)
+    ((kept, counters),) = rows(
+        shared,
+        """
+        select p.original, o.counters::text from staging.versions v join staging.payloads p using (payload_id)
+        left join staging.observations o using (record_id) where v.request = 'odd' and v.external_id = %s
+        """,
+        str(numbers[0]),
+    )
+    assert kept == body or json.loads(counters)["stats"] == json.loads(body)["stats"]
+    transform(shared, civitai, DAYS[0])
+
+
+def test_a_version_with_the_same_counters_makes_no_observation(shared: Warehouse, civitai: Source, number: int) -> None:
     take(shared, civitai, model(number, 1))
     take(shared, civitai, model(number, 1, name="Another"), DAYS[1])
     assert (history(shared, number), series(shared, number)) == ((2, 1), [(DAYS[0], 1)])
@@ -353,7 +374,9 @@ def test_records_that_share_a_body_have_each_their_own_counters(shared: Warehous
     numbers = [str(next(NUMBERS)) for _ in range(3)]
     for day, more in zip(DAYS, (0, 10), strict=False):
         items = [
-            Payload(f'{{"name": "same", "type": "LORA", "downloads": {each + more}}}'.encode(), "here", name, kind="models")
+            Payload(
+                f'{{"name": "same", "type": "LORA", "downloads": {each + more}}}'.encode(), "here", name, kind="models"
+            )
             for each, name in enumerate(numbers)
         ]
         run = landing.land(shared, source, day, items, fetched_at=at(day))
@@ -363,23 +386,23 @@ def test_records_that_share_a_body_have_each_their_own_counters(shared: Warehous
         assert rows(shared, query, numbers) == [(more,), (more + 1,), (more + 2,)]
 
 
-ORDERS = list(permutations(range(3)))
+SAID = [(1, 2, 3), (1, 2, 1), (1, 1, 2), (1, 2, 2), (1, 1, 1)]
+"""What is counted on each of three days."""
 
 
-@pytest.mark.parametrize("said", [(1, 2, 3), (1, 2, 1), (1, 1, 2), (1, 2, 2), (1, 1, 1)], ids=str)
-def test_a_series_is_the_same_in_any_order_of_arrival(
-    shared: Warehouse, civitai: Source, said: tuple[int, ...]
-) -> None:
-    changes = [(DAYS[day], value) for day, value in enumerate(said) if day == 0 or said[day - 1] != value]
-    for order, eagerly in product(ORDERS, [True, False]):
-        number = next(NUMBERS)
-        for day in order:
-            land(shared, civitai, model(number, said[day]), DAYS[day])
-            if eagerly:
-                transform(shared, civitai, DAYS[day])
-        transform_all(shared, civitai)
-        assert series(shared, number) == changes, (order, eagerly)
-        assert of_version(shared, number) == said[2], (order, eagerly)
+@pytest.mark.parametrize("eagerly", [True, False], ids=["taken in each time", "taken in at the end"])
+def test_a_series_is_the_same_in_any_order_of_arrival(shared: Warehouse, civitai: Source, eagerly: bool) -> None:
+    models = {next(NUMBERS): case for case in product(SAID, permutations(range(3)))}
+    for step, day in product(range(3), range(3)):
+        items = [payload(model(number, said[day])) for number, (said, order) in models.items() if order[step] == day]
+        landing.land(shared, civitai, DAYS[day], items, fetched_at=at(DAYS[day]))
+        if eagerly:
+            transform(shared, civitai, DAYS[day])
+    transform_all(shared, civitai)
+    for number, (said, order) in models.items():
+        changes = [(DAYS[day], value) for day, value in enumerate(said) if day == 0 or said[day - 1] != value]
+        assert series(shared, number) == changes, (said, order)
+        assert of_version(shared, number) == said[2], (said, order)
         assert history(shared, number)[0] == 1
 
 

@@ -120,6 +120,11 @@ class Told:
         self.now[kind, name] = body
         return landing.land(self.warehouse, self.source, day, [payload(name, body, kind)], fetched_at=self.clock)
 
+    def land_all(self, bodies: dict[str, Json], *, day: str = DAYS[0]) -> Run:
+        self.clock += timedelta(minutes=1)
+        items = [payload(name, body) for name, body in bodies.items()]
+        return landing.land(self.warehouse, self.source, day, items, fetched_at=self.clock)
+
     def sweep(self, *gone: str, day: str = DAYS[0], kind: str = "") -> Run:
         """A complete listing of a kind that no longer tells some records."""
         self.clock += timedelta(minutes=1)
@@ -293,10 +298,7 @@ def fresh(new_warehouse: Callable[[], Warehouse], made: Source) -> Iterator[Fres
     def once(case: str, names: frozenset[str]) -> State:
         if (case, names) not in known:
             empty(warehouse)
-            items = [payload(name, CASES[case][name]) for name in sorted(names)]
-            landing.land(warehouse, made, DAYS[0], items, fetched_at=START)
-            transform(warehouse, made, DAYS[0])
-            known[case, names] = state(warehouse)
+            known[case, names] = load_at_once(warehouse, made, {name: CASES[case][name] for name in sorted(names)})
         return known[case, names]
 
     yield once
@@ -316,26 +318,54 @@ def test_the_order_of_arrival_never_shows(teller: Teller, fresh: Fresh, case: st
         assert state(told.warehouse) == expected, order
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_the_order_of_runs_within_a_day_never_shows(teller: Teller, fresh: Fresh, case: str) -> None:
-    records = CASES[case]
-    for order in list(permutations(records))[1::2]:
-        told = teller()
-        for name in order:
-            told.land(name, records[name])
-            told.transform()
-        assert state(told.warehouse) == fresh(case, frozenset(records)), order
+def moved(records: dict[str, Json], by: int) -> dict[str, Json]:
+    """The same records under other ids."""
+
+    def body(value: Any) -> Any:
+        if isinstance(value, list):
+            return [body(each) for each in value]
+        if isinstance(value, dict):
+            return {name: body(each) for name, each in value.items()}
+        return value + by * 100 if isinstance(value, int) else value
+
+    return {f"{name}{by:03}": body(each) for name, each in records.items()}
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_the_order_in_which_days_are_taken_in_never_shows(teller: Teller, fresh: Fresh, case: str) -> None:
-    records = CASES[case]
-    for order in list(permutations(DAYS[: len(records)]))[1::2]:
-        told = teller()
-        for day, name in zip(DAYS, sorted(records), strict=False):
-            told.land(name, records[name], day=day)
-        told.transform(*order)
-        assert state(told.warehouse) == fresh(case, frozenset(records)), order
+def load_at_once(warehouse: Warehouse, source: Source, records: dict[str, Json]) -> State:
+    items = [payload(name, body) for name, body in records.items()]
+    landing.land(warehouse, source, DAYS[0], items, fetched_at=START)
+    transform(warehouse, source, DAYS[0])
+    return state(warehouse)
+
+
+def test_the_order_of_runs_within_a_day_never_shows(teller: Teller) -> None:
+    """Every order of every case at once."""
+    orders = [(case, order) for case, records in CASES.items() for order in permutations(sorted(records))]
+    worlds = [
+        list(moved({name: CASES[case][name] for name in order}, by).items()) for by, (case, order) in enumerate(orders)
+    ]
+    told = teller()
+    for step in range(3):
+        told.land_all(dict(world[step] for world in worlds if step < len(world)))
+        told.transform()
+    found = state(told.warehouse)
+    assert found == load_at_once(
+        teller().warehouse, told.source, {name: body for world in worlds for name, body in world}
+    )
+
+
+@pytest.mark.parametrize("order", permutations(range(3)), ids=str)
+def test_the_order_in_which_days_are_taken_in_never_shows(teller: Teller, order: tuple[int, ...]) -> None:
+    """Every case at once."""
+    worlds = [sorted(moved(records, by).items()) for by, records in enumerate(CASES.values())]
+    told = teller()
+    for day in range(3):
+        told.land_all(dict(world[day] for world in worlds if day < len(world)), day=DAYS[day])
+    told.transform(*(DAYS[each] for each in order))
+    found = state(told.warehouse)
+    assert found == load_at_once(
+        teller().warehouse, told.source, {name: body for world in worlds for name, body in world}
+    )
 
 
 @pytest.mark.parametrize("case", CASES)
