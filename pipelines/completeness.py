@@ -95,6 +95,7 @@ def _compared(run: Run, stream: str, swept: Swept, at: datetime) -> tuple[int, i
         select v.version_id, v.external_id, v.request
         from staging.versions v
         where v.stream = %(stream)s and v.latest and v.digest is not null and v.fetched_at < %(at)s
+          and (v.version_at < %(at)s or v.version_at > now()) -- else it was seen again since
           and (%(partition)s::text is null or v.partition_key = %(partition)s)
           and not exists (
               select from staging.arrivals a

@@ -235,12 +235,18 @@ with candidate as (
 ),
 
 mine as (
-    select c.fetch_run_id from candidate c join ops.fetch_runs r on r.fetch_run_id = %(run)s
+    select c.fetch_run_id, (k.progress ->> 'fetched')::bigint as fetched
+    from candidate c join staging.checkpoints k using (fetch_run_id) join ops.fetch_runs r on r.fetch_run_id = %(run)s
     where r.code_version = c.code_version and r.started_at < c.started_at + interval '1 day'
 ),
 
+beyond as ( -- what came after the checkpoint comes again
+    delete from staging.arrivals a using mine where a.fetch_run_id = mine.fetch_run_id and a.sequence > mine.fetched
+),
+
 arrived as (
-    update staging.arrivals a set fetch_run_id = %(run)s from mine where a.fetch_run_id = mine.fetch_run_id
+    update staging.arrivals a set fetch_run_id = %(run)s
+    from mine where a.fetch_run_id = mine.fetch_run_id and a.sequence <= mine.fetched
 ),
 
 rejected as (

@@ -34,21 +34,20 @@ from tests.hostile import Api, Asked, Record, Server
 NUMBER = int(os.environ.get("HISTORIES", "40"))
 CHUNK = min(NUMBER, 10 if NUMBER <= 100 else 100)
 SEEDS = [os.environ["HISTORY"]] if "HISTORY" in os.environ else None
-MORNING = datetime(2026, 11, 3, 6, tzinfo=UTC)
-
-Key = tuple[str, str]
-"""Kind and id."""
+MORNING = datetime(2036, 11, 3, 6, tzinfo=UTC)
+"""When histories begin: Postgres has a clock of its own, which must not be ahead."""
+MOST_RECORDS = 12
 
 
 class Stopped(type):
-    """Of a clock that stands still, every time is an instance."""
+    """Of a clock that a test moves, every time is an instance."""
 
     def __instancecheck__(cls, instance: object) -> bool:
         return isinstance(instance, datetime)
 
 
 class Clock(datetime, metaclass=Stopped):
-    """The time of the world and of the program, moved by the history alone."""
+    """The time of the world and of the program: a look at it takes a millisecond, all else is the history's."""
 
     moment = MORNING
 
@@ -59,39 +58,27 @@ class Clock(datetime, metaclass=Stopped):
 
 
 @dataclass(frozen=True)
-class Kind:
+class World:
     """What a source's histories are made of.
 
-    sizes: of pages, by the limit that is asked for. tables: the table that holds the records of a kind, one each, and
-    the column that has what no other column has. ordered: kinds of which every change shows at the top. days: whether
-    a history may last longer than the day.
+    kind: of the records; each is one row of a table, with a column that keeps what no other column has. wider: how
+    many records more than usual a page holds, by the limit that was asked for. days: whether a history may last longer
+    than a day; what a booru sweeps is one.
     """
 
-    size: Callable[[int], int]
-    tables: dict[str, tuple[str, str]]
-    ordered: frozenset[str] = frozenset()
+    kind: str
+    table: str
+    rest: str
+    wider: Callable[[int], int] = lambda limit: 0
     days: bool = True
 
 
-KINDS = {
-    "huggingface": Kind(lambda limit: 3, {"models": ("models", "raw")}, frozenset({"models"})),
-    "civitai": Kind(lambda limit: 2 + limit % 99 % 10, {"models": ("models", "raw")}),
-    "danbooru": Kind(lambda limit: 3, {"posts": ("images", "metadata")}, frozenset({"posts"}), days=False),
+WORLDS = {
+    "huggingface": World("models", "models", "raw"),
+    "civitai": World("models", "models", "raw", wider=lambda limit: max(0, limit - 99) if limit < 200 else 0),
+    "danbooru": World("posts", "images", "metadata", days=False),
 }
 SHARES = ["huggingface"] * 4 + ["civitai"] * 4 + ["danbooru"] * 2
-
-
-class Kept(psycopg.Connection[dict[str, Any]]):
-    """Goes back to its pool when it is closed, unless something is wrong with it."""
-
-    pool: list["Kept"]
-
-    def close(self) -> None:
-        if self.closed or self.info.transaction_status != TransactionStatus.IDLE:
-            super().close()
-            return
-        self.execute("select pg_advisory_unlock_all()")
-        self.pool.append(self)
 
 
 class Crash(Exception):
@@ -99,111 +86,106 @@ class Crash(Exception):
 
 
 @dataclass
-class Seen:
-    """What staging holds: the edition of each record, None where it has a tombstone."""
-
-    editions: dict[Key, int | None]
-
-    def alive(self) -> dict[Key, int]:
-        return {key: edition for key, edition in self.editions.items() if edition is not None}
-
-
-@dataclass
 class History:
     """One history of one source.
 
-    untouched: records that have been there, as they are, since the landing in progress began. present: those that were
-    there at every moment of the run. due: records whose last change an increment must have seen.
+    touched: records that have changed since the landing in progress began. present: those that have been there at
+    every moment of the run. due: those whose last change the next increment must see. gone: as they were last.
     """
 
     seed: object
     source: Source
-    kind: Kind
+    world: World
     api: Api
     server: Server
     warehouse: Warehouse
     draw: random.Random
     log: list[str] = field(default_factory=list)
-    gone: dict[Key, Record] = field(default_factory=dict)
-    touched: set[Key] = field(default_factory=set)
-    present: set[Key] = field(default_factory=set)
-    due: set[Key] = field(default_factory=set)
+    gone: dict[str, Record] = field(default_factory=dict)
+    touched: set[str] = field(default_factory=set)
+    present: set[str] = field(default_factory=set)
+    due: set[str] = field(default_factory=set)
     marked: bool = False
-    resumes: bool = False
+    broken: bool = False
     resumed: bool = False
     runs: int = 0
 
     def play(self) -> None:
-        for _ in range(self.draw.randint(3, 12)):
+        draw = self.draw
+        for _ in range(draw.randint(3, 14)):
             self.change()
-        for _ in range(self.draw.randint(1, 4)):
-            self.run(sweep=self.draw.random() < 0.4, crash=self.draw.random() < 0.35, faults=self.draw.random() < 0.1)
-            if self.draw.random() < 0.15:
+        for _ in range(draw.randint(1, 4)):
+            self.run(sweep=draw.random() < 0.4, crash=draw.random() < 0.35, faults=draw.random() < 0.1)
+            if draw.random() < 0.1:
                 self.transform()
             self.pass_time()
-            for _ in range(self.draw.randint(0, 3)):
+            for _ in range(draw.choice([0, 1, 2, 3, 8])):
                 self.change()
-        self.run(sweep=True, shrink=True, calm=True)
+        self.run(sweep=True, calm=True)
         if self.resumed:  # what was told before it broke off may have changed since then
-            self.run(sweep=True, shrink=True, calm=True)
-        assert self.seen().alive() == self.world(), "after a clean sweep, staging is what the source is"
+            self.run(sweep=True, calm=True)
+        there = self.there()
+        assert {key: told for key, told in self.staged().items() if told} == there, "staging is what the source is"
         self.transform()
-        assert self.rows() == self.world(), "after a clean sweep, the tables are what the source is"
+        assert self.rows() == there, "the tables are what the source is"
 
     # What happens
 
-    def world(self) -> dict[Key, int]:
-        return {
-            (kind, key): record["edition"]
-            for kind in self.kind.tables
-            for key, record in self.api.records[kind].items()
-        }
+    @property
+    def records(self) -> dict[str, Record]:
+        return self.api.records[self.world.kind]
+
+    def there(self) -> dict[str, int]:
+        """The edition of each record that the source has."""
+        return {key: record["edition"] for key, record in self.records.items()}
+
+    def note(self, what: str) -> None:
+        self.log.append(f"{Clock.moment:%d %H:%M:%S} {what}")
 
     def pass_time(self) -> None:
-        step = self.draw.choice([0, 1, 200, 1_900, 26_000])
-        later = Clock.moment + timedelta(seconds=step)
-        if self.kind.days or later.date() == MORNING.date():
+        later = Clock.moment + timedelta(seconds=self.draw.choice([0, 1, 200, 1_900, 26_000]))
+        if self.world.days or later.date() == MORNING.date():
             Clock.moment = later
 
     def change(self) -> None:
-        kind = self.draw.choice(list(self.kind.tables))
-        records = self.api.records[kind]
-        what = self.draw.choices(["make", "change", "delete", "restore", "count"], [35, 35, 15, 7, 8])[0]
-        key = self.draw.choice(sorted(records)) if records else ""
-        regular = True
-        if (what == "make" and len(records) < 12) or not key:
-            moment, regular = self.moment()
-            key = self.api.make(kind, moment)
+        kind, draw = self.world.kind, self.draw
+        what = draw.choices(["make", "change", "delete", "restore", "count"], [40, 35, 12, 6, 7])[0]
+        key = draw.choice(sorted(self.records)) if self.records else ""
+        lost = sorted(self.gone.keys() - self.records.keys())
+        place = None
+        if (what == "make" and len(self.records) < MOST_RECORDS) or not key:
+            place = self.moment()
+            key = self.api.make(kind, place)
         elif what == "change":
-            moment, regular = self.moment()
-            self.api.change(kind, key, self.not_before(records[key], moment))
-        elif what == "count":
-            self.api.count(kind, key, self.draw.randint(1, 999))
-        elif what == "restore":
-            again = [each for each in self.gone if each[0] == kind and each[1] not in records]
-            if again:
-                key = self.draw.choice(again)[1]
-                self.api.restore(kind, key, self.gone[kind, key])
-                regular = False
+            place = self.moment()
+            versions = self.records[key].get("modelVersions")
+            self.api.change(kind, key, self.not_before(self.records[key], place))
+            if versions and versions == self.records[key]["modelVersions"]:
+                place = None  # an edit, which does not show at the top
+        elif what == "restore" and lost:
+            key = draw.choice(lost)
+            self.api.restore(kind, key, self.gone[key])
+        elif what == "delete":
+            self.gone[key] = self.api.delete(kind, key)
         else:
-            self.gone[kind, key] = self.api.delete(kind, key)
-        self.log.append(f"{Clock.moment:%d %H:%M:%S} {what} {kind} {key}{'' if regular else ' irregular'}")
-        self.touched.add((kind, key))
-        self.present.discard((kind, key))
+            self.api.count(kind, key, draw.randint(1, 999))
+            what = "count"
+        self.note(f"{what} {key} {'now' if place == Clock.moment else place or ''}")
+        self.touched.add(key)
+        self.present.discard(key)
         if what != "count":
-            (self.due.add if regular and self.marked else self.due.discard)((kind, key))
+            (self.due.add if self.marked and place == Clock.moment else self.due.discard)(key)
 
-    def moment(self) -> tuple[datetime, bool]:
-        """When a change is said to be made, and whether that is the truth."""
+    def moment(self) -> datetime:
+        """When a change is said to be made: now, at the same time as another, long ago, or in a while."""
         which = self.draw.choices(["now", "equal", "late", "ahead"], [60, 15, 15, 10])[0]
         if which == "equal":
-            return Clock.moment.replace(second=0, microsecond=0), False
+            return Clock.moment.replace(second=0, microsecond=0)
         if which == "late":
-            late = Clock.moment - timedelta(minutes=self.draw.randint(1, 4_000 if self.kind.days else 300))
-            return late, False
+            return Clock.moment - timedelta(minutes=self.draw.randint(1, 4_000 if self.world.days else 300))
         if which == "ahead":
-            return Clock.moment + timedelta(minutes=self.draw.randint(1, 300)), False
-        return Clock.moment, True
+            return Clock.moment + timedelta(minutes=self.draw.randint(1, 300))
+        return Clock.moment
 
     @staticmethod
     def not_before(record: Record, moment: datetime) -> datetime:
@@ -221,50 +203,45 @@ class History:
 
     # What is done about it
 
-    def run(
-        self, *, sweep: bool, crash: bool = False, faults: bool = False, shrink: bool = False, calm: bool = False
-    ) -> None:
-        """One landing, and what must be true after it however it ended."""
-        before, day = self.seen(), Clock.moment.date().isoformat()
-        if not self.resumes:
+    def run(self, *, sweep: bool, crash: bool = False, faults: bool = False, calm: bool = False) -> None:
+        """One landing, and what must be true after it however it ended. calm: nothing happens meanwhile."""
+        before, day, deleted = self.staged(), Clock.moment.date().isoformat(), len(self.gone)
+        if not self.broken:
             self.touched = set()
-        deletes = len(self.gone)
-        self.present = set(self.world())
+        self.present = set(self.records)
         self.server.before = hostile.nothing if calm else self.between
         script = hostile.chance(f"{self.seed} {self.runs}", 0.2, hostile.NO_LIMITS)
         self.server.script = script if faults else hostile.nothing
-        crash_after = self.draw.randint(0, 12) if crash else 1_000_000
         self.runs += 1
-        self.log.append(f"{Clock.moment:%d %H:%M:%S} run sweep={sweep} {crash_after=} {faults=}")
+        crash_after = self.draw.randint(0, 12) if crash else None
+        self.note(f"run {sweep=} {crash_after=} {faults=}")
         opened = fetching.opened(self.warehouse, self.source, Window.of(day), "live", sweep=sweep)
         try:
-            run = landing.take_in(self.warehouse, self.source, day, self.watched(opened, crash_after), shrink=shrink)
+            run = landing.take_in(self.warehouse, self.source, day, self.watched(opened, crash_after), shrink=calm)
         except (Crash, AtlasError) as error:
-            self.log.append(f"    {type(error).__name__}: {error}")
-            assert not calm
-            assert self.seen() == before, "what fails changes nothing"
-            self.resumes = True
+            self.note(f"{type(error).__name__}: {error}")
+            assert not calm, "on a good day nothing fails"
+            assert self.staged() == before, "what fails changes nothing"
+            self.broken = True
             return
-        after, world = self.seen(), self.world()
-        self.log.append(f"    {run.counts} {run.stats['notes']}")
-        dead = after.editions.keys() - after.alive().keys() - (before.editions.keys() - before.alive().keys())
-        assert not dead & self.present, "nothing is deleted that was there all the time"
+        after = self.staged()
+        self.note(f"{run.counts} {run.stats['notes']}")
         assert run.counts.quarantined == 0
-        untouched = {key: edition for key, edition in world.items() if key not in self.touched}
+        dead = {key for key, told in after.items() if told is None and before.get(key)}
+        assert not dead & self.present, "nothing is deleted that was there all the time"
+        wrong = {key for key, told in self.there().items() if key not in self.touched and after.get(key) != told}
         # A model that comes just before a first page is asked for more widely hides the one left out behind it.
-        if sweep and (calm or not getattr(self.api, "skips", False)):
-            lost = {key for key, edition in untouched.items() if after.editions.get(key) != edition}
-            assert not lost, "a sweep tells all that was there all the time"
-        elif not sweep and not self.resumed:
-            due = {key for key in untouched.keys() & self.due if key[0] in self.kind.ordered}
-            lost = {key for key in due if after.editions.get(key) != world[key]}
-            assert not lost, "an increment tells all that has changed since the last run"
-        if len(self.gone) > deletes:  # pages by number move up, and hide a record until a sweep
-            self.due -= {key for key in self.due if key[0] == "posts"}
-        self.marked, self.resumes = True, False
+        certain = calm or not getattr(self.api, "skips", False)
+        if sweep:
+            assert not (certain and wrong), "a sweep tells all that was there all the time"
+        elif not self.resumed:
+            assert not (certain and wrong & self.due), "an increment tells all that has come since the last run"
+        if len(self.gone) > deleted and self.source.stem == "danbooru":
+            self.due.clear()  # pages by number move up, and hide a record until a sweep
+        self.marked, self.broken = True, False
 
     @contextmanager
-    def watched(self, opened: AbstractContextManager[Intake], crash_after: int) -> Iterator[Intake]:
+    def watched(self, opened: AbstractContextManager[Intake], crash_after: int | None) -> Iterator[Intake]:
         """An intake whose items end in a crash after so many."""
         with opened as intake:
 
@@ -279,36 +256,48 @@ class History:
 
     def transform(self) -> None:
         for day in waiting(self.warehouse, self.source):
-            run = transform(self.warehouse, self.source, day)
-            assert run.counts.quarantined == 0
+            assert transform(self.warehouse, self.source, day).counts.quarantined == 0
 
-    def seen(self) -> Seen:
+    def staged(self) -> dict[str, int | None]:
+        """The edition of each record in staging, None where it has a tombstone."""
         with self.warehouse.connect() as connection:
             rows = connection.execute(
                 """
-                select v.stream, v.external_id, (p.body ->> 'edition')::int as edition
+                select v.external_id, (p.body ->> 'edition')::int as edition
                 from staging.versions v left join staging.payloads p using (payload_id)
                 where v.latest
                 """
             ).fetchall()
-        kinds = {stream: kind or "models" for kind, stream in self.source.streams.items()}
-        seen = {(kinds[row["stream"]], row["external_id"]): row["edition"] for row in rows}
-        assert len(seen) == len(rows), "nothing is there twice"
-        return Seen(seen)
+        assert len({row["external_id"] for row in rows}) == len(rows), "nothing is there twice"
+        return {row["external_id"]: row["edition"] for row in rows}
 
-    def rows(self) -> dict[Key, int]:
-        found: dict[Key, int] = {}
+    def rows(self) -> dict[str, int]:
+        """The edition of each record in its table."""
         with self.warehouse.connect() as connection:
-            for kind, (table, rest) in self.kind.tables.items():
-                query = sql.SQL("select external_id, ({} ->> 'edition')::int as edition from catalog.{}")
-                rows = connection.execute(query.format(sql.Identifier(rest), sql.Identifier(table))).fetchall()
-                found |= {(kind, row["external_id"]): row["edition"] for row in rows}
-                assert len({row["external_id"] for row in rows}) == len(rows), "nothing is there twice"
-        return found
+            query = sql.SQL("select external_id, ({} ->> 'edition')::int as edition from catalog.{}")
+            rows = connection.execute(
+                query.format(sql.Identifier(self.world.rest), sql.Identifier(self.world.table))
+            ).fetchall()
+        assert len({row["external_id"] for row in rows}) == len(rows), "nothing is there twice"
+        return {row["external_id"]: row["edition"] for row in rows}
+
+
+class Kept(psycopg.Connection[dict[str, Any]]):
+    """Goes back to its pool when it is closed, unless something is wrong with it: a history opens fifty."""
+
+    pool: list["Kept"]
+
+    def close(self) -> None:
+        if self.closed or self.info.transaction_status != TransactionStatus.IDLE:
+            super().close()
+            return
+        self.execute("select pg_advisory_unlock_all()")
+        self.pool.append(self)
 
 
 @pytest.fixture(scope="module")
 def pool(new_warehouse: Callable[[], Warehouse]) -> Iterator[Warehouse]:
+    """A warehouse whose connections are used again, for all histories of a worker."""
     made = new_warehouse()
     kept: list[Kept] = []
 
@@ -337,7 +326,7 @@ def no_time_passes(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         yield
 
 
-def emptied(warehouse: Warehouse) -> None:
+def empty(warehouse: Warehouse) -> None:
     """Takes away what the history before has left, faster than TRUNCATE does."""
     with warehouse.connect() as connection, connection.transaction():
         connection.execute("set local session_replication_role to replica")
@@ -350,32 +339,39 @@ def emptied(warehouse: Warehouse) -> None:
         connection.execute("delete from ops.fetch_runs")
 
 
+def of_seed(seed: str, warehouse: Warehouse, server: Server) -> History:
+    """The history that a seed stands for."""
+    draw = random.Random(f"history {seed}")
+    stem, usual = draw.choice(SHARES), draw.randint(1, 4)
+    world = WORLDS[stem]
+    api = hostile.APIS[stem](size=lambda limit: usual + world.wider(limit), validators=draw.random() < 0.5)
+    if isinstance(api, hostile.CivitAI):
+        api.skips = draw.random() < 0.5
+    server.answer = api.answer
+    source = replace(house.sources()[f"catalog/{stem}"], rate=None)
+    return History(seed, source, world, api, server, warehouse, draw)
+
+
 @pytest.mark.parametrize("chunk", range(-(-NUMBER // CHUNK)) if SEEDS is None else [0])
 def test_after_a_clean_sweep_the_tables_are_what_the_source_is(
     chunk: int, pool: Warehouse, no_time_passes: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seeds = SEEDS or [str(number) for number in range(chunk * CHUNK, min((chunk + 1) * CHUNK, NUMBER))]
-    started, runs, requests = time.monotonic(), 0, 0
-    for seed in seeds:
-        draw = random.Random(f"history {seed}")
-        stem = draw.choice(SHARES)
-        api = hostile.APIS[stem](size=KINDS[stem].size, validators=draw.random() < 0.5)
-        if isinstance(api, hostile.CivitAI):
-            api.skips = draw.random() < 0.5
-        Clock.moment = MORNING
-        emptied(pool)
-        with Server(api.answer) as server:
-            for name, value in hostile.environment({stem: server.url}).items():
-                monkeypatch.setenv(name, value)
-            source = replace(house.sources()[f"catalog/{stem}"], rate=None)
-            history = History(seed, source, KINDS[stem], api, server, pool, draw)
+    started, runs = time.monotonic(), 0
+    with Server(lambda _: hostile.Answer({}, 404)) as server:
+        for name, value in hostile.environment(dict.fromkeys(WORLDS, server.url)).items():
+            monkeypatch.setenv(name, value)
+        for seed in seeds:
+            Clock.moment = MORNING
+            empty(pool)
+            asked_before = len(server.log)
+            history = of_seed(seed, pool, server)
             try:
                 history.play()
             except BaseException as error:
-                told = "\n".join([*history.log, *(f"{each.target} {each.status}" for each in server.log[-12:])])
-                raise AssertionError(f"HISTORY={seed} ({stem}): {error!r}\n{told}") from error
-            runs, requests = runs + history.runs, requests + len(server.log)
-    took = time.monotonic() - started
-    print(
-        f"seeds {seeds[0]} to {seeds[-1]}: {runs} runs, {requests} requests, {len(seeds) / took:.1f} histories a second"
-    )
+                asked = [f"{each.target} {each.status}" for each in server.log[asked_before:]]
+                told = "\n".join([*history.log, *asked])
+                raise AssertionError(f"HISTORY={seed} ({history.source.stem}): {error!r}\n{told}") from error
+            runs += history.runs
+    rate = len(seeds) / (time.monotonic() - started)
+    print(f"seeds {seeds[0]} to {seeds[-1]}: {runs} runs, {len(server.log)} requests, {rate:.1f} histories a second")

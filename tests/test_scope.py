@@ -354,7 +354,7 @@ def test_the_order_of_runs_within_a_day_never_shows(teller: Teller) -> None:
     )
 
 
-@pytest.mark.parametrize("order", permutations(range(3)), ids=str)
+@pytest.mark.parametrize("order", list(permutations(range(3))), ids=str)
 def test_the_order_in_which_days_are_taken_in_never_shows(teller: Teller, order: tuple[int, ...]) -> None:
     """Every case at once."""
     worlds = [sorted(moved(records, by).items()) for by, records in enumerate(CASES.values())]
