@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from pipelines.errors import SourceFault
+from pipelines.errors import NotRecorded, SourceFault
 from pipelines.ledger import Run
 from pipelines.source import Payload, Source, Swept
 
@@ -112,7 +112,12 @@ def _compared(run: Run, stream: str, swept: Swept, at: datetime) -> tuple[int, i
 
 def _look(found: Missing, kind: str, absent: list[dict[str, Any]], look: Look | None) -> None:
     for row in absent:
-        payload = look(kind, row["external_id"]) if look else None
+        try:
+            payload = look(kind, row["external_id"]) if look else None
+        except NotRecorded:
+            name = "not deleted: the recording does not say what became of them"
+            found.notes[name] = found.notes.get(name, 0) + 1
+            continue
         if payload is None:
             found.gone.append((row["version_id"], f"not told by a complete listing; {row['request']}"))
         else:

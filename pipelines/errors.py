@@ -11,3 +11,7 @@ class AtlasError(Exception):
 
 class SourceFault(AtlasError):
     """The source answers in a way that no later page can be trusted after: a run does not go on from here."""
+
+
+class NotRecorded(AtlasError):
+    """A recording holds no answer to a request."""

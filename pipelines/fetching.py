@@ -84,10 +84,12 @@ def _client(
     places: Mapping[str, Client] | None = None,
 ) -> Client:
     try:
-        host = httpx.URL(base_url).netloc.decode()
-    except httpx.InvalidURL as error:
-        raise AtlasError(f"{source.name} cannot be read from {base_url!r}: {error}.", usage=True) from None
-    turns = Turns(stack.enter_context(warehouse.connect()), host, source.rate)
+        url = httpx.URL(base_url)
+    except httpx.InvalidURL:
+        url = httpx.URL()
+    if url.scheme not in {"http", "https"} or not url.host:
+        raise AtlasError(f"{source.name} cannot be read from {base_url!r}: that is no http or https URL.", usage=True)
+    turns = Turns(stack.enter_context(warehouse.connect()), url.netloc.decode(), source.rate)
     return Client(source.name, base_url, token=token, auth=source.auth, contact=contact, turns=turns, places=places)
 
 

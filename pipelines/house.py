@@ -86,7 +86,12 @@ def sources() -> dict[str, Source]:
     for path in sorted(ASSETS.glob("*/*.py")):
         if path.stem in {"__init__", "tables"}:
             continue
-        module = importlib.import_module(f"assets.{path.parent.name}.{path.stem}")
+        try:
+            module = importlib.import_module(f"assets.{path.parent.name}.{path.stem}")
+        except SyntaxError as error:
+            raise AtlasError(
+                f"{path.relative_to(ROOT)} cannot be read: {error.msg} in line {error.lineno}. Mend it and try again."
+            ) from None
         declared = [value for value in vars(module).values() if isinstance(value, Source)]
         if len(declared) != 1:
             raise AtlasError(

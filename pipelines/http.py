@@ -6,6 +6,7 @@ send the client, or its token, to another host. Belongs here: requests and answe
 turn it is (`turns`).
 """
 
+import logging
 import re
 from collections import Counter
 from collections.abc import Mapping
@@ -34,8 +35,15 @@ GONE = frozenset({404, 410})
 RATE_LIMIT = re.compile(r"\bt=([0-9]+)")
 SECRET_PARAMETER = re.compile(r"token|key|secret|sig|pass|login", re.IGNORECASE)
 
-# Where structlog is installed, as Dagster does, stamina would tell of retries on standard output.
-stamina.instrumentation.set_on_retry_hooks([stamina.instrumentation.LoggingOnRetryHook])
+
+def _told(details: stamina.instrumentation.RetryDetails) -> None:
+    """Says why something is tried again, and when; stamina's own words do not."""
+    again = f"trying again in {details.wait_for:.1f} s ({details.retry_num} of {ATTEMPTS - 1})"
+    _log.warning("%s; %s", details.caused_by, again)
+
+
+_log = logging.getLogger(__name__)
+stamina.instrumentation.set_on_retry_hooks([_told])
 
 DocumentT = TypeVar("DocumentT")
 
@@ -72,6 +80,7 @@ class Client:
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         self.source, self._base_url, self._turns, self._places = source, base_url, turns, places or {}
+        self._stem = source.split("/")[-1].upper()
         self.notes: Counter[str] = Counter()
         for place in self._places.values():
             place.notes = self.notes
@@ -126,7 +135,7 @@ class Client:
         except httpx.RequestError as error:
             raise AtlasError(
                 f"{self.source} cannot be reached at {without_secrets(str(self._http.base_url))}: {error}. "
-                f"Check ATLAS_{self.source.split('/')[-1].upper()}_BASE_URL and the network, or use --recorded."
+                f"Check ATLAS_{self._stem}_BASE_URL and the network, or use --recorded."
             ) from None
         raise AssertionError("stamina ends with an answer or an error")
 
@@ -169,7 +178,8 @@ class Client:
             if response.status_code == httpx.codes.TOO_MANY_REQUESTS or response.status_code >= 500:
                 self.notes["answers to try again"] += 1
                 raise _TryAgain(words, self._obey(response))
-        raise SourceFault(f"{self.source} refused {request_of(response)}: {words}.")
+        advice = f" Set ATLAS_{self._stem}_TOKEN." if response.status_code in {401, 403} and self.anonymous else ""
+        raise SourceFault(f"{self.source} refused {request_of(response)}: {words}.{advice}")
 
     def _obey(self, response: httpx.Response) -> float | None:
         """Keeps every run from asking for as long as the server says; how long this one must wait by itself."""

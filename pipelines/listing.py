@@ -166,6 +166,8 @@ class Listing(Generic[PageT]):
         positions = [place for head in heads if head and (place := head.position()) is not None]
         if positions:
             state.high = _plain(max([*positions, *([_place(state.high)] if state.high is not None else [])]))
+            if state.answers == 1 and self._mark(state.high) != state.high:
+                state.validators = {}  # a page of times that are still to come stays as it is, whatever comes below
         if state.link is None:
             state.ended = "end"
         elif self._stop is not None and positions and max(positions) < self._stop:  # type: ignore[operator]

@@ -13,7 +13,7 @@ import httpx
 import msgspec
 
 from pipelines import house
-from pipelines.errors import AtlasError
+from pipelines.errors import AtlasError, NotRecorded
 from pipelines.source import Source
 
 
@@ -54,7 +54,7 @@ class RecordedTransport(httpx.BaseTransport):
         wanted = f"{request.method} {request.url.raw_path.decode()} {request.read().decode()}".rstrip()
         exchange = self._answers.get(wanted)
         if exchange is None:
-            raise AtlasError(f"The recording holds no answer to {wanted}.")
+            raise NotRecorded(f"The recording holds no answer to {wanted}.")
         return httpx.Response(exchange.status, headers=exchange.headers, content=bytes(exchange.body), request=request)
 
 

@@ -179,7 +179,7 @@ class _Transform:
                 return
             except psycopg.ProgrammingError as error:
                 raise AtlasError(f"sql/{select.file.address}.sql cannot be run: {error}") from error
-            shape.read_types(self.connection)
+            shape.read_types(self.connection, select.file.address)
             if shape.told and "record_id" in shape.yielded:
                 self.connection.execute(shape.settle())
             self.connection.execute(sql.SQL("analyze {}").format(shape.incoming))

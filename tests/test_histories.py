@@ -148,6 +148,7 @@ class History:
             Clock.moment = later
 
     def change(self) -> None:
+        Clock.now()
         kind, draw = self.world.kind, self.draw
         what = draw.choices(["make", "change", "delete", "restore", "count"], [40, 35, 12, 6, 7])[0]
         key = draw.choice(sorted(self.records)) if self.records else ""
@@ -231,7 +232,7 @@ class History:
         assert not dead & self.present, "nothing is deleted that was there all the time"
         wrong = {key for key, told in self.there().items() if key not in self.touched and after.get(key) != told}
         # A model that comes just before a first page is asked for more widely hides the one left out behind it.
-        certain = calm or not getattr(self.api, "skips", False)
+        certain = (calm and not self.resumed) or not getattr(self.api, "skips", False)
         if sweep:
             assert not (certain and wrong), "a sweep tells all that was there all the time"
         elif not self.resumed:

@@ -441,6 +441,15 @@ def test_an_unchanged_listing_costs_one_304(opened: Open) -> None:
     assert reader.read(replace(TODAY, cursors=again.marks), conditional=True).told == ["b"]
 
 
+def test_a_page_of_times_to_come_is_asked_for_without_conditions(opened: Open) -> None:
+    """It is the first page, and stays as it is, while what is new now comes below it."""
+    source = Tagged()
+    source.page = [{"id": "tomorrow", "at": hostile.iso(datetime.now(UTC) + timedelta(days=1))}]
+    reader = opened(source)
+    first = reader.read(since=NOON)
+    assert reader.read(replace(TODAY, cursors=first.marks)).told == ["tomorrow"]
+
+
 def test_a_sweep_asks_without_conditions(opened: Open) -> None:
     reader = opened(Tagged())
     first = reader.read()

@@ -369,15 +369,15 @@ def test_the_order_in_which_days_are_taken_in_never_shows(teller: Teller, order:
 
 
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("goes", ["by a poorer payload", "by a tombstone"])
-def test_what_goes_is_replaced_and_comes_back(teller: Teller, fresh: Fresh, case: str, goes: str) -> None:
+def test_what_goes_is_replaced_and_comes_back(teller: Teller, fresh: Fresh, case: str) -> None:
+    """By a tombstone, or by a payload that tells nothing any more, in turn."""
     records = CASES[case]
     told = teller()
     for day, (name, body) in zip(DAYS, records.items(), strict=False):
         told.land(name, body, day=day)
         told.transform(day)
-    for name, body in records.items():
-        if goes == "by a tombstone":
+    for number, (name, body) in enumerate(records.items(), list(CASES).index(case)):
+        if number % 2:
             assert told.sweep(name, day=DAYS[3]).counts.deleted == 1
         else:
             told.land(name, {}, day=DAYS[3])
@@ -588,7 +588,7 @@ def step_of_civitai(dice: random.Random) -> tuple[str, str, Json]:
     return "models", str(number), any_model(dice, number)
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("which", ["made", "civitai"])
 def test_a_history_by_chance_ends_in_what_one_load_of_its_last_payloads_makes(
     emptied: Callable[[], Warehouse], made: Source, civitai: Source, which: str, seed: int

@@ -47,8 +47,10 @@ def run(
                 for first, last in _ranges(days):
                     _materialize(landing, first, last, instance, atlas, {"sweep": sweep, "shrink": shrink})
                     _materialize(tables, first, last, instance, atlas, {"full": full})
+                tried = {day.isoformat() for day in days}
                 for partition in transform.waiting(warehouse, source):
-                    transform.transform(warehouse, source, partition, notify=notify)
+                    if partition not in tried:
+                        transform.transform(warehouse, source, partition, notify=notify)
 
 
 def _materialize(

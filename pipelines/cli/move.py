@@ -45,8 +45,13 @@ def run(
     Without days: every recorded day, or today when live.
     """
     mode: Mode = context.in_force(mode=None if live is None else "live" if live else "recorded").mode
+    if sweep and mode != "live":
+        raise AtlasError("Only a live source can be asked for everything: --sweep goes with --live.", usage=True)
     wanted = _wanted(partition, since, until)
     work = [(source, _days(source, mode, wanted)) for source in house.find_sources(sources or [])]
+    if mode == "live" and not any(days for _, days in work):
+        begin = "; ".join(f"{source.name} on {source.since}" for source, _ in work)
+        raise AtlasError(f"No source can be asked for these days. They begin: {begin}.", usage=True)
     if not any(days for _, days in work):
         there = "; ".join(f"{source.name}: {', '.join(map(str, recording.days(source)))}" for source, _ in work)
         raise AtlasError(f"Nothing is recorded for these days. Recorded are {there}. Use --live for today.", usage=True)
@@ -74,6 +79,8 @@ def land(
     """Land payloads from files, through the same door as fetched ones."""
     source, kind = house.find_stream(stream)
     window = _window(partition) if partition else None
+    if window and window.day < source.since:
+        raise AtlasError(f"{source.name} begins on {source.since}: {window.key} is no day of it.", usage=True)
     intake = brought.intake(source, kind, files, window)
     day = window.key if window else datetime.now(UTC).date().isoformat()
     with context.warehouse() as warehouse, show.reporting() as reporter:
@@ -150,7 +157,7 @@ def _days(source: Source, mode: Mode, wanted: Wanted | None) -> list[date]:
     """The days a source is to be run for: of its recordings, or up to today when live."""
     today = datetime.now(UTC).date()
     first, last = wanted or ((None, None) if mode == "recorded" else (today, today))
-    first, last = first or source.since, min(last or today, today)
+    first, last = max(first or source.since, source.since), min(last or today, today)
     if mode == "recorded":
         return [day for day in recording.days(source) if first <= day <= last]
     return [first + timedelta(days=number) for number in range((last - first).days + 1)]
@@ -161,7 +168,8 @@ def _transformable(warehouse: Warehouse, source: Source, full: bool) -> list[str
         return transforms.waiting(warehouse, source)
     with warehouse.connect() as connection:
         rows = connection.execute(
-            "select distinct partition_key from staging.versions where stream = %s and latest order by 1", [source.name]
+            "select distinct partition_key from staging.versions where stream = any(%s) and latest order by 1",
+            [list(source.streams.values())],
         )
         return [row["partition_key"] for row in rows]
 

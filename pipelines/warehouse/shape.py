@@ -108,8 +108,8 @@ class Shape:
                 found.append(Reference(column.name, constraint.referred_table, bool(column.nullable)))
         return sorted(found, key=lambda each: each.column)
 
-    def read_types(self, connection: Connection) -> None:
-        """Learns what the SELECT yields: each column of `incoming` and its type."""
+    def read_types(self, connection: Connection, select: str) -> None:
+        """Learns what a SELECT file yields: each column of `incoming` and its type."""
         rows = connection.execute(
             """
             select attname, format_type(atttypid, null) as type from pg_attribute
@@ -123,9 +123,7 @@ class Shape:
         missing = needed - self.yielded.keys()
         if unknown or missing:
             fault = f"yields {min(unknown)}, which is no column of it" if unknown else f"does not yield {min(missing)}"
-            raise AtlasError(
-                f"The SELECT for {self.name} {fault}. Mend sql/{self.table.schema}/…/{self.table.name}.sql."
-            )
+            raise AtlasError(f"The SELECT for {self.name} {fault}. Mend sql/{select}.sql.")
 
     def type_of(self, column: str) -> str:
         """The column's type with its length, as SQL."""
