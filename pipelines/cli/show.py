@@ -99,6 +99,8 @@ def run_as_dict(run: Run) -> dict[str, Any]:
 
 def run_line(run: Run) -> str:
     """A run in one line."""
+    if run.status == "failed":
+        return f"failed to {run.kind} {run.source} {run.partition}: {run.error}"
     verb = "landed" if run.kind == "land" else "transformed"
     return f"{verb} {run.source} {run.partition}: {counts(asdict(run.counts), run.stats)} ({run.status})"
 
