@@ -76,10 +76,19 @@ def models(tmp_path: Path) -> Path:
     [
         (["run", "nowhere"], "There is no source or domain 'nowhere'. There are: catalog/civitai, catalog/comfyui"),
         (["transform", "catalog/nothing"], "There is no source or domain 'catalog/nothing'"),
-        (["land", "catalog", "--from", "pyproject.toml"], "There is no stream 'catalog'. There are: catalog/civitai.models, "),
+        (
+            ["land", "catalog", "--from", "pyproject.toml"],
+            "There is no stream 'catalog'. There are: catalog/civitai.models, ",
+        ),
         (["land", "catalog/civitai", "--from", "pyproject.toml"], "There is no stream 'catalog/civitai'. There are: "),
-        (["land", "catalog/civitai.models", "--from", "/nowhere.ndjson"], "There is no file or folder /nowhere.ndjson."),
-        (["land", "catalog/civitai.models", "--from", "Makefile"], "Makefile is no file of payloads: its name should end in"),
+        (
+            ["land", "catalog/civitai.models", "--from", "/nowhere.ndjson"],
+            "There is no file or folder /nowhere.ndjson.",
+        ),
+        (
+            ["land", "catalog/civitai.models", "--from", "Makefile"],
+            "Makefile is no file of payloads: its name should end in",
+        ),
         (["runs", "catalog/nothing"], "There is no source 'catalog/nothing'"),
         (["quarantine", "list", "catalog/nothing"], "There is no source 'catalog/nothing'"),
         (["quarantine", "show", "7"], "There is no quarantine entry 7. See them with: atlas quarantine list"),

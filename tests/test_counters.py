@@ -111,9 +111,9 @@ def test_a_document_that_would_lose_something_is_left_whole(body: str | bytes) -
 def test_numbers_and_texts_stay_as_they_are_written() -> None:
     body = '{"stats":{"n":1.50,"big":12345678901234567890123,"é":"\\u00e9"},"kept":[1.50, 1e2],"id":"\\u00e9"}'
     stable, counted = take_out(body.encode(), tree(("stats",)))
-    assert stable == b'{"stats":null,"kept":[1.50, 1e2],"id":"\xc3\xa9"}' or b"[1.50, 1e2]" in stable
+    assert stable == rb'{"stats":null,"kept":[1.50, 1e2],"id":"\u00e9"}'
     assert counted is not None
-    assert b'{"n":1.50,"big":12345678901234567890123,' in counted.values
+    assert counted.values.decode() == '{"stats":{"n":1.50,"big":12345678901234567890123,"é":"\\u00e9"}}'
 
 
 def test_counters_that_change_leave_the_digest_and_those_that_come_or_go_do_not() -> None:
@@ -370,7 +370,7 @@ class Loose(Contract):
 
 
 def test_records_that_share_a_body_have_each_their_own_counters(shared: Warehouse, civitai: Source) -> None:
-    source = replace(civitai, contracts=civitai.contracts | {"models": Loose})
+    source = replace(civitai, contracts={**civitai.contracts, "models": Loose})
     numbers = [str(next(NUMBERS)) for _ in range(3)]
     for day, more in zip(DAYS, (0, 10), strict=False):
         items = [
@@ -382,8 +382,15 @@ def test_records_that_share_a_body_have_each_their_own_counters(shared: Warehous
         run = landing.land(shared, source, day, items, fetched_at=at(day))
         transform(shared, source, day)
         assert run.stats["bodies"] == (1 if day == DAYS[0] else 0)
-        query = "select (raw ->> 'downloads')::int from catalog.models where external_id = any(%s) order by external_id::int"
-        assert rows(shared, query, numbers) == [(more,), (more + 1,), (more + 2,)]
+        found = rows(
+            shared,
+            """
+            select (raw ->> 'downloads')::int from catalog.models
+            where external_id = any(%s) order by external_id::int
+            """,
+            numbers,
+        )
+        assert found == [(more,), (more + 1,), (more + 2,)]
 
 
 SAID = [(1, 2, 3), (1, 2, 1), (1, 1, 2), (1, 2, 2), (1, 1, 1)]

@@ -111,7 +111,9 @@ def test_three_bad_lines_wait_and_the_other_197_arrive(
     warehouse: Warehouse, broken: tuple[Path, dict[int, bytes], dict[int, bytes]]
 ) -> None:
     path, _, bad = broken
-    said = atlas(warehouse, "land", "catalog/civitai.models", "--from", path, "--partition", DAY, "--json", code=PARTIAL)
+    said = atlas(
+        warehouse, "land", "catalog/civitai.models", "--from", path, "--partition", DAY, "--json", code=PARTIAL
+    )
     (run,) = json.loads(said)
     assert [run[name] for name in ("status", "fetched", "created", "quarantined")] == ["partial_success", 200, 197, 3]
     cut, no_id, retyped = bad.values()

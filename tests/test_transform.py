@@ -83,7 +83,7 @@ def entries(warehouse: Warehouse, *, closed: bool = False) -> list[tuple[str, st
 
 
 def waits(warehouse: Warehouse) -> list[tuple[str, str, str, str]]:
-    """Record, table, external id of the row it waits for (its key where there is no such row) and reason of each wait."""
+    """Record, table, external id (or key) of the row that is waited for, and reason of each wait."""
     return rows(
         warehouse,
         """
@@ -98,9 +98,7 @@ def waits(warehouse: Warehouse) -> list[tuple[str, str, str, str]]:
 
 def land(warehouse: Warehouse, source: Source, *bodies: Json, day: str = DAY, days_later: int = 0) -> Run:
     kind = next(iter(source.contracts))
-    items = [
-        Payload(json.dumps(body).encode(), "made here", external_id=str(body["id"]), kind=kind) for body in bodies
-    ]
+    items = [Payload(json.dumps(body).encode(), "made here", external_id=str(body["id"]), kind=kind) for body in bodies]
     return landing.land(warehouse, source, day, items, fetched_at=START + timedelta(days=days_later))
 
 

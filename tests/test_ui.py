@@ -34,6 +34,8 @@ DAY = "2026-11-01"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 PICTURE = os.environ.get("UI_PICTURE")
 LISTENING = "0A"
+ROW_HEIGHT = 240
+"""Of a table in the drawn graph."""
 PATIENCE_S = 120
 
 Sources = dict[str, list[str]]
@@ -314,23 +316,24 @@ def draws_the_graph(ui: Ui, expected: Sources, folder: Path) -> None:
             materialize(ui, source)
             materialize(ui, *expected[source])
     wanted = {f'href="/assets/{asset}?' for source in expected for asset in (source, *expected[source])}
-    picture = folder / "graph.png"
+    picture, height = folder / "graph.png", ROW_HEIGHT * sum(map(len, expected.values()))
 
     def drawn() -> bool:
-        page = look(ui, folder, "--dump-dom")
+        page = look(ui, folder, "--dump-dom", height)
         return all(each in page for each in wanted)
 
     wait(drawn)
-    look(ui, folder, f"--screenshot={picture}")
+    look(ui, folder, f"--screenshot={picture}", height)
     assert picture.stat().st_size > 50_000
     if PICTURE:
         shutil.copy(picture, house.ROOT / PICTURE)
 
 
-def look(ui: Ui, folder: Path, what: str) -> str:
+def look(ui: Ui, folder: Path, what: str, height: int) -> str:
+    """The graph in a window high enough for all of it: what is not in sight is not drawn."""
     assert CHROMIUM
     command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-    command += ["--hide-scrollbars", "--window-size=1560,2250", "--force-device-scale-factor=0.6"]
+    command += ["--hide-scrollbars", f"--window-size=1560,{height}", "--force-device-scale-factor=0.6"]
     command += [f"--user-data-dir={folder / 'chromium'}", "--virtual-time-budget=15000", what]
     seen = subprocess.run(
         [*command, f"http://127.0.0.1:{ui.port}/asset-groups"], capture_output=True, timeout=PATIENCE_S
