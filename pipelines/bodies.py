@@ -26,9 +26,15 @@ REFUSED = (psycopg.DataError, psycopg.errors.ProgramLimitExceeded, psycopg.error
 
 
 class Progress(msgspec.Struct):
-    """What a landing has done so far, as it is kept at each checkpoint. began: when its first request was sent."""
+    """What a landing has done so far, as it is kept at each checkpoint.
+
+    began: when its first request was sent. asked: from where, and for how much. tries: how many runs took it up and
+    came no further.
+    """
 
     began: datetime
+    asked: dict[str, str | bool] = {}
+    tries: int = 0
     listings: dict[str, dict[str, Any]] = {}
     fetched: int = 0
     bytes: int = 0
@@ -117,6 +123,7 @@ class Bodies:
                     copy.write_row((self.run.id, *_arrived(each)))
             quarantine.note(connection, self.run.id, rejected)
             if checkpoint:
+                self.progress.tries = 0
                 connection.execute(CHECKPOINT, [self.run.id, Jsonb(msgspec.to_builtins(self.progress))])
 
     def _copy(self, rows: list[BodyRow]) -> list[Rejected]:

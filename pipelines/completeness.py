@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from pipelines.errors import NotRecorded, SourceFault
+from pipelines.errors import NotRecorded, Refused, SourceFault
 from pipelines.ledger import Run
 from pipelines.source import Payload, Source, Swept
 
@@ -20,7 +20,7 @@ Look = Callable[[str, str], Payload | None]
 
 GREATEST_LOSS = 0.2
 ALWAYS_BELIEVED = 5
-"""So many missing records are looked at whatever share they are, as long as the listing told any."""
+"""So many missing records are looked at, one by one, whatever share they are, as long as the listing told any."""
 MOST_LOOKS_A_DAY = 100
 """A day's partition also holds records of other days that changed then, which its listing cannot tell."""
 
@@ -62,7 +62,7 @@ def missing(
             found.notes["not deleted: told in several answers, and none can be looked at by itself"] = len(absent)
         elif each.within and len(absent) > MOST_LOOKS_A_DAY:
             found.notes["not deleted: too many of the day are missing in its listing"] = len(absent)
-        elif not (shrink or each.within) and _unbelievable(told, len(absent)):
+        elif not (shrink or each.within) and _unbelievable(told, len(absent), look):
             raise SourceFault(
                 f"{stream} tells {told} records, and {len(absent)} of those it had are missing: more than a fifth. "
                 "Nothing of this run is published. If they are gone indeed, run it again with --shrink."
@@ -72,8 +72,8 @@ def missing(
     return found
 
 
-def _unbelievable(told: int, absent: int) -> bool:
-    return not told or absent > max(ALWAYS_BELIEVED, GREATEST_LOSS * (told + absent))
+def _unbelievable(told: int, absent: int, look: Look | None) -> bool:
+    return not told or absent > max(ALWAYS_BELIEVED if look else 1, GREATEST_LOSS * (told + absent))
 
 
 def _compared(run: Run, stream: str, swept: Swept, at: datetime) -> tuple[int, int, list[dict[str, Any]]]:
@@ -114,8 +114,9 @@ def _look(found: Missing, kind: str, absent: list[dict[str, Any]], look: Look | 
     for row in absent:
         try:
             payload = look(kind, row["external_id"]) if look else None
-        except NotRecorded:
-            name = "not deleted: the recording does not say what became of them"
+        except (NotRecorded, Refused) as error:
+            who = "the recording does not say" if isinstance(error, NotRecorded) else "the source refuses to say"
+            name = f"not deleted: {who} what became of them"
             found.notes[name] = found.notes.get(name, 0) + 1
             continue
         if payload is None:

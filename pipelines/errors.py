@@ -15,3 +15,11 @@ class SourceFault(AtlasError):
 
 class NotRecorded(AtlasError):
     """A recording holds no answer to a request."""
+
+
+class Refused(SourceFault):
+    """The source answers a request with a status that says no."""
+
+
+class Unreachable(AtlasError):
+    """Nobody answers where the source should be."""

@@ -16,7 +16,7 @@ import httpx
 
 from pipelines import ledger, recording, settings
 from pipelines.errors import AtlasError
-from pipelines.http import Client
+from pipelines.http import Client, without_secrets
 from pipelines.landing import Intake
 from pipelines.settings import Mode
 from pipelines.source import Payload, Source, Window
@@ -32,11 +32,13 @@ def opened(
 
     sweep: everything it has, not only what is new. Nothing is asked before the first item is.
     """
+    asked: dict[str, str | bool] = {}
     with ExitStack() as stack:
         if mode == "recorded":
             place, window = _recorded(stack, source, window), replace(window, sweep=not source.dated)
         else:
             ledger.reap(warehouse)  # so that what a dead run of this day has landed is taken up
+            asked |= {"sweep": sweep, "read_from": _read_from(source)}
             window = _live_window(warehouse, source, window, sweep=sweep)
             place = stack.enter_context(live(warehouse, source))
         yield Intake(
@@ -45,6 +47,7 @@ def opened(
             window.start if mode == "recorded" else None,
             look=_looking(source, place),
             cursors=window.cursors,
+            asked=asked,
             notes=place.notes if isinstance(place, Client) else Counter(),
         )
 
@@ -115,6 +118,12 @@ def _live_window(warehouse: Warehouse, source: Source, window: Window, *, sweep:
     return replace(window, current=current, sweep=sweep, cursors=_marks(warehouse, source))
 
 
+def _read_from(source: Source) -> str:
+    """Where a live source is read, without secrets: what one place told says nothing of another."""
+    place = settings.base_url(source.stem) or source.base_url
+    return place if source.kind == "folder" else without_secrets(place)
+
+
 def _marks(warehouse: Warehouse, source: Source) -> dict[str, Any]:
     """Where the last live run ended. What other code decided to skip as unchanged is asked for again."""
     with warehouse.connect() as connection:
@@ -122,10 +131,10 @@ def _marks(warehouse: Warehouse, source: Source) -> dict[str, Any]:
             """
             select cursor_to, code_version from ops.fetch_runs
             where stream = %s and kind = 'land' and published is not null and cursor_to is not null
-              and stats ->> 'mode' = 'live'
+              and stats ->> 'mode' = 'live' and stats ->> 'read_from' = %s
             order by published desc limit 1
             """,
-            [source.name],
+            [source.name, _read_from(source)],
         ).fetchone()
     if row is None:
         return {}

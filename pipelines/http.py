@@ -8,6 +8,7 @@ turn it is (`turns`).
 
 import logging
 import re
+import time
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -20,7 +21,7 @@ import httpx
 import msgspec
 import stamina
 
-from pipelines.errors import AtlasError, SourceFault
+from pipelines.errors import AtlasError, Refused, SourceFault, Unreachable
 from pipelines.source import Auth
 from pipelines.turns import LONGEST_WAIT_S, Deferred, Turns
 
@@ -31,6 +32,10 @@ UNSAID_WAIT_S = 1.0
 LONGEST_BAN_S = 30 * 86_400.0
 """What a host that asks to be left alone for longer, or for ever, is believed."""
 USER_AGENT = "modelatlas/0.1"
+LONGEST_ANSWER_S = 120.0
+MOST_BYTES = 256 * 1024**2
+JSON = "application/json"
+PACKING = {"content-encoding", "content-length", "transfer-encoding"}
 GONE = frozenset({404, 410})
 RATE_LIMIT = re.compile(r"\bt=([0-9]+)")
 SECRET_PARAMETER = re.compile(r"token|key|secret|sig|pass|login", re.IGNORECASE)
@@ -87,7 +92,7 @@ class Client:
         self.anonymous = token is None
         headers = {
             "user-agent": f"{USER_AGENT} ({contact})" if contact else USER_AGENT,
-            "accept": "application/json",
+            "accept": JSON,
         }
         basic = None
         if token and auth == "basic":
@@ -133,19 +138,21 @@ class Client:
                 "Nothing of this run is published; run it again later, it goes on where it stopped."
             ) from None
         except httpx.RequestError as error:
-            raise AtlasError(
+            raise Unreachable(
                 f"{self.source} cannot be reached at {without_secrets(str(self._http.base_url))}: {error}. "
                 f"Check ATLAS_{self._stem}_BASE_URL and the network, or use --recorded."
             ) from None
         raise AssertionError("stamina ends with an answer or an error")
 
-    def look(self, target: str, body: bytes | None = None, gone: frozenset[int] = GONE) -> tuple[bytes, str] | None:
+    def look(
+        self, target: str, shape: type[object], body: bytes | None = None, gone: frozenset[int] = GONE
+    ) -> tuple[bytes, str] | None:
         """One record by its own URL, with the request that is stored; None where the source says that it is gone.
 
-        gone: the statuses by which it says so.
+        shape: what tells a record from an error that says 200. gone: the statuses by which it says so.
         """
-        response, document = self.ask(target, msgspec.Raw, body=body, gone=gone)
-        return None if document is None else (bytes(document), request_of(response))
+        response, document = self.ask(target, shape, body=body, gone=gone)
+        return None if document is None else (response.content.strip(), request_of(response))
 
     def below_base(self, link: str) -> str:
         """A link's path and query, below the path of the base URL."""
@@ -166,20 +173,30 @@ class Client:
         turn: AbstractContextManager[None] = self._turns.turn() if self._turns else nullcontext()
         with turn:
             self.notes["requests"] += 1
-            if body is None:
-                response = self._http.get(target or self._base_url, headers=headers)
-            else:
-                response = self._http.post(
-                    target, headers={**headers, "content-type": "application/json"}, content=body
-                )
-            if response.status_code in {httpx.codes.OK, httpx.codes.NOT_MODIFIED, *gone}:
+            response = self._answer(target or self._base_url, headers, body)
+            unchanged = {httpx.codes.NOT_MODIFIED} if headers else set()
+            if response.status_code in {httpx.codes.OK, *unchanged, *gone}:
                 return response
             words = f"status {response.status_code}"
             if response.status_code == httpx.codes.TOO_MANY_REQUESTS or response.status_code >= 500:
                 self.notes["answers to try again"] += 1
                 raise _TryAgain(words, self._obey(response))
         advice = f" Set ATLAS_{self._stem}_TOKEN." if response.status_code in {401, 403} and self.anonymous else ""
-        raise SourceFault(f"{self.source} refused {request_of(response)}: {words}.{advice}")
+        raise Refused(f"{self.source} refused {request_of(response)}: {words}.{advice}")
+
+    def _answer(self, target: str, headers: Mapping[str, str], body: bytes | None) -> httpx.Response:
+        """An answer whole, if it comes in time and has an end."""
+        method, sent = ("GET", dict(headers)) if body is None else ("POST", {**headers, "content-type": JSON})
+        deadline, content = time.monotonic() + LONGEST_ANSWER_S, bytearray()
+        with self._http.stream(method, target, headers=sent, content=body) as response:
+            for part in response.iter_bytes():
+                content += part
+                if len(content) > MOST_BYTES:
+                    raise SourceFault(f"{self.source} sends more than {MOST_BYTES:,} bytes: {request_of(response)}.")
+                if time.monotonic() > deadline:
+                    raise _TryAgain(f"an answer takes longer than {LONGEST_ANSWER_S:.0f} s")
+        told = [(name, value) for name, value in response.headers.multi_items() if name not in PACKING]
+        return httpx.Response(response.status_code, headers=told, content=bytes(content), request=response.request)
 
     def _obey(self, response: httpx.Response) -> float | None:
         """Keeps every run from asking for as long as the server says; how long this one must wait by itself."""
@@ -223,8 +240,9 @@ def _retry_after(response: httpx.Response) -> float | None:
     """
     value = response.headers.get("retry-after")
     if value is None:
-        limit = RATE_LIMIT.search(response.headers.get("ratelimit", ""))
-        return float(limit.group(1)) if limit else None
+        said = response.headers.get("ratelimit", "") if response.status_code == httpx.codes.TOO_MANY_REQUESTS else ""
+        limit = RATE_LIMIT.search(said)
+        return min(float(limit.group(1)), LONGEST_BAN_S) if limit else None
     try:
         return min(max(0.0, float(value)), LONGEST_BAN_S)
     except ValueError:

@@ -19,6 +19,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
+from psycopg.types.json import Jsonb
 
 from pipelines import ledger
 from pipelines.bodies import Bodies, Progress
@@ -26,13 +27,16 @@ from pipelines.completeness import Look, missing
 from pipelines.errors import SourceFault
 from pipelines.examining import Arrival, Examiner
 from pipelines.ledger import Run
-from pipelines.publishing import Outcome, publish
+from pipelines.publishing import Outcome, forget, publish
 from pipelines.quarantine import Rejected
 from pipelines.source import Checkpoint, Item, Mark, Payload, Skipped, Source, Swept
 from pipelines.warehouse.engine import Connection, Warehouse
 
 BATCH_BYTES = 8 * 1024 * 1024
 BATCH_PAYLOADS = 2_000
+
+MOST_TRIES = 5
+"""So many runs take up a checkpoint and come no further; then the next begins anew."""
 
 SWITCH_S = 0.0005
 """How long a thread may keep Python to itself. The writer asks for it hundreds of times a batch; with the usual 5 ms
@@ -46,7 +50,7 @@ class Intake:
     items: made from the checkpoints of a run that broke off, empty where there is none. fetched_at: when they were
     received, where that is not now (a recording, a dump). look: one record by kind and id, None where it is gone.
     mode: where they are from; only what a live run leaves is taken up by the next. cursors: the marks that the last
-    one left. notes: what the ledger should tell.
+    one left. asked: from where, and for how much. notes: what the ledger should tell.
     """
 
     items: Callable[[dict[str, dict[str, Any]]], Iterable[Item]]
@@ -54,6 +58,7 @@ class Intake:
     fetched_at: datetime | None = None
     look: Look | None = None
     cursors: Mapping[str, Any] = field(default_factory=dict)
+    asked: dict[str, str | bool] = field(default_factory=dict)
     notes: Counter[str] = field(default_factory=Counter)
 
 
@@ -124,7 +129,7 @@ class _Landing:
         self.batch_bytes = 0
         self.marks: dict[str, Any] = {}
         self.swept: list[Swept] = []
-        self.progress = self._resumed() or Progress(intake.fetched_at or datetime.now(UTC))
+        self.progress = self._resumed() or Progress(intake.fetched_at or datetime.now(UTC), intake.asked)
         self.bodies = Bodies(run, connection, writer, self.progress)
 
     def all(self, *, shrink: bool, mends: int | None) -> None:
@@ -144,6 +149,7 @@ class _Landing:
             "skipped": progress.skipped,
             "repaired": progress.repaired,
             "mode": self.intake.mode,
+            **self.intake.asked,
             "notes": {name: number for name, number in sorted(notes.items()) if number},
         }
         refused = [bytes.fromhex(digest) for digest in progress.refused]
@@ -151,7 +157,7 @@ class _Landing:
             progress.fetched,
             refused,
             stats,
-            gone_at=self.intake.fetched_at or datetime.now(UTC),
+            gone_at=progress.began,
             gone=gone,
             cursor_from=dict(self.intake.cursors),
             cursor_to={**self.intake.cursors, **self.marks} if self.marks else None,
@@ -216,11 +222,21 @@ class _Landing:
         """Takes up what the last run of the partition kept, where it broke off."""
         if self.intake.mode != "live":
             return None
-        parameters = {"run": self.run.id, "source": self.source.name, "partition": self.run.partition}
+        parameters = {
+            "run": self.run.id,
+            "source": self.source.name,
+            "partition": self.run.partition,
+            "asked": Jsonb(self.intake.asked),
+            "tries": MOST_TRIES,
+        }
         row = self.run.connection.execute(TAKE_UP, parameters).fetchone()
         if row is None:
             return None
-        progress = msgspec.convert(row["progress"], Progress)
+        try:
+            progress = msgspec.convert(row["progress"], Progress)
+        except msgspec.ValidationError:  # other code has written it
+            forget(self.run)
+            return None
         self.intake.notes["payloads taken up from a run that broke off"] = progress.fetched
         return progress
 
@@ -236,8 +252,13 @@ with candidate as (
 
 mine as (
     select c.fetch_run_id, (k.progress ->> 'fetched')::bigint as fetched
-    from candidate c join staging.checkpoints k using (fetch_run_id) join ops.fetch_runs r on r.fetch_run_id = %(run)s
-    where r.code_version = c.code_version and r.started_at < c.started_at + interval '1 day'
+    from candidate c
+    join staging.checkpoints k using (fetch_run_id)
+    join ops.fetch_runs r on r.fetch_run_id = %(run)s
+    where r.code_version = c.code_version
+      and k.progress -> 'asked' = %(asked)s
+      and (k.progress ->> 'tries')::int < %(tries)s
+      and r.started_at < (k.progress ->> 'began')::timestamptz + interval '1 day'
 ),
 
 beyond as ( -- what came after the checkpoint comes again
@@ -253,7 +274,10 @@ rejected as (
     update staging.rejects a set fetch_run_id = %(run)s from mine where a.fetch_run_id = mine.fetch_run_id
 )
 
-update staging.checkpoints c set fetch_run_id = %(run)s from mine where c.fetch_run_id = mine.fetch_run_id
+update staging.checkpoints c
+set fetch_run_id = %(run)s,
+    progress = jsonb_set(c.progress, '{tries}', to_jsonb((c.progress ->> 'tries')::int + 1))
+from mine where c.fetch_run_id = mine.fetch_run_id
 returning progress
 """
 

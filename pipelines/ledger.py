@@ -208,7 +208,10 @@ def _close_failed(connection: Connection, run_id: UUID, words: str) -> None:
 
 
 def reap(warehouse: Warehouse) -> list[UUID]:
-    """Closes the runs whose process is gone; those runs. Bodies they wrote stay and are taken up by digest."""
+    """Closes the runs whose process is gone; those runs. Bodies they wrote stay and are taken up by digest.
+
+    What runs kept for their own resumption, and nobody has taken up for a day, goes.
+    """
     reaped = []
     with warehouse.connect() as connection:
         open_runs = connection.execute(
@@ -221,4 +224,17 @@ def reap(warehouse: Warehouse) -> list[UUID]:
                 _close_failed(connection, run_id, "the process ended without a word; what it had not published is gone")
                 connection.execute(UNLOCK, [str(run_id)])
                 reaped.append(run_id)
+        for name in ("arrivals", "rejects", "checkpoints"):
+            connection.execute(sql.SQL(FORGET_OLD).format(sql.Identifier(name)))
     return reaped
+
+
+FORGET_OLD = """
+delete from staging.{}
+where fetch_run_id = any(array(
+    select fetch_run_id from ops.fetch_runs
+    where status = 'failed' and kind = 'land'
+      and started_at between now() - interval '9 days' and now() - interval '1 day'
+))
+"""
+"""What nobody takes up any more."""

@@ -7,10 +7,11 @@ between two pages. Its state is plain data and travels with the pages that were 
 broke off. Belongs here: order and completeness. Not: requests (`http`), not what a record means (`assets`).
 """
 
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import httpx
 import msgspec
@@ -111,9 +112,9 @@ class Listing(Generic[PageT]):
         self._stop = None if window.sweep or overlap is None else self._known()
         self._conditional = conditional or self._stop is not None
         self._links: set[str] = set()
-        self._keys: set[str] = set()
+        self._keys: deque[set[str]] = deque(maxlen=MOST_IDLE_PAGES)
         self._idle = 0
-        self._state = msgspec.convert({"began": datetime.now(UTC), **window.resume.get(name, {})}, State)
+        self._state = _resumed(window.resume.get(name, {}))
         if self._state.ended == "known" and self._stop is None:  # of an increment that broke off; a sweep goes on
             self._state.ended = None
 
@@ -145,8 +146,9 @@ class Listing(Generic[PageT]):
 
     def end(self) -> Iterator[Item]:
         """How far the listing was read and whether it told everything; to be yielded after its pages."""
-        cursor = dict(self._cursor) | {"validators": self._state.validators}
-        if self._overlap is not None and self._state.high is not None:
+        moves = self._may_move
+        cursor = dict(self._cursor) | {"validators": self._state.validators if moves else {}}
+        if moves and self._overlap is not None and self._state.high is not None:
             cursor["value"] = self._mark(self._state.high)
         if self._overlap is not None or self._conditional:
             yield Mark(self._name, cursor)
@@ -174,6 +176,14 @@ class Listing(Generic[PageT]):
             state.ended = "known"
         return Answer(page, records, request_of(response), Checkpoint(self._name, msgspec.to_builtins(state)))
 
+    @property
+    def _may_move(self) -> bool:
+        """Whether all that is newer than the mark was told: a listing that ends short of it may have been cut."""
+        if self._state.ended == "end" and self._stop is not None and "value" in self._cursor:
+            self._client.notes["listings that ended short of the last mark, which stays"] += 1
+            return False
+        return True
+
     def _next(self, target: str, page: PageT, keys: list[str], next_link: str | None) -> str | None:
         """The link to the next page."""
         if self._below is None and self._numbered is None:
@@ -186,7 +196,7 @@ class Listing(Generic[PageT]):
         assert self._numbered is not None
         parameter, last = self._numbered
         if self._state.answers == last:
-            self._client.notes["pages beyond the last that may be asked for, left to a sweep"] += 1
+            self._client.notes["pages beyond the last that may be asked for"] += 1
             return None
         return _with(target, parameter, self._state.answers + 1)
 
@@ -207,8 +217,8 @@ class Listing(Generic[PageT]):
 
     def _see(self, keys: list[str], target: str) -> None:
         """Keeps the ids of a page; a listing that goes on without a new one is a fault."""
-        fresh = set(keys) - self._keys
-        self._keys |= fresh
+        fresh = set(keys).difference(*self._keys)
+        self._keys.append(fresh)
         self._client.notes["records told twice"] += len(keys) - len(fresh)
         self._idle = 0 if fresh or self._head is None else self._idle + 1
         if self._idle == MOST_IDLE_PAGES:
@@ -261,12 +271,25 @@ class Listing(Generic[PageT]):
         """Where known ground begins."""
         if "value" not in self._cursor:
             return self._since
-        return _place(self._cursor["value"]) - self._overlap  # type: ignore[operator]
+        value = _place(self._cursor["value"])
+        try:
+            return value - self._overlap  # type: ignore[operator]
+        except OverflowError:
+            return value
 
     def _mark(self, high: str | int) -> str | int:
         """The highest place seen, but no time that was still to come when it was asked for: its clock may be wrong."""
         place = _place(high)
         return _plain(min(place, self._state.began) if isinstance(place, datetime) else place)
+
+
+def _resumed(state: Mapping[str, Any]) -> State:
+    """Where a run broke off; the beginning, where other code has written that."""
+    began = datetime.now(UTC)
+    try:
+        return msgspec.convert({"began": began, **state}, State)
+    except msgspec.ValidationError:
+        return State(began)
 
 
 def _with(target: str, parameter: str, value: str | int) -> str:

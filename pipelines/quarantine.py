@@ -80,7 +80,7 @@ def close_landed(run: Run) -> None:
           and (
               q.digest = j.digest
               or q.record_id = j.record_id and q.partition_key <= %(partition)s
-                  and j.verdict in ('created', 'updated', 'unchanged'))
+                  and j.verdict in ('created', 'updated', 'unchanged', 'counted'))
         """,
         {"run": run.id, "partition": run.partition},
     )

@@ -191,7 +191,7 @@ def test_more_changes_than_pages_are_said_and_the_next_run_goes_on_from_the_newe
     link = f"/posts.json?tags=order:change+status:any&page={last}"
     window = replace(TODAY, cursors={"posts": {"value": 1 if source.stem == "e621" else "2020-01-01T00:00:00+00:00"}})
     items = list(source.fetch(client, replace(window, resume={"posts": {"link": link, "answers": last - 1}})))
-    assert client.notes["pages beyond the last that may be asked for, left to a sweep"] == 1
+    assert client.notes["pages beyond the last that may be asked for"] == 1
     assert [item.listing for item in items if isinstance(item, Mark)][:1] == ["posts"]
     assert not [item for item in items if isinstance(item, Swept) and item.kind == "posts" and not item.within]
 

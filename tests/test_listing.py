@@ -252,7 +252,7 @@ def test_a_page_below_an_id_or_by_number_goes_on_where_it_broke_off(opened: Open
 def test_pages_beyond_the_last_that_may_be_asked_for_are_told_of(opened: Open) -> None:
     reader = opened(Numbered())
     assert reader.read(numbered=("page", 2), head=Numbers, overlap=100, since=0).told == [7, 6, 5, 4, 3, 2]
-    assert reader.client.notes["pages beyond the last that may be asked for, left to a sweep"] == 1
+    assert reader.client.notes["pages beyond the last that may be asked for"] == 1
 
 
 def test_a_page_of_records_without_ids_is_no_end(opened: Open) -> None:

@@ -146,7 +146,7 @@ class First(msgspec.Struct):
 
 
 def look(client: Client, kind: str, external_id: str) -> Payload | None:
-    found = client.look(f"/api/v1/models/{external_id}")
+    found = client.look(f"/api/v1/models/{external_id}", Newest)
     return Payload(*found, kind=kind) if found else None
 
 

@@ -97,7 +97,7 @@ class Changed(Numbered):
 
 def look(client: Client, kind: str, external_id: str) -> Payload | None:
     """A post or tag as it is now; a deleted or banned post is still told, an expunged one is gone."""
-    found = client.look(f"/{kind}/{external_id}.json")
+    found = client.look(f"/{kind}/{external_id}.json", Numbered)
     return Payload(*found, kind=kind) if found else None
 
 

@@ -113,7 +113,7 @@ TAGS: Any = list[msgspec.Raw] | NoTags
 def look(client: Client, kind: str, external_id: str) -> Payload | None:
     """A post or tag as it is now; a deleted post is still told, a destroyed one is gone."""
     if kind == "tags":
-        found = client.look(f"/tags/{external_id}.json")
+        found = client.look(f"/tags/{external_id}.json", Numbered)
         return Payload(*found, kind=kind) if found else None
     response, page = client.ask(f"/posts/{external_id}.json", One)
     return Payload(bytes(page.post), request_of(response), kind=kind) if page else None

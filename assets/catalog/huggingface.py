@@ -79,7 +79,7 @@ class Newest(Head):
 def look(client: Client, kind: str, external_id: str) -> Payload | None:
     """A model by its own URL. Renamed ones are redirected; who has no token is told 401 of what is not there."""
     gone = {307, 401, 404, 410} if client.anonymous else {307, 404, 410}
-    found = client.look(f"/api/models/{external_id}", gone=frozenset(gone))
+    found = client.look(f"/api/models/{external_id}", Newest, gone=frozenset(gone))
     return Payload(*found) if found else None
 
 

@@ -15,7 +15,8 @@ models and their tags; where it is not set the library is left out, where it is 
 the time of the last look at a page change all the time and make no version.
 
 A snapshot: each of the two lists is told by one answer, so a model it does not tell is gone. On a bad day (a 5xx, a cut
-answer) the client waits and tries again; if the day stays bad, the run fails and publishes nothing.
+answer) the client waits and tries again; if the day stays bad, the run fails and publishes nothing. Where no server
+answers at all and the library is set, the library alone is read.
 """
 
 import hashlib
@@ -24,6 +25,7 @@ from datetime import date
 
 import msgspec
 
+from pipelines.errors import Unreachable
 from pipelines.http import Client
 from pipelines.listing import Listing
 from pipelines.source import Contract, Item, Payload, Skipped, Swept, Window, source
@@ -78,10 +80,17 @@ class Named(msgspec.Struct):
     name: str
 
 
+class Answered(msgspec.Struct):
+    """What tells a model that is shown from an error that says 200."""
+
+    details: msgspec.Raw
+
+
 def probe(client: Client) -> str:
-    """A digest of what the server lists."""
-    found = client.look("/api/tags")
-    return hashlib.sha256(found[0]).hexdigest() if found else ""
+    """Digests of what the server lists and of the library's listing."""
+    library = client.place("library")
+    found = [client.look("/api/tags", Server), library.look("", Document) if library else None]
+    return " ".join(hashlib.sha256(each[0]).hexdigest() for each in found if each)
 
 
 @source(
@@ -94,6 +103,21 @@ def probe(client: Client) -> str:
 )
 def fetch(client: Client, window: Window) -> Iterator[Item]:
     """One payload a model of the server, as listed and as shown, then one a model of the library."""
+    library = client.place("library")
+    try:
+        yield from served(client, window)
+    except Unreachable:
+        if library is None:
+            raise
+        yield Skipped("local", "no server answers")
+    if library is None:
+        yield Skipped("library", "no listing is set (ATLAS_OLLAMA_LIBRARY_BASE_URL)")
+    else:
+        yield from published(library, window)
+
+
+def served(client: Client, window: Window) -> Iterator[Item]:
+    """The models of the server, as listed and as shown."""
     local = Listing(client, window, "local", "/api/tags", {}, Server, records=lambda page: page.models, kind="local")
     for answer in local:
         unnamed = 0
@@ -104,17 +128,16 @@ def fetch(client: Client, window: Window) -> Iterator[Item]:
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                 unnamed += 1  # landing says what is wrong with it
                 continue
-            if shown := client.look("/api/show", msgspec.json.encode({"model": name})):
+            if shown := client.look("/api/show", Answered, msgspec.json.encode({"model": name})):
                 yield Payload(*shown, external_id=name, kind="shown")
         if not unnamed:
             yield Swept("shown", answers=1)
         yield answer.done
     yield from local.end()
 
-    place = client.place("library")
-    if place is None:
-        yield Skipped("library", "no listing is set (ATLAS_OLLAMA_LIBRARY_BASE_URL)")
-        return
+
+def published(place: Client, window: Window) -> Iterator[Item]:
+    """The models of the library."""
     library = Listing(
         place,
         window,

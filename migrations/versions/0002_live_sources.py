@@ -167,7 +167,6 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("host", name=op.f("hosts_pkey")),
         schema="ops",
         comment="Whose turn it is: when each host may be asked next, by whichever run",
-        prefixes=["unlogged"],
     )
     op.create_table(
         "arrivals",

@@ -90,7 +90,6 @@ hosts = Table(
         comment="It asked to be left alone until then",
     ),
     schema="ops",
-    prefixes=("unlogged",),
     comment="Whose turn it is: when each host may be asked next, by whichever run",
 )
 
