@@ -20,7 +20,7 @@ Look = Callable[[str, str], Payload | None]
 
 GREATEST_LOSS = 0.2
 ALWAYS_BELIEVED = 5
-"""So many missing records are looked at, one by one, whatever share they are, as long as the listing told any."""
+"""So many missing records are believed whatever share they are, as long as the listing told any."""
 MOST_LOOKS_A_DAY = 100
 """A day's partition also holds records of other days that changed then, which its listing cannot tell."""
 
@@ -62,7 +62,7 @@ def missing(
             found.notes["not deleted: told in several answers, and none can be looked at by itself"] = len(absent)
         elif each.within and len(absent) > MOST_LOOKS_A_DAY:
             found.notes["not deleted: too many of the day are missing in its listing"] = len(absent)
-        elif not (shrink or each.within) and _unbelievable(told, len(absent), look):
+        elif not (shrink or each.within) and _unbelievable(told, len(absent)):
             raise SourceFault(
                 f"{stream} tells {told} records, and {len(absent)} of those it had are missing: more than a fifth. "
                 "Nothing of this run is published. If they are gone indeed, run it again with --shrink."
@@ -72,8 +72,8 @@ def missing(
     return found
 
 
-def _unbelievable(told: int, absent: int, look: Look | None) -> bool:
-    return not told or absent > max(ALWAYS_BELIEVED if look else 1, GREATEST_LOSS * (told + absent))
+def _unbelievable(told: int, absent: int) -> bool:
+    return not told or absent > max(ALWAYS_BELIEVED, GREATEST_LOSS * (told + absent))
 
 
 def _compared(run: Run, stream: str, swept: Swept, at: datetime) -> tuple[int, int, list[dict[str, Any]]]:

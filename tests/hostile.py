@@ -721,7 +721,11 @@ class Ollama(Api):
             tags = {"latest": {"fullTag": f"{name}:latest", "size": "4.9GB", "capabilities": []}}
             return name, {"description": "A model.", "categories": [], "pullCount": "1.4M", "tags": tags}
         if kind == "shown":
-            return f"{name}:latest", {"modelfile": f"FROM {name}", "capabilities": ["completion"]}
+            return f"{name}:latest", {
+                "modelfile": f"FROM {name}",
+                "details": {"family": "heron"},
+                "capabilities": ["completion"],
+            }
         return f"{name}:latest", {
             "name": f"{name}:latest",
             "model": f"{name}:latest",

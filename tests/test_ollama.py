@@ -254,7 +254,7 @@ def test_the_weights_are_known_by_their_content(warehouse: Warehouse, ollama: So
         where a.size_bytes is null order by v.version_label
     """
     assert values(warehouse, query) == [
-        (kind, sha256, {"modelfile": modelfile, "license": "MIT"})
+        (kind, sha256, {"modelfile": modelfile, "license": "MIT", "details": {}})
         for kind, sha256, modelfile in zip(
             ("Model", "Model", "Model", "Other"), (BLOB, BLOB, BLOB, None), modelfiles, strict=True
         )

@@ -5,7 +5,7 @@ select
     string_agg(distinct m.name, ' · ' order by m.name) as published_as
 from catalog.artifacts as a
 join catalog.model_versions as v using (model_version_id)
-join catalog.models as m using (model_id)
+join marts.models as m using (model_id)
 where a.sha256 is not null
 group by a.sha256
 having count(distinct v.model_version_id) > 1

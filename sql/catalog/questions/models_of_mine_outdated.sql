@@ -6,7 +6,7 @@ select
     public.metadata ->> 'modelHash' as in_the_library
 from catalog.model_versions as mine
 join catalog.model_versions as public using (model_id, external_id)
-join catalog.models as m using (model_id)
+join marts.models as m using (model_id)
 where mine.metadata ? 'digest'
   and public.metadata ? 'modelHash'
   and left(mine.metadata ->> 'digest', 12) <> public.metadata ->> 'modelHash'
