@@ -89,8 +89,9 @@ class Crash(Exception):
 class History:
     """One history of one source.
 
-    touched: records that have changed since the landing in progress began. present: those that have been there at
-    every moment of the run. due: those whose last change the next increment must see. gone: as they were last.
+    touched: when each record has changed last. began: when the run's first page was asked for, by it or by the one that
+    it goes on for. present: records that have been there at every moment of the run. due: those whose last change the
+    next increment must see. gone: as they were last.
     """
 
     seed: object
@@ -102,11 +103,11 @@ class History:
     draw: random.Random
     log: list[str] = field(default_factory=list)
     gone: dict[str, Record] = field(default_factory=dict)
-    touched: set[str] = field(default_factory=set)
+    touched: dict[str, datetime] = field(default_factory=dict)
+    began: datetime = MORNING
     present: set[str] = field(default_factory=set)
     due: set[str] = field(default_factory=set)
     marked: bool = False
-    broken: bool = False
     resumed: bool = False
     runs: int = 0
 
@@ -124,6 +125,7 @@ class History:
         self.run(sweep=True, calm=True)
         if self.resumed:  # what was told before it broke off may have changed since then
             self.run(sweep=True, calm=True)
+        assert not self.resumed
         there = self.there()
         assert {key: told for key, told in self.staged().items() if told} == there, "staging is what the source is"
         self.transform()
@@ -172,7 +174,7 @@ class History:
             self.api.count(kind, key, draw.randint(1, 999))
             what = "count"
         self.note(f"{what} {key} {'now' if place == Clock.moment else place or ''}")
-        self.touched.add(key)
+        self.touched[key] = Clock.now()
         self.present.discard(key)
         if what != "count":
             (self.due.add if self.marked and place == Clock.moment else self.due.discard)(key)
@@ -207,8 +209,6 @@ class History:
     def run(self, *, sweep: bool, crash: bool = False, faults: bool = False, calm: bool = False) -> None:
         """One landing, and what must be true after it however it ended. calm: nothing happens meanwhile."""
         before, day, deleted = self.staged(), Clock.moment.date().isoformat(), len(self.gone)
-        if not self.broken:
-            self.touched = set()
         self.present = set(self.records)
         self.server.before = hostile.nothing if calm else self.between
         script = hostile.chance(f"{self.seed} {self.runs}", 0.2, hostile.NO_LIMITS)
@@ -223,14 +223,14 @@ class History:
             self.note(f"{type(error).__name__}: {error}")
             assert not calm, "on a good day nothing fails"
             assert self.staged() == before, "what fails changes nothing"
-            self.broken = True
             return
         after = self.staged()
         self.note(f"{run.counts} {run.stats['notes']}")
         assert run.counts.quarantined == 0
         dead = {key for key, told in after.items() if told is None and before.get(key)}
         assert not dead & self.present, "nothing is deleted that was there all the time"
-        wrong = {key for key, told in self.there().items() if key not in self.touched and after.get(key) != told}
+        untouched = {key: told for key, told in self.there().items() if self.touched[key] < self.began}
+        wrong = {key for key, told in untouched.items() if after.get(key) != told}
         # A model that comes just before a first page is asked for more widely hides the one left out behind it.
         certain = (calm and not self.resumed) or not getattr(self.api, "skips", False)
         if sweep:
@@ -239,7 +239,7 @@ class History:
             assert not (certain and wrong & self.due), "an increment tells all that has come since the last run"
         if len(self.gone) > deleted and self.source.stem == "danbooru":
             self.due.clear()  # pages by number move up, and hide a record until a sweep
-        self.marked, self.broken = True, False
+        self.marked = True
 
     @contextmanager
     def watched(self, opened: AbstractContextManager[Intake], crash_after: int | None) -> Iterator[Intake]:
@@ -247,7 +247,8 @@ class History:
         with opened as intake:
 
             def items(resume: dict[str, dict[str, Any]]) -> Iterator[Item]:
-                self.resumed = bool(resume)
+                began = [datetime.fromisoformat(state["began"]) for state in resume.values()]
+                self.resumed, self.began = bool(resume), min([Clock.now(), *began])
                 for number, item in enumerate(intake.items(resume)):
                     if number == crash_after:
                         raise Crash

@@ -37,7 +37,11 @@ def local(name: str, **more: Any) -> Record:
 
 
 def shown(**more: Any) -> Record:
-    return {"modelfile": f"# FROM it\n\nFROM /models/blobs/sha256-{BLOB}\nPARAMETER stop x\n", "license": "MIT", "details": {}} | more
+    return {
+        "modelfile": f"# FROM it\n\nFROM /models/blobs/sha256-{BLOB}\nPARAMETER stop x\n",
+        "license": "MIT",
+        "details": {},
+    } | more
 
 
 def listed(*tags: str, **more: Any) -> Record:
