@@ -18,6 +18,10 @@ LONGEST_WAIT_S = 120.0
 """A host that asks to be left alone for longer ends the run: the next one goes on from there."""
 
 
+PAUSE = "update ops.hosts set next_at = clock_timestamp() + make_interval(secs => %s) where host = %s"
+"""From the answer on: how long a request was on its way is not known, and the next may be faster."""
+
+
 class Deferred(AtlasError):
     """The host asked to be left alone for longer than a run waits."""
 
@@ -48,7 +52,10 @@ class Turns:
             self._connection.execute(LOCK, [self._name])
             try:
                 if (wait_s := self._wait_s()) <= 0:
-                    yield
+                    try:
+                        yield
+                    finally:
+                        self._connection.execute(PAUSE, [self._pause_s, self.host])
                     return
             finally:
                 self._connection.execute(UNLOCK, [self._name])
