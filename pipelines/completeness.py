@@ -21,8 +21,6 @@ Look = Callable[[str, str], Payload | None]
 GREATEST_LOSS = 0.2
 ALWAYS_BELIEVED = 5
 """So many missing records are believed whatever share they are, as long as the listing told any."""
-MOST_LOOKS_A_DAY = 100
-"""A day's partition also holds records of other days that changed then, which its listing cannot tell."""
 
 
 @dataclass
@@ -60,9 +58,7 @@ def missing(
             found.notes["not deleted: payloads without a readable id"] = len(absent)
         elif each.answers > 1 and look is None:
             found.notes["not deleted: told in several answers, and none can be looked at by itself"] = len(absent)
-        elif each.within and len(absent) > MOST_LOOKS_A_DAY:
-            found.notes["not deleted: too many of the day are missing in its listing"] = len(absent)
-        elif not (shrink or each.within) and _unbelievable(told, len(absent)):
+        elif not shrink and _unbelievable(told, len(absent)):
             raise SourceFault(
                 f"{stream} tells {told} records, and {len(absent)} of those it had are missing: more than a fifth. "
                 "Nothing of this run is published. If they are gone indeed, run it again with --shrink."
@@ -78,7 +74,8 @@ def _unbelievable(told: int, absent: int) -> bool:
 
 def _compared(run: Run, stream: str, swept: Swept, at: datetime) -> tuple[int, int, list[dict[str, Any]]]:
     """Payloads without a readable id, records told, and the records that were there before and are not told."""
-    parameters = {"run": run.id, "stream": stream, "at": at, "partition": run.partition if swept.within else None}
+    above, below = (None if each is None else str(each) for each in swept.between)
+    parameters = {"run": run.id, "stream": stream, "at": at, "above": above, "below": below}
     row = run.connection.execute(
         """
         select
@@ -96,7 +93,11 @@ def _compared(run: Run, stream: str, swept: Swept, at: datetime) -> tuple[int, i
         from staging.versions v
         where v.stream = %(stream)s and v.latest and v.digest is not null and v.fetched_at < %(at)s
           and (v.version_at < %(at)s or v.version_at > now()) -- else it was seen again since
-          and (%(partition)s::text is null or v.partition_key = %(partition)s)
+          -- in the order of numbers, which no other stream's ids need be
+          and (%(above)s::text is null
+               or (length(v.external_id), v.external_id collate "C") > (length(%(above)s), %(above)s))
+          and (%(below)s::text is null
+               or (length(v.external_id), v.external_id collate "C") < (length(%(below)s), %(below)s))
           and not exists (
               select from staging.arrivals a
               where a.fetch_run_id = %(run)s and a.stream = v.stream and a.external_id = v.external_id)

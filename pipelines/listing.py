@@ -18,10 +18,10 @@ import msgspec
 
 from pipelines.errors import SourceFault
 from pipelines.http import Client, request_of, without_secrets
+from pipelines.paging import Below, Last, Numbered, Position, replaced
 from pipelines.source import Checkpoint, Item, Mark, Payload, Swept, Window
 
 PageT = TypeVar("PageT")
-Position = datetime | int
 
 MOST_IDLE_PAGES = 20
 """So many pages one after the other that tell no new record are a listing without end."""
@@ -40,15 +40,18 @@ class Head(msgspec.Struct):
 class State(msgspec.Struct):
     """How far a listing was read. ended: at its `end`, at `known` ground, or `unchanged` since the last run.
 
-    began: when its first page was asked for. wider: what a wider page told beyond this one. leaves_out: the next page
-    did not begin with that.
+    began: when its first page was asked for. high, low: the first and the last of all places told. last: the page
+    before, where pages are numbered. wider: what a wider page told beyond this one; leaves_out: the next page did not
+    begin with that.
     """
 
     began: datetime
     link: str | None = None
     ended: str | None = None
     answers: int = 0
-    high: str | int | None = None
+    high: int | datetime | None = None
+    low: int | datetime | None = None
+    last: Last | None = None
     leaves_out: bool = False
     wider: dict[str, str] | None = None
     validators: dict[str, str] = {}
@@ -72,13 +75,12 @@ class Listing(Generic[PageT]):
 
     name: under which marks and checkpoints are kept. shape: what a page decodes to; records: its records.
     following: the link from one page to the next, by the page, the keys of its records and the `next` of its Link
-    header (RFC 8288); None after the last. below: instead, the parameter that takes `b<id>`, for the records below an
-    id; numbered: instead, the parameter that takes a page's number, and the last that may be asked for. An empty page
-    is then the last.
+    header (RFC 8288); None after the last. paging: instead, words that the source has for it.
     head: what paging needs of a record. overlap: the listing is newest first, and is read so far beyond the mark of
     the last run; since: where it ends when there is none. conditional: one answer tells everything, so that an
     unchanged one need not be sent again. border: the parameter that sets the size of a page, for a source known to
-    leave out records between two pages. kind: the stream that it tells; within: only the records of the window's day.
+    leave out records between two pages. kind: the stream that it tells. among: the parameters that a listing of all
+    records has, where this one tells some that have their ids in a row; paged below an id.
     """
 
     def __init__(
@@ -92,22 +94,22 @@ class Listing(Generic[PageT]):
         *,
         records: Callable[[PageT], list[msgspec.Raw]],
         following: Callable[[PageT, list[str], str | None], str | None] = lambda page, keys, link: None,
-        below: str | None = None,
-        numbered: tuple[str, int] | None = None,
+        paging: Below | Numbered | None = None,
         head: type[Head] | None = None,
         overlap: timedelta | int | None = None,
         since: Position | None = None,
         conditional: bool = False,
         border: str | None = None,
         kind: str = "",
-        within: bool = False,
+        among: dict[str, str | int] | None = None,
     ) -> None:
-        self._client, self._window, self._name, self._kind, self._within = client, window, name, kind, within
+        self._client, self._window, self._name, self._kind = client, window, name, kind
         self._shape, self._records, self._following = shape, records, following
-        self._below, self._numbered = below, numbered
+        self._paging = paging
         self._head = msgspec.json.Decoder(head) if head else None
         self._overlap, self._since, self._border = overlap, since, border
         self._first = str(httpx.URL(path, params=parameters))
+        self._all = str(httpx.URL(path, params=among)) if among is not None else None
         self._cursor = window.cursors.get(name, {})
         self._stop = None if window.sweep or overlap is None else self._known()
         self._conditional = conditional or self._stop is not None
@@ -149,11 +151,16 @@ class Listing(Generic[PageT]):
         moves = self._may_move
         cursor = dict(self._cursor) | {"validators": self._state.validators if moves else {}}
         if moves and self._overlap is not None and self._state.high is not None:
-            cursor["value"] = self._mark(self._state.high)
+            cursor["value"] = _plain(self._mark(self._state.high))
         if self._overlap is not None or self._conditional:
             yield Mark(self._name, cursor)
         if self._state.ended == "end" and self._stop is None:
-            yield Swept(self._kind, self._state.answers, self._within)
+            if self._all is None:
+                yield Swept(self._kind, self._state.answers)
+            elif self._state.high is not None:
+                yield Swept(self._kind, self._state.answers, self._between())
+            else:
+                self._client.notes["listings that tell nothing, of which nothing is concluded"] += 1
 
     def _answer(self, response: httpx.Response, page: PageT, target: str) -> Answer[PageT]:
         state, next_link = self._state, response.links.get("next", {}).get("url")
@@ -161,18 +168,22 @@ class Listing(Generic[PageT]):
         records = [bytes(each) for each in self._records(page)]
         heads = [self._read(each) for each in records]
         keys = [head.key() for head in heads if head]
-        state.link = self._next(target, page, keys, next_link)
+        places = {head.key(): place for head in heads if head and (place := head.position()) is not None}
+        before = state.last
+        state.link = self._next(target, page, keys, places, next_link)
+        goes_back = before is not None and before is state.last
         if self._border:
             records += self._left_out(target, keys)
         self._see(keys, target)
-        positions = [place for head in heads if head and (place := head.position()) is not None]
+        positions: list[Any] = list(places.values())
         if positions:
-            state.high = _plain(max([*positions, *([_place(state.high)] if state.high is not None else [])]))
+            state.high = max([*positions, *([] if state.high is None else [state.high])])
+            state.low = min([*positions, *([] if state.low is None else [state.low])])
             if state.answers == 1 and self._mark(state.high) != state.high:
                 state.validators = {}  # a page of times that are still to come stays as it is, whatever comes below
         if state.link is None:
             state.ended = "end"
-        elif self._stop is not None and positions and max(positions) < self._stop:  # type: ignore[operator]
+        elif self._stop is not None and positions and max(positions) < self._stop and not goes_back:
             state.ended = "known"
         return Answer(page, records, request_of(response), Checkpoint(self._name, msgspec.to_builtins(state)))
 
@@ -184,21 +195,32 @@ class Listing(Generic[PageT]):
             return False
         return True
 
-    def _next(self, target: str, page: PageT, keys: list[str], next_link: str | None) -> str | None:
+    def _between(self) -> tuple[int | None, int | None]:
+        """The ids next to the lowest and the highest told, whoever has them: of all between, every record was told."""
+        assert isinstance(self._paging, Below) and self._all is not None
+        found: list[int | None] = []
+        for word, place in (("b", self._state.low), ("a", self._state.high)):
+            target = replaced(self._all, self._paging.parameter, f"{word}{place}")
+            _, page = self._client.ask(target, self._shape)
+            heads = [self._read(bytes(each)) for each in (self._records(page) if page is not None else [])]
+            found.append(next((int(head.key()) for head in heads if head), None))
+        return found[0], found[1]
+
+    def _next(
+        self, target: str, page: PageT, keys: list[str], places: dict[str, Position], next_link: str | None
+    ) -> str | None:
         """The link to the next page."""
-        if self._below is None and self._numbered is None:
+        if self._paging is None:
             return self._following(page, keys, next_link)
         if not keys:
             self._expect_none(page, target)
-            return None
-        if self._below is not None:
-            return _with(target, self._below, f"b{min(map(int, keys))}")
-        assert self._numbered is not None
-        parameter, last = self._numbered
-        if self._state.answers == last:
+        if isinstance(self._paging, Below):
+            return self._paging.following(target, keys) if keys else None
+        largest, state = int(httpx.URL(self._first).params[self._paging.size]), self._state
+        link, state.last = self._paging.following(target, largest, places, len(self._records(page)), state.last)
+        if link is None and keys:
             self._client.notes["pages beyond the last that may be asked for"] += 1
-            return None
-        return _with(target, parameter, self._state.answers + 1)
+        return link
 
     def _expect_none(self, page: PageT, target: str) -> None:
         """An empty page is the end; one whose records have no ids is a fault."""
@@ -252,14 +274,14 @@ class Listing(Generic[PageT]):
     def _wider(self, target: str) -> Iterator[tuple[str, bytes]]:
         """The records of a page, asked for with room for one more."""
         border = str(self._border)
-        _, page = self._client.ask(_with(target, border, int(httpx.URL(target).params[border]) + 1), self._shape)
+        _, page = self._client.ask(replaced(target, border, int(httpx.URL(target).params[border]) + 1), self._shape)
         for each in self._records(page) if page is not None else []:
             if head := self._read(bytes(each)):
                 yield head.key(), bytes(each)
 
     def _unasked(self, link: str) -> str:
         target = self._client.below_base(link)
-        if target in self._links:
+        if target in self._links and not isinstance(self._paging, Numbered):
             raise SourceFault(
                 f"{self._client.source} repeats itself: it names {without_secrets(target)} as the next page a second "
                 "time. Nothing of this run is published; run it again later."
@@ -277,10 +299,9 @@ class Listing(Generic[PageT]):
         except OverflowError:
             return value
 
-    def _mark(self, high: str | int) -> str | int:
+    def _mark(self, high: Position) -> Position:
         """The highest place seen, but no time that was still to come when it was asked for: its clock may be wrong."""
-        place = _place(high)
-        return _plain(min(place, self._state.began) if isinstance(place, datetime) else place)
+        return min(high, self._state.began) if isinstance(high, datetime) else high
 
 
 def _resumed(state: Mapping[str, Any]) -> State:
@@ -290,10 +311,6 @@ def _resumed(state: Mapping[str, Any]) -> State:
         return msgspec.convert({"began": began, **state}, State)
     except msgspec.ValidationError:
         return State(began)
-
-
-def _with(target: str, parameter: str, value: str | int) -> str:
-    return str(httpx.URL(target).copy_set_param(parameter, value))
 
 
 def _place(value: str | int) -> Position:

@@ -84,12 +84,12 @@ class Mark:
 class Swept:
     """Every record of a kind that there is was told, in so many answers; what is missing may be gone.
 
-    within: only the records of the window's day were told.
+    between: only those whose ids, which are numbers, lie between these two; None: however low, however high.
     """
 
     kind: str
     answers: int
-    within: bool = False
+    between: tuple[int | None, int | None] = (None, None)
 
 
 @dataclass(frozen=True)

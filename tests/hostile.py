@@ -591,14 +591,22 @@ class Booru(Api):
         records = list(self.records[kind].values())
         for word in arguments.get("tags", "").split():
             if word.startswith("date:"):
-                records = [each for each in records if each["created_at"].startswith(word.removeprefix("date:"))]
+                first, dots, last = word.removeprefix("date:").partition("..")
+                records = [
+                    each
+                    for each in records
+                    if first <= each["created_at"][:10] <= (last or ("9999" if dots else first))
+                ]
+        if page.startswith("a"):
+            records = sorted((each for each in records if each["id"] > int(page[1:])), key=lambda each: each["id"])
+            return Answer(self._many(kind, records[:size][::-1]))
         if page.startswith("b"):
             records = [each for each in records if each["id"] < int(page[1:])]
             records.sort(key=lambda each: each["id"], reverse=True)
             return Answer(self._many(kind, records[:size]))
         records.sort(key=self._order, reverse=True)
-        first = size * (int(page) - 1)
-        return Answer(self._many(kind, records[first : first + size]))
+        begin = size * (int(page) - 1)
+        return Answer(self._many(kind, records[begin : begin + size]))
 
     @staticmethod
     def _order(record: Record) -> Any:

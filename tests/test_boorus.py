@@ -69,9 +69,13 @@ class Booru:
         for word in words:
             if word.startswith("date:"):
                 order = "created_at"
-                records = [each for each in records if each[order].startswith(word.removeprefix("date:"))]
+                since, dots, last = word.removeprefix("date:").partition("..")
+                until = last or ("9999" if dots else since)
+                records = [each for each in records if since <= each[order][:10] <= until]
             elif word == "order:change":
                 order = "updated_at" if self.name == "danbooru" else "change_seq"
+        if page.startswith("a"):
+            return sorted((each for each in records if each["id"] > int(page[1:])), key=lambda each: each["id"])[:1]
         if page.startswith("b"):
             order = "id"
             records = [each for each in records if each[order] < int(page[1:])]
@@ -119,13 +123,15 @@ def test_a_past_day_is_read_by_id_to_an_empty_page(source: Source, booru: Booru,
     booru.add_tag(1, "sea")
     items = list(source.fetch(client, PAST_DAY))
     assert told(items, "posts") == [5, 4, 3, 2, 1]
-    assert booru.asked == [f"posts b{ABOVE_ALL}", "posts b4", "posts b2", "posts b1"]
-    assert [item for item in items if isinstance(item, Swept)] == [Swept("posts", 4, within=True)]
+    assert booru.asked == [f"posts b{ABOVE_ALL}", "posts b4", "posts b2", "posts b1", "posts b1", "posts a5"]
+    assert [item for item in items if isinstance(item, Swept)] == [Swept("posts", 4, between=(None, 6))]
 
 
-def test_a_day_without_posts_is_one_empty_page(source: Source, booru: Booru, client: Client) -> None:
+def test_a_day_without_posts_is_one_empty_page_that_proves_nothing(
+    source: Source, booru: Booru, client: Client
+) -> None:
     items = list(source.fetch(client, PAST_DAY))
-    assert [item for item in items if isinstance(item, Swept)] == [Swept("posts", 1, within=True)]
+    assert [item for item in items if isinstance(item, Swept)] == []
     assert told(items, "posts") == []
 
 
@@ -154,7 +160,7 @@ def test_the_first_run_reads_the_day_and_one_page_of_tags(source: Source, booru:
     items = list(source.fetch(client, TODAY))
     assert {4, 5, 6} <= set(told(items, "posts"))
     assert told(items, "tags") == [6, 5]
-    assert [item.kind for item in items if isinstance(item, Swept) and not item.within] == []
+    assert [item.kind for item in items if isinstance(item, Swept) and item.kind == "tags"] == []
 
 
 def test_a_sweep_reads_news_the_day_and_every_tag(source: Source, booru: Booru, client: Client) -> None:
@@ -164,8 +170,8 @@ def test_a_sweep_reads_news_the_day_and_every_tag(source: Source, booru: Booru, 
     marked = after(list(source.fetch(client, TODAY)))
     items = list(source.fetch(client, replace(marked, sweep=True)))
     assert told(items, "tags") == [6, 5, 4, 3, 2, 1]
-    swept = {(item.kind, item.within) for item in items if isinstance(item, Swept)}
-    assert {("tags", False), ("posts", True)} <= swept
+    swept = {item.kind: item.between for item in items if isinstance(item, Swept)}
+    assert swept == {"tags": (None, None), "posts": (3, None)}
     assert set(told(items, "posts")) >= {4, 5, 6}
 
 
@@ -188,12 +194,14 @@ def test_more_changes_than_pages_are_said_and_the_next_run_goes_on_from_the_newe
     last = 1000 if source.stem == "danbooru" else 750
     for number in range(1, 2 * last + 2):
         booru.add(number, change=10_000 * number)
-    link = f"/posts.json?tags=order:change+status:any&page={last}"
+    link = f"/posts.json?limit=200&tags=order:change+status:any&page={last}"
     window = replace(TODAY, cursors={"posts": {"value": 1 if source.stem == "e621" else "2020-01-01T00:00:00+00:00"}})
     items = list(source.fetch(client, replace(window, resume={"posts": {"link": link, "answers": last - 1}})))
     assert client.notes["pages beyond the last that may be asked for"] == 1
     assert [item.listing for item in items if isinstance(item, Mark)][:1] == ["posts"]
-    assert not [item for item in items if isinstance(item, Swept) and item.kind == "posts" and not item.within]
+    assert not [
+        item for item in items if isinstance(item, Swept) and item.kind == "posts" and item.between == (None, None)
+    ]
 
 
 @pytest.mark.parametrize("source", ["e621"], indirect=True)

@@ -329,12 +329,19 @@ def test_every_stored_body_is_the_value_that_was_received(loaded: Loaded) -> Non
 # Numbers
 
 
+def tells(swept: Swept, kind: str, external_id: str) -> bool:
+    """Whether a complete listing tells a record, if there is one."""
+    if kind != swept.kind or swept.between == (None, None):
+        return kind == swept.kind
+    above, below = swept.between
+    return (above is None or int(external_id) > above) and (below is None or int(external_id) < below)
+
+
 def told_by_itself(source: Source, day: Day, known: Iterable[Record]) -> dict[Record, Payload | None]:
     """What the source says, by its own URL, of each record that complete listings of a day did not tell; None: gone."""
     told = {record_of(source, payload) for payload in day.payloads}
     told |= {("", each.external_id) for each in day.skipped if each.external_id}
-    complete = {each.kind for each in day.swept if not each.within}
-    missing = sorted(record for record in set(known) - told if record[0] in complete)
+    missing = sorted(record for record in set(known) - told if any(tells(each, *record) for each in day.swept))
     with fetching.opened(NOWHERE, source, day.window, "recorded") as intake:
         return {record: intake.look(*record) if intake.look else None for record in missing}
 

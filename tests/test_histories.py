@@ -36,7 +36,6 @@ CHUNK = min(NUMBER, 10 if NUMBER <= 100 else 100)
 SEEDS = [os.environ["HISTORY"]] if "HISTORY" in os.environ else None
 MORNING = datetime(2036, 11, 3, 6, tzinfo=UTC)
 """When histories begin: Postgres has a clock of its own, which must not be ahead."""
-MOST_RECORDS = 12
 
 
 class Stopped(type):
@@ -62,23 +61,24 @@ class World:
     """What a source's histories are made of.
 
     kind: of the records; each is one row of a table, with a column that keeps what no other column has. wider: how
-    many records more than usual a page holds, by the limit that was asked for. days: whether a history may last longer
-    than a day; what a booru sweeps is one.
+    many records more than usual a page holds, by the limit that was asked for; None: a page holds what is asked for.
+    most: records that there may be.
     """
 
     kind: str
     table: str
     rest: str
-    wider: Callable[[int], int] = lambda limit: 0
-    days: bool = True
+    wider: Callable[[int], int] | None = lambda limit: 0
+    most: int = 12
 
 
 WORLDS = {
     "huggingface": World("models", "models", "raw"),
     "civitai": World("models", "models", "raw", wider=lambda limit: max(0, limit - 99) if limit < 200 else 0),
-    "danbooru": World("posts", "images", "metadata", days=False),
+    "danbooru": World("posts", "images", "metadata", wider=None, most=24),
+    "e621": World("posts", "images", "metadata", wider=None, most=24),
 }
-SHARES = ["huggingface"] * 4 + ["civitai"] * 4 + ["danbooru"] * 2
+SHARES = ["huggingface"] * 3 + ["civitai"] * 3 + ["danbooru"] * 2 + ["e621"] * 2
 
 
 class Crash(Exception):
@@ -113,7 +113,7 @@ class History:
 
     def play(self) -> None:
         draw = self.draw
-        for _ in range(draw.randint(3, 14)):
+        for _ in range(draw.randint(3, self.world.most + 2)):
             self.change()
         for _ in range(draw.randint(1, 4)):
             self.run(sweep=draw.random() < 0.4, crash=draw.random() < 0.35, faults=draw.random() < 0.1)
@@ -122,6 +122,8 @@ class History:
             self.pass_time()
             for _ in range(draw.choice([0, 1, 2, 3, 8])):
                 self.change()
+        if self.world.wider is None and not self.records:  # of days without posts nothing is concluded
+            self.api.make(self.world.kind, Clock.moment)
         self.run(sweep=True, calm=True)
         if self.resumed:  # what was told before it broke off may have changed since then
             self.run(sweep=True, calm=True)
@@ -145,9 +147,7 @@ class History:
         self.log.append(f"{Clock.moment:%d %H:%M:%S} {what}")
 
     def pass_time(self) -> None:
-        later = Clock.moment + timedelta(seconds=self.draw.choice([0, 1, 200, 1_900, 26_000]))
-        if self.world.days or later.date() == MORNING.date():
-            Clock.moment = later
+        Clock.moment += timedelta(seconds=self.draw.choice([0, 1, 200, 1_900, 26_000]))
 
     def change(self) -> None:
         Clock.now()
@@ -156,7 +156,7 @@ class History:
         key = draw.choice(sorted(self.records)) if self.records else ""
         lost = sorted(self.gone.keys() - self.records.keys())
         place = None
-        if (what == "make" and len(self.records) < MOST_RECORDS) or not key:
+        if (what == "make" and len(self.records) < self.world.most) or not key:
             place = self.moment()
             key = self.api.make(kind, place)
         elif what == "change":
@@ -185,7 +185,7 @@ class History:
         if which == "equal":
             return Clock.moment.replace(second=0, microsecond=0)
         if which == "late":
-            return Clock.moment - timedelta(minutes=self.draw.randint(1, 4_000 if self.world.days else 300))
+            return Clock.moment - timedelta(minutes=self.draw.randint(1, 4_000))
         if which == "ahead":
             return Clock.moment + timedelta(minutes=self.draw.randint(1, 300))
         return Clock.moment
@@ -208,7 +208,7 @@ class History:
 
     def run(self, *, sweep: bool, crash: bool = False, faults: bool = False, calm: bool = False) -> None:
         """One landing, and what must be true after it however it ended. calm: nothing happens meanwhile."""
-        before, day, deleted = self.staged(), Clock.moment.date().isoformat(), len(self.gone)
+        before, day = self.staged(), Clock.moment.date().isoformat()
         self.present = set(self.records)
         self.server.before = hostile.nothing if calm else self.between
         script = hostile.chance(f"{self.seed} {self.runs}", 0.2, hostile.NO_LIMITS)
@@ -237,8 +237,6 @@ class History:
             assert not (certain and wrong), "a sweep tells all that was there all the time"
         elif not self.resumed:
             assert not (certain and wrong & self.due), "an increment tells all that has come since the last run"
-        if len(self.gone) > deleted and self.source.stem == "danbooru":
-            self.due.clear()  # pages by number move up, and hide a record until a sweep
         self.marked = True
 
     @contextmanager
@@ -341,12 +339,17 @@ def empty(warehouse: Warehouse) -> None:
         connection.execute("delete from ops.fetch_runs")
 
 
-def of_seed(seed: str, warehouse: Warehouse, server: Server) -> History:
+def of_seed(seed: str, warehouse: Warehouse, server: Server, monkeypatch: pytest.MonkeyPatch) -> History:
     """The history that a seed stands for."""
     draw = random.Random(f"history {seed}")
     stem, usual = draw.choice(SHARES), draw.randint(1, 4)
     world = WORLDS[stem]
-    api = hostile.APIS[stem](size=lambda limit: usual + world.wider(limit), validators=draw.random() < 0.5)
+    wider = world.wider
+    if wider is None:
+        monkeypatch.setattr(f"assets.catalog.{stem}.MOST", usual + 4)
+    api = hostile.APIS[stem](
+        size=lambda limit: usual + wider(limit) if wider else limit, validators=draw.random() < 0.5
+    )
     if isinstance(api, hostile.CivitAI):
         api.skips = draw.random() < 0.5
     server.answer = api.answer
@@ -367,7 +370,7 @@ def test_after_a_clean_sweep_the_tables_are_what_the_source_is(
             Clock.moment = MORNING
             empty(pool)
             asked_before = len(server.log)
-            history = of_seed(seed, pool, server)
+            history = of_seed(seed, pool, server, monkeypatch)
             try:
                 history.play()
             except BaseException as error:

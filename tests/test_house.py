@@ -391,7 +391,7 @@ FORBIDDEN_IN_ASSETS = ("psycopg", "psycopg2", "httpx", "requests", "urllib", "so
 ENGINES = ("engine", "orm", "create_engine", "Engine", "Connection", "create_mock_engine", "text", "ext", "pool")
 
 
-VOCABULARY = {f"pipelines.{name}" for name in ("source", "listing", "http", "errors", "folders", "png")}
+VOCABULARY = {f"pipelines.{name}" for name in ("source", "listing", "paging", "http", "errors", "folders", "png")}
 
 
 def test_assets_import_only_the_vocabulary() -> None:

@@ -1,7 +1,8 @@
 """Listings over real HTTP: where they end, what they remember, and what they notice when their source goes wrong."""
 
 import json
-from collections.abc import Iterator, Mapping
+import random
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
@@ -14,7 +15,8 @@ import stamina
 from pipelines import listing
 from pipelines.errors import AtlasError, SourceFault
 from pipelines.http import ATTEMPTS, Client
-from pipelines.listing import MOST_IDLE_PAGES, Head, Listing, Position
+from pipelines.listing import MOST_IDLE_PAGES, Head, Listing
+from pipelines.paging import Below, Numbered, Position
 from pipelines.source import Checkpoint, Mark, Swept, Window
 from tests import hostile
 from tests.hostile import Answer, Asked, Fault, Server
@@ -81,14 +83,14 @@ class Reader:
     server: Server
     client: Client
 
-    def read(self, window: Window = TODAY, *, pages: int = 1_000, **more: Any) -> Read:
+    def read(self, window: Window = TODAY, *, pages: int = 1_000, limit: int = 3, **more: Any) -> Read:
         """pages: it breaks off after so many."""
         read = Read()
         self.client.notes.clear()
         usual: dict[str, Any] = {"records": lambda page: page.items, "head": Entry, "overlap": OVERLAP}
-        if not more.keys() & {"below", "numbered"}:
+        if "paging" not in more:
             usual["following"] = lambda page, keys, link: page.next
-        found = Listing(self.client, window, "entries", "/list", {"limit": 3}, Page, **(usual | more))
+        found = Listing(self.client, window, "entries", "/list", {"limit": limit}, Page, **(usual | more))
         for number, answer in enumerate(found, 1):
             read.told += [json.loads(each).get("id", "unreadable") for each in answer.records]
             read.kept = json.loads(msgspec.json.encode(answer.done.state))
@@ -169,8 +171,8 @@ def test_a_first_increment_ends_where_it_is_told(opened: Open) -> None:
 
 
 def test_a_listing_without_order_is_read_to_its_end_and_leaves_no_mark(opened: Open) -> None:
-    read = opened(BOOK).read(overlap=None, kind="entries", within=True)
-    assert (read.told, read.marks, read.swept) == (list("gfedcbazyx"), {}, [Swept("entries", 4, True)])
+    read = opened(BOOK).read(overlap=None, kind="entries")
+    assert (read.told, read.marks, read.swept) == (list("gfedcbazyx"), {}, [Swept("entries", 4)])
 
 
 def test_one_pinned_old_record_does_not_end_an_increment(opened: Open) -> None:
@@ -208,56 +210,114 @@ class Numbers(Head):
 
 
 @dataclass
-class Numbered:
-    """Records 1 to 7, three a page: by number of the page, or below an id."""
+class Shelf:
+    """Records by number, the highest first: a page by its number, or what is next below or above an id.
 
-    ids: list[int] = field(default_factory=lambda: list(range(7, 0, -1)))
+    most: records that a page holds, whatever is asked for. day: the ids that are told but where one record is asked
+    for. before: what happens to the ids before a page is told.
+    """
+
+    ids: list[int]
+    most: int = 10
+    day: range = range(1_000)
+    before: Callable[[list[int]], None] = lambda ids: None
 
     def answer(self, asked: Asked) -> Answer:
-        page = asked.arguments.get("page", "1")
-        ids = [each for each in self.ids if each < int(page[1:])] if page[0] == "b" else self.ids[3 * (int(page) - 1) :]
-        return Answer({"items": [{"id": each} for each in ids[:3]]})
+        self.before(self.ids)
+        page, size = asked.arguments.get("page", "1"), min(int(asked.arguments["limit"]), self.most)
+        ids = sorted((each for each in self.ids if each in self.day or size == 1), reverse=True)
+        if page[0] == "b":
+            told = [each for each in ids if each < int(page[1:])][:size]
+        elif page[0] == "a":
+            told = [each for each in ids if each > int(page[1:])][-size:]
+        else:
+            told = ids[size * (int(page) - 1) :][:size]
+        return Answer({"items": [{"id": each} for each in told]})
 
 
-def pages_asked(reader: Reader) -> list[str | None]:
-    return [each.arguments.get("page") for each in reader.server.log]
+BY_NUMBER = Numbered("page", "limit", 9)
+WORDS: dict[str, Any] = {"head": Numbers, "overlap": None, "limit": 5}
 
 
-def test_pages_by_number_are_read_to_an_empty_one(opened: Open) -> None:
-    reader = opened(Numbered())
-    read = reader.read(numbered=("page", 9), head=Numbers, overlap=None)
-    assert read.told == [7, 6, 5, 4, 3, 2, 1]
-    assert pages_asked(reader) == [None, "2", "3", "4"]
+def pages_asked(reader: Reader) -> list[tuple[str | None, str]]:
+    return [(each.arguments.get("page"), each.arguments["limit"]) for each in reader.server.log]
+
+
+def test_a_page_by_number_begins_before_the_one_before_has_ended(opened: Open) -> None:
+    reader = opened(Shelf(list(range(1, 12))))
+    read = reader.read(paging=BY_NUMBER, **WORDS)
+    assert read.told == [11, 10, 9, 8, 7, 7, 6, 5, 4, 6, 5, 4, 3, 2, 3, 2, 1]
+    assert read.swept == [Swept("", 5)]
+    assert pages_asked(reader) == [(None, "5"), ("2", "4"), ("2", "5"), ("3", "4"), ("4", "4")]
+
+
+def test_a_source_that_tells_less_than_there_is_room_for_is_read_page_after_page(opened: Open) -> None:
+    reader = opened(Shelf(list(range(1, 8)), most=3))
+    assert reader.read(paging=BY_NUMBER, **WORDS).told == [7, 6, 5, 4, 3, 2, 1]
+    assert [page for page, _ in pages_asked(reader)] == [None, "2", "3", "4"]
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_pages_by_number_pass_over_nothing_while_records_come_and_go(opened: Open, seed: int) -> None:
+    draw = random.Random(f"shelf {seed}")
+    always = set(draw.sample(range(10, 90), k=draw.randint(5, 40)))
+    going = [each for each in range(10, 90) if each not in always][: draw.randint(0, 30)]
+    share = draw.random()
+
+    def before(ids: list[int]) -> None:
+        for _ in range(draw.randint(1, 4)):
+            if going and draw.random() < share:
+                each = going.pop(draw.randrange(len(going)))
+                ids.remove(each)
+            elif draw.random() < 0.2:
+                ids.append(max(ids) + 1)
+
+    reader = opened(Shelf([*always, *going], before=before))
+    read = reader.read(paging=Numbered("page", "limit", 99), **(WORDS | {"limit": draw.randint(7, 10)}))
+    assert not always.difference(map(int, read.told))
+    assert len(read.swept) == 1
 
 
 def test_pages_below_an_id_are_read_to_an_empty_one(opened: Open) -> None:
-    reader = opened(Numbered())
-    read = reader.read(below="page", head=Numbers, overlap=None)
+    reader = opened(Shelf(list(range(1, 8))))
+    read = reader.read(paging=Below("page"), **(WORDS | {"limit": 3}))
     assert read.told == [7, 6, 5, 4, 3, 2, 1]
-    assert pages_asked(reader) == [None, "b5", "b2", "b1"]
+    assert [page for page, _ in pages_asked(reader)] == [None, "b5", "b2", "b1"]
 
 
-@pytest.mark.parametrize("words", [{"below": "page"}, {"numbered": ("page", 9)}], ids=["below", "numbered"])
-def test_a_page_below_an_id_or_by_number_goes_on_where_it_broke_off(opened: Open, words: dict[str, Any]) -> None:
-    reader = opened(Numbered())
-    reader.read(**words, head=Numbers, overlap=None)
+def test_of_records_with_ids_in_a_row_the_next_ones_are_asked_for(opened: Open) -> None:
+    """So that one that was the first or the last of them is missed too."""
+    first = {"paging": Below("page"), "among": {"limit": 1}}
+    assert opened(Shelf([2, 4, 5, 7], day=range(4, 6))).read(**first, **WORDS).swept == [Swept("", 2, (2, 7))]
+    assert opened(Shelf([4, 5], day=range(4, 6))).read(**first, **WORDS).swept == [Swept("", 2, (None, None))]
+    nothing = opened(Shelf([2, 7], day=range(4, 6)))
+    assert nothing.read(**first, **WORDS).swept == []
+    assert nothing.client.notes["listings that tell nothing, of which nothing is concluded"] == 1
+
+
+@pytest.mark.parametrize("paging", [Below("page"), BY_NUMBER], ids=["below", "numbered"])
+def test_a_page_below_an_id_or_by_number_goes_on_where_it_broke_off(opened: Open, paging: Any) -> None:
+    reader = opened(Shelf(list(range(1, 12))))
+    told = reader.read(paging=paging, **WORDS).told
     whole = pages_asked(reader)
     reader.server.log.clear()
-    broken = reader.read(**words, head=Numbers, overlap=None, pages=2)
-    resumed = reader.read(replace(TODAY, resume={"entries": broken.kept}), **words, head=Numbers, overlap=None)
-    assert broken.told + resumed.told == [7, 6, 5, 4, 3, 2, 1]
+    broken = reader.read(paging=paging, **WORDS, pages=2)
+    resumed = reader.read(replace(TODAY, resume={"entries": broken.kept}), paging=paging, **WORDS)
+    assert broken.told + resumed.told == told
     assert pages_asked(reader) == whole
 
 
 def test_pages_beyond_the_last_that_may_be_asked_for_are_told_of(opened: Open) -> None:
-    reader = opened(Numbered())
-    assert reader.read(numbered=("page", 2), head=Numbers, overlap=100, since=0).told == [7, 6, 5, 4, 3, 2]
+    reader = opened(Shelf(list(range(1, 20))))
+    words = WORDS | {"overlap": 100}
+    read = reader.read(paging=replace(BY_NUMBER, most=2), since=0, **words)
+    assert (read.told[:5], read.told[-1]) == ([19, 18, 17, 16, 15], 10)
     assert reader.client.notes["pages beyond the last that may be asked for"] == 1
 
 
 def test_a_page_of_records_without_ids_is_no_end(opened: Open) -> None:
     with pytest.raises(SourceFault, match="tells records without ids"):
-        opened(Book([[{"name": "what"}]])).read(below="page")
+        opened(Book([[{"name": "what"}]])).read(paging=Below("page"))
 
 
 # Clocks

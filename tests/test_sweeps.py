@@ -326,29 +326,21 @@ def test_files_of_one_content_are_renamed_one_to_one(warehouse: Warehouse, comfy
     assert (run.counts.created, run.counts.deleted, run.stats["renamed"]) == (3, 2, 2)
 
 
-def test_a_listing_of_a_day_says_nothing_of_other_days(warehouse: Warehouse, comfyui: Source) -> None:
-    of_day = Swept("", answers=1, within=True)
-    take_in(warehouse, comfyui, graphs("ab"))
-    take_in(warehouse, comfyui, graphs("cd"), DAYS[1])
-    take_in(warehouse, comfyui, [graph("b", "changed")], DAYS[2])
-    intake = Intake(lambda _: [graph("c"), of_day], "recorded", at(DAYS[3]))
-    run = landing.take_in(warehouse, comfyui, DAYS[1], nullcontext(intake))
-    assert (run.counts.deleted, gone(warehouse), there(warehouse)) == (1, ["d"], ["a", "b", "c"])
-    assert waiting(warehouse, comfyui) == [DAYS[0], DAYS[1], DAYS[2]]
+def test_a_listing_of_some_ids_says_nothing_of_others(warehouse: Warehouse, comfyui: Source) -> None:
+    """In the order of numbers, whatever day they came in."""
+    take_in(warehouse, comfyui, graphs(["7", "9", "10", "11"]))
+    take_in(warehouse, comfyui, graphs(["100", "30"]), DAYS[1])
+    run = take_in(warehouse, comfyui, [graph("11"), Swept("", 1, between=(9, 100))], DAYS[2])
+    assert (run.counts.deleted, gone(warehouse)) == (2, ["10", "30"])
+    assert there(warehouse) == ["100", "11", "7", "9"]
 
 
-def test_a_day_of_which_many_are_missing_is_not_believed_and_fails_nothing(
-    warehouse: Warehouse, comfyui: Source
-) -> None:
-    take_in(warehouse, comfyui, graphs(numbered(102)))
-    of_day = Swept("", answers=1, within=True)
-    for told, deleted, notes in (
-        (1, 0, {"not deleted: too many of the day are missing in its listing": 101}),
-        (2, 100, {}),
-    ):
-        intake = Intake(lambda _, told=told: [*graphs(numbered(told)), of_day], "recorded", at(DAYS[1]))  # type: ignore[misc]
-        run = landing.take_in(warehouse, comfyui, DAYS[0], nullcontext(intake))
-        assert (run.status, run.counts.deleted, run.stats["notes"]) == ("completed", deleted, notes)
+def test_a_listing_of_some_ids_that_lost_most_of_them_is_not_believed(warehouse: Warehouse, comfyui: Source) -> None:
+    take_in(warehouse, comfyui, graphs(map(str, range(1, 30))))
+    few: list[Item] = [graph("3"), Swept("", 1, between=(1, 20))]
+    with pytest.raises(SourceFault, match="tells 1 records, and 17 of those it had are missing"):
+        take_in(warehouse, comfyui, few, DAYS[1])
+    assert take_in(warehouse, comfyui, few, DAYS[1], shrink=True).counts.deleted == 17
 
 
 # Landings that broke off

@@ -3,13 +3,15 @@
     today       /posts.json order:change ──page=2, 3, …──> posts, down to the newest change of the last run
                 /tags.json ──page=b<id>──> tags, down to the newest tag of the last run
     a past day  /posts.json date:<day> ──page=b<id>──> posts      posts ──> images, image_tags, tags
-    a sweep     today, the day's own posts, and every tag         tags ──> tags
+    a sweep     today, the posts of a month, and every tag        tags ──> tags
 
 Pages (danbooru.donmai.us/wiki_pages/help:api) are read until one is empty. `page=b<id>` tells what is below an id, in
-order of ids; first pages are asked for so too, since `date:` alone is told by created_at. A day is one of US Eastern
-time. Where there is no mark yet, changes are read back to the start of the day, and one page of tags: only a sweep
-reads all of them, or sees that one has changed. Votes, favourites, comments and notes leave updated_at as it is, and
-are seen when a post is told again.
+order of ids; first pages are asked for so too, since `date:` alone is told by created_at. Numbered pages begin before
+the one before has ended, since posts move up when one is expunged. A day is one of US Eastern time. An expunged post is
+told nowhere: that it is gone is seen when its day is read again, by a sweep or by a backfill of older days. Where there
+is no mark yet, changes are read back to the start of the day, and one page of tags: only a sweep reads all of them, or
+sees that one has changed. Votes, favourites, comments and notes leave updated_at as it is, and are seen when a post is
+told again.
 
 Ten reads a second are allowed; a token (ATLAS_DANBOORU_TOKEN, `login:api_key`) is optional. On a bad day (429, 5xx, a
 cut page) the client waits and tries again; if the day stays bad, the run fails and publishes nothing.
@@ -23,7 +25,8 @@ from typing import Annotated
 import msgspec
 
 from pipelines.http import Client
-from pipelines.listing import Head, Listing, Position
+from pipelines.listing import Head, Listing
+from pipelines.paging import Below, Numbered, Position
 from pipelines.source import Contract, Item, Payload, Window, source
 
 Time = Annotated[datetime, msgspec.Meta(tz=True)]
@@ -33,6 +36,13 @@ ABOVE_ALL = 2**31 - 1
 
 LAST_PAGE = 1000
 """The highest number of a page that is answered."""
+
+
+MOST = 200
+"""The most records that a page of posts holds."""
+
+SWEPT = timedelta(days=30)
+"""A sweep reads the posts of so many days."""
 
 
 class Record(Contract, kw_only=True):
@@ -78,7 +88,7 @@ class Tag(Record):
     category: int
 
 
-class Numbered(Head):
+class ById(Head):
     id: int
 
     def key(self) -> str:
@@ -88,7 +98,7 @@ class Numbered(Head):
         return self.id
 
 
-class Changed(Numbered):
+class Changed(ById):
     updated_at: Time
 
     def position(self) -> Position:
@@ -97,14 +107,14 @@ class Changed(Numbered):
 
 def look(client: Client, kind: str, external_id: str) -> Payload | None:
     """A post or tag as it is now; a deleted or banned post is still told, an expunged one is gone."""
-    found = client.look(f"/{kind}/{external_id}.json", Numbered)
+    found = client.look(f"/{kind}/{external_id}.json", ById)
     return Payload(*found, kind=kind) if found else None
 
 
 def probe(client: Client) -> str:
     """The newest change and the newest tag."""
     _, posts = client.ask("/posts.json?limit=1&tags=order:change+status:any", list[Changed])
-    _, tags = client.ask(f"/tags.json?limit=1&search[hide_empty]=no&page=b{ABOVE_ALL}", list[Numbered])
+    _, tags = client.ask(f"/tags.json?limit=1&search[hide_empty]=no&page=b{ABOVE_ALL}", list[ById])
     return msgspec.json.encode([posts, tags]).decode()
 
 
@@ -121,17 +131,17 @@ def probe(client: Client) -> str:
     sweeps="0 4 * * 0",
 )
 def fetch(client: Client, window: Window) -> Iterator[Item]:
-    """One payload a post or tag: today what is new, on a past day its posts; a sweep reads both, and every tag."""
+    """One payload a post or tag: today what is new, on a past day its posts; a sweep reads a month and every tag."""
     if window.current:
         changes = Listing(
             client,
             replace(window, sweep=False),  # of changes a sweep reads no more than what is new
             "posts",
             "/posts.json",
-            {"limit": 200, "tags": "order:change status:any"},
+            {"limit": MOST, "tags": "order:change status:any"},
             list[msgspec.Raw],
             records=list,
-            numbered=("page", LAST_PAGE),
+            paging=Numbered("page", "limit", LAST_PAGE),
             head=Changed,
             overlap=timedelta(minutes=10),
             since=window.start,
@@ -145,8 +155,8 @@ def fetch(client: Client, window: Window) -> Iterator[Item]:
             {"limit": 1000, "search[hide_empty]": "no", "page": f"b{ABOVE_ALL}"},
             list[msgspec.Raw],
             records=list,
-            below="page",
-            head=Numbered,
+            paging=Below("page"),
+            head=ById,
             overlap=200,
             since=ABOVE_ALL,
             kind="tags",
@@ -154,17 +164,18 @@ def fetch(client: Client, window: Window) -> Iterator[Item]:
         yield from changes.items()
         yield from tags.items()
     if window.sweep or not window.current:
-        day = Listing(
+        days = f"{window.day - SWEPT}.." if window.sweep and window.current else window.key
+        created = Listing(
             client,
             window,
-            "posts of the day",
+            "posts of days",
             "/posts.json",
-            {"limit": 200, "tags": f"date:{window.key} status:any", "page": f"b{ABOVE_ALL}"},
+            {"limit": MOST, "tags": f"date:{days} status:any", "page": f"b{ABOVE_ALL}"},
             list[msgspec.Raw],
             records=list,
-            below="page",
-            head=Numbered,
+            paging=Below("page"),
+            head=ById,
             kind="posts",
-            within=True,
+            among={"limit": 1, "tags": "status:any"},
         )
-        yield from day.items()
+        yield from created.items()

@@ -3,10 +3,12 @@
     today       /posts.json order:change ──page=2, 3, …──> posts, down to the newest change of the last run
                 /tags.json ──page=b<id>──> tags, down to the newest tag of the last run
     a past day  /posts.json date:<day> ──page=b<id>──> posts      posts ──> images, image_tags, tags
-    a sweep     today, the day's own posts, and every tag         tags ──> tags
+    a sweep     today, the posts of a month, and every tag        tags ──> tags
 
-Pages (e621.net/help/api) are read until one is empty; `page=b<id>` tells what is below an id, in order of ids. A day is
-one of US Eastern time. The order of changes is that of change_seq, a number that every change of a post gets, also
+Pages (e621.net/help/api) are read until one is empty; `page=b<id>` tells what is below an id, in order of ids. Numbered
+pages begin before the one before has ended, since posts move up when one is destroyed. A day is one of US Eastern time.
+A destroyed post is told nowhere: that it is gone is seen when its day is read again, by a sweep or by a backfill of
+older days. The order of changes is that of change_seq, a number that every change of a post gets, also
 those that leave updated_at as it is (a flag); but it tells no time. So where there is no mark yet, a page of changes
 is read to set it, and then the day's own posts. Of tags one page is read then: only a sweep reads all of them, or sees
 that one has changed. Votes, favourites and comments are no changes, and are seen when a post is told again.
@@ -18,13 +20,14 @@ if the day stays bad, the run fails and publishes nothing.
 
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from typing import Annotated, Any
 
 import msgspec
 
 from pipelines.http import Client, request_of
-from pipelines.listing import Head, Listing, Position
+from pipelines.listing import Head, Listing
+from pipelines.paging import Below, Numbered, Position
 from pipelines.source import Contract, Item, Payload, Window, source
 
 Time = Annotated[datetime, msgspec.Meta(tz=True)]
@@ -35,6 +38,13 @@ first page."""
 
 LAST_PAGE = 750
 """The highest number of a page that is answered."""
+
+
+MOST = 320
+"""The most records that a page of posts holds."""
+
+SWEPT = timedelta(days=30)
+"""A sweep reads the posts of so many days."""
 
 
 class Record(Contract, kw_only=True):
@@ -76,7 +86,7 @@ class Tag(Record):
     category: int
 
 
-class Numbered(Head):
+class ById(Head):
     id: int
 
     def key(self) -> str:
@@ -86,7 +96,7 @@ class Numbered(Head):
         return self.id
 
 
-class Changed(Numbered):
+class Changed(ById):
     change_seq: int
 
     def position(self) -> Position:
@@ -113,7 +123,7 @@ TAGS: Any = list[msgspec.Raw] | NoTags
 def look(client: Client, kind: str, external_id: str) -> Payload | None:
     """A post or tag as it is now; a deleted post is still told, a destroyed one is gone."""
     if kind == "tags":
-        found = client.look(f"/tags/{external_id}.json", Numbered)
+        found = client.look(f"/tags/{external_id}.json", ById)
         return Payload(*found, kind=kind) if found else None
     response, page = client.ask(f"/posts/{external_id}.json", One)
     return Payload(bytes(page.post), request_of(response), kind=kind) if page else None
@@ -122,7 +132,7 @@ def look(client: Client, kind: str, external_id: str) -> Payload | None:
 def probe(client: Client) -> str:
     """The newest change and the newest tag."""
     _, posts = client.ask("/posts.json?limit=1&tags=order:change+status:any", dict[str, list[Changed]])
-    shape: Any = list[Numbered] | NoTags
+    shape: Any = list[ById] | NoTags
     _, tags = client.ask(f"/tags.json?limit=1&search[hide_empty]=no&page=b{ABOVE_ALL}", shape)
     return msgspec.json.encode([posts, tags]).decode()
 
@@ -141,17 +151,17 @@ def probe(client: Client) -> str:
     sweeps="0 4 * * 0",
 )
 def fetch(client: Client, window: Window) -> Iterator[Item]:
-    """One payload a post or tag: today what is new, on a past day its posts; a sweep reads both, and every tag."""
+    """One payload a post or tag: today what is new, on a past day its posts; a sweep reads a month and every tag."""
     if window.current:
         changes = Listing(
             client,
             replace(window, sweep=False),  # of changes a sweep reads no more than what is new
             "posts",
             "/posts.json",
-            {"limit": 320, "tags": "order:change status:any"},
+            {"limit": MOST, "tags": "order:change status:any"},
             Posts,
             records=lambda page: page.posts,
-            numbered=("page", LAST_PAGE),
+            paging=Numbered("page", "limit", LAST_PAGE),
             head=Changed,
             overlap=1000,
             since=ABOVE_ALL,
@@ -165,8 +175,8 @@ def fetch(client: Client, window: Window) -> Iterator[Item]:
             {"limit": 320, "search[hide_empty]": "no", "page": f"b{ABOVE_ALL}"},
             TAGS,
             records=lambda page: page.tags if isinstance(page, NoTags) else page,
-            below="page",
-            head=Numbered,
+            paging=Below("page"),
+            head=ById,
             overlap=200,
             since=ABOVE_ALL,
             kind="tags",
@@ -174,17 +184,18 @@ def fetch(client: Client, window: Window) -> Iterator[Item]:
         yield from changes.items()
         yield from tags.items()
     if window.sweep or not window.current or "posts" not in window.cursors:
-        day = Listing(
+        days = f"{window.day - SWEPT}.." if window.sweep and window.current else window.key
+        created = Listing(
             client,
             window,
-            "posts of the day",
+            "posts of days",
             "/posts.json",
-            {"limit": 320, "tags": f"date:{window.key} status:any", "page": f"b{ABOVE_ALL}"},
+            {"limit": MOST, "tags": f"date:{days} status:any", "page": f"b{ABOVE_ALL}"},
             Posts,
             records=lambda page: page.posts,
-            below="page",
-            head=Numbered,
+            paging=Below("page"),
+            head=ById,
             kind="posts",
-            within=True,
+            among={"limit": 1, "tags": "status:any"},
         )
-        yield from day.items()
+        yield from created.items()
