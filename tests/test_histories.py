@@ -123,7 +123,7 @@ class History:
             for _ in range(draw.choice([0, 1, 2, 3, 8])):
                 self.change()
         if self.world.wider is None and not self.records:  # of days without posts nothing is concluded
-            self.api.make(self.world.kind, Clock.moment)
+            self.change()
         self.run(sweep=True, calm=True)
         if self.resumed:  # what was told before it broke off may have changed since then
             self.run(sweep=True, calm=True)
