@@ -73,6 +73,7 @@ def load_tables() -> None:
         importlib.import_module(module)
     for domain in domains():
         importlib.import_module(f"assets.{domain}.tables")
+    importlib.import_module("pipelines.warehouse.proof").declare()
     marts = domain_schema("marts", "What analysts read: views over the domains")
     for path in sorted((SQL / "marts").glob("*.sql")):
         file = SqlFile.read(path)

@@ -18,7 +18,7 @@ from pipelines.errors import AtlasError
 from pipelines.source import Source
 from pipelines.warehouse.engine import Connection, Warehouse
 
-RunKind = Literal["land", "transform"]
+RunKind = Literal["land", "transform", "rebuild", "prune", "erase"]
 Status = Literal["in_progress", "completed", "failed", "partial_success"]
 
 LOCK = "select pg_advisory_lock(hashtextextended(%s, 0))"
@@ -104,7 +104,7 @@ def silent(_: Run) -> None:
 @contextmanager
 def opened(
     warehouse: Warehouse,
-    source: Source,
+    subject: Source | str,
     kind: RunKind,
     partition: str,
     *,
@@ -112,11 +112,14 @@ def opened(
     dagster_run_id: str | None = None,
     notify: Callable[[Run], None] = silent,
 ) -> Iterator[Run]:
-    """A run in the ledger; the block must `publish` it. Whatever ends the block otherwise is written as its error."""
+    """A run in the ledger; the block must `publish` it. Whatever ends the block otherwise is written as its error.
+
+    subject: the source, or the name of what is no source's alone, such as a domain.
+    """
     with warehouse.connect() as connection:
         run = Run(
-            _insert(connection, source, kind, partition, code_version, dagster_run_id),
-            source.name,
+            _insert(connection, subject, kind, partition, code_version, dagster_run_id),
+            subject if isinstance(subject, str) else subject.name,
             kind,
             partition,
             connection,
@@ -135,34 +138,29 @@ def opened(
 
 
 def _insert(
-    connection: Connection, source: Source, kind: RunKind, partition: str, code_version: str, dagster_run_id: str | None
+    connection: Connection,
+    subject: Source | str,
+    kind: RunKind,
+    partition: str,
+    code_version: str,
+    dagster_run_id: str | None,
 ) -> UUID:
     with connection.transaction():
-        connection.execute(LOCK_TO_COMMIT, ["ops.sources"])
-        connection.execute(
-            """
-            merge into ops.sources t
-            using (
-                select ops.key(%(name)s) as source_id, %(name)s as name, %(kind)s as kind, %(base_url)s as base_url
-            ) s
-            on t.source_id = s.source_id
-            when matched and (t.kind, t.base_url, t.is_active) is distinct from (s.kind, s.base_url, true) then
-                update set kind = s.kind, base_url = s.base_url, is_active = true
-            when not matched then
-                insert (source_id, name, kind, base_url) values (s.source_id, s.name, s.kind, s.base_url)
-            """,
-            {"name": source.name, "kind": source.kind, "base_url": source.base_url},
-        )
+        if isinstance(subject, Source):
+            connection.execute(LOCK_TO_COMMIT, ["ops.sources"])
+            connection.execute(DECLARE, {"name": subject.name, "kind": subject.kind, "base_url": subject.base_url})
         row = connection.execute(
             """
             insert into ops.fetch_runs
                 (source_id, stream, kind, asset_key, partition_key, dagster_run_id, status, code_version)
-            values
-                (ops.key(%(name)s), %(name)s, %(kind)s, %(name)s, %(partition)s, %(dagster)s, 'in_progress', %(code)s)
+            values (
+                case when %(declared)s then ops.key(%(name)s) end, %(name)s, %(kind)s, %(name)s, %(partition)s,
+                %(dagster)s, 'in_progress', %(code)s)
             returning fetch_run_id
             """,
             {
-                "name": source.name,
+                "declared": isinstance(subject, Source),
+                "name": subject.name if isinstance(subject, Source) else subject,
                 "kind": kind,
                 "partition": partition,
                 "dagster": dagster_run_id,
@@ -228,6 +226,16 @@ def reap(warehouse: Warehouse) -> list[UUID]:
             connection.execute(sql.SQL(FORGET_OLD).format(sql.Identifier(name)))
     return reaped
 
+
+DECLARE = """
+merge into ops.sources t
+using (select ops.key(%(name)s) as source_id, %(name)s as name, %(kind)s as kind, %(base_url)s as base_url) s
+on t.source_id = s.source_id
+when matched and (t.kind, t.base_url, t.is_active) is distinct from (s.kind, s.base_url, true) then
+    update set kind = s.kind, base_url = s.base_url, is_active = true
+when not matched then
+    insert (source_id, name, kind, base_url) values (s.source_id, s.name, s.kind, s.base_url)
+"""
 
 FORGET_OLD = """
 delete from staging.{}

@@ -7,12 +7,13 @@ arrival. Belongs here: which records. Not: what is made of them (`transform`).
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 from psycopg import sql
 
 from pipelines.house import Select
-from pipelines.ledger import Run
 from pipelines.source import Source
+from pipelines.warehouse.engine import Connection
 from pipelines.warehouse.shape import Shape
 
 EVERYWHERE = sql.SQL("")
@@ -22,25 +23,39 @@ class Scope:
     """One run's scope, in temporary tables that last as long as its transaction.
 
     `scope` has a version a record, `bodies` the payloads with their newest counters, `seen` the observations. `round`
-    numbers the additions, so that SELECTs see each of them once.
+    numbers the additions, so that SELECTs see each of them once. published: nothing later is seen, where it is given.
     """
 
-    def __init__(self, run: Run, source: Source, shapes: Sequence[Shape]) -> None:
-        self.connection, self.source, self.shapes = run.connection, source, shapes
-        self._run, self._streams = run, list(source.streams.values())
+    def __init__(self, connection: Connection, source: Source, shapes: Sequence[Shape]) -> None:
+        self.connection, self.source, self.shapes = connection, source, shapes
+        self._streams = list(source.streams.values())
         self._round = 0
+        self._whole = False
+        self._observations: sql.Composable = OBSERVED
+        self._counted: sql.Composable = NEWEST
 
-    def begin(self, *, full: bool) -> int:
-        """Takes in what waits in the partition, or all of it; how many records."""
+    def begin(self, partition: str, *, full: bool) -> int:
+        """Takes in what waits in a partition, or all of it; how many records."""
+        return self._begin(WAITING, {"partition": partition, "full": full})
+
+    def begin_with(self, versions: Sequence[int], editions: Sequence[int], published: int) -> int:
+        """Takes in all there is to know: these versions, each to be derived by the edition of the SELECTs at the same
+        place, and the observations that runs published up to then have taken in; how many records.
+        """
+        self._whole = True
+        self._observations, self._counted = TAKEN_IN.format(published=sql.Literal(published)), sql.SQL("true")
+        return self._begin(THESE, {"versions": versions, "editions": editions})
+
+    def _begin(self, query: str, parameters: dict[str, Any]) -> int:
         self.connection.execute(CREATE)
-        parameters = {"streams": self._streams, "partition": self._run.partition, "full": full}
-        self.connection.execute(WAITING, parameters)
+        number = self.connection.execute(query, parameters | {"streams": self._streams}).rowcount
         self._fill()
-        row = self.connection.execute("select count(*) as number from scope").fetchone()
-        return int(row["number"]) if row else 0
+        return number
 
     def grow(self, *, contested: bool) -> bool:
         """Adds the records that depend on what changes; whether there were any. contested: by any claim."""
+        if self._whole:
+            return False
         self.connection.execute("truncate due")
         for shape in self.shapes:
             self._due(AWAITED, shape, key=shape.key_text("k"))
@@ -69,7 +84,7 @@ class Scope:
         for name in ("bodies", "seen"):
             self.connection.execute(sql.SQL("update {} set round = %s").format(sql.Identifier(name)), [self._round])
 
-    def select(self, select: Select, where: sql.Composable = EVERYWHERE) -> sql.Composed:
+    def select(self, select: Select, edition: int = 0, where: sql.Composable = EVERYWHERE) -> sql.Composed:
         """A SELECT file over the source's streams, each by its kind, as far as the last round brought them."""
         streams = [
             relation.format(
@@ -77,6 +92,8 @@ class Scope:
                 source=sql.Literal(self.source.name),
                 stream=sql.Literal(stream),
                 round=sql.Literal(self._round),
+                edition=sql.Literal(edition),
+                observations=self._observations,
                 where=where,
             )
             for kind, stream in self.source.streams.items()
@@ -92,8 +109,12 @@ class Scope:
     def _fill(self) -> int:
         """Bodies and observations of what has come into the scope; how many."""
         self._round += 1
-        added = self.connection.execute(FILL, {"round": self._round}).rowcount
-        added += self.connection.execute(SEE, {"round": self._round}).rowcount
+        added = 0
+        for statement in (FILL, SEE):
+            query = statement.format(
+                round=sql.Literal(self._round), observations=self._observations, counted=self._counted
+            )
+            added += self.connection.execute(query).rowcount
         for name in ("scope", "bodies", "seen"):
             self.connection.execute(sql.SQL("analyze {}").format(sql.Identifier(name)))
         return added
@@ -145,11 +166,11 @@ class Scope:
 CREATE = """
 create temp table scope (
     record_id uuid primary key, version_id bigint, stream text, external_id text, payload_id uuid, round int,
-    whole boolean
+    whole boolean, edition int default 0
 ) on commit drop;
 create temp table bodies (
     record_id uuid, version_id bigint, stream text, external_id text, version_at timestamptz,
-    body jsonb storage external, round int
+    body jsonb storage external, round int, edition int
 ) on commit drop;
 create temp table seen (record_id uuid, observation_id bigint primary key, round int) on commit drop;
 create temp table due (record_id uuid) on commit drop;
@@ -176,51 +197,74 @@ select record_id, version_id, stream, external_id, payload_id, 1,
 from waiting w
 """
 
-FILL = """
-insert into bodies
-select s.record_id, s.version_id, s.stream, s.external_id, v.version_at,
-    case
-        when o.digest = b.counters_digest or o.digest is null then b.body
-        else ops.put_back(b.body, o.counters, o.paths)
-    end,
-    s.round
-from scope s
+THESE = """
+insert into scope
+select v.record_id, v.version_id, v.stream, v.external_id, v.payload_id, 1, true, t.edition
+from unnest(%(versions)s::bigint[], %(editions)s::int[]) as t (version_id, edition)
 join staging.versions v using (version_id)
-join staging.payloads b on b.payload_id = s.payload_id
-left join lateral ( -- a version that is not the latest keeps the counters it was taken in with
-    select e.digest, e.counters, e.paths from staging.observations e
-    where e.record_id = s.record_id and case when v.latest then e.latest else e.from_run is not null end
-    order by e.observed_at desc limit 1
-) as o on true
-where s.round = %(round)s
+where v.stream = any(%(streams)s)
 """
 
-SEE = """
-with fresh as (
-    select o.record_id, o.observation_id, o.observed_at
-    from scope s
-    join staging.observations o on o.record_id = s.record_id
-    where s.whole or o.from_run is null
+OBSERVED = sql.SQL("staging.observations")
+
+NEWEST = sql.SQL("case when v.latest then e.latest else e.from_run is not null end")
+"""A version that is not the latest keeps the counters it was taken in with."""
+
+TAKEN_IN = sql.SQL(
+    """(
+        select o.* from staging.observations o join ops.fetch_runs r on r.fetch_run_id = o.from_run
+        where r.published <= {published})"""
 )
 
-insert into seen
-select f.record_id, f.observation_id, %(round)s from (
-    select record_id, observation_id from fresh
-    union
-    select f.record_id, n.observation_id from fresh f
-    cross join lateral ( -- which may tell the same now as the one before it
-        select e.observation_id from staging.observations e
-        where e.record_id = f.record_id and e.observed_at > f.observed_at
-        order by e.observed_at limit 1
-    ) as n
-) as f
-where not exists (select from seen where seen.observation_id = f.observation_id)
-"""
+FILL = sql.SQL(
+    """
+    insert into bodies
+    select s.record_id, s.version_id, s.stream, s.external_id, v.version_at,
+        case
+            when o.digest = b.counters_digest or o.digest is null then b.body
+            else ops.put_back(b.body, o.counters, o.paths)
+        end,
+        s.round, s.edition
+    from scope s
+    join staging.versions v using (version_id)
+    join staging.payloads b on b.payload_id = s.payload_id
+    left join lateral (
+        select e.digest, e.counters, e.paths from {observations} e
+        where e.record_id = s.record_id and {counted}
+        order by e.observed_at desc limit 1
+    ) as o on true
+    where s.round = {round}
+    """
+)
+
+SEE = sql.SQL(
+    """
+    with fresh as (
+        select o.record_id, o.observation_id, o.observed_at
+        from scope s
+        join {observations} o on o.record_id = s.record_id
+        where s.whole or o.from_run is null
+    )
+
+    insert into seen
+    select f.record_id, f.observation_id, {round} from (
+        select record_id, observation_id from fresh
+        union
+        select f.record_id, n.observation_id from fresh f
+        cross join lateral ( -- which may tell the same now as the one before it
+            select e.observation_id from {observations} e
+            where e.record_id = f.record_id and e.observed_at > f.observed_at
+            order by e.observed_at limit 1
+        ) as n
+    ) as f
+    where not exists (select from seen where seen.observation_id = f.observation_id)
+    """
+)
 
 BODIES = sql.SQL(
     """{name} as not materialized (
         select {source}::text as source, record_id, external_id, version_at, body
-        from bodies where stream = {stream} and round = {round} {where}
+        from bodies where stream = {stream} and round = {round} and edition = {edition} {where}
         offset 0 -- a fence: what the SELECT asks of a body is asked of the scope's alone
     )"""
 )
@@ -228,11 +272,11 @@ BODIES = sql.SQL(
 OBSERVATIONS = sql.SQL(
     """{name} as not materialized (
         select {source}::text as source, b.record_id, b.external_id, o.observed_at, o.counters as body
-        from seen join staging.observations o using (observation_id)
+        from seen join {observations} o using (observation_id)
         join bodies b on b.record_id = seen.record_id
-        where b.stream = {stream} and seen.round = {round} {where}
+        where b.stream = {stream} and seen.round = {round} and b.edition = {edition} {where}
           and o.digest is distinct from (
-              select e.digest from staging.observations e
+              select e.digest from {observations} e
               where e.record_id = o.record_id and e.observed_at < o.observed_at
               order by e.observed_at desc limit 1)
     )"""

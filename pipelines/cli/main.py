@@ -9,7 +9,7 @@ import psycopg
 import sqlalchemy.exc
 import typer
 
-from pipelines.cli import ask, context, db, move, quarantine, show, too_early, ui
+from pipelines.cli import ask, context, db, move, prove, quarantine, show, too_early, ui
 from pipelines.errors import AtlasError
 
 app = typer.Typer(
@@ -25,6 +25,10 @@ app.command()(move.land)
 app.command()(move.transform)
 app.command()(move.runs)
 app.command()(ask.ask)
+app.command("trace")(prove.trace_)
+app.command("rebuild")(prove.rebuild_)
+app.command("as-of")(prove.as_of)
+app.command()(prove.diff)
 app.command()(ui.ui)
 
 

@@ -126,7 +126,7 @@ def runs(
     if json:
         show.as_json(rows)
         return
-    show.ledger("Ledger, newest first", rows)
+    show.ledger("Ledger, newest first", rows, ids=True)
 
 
 def _window(text: str) -> Window:

@@ -24,6 +24,9 @@ from pipelines.ledger import Counts, Run
 LONGEST_CELL = 300
 SHORT_CELL = 16
 PIPE_WIDTH = 160
+ID_LENGTH = 18
+"""So much of a run's id tells it from others, since it grows with time."""
+DONE = {"land": "landed", "transform": "transformed", "rebuild": "rebuilt", "prune": "pruned", "erase": "erased"}
 
 out = Console(width=None if sys.stdout.isatty() else PIPE_WIDTH)
 err = Console(width=None if sys.stderr.isatty() else PIPE_WIDTH, stderr=True)
@@ -79,6 +82,19 @@ def _cell(value: Any) -> str:
     return escape(text if len(text) <= LONGEST_CELL else text[: LONGEST_CELL - 1] + "…")
 
 
+def short(value: Any) -> str:
+    """A value in one line, cut where it is long."""
+    text = " ".join((value if isinstance(value, str) else document(value)).split())
+    return text if len(text) <= LONGEST_CELL else text[: LONGEST_CELL - 1] + "…"
+
+
+def fields(values: Mapping[str, Any]) -> None:
+    """Prints names with their values, one below the other."""
+    widest = max(map(len, values))
+    for name, value in values.items():
+        out.print(f"{name:>{widest}}  {value}", highlight=False, markup=False)
+
+
 def error(message: str) -> None:
     err.print(f"[bold red]error:[/] {escape(message)}", highlight=False)
 
@@ -101,8 +117,7 @@ def run_line(run: Run) -> str:
     """A run in one line."""
     if run.status == "failed":
         return f"failed to {run.kind} {run.source} {run.partition}: {run.error}"
-    verb = "landed" if run.kind == "land" else "transformed"
-    return f"{verb} {run.source} {run.partition}: {counts(asdict(run.counts), run.stats)} ({run.status})"
+    return f"{DONE[run.kind]} {run.source} {run.partition}: {counts(asdict(run.counts), run.stats)} ({run.status})"
 
 
 def counts(row: Mapping[str, int], stats: Mapping[str, Any]) -> str:
@@ -115,12 +130,13 @@ def counts(row: Mapping[str, int], stats: Mapping[str, Any]) -> str:
     return ", ".join(words)
 
 
-def ledger(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Prints rows of the ledger."""
+def ledger(title: str, rows: Sequence[Mapping[str, Any]], *, ids: bool = False) -> None:
+    """Prints rows of the ledger. ids: with the beginning of each run's id, which names it."""
     table(
         title,
         [
-            {
+            ({"id": str(row["fetch_run_id"])[:ID_LENGTH]} if ids else {})
+            | {
                 "run": row["kind"],
                 "source": row["stream"],
                 "day": row["partition_key"],

@@ -4,8 +4,9 @@ import sqlalchemy
 from sqlalchemy import BigInteger, Boolean, CheckConstraint, Column, ForeignKey, Index, Table, Text, func, text
 from sqlalchemy.dialects.postgresql import JSONB, UUID
 
-from pipelines.warehouse.tables import RUN_KINDS, Timestamp, created_column, limited, metadata, one_of, unique
+from pipelines.warehouse.tables import Timestamp, created_column, limited, metadata, one_of, unique
 
+RUN_KINDS = ("land", "transform", "rebuild", "prune", "erase")
 RUN_STATUSES = ("pending", "in_progress", "completed", "failed", "partial_success")
 
 
@@ -35,13 +36,13 @@ fetch_runs = Table(
     Column("fetch_run_id", UUID, primary_key=True, server_default=text("uuidv7()"), comment="Grows with time"),
     Column("published", BigInteger, unique=True, comment="Order in which runs became visible, drawn under the lock"),
     Column(
-        "source_id", UUID, ForeignKey("ops.sources.source_id"), nullable=False, index=True, comment="Source of the run"
+        "source_id", UUID, ForeignKey("ops.sources.source_id"), index=True, comment="Source of the run, if it has one"
     ),
-    Column("stream", Text, nullable=False, comment="What was landed or transformed: domain/source"),
-    Column("kind", Text, nullable=False, comment="land or transform"),
+    Column("stream", Text, nullable=False, comment="What was landed or transformed: domain/source; or a domain"),
+    Column("kind", Text, nullable=False, comment="What was done"),
     one_of("kind", RUN_KINDS),
     Column("asset_key", Text, nullable=False, comment="Dagster asset the run stands for"),
-    Column("partition_key", Text, nullable=False, comment="Day that was landed or transformed"),
+    Column("partition_key", Text, nullable=False, comment="Day that was landed or transformed, or all"),
     Column("dagster_run_id", Text, index=True, comment="Dagster run it was part of, if any"),
     Column("status", Text, nullable=False, index=True, comment="How it stands"),
     one_of("status", RUN_STATUSES),
@@ -101,4 +102,14 @@ sql_texts = Table(
     Column("text", Text, nullable=False, comment="The SELECT as it was run"),
     schema="ops",
     comment="Each SELECT that ever ran, by digest",
+)
+
+tables = Table(
+    "tables",
+    metadata,
+    Column("table_name", Text, primary_key=True, comment="schema.table"),
+    Column("rows", BigInteger, nullable=False, comment="How many rows it has"),
+    Column("digest", BigInteger, nullable=False, comment="Sum of the hashes of its rows, audit columns left out"),
+    schema="ops",
+    comment="What the tables of the domains hold, kept up by each transform; its runs keep what they left behind",
 )

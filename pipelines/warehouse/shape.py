@@ -16,7 +16,7 @@ from sqlalchemy.types import BigInteger, Integer, SmallInteger
 
 from pipelines.errors import AtlasError
 from pipelines.warehouse.engine import Connection
-from pipelines.warehouse.tables import metadata
+from pipelines.warehouse.tables import AUDIT_COLUMNS
 
 _DIALECT = postgresql.dialect()  # type: ignore[no-untyped-call]
 
@@ -52,6 +52,7 @@ class Shape:
 
     table: Table
     yielded: dict[str, str] = field(default_factory=dict)
+    prefix: str = "incoming"
 
     @property
     def name(self) -> str:
@@ -63,7 +64,7 @@ class Shape:
 
     @property
     def incoming(self) -> sql.Identifier:
-        return sql.Identifier(f"incoming_{self.table.name}")
+        return sql.Identifier(f"{self.prefix}_{self.table.name}")
 
     @property
     def loose(self) -> sql.Identifier:
@@ -197,8 +198,24 @@ class Shape:
         """References to shared tables: column, and the table that collects keys it let go."""
         return [(each.column, Shape(each.table).loose) for each in self.references if not Shape(each.table).owned]
 
+    @property
+    def content(self) -> list[str]:
+        """The columns that a row's hash is of: all but what the engine fills."""
+        return [
+            column.name
+            for column in self.table.columns
+            if column.name not in AUDIT_COLUMNS or column.name in self.yielded
+        ]
+
+    def hashed(self, alias: str) -> sql.Composed:
+        """A row's hash, which with those of all other rows adds up to the table's digest."""
+        return sql.SQL("hash_record_extended(row({}), 0)::numeric").format(names(self.content, alias))
+
     def prune(self) -> sql.Composed:
-        """Deletes rows of the records in scope that are no longer yielded; notes the shared keys they let go."""
+        """Deletes rows of the records in scope that are no longer yielded; notes the shared keys they let go.
+
+        One row of how many there were, and the sum of their hashes.
+        """
         delete = sql.SQL(
             """
             delete from {target} t using {scope} t.record_id = s.record_id
@@ -214,20 +231,22 @@ class Shape:
 
     def _letting_go(self, delete: sql.Composed, alias: str) -> sql.Composed:
         shared = self.shared_references()
-        if not shared:
-            return delete
+        returned = [
+            sql.SQL("{} as hash").format(self.hashed(alias)),
+            *(sql.Identifier(alias, name) for name, _ in shared),
+        ]
         notes = [
-            sql.SQL("{} as (insert into {} select {} from gone)").format(
+            sql.SQL(", {} as (insert into {} select {} from gone)").format(
                 sql.Identifier(f"note_{column}"), loose, sql.Identifier(column)
             )
             for column, loose in shared
         ]
-        return sql.SQL("with gone as ({} returning {}), {} select from gone").format(
-            delete, names([column for column, _ in shared], alias), sql.SQL(", ").join(notes)
-        )
+        return sql.SQL(
+            "with gone as ({} returning {}){} select count(*) as deleted, coalesce(sum(hash), 0) as digest from gone"
+        ).format(delete, sql.SQL(", ").join(returned), sql.SQL("").join(notes))
 
     def merge(self) -> sql.Composed:
-        """Writes `incoming`: inserts what is new, updates what differs; one row of created, updated, yielded.
+        """Writes `incoming`: inserts what is new, updates what differs; one row of created, updated, yielded, digest.
 
         A row that another record owns, outside the scope, must not be taken from it: its record_id then becomes NULL,
         which fails, and the rows are sorted out.
@@ -249,7 +268,8 @@ class Shape:
             merge into {target} t using ({typed}) s on {same_key}
             {update}
             when not matched then insert ({columns}) values ({values})
-            returning merge_action() as action{let_go}
+            returning merge_action() as action, {new} - case merge_action() when 'UPDATE' then {old} else 0 end as hash
+                {let_go}
             """
         ).format(
             target=self.target,
@@ -258,6 +278,8 @@ class Shape:
             update=update,
             columns=names(columns),
             values=names(columns, "s"),
+            new=self.hashed("new"),
+            old=self.hashed("old"),
             let_go=sql.SQL("").join(
                 sql.SQL(", case when old.{0} is distinct from new.{0} then old.{0} end as {0}").format(
                     sql.Identifier(column)
@@ -276,6 +298,7 @@ class Shape:
             with merged as ({merged}){notes}
             select count(*) filter (where action = 'INSERT') as created,
                 count(*) filter (where action = 'UPDATE') as updated,
+                coalesce(sum(hash), 0) as digest,
                 (select count(*) from {incoming}) as yielded
             from merged
             """
@@ -297,17 +320,17 @@ class Shape:
         return [sql.SQL("updated_at = now()").format()] if filled else []
 
     def sweep(self) -> sql.Composed:
-        """Deletes the shared rows that nothing refers to any more, of those let go in this run."""
+        """Deletes the shared rows that nothing refers to any more, of those let go in this run; as `prune` does."""
         (key,) = self.key
         referred = sql.SQL(" and ").join(
             sql.SQL("not exists (select from {} r where r.{} = t.{})").format(
                 Shape(table).target, sql.Identifier(reference.column), sql.Identifier(key)
             )
-            for table in metadata.sorted_tables
+            for table in self.table.metadata.sorted_tables
             for reference in Shape(table).references
             if reference.table is self.table
         )
-        return sql.SQL(
+        delete = sql.SQL(
             "delete from {target} t where t.{key} in (select key from {loose}) and {referred} {mention}"
         ).format(
             target=self.target,
@@ -316,9 +339,14 @@ class Shape:
             referred=referred,
             mention=sql.SQL("and t.record_id is null" if self.told else ""),
         )
+        return sql.SQL(
+            "with gone as ({} returning {} as hash) "
+            "select count(*) as deleted, coalesce(sum(hash), 0) as digest from gone"
+        ).format(delete, self.hashed("t"))
 
 
 def shared_tables(shapes: Sequence[Shape]) -> list[Shape]:
     """The shared tables that some tables are or refer to."""
     tables = {shape.table for shape in shapes} | {each.table for shape in shapes for each in shape.references}
-    return [shape for table in metadata.sorted_tables if table in tables and not (shape := Shape(table)).owned]
+    every = next(iter(tables)).metadata.sorted_tables if tables else []
+    return [shape for table in every if table in tables and not (shape := Shape(table)).owned]

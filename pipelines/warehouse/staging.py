@@ -16,7 +16,9 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB, UUID
 
-from pipelines.warehouse.tables import RUN_KINDS, Timestamp, metadata, one_of
+from pipelines.warehouse.tables import Timestamp, metadata, one_of
+
+STAGES = ("land", "transform")
 
 
 def _run(name: str, comment: str, *, nullable: bool = True) -> Column[object]:
@@ -82,6 +84,21 @@ versions = Table(
     ),
     schema="staging",
     comment="One row a version of a record: what was received when, and which transforms took it in and out",
+)
+
+derivations = Table(
+    "derivations",
+    metadata,
+    Column("version_id", BigInteger, ForeignKey("staging.versions.version_id"), primary_key=True, comment="Version"),
+    Column(
+        "fetch_run_id",
+        UUID,
+        ForeignKey("ops.fetch_runs.fetch_run_id"),
+        primary_key=True,
+        comment="Transform that derived its rows anew, by other SQL than the transform before",
+    ),
+    schema="staging",
+    comment="One row each time a version in force was derived by other SQL; else that of its from_run holds",
 )
 
 observations = Table(
@@ -176,7 +193,7 @@ quarantine = Table(
     metadata,
     Column("quarantine_id", BigInteger, Identity(always=True), primary_key=True, comment="Number for the command line"),
     Column("stage", Text, nullable=False, comment="land or transform"),
-    one_of("stage", RUN_KINDS),
+    one_of("stage", STAGES),
     Column("stream", Text, nullable=False, comment="domain/source"),
     Column("partition_key", Text, nullable=False, comment="Day of the run that saw it first"),
     Column("external_id", Text, comment="The source's own id, where it could be read"),

@@ -6,12 +6,12 @@ are owned by a record (`record_id`) or shared, which columns are audit columns, 
 fit. Belongs here: words. Not: tables.
 """
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 
 from sqlalchemy import DDL, CheckConstraint, Column, MetaData, Text, UniqueConstraint, event, func
 from sqlalchemy.dialects.postgresql import TIMESTAMP, UUID
 
-RUN_KINDS = ("land", "transform")
 AUDIT_COLUMNS = frozenset({"created_at", "updated_at"})
 
 metadata = MetaData(
@@ -85,10 +85,23 @@ def domain_schema(name: str, comment: str) -> str:
     return name
 
 
-def view(name: str, select: str, comment: str) -> None:
-    """Declares a view; it is made after the tables."""
-    for statement in (f"create or replace view {name} as\n{select}", f"comment on view {name} is '{comment}'"):
+def view(name: str, select: str, comment: str, columns: Mapping[str, str] | None = None) -> None:
+    """Declares a view; it is made after the tables. columns: comments of its columns."""
+    commented = [f"comment on column {name}.{column} is '{words}'" for column, words in (columns or {}).items()]
+    for statement in (
+        f"create or replace view {name} as\n{select}",
+        f"comment on view {name} is '{comment}'",
+        *commented,
+    ):
         event.listen(metadata, "after_create", DDL(statement.replace("%", "%%")))  # type: ignore[no-untyped-call]
+
+
+def table_function(statement: str, comment: str) -> None:
+    """Declares a function that reads tables; it is made after them."""
+    signature = statement.removeprefix("create or replace function ").split("\n", 1)[0]
+    bare = re.sub(r" default [^,)]+", "", signature)
+    for each in (statement, f"comment on function {bare} is '{comment}'"):
+        event.listen(metadata, "after_create", DDL(each.replace("%", "%%")))  # type: ignore[no-untyped-call]
 
 
 domain_schema("ops", "The ledger of every run, the sources, and functions that SELECTs share")

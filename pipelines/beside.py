@@ -1,0 +1,134 @@
+"""Tables like a domain's in a schema of its own, derived from what was in force at some moment.
+
+    versions in force ──SELECTs──> a schema like the domain's
+
+Sources are derived side by side, each whole, all from one snapshot, with the same engine as a transform. Belongs here:
+making and filling such schemas. Not: which versions (`history`), not the rows (`deriving`), not what they are for.
+"""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from uuid import uuid4
+
+import psycopg
+from psycopg import sql
+from sqlalchemy import MetaData, Table
+
+from pipelines import history, house, ledger
+from pipelines.deriving import Derivation
+from pipelines.errors import AtlasError
+from pipelines.history import InForce
+from pipelines.house import Select
+from pipelines.scope import Scope
+from pipelines.source import Source
+from pipelines.warehouse.engine import Connection, Warehouse
+from pipelines.warehouse.shape import Shape
+from pipelines.warehouse.tables import metadata
+
+Tables = dict[str, Table]
+"""Tables of a schema by their bare names, parents first."""
+
+
+PASSING = "atlas_passing_"
+
+
+@contextmanager
+def beside(warehouse: Warehouse, domain: str, name: str | None = None) -> Iterator[Tables]:
+    """Tables like a domain's in a new schema, empty.
+
+    name: of a schema that is to be kept, if the block ends well. Without one it goes with the block, or, where a
+    process was killed, with the next one that is made.
+    """
+    schema = name or f"{PASSING}{uuid4().hex[:12]}"
+    tables = _tables_like(domain, schema)
+    with warehouse.connect() as connection:
+        connection.execute(ledger.LOCK, [f"schema {schema}"])
+        _drop_forsaken(connection)
+        try:
+            connection.execute(sql.SQL("create schema {}").format(sql.Identifier(schema)))
+        except psycopg.errors.DuplicateSchema:
+            raise AtlasError(
+                f"There is a schema {schema!r} already. Choose another name, or drop that one.", usage=True
+            ) from None
+        try:
+            with warehouse.engine.begin() as engine:
+                next(iter(tables.values())).metadata.create_all(engine, tables=list(tables.values()), checkfirst=False)
+            yield tables
+        except BaseException:
+            _drop(connection, schema)
+            raise
+        if name is None:
+            _drop(connection, schema)
+
+
+def _drop(connection: Connection, schema: str) -> None:
+    connection.execute(sql.SQL("drop schema if exists {} cascade").format(sql.Identifier(schema)))
+
+
+def _drop_forsaken(connection: Connection) -> None:
+    """Drops the passing schemas of processes that are gone."""
+    for row in connection.execute("select nspname from pg_namespace where starts_with(nspname, %s)", [PASSING]):
+        lock = [f"schema {row['nspname']}"]
+        answer = connection.execute(ledger.TRY_LOCK, lock).fetchone()
+        if answer and answer["taken"]:
+            _drop(connection, row["nspname"])
+            connection.execute(ledger.UNLOCK, lock)
+
+
+def derive(
+    warehouse: Warehouse,
+    domain: str,
+    tables: Tables,
+    published: int,
+    *,
+    current_sql: bool,
+    workers: int = 1,
+    notify: Callable[[str], None] = lambda source: None,
+) -> None:
+    """Fills tables beside a domain's with what was in force when a run was published, all from one snapshot.
+
+    current_sql: by the SELECT files as they are, instead of those that had derived each version. notify: is told each
+    source that is done.
+    """
+    with warehouse.connect() as connection, connection.transaction():
+        connection.execute("set transaction isolation level repeatable read")
+        row = connection.execute("select pg_export_snapshot() as name").fetchone()
+        assert row is not None
+
+        def one(source: Source) -> None:
+            _derive_source(warehouse, source, tables, row["name"], published, current_sql=current_sql)
+            notify(source.name)
+
+        with ThreadPoolExecutor(max_workers=workers) as pool:
+            list(pool.map(one, house.find_sources([domain])))
+
+
+def _derive_source(
+    warehouse: Warehouse, source: Source, tables: Tables, snapshot: str, published: int, *, current_sql: bool
+) -> None:
+    with warehouse.connect() as connection, connection.transaction():
+        connection.execute("set transaction isolation level repeatable read")
+        connection.execute(sql.SQL("set transaction snapshot {}").format(sql.Literal(snapshot)))
+        found = history.in_force(connection, source, tables, published)
+        if current_sql:
+            now = [Select(select.file, tables[select.table.name]) for select in house.selects(source.name)]
+            found = InForce(found.versions, [0] * len(found.versions), [now])
+        used = {select.table.name for edition in found.editions for select in edition}
+        scope = Scope(connection, source, [Shape(table) for name, table in tables.items() if name in used])
+        if scope.begin_with(found.versions, found.numbers, published):
+            Derivation(scope, found.editions).all()
+
+
+def _tables_like(domain: str, schema: str) -> Tables:
+    """The tables of a domain as those of another schema."""
+    house.load_tables()
+    other = MetaData(naming_convention=metadata.naming_convention)
+    metadata.tables["ops.sources"].to_metadata(other)
+    return {
+        table.name: table.to_metadata(
+            other, schema=schema, referred_schema_fn=lambda _, to, __, referred: to if referred == domain else referred
+        )
+        for table in metadata.sorted_tables
+        if table.schema == domain
+    }

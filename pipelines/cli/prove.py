@@ -1,0 +1,174 @@
+"""Commands that prove: trace a row, derive a domain anew, look back at it, tell what changed and why."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import typer
+from psycopg import sql
+
+from pipelines import history, house, rebuild, trace, travel
+from pipelines.cli import context, show
+from pipelines.cli.context import AsJson
+from pipelines.errors import AtlasError
+from pipelines.warehouse.engine import Connection
+from pipelines.warehouse.shape import Shape, names
+
+Workers = Annotated[int, typer.Option(min=1, help="How many sources are derived side by side.")]
+RunId = Annotated[str, typer.Argument(help="A run of the ledger, by its id or the beginning of it.", metavar="RUN")]
+
+
+def trace_(
+    table: Annotated[str | None, typer.Argument(help="Table of a domain: catalog.models.", metavar="[TABLE]")] = None,
+    key: Annotated[
+        list[str] | None, typer.Argument(help="Primary key of the row, or the source's own id of it.", metavar="[KEY]")
+    ] = None,
+    json: AsJson = False,
+) -> None:
+    """Show what proves a row: payload, request, runs, SQL. Without a row: how many rows of each table are proven."""
+    with context.warehouse() as warehouse, warehouse.connect() as connection:
+        if table is None:
+            counted = trace.unproven(connection)
+            show.as_json(counted) if json else show.table("Rows, and those that nothing proves", counted)
+            raise typer.Exit(context.FAILED if any(row["unproven"] for row in counted) else 0)
+        if not key:
+            shape = trace.table_of(table)
+            raise AtlasError(f"Which row of {table}? Name its key: {' '.join(shape.key)}.", usage=True)
+        proof = trace.trace(connection, table, " ".join(key))
+    if json:
+        show.as_json(asdict(proof))
+        return
+    landed, derived, found = proof.landed, proof.derived, proof.proof
+    through = f", through a row of {found['through']} that refers to it" if found["through"] else ""
+    show.fields(
+        {
+            "row": f"{found['table_name']} {found['key']}{through}",
+            "payload": f"version {found['version_id']} of {found['stream']} {found['external_id']}",
+            "digest": found["digest"],
+            "request": found["request"],
+            "fetched": found["fetched_at"],
+            "landed": f"by run {landed['fetch_run_id']} of day {landed['partition_key']}",
+            "derived": f"by run {derived['fetch_run_id']}, {derived['kind']} of day {derived['partition_key']}",
+            "sql": f"sql/{found['sql_path']} {found['sql_digest']}",
+            "body": show.document(proof.body),
+        }
+    )
+
+
+def rebuild_(
+    domain: Annotated[str, typer.Argument(help="The domain to derive anew.")],
+    check: Annotated[bool, typer.Option("--check", help="Compare, and change nothing.")] = False,
+    workers: Workers = 2,
+    json: AsJson = False,
+) -> None:
+    """Derive a domain anew from staging, by the SELECT files as they are: to compare, or to put in its place."""
+    _known(domain)
+    with context.warehouse() as warehouse, show.reporting() as reporter:
+        if not check:
+            run = rebuild.rebuild(warehouse, domain, workers=workers, notify=reporter)
+            tables = [{"table": name, **counts} for name, counts in run.stats["tables"].items()]
+            show.as_json({"run": show.run_as_dict(run)}) if json else show.table("Tables", tables)
+            return
+        compared = rebuild.check(warehouse, domain, workers=workers)
+    rows = [asdict(each) for each in compared]
+    show.as_json(rows) if json else show.table("As it is, and as derived from staging", rows)
+    if not all(each.same for each in compared):
+        raise AtlasError(
+            "The tables are not what staging gives by the SELECT files as they are. Where the files have changed: "
+            f"atlas transform {domain}. Where rows were changed by hand: atlas rebuild {domain}."
+        )
+
+
+def as_of(
+    run: RunId,
+    table: Annotated[str | None, typer.Argument(help="The table to print.", metavar="[TABLE]")] = None,
+    schema: Annotated[str | None, typer.Option(help="Leave the whole domain as it was, in a new schema.")] = None,
+    domain: Annotated[str | None, typer.Option(help="Another domain than the run's.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="How many rows to print.")] = None,
+    workers: Workers = 2,
+    json: AsJson = False,
+) -> None:
+    """Print a table as CSV as a run left it, or leave the whole domain as it was in a schema."""
+    if (table is None) == (schema is None):
+        raise AtlasError("Name a TABLE to print, or a schema to make: --schema NAME.", usage=True)
+    with context.warehouse() as warehouse, warehouse.connect() as connection:
+        moment = history.moment(connection, run)
+        of = _known(domain or (table or moment.source).replace(".", "/").split("/")[0])
+        with travel.as_of(warehouse, of, moment, schema=schema, workers=workers) as then:
+            differing = then.differing(connection)
+            if table is not None:
+                _print_rows(connection, then.shape(table), limit, json)
+    if schema:
+        sizes = {f"{schema}.{name}": then.recorded.get(f"{of}.{name}", travel.NOTHING)["rows"] for name in then.tables}
+        rows = [{"table": name, "rows": number} for name, number in sizes.items()]
+        show.as_json(rows) if json else show.table(f"As run {moment.run_id} left it", rows)
+    if differing:
+        raise AtlasError(
+            f"This is not quite what run {moment.run_id} recorded: {', '.join(differing)}. "
+            "Rows were changed by hand, or history was erased, pruned or migrated since."
+        )
+    show.err.print(f"as recorded by run {moment.run_id}", highlight=False)
+
+
+def diff(
+    before: RunId,
+    after: RunId,
+    domain: Annotated[str | None, typer.Option(help="Another domain than the run's.")] = None,
+    table: Annotated[str | None, typer.Option(help="Only this table.")] = None,
+    workers: Workers = 2,
+    json: AsJson = False,
+) -> None:
+    """Show which rows and cells differ between two runs, and why: another payload, other counters, other SQL."""
+    with context.warehouse() as warehouse, warehouse.connect() as connection, ExitStack() as stack:
+        moments = [history.moment(connection, run) for run in (before, after)]
+        of = _known(domain or moments[1].source.split("/")[0])
+        old, new = (stack.enter_context(travel.as_of(warehouse, of, each, workers=workers)) for each in moments)
+        if table:
+            new.shape(table)
+        found: Iterator[dict[str, Any]] = (
+            each for each in travel.differences(connection, old, new) if table in (None, each["table"])
+        )
+        if json:
+            show.as_json(list(found))
+            return
+        counted = 0
+        for each in found:
+            show.out.print(_difference(each), highlight=False, markup=False)
+            counted += 1
+        show.out.print(f"{counted:,} rows differ", highlight=False)
+
+
+def _difference(each: dict[str, Any]) -> str:
+    """One difference in one line, and a line for each cell."""
+    proof = each["after"] if each["change"] != "removed" else each["before"]
+    words = {
+        "payload": f"payload {proof and (proof.get('request') or '')}",
+        "sql": f"sql {(each['before'] or {}).get('sql') or '—'} → {(each['after'] or {}).get('sql') or '—'}",
+    }
+    line = f"{each['change']:>8}  {each['table']} {each['key']}  ({words.get(each['cause'], each['cause'])})"
+    if each["change"] != "changed":
+        return line
+    cells = (f"          {name}: {show.short(old)} → {show.short(new)}" for name, (old, new) in each["cells"].items())
+    return "\n".join([line, *cells])
+
+
+def _print_rows(connection: Connection, shape: Shape, limit: int | None, json: bool) -> None:
+    """A table's rows as CSV, or as one JSON document; without what the engine fills."""
+    query = sql.SQL("select {} from {} order by {} limit {}").format(
+        names(shape.content), shape.target, names(shape.key), sql.Literal(limit) if limit else sql.SQL("all")
+    )
+    if json:
+        show.as_json(connection.execute(query).fetchall())
+        return
+    with connection.cursor().copy(sql.SQL("copy ({}) to stdout (format csv, header)").format(query)) as copy:
+        for block in copy:
+            sys.stdout.buffer.write(block)
+    sys.stdout.flush()
+
+
+def _known(domain: str) -> str:
+    if domain not in house.domains():
+        raise AtlasError(f"There is no domain {domain!r}. There are: {', '.join(house.domains())}.", usage=True)
+    return domain

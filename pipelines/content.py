@@ -1,0 +1,76 @@
+"""What tables hold, as one number each: the sum of the hashes of their rows, modulo 2^64.
+
+A transform adds what it writes and takes off what it takes away, so that a run's record of what it left behind costs
+nothing that grows with the table. Equal rows give equal sums in any order. Audit columns are left out. Belongs here:
+`ops.tables`. Not: the hashes themselves (`warehouse.shape`).
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from psycopg import sql
+
+from pipelines.deriving import Derivation
+from pipelines.warehouse.engine import Connection
+from pipelines.warehouse.shape import Shape
+
+
+def keep_up(connection: Connection, derivation: Derivation) -> dict[str, dict[str, Any]]:
+    """Brings `ops.tables` up to what a derivation has written; rows and digest of each of its tables."""
+    shapes = {shape.name: shape for shape in (*derivation.shapes, *derivation.shared)}
+    changes = {name: change for name, change in derivation.changes.items() if change.rows or change.digest}
+    kept = {
+        row["table_name"]: row
+        for row in connection.execute("select * from ops.tables where table_name = any(%s)", [list(shapes)])
+    }
+    for name in sorted(shapes.keys() - kept.keys()):
+        kept[name] = {"table_name": name, **counted(connection, shapes[name])}
+        connection.execute(
+            "insert into ops.tables (table_name, rows, digest) values (%(table_name)s, %(rows)s, %(digest)s)",
+            kept[name],
+        )
+        changes.pop(name, None)
+    for name, change in changes.items():
+        kept[name]["rows"] += change.rows
+        kept[name]["digest"] = _wrapped(kept[name]["digest"] + change.digest)
+        connection.execute(
+            "update ops.tables set rows = %(rows)s, digest = %(digest)s where table_name = %(table_name)s", kept[name]
+        )
+    return {name: {"rows": row["rows"], "digest": written(row["digest"])} for name, row in sorted(kept.items())}
+
+
+def counted(connection: Connection, shape: Shape) -> dict[str, int]:
+    """Rows and digest of a table, by reading all of it."""
+    row = connection.execute(
+        sql.SQL("select count(*) as rows, coalesce(sum({}), 0) as digest from {} as t").format(
+            shape.hashed("t"), shape.target
+        )
+    ).fetchone()
+    assert row is not None
+    return {"rows": row["rows"], "digest": _wrapped(int(row["digest"]))}
+
+
+def count(connection: Connection, shapes: Sequence[Shape]) -> dict[str, dict[str, Any]]:
+    """Brings `ops.tables` up to what tables hold, by reading all of them; rows and digest of each."""
+    found = {shape.name: counted(connection, shape) for shape in shapes}
+    for name, row in found.items():
+        connection.execute(
+            """
+            merge into ops.tables t using (select %(name)s as table_name) s on t.table_name = s.table_name
+            when matched and (t.rows, t.digest) <> (%(rows)s, %(digest)s) then
+                update set rows = %(rows)s, digest = %(digest)s
+            when not matched then insert (table_name, rows, digest) values (%(name)s, %(rows)s, %(digest)s)
+            """,
+            {"name": name, **row},
+        )
+    return {name: {"rows": row["rows"], "digest": written(row["digest"])} for name, row in found.items()}
+
+
+def written(digest: int) -> str:
+    """A digest as people compare it: 16 hexadecimal digits."""
+    return f"{digest % 2**64:016x}"
+
+
+def _wrapped(number: int) -> int:
+    """A number modulo 2^64, as a bigint holds it."""
+    return (number + 2**63) % 2**64 - 2**63

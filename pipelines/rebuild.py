@@ -1,0 +1,217 @@
+"""A domain derived anew from staging: to compare with what is there, or to take its place.
+
+    tables beside the domain's ──> compared · merged into them, where they differ
+
+Belongs here: comparing and replacing. Not: how tables beside a domain's are made (`beside`).
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from psycopg import sql
+from sqlalchemy import Table
+
+from pipelines import content, history, house, ledger, transform
+from pipelines.beside import Tables, beside, derive
+from pipelines.ledger import Counts, Run
+from pipelines.warehouse.engine import Connection, Warehouse
+from pipelines.warehouse.shape import Shape, names
+from pipelines.warehouse.tables import metadata
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A table as it is and as it was derived: rows only in one of them, rows that differ, whether COPY tells a
+    difference.
+    """
+
+    table: str
+    rows: int
+    derived: int
+    missing: int
+    beyond: int
+    different: int
+    same: bool
+
+
+def rebuild(warehouse: Warehouse, domain: str, *, workers: int, notify: Callable[[Run], None] = ledger.silent) -> Run:
+    """Derives a domain anew by the SELECT files as they are, and puts it in the place of what is there; the run.
+
+    Only what differs is written, in one transaction. Transforms of the domain wait meanwhile, readers do not.
+    """
+    sources = house.find_sources([domain])
+    selects = {source.name: house.selects(source.name) for source in sources}
+    codes = {name: transform.code_version(files) for name, files in selects.items()}
+    every = [select for files in selects.values() for select in files]
+    with (
+        ledger.opened(
+            warehouse, domain, "rebuild", "all", code_version=transform.code_version(every), notify=notify
+        ) as run,
+        derived(warehouse, domain, run.connection, workers=workers, notify=lambda _: run.advance(1)) as tables,
+        run.connection.transaction(),
+    ):
+        counts = _replace(run.connection, domain, tables)
+        for source in sources:
+            parameters = {"run": run.id, "source": source.name, "code": codes[source.name]}
+            run.connection.execute(DERIVED, parameters | {"streams": list(source.streams.values())})
+        transform.remember_sql(run.connection, every)
+        total = Counts()
+        for each in counts.values():
+            total += each
+        stats = {
+            "tables": {name: vars(each) for name, each in counts.items()},
+            "sql": {select.file.address: select.file.digest for select in every},
+            "code": codes,
+            "content": content.count(run.connection, [Shape(like(table, domain)) for table in tables.values()]),
+        }
+        run.publish(total, stats)
+    return run
+
+
+def check(
+    warehouse: Warehouse, domain: str, *, workers: int, notify: Callable[[str], None] = lambda source: None
+) -> list[Compared]:
+    """Derives a domain anew and compares each table, by key, by row and by the bytes that COPY writes.
+
+    Nothing is changed. Transforms of the domain wait meanwhile, readers do not.
+    """
+    with (
+        warehouse.connect() as connection,
+        derived(warehouse, domain, connection, workers=workers, notify=notify) as tables,
+    ):
+        return [_compared(connection, Shape(like(table, domain)), Shape(table)) for table in tables.values()]
+
+
+@contextmanager
+def derived(
+    warehouse: Warehouse, domain: str, connection: Connection, *, workers: int, notify: Callable[[str], None]
+) -> Iterator[Tables]:
+    """What a domain should be by the SELECT files as they are, in tables beside its own, which stay as they are."""
+    connection.execute(ledger.LOCK, [f"transform {domain}"])
+    try:
+        with beside(warehouse, domain) as tables:
+            published = history.now(connection)
+            derive(warehouse, domain, tables, published, current_sql=True, workers=workers, notify=notify)
+            yield tables
+    finally:
+        if not connection.closed:
+            connection.execute(ledger.UNLOCK, [f"transform {domain}"])
+
+
+def like(table: Table, domain: str) -> Table:
+    """The domain's own table of that name."""
+    return metadata.tables[f"{domain}.{table.name}"]
+
+
+def _compared(connection: Connection, live: Shape, derived: Shape) -> Compared:
+    row = connection.execute(
+        sql.SQL(
+            """
+            select count(old) as rows, count(new) as derived,
+                count(*) filter (where old is null) as missing, count(*) filter (where new is null) as beyond,
+                count(*) filter (where old is not null and new is not null
+                    and record_image_ne(row({old}), row({new}))) as different
+            from (select t as old, {keys} from {live} t) as l
+            full join (select t as new, {keys} from {derived} t) as d using ({keys})
+            """
+        ).format(
+            old=_fields("old", live.content),
+            new=_fields("new", live.content),
+            keys=names(live.key),
+            live=live.target,
+            derived=derived.target,
+        )
+    ).fetchone()
+    assert row is not None
+    same = _bytes(connection, live) == _bytes(connection, derived)
+    return Compared(live.name, **row, same=same)
+
+
+def _replace(connection: Connection, domain: str, tables: Tables) -> dict[str, Counts]:
+    """Makes a domain's tables what was derived beside them, by writing what differs."""
+    counts = {}
+    shapes = [(Shape(like(table, domain)), Shape(table)) for table in tables.values()]
+    connection.execute("set constraints all deferred")
+    for live, new in shapes:
+        row = connection.execute(_merge(live, new)).fetchone()
+        assert row is not None
+        unchanged = row["yielded"] - row["created"] - row["updated"]
+        counts[live.name] = Counts(row["yielded"], row["created"], row["updated"], unchanged)
+    for live, new in reversed(shapes):
+        delete = sql.SQL("delete from {} t where not exists (select from {} s where {})").format(
+            live.target, new.target, live.same_key("s", "t")
+        )
+        counts[live.name].deleted = connection.execute(delete).rowcount
+    connection.execute("set constraints all immediate")
+    return counts
+
+
+def _merge(live: Shape, new: Shape) -> sql.Composed:
+    rest = [column for column in live.content if column not in live.key]
+    changed = sql.SQL("{} = {}")
+    assignments = [changed.format(sql.Identifier(column), sql.Identifier("s", column)) for column in rest]
+    if "updated_at" in live.table.columns and "updated_at" not in rest:
+        assignments.append(sql.SQL("updated_at = now()").format())
+    update: sql.Composable = sql.SQL("")
+    if rest:
+        update = sql.SQL("when matched and record_image_ne(row({}), row({})) then update set {}").format(
+            names(rest, "t"), names(rest, "s"), sql.SQL(", ").join(assignments)
+        )
+    return sql.SQL(
+        """
+        with merged as (
+            merge into {live} t using {new} s on {same_key}
+            {update}
+            when not matched then insert ({columns}) values ({values})
+            returning merge_action() as action
+        )
+        select count(*) filter (where action = 'INSERT') as created,
+            count(*) filter (where action = 'UPDATE') as updated,
+            (select count(*) from {new}) as yielded
+        from merged
+        """
+    ).format(
+        live=live.target,
+        new=new.target,
+        same_key=live.same_key("t", "s"),
+        update=update,
+        columns=names(live.content),
+        values=names(live.content, "s"),
+    )
+
+
+def _fields(row: str, columns: Sequence[str]) -> sql.Composed:
+    return sql.SQL(", ").join(
+        sql.SQL("({}).{}").format(sql.Identifier(row), sql.Identifier(column)) for column in columns
+    )
+
+
+def _bytes(connection: Connection, shape: Shape) -> bytes:
+    """sha256 of what COPY writes of a table, by its key, audit columns left out."""
+    digest = hashlib.sha256()
+    query = sql.SQL("copy (select {} from {} order by {}) to stdout").format(
+        names(shape.content), shape.target, names(shape.key)
+    )
+    with connection.cursor().copy(query) as copy:
+        for block in copy:
+            digest.update(block)
+    return digest.digest()
+
+
+DERIVED = """
+insert into staging.derivations (version_id, fetch_run_id)
+select v.version_id, %(run)s
+from staging.versions v
+cross join lateral (
+    select coalesce(r.stats -> 'code' ->> %(source)s, r.code_version) as code_version from ops.fetch_runs r
+    where r.fetch_run_id = any(array(
+        select v.from_run union all
+        select d.fetch_run_id from staging.derivations d where d.version_id = v.version_id))
+    order by r.published desc limit 1
+) as last
+where v.stream = any(%(streams)s) and v.from_run is not null and v.to_run is null and v.payload_id is not null
+  and last.code_version <> %(code)s
+"""
+"""What was derived by other SQL before."""

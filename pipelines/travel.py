@@ -1,0 +1,176 @@
+"""A domain as it was after a run, and what differs between two runs.
+
+    versions in force then, with the SQL of then ──> tables beside the domain's ──> compared with what the run recorded
+
+Where history itself was touched since (erased, pruned, migrated), the digests differ, and the reasons are told.
+Belongs here: looking back. Not: deriving (`beside`).
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from psycopg import sql
+
+from pipelines import content
+from pipelines.beside import Tables, beside, derive
+from pipelines.errors import AtlasError
+from pipelines.history import Moment
+from pipelines.warehouse.engine import Connection, Warehouse
+from pipelines.warehouse.shape import Shape, names
+
+NOTHING = {"rows": 0, "digest": content.written(0)}
+
+
+@dataclass(frozen=True)
+class Then:
+    """A domain's tables as they were after a run. recorded: rows and digest that runs up to then had noted of each."""
+
+    domain: str
+    moment: Moment
+    tables: Tables
+    recorded: dict[str, dict[str, Any]]
+
+    def shape(self, table: str) -> Shape:
+        """A table of then, by its name in the domain."""
+        name = table.removeprefix(f"{self.domain}.")
+        if name not in self.tables:
+            there = ", ".join(f"{self.domain}.{each}" for each in self.tables)
+            raise AtlasError(f"There is no table {table!r} in {self.domain}. There are: {there}.", usage=True)
+        return Shape(self.tables[name])
+
+    def differing(self, connection: Connection) -> list[str]:
+        """Names of the tables that are not what the runs of then had recorded."""
+        found = []
+        for name, table in self.tables.items():
+            counted = content.counted(connection, Shape(table))
+            here = {"rows": counted["rows"], "digest": content.written(counted["digest"])}
+            if here != self.recorded.get(f"{self.domain}.{name}", NOTHING):
+                found.append(f"{self.domain}.{name}")
+        return found
+
+
+@contextmanager
+def as_of(
+    warehouse: Warehouse,
+    domain: str,
+    moment: Moment,
+    *,
+    schema: str | None = None,
+    workers: int = 1,
+    notify: Callable[[str], None] = lambda source: None,
+) -> Iterator[Then]:
+    """A domain as a run left it, in a schema that goes with the block; in one that stays, where it has a name."""
+    with beside(warehouse, domain, schema) as tables:
+        try:
+            derive(warehouse, domain, tables, moment.published, current_sql=False, workers=workers, notify=notify)
+        except AtlasError as error:
+            raise AtlasError(
+                f"What run {moment.run_id} left behind cannot be derived any more: {error} "
+                "A migration has changed staging or the tables since."
+            ) from error
+        with warehouse.connect() as connection:
+            recorded = _recorded(connection, domain, moment.published)
+        yield Then(domain, moment, tables, recorded)
+
+
+def _recorded(connection: Connection, domain: str, published: int) -> dict[str, dict[str, Any]]:
+    """What was noted last of each table, up to then."""
+    rows = connection.execute(
+        """
+        select distinct on (c.key) c.key as table_name, c.value
+        from ops.fetch_runs r cross join jsonb_each(r.stats -> 'content') as c
+        where r.published <= %s and starts_with(c.key, %s)
+        order by c.key, r.published desc
+        """,
+        [published, f"{domain}."],
+    )
+    return {row["table_name"]: row["value"] for row in rows}
+
+
+def differences(connection: Connection, before: Then, after: Then) -> Iterator[dict[str, Any]]:
+    """Each row that differs between two moments: table, key, what happened, cells before and after, and the cause.
+
+    The cause is another version of the record's payload, other counters, another SELECT file, or else another row:
+    a parent that came or went, a claim that was won or lost.
+    """
+    for name in after.tables:
+        old, new = Shape(before.tables[name]), Shape(after.tables[name])
+        record = sql.SQL(
+            "coalesce((new).record_id, (old).record_id)" if "record_id" in new.table.columns else "null::uuid"
+        )
+        query = DIFFERING.format(
+            keys=names(new.key),
+            key=sql.SQL(", ").join(sql.SQL("{}::text").format(sql.Identifier(column)) for column in new.key),
+            record=record,
+            before=old.target,
+            after=new.target,
+            old=_fields("old", new.content),
+            new=_fields("new", new.content),
+            counted_before=COUNTED.format(sql.Placeholder("before")),
+            counted_after=COUNTED.format(sql.Placeholder("after")),
+        )
+        parameters = {"before": before.moment.published, "after": after.moment.published, "table": name}
+        with connection.cursor(name=f"differing_{name}", withhold=True) as cursor:
+            for row in cursor.execute(query, parameters):
+                yield {"table": f"{after.domain}.{name}", **_change(row, new.content)}
+
+
+def _change(row: dict[str, Any], columns: list[str]) -> dict[str, Any]:
+    """One difference, with the cells that differ."""
+    old, new = row["old"] or {}, row["new"] or {}
+    cells = {column: [old.get(column), new.get(column)] for column in columns if old.get(column) != new.get(column)}
+    what = "changed" if row["old"] and row["new"] else "added" if row["new"] else "removed"
+    return {
+        "key": row["key"],
+        "change": what,
+        "cells": cells,
+        "cause": row["cause"],
+        "before": row["before"],
+        "after": row["after"],
+    }
+
+
+def _fields(row: str, columns: list[str]) -> sql.Composed:
+    return sql.SQL(", ").join(sql.SQL("({}).{}").format(sql.Identifier(row), sql.Identifier(each)) for each in columns)
+
+
+DIFFERING = sql.SQL(
+    """
+    with differing as (
+        select concat_ws(' ', {key}) as key, old, new, {record} as record_id
+        from (select t as old, {keys} from {before} t) as b
+        full join (select t as new, {keys} from {after} t) as a using ({keys})
+        where old is null or new is null or record_image_ne(row({old}), row({new}))
+    )
+
+    select d.key, to_jsonb(d.old) as old, to_jsonb(d.new) as new,
+        case
+            when d.record_id is null then 'rows that refer to it'
+            when b.version_id is distinct from a.version_id then 'payload'
+            when b.sql ->> f.address is distinct from a.sql ->> f.address then 'sql'
+            when before_counted.observation_id is distinct from after_counted.observation_id then 'counters'
+            else 'another row'
+        end as cause,
+        to_jsonb(b) || jsonb_build_object('sql', b.sql ->> f.address) as before,
+        to_jsonb(a) || jsonb_build_object('sql', a.sql ->> f.address) as after
+    from differing d
+    left join lateral ops.in_force(d.record_id, %(before)s) as b on true
+    left join lateral ops.in_force(d.record_id, %(after)s) as a on true
+    cross join lateral (
+        select split_part(coalesce(a.stream, b.stream), '.', 1) || '/' || %(table)s as address
+    ) as f
+    left join lateral ({counted_before}) as before_counted on true
+    left join lateral ({counted_after}) as after_counted on true
+    order by d.key
+    """
+)
+
+COUNTED = sql.SQL(
+    """
+    select o.observation_id from staging.observations o join ops.fetch_runs r on r.fetch_run_id = o.from_run
+    where o.record_id = d.record_id and r.published <= {}
+    order by o.observed_at desc limit 1
+    """
+)
