@@ -15,10 +15,12 @@ import psycopg
 from psycopg import sql
 
 from pipelines.errors import AtlasError
+from pipelines.growth import Growth
 from pipelines.house import Select
 from pipelines.ledger import Counts
 from pipelines.misfits import Split
 from pipelines.scope import Scope
+from pipelines.warehouse import writing
 from pipelines.warehouse.engine import Connection
 from pipelines.warehouse.shape import Shape, shared_tables
 
@@ -45,6 +47,7 @@ class Derivation:
         self.connection, self.shapes = scope.connection, scope.shapes
         self.shared = shared_tables(self.shapes)
         self.split = Split(self.connection, self.shapes)
+        self.growth = Growth(scope)
         self.changes: dict[str, Change] = {}
         self.unreadable = 0
 
@@ -52,7 +55,7 @@ class Derivation:
         """Brings the rows of the scope, and of what depends on it, into the tables; what became of them."""
         self._create_temporary()
         self._select()
-        while self.scope.grow(contested=False):
+        while self.growth.grow(contested=False):
             self._select()
         counts = self.no_counts()
         try:
@@ -74,12 +77,12 @@ class Derivation:
         """
         while True:
             self.split.alone()
-            while self.scope.grow(contested=True):
+            while self.growth.grow(contested=True):
                 self._select()
                 self.split.alone()
             counts = self.no_counts()
             self.split.together(counts)
-            if not self.scope.grow(contested=True):
+            if not self.growth.grow(contested=True):
                 return counts
             self.scope.as_one_round()
             self._start_again()
@@ -168,9 +171,9 @@ class Derivation:
             self.connection.execute(shape.distinct())
         for shape in reversed(self.shapes):
             if "record_id" in shape.yielded:
-                self._take_away(shape, shape.prune(), counts)
+                self._take_away(shape, writing.prune(shape), counts)
         for shape in self.shapes:
-            merged = self.connection.execute(shape.merge()).fetchone()
+            merged = self.connection.execute(writing.merge(shape)).fetchone()
             assert merged is not None
             each = counts[shape.name]
             each.created, each.updated = merged["created"], merged["updated"]
@@ -179,7 +182,7 @@ class Derivation:
             self.changes[shape.name].rows += each.created
             self.changes[shape.name].digest += int(merged["digest"])
         for shape in self.shared:
-            self._take_away(shape, shape.sweep(), counts)
+            self._take_away(shape, writing.sweep(shape), counts)
         self.connection.execute("set constraints all immediate")
 
     def _take_away(self, shape: Shape, statement: sql.Composed, counts: dict[str, Counts]) -> None:

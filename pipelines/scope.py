@@ -1,9 +1,8 @@
-"""The scope of a transform: the versions and observations that its SELECTs see, and how it grows.
+"""The scope of a derivation: the versions and observations that its SELECTs see.
 
-It begins with what no transform has taken in, and grows by the records whose rows depend on what changes: those that
-wait for a row that comes or for a claim that goes, those that refer to a row about to be pruned, those that have what
-a new row claims. So every claim is decided with all claimants at hand, and the outcome is the same in any order of
-arrival. Belongs here: which records. Not: what is made of them (`transform`).
+It begins with what no transform has taken in, and grows by the records whose rows depend on what changes (`growth`); or
+it is all there is to know, for tables that are derived anew. Belongs here: which versions, with which counters. Not:
+what is made of them (`deriving`).
 """
 
 from collections.abc import Sequence
@@ -23,14 +22,14 @@ class Scope:
     """One run's scope, in temporary tables that last as long as its transaction.
 
     `scope` has a version a record, `bodies` the payloads with their newest counters, `seen` the observations. `round`
-    numbers the additions, so that SELECTs see each of them once. published: nothing later is seen, where it is given.
+    numbers the additions, so that SELECTs see each of them once. whole: it is all there is, and never grows.
     """
 
     def __init__(self, connection: Connection, source: Source, shapes: Sequence[Shape]) -> None:
         self.connection, self.source, self.shapes = connection, source, shapes
         self._streams = list(source.streams.values())
         self._round = 0
-        self._whole = False
+        self.whole = False
         self._observations: sql.Composable = OBSERVED
         self._counted: sql.Composable = NEWEST
 
@@ -42,7 +41,7 @@ class Scope:
         """Takes in all there is to know: these versions, each to be derived by the edition of the SELECTs at the same
         place, and the observations that runs published up to then have taken in; how many records.
         """
-        self._whole = True
+        self.whole = True
         self._observations, self._counted = TAKEN_IN.format(published=sql.Literal(published)), sql.SQL("true")
         return self._begin(THESE, {"versions": versions, "editions": editions})
 
@@ -52,18 +51,8 @@ class Scope:
         self._fill()
         return number
 
-    def grow(self, *, contested: bool) -> bool:
-        """Adds the records that depend on what changes; whether there were any. contested: by any claim."""
-        if self._whole:
-            return False
-        self.connection.execute("truncate due")
-        for shape in self.shapes:
-            self._due(AWAITED, shape, key=shape.key_text("k"))
-            if "record_id" in shape.yielded:
-                self._due(CONTESTED, shape, key=shape.key_text("k"), target_key=shape.key_text("t"))
-                if contested or shape.told:
-                    self._claims(shape, contested=contested)
-            self._referrers(shape)
+    def extend(self) -> bool:
+        """Adds the records that are `due`, as they are in force; whether there were any."""
         self.connection.execute(GROW, {"round": self._round + 1, "streams": self._streams})
         self.connection.execute("update scope s set whole = true from due d where s.record_id = d.record_id")
         return self._fill() > 0
@@ -118,49 +107,6 @@ class Scope:
         for name in ("scope", "bodies", "seen"):
             self.connection.execute(sql.SQL("analyze {}").format(sql.Identifier(name)))
         return added
-
-    def _due(self, query: sql.SQL, shape: Shape, **parts: sql.Composable) -> None:
-        self.connection.execute(
-            query.format(incoming=shape.incoming, target=shape.target, **{"name": sql.Literal(shape.name), **parts})
-        )
-
-    def _claims(self, shape: Shape, *, contested: bool) -> None:
-        """Records outside the scope that have a key, or a unique value, which a row of the scope claims."""
-        claimed = [shape.key]
-        if contested:
-            claimed += [
-                columns
-                for unique in shape.uniques
-                if set(columns := [c.name for c in unique.columns]) <= shape.yielded.keys()
-            ]
-        for columns in claimed:
-            same = sql.SQL(" and ").join(sql.SQL("n.{0} = t.{0}").format(sql.Identifier(column)) for column in columns)
-            told = sql.SQL("n.record_id is not null" if shape.told else "true")
-            self._due(CLAIMED, shape, typed=shape.typed(), same=same, told=told)
-
-    def _referrers(self, shape: Shape) -> None:
-        """Records with rows that refer to a row of the scope which is about to be pruned."""
-        referring = [
-            (child, reference)
-            for child in self.shapes
-            for reference in child.references
-            if reference.table is shape.table
-        ]
-        if not referring or not (shape.owned or shape.told):
-            return
-        self.connection.execute("truncate gone")
-        (key,) = shape.key
-        gone = GONE.format(target=shape.target, incoming=shape.incoming, key=sql.Identifier(key))
-        if not self.connection.execute(gone).rowcount:
-            return
-        for child, reference in referring:
-            self._due(
-                REFERRING,
-                child,
-                column=sql.Identifier(reference.column),
-                known=sql.SQL("s.whole") if child.series else sql.SQL("true"),
-                which=sql.SQL("distinct on (g.key)") if shape.told else sql.SQL(""),
-            )
 
 
 CREATE = """
@@ -280,55 +226,6 @@ OBSERVATIONS = sql.SQL(
               where e.record_id = o.record_id and e.observed_at < o.observed_at
               order by e.observed_at desc limit 1)
     )"""
-)
-
-AWAITED = sql.SQL(
-    """
-    insert into due
-    select w.record_id from {incoming} k
-    join staging.waits w on w.table_name = {name} and w.key = {key}
-    where w.reason = 'parent'
-    """
-)
-
-CONTESTED = sql.SQL(
-    """
-    insert into due
-    select w.record_id from {target} t
-    join scope s on s.record_id = t.record_id
-    join staging.waits w on w.table_name = {name} and w.key = {target_key}
-    cross join lateral (select external_id from staging.versions v where v.record_id = w.record_id limit 1) as v
-    where w.reason = 'unique'
-       or w.reason = 'claim' and not exists ( -- none that it would still lose to
-           select from {incoming} k join scope o on o.record_id = k.record_id
-           where {key} = w.key
-             and (o.stream collate "C", o.external_id collate "C") < (w.stream collate "C", v.external_id collate "C"))
-    """
-)
-
-CLAIMED = sql.SQL(
-    """
-    insert into due
-    select t.record_id from ({typed}) as n join {target} t on {same}
-    where {told} and t.record_id is not null
-      and not exists (select from scope s where s.record_id = t.record_id)
-    """
-)
-
-GONE = sql.SQL(
-    """
-    insert into gone
-    select t.{key} from {target} t join scope s on s.record_id = t.record_id
-    where not exists (select from {incoming} o where o.{key} = t.{key})
-    """
-)
-
-REFERRING = sql.SQL(
-    """
-    insert into due
-    select {which} c.record_id from gone g join {target} c on c.{column} = g.key
-    where not exists (select from scope s where s.record_id = c.record_id and {known})
-    """
 )
 
 GROW = """

@@ -471,7 +471,9 @@ def test_names_of_columns_tell_their_kind(table: Table) -> None:
         if words[-1] == "at":
             assert column.type is Timestamp, column
         if words[-1] == "id":
-            assert isinstance(column.type, UUID | Text | String) or column.identity is not None, column
+            assert (
+                isinstance(column.type, UUID | Text | String) or column.identity is not None or column.foreign_keys
+            ), column
         assert not UNITS & set(words[:-1]), f"the unit goes last: {column}"
 
 

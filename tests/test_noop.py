@@ -150,10 +150,11 @@ def test_one_changed_payload_is_seen_in_tuples_and_in_wal(warehouse: Warehouse, 
         after = tuples(warehouse)
     assert {table for table in before if after[table] != before[table]} == {
         "catalog.models",
+        "ops.tables",
         "staging.payloads",
         "staging.versions",
     }
-    assert touched == LEDGER | {"catalog.models", "staging.payloads", "staging.versions"}
+    assert touched == LEDGER | {"catalog.models", "ops.tables", "staging.payloads", "staging.versions"}
 
 
 def test_a_misfit_seen_again_changes_its_entry_and_no_row(warehouse: Warehouse, civitai: Source) -> None:

@@ -135,7 +135,7 @@ def diff(
             return
         counted = 0
         for each in found:
-            show.out.print(_difference(each), highlight=False, markup=False)
+            show.out.print(_difference(each), highlight=False, markup=False, soft_wrap=True)
             counted += 1
         show.out.print(f"{counted:,} rows differ", highlight=False)
 

@@ -1,8 +1,8 @@
-"""A table as the engine sees it: its key, its columns, what its rows must fit, and the statements made from these.
+"""A table as the engine sees it: its key, its columns, what its rows must fit, how they are compared.
 
 Everything is read from the SQLAlchemy table; a domain declares nothing else. `incoming` is the temporary table that
 holds what a SELECT yielded, `loose` holds keys of a shared table that may have lost their last referrer. Belongs
-here: statements that hold for any table. Not: their order (`transform`), not the sorting out of misfits (`misfits`).
+here: what is true of any table. Not: what is written into it (`writing`).
 """
 
 from collections.abc import Sequence
@@ -26,15 +26,6 @@ def names(columns: list[str], qualifier: str | None = None) -> sql.Composed:
     if qualifier:
         return sql.SQL(", ").join(sql.Identifier(qualifier, column) for column in columns)
     return sql.SQL(", ").join(map(sql.Identifier, columns))
-
-
-SEEN = """(select seen.record_id, e.observed_at from seen join staging.observations e using (observation_id)) s
-where t.observed_at = s.observed_at and"""
-
-KEPT = """and (
-    s.record_id is not null or t.record_id is null
-    or exists (select from scope c where c.record_id = t.record_id))"""
-"""A mention changes nothing of what a record of its own tells, unless that is in scope and tells it no more."""
 
 
 @dataclass(frozen=True)
@@ -210,139 +201,6 @@ class Shape:
     def hashed(self, alias: str) -> sql.Composed:
         """A row's hash, which with those of all other rows adds up to the table's digest."""
         return sql.SQL("hash_record_extended(row({}), 0)::numeric").format(names(self.content, alias))
-
-    def prune(self) -> sql.Composed:
-        """Deletes rows of the records in scope that are no longer yielded; notes the shared keys they let go.
-
-        One row of how many there were, and the sum of their hashes.
-        """
-        delete = sql.SQL(
-            """
-            delete from {target} t using {scope} t.record_id = s.record_id
-              and not exists (select from {incoming} o where {same_key})
-            """
-        ).format(
-            target=self.target,
-            scope=sql.SQL(SEEN if self.series else "scope s where"),
-            incoming=self.incoming,
-            same_key=self.same_key("o", "t"),
-        )
-        return self._letting_go(delete, "t")
-
-    def _letting_go(self, delete: sql.Composed, alias: str) -> sql.Composed:
-        shared = self.shared_references()
-        returned = [
-            sql.SQL("{} as hash").format(self.hashed(alias)),
-            *(sql.Identifier(alias, name) for name, _ in shared),
-        ]
-        notes = [
-            sql.SQL(", {} as (insert into {} select {} from gone)").format(
-                sql.Identifier(f"note_{column}"), loose, sql.Identifier(column)
-            )
-            for column, loose in shared
-        ]
-        return sql.SQL(
-            "with gone as ({} returning {}){} select count(*) as deleted, coalesce(sum(hash), 0) as digest from gone"
-        ).format(delete, sql.SQL(", ").join(returned), sql.SQL("").join(notes))
-
-    def merge(self) -> sql.Composed:
-        """Writes `incoming`: inserts what is new, updates what differs; one row of created, updated, yielded, digest.
-
-        A row that another record owns, outside the scope, must not be taken from it: its record_id then becomes NULL,
-        which fails, and the rows are sorted out.
-        """
-        columns = list(self.yielded)
-        rest = [column for column in columns if column not in self.key]
-        update: sql.Composable = sql.SQL("")
-        if rest:
-            update = sql.SQL(
-                "when matched and record_image_ne(row({old}), row({new})) {kept} then update set {assignments}"
-            ).format(
-                kept=sql.SQL(KEPT if self.told and "record_id" in self.yielded else ""),
-                old=names(rest, "t"),
-                new=names(rest, "s"),
-                assignments=sql.SQL(", ").join([self._assign(column) for column in rest] + self._audit()),
-            )
-        merged = sql.SQL(
-            """
-            merge into {target} t using ({typed}) s on {same_key}
-            {update}
-            when not matched then insert ({columns}) values ({values})
-            returning merge_action() as action, {new} - case merge_action() when 'UPDATE' then {old} else 0 end as hash
-                {let_go}
-            """
-        ).format(
-            target=self.target,
-            typed=self.typed(),
-            same_key=self.same_key("t", "s"),
-            update=update,
-            columns=names(columns),
-            values=names(columns, "s"),
-            new=self.hashed("new"),
-            old=self.hashed("old"),
-            let_go=sql.SQL("").join(
-                sql.SQL(", case when old.{0} is distinct from new.{0} then old.{0} end as {0}").format(
-                    sql.Identifier(column)
-                )
-                for column, _ in self.shared_references()
-            ),
-        )
-        notes = sql.SQL("").join(
-            sql.SQL(", {} as (insert into {} select {} from merged where {} is not null)").format(
-                sql.Identifier(f"note_{column}"), loose, sql.Identifier(column), sql.Identifier(column)
-            )
-            for column, loose in self.shared_references()
-        )
-        return sql.SQL(
-            """
-            with merged as ({merged}){notes}
-            select count(*) filter (where action = 'INSERT') as created,
-                count(*) filter (where action = 'UPDATE') as updated,
-                coalesce(sum(hash), 0) as digest,
-                (select count(*) from {incoming}) as yielded
-            from merged
-            """
-        ).format(merged=merged, notes=notes, incoming=self.incoming)
-
-    def _assign(self, column: str) -> sql.Composed:
-        if column != "record_id" or self.told:
-            return sql.SQL("{} = {}").format(sql.Identifier(column), sql.Identifier("s", column))
-        return sql.SQL(
-            """record_id = case
-                when t.record_id = s.record_id or exists (select from scope c where c.record_id = t.record_id)
-                then s.record_id
-            end"""
-        ).format()
-
-    def _audit(self) -> list[sql.Composed]:
-        """Engine-filled where the SELECT does not yield it; outside the comparison."""
-        filled = "updated_at" in self.table.columns and "updated_at" not in self.yielded
-        return [sql.SQL("updated_at = now()").format()] if filled else []
-
-    def sweep(self) -> sql.Composed:
-        """Deletes the shared rows that nothing refers to any more, of those let go in this run; as `prune` does."""
-        (key,) = self.key
-        referred = sql.SQL(" and ").join(
-            sql.SQL("not exists (select from {} r where r.{} = t.{})").format(
-                Shape(table).target, sql.Identifier(reference.column), sql.Identifier(key)
-            )
-            for table in self.table.metadata.sorted_tables
-            for reference in Shape(table).references
-            if reference.table is self.table
-        )
-        delete = sql.SQL(
-            "delete from {target} t where t.{key} in (select key from {loose}) and {referred} {mention}"
-        ).format(
-            target=self.target,
-            key=sql.Identifier(key),
-            loose=self.loose,
-            referred=referred,
-            mention=sql.SQL("and t.record_id is null" if self.told else ""),
-        )
-        return sql.SQL(
-            "with gone as ({} returning {} as hash) "
-            "select count(*) as deleted, coalesce(sum(hash), 0) as digest from gone"
-        ).format(delete, self.hashed("t"))
 
 
 def shared_tables(shapes: Sequence[Shape]) -> list[Shape]:
