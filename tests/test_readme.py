@@ -83,6 +83,58 @@ def test_the_answers_are_what_ask_prints(loaded: Warehouse) -> None:
     assert len(house.questions()) >= 5
 
 
+def said(text: str) -> list[tuple[str, list[str]]]:
+    """The commands of the README's transcripts, each with the lines that it is said to print."""
+    found: list[tuple[str, list[str]]] = []
+    for block in re.findall(r"^```\n(\$ .*?)^```$", text, re.M | re.S):
+        for line in block.splitlines():
+            if line.startswith("$ "):
+                found.append((line[2:], []))
+            else:
+                found[-1][1].append(line)
+    return found
+
+
+def words(line: str) -> list[str]:
+    return line.split()
+
+
+def test_commands_print_what_they_are_said_to_print(tmp_path: Path, warehouse: Warehouse) -> None:
+    """Every line of a transcript, in its order; a file that one shows is made of what is shown."""
+    (tmp_path / "atlas").write_text(
+        f'#!/bin/sh\nPYTHONPATH={house.ROOT} exec {sys.executable} -m pipelines.cli.main "$@"\n'
+    )
+    (tmp_path / "atlas").chmod(0o755)
+    environment = os.environ | {"DATABASE_URL": warehouse.conninfo, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    transcripts = said(README.read_text())
+    assert len(transcripts) > 4
+    for command, lines in transcripts:
+        if command.startswith("cat "):
+            (tmp_path / command.removeprefix("cat ")).write_text("\n".join(lines) + "\n")
+            continue
+        command, _, code = command.partition("# exit code")
+        done = subprocess.run(
+            ["sh", "-c", command],
+            cwd=tmp_path,
+            env=environment,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        assert done.returncode == int(code or 0), done.stdout
+        printed = iter([words(line) for line in done.stdout.splitlines()])
+        for line in lines:
+            assert words(line) in printed, f"{command} does not print: {line}\n{done.stdout}"
+
+
+def test_a_load_prints_what_it_is_said_to_print(with_dagster: Warehouse, tmp_path: Path) -> None:
+    (told,) = re.findall(r"^```\n(run +source.*?)^```$", README.read_text(), re.M | re.S)
+    printed = [words(line) for line in atlas(house.ROOT, with_dagster, "--home", str(tmp_path), "run").splitlines()]
+    lines = told.strip().splitlines()
+    assert len(lines) > 4
+    assert [line for line in lines if words(line) not in printed] == []
+
+
 def test_the_example_of_a_new_source_works_as_it_is_written(tmp_path: Path, with_dagster: Warehouse) -> None:
     """Its files are those blocks of the README that follow a line with nothing but their path."""
     written = re.findall(r"^`((?:assets|sql|samples)/\S+)`:?\n+```\w*\n(.*?)^```$", README.read_text(), re.M | re.S)
