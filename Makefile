@@ -13,7 +13,7 @@ STRICTLY := 'error,ignore:Property `ScheduleDefinition.environment_vars`'
 
 HISTORIES ?= 10000
 
-.PHONY: help install run ui test test-histories bench lint lock clean db-migrate db-status db-ensure db-drop db-shell
+.PHONY: help install run ui test test-histories test-faults bench lint lock clean db-migrate db-status db-ensure db-drop db-shell
 
 help: ## what can be made
 	@grep -hE '^[a-z -]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\n\t/'
@@ -44,6 +44,9 @@ test: install $(LINT) ## everything a contributor must pass; DATABASE=container 
 
 test-histories: install ## many histories of sources that change while they are read; HISTORY=<seed> repeats one
 	HISTORIES=$(HISTORIES) $(BIN)/python -m pytest -n $(JOBS) --dist worksteal -rP --show-capture=stdout tests/test_histories.py
+
+test-faults: install ## every failpoint, killed and cut off, and every outage; `make test` takes a sample, FAULTS_SEED=<seed> repeats it
+	FAULTS=all $(BIN)/python -m pytest -n $(JOBS) --dist worksteal tests/test_i7_failpoints.py tests/test_i7_outages.py
 
 bench: install ## what must take no longer than it may; on a machine that does nothing else
 	$(BIN)/python -m pytest -q -s -p no:xdist tests/budgets.py

@@ -15,7 +15,7 @@ import psycopg
 from psycopg import sql
 from sqlalchemy import MetaData, Table
 
-from pipelines import history, house, ledger
+from pipelines import failpoints, history, house, ledger
 from pipelines.deriving import Derivation
 from pipelines.errors import AtlasError
 from pipelines.history import InForce
@@ -44,22 +44,28 @@ def beside(warehouse: Warehouse, domain: str, name: str | None = None) -> Iterat
     tables = _tables_like(domain, schema)
     with warehouse.connect() as connection:
         connection.execute(ledger.LOCK, [f"schema {schema}"])
+        failpoints.reached("beside.locked")
         _drop_forsaken(connection)
+        failpoints.reached("beside.cleared")
         try:
             connection.execute(sql.SQL("create schema {}").format(sql.Identifier(schema)))
         except psycopg.errors.DuplicateSchema:
             raise AtlasError(
                 f"There is a schema {schema!r} already. Choose another name, or drop that one.", usage=True
             ) from None
+        failpoints.reached("beside.schema")
         try:
             with warehouse.engine.begin() as engine:
                 next(iter(tables.values())).metadata.create_all(engine, tables=list(tables.values()), checkfirst=False)
+            failpoints.reached("beside.tables")
             yield tables
+            failpoints.reached("beside.used")
         except BaseException:
             _drop(connection, schema)
             raise
         if name is None:
             _drop(connection, schema)
+            failpoints.reached("beside.dropped")
 
 
 def _drop(connection: Connection, schema: str) -> None:
@@ -95,13 +101,16 @@ def derive(
         connection.execute("set transaction isolation level repeatable read")
         row = connection.execute("select pg_export_snapshot() as name").fetchone()
         assert row is not None
+        failpoints.reached("beside.snapshot")
 
         def one(source: Source) -> None:
             _derive_source(warehouse, source, tables, row["name"], published, current_sql=current_sql)
+            failpoints.reached("beside.source", source.stem)
             notify(source.name)
 
         with ThreadPoolExecutor(max_workers=workers) as pool:
             list(pool.map(one, house.find_sources([domain])))
+    failpoints.reached("beside.filled")
 
 
 def _derive_source(
@@ -111,6 +120,7 @@ def _derive_source(
         connection.execute("set transaction isolation level repeatable read")
         connection.execute(sql.SQL("set transaction snapshot {}").format(sql.Literal(snapshot)))
         found = history.in_force(connection, source, tables, published)
+        failpoints.reached("beside.in_force", source.stem)
         if current_sql:
             now = [Select(select.file, tables[select.table.name]) for select in house.selects(source.name)]
             found = InForce(found.versions, [0] * len(found.versions), [now])
@@ -118,17 +128,24 @@ def _derive_source(
         scope = Scope(connection, source, [Shape(table) for name, table in tables.items() if name in used])
         if scope.begin_with(found.versions, found.numbers, published):
             Derivation(scope, found.editions).all()
+            failpoints.reached("beside.derived", source.stem)
 
 
 def _tables_like(domain: str, schema: str) -> Tables:
-    """The tables of a domain as those of another schema."""
+    """The tables of a domain as those of another schema.
+
+    They refer to each other only: what refers to a table that others read could not be dropped while they do.
+    """
     house.load_tables()
     other = MetaData(naming_convention=metadata.naming_convention)
     metadata.tables["ops.sources"].to_metadata(other)
-    return {
+    tables = {
         table.name: table.to_metadata(
             other, schema=schema, referred_schema_fn=lambda _, to, __, referred: to if referred == domain else referred
         )
         for table in metadata.sorted_tables
         if table.schema == domain
     }
+    for table in tables.values():
+        table.constraints -= {each for each in table.foreign_key_constraints if each.referred_table.schema != schema}
+    return tables

@@ -10,9 +10,11 @@ from typing import Any
 
 import msgspec
 import psycopg
+from psycopg import sql
 from psycopg.types.json import Jsonb
 
-from pipelines import quarantine
+from pipelines import failpoints, quarantine
+from pipelines.drift import Drift
 from pipelines.examining import Arrival
 from pipelines.fidelity import NotJson, faithful, repair
 from pipelines.ledger import Run
@@ -22,7 +24,12 @@ from pipelines.warehouse.engine import Connection
 BodyRow = tuple[bytes, bytes | None, bytes, bytes | None, list[str] | None]
 """Digest, digest of the counters, text for jsonb, original bytes and repairs, where the text had to be repaired."""
 
-REFUSED = (psycopg.DataError, psycopg.errors.ProgramLimitExceeded, psycopg.errors.StatementTooComplex)
+REFUSED = (
+    psycopg.DataError,
+    psycopg.errors.ProgramLimitExceeded,
+    psycopg.errors.StatementTooComplex,
+    psycopg.errors.InternalError_,  # "invalid memory alloc request size": a list of 17 million elements
+)
 
 
 class Progress(msgspec.Struct):
@@ -48,15 +55,20 @@ class Progress(msgspec.Struct):
 class Bodies:
     """The batches of one run, one after the other."""
 
-    def __init__(self, run: Run, connection: Connection, writer: ThreadPoolExecutor, progress: Progress) -> None:
-        self.run, self.connection, self.writer, self.progress = run, connection, writer, progress
+    def __init__(
+        self, run: Run, connection: Connection, writer: ThreadPoolExecutor, progress: Progress, drift: Drift
+    ) -> None:
+        self.run, self.connection, self.writer, self.progress, self.drift = run, connection, writer, progress, drift
         self.in_flight: dict[bytes, Arrival] = {}
         self.writing: Future[None] | None = None
 
     def write(self, arrivals: list[Arrival], rejected: list[Rejected], *, checkpoint: bool) -> None:
         """Begins to write a batch, once the one before is written. checkpoint: with how far the run has come."""
+        self.run.connection.execute(HOLD)
         rows, refused = self._prepare(self._unknown(arrivals))
+        failpoints.reached("bodies.prepared")
         self.settle()
+        failpoints.reached("bodies.settled")
         self.in_flight = {each.digest: each for each in arrivals}
         self.writing = self.writer.submit(self._write, rows, arrivals, rejected + refused, checkpoint)
 
@@ -65,6 +77,7 @@ class Bodies:
         if self.writing is not None:
             self.writing.result()
             self.writing = None
+            self.run.connection.execute(LET_GO)
 
     def _unknown(self, arrivals: list[Arrival]) -> list[Arrival]:
         """The arrivals of the batch whose body is to be stored: the first of each digest that is not there yet."""
@@ -78,6 +91,9 @@ class Bodies:
                   select from staging.versions v
                   where v.record_id = ops.key(a.stream, a.external_id) and v.latest and v.digest = a.digest)
               and not exists (select from staging.payloads p where p.digest = a.digest)
+              and not exists (
+                  select from staging.erasures e
+                  where e.record_id = ops.key(a.stream, a.external_id) and e.lifted_at is null)
             order by a.digest, a.sequence
             """,
             [
@@ -106,6 +122,7 @@ class Bodies:
                     continue
             counters = arrival.counted.digest if arrival.counted else None
             self._repaired(repairs)
+            self.drift.look(arrival.stream, body, arrival.digest)
             rows.append((arrival.digest, counters, body, arrival.body if repairs else None, repairs or None))
         return rows, rejected
 
@@ -117,14 +134,20 @@ class Bodies:
         """Commits a batch: bodies, what arrived, what was rejected, and how far the run has come."""
         connection = self.connection
         with connection.transaction():
+            failpoints.reached("bodies.begun")
             rejected += self._copy(rows)
+            failpoints.reached("bodies.copied")
             with connection.cursor().copy(ARRIVED) as copy:
                 for each in arrivals:
                     copy.write_row((self.run.id, *_arrived(each)))
+            failpoints.reached("bodies.arrived")
             quarantine.note(connection, self.run.id, rejected)
+            failpoints.reached("bodies.rejected")
             if checkpoint:
                 self.progress.tries = 0
                 connection.execute(CHECKPOINT, [self.run.id, Jsonb(msgspec.to_builtins(self.progress))])
+                failpoints.reached("bodies.checkpointed")
+        failpoints.reached("bodies.committed")
 
     def _copy(self, rows: list[BodyRow]) -> list[Rejected]:
         """COPYs bodies, the halves on their own where together they fail; those that jsonb refuses even so."""
@@ -134,18 +157,41 @@ class Bodies:
                     copy.write_row((self.run.id, digest, counters, body.decode(), original, repairs))
         except REFUSED as error:
             if len(rows) == 1:
-                digest, counters, body, original, _ = rows[0]
-                repaired, repairs = repair(body)
-                if repairs and original is None:
-                    self._repaired(repairs)
-                    return self._copy([(digest, counters, repaired, body, repairs)])
-                self.progress.refused.append(digest.hex())
-                return [self.in_flight[digest].rejected(NotJson("jsonb_refuses", str(error).splitlines()[0]))]
+                return self._copy_repaired(rows[0], error)
             middle = len(rows) // 2
             return self._copy(rows[:middle]) + self._copy(rows[middle:])
         self.progress.bodies += len(rows)
         return []
 
+    def _copy_repaired(self, row: BodyRow, refusal: psycopg.Error) -> list[Rejected]:
+        """Another try with what jsonb refused, where a number was too long for it; else it is rejected."""
+        digest, counters, body, original, _ = row
+        fault = NotJson("jsonb_refuses", str(refusal).splitlines()[0])
+        if original is None and isinstance(refusal, psycopg.DataError):
+            try:
+                repaired, repairs = repair(body)
+            except NotJson as error:
+                fault, repairs = error, []
+            if repairs:
+                self._repaired(repairs)
+                return self._copy([(digest, counters, repaired, body, repairs)])
+        self.progress.refused.append(digest.hex())
+        return [self.in_flight[digest].rejected(fault)]
+
+
+LOCK = "bodies"
+"""Who holds it alone may remove bodies: no batch is between asking which there are and naming those that it needs."""
+
+UNNAMED = sql.SQL(
+    """
+    not exists (select from staging.versions v where v.payload_id = p.payload_id)
+    and not exists (select from staging.arrivals a where a.digest = p.digest)
+    """
+)
+"""Of a body `p`: it is of no version, and no landing under way, or that can be resumed, names it."""
+
+HOLD = "select pg_advisory_lock_shared(hashtextextended('bodies', 0))"
+LET_GO = "select pg_advisory_unlock_shared(hashtextextended('bodies', 0))"
 
 BODIES = "copy staging.payloads (fetch_run_id, digest, counters_digest, body, original, repairs) from stdin"
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from psycopg import sql
 
+from pipelines import failpoints
 from pipelines.deriving import Derivation
 from pipelines.warehouse.engine import Connection
 from pipelines.warehouse.shape import Shape
@@ -23,6 +24,7 @@ def keep_up(connection: Connection, derivation: Derivation) -> dict[str, dict[st
         row["table_name"]: row
         for row in connection.execute("select * from ops.tables where table_name = any(%s)", [list(shapes)])
     }
+    failpoints.reached("content.read")
     for name in sorted(shapes.keys() - kept.keys()):
         kept[name] = {"table_name": name, **counted(connection, shapes[name])}
         connection.execute(
@@ -36,6 +38,7 @@ def keep_up(connection: Connection, derivation: Derivation) -> dict[str, dict[st
         connection.execute(
             "update ops.tables set rows = %(rows)s, digest = %(digest)s where table_name = %(table_name)s", kept[name]
         )
+        failpoints.reached("content.kept_up", name)
     return {name: {"rows": row["rows"], "digest": written(row["digest"])} for name, row in sorted(kept.items())}
 
 
@@ -63,6 +66,7 @@ def count(connection: Connection, shapes: Sequence[Shape]) -> dict[str, dict[str
             """,
             {"name": name, **row},
         )
+        failpoints.reached("content.counted", name)
     return {name: {"rows": row["rows"], "digest": written(row["digest"])} for name, row in found.items()}
 
 

@@ -21,7 +21,8 @@ Tree = dict[str, "Tree"]
 NOTHING = msgspec.Raw(b"null")
 
 SHORT = 10_000
-"""A number within so many bytes is none that jsonb refuses, once `faithful` has read it."""
+TINY = re.compile(rb"[eE]-[0-9]{4}")
+"""A number within so many bytes, without such an exponent, is none that jsonb refuses once `faithful` has read it."""
 
 COLON = b'":'
 APART = (b'" ', b'"\n', b'"\t', b'"\r')
@@ -61,7 +62,7 @@ def take_out(body: bytes, counters: Tree) -> tuple[bytes, Counted | None]:
     left = stable.count(COLON) + sum(bytes(value).count(COLON) for _, value in found)
     if not found or left != body.count(COLON) or (any(apart in body for apart in APART) and KEY_APART.search(body)):
         return body, None
-    if not faithful(values) or (len(values) > SHORT and repair(values)[1]):
+    if not faithful(values) or ((len(values) > SHORT or TINY.search(values)) and repair(values)[1]):
         return body, None
     paths = msgspec.json.encode([path for path, _ in found])
     return stable, Counted(values, paths, hashlib.sha256(values).digest())

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import psycopg
 from psycopg import sql
 
+from pipelines import failpoints
 from pipelines.errors import AtlasError
 from pipelines.growth import Growth
 from pipelines.house import Select
@@ -22,9 +23,14 @@ from pipelines.misfits import Split
 from pipelines.scope import Scope
 from pipelines.warehouse import writing
 from pipelines.warehouse.engine import Connection
-from pipelines.warehouse.shape import Shape, shared_tables
+from pipelines.warehouse.shape import Shape, names, shared_tables
 
-MISFIT = (psycopg.DataError, psycopg.IntegrityError, psycopg.errors.CardinalityViolation)
+
+class StillReferred(Exception):
+    """A row that is to go is referred to by one that stays."""
+
+
+MISFIT = (psycopg.DataError, psycopg.IntegrityError, psycopg.errors.CardinalityViolation, StillReferred)
 UNREADABLE = (psycopg.DataError, psycopg.errors.ProgramLimitExceeded, psycopg.errors.StatementTooComplex)
 
 
@@ -54,16 +60,20 @@ class Derivation:
     def all(self) -> dict[str, Counts]:
         """Brings the rows of the scope, and of what depends on it, into the tables; what became of them."""
         self._create_temporary()
+        failpoints.reached("derive.created")
         self._select()
         while self.growth.grow(contested=False):
             self._select()
+        failpoints.reached("derive.selected")
         counts = self.no_counts()
         try:
             with self.connection.transaction():
-                self._write(counts)
+                self._write(counts, fits=False)
         except MISFIT:
+            failpoints.reached("derive.misfit")
             counts = self._sorted_out()
-            self._write(counts)
+            failpoints.reached("derive.sorted_out")
+            self._write(counts, fits=True)
         counts[self.shapes[0].name] += Counts(fetched=self.unreadable, quarantined=self.unreadable)
         return counts
 
@@ -96,6 +106,7 @@ class Derivation:
                 try:
                     with self.connection.transaction():
                         self._add(shape, self.scope.select(select, edition), select)
+                    failpoints.reached("derive.select", shape.table.name)
                 except UNREADABLE as error:
                     self._leave_out(select, edition, error)
                     self._start_again()
@@ -117,7 +128,7 @@ class Derivation:
             self._add_other(shape, query, select)
 
     def _add_other(self, shape: Shape, query: sql.Composed, select: Select) -> None:
-        """Adds what another edition yields, which may be other columns, or columns of another type."""
+        """Adds what another edition yields: perhaps other columns, or columns of another type, which meet as text."""
         other = Shape(shape.table, prefix="other")
         self.connection.execute(sql.SQL("create temp table {} on commit drop as {}").format(other.incoming, query))
         other.read_types(self.connection, select.file.address)
@@ -126,13 +137,18 @@ class Derivation:
             if column not in shape.yielded:
                 change = sql.SQL("add column {} {}").format(name, sql.SQL(kind))
             elif shape.yielded[column] != kind:
-                change = sql.SQL("alter column {} type text").format(name)
+                change = sql.SQL("alter column {} type text using {}").format(name, shape.as_text(column))
             else:
                 continue
             self.connection.execute(sql.SQL("alter table {} {}").format(shape.incoming, change))
-        columns = sql.SQL(", ").join(map(sql.Identifier, other.yielded))
+        values = (
+            other.as_text(column) if shape.yielded.get(column, kind) != kind else sql.Identifier(column)
+            for column, kind in other.yielded.items()
+        )
         self.connection.execute(
-            sql.SQL("insert into {} ({}) select {} from {}").format(shape.incoming, columns, columns, other.incoming)
+            sql.SQL("insert into {} ({}) select {} from {}").format(
+                shape.incoming, names(list(other.yielded)), sql.SQL(", ").join(values), other.incoming
+            )
         )
         self.connection.execute(sql.SQL("drop table {}").format(other.incoming))
         shape.read_types(self.connection, select.file.address)
@@ -163,17 +179,21 @@ class Derivation:
         self.scope.leave_out(list(culprits))
         self.unreadable += len(culprits)
 
-    def _write(self, counts: dict[str, Counts]) -> None:
-        """Prunes children before parents, merges parents before children, checks what was deferred."""
+    def _write(self, counts: dict[str, Counts], *, fits: bool) -> None:
+        """Prunes children before parents, merges parents before children, checks what was deferred.
+
+        A row to which a child refers that stays, with another parent, goes after that has been merged. fits: no row of
+        the sources refers to what goes; if one does, it is nobody's, and goes with it.
+        """
         self.changes = {name: Change() for name in counts}
         self.connection.execute("set constraints all deferred")
         for shape in self.shapes:
             self.connection.execute(shape.distinct())
-        for shape in reversed(self.shapes):
-            if "record_id" in shape.yielded:
-                self._take_away(shape, writing.prune(shape), counts)
+            failpoints.reached("write.distinct", shape.table.name)
+        held = self._prune([shape for shape in reversed(self.shapes) if "record_id" in shape.yielded], counts)
         for shape in self.shapes:
             merged = self.connection.execute(writing.merge(shape)).fetchone()
+            failpoints.reached("write.merged", shape.table.name)
             assert merged is not None
             each = counts[shape.name]
             each.created, each.updated = merged["created"], merged["updated"]
@@ -181,16 +201,33 @@ class Derivation:
             each.unchanged = merged["yielded"] - each.created - each.updated
             self.changes[shape.name].rows += each.created
             self.changes[shape.name].digest += int(merged["digest"])
+        held = self._prune(held, counts)
+        if held and not fits:
+            raise StillReferred
+        self._prune(held, counts, referred=True)
         for shape in self.shared:
             self._take_away(shape, writing.sweep(shape), counts)
         self.connection.execute("set constraints all immediate")
+        failpoints.reached("write.checked")
 
-    def _take_away(self, shape: Shape, statement: sql.Composed, counts: dict[str, Counts]) -> None:
+    def _prune(self, shapes: Sequence[Shape], counts: dict[str, Counts], *, referred: bool = False) -> list[Shape]:
+        """Takes away what is no longer yielded, unless it is referred to; the tables of which rows are left so."""
+        held = []
+        for shape in shapes:
+            if self._take_away(shape, writing.prune(shape, referred=referred), counts):
+                held.append(shape)
+            failpoints.reached("write.pruned", shape.table.name)
+        return held
+
+    def _take_away(self, shape: Shape, statement: sql.Composed, counts: dict[str, Counts]) -> int:
+        """Runs a statement that deletes; how many rows it had to leave."""
         gone = self.connection.execute(statement).fetchone()
         assert gone is not None
         counts[shape.name].deleted += gone["deleted"]
         self.changes[shape.name].rows -= gone["deleted"]
         self.changes[shape.name].digest -= int(gone["digest"])
+        failpoints.reached("write.taken_away", shape.table.name)
+        return int(gone["held"])
 
     def _create_temporary(self) -> None:
         self.connection.execute(

@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx
 
-from pipelines import ledger, recording, settings
+from pipelines import failpoints, ledger, recording, settings
 from pipelines.errors import AtlasError
 from pipelines.http import Client, without_secrets
 from pipelines.landing import Intake
@@ -38,9 +38,12 @@ def opened(
             place, window = _recorded(stack, source, window), replace(window, sweep=not source.dated)
         else:
             ledger.reap(warehouse)  # so that what a dead run of this day has landed is taken up
+            failpoints.reached("fetch.reaped")
             asked |= {"sweep": sweep, "read_from": _read_from(source)}
             window = _live_window(warehouse, source, window, sweep=sweep)
+            failpoints.reached("fetch.window")
             place = stack.enter_context(live(warehouse, source))
+        failpoints.reached("fetch.opened")
         yield Intake(
             lambda resume: source.fetch(place, replace(window, resume=resume)),
             mode,

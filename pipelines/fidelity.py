@@ -20,6 +20,9 @@ _ESCAPES = (rb"\u0000", rb"\u0022", rb"\u003a", rb"\u003A")
 _KEY_APART = re.compile(rb'"[ \t\r\n]+:')
 _NUMBER = re.compile(r"-?(\d+)(?:\.(\d+))?(?:[eE]([+-]?\d+))?")
 _MAX_DIGITS_BEFORE, _MAX_DIGITS_AFTER = 131_072, 16_383
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_WRONG_BYTES = {chr(0xDC00 + byte) for byte in range(0x80, 0x100)}
+"""What bytes that are no UTF-8 are read as."""
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 
@@ -52,11 +55,13 @@ def repair(body: bytes) -> tuple[bytes, list[str]]:
     if len(body) > MAX_BYTES:
         raise NotJson("too_large", f"{len(body):,} bytes; a payload may have {MAX_BYTES:,}")
     repairs: set[str] = set()
+    begins = 0
     if body.startswith(codecs.BOM_UTF8):
         repairs.add("byte-order mark removed")
-        body = body.removeprefix(codecs.BOM_UTF8)
+        begins = len(codecs.BOM_UTF8)
+        body = body[begins:]
     text = body.decode("utf-8", errors="surrogateescape")
-    if any("\udc80" <= character <= "\udcff" for character in text):
+    if not text.isascii() and _SURROGATE.search(text):
         repairs.add("invalid UTF-8 replaced")
 
     def pairs(found: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -67,16 +72,21 @@ def repair(body: bytes) -> tuple[bytes, list[str]]:
 
     def clean(value: Any) -> Any:
         if isinstance(value, list):
-            return [clean(each) for each in value]
+            nested = [value]
+            while nested:
+                elements = nested.pop()
+                nested += [each for each in elements if isinstance(each, list)]
+                elements[:] = [each if isinstance(each, list) else clean(each) for each in elements]
+            return value
         if not isinstance(value, str):
             return value
         if "\x00" in value:
             repairs.add("NUL character replaced")
             value = value.replace("\x00", _REPLACEMENT)
-        if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
-            if "invalid UTF-8 replaced" not in repairs:
+        if not value.isascii() and (found := set(_SURROGATE.findall(value))):
+            if "invalid UTF-8 replaced" not in repairs or not found <= _WRONG_BYTES:
                 repairs.add("lone surrogate replaced")
-            value = "".join(_REPLACEMENT if "\ud800" <= character <= "\udfff" else character for character in value)
+            value = _SURROGATE.sub(_REPLACEMENT, value)
         return value
 
     def number(literal: str) -> Any:
@@ -93,7 +103,7 @@ def repair(body: bytes) -> tuple[bytes, list[str]]:
         value = json.loads(text, object_pairs_hook=pairs, parse_float=number, parse_int=number, parse_constant=constant)
         return msgspec.json.encode(clean(value)), sorted(repairs)
     except json.JSONDecodeError as error:
-        offset = len(text[: error.pos].encode("utf-8", errors="surrogateescape"))
+        offset = begins + len(text[: error.pos].encode("utf-8", errors="surrogateescape"))
         raise NotJson("not_json", f"{error.msg.removesuffix(' at')} at byte {offset}", offset) from None
     except RecursionError:
         raise NotJson("too_deep", "nested deeper than can be read") from None

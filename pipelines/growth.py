@@ -9,6 +9,7 @@ here: which records are due. Not: what they bring (`scope`).
 
 from psycopg import sql
 
+from pipelines import failpoints
 from pipelines.scope import Scope
 from pipelines.warehouse.shape import Shape
 
@@ -31,6 +32,7 @@ class Growth:
                 if contested or shape.told:
                     self._claims(shape, contested=contested)
             self._referrers(shape)
+            failpoints.reached("growth.due", shape.table.name)
         return self.scope.extend()
 
     def _due(self, query: sql.SQL, shape: Shape, **parts: sql.Composable) -> None:

@@ -43,9 +43,9 @@ def moment(connection: Connection, run_id: str) -> Moment:
     rows = connection.execute(
         """
         select fetch_run_id, published, stream, kind from ops.fetch_runs
-        where fetch_run_id::text like %s || '%%' order by fetch_run_id limit 2
+        where starts_with(fetch_run_id::text, lower(%s)) order by fetch_run_id limit 2
         """,
-        [run_id.lower().replace("%", "")],
+        [run_id],
     ).fetchall()
     if len(rows) != 1:
         what = "no run" if not rows else "more than one run"
@@ -100,6 +100,8 @@ def _edition(connection: Connection, digests: dict[str, str], tables: dict[str, 
         name = address.rsplit("/", 1)[1]
         if name not in tables:
             raise AtlasError(f"sql/{address}.sql filled a table then that is not there any more: {name}.")
+        if digest not in texts:
+            raise AtlasError(f"The text of then of sql/{address}.sql is gone from ops.sql: {digest}.")
         found[name] = SqlFile((house.SQL / address).with_suffix(".sql"), texts[digest])
     return [Select(found[name], table) for name, table in tables.items() if name in found]
 

@@ -21,6 +21,7 @@ import httpx
 import msgspec
 import stamina
 
+from pipelines import failpoints
 from pipelines.errors import AtlasError, Refused, SourceFault, Unreachable
 from pipelines.source import Auth
 from pipelines.turns import LONGEST_WAIT_S, Deferred, Turns
@@ -131,6 +132,7 @@ class Client:
             for attempt in stamina.retry_context(on=_pause, attempts=ATTEMPTS, timeout=None, wait_max=30.0):
                 with attempt:
                     response = self._once(target, headers or {}, body, gone)
+                    failpoints.reached("http.read")
                     return response, self._decoded(response, shape)
         except _TryAgain as error:
             raise AtlasError(
@@ -173,7 +175,9 @@ class Client:
         turn: AbstractContextManager[None] = self._turns.turn() if self._turns else nullcontext()
         with turn:
             self.notes["requests"] += 1
+            failpoints.reached("http.asking")
             response = self._answer(target or self._base_url, headers, body)
+            failpoints.reached("http.answered")
             unchanged = {httpx.codes.NOT_MODIFIED} if headers else set()
             if response.status_code in {httpx.codes.OK, *unchanged, *gone}:
                 return response

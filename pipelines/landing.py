@@ -21,9 +21,10 @@ from typing import Any
 import msgspec
 from psycopg.types.json import Jsonb
 
-from pipelines import ledger
+from pipelines import failpoints, ledger
 from pipelines.bodies import Bodies, Progress
 from pipelines.completeness import Look, missing
+from pipelines.drift import Drift
 from pipelines.errors import SourceFault
 from pipelines.examining import Arrival, Examiner
 from pipelines.ledger import Run
@@ -130,17 +131,24 @@ class _Landing:
         self.marks: dict[str, Any] = {}
         self.swept: list[Swept] = []
         self.progress = self._resumed() or Progress(intake.fetched_at or datetime.now(UTC), intake.asked)
-        self.bodies = Bodies(run, connection, writer, self.progress)
+        self.drift = Drift(run, source)
+        self.bodies = Bodies(run, connection, writer, self.progress, self.drift)
+        failpoints.reached("land.opened")
 
     def all(self, *, shrink: bool, mends: int | None) -> None:
         try:
             for item in self.intake.items(self.progress.listings):
                 self._take(item)
+            failpoints.reached("land.read")
             self._flush()
+            failpoints.reached("land.flushed")
             self.bodies.settle()
+            failpoints.reached("land.settled")
             gone = self._complete(shrink=shrink)
+            failpoints.reached("land.complete")
         except SourceFault:
             self.run.connection.execute("delete from staging.checkpoints where fetch_run_id = %s", [self.run.id])
+            failpoints.reached("land.faulty")
             raise
         progress, notes = self.progress, self.intake.notes
         stats = {
@@ -157,6 +165,7 @@ class _Landing:
             progress.fetched,
             refused,
             stats,
+            self.drift,
             gone_at=progress.began,
             gone=gone,
             cursor_from=dict(self.intake.cursors),
@@ -164,6 +173,7 @@ class _Landing:
             mends=mends,
         )
         publish(self.run, outcome)
+        failpoints.reached("land.published")
 
     def _take(self, item: Item) -> None:
         match item:
@@ -178,8 +188,10 @@ class _Landing:
                     self.progress.kept.append(("", item.external_id))
             case Checkpoint():
                 self.progress.listings[item.listing] = dict(item.state)
+                failpoints.reached("land.page")
                 self._flush(checkpoint=True)
                 self.bodies.settle()
+                failpoints.reached("land.checkpointed")
             case Mark():
                 self.marks[item.listing] = dict(item.cursor)
             case Swept() if self.intake.mode != "brought":
@@ -215,7 +227,9 @@ class _Landing:
             self.progress.bytes += len(payload.body)
             outcome = self.examiners[payload.kind].examine(payload, self.progress.fetched)
             (arrivals if isinstance(outcome, Arrival) else rejected).append(outcome)  # type: ignore[arg-type]
+        failpoints.reached("land.examined")
         self.bodies.write(arrivals, rejected, checkpoint=checkpoint)
+        failpoints.reached("land.handed")
         self.run.advance(len(payloads))
 
     def _resumed(self) -> Progress | None:
@@ -232,6 +246,7 @@ class _Landing:
         row = self.run.connection.execute(TAKE_UP, parameters).fetchone()
         if row is None:
             return None
+        failpoints.reached("land.taken_up")
         try:
             progress = msgspec.convert(row["progress"], Progress)
         except msgspec.ValidationError:  # other code has written it

@@ -14,6 +14,7 @@ from uuid import UUID
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
+from pipelines import failpoints
 from pipelines.errors import AtlasError
 from pipelines.source import Source
 from pipelines.warehouse.engine import Connection, Warehouse
@@ -22,6 +23,7 @@ RunKind = Literal["land", "transform", "rebuild", "prune", "erase"]
 Status = Literal["in_progress", "completed", "failed", "partial_success"]
 
 LOCK = "select pg_advisory_lock(hashtextextended(%s, 0))"
+LOCK_SHARED = "select pg_advisory_lock_shared(hashtextextended(%s, 0))"
 TRY_LOCK = "select pg_try_advisory_lock(hashtextextended(%s, 0)) as taken"
 UNLOCK = "select pg_advisory_unlock(hashtextextended(%s, 0))"
 LOCK_TO_COMMIT = "select pg_advisory_xact_lock(hashtextextended(%s, 0))"
@@ -77,6 +79,7 @@ class Run:
         """Closes the row inside the caller's transaction; it shows when that commits, with the data."""
         self.counts, self.stats = counts, stats
         self.status = "partial_success" if counts.quarantined else "completed"
+        failpoints.reached("ledger.publishing")
         self.connection.execute(
             """
             update ops.fetch_runs set
@@ -95,6 +98,7 @@ class Run:
                 "id": self.id,
             },
         )
+        failpoints.reached("ledger.published")
 
 
 def silent(_: Run) -> None:
@@ -117,6 +121,7 @@ def opened(
     subject: the source, or the name of what is no source's alone, such as a domain.
     """
     with warehouse.connect() as connection:
+        connection.execute(LOCK_SHARED, ["migrate"])  # a migration waits for runs under way, and runs for a migration
         run = Run(
             _insert(connection, subject, kind, partition, code_version, dagster_run_id),
             subject if isinstance(subject, str) else subject.name,
@@ -126,8 +131,10 @@ def opened(
             notify,
         )
         notify(run)
+        failpoints.reached("ledger.opened")
         try:
             yield run
+            failpoints.reached("ledger.ended")
         except BaseException as error:
             run.status, run.counts = "failed", Counts()
             run.error = _words(error)
@@ -145,10 +152,12 @@ def _insert(
     code_version: str,
     dagster_run_id: str | None,
 ) -> UUID:
+    failpoints.reached("ledger.opening")
     with connection.transaction():
         if isinstance(subject, Source):
             connection.execute(LOCK_TO_COMMIT, ["ops.sources"])
             connection.execute(DECLARE, {"name": subject.name, "kind": subject.kind, "base_url": subject.base_url})
+        failpoints.reached("ledger.declared")
         row = connection.execute(
             """
             insert into ops.fetch_runs
@@ -168,7 +177,9 @@ def _insert(
             },
         ).fetchone()
         assert row is not None
+        failpoints.reached("ledger.inserted")
         connection.execute(LOCK, [str(row["fetch_run_id"])])
+        failpoints.reached("ledger.locked")
     return UUID(str(row["fetch_run_id"]))
 
 
@@ -180,8 +191,10 @@ def _words(error: BaseException) -> str:
 
 def _fail(warehouse: Warehouse, run: Run) -> None:
     """Writes the error on a connection of its own: the run's may be the very thing that broke."""
+    failpoints.reached("ledger.failing")
     with warehouse.connect() as connection:
         _close_failed(connection, run.id, str(run.error))
+    failpoints.reached("ledger.failed")
 
 
 def _close_failed(connection: Connection, run_id: UUID, words: str) -> None:
@@ -192,6 +205,7 @@ def _close_failed(connection: Connection, run_id: UUID, words: str) -> None:
         """,
         [words[:10_000].replace("\x00", ""), run_id],
     )
+    failpoints.reached("ledger.closed")
     for name in ("arrivals", "rejects"):
         connection.execute(
             sql.SQL(
@@ -203,6 +217,7 @@ def _close_failed(connection: Connection, run_id: UUID, words: str) -> None:
             ).format(sql.Identifier(name)),
             {"run": run_id},
         )
+        failpoints.reached("ledger.discarded", name)
 
 
 def reap(warehouse: Warehouse) -> list[UUID]:
@@ -215,15 +230,20 @@ def reap(warehouse: Warehouse) -> list[UUID]:
         open_runs = connection.execute(
             "select fetch_run_id from ops.fetch_runs where status in ('pending', 'in_progress') order by 1"
         ).fetchall()
+        failpoints.reached("reap.read")
         for row in open_runs:
             run_id = UUID(str(row["fetch_run_id"]))
             answer = connection.execute(TRY_LOCK, [str(run_id)]).fetchone()
             if answer and answer["taken"]:
+                failpoints.reached("reap.taken")
                 _close_failed(connection, run_id, "the process ended without a word; what it had not published is gone")
+                failpoints.reached("reap.closed")
                 connection.execute(UNLOCK, [str(run_id)])
+                failpoints.reached("reap.unlocked")
                 reaped.append(run_id)
         for name in ("arrivals", "rejects", "checkpoints"):
             connection.execute(sql.SQL(FORGET_OLD).format(sql.Identifier(name)))
+            failpoints.reached("reap.forgotten", name)
     return reaped
 
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from psycopg import sql
 from sqlalchemy import UniqueConstraint
 
+from pipelines import failpoints
 from pipelines.ledger import Counts
 from pipelines.warehouse.engine import Connection
 from pipelines.warehouse.shape import Reference, Shape, names
@@ -31,6 +32,7 @@ class Split:
             self._types(shape)
             self._missing(shape)
             self._checks(shape)
+            failpoints.reached("split.alone", shape.table.name)
 
     def together(self, counts: dict[str, Counts]) -> None:
         """Leaves in each `incoming` only rows that fit with each other; counts what left, now and before."""
@@ -40,9 +42,11 @@ class Split:
             for reference in shape.references:
                 self._reference(shape, reference)
             each.duplicates += self._claims(shape)
+            failpoints.reached("split.together", shape.table.name)
         for shape in self.shapes:
             if not shape.owned:
                 self._unreferenced(shape)
+                failpoints.reached("split.unreferenced", shape.table.name)
         left = "select table_name, count(*) as number from misfits where reason <> 'select_fails' group by table_name"
         for row in self.connection.execute(left):
             counts[row["table_name"]].quarantined += row["number"]

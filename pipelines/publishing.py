@@ -13,22 +13,28 @@ from typing import Any
 
 from psycopg import sql
 
-from pipelines import ledger, quarantine
+from pipelines import failpoints, ledger, quarantine
+from pipelines.drift import Drift
 from pipelines.ledger import Counts, Run
+
+MANY = 1_000
+"""Of so many arrivals the space is given back at once: the next landing needs it before autovacuum comes by."""
 
 
 @dataclass
 class Outcome:
     """What a landing brings beside its arrivals.
 
-    refused: digests of bodies that could not be stored. gone: the latest versions of records that the source no
-    longer has, each with the request that says so; gone_at: when it was asked. cursors: where this run began
-    and where the next one does. mends: the quarantine entry that the arrivals are mended bytes of.
+    refused: digests of bodies that could not be stored. drift: the paths that its bodies have. gone: the latest
+    versions of records that the source no longer has, each with the request that says so; gone_at: when it was asked.
+    cursors: where this run began and where the next one does. mends: the quarantine entry that the arrivals are mended
+    bytes of.
     """
 
     fetched: int
     refused: list[bytes]
     stats: dict[str, Any]
+    drift: Drift
     gone_at: datetime
     gone: list[tuple[int, str]] = field(default_factory=list)
     cursor_from: dict[str, Any] | None = None
@@ -48,39 +54,70 @@ def publish(run: Run, outcome: Outcome) -> None:
             """,
             [run.id, outcome.refused],
         )
+        failpoints.reached("publish.arrivals")
         connection.execute("analyze arrivals")
+        failpoints.reached("publish.analyzed")
         connection.execute(ledger.LOCK_TO_COMMIT, [f"land {run.source}"])
+        failpoints.reached("publish.locked")
+        fetched = outcome.fetched - _leave_out_erased(run, outcome)
         connection.execute(JUDGE)
+        failpoints.reached("publish.judged")
         counted = connection.execute("select verdict, count(*) as number from judged group by verdict").fetchall()
         verdicts = {row["verdict"]: row["number"] for row in counted}
         deleted = _bury(run, outcome)
+        failpoints.reached("publish.buried")
         if verdicts.keys() - {"unchanged", "duplicate", "counted"}:
             connection.execute(RETIRE)
+            failpoints.reached("publish.retired")
             connection.execute(NAME, parameters)
+            failpoints.reached("publish.named")
         if deleted and (renamed := connection.execute(RENAME, parameters).rowcount):
             outcome.stats["renamed"] = renamed
+            failpoints.reached("publish.renamed")
         connection.execute(SUPERSEDE)
+        failpoints.reached("publish.superseded")
         connection.execute(OBSERVE, parameters)
+        failpoints.reached("publish.observed")
         if connection.execute("select from judged where news and not newest limit 1").rowcount:
-            for statement in TOLD_AGAIN:
+            for number, statement in enumerate(TOLD_AGAIN):
                 connection.execute(statement, parameters)
+                failpoints.reached("publish.told_again", str(number))
         connection.execute(SEEN_AGAIN, parameters)
+        failpoints.reached("publish.seen_again")
         connection.execute(COUNTED_AGAIN, parameters)
+        failpoints.reached("publish.counted_again")
         quarantine.keep_payloads(run)
+        failpoints.reached("publish.quarantined")
         quarantine.close_landed(run)
+        failpoints.reached("publish.landed")
         if outcome.mends is not None and verdicts:
             quarantine.close_mended(run, outcome.mends)
+        if drifted := outcome.drift.keep(verdicts.get("created", 0) + verdicts.get("updated", 0)):
+            outcome.stats["drift"] = drifted
+        failpoints.reached("publish.drift")
         counts = Counts(
-            fetched=outcome.fetched,
+            fetched=fetched,
             created=verdicts.get("created", 0),
             updated=verdicts.get("updated", 0) + verdicts.get("counted", 0),
             unchanged=verdicts.get("unchanged", 0),
             deleted=deleted,
-            quarantined=outcome.fetched - sum(verdicts.values()),
+            quarantined=fetched - sum(verdicts.values()),
             duplicates=sum(verdicts.get(name, 0) for name in ("duplicate", "superseded", "late")),
         )
         forget(run)
         run.publish(counts, outcome.stats, cursor_from=outcome.cursor_from, cursor_to=outcome.cursor_to)
+        failpoints.reached("publish.closed")
+    failpoints.reached("publish.committed")
+    if outcome.fetched >= MANY:
+        connection.execute("vacuum (skip_locked) staging.arrivals")
+
+
+def _leave_out_erased(run: Run, outcome: Outcome) -> int:
+    """Skips what is told of records that were erased; how many payloads."""
+    erased = sum(run.connection.execute(statement, {"run": run.id}).rowcount for statement in LEAVE_OUT)
+    if erased:
+        outcome.stats["skipped"] = outcome.stats.get("skipped", {}) | {"erased before": erased}
+    return erased
 
 
 def _bury(run: Run, outcome: Outcome) -> int:
@@ -105,7 +142,19 @@ def forget(run: Run) -> None:
         run.connection.execute(
             sql.SQL("delete from staging.{} where fetch_run_id = %s").format(sql.Identifier(name)), [run.id]
         )
+        failpoints.reached("publish.forgotten", name)
 
+
+LEAVE_OUT = (
+    """
+    delete from arrivals a using staging.erasures e
+    where e.record_id = ops.key(a.stream, a.external_id) and e.lifted_at is null
+    """,
+    """
+    delete from staging.rejects k using staging.erasures e
+    where k.fetch_run_id = %(run)s and e.record_id = ops.key(k.stream, k.external_id) and e.lifted_at is null
+    """,
+)
 
 JUDGE = """
 create temp table judged on commit drop as

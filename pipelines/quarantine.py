@@ -10,6 +10,7 @@ from dataclasses import astuple, dataclass
 from typing import Any
 from uuid import UUID
 
+from pipelines import failpoints
 from pipelines.errors import AtlasError
 from pipelines.ledger import Run
 from pipelines.warehouse.engine import Connection
@@ -105,6 +106,7 @@ def keep_rows(run: Run) -> None:
         """,
         {"stream": run.source, "partition": run.partition, "run": run.id},
     )
+    failpoints.reached("quarantine.kept")
     run.connection.execute(
         """
         update staging.quarantine q set closed_run = %(run)s, closed_at = now()
@@ -114,6 +116,7 @@ def keep_rows(run: Run) -> None:
         """,
         {"run": run.id, "stream": run.source},
     )
+    failpoints.reached("quarantine.closed")
     # A shared row has no record: its entry waits as long as a row waits for it.
     run.connection.execute(
         """
@@ -127,6 +130,7 @@ def keep_rows(run: Run) -> None:
         """,
         {"run": run.id, "stream": run.source},
     )
+    failpoints.reached("quarantine.closed_shared")
 
 
 def entries(connection: Connection, *, source: str | None = None, closed: bool = False) -> list[dict[str, Any]]:

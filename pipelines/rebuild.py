@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from psycopg import sql
 from sqlalchemy import Table
 
-from pipelines import content, history, house, ledger, transform
+from pipelines import content, failpoints, history, house, ledger, transform
 from pipelines.beside import Tables, beside, derive
 from pipelines.ledger import Counts, Run
 from pipelines.warehouse.engine import Connection, Warehouse
@@ -52,11 +52,15 @@ def rebuild(warehouse: Warehouse, domain: str, *, workers: int, notify: Callable
         derived(warehouse, domain, run.connection, workers=workers, notify=lambda _: run.advance(1)) as tables,
         run.connection.transaction(),
     ):
+        failpoints.reached("rebuild.begun")
         counts = _replace(run.connection, domain, tables)
+        failpoints.reached("rebuild.replaced")
         for source in sources:
             parameters = {"run": run.id, "source": source.name, "code": codes[source.name]}
             run.connection.execute(DERIVED, parameters | {"streams": list(source.streams.values())})
+            failpoints.reached("rebuild.derivations", source.stem)
         transform.remember_sql(run.connection, every)
+        failpoints.reached("rebuild.remembered")
         total = Counts()
         for each in counts.values():
             total += each
@@ -67,6 +71,8 @@ def rebuild(warehouse: Warehouse, domain: str, *, workers: int, notify: Callable
             "content": content.count(run.connection, [Shape(like(table, domain)) for table in tables.values()]),
         }
         run.publish(total, stats)
+        failpoints.reached("rebuild.published")
+    failpoints.reached("rebuild.ended")
     return run
 
 
@@ -90,6 +96,7 @@ def derived(
 ) -> Iterator[Tables]:
     """What a domain should be by the SELECT files as they are, in tables beside its own, which stay as they are."""
     connection.execute(ledger.LOCK, [f"transform {domain}"])
+    failpoints.reached("rebuild.locked")
     try:
         with beside(warehouse, domain) as tables:
             published = history.now(connection)
@@ -111,7 +118,7 @@ def _compared(connection: Connection, live: Shape, derived: Shape) -> Compared:
             """
             select count(old) as rows, count(new) as derived,
                 count(*) filter (where old is null) as missing, count(*) filter (where new is null) as beyond,
-                count(*) filter (where old is not null and new is not null
+                count(*) filter (where not (old is null) and not (new is null)
                     and record_image_ne(row({old}), row({new}))) as different
             from (select t as old, {keys} from {live} t) as l
             full join (select t as new, {keys} from {derived} t) as d using ({keys})
@@ -136,6 +143,7 @@ def _replace(connection: Connection, domain: str, tables: Tables) -> dict[str, C
     connection.execute("set constraints all deferred")
     for live, new in shapes:
         row = connection.execute(_merge(live, new)).fetchone()
+        failpoints.reached("rebuild.merged", live.table.name)
         assert row is not None
         unchanged = row["yielded"] - row["created"] - row["updated"]
         counts[live.name] = Counts(row["yielded"], row["created"], row["updated"], unchanged)
@@ -144,6 +152,7 @@ def _replace(connection: Connection, domain: str, tables: Tables) -> dict[str, C
             live.target, new.target, live.same_key("s", "t")
         )
         counts[live.name].deleted = connection.execute(delete).rowcount
+        failpoints.reached("rebuild.deleted", live.table.name)
     connection.execute("set constraints all immediate")
     return counts
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from psycopg import sql
 
+from pipelines import failpoints
 from pipelines.house import Select
 from pipelines.source import Source
 from pipelines.warehouse.engine import Connection
@@ -33,9 +34,9 @@ class Scope:
         self._observations: sql.Composable = OBSERVED
         self._counted: sql.Composable = NEWEST
 
-    def begin(self, partition: str, *, full: bool) -> int:
-        """Takes in what waits in a partition, or all of it; how many records."""
-        return self._begin(WAITING, {"partition": partition, "full": full})
+    def begin(self, partition: str, *, full: bool, code: str) -> int:
+        """Takes in what waits in a partition, or all of it; how many records. code: version of the SELECT files."""
+        return self._begin(WAITING, {"partition": partition, "full": full, "code": code, "source": self.source.name})
 
     def begin_with(self, versions: Sequence[int], editions: Sequence[int], published: int) -> int:
         """Takes in all there is to know: these versions, each to be derived by the edition of the SELECTs at the same
@@ -47,7 +48,9 @@ class Scope:
 
     def _begin(self, query: str, parameters: dict[str, Any]) -> int:
         self.connection.execute(CREATE)
+        failpoints.reached("scope.created")
         number = self.connection.execute(query, parameters | {"streams": self._streams}).rowcount
+        failpoints.reached("scope.begun")
         self._fill()
         return number
 
@@ -55,6 +58,7 @@ class Scope:
         """Adds the records that are `due`, as they are in force; whether there were any."""
         self.connection.execute(GROW, {"round": self._round + 1, "streams": self._streams})
         self.connection.execute("update scope s set whole = true from due d where s.record_id = d.record_id")
+        failpoints.reached("scope.grown")
         return self._fill() > 0
 
     def leave_out(self, version_ids: Sequence[int]) -> None:
@@ -104,6 +108,7 @@ class Scope:
                 round=sql.Literal(self._round), observations=self._observations, counted=self._counted
             )
             added += self.connection.execute(query).rowcount
+            failpoints.reached("scope.filled")
         for name in ("scope", "bodies", "seen"):
             self.connection.execute(sql.SQL("analyze {}").format(sql.Identifier(name)))
         return added
@@ -139,9 +144,18 @@ insert into scope
 select record_id, version_id, stream, external_id, payload_id, 1,
     %(full)s or payload_id is null or not exists (
         select from staging.versions f
-        where f.record_id = w.record_id and f.from_run is not null and f.to_run is null and f.payload_id is not null)
+        cross join lateral (
+            select coalesce(r.stats -> 'code' ->> %(source)s, r.code_version) as code_version from ops.fetch_runs r
+            where r.fetch_run_id = any(array(
+                select f.from_run union all
+                select d.fetch_run_id from staging.derivations d where d.version_id = f.version_id))
+            order by r.published desc limit 1
+        ) as last
+        where f.record_id = w.record_id and f.from_run is not null and f.to_run is null and f.payload_id is not null
+          and last.code_version = %(code)s)
 from waiting w
 """
+"""A record is whole in scope, with all its observations, unless the same SELECTs have derived it before."""
 
 THESE = """
 insert into scope
@@ -154,7 +168,7 @@ where v.stream = any(%(streams)s)
 OBSERVED = sql.SQL("staging.observations")
 
 NEWEST = sql.SQL("case when v.latest then e.latest else e.from_run is not null end")
-"""A version that is not the latest keeps the counters it was taken in with."""
+"""A version that is not the latest keeps the counters it was taken in with; newer ones wait for the latest version."""
 
 TAKEN_IN = sql.SQL(
     """(
@@ -188,8 +202,9 @@ SEE = sql.SQL(
     with fresh as (
         select o.record_id, o.observation_id, o.observed_at
         from scope s
+        join staging.versions v using (version_id)
         join {observations} o on o.record_id = s.record_id
-        where s.whole or o.from_run is null
+        where (s.whole or o.from_run is null) and (v.latest or o.from_run is not null)
     )
 
     insert into seen
@@ -199,7 +214,7 @@ SEE = sql.SQL(
         select f.record_id, n.observation_id from fresh f
         cross join lateral ( -- which may tell the same now as the one before it
             select e.observation_id from {observations} e
-            where e.record_id = f.record_id and e.observed_at > f.observed_at
+            where e.record_id = f.record_id and e.observed_at > f.observed_at and e.from_run is not null
             order by e.observed_at limit 1
         ) as n
     ) as f
@@ -224,6 +239,7 @@ OBSERVATIONS = sql.SQL(
           and o.digest is distinct from (
               select e.digest from {observations} e
               where e.record_id = o.record_id and e.observed_at < o.observed_at
+                and (e.from_run is not null or exists (select from seen s where s.observation_id = e.observation_id))
               order by e.observed_at desc limit 1)
     )"""
 )

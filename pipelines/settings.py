@@ -28,6 +28,9 @@ class Settings(BaseSettings):
     home: Path = Field(HOME, description="Folder of the embedded server and of Dagster's files")
     mode: Mode = Field("recorded", description="recorded replays samples/, live asks the sources")
     contact: str | None = Field(None, description="How operators of sources can reach you: sent in the User-Agent")
+    keep_versions_days: int = Field(90, ge=0, description="How long the past can be looked at: superseded versions")
+    keep_quarantine_days: int = Field(90, ge=0, description="How long closed quarantine entries stay")
+    keep_events_days: int = Field(14, ge=0, description="How long Dagster's events of finished runs and ticks stay")
     sql_echo: bool = Field(False, validation_alias="SQL_ECHO", description="Log SQLAlchemy's statements")
 
     @classmethod

@@ -9,16 +9,20 @@ from typing import Any
 
 from psycopg import sql
 
-from pipelines import house
+from pipelines import erasure, house
 from pipelines.errors import AtlasError
 from pipelines.warehouse.engine import Connection
+from pipelines.warehouse.proof import row_of
 from pipelines.warehouse.shape import Shape
 from pipelines.warehouse.tables import metadata
 
 
 @dataclass(frozen=True)
 class Proof:
-    """A row and what leads from it to its source. proof: its row of `ops.trace`; landed, derived: the runs."""
+    """A row and what leads from it to its source. proof: its row of `ops.trace`; landed, derived: the runs.
+
+    counters: what a row of a series was derived from, beside the body.
+    """
 
     row: dict[str, Any]
     proof: dict[str, Any]
@@ -26,6 +30,7 @@ class Proof:
     derived: dict[str, Any]
     sql: str
     body: Any
+    counters: Any
 
 
 def table_of(name: str) -> Shape:
@@ -41,30 +46,30 @@ def trace(connection: Connection, table: str, key: str) -> Proof:
     """The proof of one row, by its key: its primary key as text, by spaces, or the source's own id of it."""
     shape = table_of(table)
     row, found = _row(connection, shape, key)
-    proof = connection.execute(
-        "select * from ops.trace where table_name = %s and key = %s", [shape.name, found]
+    condition = _has_key(connection, shape, found)
+    assert condition is not None
+    proof = connection.execute(row_of(shape, condition)).fetchone() or {}
+    about = connection.execute(
+        """
+        select to_jsonb(l) as landed, to_jsonb(d) as derived, s.text, p.body,
+            (select counters from staging.observations where observation_id = %s) as counters
+        from ops.fetch_runs l, ops.fetch_runs d, ops.sql s, staging.payloads p
+        where (l.fetch_run_id, d.fetch_run_id, s.digest, p.payload_id) = (%s, %s, %s, %s)
+        """,
+        [proof.get(name) for name in ("observation_id", "landed_run", "derived_run", "sql_digest", "payload_id")],
     ).fetchone()
-    assert proof is not None
-    if proof["version_id"] is None:
+    if about is None:
         raise AtlasError(
             f"Nothing proves {table} {found}: it was not written by Model Atlas, or staging was changed by hand. "
             f"Compare the tables with staging by: atlas rebuild {shape.table.schema} --check"
         )
-    about = connection.execute(
-        """
-        select to_jsonb(l) as landed, to_jsonb(d) as derived, s.text, p.body
-        from ops.fetch_runs l, ops.fetch_runs d, ops.sql s, staging.payloads p
-        where (l.fetch_run_id, d.fetch_run_id, s.digest, p.payload_id) = (%s, %s, %s, %s)
-        """,
-        [proof["landed_run"], proof["derived_run"], proof["sql_digest"], proof["payload_id"]],
-    ).fetchone()
-    assert about is not None
-    return Proof(row, proof, about["landed"], about["derived"], about["text"], about["body"])
+    return Proof(row, proof, about["landed"], about["derived"], about["text"], about["body"], about["counters"])
 
 
 def _row(connection: Connection, shape: Shape, key: str) -> tuple[dict[str, Any], str]:
     """The row of a key, and the key as `ops.trace` has it."""
-    ways = [sql.SQL("{} = {}").format(shape.key_text("t"), sql.Literal(key))]
+    condition = _has_key(connection, shape, key)
+    ways = [condition] if condition is not None else []
     if "external_id" in shape.table.columns:
         ways.append(sql.SQL("t.external_id = {}").format(sql.Literal(key)))
     for way in ways:
@@ -80,6 +85,8 @@ def _row(connection: Connection, shape: Shape, key: str) -> tuple[dict[str, Any]
             raise AtlasError(
                 f"Several rows of {shape.name} have the id {key!r}. Name one by its key: {keys}", usage=True
             )
+    if words := erasure.told(connection, str(shape.table.schema), key):
+        raise AtlasError(words)
     raise AtlasError(
         f"{shape.name} has no row {key!r}. Its key is {', '.join(shape.key)}"
         + (", or external_id." if "external_id" in shape.table.columns else "."),
@@ -87,8 +94,23 @@ def _row(connection: Connection, shape: Shape, key: str) -> tuple[dict[str, Any]
     )
 
 
-def unproven(connection: Connection) -> list[dict[str, Any]]:
-    """For each table of each domain how many rows it has, and how many of them nothing proves."""
+def _has_key(connection: Connection, shape: Shape, key: str) -> sql.Composed | None:
+    """That a row `t` has a key, in the types of its columns, so that an index finds it; None where it can be no key."""
+    parts = list(zip(shape.key, key.split(" ", len(shape.key) - 1), strict=False))
+    valid = connection.execute(
+        "select bool_and(pg_input_is_valid(value, type)) as valid from unnest(%s::text[], %s::text[]) as p (value, type)",
+        [[value for _, value in parts], [shape.type_of(column) for column, _ in parts]],
+    ).fetchone()
+    if len(parts) < len(shape.key) or not (valid and valid["valid"]):
+        return None
+    return sql.SQL(" and ").join(
+        sql.SQL("t.{} = {}::{}").format(sql.Identifier(column), sql.Literal(value), sql.SQL(shape.type_of(column)))
+        for column, value in parts
+    )
+
+
+def unproven(connection: Connection, table: str | None = None) -> list[dict[str, Any]]:
+    """For a table, or each table of each domain, how many rows it has, and how many of them nothing proves."""
     house.load_tables()
     return connection.execute(
         """
@@ -100,7 +122,9 @@ def unproven(connection: Connection) -> list[dict[str, Any]]:
                    or not exists (select from staging.payloads p where p.payload_id = t.payload_id)
             ) as unproven
         from ops.trace t
+        where %(table)s::text is null or table_name = %(table)s
         group by table_name
         order by table_name
-        """
+        """,
+        {"table": table},
     ).fetchall()

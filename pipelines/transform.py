@@ -9,10 +9,11 @@ when, and what is kept of it. Not: what becomes of the rows (`deriving`).
 
 import hashlib
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from psycopg.types.json import Jsonb
 
-from pipelines import content, house, ledger, quarantine
+from pipelines import content, failpoints, house, ledger, quarantine
 from pipelines.deriving import Derivation
 from pipelines.house import Select
 from pipelines.ledger import Counts, Run
@@ -78,9 +79,18 @@ def transform(
         ) as run,
         run.connection.transaction(),
     ):
-        run.connection.execute(ledger.LOCK_TO_COMMIT, [f"transform {source.domain}"])
-        _Transform(run, source, selects).all(full)
+        failpoints.reached("transform.begun")
+        run.publish(*take_in(run, source, full=full))
+        failpoints.reached("transform.published")
+    failpoints.reached("transform.committed")
     return run
+
+
+def take_in(run: Run, source: Source, *, full: bool = False) -> tuple[Counts, dict[str, Any]]:
+    """Brings what waits in the run's partition into the tables, inside the caller's transaction; what became of it."""
+    run.connection.execute(ledger.LOCK_TO_COMMIT, [f"transform {source.domain}"])
+    failpoints.reached("transform.locked")
+    return _Transform(run, source, house.selects(source.name)).all(full)
 
 
 class _Transform:
@@ -92,15 +102,20 @@ class _Transform:
         self.derivation = Derivation(self.scope, [selects])
         self.digests = {select.file.address: select.file.digest for select in selects}
 
-    def all(self, full: bool) -> None:
+    def all(self, full: bool) -> tuple[Counts, dict[str, Any]]:
         derivation = self.derivation
-        records = self.scope.begin(self.run.partition, full=full or self._sql_changed())
+        records = self.scope.begin(
+            self.run.partition, full=full or self._sql_changed(), code=code_version(self.selects)
+        )
         counts = derivation.no_counts()
+        failpoints.reached("transform.scoped")
         if records:
             counts = derivation.all()
+            failpoints.reached("transform.derived")
             self._take_in()
             quarantine.keep_rows(self.run)
             remember_sql(self.connection, self.selects)
+            failpoints.reached("transform.remembered")
             self.run.advance(records)
         total = Counts()
         for each in counts.values():
@@ -111,7 +126,7 @@ class _Transform:
             "sql": self.digests,
             "content": content.keep_up(self.connection, derivation),
         }
-        self.run.publish(total, stats)
+        return total, stats
 
     def _sql_changed(self) -> bool:
         last = self.connection.execute(
@@ -127,9 +142,11 @@ class _Transform:
     def _take_in(self) -> None:
         """Moves the versions and observations of the scope into force; no landing may retire them meanwhile."""
         self.connection.execute(ledger.LOCK_TO_COMMIT, [f"land {self.run.source}"])
+        failpoints.reached("transform.takes_in")
         parameters = {"run": self.run.id, "source": self.run.source, "code": code_version(self.selects)}
-        for statement in TAKE_IN:
+        for number, statement in enumerate(TAKE_IN):
             self.connection.execute(statement, parameters)
+            failpoints.reached("transform.took_in", str(number))
 
 
 def remember_sql(connection: Connection, selects: Sequence[Select]) -> None:

@@ -75,6 +75,22 @@ def as_of(
         yield Then(domain, moment, tables, recorded)
 
 
+def touched_since(connection: Connection, domain: str, moment: Moment) -> list[str]:
+    """What has removed a domain's history since a moment, in words: runs that pruned some, or erased a record."""
+    rows = connection.execute(
+        """
+        select kind, fetch_run_id, ended_at from ops.fetch_runs
+        where published > %(published)s and split_part(stream, '/', 1) in (%(domain)s, 'atlas')
+          and (kind = 'erase' or kind = 'prune'
+              and (stats -> 'removed' ->> 'versions')::bigint + (stats -> 'removed' ->> 'observations')::bigint > 0)
+        order by published
+        """,
+        {"published": moment.published, "domain": domain},
+    )
+    done = {"erase": "erased a record", "prune": "pruned what was superseded"}
+    return [f"run {row['fetch_run_id']} {done[row['kind']]} at {row['ended_at']:%Y-%m-%d %H:%M}" for row in rows]
+
+
 def _recorded(connection: Connection, domain: str, published: int) -> dict[str, dict[str, Any]]:
     """What was noted last of each table, up to then."""
     rows = connection.execute(
@@ -108,19 +124,20 @@ def differences(connection: Connection, before: Then, after: Then) -> Iterator[d
             after=new.target,
             old=_fields("old", new.content),
             new=_fields("new", new.content),
+            cells=sql.SQL(", ").join(CELL.format(sql.Literal(each), sql.Identifier(each)) for each in new.content),
             counted_before=COUNTED.format(sql.Placeholder("before")),
             counted_after=COUNTED.format(sql.Placeholder("after")),
         )
         parameters = {"before": before.moment.published, "after": after.moment.published, "table": name}
         with connection.cursor(name=f"differing_{name}", withhold=True) as cursor:
             for row in cursor.execute(query, parameters):
-                yield {"table": f"{after.domain}.{name}", **_change(row, new.content)}
+                yield {"table": f"{after.domain}.{name}", **_change(row)}
 
 
-def _change(row: dict[str, Any], columns: list[str]) -> dict[str, Any]:
+def _change(row: dict[str, Any]) -> dict[str, Any]:
     """One difference, with the cells that differ."""
     old, new = row["old"] or {}, row["new"] or {}
-    cells = {column: [old.get(column), new.get(column)] for column in columns if old.get(column) != new.get(column)}
+    cells = {column: [old.get(column), new.get(column)] for column in row["cells"]}
     what = "changed" if row["old"] and row["new"] else "added" if row["new"] else "removed"
     return {
         "key": row["key"],
@@ -145,7 +162,7 @@ DIFFERING = sql.SQL(
         where old is null or new is null or record_image_ne(row({old}), row({new}))
     )
 
-    select d.key, to_jsonb(d.old) as old, to_jsonb(d.new) as new,
+    select d.key, to_jsonb(d.old) as old, to_jsonb(d.new) as new, array_remove(array[{cells}], null) as cells,
         case
             when d.record_id is null then 'rows that refer to it'
             when b.version_id is distinct from a.version_id then 'payload'
@@ -166,6 +183,8 @@ DIFFERING = sql.SQL(
     order by d.key
     """
 )
+
+CELL = sql.SQL("case when record_image_ne(row((d.old).{1}), row((d.new).{1})) then {0} end")
 
 COUNTED = sql.SQL(
     """

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 
+from pipelines import failpoints
 from pipelines.errors import AtlasError
 from pipelines.ledger import LOCK, UNLOCK
 from pipelines.warehouse.engine import Connection
@@ -51,11 +52,14 @@ class Turns:
         while True:
             self._connection.execute(LOCK, [self._name])
             try:
+                failpoints.reached("turns.locked")
                 if (wait_s := self._wait_s()) <= 0:
+                    failpoints.reached("turns.taken")
                     try:
                         yield
                     finally:
                         self._connection.execute(PAUSE, [self._pause_s, self.host])
+                    failpoints.reached("turns.paused")
                     return
             finally:
                 self._connection.execute(UNLOCK, [self._name])

@@ -5,6 +5,7 @@
 """
 
 import os
+import random
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -26,6 +27,11 @@ TEMPLATE = "template_of_tests"
 for name in [name for name in os.environ if name.startswith("ATLAS_") or name in {"DATABASE_URL", "DAGSTER_HOME"}]:
     del os.environ[name]
 os.environ["DAGSTER_DISABLE_TELEMETRY"] = "1"
+os.environ["FAULTS_SEED"] = os.environ.get("FAULTS_SEED") or str(random.randrange(1 << 32))  # all workers have this one
+
+
+def pytest_report_header() -> str:
+    return f"FAULTS_SEED={os.environ['FAULTS_SEED']} repeats the sample of failpoints"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -88,6 +94,28 @@ def warehouse(new_warehouse: Callable[[], Warehouse]) -> Iterator[Warehouse]:
     made = new_warehouse()
     yield made
     made.drop_database(made.database)
+
+
+@pytest.fixture
+def copied(worker_id: str) -> Iterator[Callable[[Warehouse], Warehouse]]:
+    """Copies a database for one test, as often as it is called."""
+    made: list[Warehouse] = []
+
+    def copy(origin: Warehouse) -> Warehouse:
+        warehouse = Warehouse(origin.url.set(database=f"copy_{worker_id}_{len(made)}"))
+        made.append(warehouse)
+        with origin.connect("postgres") as connection:
+            connection.execute(
+                sql.SQL("create database {} template {}").format(
+                    sql.Identifier(warehouse.database), sql.Identifier(origin.database)
+                )
+            )
+        return warehouse
+
+    yield copy
+    for warehouse in made:
+        warehouse.drop_database(warehouse.database)
+        warehouse.drop_database(str(warehouse.dagster_url.database))
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ import psycopg
 import sqlalchemy.exc
 import typer
 
-from pipelines.cli import ask, context, db, move, prove, quarantine, show, too_early, ui
+from pipelines.cli import ask, context, db, drift, keep, move, prove, quarantine, show, too_early, ui
 from pipelines.errors import AtlasError
 
 app = typer.Typer(
@@ -29,6 +29,9 @@ app.command("trace")(prove.trace_)
 app.command("rebuild")(prove.rebuild_)
 app.command("as-of")(prove.as_of)
 app.command()(prove.diff)
+app.command()(keep.prune)
+app.command()(keep.erase)
+app.command("drift")(drift.drift_)
 app.command()(ui.ui)
 
 

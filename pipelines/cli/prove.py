@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from psycopg import sql
 
-from pipelines import history, house, rebuild, trace, travel
+from pipelines import erasure, history, house, rebuild, trace, travel
 from pipelines.cli import context, show
 from pipelines.cli.context import AsJson
 from pipelines.errors import AtlasError
@@ -54,6 +54,7 @@ def trace_(
             "sql": f"sql/{found['sql_path']} {found['sql_digest']}",
             "body": show.document(proof.body),
         }
+        | ({"counters": show.document(proof.counters)} if proof.counters else {})
     )
 
 
@@ -72,6 +73,10 @@ def rebuild_(
             show.as_json({"run": show.run_as_dict(run)}) if json else show.table("Tables", tables)
             return
         compared = rebuild.check(warehouse, domain, workers=workers)
+        with warehouse.connect() as connection:
+            erased = erasure.count(connection, domain)
+    if erased:
+        show.err.print(f"{erased:,} records were erased: neither staging nor the tables have them", highlight=False)
     rows = [asdict(each) for each in compared]
     show.as_json(rows) if json else show.table("As it is, and as derived from staging", rows)
     if not all(each.same for each in compared):
@@ -91,13 +96,14 @@ def as_of(
     json: AsJson = False,
 ) -> None:
     """Print a table as CSV as a run left it, or leave the whole domain as it was in a schema."""
-    if (table is None) == (schema is None):
+    if (table is None) == (not schema):
         raise AtlasError("Name a TABLE to print, or a schema to make: --schema NAME.", usage=True)
     with context.warehouse() as warehouse, warehouse.connect() as connection:
         moment = history.moment(connection, run)
         of = _known(domain or (table or moment.source).replace(".", "/").split("/")[0])
-        with travel.as_of(warehouse, of, moment, schema=schema, workers=workers) as then:
+        with travel.as_of(warehouse, of, moment, schema=schema or None, workers=workers) as then:
             differing = then.differing(connection)
+            touched = travel.touched_since(connection, of, moment)
             if table is not None:
                 _print_rows(connection, then.shape(table), limit, json)
     if schema:
@@ -107,7 +113,11 @@ def as_of(
     if differing:
         raise AtlasError(
             f"This is not quite what run {moment.run_id} recorded: {', '.join(differing)}. "
-            "Rows were changed by hand, or history was erased, pruned or migrated since."
+            + (
+                f"History was removed since: {'; '.join(touched)}."
+                if touched
+                else "Rows were changed by hand, or history was migrated since."
+            )
         )
     show.err.print(f"as recorded by run {moment.run_id}", highlight=False)
 
@@ -127,6 +137,8 @@ def diff(
         old, new = (stack.enter_context(travel.as_of(warehouse, of, each, workers=workers)) for each in moments)
         if table:
             new.shape(table)
+        if touched := travel.touched_since(connection, of, moments[0]):
+            show.err.print(f"history was removed since: {'; '.join(touched)}", highlight=False)
         found: Iterator[dict[str, Any]] = (
             each for each in travel.differences(connection, old, new) if table in (None, each["table"])
         )

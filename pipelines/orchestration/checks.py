@@ -1,11 +1,11 @@
-"""Checks: what Dagster was told of a run is what the ledger says."""
+"""Checks: what Dagster was told of a run is what the ledger says; each row of a table leads to its payload."""
 
 from collections.abc import Iterator
 from typing import Any
 
 import dagster as dg
 
-from pipelines import house
+from pipelines import house, trace
 from pipelines.ledger import Counts
 from pipelines.orchestration.resources import Atlas
 from pipelines.orchestration.source_assets import staging_key, table_key
@@ -46,6 +46,28 @@ def ledger_checks(source: Source) -> dg.AssetChecksDefinition:
                 )
 
     return agrees
+
+
+def proof_checks(source: Source) -> dg.AssetChecksDefinition:
+    """One check a table of the source: it has no row that nothing proves, whichever source it is from."""
+    tables = {table_key(select): select.table.fullname for select in house.selects(source.name)}
+
+    @dg.multi_asset_check(
+        name=f"{source.domain}__{source.stem}__proven",
+        specs=[dg.AssetCheckSpec("proven", asset=key, description="Each row leads to its payload.") for key in tables],
+        required_resource_keys={"atlas"},
+        can_subset=True,
+    )
+    def proven(context: dg.AssetCheckExecutionContext) -> Iterator[dg.AssetCheckResult]:
+        atlas: Atlas = context.resources.atlas
+        with atlas.opened() as warehouse, warehouse.connect() as connection:
+            for check in context.selected_asset_check_keys:
+                counted = next(iter(trace.unproven(connection, tables[check.asset_key])), {"rows": 0, "unproven": 0})
+                yield dg.AssetCheckResult(
+                    passed=not counted["unproven"], check_name=check.name, asset_key=check.asset_key, metadata=counted
+                )
+
+    return proven
 
 
 NAMES = tuple(vars(Counts()))

@@ -7,7 +7,7 @@ spoils only itself: the good ones are recorded, then the run fails and names the
 cannot be chosen one by one, since they show together or not at all.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -181,11 +181,38 @@ def _each_partition(
         yield dg.MaterializeResult(key)
 
 
+MOST_CHANGES = 50
+"""So many lines the UI shows of what has drifted."""
+
+
 def measured(run: Run, table: str | None) -> dict[str, Any]:
     """The ledger's numbers of a run, or of one table in it, as metadata."""
     counts = run.stats["tables"][table] if table else asdict(run.counts)
-    extra = {} if table else {name: value for name, value in run.stats.items() if isinstance(value, int)}
-    return {"fetch_run_id": str(run.id), "status": run.status, **counts, **extra}
+    extra: dict[str, Any] = (
+        {} if table else {name: value for name, value in run.stats.items() if isinstance(value, int)}
+    )
+    if not table and run.stats.get("drift"):
+        extra["drift"] = dg.MetadataValue.md(drift_table(run.stats["drift"]))
+    proof = {"proof": dg.MetadataValue.md(PROOF.format(table=table))} if table else {}
+    return {"fetch_run_id": str(run.id), "status": run.status, **counts, **extra, **proof}
+
+
+PROOF = """`atlas trace {table} KEY` shows what proves a row; for all rows:
+```sql
+select * from ops.trace where table_name = '{table}'
+```"""
+
+
+def drift_table(changes: Sequence[Mapping[str, Any]]) -> str:
+    """Paths that a landing was the first to see, and those that are gone, as Markdown."""
+    lines = ["| what | stream | path | type | share | sample |", "|---|---|---|---|---|---|"]
+    for each in changes[:MOST_CHANGES]:
+        path = each["path"].replace("|", r"\|")
+        cells = [each["what"], each["stream"], f"`{path}`", each["type"], f"{each['share']:.1%}", each["payload_id"]]
+        lines.append(f"| {' | '.join(cells)} |")
+    if len(changes) > MOST_CHANGES:
+        lines.append(f"\n{len(changes) - MOST_CHANGES:,} more: `atlas drift`")
+    return "\n".join(lines)
 
 
 def column_schema(table: Table) -> dg.TableSchema:

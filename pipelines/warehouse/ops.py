@@ -1,13 +1,27 @@
 """`ops`: the sources, the ledger of every run, each SELECT that ever ran, and whose turn it is to ask a host."""
 
 import sqlalchemy
-from sqlalchemy import BigInteger, Boolean, CheckConstraint, Column, ForeignKey, Index, Table, Text, func, text
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    Computed,
+    ForeignKey,
+    Index,
+    Numeric,
+    Table,
+    Text,
+    func,
+    text,
+)
 from sqlalchemy.dialects.postgresql import JSONB, UUID
 
 from pipelines.warehouse.tables import Timestamp, created_column, limited, metadata, one_of, unique
 
 RUN_KINDS = ("land", "transform", "rebuild", "prune", "erase")
 RUN_STATUSES = ("pending", "in_progress", "completed", "failed", "partial_success")
+JSON_TYPES = ("null", "boolean", "number", "string", "array", "object")
 
 
 def _count(name: str, comment: str) -> Column[object]:
@@ -72,6 +86,10 @@ fetch_runs = Table(
         "fetched = created + updated + unchanged + quarantined + duplicates",
         name="conservation",
     ),
+    CheckConstraint(
+        "least(fetched, created, updated, unchanged, deleted, quarantined, duplicates) >= 0",
+        name="not_negative",
+    ),
     CheckConstraint("(ended_at is null) = (status in ('pending', 'in_progress'))", name="ended"),
     Index(None, "stream", "kind", "partition_key", "published"),
     schema="ops",
@@ -112,4 +130,37 @@ tables = Table(
     Column("digest", BigInteger, nullable=False, comment="Sum of the hashes of its rows, audit columns left out"),
     schema="ops",
     comment="What the tables of the domains hold, kept up by each transform; its runs keep what they left behind",
+)
+
+schema_drift = Table(
+    "schema_drift",
+    metadata,
+    Column("stream", Text, primary_key=True, comment="domain/source, with its kind where it has several"),
+    Column(
+        "path", Text, primary_key=True, comment="modelVersions[*].files[*].sizeKB; *: any other key; $: the payload"
+    ),
+    Column("type", Text, primary_key=True, comment="What was there"),
+    one_of("type", JSON_TYPES),
+    Column(
+        "first_run",
+        UUID,
+        ForeignKey("ops.fetch_runs.fetch_run_id"),
+        nullable=False,
+        comment="Landing that saw it first",
+    ),
+    Column(
+        "last_run", UUID, ForeignKey("ops.fetch_runs.fetch_run_id"), nullable=False, comment="Landing that saw it last"
+    ),
+    _count("payloads", "Payloads that had it, of those looked at"),
+    _count("of_payloads", "Payloads looked at that had the object or array it is in"),
+    _count("missed", "How many of these came since the last that had it"),
+    Column(
+        "share",
+        Numeric,
+        Computed("round(least(payloads, of_payloads) / nullif(of_payloads, 0)::numeric, 4)", persisted=True),
+        comment="payloads of of_payloads, at most 1",
+    ),
+    Column("payload_id", UUID, comment="The first payload that was seen with it; it may be gone since"),
+    schema="ops",
+    comment="One row a stream, JSON path and type: what payloads hold, since and until which landing; from a sample",
 )

@@ -45,9 +45,10 @@ select
     p.version_id,
     p.payload_id,
     p.digest,
-    p.request,
-    p.fetched_at,
-    p.landed_run,
+    o.observation_id,
+    coalesce(o.request, p.request) as request,
+    coalesce(o.observed_at, p.fetched_at) as fetched_at,
+    coalesce(o.landed_run, p.landed_run) as landed_run,
     p.derived_run,
     a.address || '.sql' as sql_path,
     p.sql ->> a.address as sql_digest
@@ -55,8 +56,9 @@ from (
 {rows}
 ) as k
 left join lateral ops.in_force(k.record_id) as p on true
+left join staging.observations as o on o.record_id = k.record_id and o.observed_at = k.observed_at
 cross join lateral (
-    select split_part(p.stream, '.', 1) || '/' || split_part(coalesce(k.through, k.table_name), '.', 2) as address
+    select split_part(p.stream, '.', 1) || '/' || split_part(k.table_name, '.', 2) as address
 ) as a"""
 
 
@@ -70,6 +72,7 @@ COLUMNS = {
     "version_id": "Version in force; staging.versions has it",
     "payload_id": "Its body; staging.payloads has it",
     "digest": "sha256 of the bytes as received, counters left out, lower hex",
+    "observation_id": "Counters that it was derived from, in a series; staging.observations has them",
     "request": "URL without secrets, or file:line",
     "fetched_at": "When it was received",
     "landed_run": "Landing that published it",
@@ -82,21 +85,31 @@ COLUMNS = {
 def declare() -> None:
     """Declares both, over all tables that are declared by then."""
     table_function(IN_FORCE, "The version of a record that is in its domain''s tables, or was after a published run")
-    rows = "\nunion all\n".join(_rows(Shape(table)) for table in metadata.sorted_tables if _traced(table))
-    view("ops.trace", TRACE.replace("{rows}", rows), "One row per row of a domain, with what proves it", COLUMNS)
+    rows = sql.SQL("\nunion all\n").join(_rows(Shape(table)) for table in metadata.sorted_tables if _traced(table))
+    view("ops.trace", _trace(rows), "One row per row of a domain, with what proves it", COLUMNS)
+
+
+def row_of(shape: Shape, where: sql.Composable) -> sql.Composed:
+    """Those rows of `ops.trace` that are of a table's rows `t` which meet a condition, found by the table's indexes."""
+    return sql.SQL(_trace(sql.SQL("{} where {}").format(_rows(shape), where))).format()
+
+
+def _trace(rows: sql.Composed) -> str:
+    return TRACE.replace("{rows}", rows.as_string())
 
 
 def _traced(table: Table) -> bool:
     return table.schema not in {"ops", "staging"}
 
 
-def _rows(shape: Shape) -> str:
+def _rows(shape: Shape) -> sql.Composed:
     """Name, key, record and the table through which it is found, for each row of a table."""
     found = OWNED if shape.owned else SHARED
     return found.format(
         name=sql.Literal(shape.name),
         table=shape.target,
         key=shape.key_text("t"),
+        observed=sql.SQL("t.observed_at" if shape.series else "null::timestamptz"),
         own=sql.SQL("t.record_id" if shape.told else "null::uuid"),
         referrers=sql.SQL(" union all ").join(
             REFERRER.format(
@@ -110,13 +123,16 @@ def _rows(shape: Shape) -> str:
             for reference in Shape(other).references
             if reference.table is shape.table
         ),
-    ).as_string()
+    )
 
 
-OWNED = sql.SQL("select {name} as table_name, {key} as key, null as through, t.record_id from {table} as t")
+OWNED = sql.SQL(
+    "select {name} as table_name, {key} as key, null as through, t.record_id, {observed} as observed_at"
+    " from {table} as t"
+)
 SHARED = sql.SQL(
-    "select {name} as table_name, {key} as key, case when {own} is null then f.through end,"
-    " coalesce({own}, f.record_id) from {table} as t"
+    "select {name} as table_name, {key} as key, case when {own} is null then f.through end as through,"
+    " coalesce({own}, f.record_id) as record_id, {observed} as observed_at from {table} as t"
     " left join lateral (select * from ({referrers}) as r limit 1) as f on true"
 )
 REFERRER = sql.SQL("(select {name} as through, r.record_id from {table} as r where {column} = {key} limit 1)")

@@ -46,12 +46,16 @@ def pending(warehouse: Warehouse) -> list[str]:
     return [step.revision for step in reversed(steps)]
 
 
+LOCK = "select pg_advisory_xact_lock(hashtextextended('migrate', 0))"
+"""Runs hold it shared (`ledger`), so that no table changes under them."""
+
+
 def migrate(warehouse: Warehouse) -> list[str]:
-    """Applies pending migrations, one process at a time; the revisions applied."""
+    """Applies pending migrations, one process at a time, when no run is under way; the revisions applied."""
     if not pending(warehouse):
         return []
     with warehouse.engine.begin() as connection:
-        connection.exec_driver_sql("select pg_advisory_xact_lock(hashtextextended('migrate', 0))")
+        connection.exec_driver_sql(LOCK)
         steps = pending(warehouse)
         if steps:
             command.upgrade(_config(connection), "head")
@@ -61,6 +65,7 @@ def migrate(warehouse: Warehouse) -> list[str]:
 def downgrade(warehouse: Warehouse, revision: str = "base") -> None:
     """Takes migrations back, down to a revision; data of what they made goes with it."""
     with warehouse.engine.begin() as connection:
+        connection.exec_driver_sql(LOCK)
         command.downgrade(_config(connection), revision)
 
 

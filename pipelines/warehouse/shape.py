@@ -145,9 +145,18 @@ class Shape:
             return sql.Identifier(column)
         return sql.SQL("({})::{}").format(self.as_text(column), sql.SQL(bare))
 
+    @property
+    def silent(self) -> list[str]:
+        """The columns of which the SELECT says nothing: NULL in its rows, whatever another text of it said before."""
+        return [column for column in self.content if column not in self.yielded]
+
     def typed(self) -> sql.Composed:
         """The rows of `incoming` in the table's types."""
-        columns = (sql.SQL("{} as {}").format(self.cast(column), sql.Identifier(column)) for column in self.yielded)
+        columns = [sql.SQL("{} as {}").format(self.cast(column), sql.Identifier(column)) for column in self.yielded]
+        columns += [
+            sql.SQL("null::{} as {}").format(sql.SQL(self.type_of(column)), sql.Identifier(column))
+            for column in self.silent
+        ]
         return sql.SQL("select {} from {}").format(sql.SQL(", ").join(columns), self.incoming)
 
     def distinct(self) -> sql.Composed:

@@ -83,6 +83,7 @@ versions = Table(
         postgresql_where=text("latest and from_run is null"),
     ),
     schema="staging",
+    postgresql_with={"fillfactor": "45"},  # room in each page to note all of it as seen again: indexes do not grow
     comment="One row a version of a record: what was received when, and which transforms took it in and out",
 )
 
@@ -186,6 +187,22 @@ checkpoints = Table(
     schema="staging",
     prefixes=UNLOGGED,
     comment="Where a landing that broke off goes on",
+)
+
+erasures = Table(
+    "erasures",
+    metadata,
+    Column(
+        "fetch_run_id", UUID, ForeignKey("ops.fetch_runs.fetch_run_id"), primary_key=True, comment="Run that erased it"
+    ),
+    Column("stream", Text, nullable=False, comment="domain/source, or domain/source.kind"),
+    Column("record_id", UUID, nullable=False, comment="ops.key(stream, external_id); the id itself is not kept"),
+    Column("digest", LargeBinary, nullable=False, comment="sha256 of the digests of its versions, in their order"),
+    Column("erased_at", Timestamp, nullable=False, server_default=func.now(), comment="When it was erased"),
+    Column("lifted_at", Timestamp, comment="Since when it may land again"),
+    Index("erasures_in_force_key", "record_id", unique=True, postgresql_where=text("lifted_at is null")),
+    schema="staging",
+    comment="Records that were erased, and do not land again: what is left of them",
 )
 
 quarantine = Table(

@@ -17,31 +17,26 @@ KEPT = """and (
 """A mention changes nothing of what a record of its own tells, unless that is in scope and tells it no more."""
 
 
-def prune(shape: Shape) -> sql.Composed:
+def prune(shape: Shape, *, referred: bool = False) -> sql.Composed:
     """Deletes rows of the records in scope that are no longer yielded; notes the shared keys they let go.
 
-    One row of how many there were, and the sum of their hashes.
+    One row of how many there were, the sum of their hashes, and how many are held by rows that refer to them. referred:
+    those go too.
     """
-    delete = sql.SQL(
+    doomed = sql.SQL(
         """
-        delete from {target} t using {scope} t.record_id = s.record_id
+        select t.ctid as place, {held} as held from {target} t, {scope} t.record_id = s.record_id
           and not exists (select from {incoming} o where {same_key})
         """
     ).format(
+        held=sql.SQL("false") if referred else _referred(shape),
         target=shape.target,
         scope=sql.SQL(SEEN if shape.series else "scope s where"),
         incoming=shape.incoming,
         same_key=shape.same_key("o", "t"),
     )
-    return _letting_go(shape, delete, "t")
-
-
-def _letting_go(shape: Shape, delete: sql.Composed, alias: str) -> sql.Composed:
     shared = shape.shared_references()
-    returned = [
-        sql.SQL("{} as hash").format(shape.hashed(alias)),
-        *(sql.Identifier(alias, name) for name, _ in shared),
-    ]
+    returned = [sql.SQL("{} as hash").format(shape.hashed("t")), *(sql.Identifier("t", name) for name, _ in shared)]
     notes = [
         sql.SQL(", {} as (insert into {} select {} from gone)").format(
             sql.Identifier(f"note_{column}"), loose, sql.Identifier(column)
@@ -49,8 +44,27 @@ def _letting_go(shape: Shape, delete: sql.Composed, alias: str) -> sql.Composed:
         for column, loose in shared
     ]
     return sql.SQL(
-        "with gone as ({} returning {}){} select count(*) as deleted, coalesce(sum(hash), 0) as digest from gone"
-    ).format(delete, sql.SQL(", ").join(returned), sql.SQL("").join(notes))
+        """
+        with doomed as materialized ({doomed}),
+        gone as (delete from {target} t using doomed d where t.ctid = d.place and not d.held returning {returned}){notes}
+        select count(*) as deleted, coalesce(sum(hash), 0) as digest,
+            (select count(*) from doomed where held) as held
+        from gone
+        """
+    ).format(doomed=doomed, target=shape.target, returned=sql.SQL(", ").join(returned), notes=sql.SQL("").join(notes))
+
+
+def _referred(shape: Shape) -> sql.Composable:
+    """Whether any row refers to a row."""
+    referring = [
+        sql.SQL("exists (select from {} r where r.{} = t.{})").format(
+            Shape(table).target, sql.Identifier(reference.column), sql.Identifier(*shape.key)
+        )
+        for table in shape.table.metadata.sorted_tables
+        for reference in Shape(table).references
+        if reference.table is shape.table
+    ]
+    return sql.SQL("({})").format(sql.SQL(" or ").join(referring)) if referring else sql.SQL("false")
 
 
 def merge(shape: Shape) -> sql.Composed:
@@ -59,7 +73,7 @@ def merge(shape: Shape) -> sql.Composed:
     A row that another record owns, outside the scope, must not be taken from it: its record_id then becomes NULL,
     which fails, and the rows are sorted out.
     """
-    columns = list(shape.yielded)
+    columns = [*shape.yielded, *shape.silent]
     rest = [column for column in columns if column not in shape.key]
     update: sql.Composable = sql.SQL("")
     if rest:
@@ -133,23 +147,16 @@ def _audit(shape: Shape) -> list[sql.Composed]:
 def sweep(shape: Shape) -> sql.Composed:
     """Deletes the shared rows that nothing refers to any more, of those let go in this run; as `prune` does."""
     (key,) = shape.key
-    referred = sql.SQL(" and ").join(
-        sql.SQL("not exists (select from {} r where r.{} = t.{})").format(
-            Shape(table).target, sql.Identifier(reference.column), sql.Identifier(key)
-        )
-        for table in shape.table.metadata.sorted_tables
-        for reference in Shape(table).references
-        if reference.table is shape.table
-    )
     delete = sql.SQL(
-        "delete from {target} t where t.{key} in (select key from {loose}) and {referred} {mention}"
+        "delete from {target} t where t.{key} in (select key from {loose}) and not {referred} {mention}"
     ).format(
         target=shape.target,
         key=sql.Identifier(key),
         loose=shape.loose,
-        referred=referred,
+        referred=_referred(shape),
         mention=sql.SQL("and t.record_id is null" if shape.told else ""),
     )
     return sql.SQL(
-        "with gone as ({} returning {} as hash) select count(*) as deleted, coalesce(sum(hash), 0) as digest from gone"
+        "with gone as ({} returning {} as hash)"
+        " select count(*) as deleted, coalesce(sum(hash), 0) as digest, 0 as held from gone"
     ).format(delete, shape.hashed("t"))

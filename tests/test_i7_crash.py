@@ -187,28 +187,6 @@ def bring(warehouse: Warehouse, source: Source, file: Path, day: str) -> None:
     landing.take_in(warehouse, source, day, nullcontext(intake))
 
 
-@pytest.fixture
-def copied() -> Iterator[Copied]:
-    """Copies a database of the stage for one test."""
-    made: list[Warehouse] = []
-
-    def copy(origin: Warehouse) -> Warehouse:
-        warehouse = Warehouse(origin.url.set(database=f"{origin.database}_crash"))
-        made.append(warehouse)
-        with origin.connect("postgres") as connection:
-            connection.execute(
-                sql.SQL("create database {} template {}").format(
-                    sql.Identifier(warehouse.database), sql.Identifier(origin.database)
-                )
-            )
-        return warehouse
-
-    yield copy
-    for warehouse in made:
-        warehouse.drop_database(warehouse.database)
-        warehouse.drop_database(str(warehouse.dagster_url.database))
-
-
 @pytest.fixture(autouse=True)
 def ctrl_c() -> Iterator[None]:
     """A test run in the background of a shell ignores Ctrl-C, and its children would too."""

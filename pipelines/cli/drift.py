@@ -1,0 +1,38 @@
+"""`atlas drift`: what has changed in the shape of payloads."""
+
+from typing import Annotated
+
+import typer
+
+from pipelines import drift, house
+from pipelines.cli import context, show
+from pipelines.cli.context import AsJson
+
+
+def drift_(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Domains and sources; all by default.", metavar="[SOURCE]")
+    ] = None,
+    json: AsJson = False,
+) -> None:
+    """Show JSON paths and types that came after a stream's first landing, and those that are gone; newest first."""
+    streams = [stream for source in house.find_sources(names or []) for stream in source.streams.values()]
+    with context.warehouse() as warehouse, warehouse.connect() as connection:
+        found = drift.changes(connection, streams)
+    if json:
+        show.as_json(found)
+        return
+    rows = [
+        {
+            "what": each["what"],
+            "stream": each["stream"],
+            "path": each["path"],
+            "type": each["type"],
+            "share": f"{each['share']:.1%}",
+            "missed": each["missed"],
+            "run": str(each["run"])[: show.ID_LENGTH],
+            "sample": each["payload_id"],
+        }
+        for each in found
+    ]
+    show.table("What payloads have come to hold, and hold no more", rows)

@@ -1,0 +1,227 @@
+"""Erasing a record: whatever is held of it goes, and it does not land again.
+
+    record ──> a tombstone, taken into the tables ──> versions, bodies, observations, quarantine removed ──> an erasure
+
+All in one transaction. What is left, in `staging.erasures`, are keys and digests; landings skip the record from then
+on, until the erasure is lifted. Belongs here: one record. Not: what is merely old (`retention`).
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from psycopg import sql
+
+from pipelines import bodies, house, ledger, transform
+from pipelines.errors import AtlasError
+from pipelines.ledger import Run
+from pipelines.retention import vacuum
+from pipelines.source import Source
+from pipelines.warehouse.engine import Connection, Warehouse
+
+PARTITION = "all"
+"""No version is of this day but the tombstone."""
+
+
+def held(connection: Connection, stream: str, external_id: str) -> dict[str, int]:
+    """How many versions, observations and quarantine entries there are of a record, and payloads under way."""
+    row = connection.execute(HELD, {"stream": stream, "external_id": external_id}).fetchone()
+    assert row is not None
+    return row
+
+
+def erase(
+    warehouse: Warehouse,
+    source: Source,
+    stream: str,
+    external_id: str,
+    *,
+    notify: Callable[[Run], None] = ledger.silent,
+) -> Run:
+    """Removes a record from staging, quarantine and tables; the closed run, with what was removed in its stats."""
+    code = transform.code_version(house.selects(source.name))
+    with ledger.opened(warehouse, source, "erase", PARTITION, code_version=code, notify=notify) as run:
+        with run.connection.transaction():
+            for lock in (f"transform {source.domain}", f"land {source.name}", bodies.LOCK):
+                run.connection.execute(ledger.LOCK_TO_COMMIT, [lock])
+            parameters = {"run": run.id, "source": source.name, "stream": stream, "external_id": external_id}
+            _require(run.connection, parameters)
+            for statement in BEGIN:
+                run.connection.execute(statement, parameters)
+            counts, stats = transform.take_in(run, source)
+            removed = {what: _removed(run.connection, each, parameters) for what, each in REMOVE.items()}
+            stats["erased"] = removed | _shared(run.connection)
+            run.publish(counts, stats)
+        written = [name for name, each in stats["tables"].items() if each["updated"] or each["deleted"]]
+        vacuum(run.connection, STAGING + written)
+    return run
+
+
+def lift(warehouse: Warehouse, stream: str, external_id: str) -> bool:
+    """Lets an erased record land again; whether it was erased."""
+    with warehouse.connect() as connection:
+        return bool(connection.execute(LIFT, {"stream": stream, "external_id": external_id}).rowcount)
+
+
+def told(connection: Connection, domain: str, key: str) -> str | None:
+    """When and by which run the record that has a key was erased, in a sentence.
+
+    key: the source's own id, or the record's id.
+    """
+    row = connection.execute(TOLD, {"domain": f"{domain}/", "key": key}).fetchone()
+    if row is None:
+        return None
+    return (
+        f"A record {key!r} of {row['stream']} was erased at {row['erased_at']:%Y-%m-%d %H:%M} UTC by run "
+        f"{row['fetch_run_id']}: nothing is kept of it but its digest {bytes(row['digest']).hex()[:16]}…"
+        + ("" if row["lifted_at"] is None else f" It may land again since {row['lifted_at']:%Y-%m-%d}.")
+    )
+
+
+def count(connection: Connection, domain: str) -> int:
+    """How many records of a domain were erased."""
+    row = connection.execute(
+        "select count(*) as number from staging.erasures where starts_with(stream, %s)", [f"{domain}/"]
+    ).fetchone()
+    assert row is not None
+    return int(row["number"])
+
+
+def _require(connection: Connection, parameters: dict[str, Any]) -> None:
+    """Fails where there is nothing to erase, or a landing under way holds it too."""
+    found = connection.execute(HELD, parameters).fetchone()
+    assert found is not None
+    if not any(found.values()):
+        raise AtlasError(
+            f"Nothing is held of a record {parameters['external_id']!r} of {parameters['stream']}.", usage=True
+        )
+    landing = connection.execute(UNDER_WAY, parameters).fetchone()
+    if landing is not None:
+        raise AtlasError(
+            f"Landing {landing['fetch_run_id']} of {parameters['source']} is under way and has just received the "
+            "record. Erase it when that has ended: atlas runs"
+        )
+
+
+def _removed(connection: Connection, statement: str | sql.Composed, parameters: dict[str, Any]) -> int:
+    query = sql.SQL(statement) if isinstance(statement, str) else statement
+    return connection.execute(query, parameters).rowcount
+
+
+def _shared(connection: Connection) -> dict[str, int]:
+    """How many bodies stay, because another record has the same."""
+    row = connection.execute(
+        """
+        select count(distinct p.payload_id) as shared_bodies
+        from erased join staging.payloads p using (payload_id)
+        """
+    ).fetchone()
+    assert row is not None
+    return row
+
+
+STAGING = [
+    f"staging.{name}"
+    for name in (
+        "payloads",
+        "versions",
+        "derivations",
+        "observations",
+        "waits",
+        "arrivals",
+        "rejects",
+        "checkpoints",
+        "quarantine",
+    )
+]
+
+HELD = """
+select
+    (select count(*) from staging.versions where record_id = k.id) as versions,
+    (select count(*) from staging.observations where record_id = k.id) as observations,
+    (select count(*) from staging.quarantine where record_id = k.id) as quarantine_entries,
+    (select count(*) from staging.arrivals where (stream, external_id) = (%(stream)s, %(external_id)s))
+        + (select count(*) from staging.rejects where (stream, external_id) = (%(stream)s, %(external_id)s)) as arrivals
+from (select ops.key(%(stream)s, %(external_id)s) as id) as k
+"""
+
+UNDER_WAY = """
+select r.fetch_run_id from ops.fetch_runs r
+where r.status in ('pending', 'in_progress')
+  and r.fetch_run_id = any(array(
+      select fetch_run_id from staging.arrivals where (stream, external_id) = (%(stream)s, %(external_id)s)
+      union all
+      select fetch_run_id from staging.rejects where (stream, external_id) = (%(stream)s, %(external_id)s)))
+limit 1
+"""
+
+BEGIN = (
+    """
+    create temp table erased on commit drop as
+    select version_id, payload_id, digest, landed_run from staging.versions
+    where record_id = ops.key(%(stream)s, %(external_id)s)
+    """,
+    """
+    insert into staging.erasures (fetch_run_id, stream, record_id, digest)
+    select %(run)s, %(stream)s, ops.key(%(stream)s, %(external_id)s), sha256(coalesce(
+        (select string_agg(digest, '' order by version_id) from erased),
+        (select string_agg(digest, '' order by quarantine_id) from staging.quarantine
+         where record_id = ops.key(%(stream)s, %(external_id)s)),
+        ''))
+    """,
+    """
+    update staging.versions set latest = false where record_id = ops.key(%(stream)s, %(external_id)s) and latest
+    """,
+    """
+    insert into staging.versions
+        (stream, external_id, record_id, version_at, fetched_at, request, partition_key, landed_run, latest)
+    select %(stream)s, %(external_id)s, ops.key(%(stream)s, %(external_id)s), now(), now(), 'erased', 'all', %(run)s,
+        true
+    """,
+    """
+    insert into erased
+    select version_id, payload_id, digest, landed_run from staging.versions where landed_run = %(run)s
+    """,
+)
+
+REMOVE: dict[str, str | sql.Composed] = {
+    "observations": "delete from staging.observations where record_id = ops.key(%(stream)s, %(external_id)s)",
+    "derivations": "delete from staging.derivations d using erased e where d.version_id = e.version_id",
+    "versions": "delete from staging.versions v using erased e where v.version_id = e.version_id",
+    "waits": "delete from staging.waits where record_id = ops.key(%(stream)s, %(external_id)s)",
+    # What was mended into the record; what its going has closed, such as its tags that did not fit.
+    "quarantine_entries": """
+        delete from staging.quarantine q
+        where q.record_id = ops.key(%(stream)s, %(external_id)s)
+           or q.stage = 'land' and q.stream = %(stream)s and (
+               q.digest in (select digest from erased)
+               or q.record_id is null and q.closed_run in (
+                   select e.landed_run from erased e join ops.fetch_runs r on r.fetch_run_id = e.landed_run
+                   where r.fetched = 1))
+           or q.stage = 'transform' and q.record_id is null and q.closed_run = %(run)s
+    """,
+    # Whatever broken off landings of the source kept: any of it may tell of the record. They begin anew.
+    **{
+        kept: sql.SQL(
+            """
+            delete from staging.{} where fetch_run_id = any(array(
+                select fetch_run_id from ops.fetch_runs
+                where stream = %(source)s and kind = 'land' and status = 'failed'))
+            """
+        ).format(sql.Identifier(kept))
+        for kept in ("arrivals", "rejects", "checkpoints")
+    },
+    # Those of crashed landings go too: of whom they are cannot be told.
+    "bodies": sql.SQL("delete from staging.payloads p where {}").format(bodies.UNNAMED),
+}
+
+LIFT = """
+update staging.erasures set lifted_at = now()
+where record_id = ops.key(%(stream)s, %(external_id)s) and lifted_at is null
+"""
+
+TOLD = """
+select e.* from staging.erasures e
+where starts_with(e.stream, %(domain)s)
+  and (e.record_id = ops.key(e.stream, %(key)s) or e.record_id::text = lower(%(key)s))
+order by e.erased_at desc limit 1
+"""

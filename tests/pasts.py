@@ -1,0 +1,189 @@
+"""Sources that say anything, SELECT files that change between runs, and what the tables held after each run.
+
+For tests that look back. Two sources: CivitAI (counters, tags, claims that are contested, children that wait for
+parents) and Danbooru (tags that a record of their own tells).
+"""
+
+import os
+import random
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+from psycopg import sql
+
+from pipelines import house
+from pipelines.ledger import Run
+from pipelines.transform import transform, waiting
+from pipelines.warehouse.engine import Warehouse
+from pipelines.warehouse.tables import AUDIT_COLUMNS, metadata
+from tests.test_scope import DAYS, Json, Told, any_listed, any_model, rows, some
+
+Tables = dict[str, list[tuple[Any, ...]]]
+
+SEED = os.environ.get("PASTS_SEED", "20261101")
+SEEDS = range(int(os.environ.get("PASTS", "1")))
+"""How many histories by chance each test tries."""
+
+IMAGES = "image_id, record_id, source_id, model_id, model_version_id, external_id, url, rating"
+ARTIFACTS = "artifact_id, record_id, model_version_id, external_id, kind, file_name"
+
+EDITIONS: dict[str, list[str]] = {
+    "catalog/civitai/models": [
+        "{}\n-- The same in other words.",
+        "select model_id, record_id, source_id, external_id, upper(name) as name, type, nsfw_rating, raw\n"
+        "from (\n{}\n) as o",
+    ],
+    "catalog/civitai/model_versions": [
+        "select model_version_id, record_id, model_id, external_id, 'one' as version_label, metadata\n"
+        "from (\n{}\n) as o",
+    ],
+    "catalog/civitai/artifacts": [
+        f"select {ARTIFACTS}, trunc(size_bytes) + 0.0 as size_bytes from (\n{{}}\n) as o",
+        f"select {ARTIFACTS}, trunc(size_bytes)::text as size_bytes, metadata from (\n{{}}\n) as o",
+    ],
+    "catalog/civitai/images": [
+        f"select {IMAGES}, width::numeric + 0.0 as width, metadata::text as metadata from (\n{{}}\n) as o",
+        "select * from (\n{}\n) as o where url like '%/a.png'",
+    ],
+    "catalog/civitai/model_tags": [
+        "select model_id, tag_id, record_id, upper(spelling) as spelling from (\n{}\n) as o"
+    ],
+    "catalog/civitai/model_stats": [
+        "select model_id, observed_at, record_id, downloads from (\n{}\n) as o where downloads <> '2'",
+    ],
+    "catalog/danbooru/tags": [
+        "select tag_id, record_id, source_id, name, normalized_name from (\n{}\n) as o",
+        "select * from (\n{}\n) as o where record_id is null",
+    ],
+}
+"""Other texts of SELECT files, around the one that there is: other values, rows, columns, types."""
+
+
+@dataclass
+class Files:
+    """The SELECT files, in a folder where they may change."""
+
+    folder: Path
+    first: dict[str, str]
+
+    def change(self, address: str, edition: int | None) -> None:
+        """Gives a file another edition, or its first text again."""
+        text = self.first[address]
+        if edition is not None:
+            text = EDITIONS[address][edition].format(text)
+        (self.folder / f"{address}.sql").write_text(text)
+        house.selects.cache_clear()
+
+
+@contextmanager
+def changing_files(folder: Path, sources: tuple[str, ...]) -> Iterator[Files]:
+    """A copy of the SELECT files in place of those of the house, and these sources alone."""
+    shutil.copytree(house.SQL, folder)
+    house.load_tables()
+    there = {name: replace(source, look=None) for name, source in house.sources().items() if name in sources}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(house, "SQL", folder)
+        patch.setattr(house, "sources", lambda: there)
+        house.selects.cache_clear()
+        yield Files(folder, {address: (folder / f"{address}.sql").read_text() for address in EDITIONS})
+    house.selects.cache_clear()
+
+
+@dataclass
+class World:
+    """A warehouse, what its sources say, and what its tables held after each run."""
+
+    warehouse: Warehouse
+    files: Files
+    dice: random.Random
+    changes: bool = True
+    """Whether SELECT files change."""
+    told: dict[str, Told] = field(default_factory=dict)
+    held: dict[UUID, Tables] = field(default_factory=dict)
+    runs: list[Run] = field(default_factory=list)
+    after: Callable[["World", Run], None] = lambda world, run: None
+
+    def __post_init__(self) -> None:
+        self.told = {name: Told(self.warehouse, source) for name, source in house.sources().items()}
+
+    def done(self, run: Run) -> None:
+        """Keeps what a run left behind."""
+        self.runs.append(run)
+        self.held[run.id] = tables(self.warehouse)
+        self.after(self, run)
+
+    def step(self) -> None:
+        """A record arrives, changes or goes; perhaps a SELECT file changes, or a day is taken in."""
+        name = self.dice.choice(list(self.told))
+        told = self.told[name]
+        kind, record, body = SAYS[name](self.dice)
+        day = self.dice.choice(DAYS)
+        if self.dice.random() < 0.25 and (kind, record) in told.now:
+            self.done(told.sweep(record, day=day, kind=kind))
+        else:
+            self.done(told.land(record, body, day=day, kind=kind))
+            told.clock += timedelta(hours=self.dice.choice([0, 7]))
+        if self.changes and self.dice.random() < 0.4:
+            address = self.dice.choice([each for each in EDITIONS if each.rpartition("/")[0] in self.told])
+            self.files.change(address, self.dice.choice([None, *range(len(EDITIONS[address]))]))
+        if self.dice.random() < 0.6:
+            self.take_in(1)
+
+    def take_in(self, most: int = 99) -> None:
+        """Takes in days that wait, in any order."""
+        days = [(told.source, day) for told in self.told.values() for day in waiting(self.warehouse, told.source)]
+        self.dice.shuffle(days)
+        for source, day in days[:most]:
+            self.done(transform(self.warehouse, source, day))
+
+    def live(self, steps: int) -> None:
+        """A history of so many steps, at the end of which nothing waits."""
+        for _ in range(steps):
+            self.step()
+        self.take_in()
+
+
+def tables(warehouse: Warehouse, schema: str = "catalog") -> Tables:
+    """The rows of all tables of a schema as COPY would write them, less what the engine fills."""
+    found = {}
+    for table in metadata.sorted_tables:
+        if table.schema == "catalog":
+            columns = [column.name for column in table.columns if column.name not in AUDIT_COLUMNS]
+            found[table.name] = rows(
+                warehouse,
+                sql.SQL("select {} from {} as t order by {}").format(
+                    sql.SQL(", ").join(sql.SQL("{}::text").format(sql.Identifier(column)) for column in columns),
+                    sql.Identifier(schema, table.name),
+                    sql.SQL(", ").join(sql.Identifier("t", column.name) for column in table.primary_key),
+                ),
+            )
+    return found
+
+
+def said_by_civitai(dice: random.Random) -> tuple[str, str, Json]:
+    number = dice.randint(1, 4)
+    if dice.random() < 0.4:
+        return "images", str(number), any_listed(dice, number)
+    body = any_model(dice, number) | {"description": dice.choice(["short", "long"])}
+    for version in body["modelVersions"]:
+        for file in version["files"]:
+            file["sizeKB"] = dice.choice([1, 2])
+    return "models", str(number), body
+
+
+def said_by_danbooru(dice: random.Random) -> tuple[str, str, Json]:
+    number = dice.randint(1, 3)
+    if dice.random() < 0.4:
+        return "tags", str(number), {"id": number, "name": f"tag_{number}", "category": dice.choice([0, 1])}
+    tags = " ".join(f"tag_{each}" for each in some(dice, 4))
+    return "posts", str(number), {"id": number, "rating": "g", "tag_string": tags, "score": dice.randint(1, 3)}
+
+
+SAYS = {"catalog/civitai": said_by_civitai, "catalog/danbooru": said_by_danbooru}
