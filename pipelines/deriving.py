@@ -207,6 +207,7 @@ class Derivation:
         self._prune(held, counts, referred=True)
         for shape in self.shared:
             self._take_away(shape, writing.sweep(shape), counts)
+            failpoints.reached("write.swept", shape.table.name)
         self.connection.execute("set constraints all immediate")
         failpoints.reached("write.checked")
 
@@ -226,7 +227,6 @@ class Derivation:
         counts[shape.name].deleted += gone["deleted"]
         self.changes[shape.name].rows -= gone["deleted"]
         self.changes[shape.name].digest -= int(gone["digest"])
-        failpoints.reached("write.taken_away", shape.table.name)
         return int(gone["held"])
 
     def _create_temporary(self) -> None:

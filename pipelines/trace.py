@@ -98,7 +98,10 @@ def _has_key(connection: Connection, shape: Shape, key: str) -> sql.Composed | N
     """That a row `t` has a key, in the types of its columns, so that an index finds it; None where it can be no key."""
     parts = list(zip(shape.key, key.split(" ", len(shape.key) - 1), strict=False))
     valid = connection.execute(
-        "select bool_and(pg_input_is_valid(value, type)) as valid from unnest(%s::text[], %s::text[]) as p (value, type)",
+        """
+        select bool_and(pg_input_is_valid(value, type)) as valid
+        from unnest(%s::text[], %s::text[]) as p (value, type)
+        """,
         [[value for _, value in parts], [shape.type_of(column) for column, _ in parts]],
     ).fetchone()
     if len(parts) < len(shape.key) or not (valid and valid["valid"]):

@@ -35,7 +35,7 @@ DAY = "2026-11-01"
 START = datetime(2026, 11, 1, tzinfo=UTC)
 BASE = 8
 """Payloads of a stream that mutants are landed beside, beside those that its paths are found in."""
-RUNS = 4
+RUNS = 6
 """So many landings a path that few payloads have may take until it is told as gone."""
 
 EVERYWHERE = int(os.environ.get("DRIFT_EVERYWHERE", "20"))
@@ -313,14 +313,15 @@ def everywhere(found: Watched, mutant: Mutant) -> int:
     (row,) = found.ask(
         """
         select max(of_payloads - missed) as before, sum(payloads) as payloads
-        from ops.schema_drift where stream = %s and path = %s
+        from ops.schema_drift where stream = %s and path = %s and type = any(%s)
         """,
         stream,
         path,
+        [type_ for each, type_ in lost if each == path],
     )
     within = found.within(kind, [each.body for each in changed], path)
     chance = max(1e-9, 1 - float(row["payloads"]) / (row["before"] + 1))
-    times = math.ceil(1.1 * math.log(drift.CHANCE) / math.log(chance) / max(within, 1))
+    times = math.ceil(1.3 * math.log(drift.CHANCE) / math.log(chance) / max(within, 1))
     for number in range(1, RUNS + 1):
         copies = max(1, min(times, drift.WHOLE // len(changed)))
         found.land([found.another(each) for _ in range(copies) for each in changed])

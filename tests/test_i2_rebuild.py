@@ -40,7 +40,7 @@ def places(warehouse: Warehouse) -> dict[str, set[tuple[str, ...]]]:
     }
 
 
-def kept(warehouse: Warehouse) -> dict[str, tuple[int, str]]:
+def kept(warehouse: Warehouse) -> dict[str, tuple[int, int]]:
     """What `ops.tables` says of the tables it knows."""
     return {name: (number, digest) for name, number, digest in rows(warehouse, "select * from ops.tables")}
 

@@ -150,11 +150,13 @@ def test_one_changed_payload_is_seen_in_tuples_and_in_wal(warehouse: Warehouse, 
         after = tuples(warehouse)
     assert {table for table in before if after[table] != before[table]} == {
         "catalog.models",
+        "ops.schema_drift",
         "ops.tables",
         "staging.payloads",
         "staging.versions",
     }
-    assert touched == LEDGER | {"catalog.models", "ops.tables", "staging.payloads", "staging.versions"}
+    changed_tables = {"catalog.models", "ops.schema_drift", "ops.tables", "staging.payloads", "staging.versions"}
+    assert touched == LEDGER | changed_tables
 
 
 def test_a_misfit_seen_again_changes_its_entry_and_no_row(warehouse: Warehouse, civitai: Source) -> None:

@@ -370,9 +370,9 @@ REFETCHED, REFETCHES = int(os.environ.get("REFETCHED", "2000")), int(os.environ.
 @pytest.mark.timeout(3_600)
 @pytest.mark.parametrize("days", [1, REFETCHES], ids=["in one day", "a day each"])
 def test_what_is_fetched_again_unchanged_adds_next_to_nothing(warehouse: Warehouse, made: Source, days: int) -> None:
-    """At most 1 % of a warehouse of 20,000 payloads of 4 kB; with fewer the ledger shows, and only the data counts."""
+    """At most 1 % of a warehouse of 20,000 payloads of 8 kB; with fewer the ledger shows, and only the data counts."""
     chance = random.Random(1)
-    filling = [chance.randbytes(1_500).hex() for _ in range(REFETCHED)]
+    filling = [chance.randbytes(4_000).hex() for _ in range(REFETCHED)]
 
     def items() -> Iterator[Payload]:
         for number, text in enumerate(filling):

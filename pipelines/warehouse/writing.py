@@ -46,7 +46,9 @@ def prune(shape: Shape, *, referred: bool = False) -> sql.Composed:
     return sql.SQL(
         """
         with doomed as materialized ({doomed}),
-        gone as (delete from {target} t using doomed d where t.ctid = d.place and not d.held returning {returned}){notes}
+        gone as (
+            delete from {target} t using doomed d where t.ctid = d.place and not d.held returning {returned}
+        ){notes}
         select count(*) as deleted, coalesce(sum(hash), 0) as digest,
             (select count(*) from doomed where held) as held
         from gone
