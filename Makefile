@@ -46,7 +46,7 @@ test-histories: install ## many histories of sources that change while they are 
 	HISTORIES=$(HISTORIES) $(BIN)/python -m pytest -n $(JOBS) --dist worksteal -rP --show-capture=stdout tests/test_histories.py
 
 bench: install ## what must take no longer than it may; on a machine that does nothing else
-	$(BIN)/python -m pytest -q -s -p no:xdist tests/budgets.py
+	$(BIN)/python -m pytest -q -s tests/budgets.py
 
 lint: install ## format, style, types, Dagster definitions
 	$(BIN)/ruff format --check .
