@@ -287,6 +287,20 @@ def test_a_page_with_room_for_more_hides_none(opened: Open, stale: int) -> None:
     assert len(reader.server.log) < 12
 
 
+def test_a_page_that_tells_less_than_half_hides_none(opened: Open) -> None:
+    """None that overlaps it goes further; the page after it is no proof unless it is empty."""
+    shelf = Shelf(list(range(1, 1001)), stale=set(range(691, 891)), before=losing(0, 2))
+    assert missed(shelf, opened(shelf).read(**LARGE)) == shelf.stale
+
+
+def test_a_page_that_begins_too_low_is_no_known_ground(opened: Open) -> None:
+    """It is all below the mark, since a hundred have gone; so are not those that it passes over."""
+    shelf = Shelf(list(range(1, 1001)), before=losing(0, 100))
+    window = replace(TODAY, cursors={"entries": {"value": 620}})
+    read = opened(shelf).read(window, **(LARGE | {"overlap": 1}))
+    assert set(range(619, 901)) <= set(map(int, read.told))
+
+
 def test_the_last_page_hides_none(opened: Open) -> None:
     """It tells 319 of 320, and before the page after it is told, the five beyond it have moved up."""
     shelf = Shelf(list(range(1, 326)), stale={100}, before=losing(0, 5))
