@@ -49,7 +49,7 @@ test-faults: install ## every failpoint, killed and cut off, and every outage; `
 	FAULTS=all $(BIN)/python -m pytest -n $(JOBS) --dist worksteal tests/test_i7_failpoints.py tests/test_i7_outages.py
 
 bench: install ## what must take no longer than it may; on a machine that does nothing else
-	$(BIN)/python -m pytest -q -s -p no:xdist tests/budgets.py
+	$(BIN)/python -m pytest -q -s tests/budgets.py
 
 lint: install ## format, style, types, Dagster definitions
 	$(BIN)/ruff format --check .

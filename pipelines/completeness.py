@@ -73,8 +73,11 @@ def _unbelievable(told: int, absent: int) -> bool:
 
 
 def _compared(run: Run, stream: str, swept: Swept, at: datetime) -> tuple[int, int, list[dict[str, Any]]]:
-    """Payloads without a readable id, records told, and the records that were there before and are not told."""
-    above, below = (None if each is None else str(each) for each in swept.between)
+    """Payloads without a readable id, records told, and the records that were there before and are not told.
+
+    The last two of the ids that the listing is of, in the order of numbers, which no other stream's ids need be.
+    """
+    above, below = ("" if each is None else str(each) for each in swept.between)
     parameters = {"run": run.id, "stream": stream, "at": at, "above": above, "below": below}
     row = run.connection.execute(
         """
@@ -82,7 +85,11 @@ def _compared(run: Run, stream: str, swept: Swept, at: datetime) -> tuple[int, i
             (select count(*) from staging.rejects
              where fetch_run_id = %(run)s and stream = %(stream)s and external_id is null) as unread,
             (select count(distinct external_id) from staging.arrivals
-             where fetch_run_id = %(run)s and stream = %(stream)s) as told
+             where fetch_run_id = %(run)s and stream = %(stream)s
+               and (%(above)s = ''
+                    or (length(external_id), external_id collate "C") > (length(%(above)s), %(above)s))
+               and (%(below)s = ''
+                    or (length(external_id), external_id collate "C") < (length(%(below)s), %(below)s))) as told
         """,
         parameters,
     ).fetchone()
@@ -93,11 +100,8 @@ def _compared(run: Run, stream: str, swept: Swept, at: datetime) -> tuple[int, i
         from staging.versions v
         where v.stream = %(stream)s and v.latest and v.digest is not null and v.fetched_at < %(at)s
           and (v.version_at < %(at)s or v.version_at > now()) -- else it was seen again since
-          -- in the order of numbers, which no other stream's ids need be
-          and (%(above)s::text is null
-               or (length(v.external_id), v.external_id collate "C") > (length(%(above)s), %(above)s))
-          and (%(below)s::text is null
-               or (length(v.external_id), v.external_id collate "C") < (length(%(below)s), %(below)s))
+          and (%(above)s = '' or (length(v.external_id), v.external_id collate "C") > (length(%(above)s), %(above)s))
+          and (%(below)s = '' or (length(v.external_id), v.external_id collate "C") < (length(%(below)s), %(below)s))
           and not exists (
               select from staging.arrivals a
               where a.fetch_run_id = %(run)s and a.stream = v.stream and a.external_id = v.external_id)

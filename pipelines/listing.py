@@ -18,7 +18,7 @@ import msgspec
 
 from pipelines.errors import SourceFault
 from pipelines.http import Client, request_of, without_secrets
-from pipelines.paging import Below, Last, Numbered, Position, replaced
+from pipelines.paging import Below, Last, Numbered, Position, Step, replaced
 from pipelines.source import Checkpoint, Item, Mark, Payload, Swept, Window
 
 PageT = TypeVar("PageT")
@@ -38,8 +38,9 @@ class Head(msgspec.Struct):
 
 
 class State(msgspec.Struct):
-    """How far a listing was read. ended: at its `end`, at `known` ground, or `unchanged` since the last run.
+    """How far a listing was read.
 
+    ended: at its `end`, at `known` ground, `unchanged` since the last run, or `cut` off where no more may be asked for.
     began: when its first page was asked for. high, low: the first and the last of all places told. last: the page
     before, where pages are numbered. wider: what a wider page told beyond this one; leaves_out: the next page did not
     begin with that.
@@ -169,9 +170,8 @@ class Listing(Generic[PageT]):
         heads = [self._read(each) for each in records]
         keys = [head.key() for head in heads if head]
         places = {head.key(): place for head in heads if head and (place := head.position()) is not None}
-        before = state.last
-        state.link = self._next(target, page, keys, places, next_link)
-        goes_back = before is not None and before is state.last
+        step = self._step(target, page, keys, places, next_link)
+        state.link, state.last = step.link, step.last
         if self._border:
             records += self._left_out(target, keys)
         self._see(keys, target)
@@ -182,15 +182,16 @@ class Listing(Generic[PageT]):
             if state.answers == 1 and self._mark(state.high) != state.high:
                 state.validators = {}  # a page of times that are still to come stays as it is, whatever comes below
         if state.link is None:
-            state.ended = "end"
-        elif self._stop is not None and positions and max(positions) < self._stop and not goes_back:
+            state.ended = "cut" if step.cut else "end"
+            self._client.notes["pages beyond the last that may be asked for"] += step.cut
+        elif self._stop is not None and positions and max(positions) < self._stop and not step.back:
             state.ended = "known"
         return Answer(page, records, request_of(response), Checkpoint(self._name, msgspec.to_builtins(state)))
 
     @property
     def _may_move(self) -> bool:
         """Whether all that is newer than the mark was told: a listing that ends short of it may have been cut."""
-        if self._state.ended == "end" and self._stop is not None and "value" in self._cursor:
+        if self._state.ended in ("end", "cut") and self._stop is not None and "value" in self._cursor:
             self._client.notes["listings that ended short of the last mark, which stays"] += 1
             return False
         return True
@@ -203,24 +204,26 @@ class Listing(Generic[PageT]):
             target = replaced(self._all, self._paging.parameter, f"{word}{place}")
             _, page = self._client.ask(target, self._shape)
             heads = [self._read(bytes(each)) for each in (self._records(page) if page is not None else [])]
+            if page is None or None in heads:
+                raise SourceFault(
+                    f"{self._client.source} does not say which record is next to its {self._name} at "
+                    f"{without_secrets(target)}, so it is not known which are missing. "
+                    "Nothing of this run is published; run it again later."
+                )
             found.append(next((int(head.key()) for head in heads if head), None))
         return found[0], found[1]
 
-    def _next(
+    def _step(
         self, target: str, page: PageT, keys: list[str], places: dict[str, Position], next_link: str | None
-    ) -> str | None:
-        """The link to the next page."""
+    ) -> Step:
+        """From a page to the next."""
         if self._paging is None:
-            return self._following(page, keys, next_link)
+            return Step(self._following(page, keys, next_link))
         if not keys:
             self._expect_none(page, target)
         if isinstance(self._paging, Below):
-            return self._paging.following(target, keys) if keys else None
-        largest, state = int(httpx.URL(self._first).params[self._paging.size]), self._state
-        link, state.last = self._paging.following(target, largest, places, len(self._records(page)), state.last)
-        if link is None and keys:
-            self._client.notes["pages beyond the last that may be asked for"] += 1
-        return link
+            return self._paging.following(target, keys)
+        return self._paging.following(target, places, len(self._records(page)), self._state.last)
 
     def _expect_none(self, page: PageT, target: str) -> None:
         """An empty page is the end; one whose records have no ids is a fault."""
@@ -240,7 +243,7 @@ class Listing(Generic[PageT]):
     def _see(self, keys: list[str], target: str) -> None:
         """Keeps the ids of a page; a listing that goes on without a new one is a fault."""
         fresh = set(keys).difference(*self._keys)
-        self._keys.append(fresh)
+        self._keys.append(set(keys))
         self._client.notes["records told twice"] += len(keys) - len(fresh)
         self._idle = 0 if fresh or self._head is None else self._idle + 1
         if self._idle == MOST_IDLE_PAGES:

@@ -7,6 +7,7 @@ Words of the boorus (danbooru.donmai.us/wiki_pages/help:api), and of many others
 next, and whether a page goes on where the one before has ended. Not: asking (`listing`).
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -20,10 +21,24 @@ Position = datetime | int
 
 
 class Last(msgspec.Struct):
-    """The page before: where its records stood; short: it had room for more."""
+    """The page before: where its records stood. short: it had room for more, and none that overlaps it goes further."""
 
     places: dict[str, int | datetime]
     short: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """From a page to the next.
+
+    link: the page to ask for, None after the last. last: what is then the page before. back: this page begins too low,
+    and one further up is asked for. cut: more may follow, but no page with it may be asked for.
+    """
+
+    link: str | None
+    last: Last | None = None
+    back: bool = False
+    cut: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +47,8 @@ class Below:
 
     parameter: str
 
-    def following(self, target: str, keys: list[str]) -> str:
-        return replaced(target, self.parameter, f"b{min(map(int, keys))}")
+    def following(self, target: str, keys: list[str]) -> Step:
+        return Step(replaced(target, self.parameter, f"b{min(map(int, keys))}") if keys else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,42 +57,46 @@ class Numbered:
 
     A record that both tell, at the place where it was, proves that none between them was passed over. Pages can only
     begin at multiples of their size, so their sizes vary a little. parameter: takes the number, from 1; size: the
-    number of records that a page has room for; most: the highest number that may be asked for.
+    number of records that a page has room for; largest: the most that may be; most: the highest number that may be
+    asked for.
 
-    A source that tells less than there is room for, though more comes after, is read page after page.
+    A page with room for more is no end: what is gone and still indexed takes up room and is not told. The end is an
+    empty page after one that no page overlaps and goes beyond.
     """
 
     parameter: str
     size: str
+    largest: int
     most: int
 
-    def following(
-        self, target: str, largest: int, told: Mapping[str, Position], length: int, last: Last | None
-    ) -> tuple[str | None, Last | None]:
-        """The page to ask for after this one, None where there is none, and what is then the page before.
+    def __post_init__(self) -> None:
+        if math.lcm(*range(1, self.largest + 1)) <= self.largest * self.most:
+            raise ValueError(f"At some border all pages of up to {self.largest} records end: let them be larger.")
 
-        largest: the size of a first page. told: where this page's records stand; length: how many it has.
-        """
+    def following(self, target: str, told: Mapping[str, Position], length: int, last: Last | None) -> Step:
+        """The step from a page. told: where its records stand; length: how many it has."""
         parameters = httpx.URL(target).params
         size, number = int(parameters[self.size]), int(parameters.get(self.parameter, 1))
         begin = (number - 1) * size
-        if last and begin and not last.short and not _goes_on(told, last.places):
-            return self._page(target, largest, begin), last
+        if last and begin and (length or not last.short) and not _goes_on(told, last.places):
+            # By less, many that have gone take many requests; by more, the page there may go no further than before.
+            return Step(self._page(target, max(1, begin - self.largest // 4), 0), last, back=True)
         if not length:
-            return None, last
-        if length < size:
-            return self._numbered(target, size, number + 1) if number < self.most else None, Last(dict(told), True)
-        return self._page(target, largest, begin + length), Last(dict(told), False)
+            return Step(None, last)
+        link = self._page(target, begin + length, begin + size)
+        if link is None and length < size and number < self.most:
+            return Step(self._numbered(target, size, number + 1), Last(dict(told), short=True))
+        return Step(link, Last(dict(told), short=False), cut=link is None)
 
-    def _page(self, target: str, largest: int, end: int) -> str | None:
-        """The page that begins before `end` and goes furthest beyond it, if any may be asked for."""
+    def _page(self, target: str, end: int, beyond: int) -> str | None:
+        """The page that begins before `end` and goes furthest, if one that goes beyond `beyond` may be asked for."""
         pages = [
             (size * number, size, number)
-            for size in range(1, largest + 1)
+            for size in range(1, self.largest + 1)
             if (number := (end - 1) // size + 1) <= self.most
         ]
         reaches, size, number = max(pages, default=(0, 0, 0))
-        return self._numbered(target, size, number) if reaches > end else None
+        return self._numbered(target, size, number) if reaches > beyond else None
 
     def _numbered(self, target: str, size: int, number: int) -> str:
         return replaced(replaced(target, self.size, size), self.parameter, number)

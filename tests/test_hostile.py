@@ -37,10 +37,12 @@ from tests.hostile import Api, Asked, CivitAI, Faithless, Fault, Ollama, Server
 LISTED = ["civitai", "danbooru", "e621", "huggingface"]
 EVERY = [*LISTED, "ollama"]
 PAGE = 3
+PAGE_OF_POSTS = 7
+"""Of a booru, which tells as many as are asked for: smaller ones could not overlap."""
 
 
 def pages_of(size: int) -> Callable[[int], int]:
-    """A small page for a usual limit, and for one more one more."""
+    """A small page for a usual limit, and for one more one more; a booru is asked for small ones itself."""
     usual = {99, 200, 320, 1000}
     return lambda limit: limit if limit < 50 else size + (limit not in usual)
 
@@ -154,6 +156,9 @@ def opened(new_warehouse: Callable[[], Warehouse], monkeypatch: pytest.MonkeyPat
             stem: str, *, size: int = PAGE, records: int = 7, validators: bool = False, rate: float | None = None
         ) -> Site:
             api = hostile.APIS[stem](size=pages_of(size), validators=validators)
+            if isinstance(api, hostile.Booru):
+                monkeypatch.setattr(f"assets.catalog.{stem}.MOST", max(size, PAGE_OF_POSTS))
+                monkeypatch.setattr(f"assets.catalog.{stem}.LAST_PAGE", 50)
             server = stack.enter_context(Server(api.answer))
             for name, value in hostile.environment({stem: server.url}).items():
                 monkeypatch.setenv(name, value)
@@ -346,7 +351,8 @@ def test_two_processes_at_once_obey_and_keep_to_the_rate(opened: Open) -> None:
     environment = os.environ | {"DATABASE_URL": site.warehouse.conninfo}
     program = (
         "from pipelines import fetching, house, landing, settings; from pipelines.source import Window; "
-        "from pipelines.warehouse.engine import opened as warehouse_of; "
+        "from pipelines.warehouse.engine import opened as warehouse_of; from assets.catalog import danbooru; "
+        "danbooru.MOST, danbooru.LAST_PAGE = 7, 50; "
         f"source, window = house.sources()['catalog/danbooru'], Window.of('{site.today}'); "
         "w = warehouse_of(settings.load()).__enter__(); "
         "landing.take_in(w, source, window.key, fetching.opened(w, source, window, 'live', sweep=True))"
@@ -419,7 +425,7 @@ def test_a_run_that_breaks_off_again_and_again_comes_to_its_end(opened: Open) ->
     site = opened("danbooru", records=9)
     for _ in range(20):
         with suppress(Crash):
-            site.load(sweep=True, crash_after=PAGE + 5)
+            site.load(sweep=True, crash_after=PAGE_OF_POSTS + 5)
     assert site.records() == site.world()
 
 

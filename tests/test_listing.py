@@ -3,7 +3,7 @@
 import json
 import random
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
@@ -214,12 +214,14 @@ class Shelf:
     """Records by number, the highest first: a page by its number, or what is next below or above an id.
 
     most: records that a page holds, whatever is asked for. day: the ids that are told but where one record is asked
-    for. before: what happens to the ids before a page is told.
+    for. stale: ids that are gone and still indexed: they take up room, and are not told. before: what happens to the
+    ids before a page is told.
     """
 
     ids: list[int]
-    most: int = 10
-    day: range = range(1_000)
+    most: int = 1_000
+    day: range = range(10_000)
+    stale: set[int] = field(default_factory=set)
     before: Callable[[list[int]], None] = lambda ids: None
 
     def answer(self, asked: Asked) -> Answer:
@@ -232,11 +234,28 @@ class Shelf:
             told = [each for each in ids if each > int(page[1:])][-size:]
         else:
             told = ids[size * (int(page) - 1) :][:size]
-        return Answer({"items": [{"id": each} for each in told]})
+        return Answer({"items": [{"id": each} for each in told if each not in self.stale]})
 
 
-BY_NUMBER = Numbered("page", "limit", 9)
-WORDS: dict[str, Any] = {"head": Numbers, "overlap": None, "limit": 5}
+def missed(shelf: Shelf, *reads: Read) -> set[int]:
+    """Ids that are on the shelf, and were not told."""
+    return set(shelf.ids).difference(*(map(int, read.told) for read in reads))
+
+
+def losing(*numbers: int) -> Callable[[list[int]], None]:
+    """So many of the highest ids are gone before the first page is told, the second, and so on."""
+    left = iter(numbers)
+
+    def before(ids: list[int]) -> None:
+        for _ in range(next(left, 0)):
+            ids.remove(max(ids))
+
+    return before
+
+
+BY_NUMBER = Numbered("page", "limit", 7, 9)
+WORDS: dict[str, Any] = {"head": Numbers, "overlap": None, "limit": 7}
+LARGE: dict[str, Any] = {"paging": Numbered("page", "limit", 320, 750), "head": Numbers, "overlap": None, "limit": 320}
 
 
 def pages_asked(reader: Reader) -> list[tuple[str | None, str]]:
@@ -244,17 +263,68 @@ def pages_asked(reader: Reader) -> list[tuple[str | None, str]]:
 
 
 def test_a_page_by_number_begins_before_the_one_before_has_ended(opened: Open) -> None:
-    reader = opened(Shelf(list(range(1, 12))))
+    reader = opened(Shelf(list(range(1, 16))))
     read = reader.read(paging=BY_NUMBER, **WORDS)
-    assert read.told == [11, 10, 9, 8, 7, 7, 6, 5, 4, 6, 5, 4, 3, 2, 3, 2, 1]
+    assert read.told == [15, 14, 13, 12, 11, 10, 9, 9, 8, 7, 6, 5, 4, 5, 4, 3, 2, 1, 1]
     assert read.swept == [Swept("", 5)]
-    assert pages_asked(reader) == [(None, "5"), ("2", "4"), ("2", "5"), ("3", "4"), ("4", "4")]
+    assert pages_asked(reader) == [(None, "7"), ("2", "6"), ("3", "5"), ("3", "7"), ("4", "7")]
 
 
-def test_a_source_that_tells_less_than_there_is_room_for_is_read_page_after_page(opened: Open) -> None:
-    reader = opened(Shelf(list(range(1, 8)), most=3))
-    assert reader.read(paging=BY_NUMBER, **WORDS).told == [7, 6, 5, 4, 3, 2, 1]
-    assert [page for page, _ in pages_asked(reader)] == [None, "2", "3", "4"]
+def test_pages_that_all_end_at_one_place_are_refused() -> None:
+    """Of a page of six that is the tenth, whatever overlaps the end is larger."""
+    with pytest.raises(ValueError, match="up to 6 records"):
+        Numbered("page", "limit", 6, 10)
+
+
+@pytest.mark.parametrize("stale", [1, 300, 320, 321, 638])
+def test_a_page_with_room_for_more_hides_none(opened: Open, stale: int) -> None:
+    """The 320th of 320 takes up room and is not told; before the next page is, the two highest are gone."""
+    shelf = Shelf(list(range(1, 1001)), stale={1001 - stale}, before=losing(0, 2))
+    reader = opened(shelf)
+    read = reader.read(**LARGE)
+    assert missed(shelf, read) <= shelf.stale
+    assert len(read.swept) == 1
+    assert len(reader.server.log) < 12
+
+
+def test_a_page_that_tells_less_than_half_hides_none(opened: Open) -> None:
+    """None that overlaps it goes further; the page after it is no proof unless it is empty."""
+    shelf = Shelf(list(range(1, 1001)), stale=set(range(691, 891)), before=losing(0, 2))
+    assert missed(shelf, opened(shelf).read(**LARGE)) == shelf.stale
+
+
+def test_a_page_that_begins_too_low_is_no_known_ground(opened: Open) -> None:
+    """It is all below the mark, since a hundred have gone; so are not those that it passes over."""
+    shelf = Shelf(list(range(1, 1001)), before=losing(0, 100))
+    window = replace(TODAY, cursors={"entries": {"value": 620}})
+    read = opened(shelf).read(window, **(LARGE | {"overlap": 1}))
+    assert set(range(619, 901)) <= set(map(int, read.told))
+
+
+def test_the_last_page_hides_none(opened: Open) -> None:
+    """It tells 319 of 320, and before the page after it is told, the five beyond it have moved up."""
+    shelf = Shelf(list(range(1, 326)), stale={100}, before=losing(0, 5))
+    assert missed(shelf, opened(shelf).read(**LARGE)) == {100}
+
+
+@pytest.mark.parametrize("most", range(1, 12))
+def test_pages_that_hold_less_than_asked_for_hide_none_or_are_a_fault(opened: Open, most: int) -> None:
+    shelf = Shelf(list(range(1, 30)), most=most)
+    with suppress(SourceFault):
+        words = WORDS | {"paging": Numbered("page", "limit", 12, 99), "limit": 12}
+        assert not missed(shelf, opened(shelf).read(**words))
+
+
+@pytest.mark.parametrize(
+    ("gone", "requests"),
+    [([], 7), ([0, 300], 10), ([0, 0, 300], 10), ([2] * 100, 11)],
+    ids=["none", "300 after the first page", "300 after the second", "two at every page"],
+)
+def test_going_back_takes_few_requests(opened: Open, gone: list[int], requests: int) -> None:
+    shelf = Shelf(list(range(1, 1401)), before=losing(*gone))
+    reader = opened(shelf)
+    assert not missed(shelf, reader.read(**LARGE))
+    assert len(reader.server.log) <= requests
 
 
 @pytest.mark.parametrize("seed", range(60))
@@ -272,9 +342,11 @@ def test_pages_by_number_pass_over_nothing_while_records_come_and_go(opened: Ope
             elif draw.random() < 0.2:
                 ids.append(max(ids) + 1)
 
-    reader = opened(Shelf([*always, *going], before=before))
-    read = reader.read(paging=Numbered("page", "limit", 99), **(WORDS | {"limit": draw.randint(7, 10)}))
-    assert not always.difference(map(int, read.told))
+    stale = set(draw.sample(sorted(always), k=1)) if draw.random() < 0.5 else set()
+    reader = opened(Shelf([*always, *going], stale=stale, before=before))
+    limit = draw.randint(11, 15)
+    read = reader.read(paging=Numbered("page", "limit", limit, 99), **(WORDS | {"limit": limit}))
+    assert not always.difference(map(int, read.told), stale)
     assert len(read.swept) == 1
 
 
@@ -285,19 +357,35 @@ def test_pages_below_an_id_are_read_to_an_empty_one(opened: Open) -> None:
     assert [page for page, _ in pages_asked(reader)] == [None, "b5", "b2", "b1"]
 
 
+IN_A_ROW: dict[str, Any] = {"paging": Below("page"), "among": {"limit": 1}} | WORDS
+
+
 def test_of_records_with_ids_in_a_row_the_next_ones_are_asked_for(opened: Open) -> None:
     """So that one that was the first or the last of them is missed too."""
-    first = {"paging": Below("page"), "among": {"limit": 1}}
-    assert opened(Shelf([2, 4, 5, 7], day=range(4, 6))).read(**first, **WORDS).swept == [Swept("", 2, (2, 7))]
-    assert opened(Shelf([4, 5], day=range(4, 6))).read(**first, **WORDS).swept == [Swept("", 2, (None, None))]
+    assert opened(Shelf([2, 4, 5, 7], day=range(4, 6))).read(**IN_A_ROW).swept == [Swept("", 2, (2, 7))]
+    assert opened(Shelf([4, 5], day=range(4, 6))).read(**IN_A_ROW).swept == [Swept("", 2, (None, None))]
     nothing = opened(Shelf([2, 7], day=range(4, 6)))
-    assert nothing.read(**first, **WORDS).swept == []
+    assert nothing.read(**IN_A_ROW).swept == []
     assert nothing.client.notes["listings that tell nothing, of which nothing is concluded"] == 1
+
+
+@pytest.mark.parametrize("word", ["b", "a"])
+@pytest.mark.parametrize("said", [Answer({"error": "gone"}, 404), Answer({"items": [{"name": "no id"}]})])
+def test_a_next_record_that_is_not_told_is_a_fault_and_no_end_of_them(opened: Open, word: str, said: Answer) -> None:
+    shelf = Shelf([2, 4, 5, 7], day=range(4, 6))
+
+    class Silent:
+        def answer(self, asked: Asked) -> Answer:
+            one = asked.arguments["limit"] == "1" and asked.arguments["page"].startswith(word)
+            return said if one else shelf.answer(asked)
+
+    with pytest.raises(SourceFault, match=f"does not say which record is next to its entries at /list.*page={word}"):
+        opened(Silent()).read(**IN_A_ROW)
 
 
 @pytest.mark.parametrize("paging", [Below("page"), BY_NUMBER], ids=["below", "numbered"])
 def test_a_page_below_an_id_or_by_number_goes_on_where_it_broke_off(opened: Open, paging: Any) -> None:
-    reader = opened(Shelf(list(range(1, 12))))
+    reader = opened(Shelf(list(range(1, 20))))
     told = reader.read(paging=paging, **WORDS).told
     whole = pages_asked(reader)
     reader.server.log.clear()
@@ -307,12 +395,25 @@ def test_a_page_below_an_id_or_by_number_goes_on_where_it_broke_off(opened: Open
     assert pages_asked(reader) == whole
 
 
-def test_pages_beyond_the_last_that_may_be_asked_for_are_told_of(opened: Open) -> None:
-    reader = opened(Shelf(list(range(1, 20))))
-    words = WORDS | {"overlap": 100}
-    read = reader.read(paging=replace(BY_NUMBER, most=2), since=0, **words)
-    assert (read.told[:5], read.told[-1]) == ([19, 18, 17, 16, 15], 10)
+def test_a_page_by_number_that_is_told_later_hides_none(opened: Open) -> None:
+    """What has gone since it broke off is seen by the last page, which is kept."""
+    shelf = Shelf(list(range(1, 31)))
+    reader = opened(shelf)
+    broken = reader.read(paging=BY_NUMBER, **WORDS, pages=2)
+    losing(4)(shelf.ids)
+    resumed = reader.read(replace(TODAY, resume={"entries": broken.kept}), paging=BY_NUMBER, **WORDS)
+    assert not missed(shelf, broken, resumed)
+
+
+def test_a_listing_that_is_cut_off_is_no_end(opened: Open) -> None:
+    few = replace(BY_NUMBER, most=2)
+    reader = opened(Shelf(list(range(1, 30))))
+    read = reader.read(paging=few, **WORDS)
+    assert (read.told[0], read.told[-1], read.swept) == (29, 16, [])
     assert reader.client.notes["pages beyond the last that may be asked for"] == 1
+    window = replace(TODAY, cursors={"entries": {"value": 5}})
+    assert reader.read(window, paging=few, **(WORDS | {"overlap": 1})).marks["entries"]["value"] == 5
+    assert reader.client.notes["listings that ended short of the last mark, which stays"] == 1
 
 
 def test_a_page_of_records_without_ids_is_no_end(opened: Open) -> None:

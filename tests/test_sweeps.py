@@ -336,8 +336,9 @@ def test_a_listing_of_some_ids_says_nothing_of_others(warehouse: Warehouse, comf
 
 
 def test_a_listing_of_some_ids_that_lost_most_of_them_is_not_believed(warehouse: Warehouse, comfyui: Source) -> None:
+    """However many others are told beside them."""
     take_in(warehouse, comfyui, graphs(map(str, range(1, 30))))
-    few: list[Item] = [graph("3"), Swept("", 1, between=(1, 20))]
+    few: list[Item] = [*graphs(["1", "3", *map(str, range(20, 200))]), Swept("", 1, between=(1, 20))]
     with pytest.raises(SourceFault, match="tells 1 records, and 17 of those it had are missing"):
         take_in(warehouse, comfyui, few, DAYS[1])
     assert take_in(warehouse, comfyui, few, DAYS[1], shrink=True).counts.deleted == 17

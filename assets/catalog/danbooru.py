@@ -37,7 +37,6 @@ ABOVE_ALL = 2**31 - 1
 LAST_PAGE = 1000
 """The highest number of a page that is answered."""
 
-
 MOST = 200
 """The most records that a page of posts holds."""
 
@@ -131,7 +130,7 @@ def probe(client: Client) -> str:
     sweeps="0 4 * * 0",
 )
 def fetch(client: Client, window: Window) -> Iterator[Item]:
-    """One payload a post or tag: today what is new, on a past day its posts; a sweep reads a month and every tag."""
+    """One payload a post or tag: of a past day its posts; today what is new, and by a sweep a month and every tag."""
     if window.current:
         changes = Listing(
             client,
@@ -141,7 +140,7 @@ def fetch(client: Client, window: Window) -> Iterator[Item]:
             {"limit": MOST, "tags": "order:change status:any"},
             list[msgspec.Raw],
             records=list,
-            paging=Numbered("page", "limit", LAST_PAGE),
+            paging=Numbered("page", "limit", MOST, LAST_PAGE),
             head=Changed,
             overlap=timedelta(minutes=10),
             since=window.start,

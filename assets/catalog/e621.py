@@ -39,7 +39,6 @@ first page."""
 LAST_PAGE = 750
 """The highest number of a page that is answered."""
 
-
 MOST = 320
 """The most records that a page of posts holds."""
 
@@ -151,7 +150,7 @@ def probe(client: Client) -> str:
     sweeps="0 4 * * 0",
 )
 def fetch(client: Client, window: Window) -> Iterator[Item]:
-    """One payload a post or tag: today what is new, on a past day its posts; a sweep reads a month and every tag."""
+    """One payload a post or tag: of a past day its posts; today what is new, and by a sweep a month and every tag."""
     if window.current:
         changes = Listing(
             client,
@@ -161,7 +160,7 @@ def fetch(client: Client, window: Window) -> Iterator[Item]:
             {"limit": MOST, "tags": "order:change status:any"},
             Posts,
             records=lambda page: page.posts,
-            paging=Numbered("page", "limit", LAST_PAGE),
+            paging=Numbered("page", "limit", MOST, LAST_PAGE),
             head=Changed,
             overlap=1000,
             since=ABOVE_ALL,
