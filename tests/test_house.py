@@ -559,6 +559,15 @@ def test_the_readme_tells_of_each_command(command: str) -> None:
     assert re.search(rf"\b{command}\b", readme())
 
 
+def test_the_readme_names_the_tests_that_hold_each_promise() -> None:
+    told = re.findall(r"^\| I(\d+) \|.*$", readme(), re.M)
+    assert told == [str(number) for number in range(1, 11)]
+    for number in told:
+        (line,) = re.findall(rf"^\| I{number} \|.*$", readme(), re.M)
+        there = {f"tests/{path.name}" for path in (house.ROOT / "tests").glob(f"test_i{number}_*.py")}
+        assert set(re.findall(r"`(tests/\S+)`", line)) == there != set()
+
+
 def test_the_readme_tells_of_no_command_that_is_not() -> None:
     code = re.findall(r"```.*?```|`[^`\n]+`", readme(), flags=re.DOTALL)
     told = {
