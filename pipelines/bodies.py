@@ -19,6 +19,7 @@ from pipelines.examining import Arrival
 from pipelines.fidelity import NotJson, faithful, repair
 from pipelines.ledger import Run
 from pipelines.quarantine import Rejected
+from pipelines.source import Swept
 from pipelines.warehouse.engine import Connection
 
 BodyRow = tuple[bytes, bytes | None, bytes, bytes | None, list[str] | None]
@@ -50,6 +51,7 @@ class Progress(msgspec.Struct):
     skipped: dict[str, int] = {}
     repaired: dict[str, int] = {}
     kept: list[tuple[str, str]] = []
+    swept: list[Swept] = []
 
 
 class Bodies:

@@ -129,7 +129,6 @@ class _Landing:
         self.batch: list[Payload] = []
         self.batch_bytes = 0
         self.marks: dict[str, Any] = {}
-        self.swept: list[Swept] = []
         self.progress = self._resumed() or Progress(intake.fetched_at or datetime.now(UTC), intake.asked)
         self.drift = Drift(run, source)
         self.bodies = Bodies(run, connection, writer, self.progress, self.drift)
@@ -195,14 +194,17 @@ class _Landing:
             case Mark():
                 self.marks[item.listing] = dict(item.cursor)
             case Swept() if self.intake.mode != "brought":
-                self.swept.append(item)
+                others = [
+                    each for each in self.progress.swept if (each.kind, each.between) != (item.kind, item.between)
+                ]
+                self.progress.swept = [*others, item]
 
     def _complete(self, *, shrink: bool) -> list[tuple[int, str]]:
         """Lands what complete listings left out; the records that they prove gone."""
         found = missing(
             self.run,
             self.source,
-            self.swept,
+            self.progress.swept,
             set(self.progress.kept),
             self.progress.began,
             self.intake.look,

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from pipelines import content, history, house, travel
+from pipelines import content, history, house, rebuild, travel
 from pipelines.ledger import Run
 from pipelines.transform import transform
 from pipelines.warehouse.engine import Warehouse
@@ -18,7 +18,7 @@ from pipelines.warehouse.shape import Shape
 from pipelines.warehouse.tables import metadata
 from tests.pasts import SAYS, SEED, SEEDS, Files, World, changing_files, tables
 from tests.test_cli import FAILED, USAGE, Atlas, atlas, words
-from tests.test_scope import DAYS, rows
+from tests.test_scope import DAYS, Json, rows
 
 __all__ = ["atlas"]
 
@@ -53,6 +53,86 @@ def test_as_of_any_run_the_tables_are_what_they_were(warehouse: Warehouse, files
                     f"run {number}, {run.kind} {run.source} {run.partition}"
                 )
                 assert then.differing(connection) == []
+
+
+@pytest.fixture
+def world(warehouse: Warehouse, files: Files) -> World:
+    return World(warehouse, files, random.Random(SEED), after=recorded_is_what_tables_hold)
+
+
+def take_in(world: World, day: str) -> None:
+    """Takes in a day of CivitAI, of which everything derived anew is the same."""
+    world.done(transform(world.warehouse, world.told["catalog/civitai"].source, day))
+    assert [each.table for each in rebuild.check(world.warehouse, "catalog", workers=1) if not each.same] == []
+    with world.warehouse.connect() as connection:
+        moment = history.moment(connection, str(world.runs[-1].id))
+        with travel.as_of(world.warehouse, "catalog", moment) as then:
+            assert then.differing(connection) == []
+
+
+def a_model(**more: object) -> Json:
+    return {"id": 1, "name": "heron", "type": "LORA", "stats": {"downloadCount": 1}} | more
+
+
+def test_a_column_that_a_select_no_longer_yields_is_emptied(world: World) -> None:
+    world.told["catalog/civitai"].land("1", a_model(description="long"), kind="models")
+    take_in(world, DAYS[0])
+    world.files.change("catalog/civitai/models", 1)
+    take_in(world, DAYS[0])
+    assert rows(world.warehouse, "select description from catalog.models") == [(None,)]
+
+
+def test_a_record_that_comes_on_another_day_is_derived_whole_by_other_sql(world: World) -> None:
+    """Its older counters too, which that day did not bring."""
+    told = world.told["catalog/civitai"]
+    told.land("1", a_model(), kind="models")
+    take_in(world, DAYS[0])
+    assert rows(world.warehouse, "select metadata is not null from catalog.model_stats") == [(True,)]
+    world.files.change("catalog/civitai/model_stats", 0)
+    told.land("1", a_model(name="otter"), kind="models", day=DAYS[1])
+    world.done(transform(world.warehouse, told.source, DAYS[1]))
+    assert rows(world.warehouse, "select metadata from catalog.model_stats") == [(None,)]
+
+
+def test_what_referred_to_a_row_that_goes_is_counted_and_recorded(world: World) -> None:
+    told = world.told["catalog/civitai"]
+    told.land("1", a_model(modelVersions=[{"id": 11, "name": "v"}]), kind="models")
+    told.land("7", {"id": 7, "url": "https://i/7/a.png", "modelVersionIds": [11]}, kind="images")
+    take_in(world, DAYS[0])
+    told.land("1", a_model(modelVersions=[]), kind="models")
+    take_in(world, DAYS[0])
+    assert world.runs[-1].stats["tables"]["catalog.images"]["updated"] == 1
+    assert rows(world.warehouse, "select model_version_id from catalog.images") == [(None,)]
+
+
+def test_a_row_that_changes_its_parent_stays_the_same_row(world: World) -> None:
+    """Though the parent that it had goes in the same run."""
+    told = world.told["catalog/civitai"]
+    created = "select xmin::text, created_at from catalog.model_versions"
+    versions = [{"id": 11, "name": "v"}]
+    told.land("1", a_model(modelVersions=versions), kind="models")
+    take_in(world, DAYS[0])
+    ((_, before),) = rows(world.warehouse, created)
+    told.land("2", a_model(id=2, modelVersions=versions), kind="models")
+    told.sweep("1", kind="models")
+    take_in(world, DAYS[0])
+    assert world.runs[-1].stats["tables"]["catalog.model_versions"]["updated"] == 1
+    assert rows(world.warehouse, created)[0][1] == before
+
+
+def test_counters_that_came_with_a_newer_payload_wait_for_it(world: World) -> None:
+    """A claim brings the older version into scope, on a day before the newer one is taken in."""
+    told = world.told["catalog/civitai"]
+    image = {"id": 7, "url": "https://i/7/a.png"}
+    body = a_model(modelVersions=[{"id": 11, "name": "v", "images": [image]}])
+    told.land("1", body, kind="models")
+    take_in(world, DAYS[0])
+    told.land("1", body | {"name": "otter", "stats": {"downloadCount": 2}}, kind="models", day=DAYS[1])
+    told.land("7", image, kind="images", day=DAYS[2])
+    take_in(world, DAYS[2])
+    assert rows(world.warehouse, "select downloads from catalog.model_stats") == [(1,)]
+    take_in(world, DAYS[1])
+    assert rows(world.warehouse, "select downloads from catalog.model_stats order by 1") == [(1,), (2,)]
 
 
 @pytest.fixture
