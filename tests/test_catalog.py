@@ -540,7 +540,7 @@ def test_every_reference_is_declared_with_what_becomes_of_it(connection: Connect
             case c.confdeltype when 'a' then 'refuse' when 'c' then 'cascade' when 'n' then 'set null' end as action
         from pg_constraint as c
         join pg_attribute as a on a.attrelid = c.conrelid and a.attnum = c.conkey[1]
-        where c.contype = 'f' and c.conrelid::regclass::text ~ '^(catalog|ops)[.]'
+        where c.contype = 'f' and c.conrelid::regclass::text ~ '^(catalog[.]|ops[.]fetch_runs)'
         """
     )
     assert {(row["child"], row["reference"]): (row["parent"], row["action"]) for row in found} == REFERENCES
