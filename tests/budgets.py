@@ -28,7 +28,7 @@ from pipelines.warehouse.engine import Warehouse
 from tests import hostile
 from tests.hostile import CivitAI, HuggingFace, Server
 
-MODELS = 8_000
+MODELS = 20_000
 ROUNDS = 3
 NEWS = 0.05
 """Of the time of a full load, for one percent of news."""
@@ -76,7 +76,7 @@ def models(number: int) -> dict[str, Any]:
         model["id"] = each
         for place, version in enumerate(model["modelVersions"]):
             version["id"] = each * 100 + place
-            version["publishedAt"] = hostile.iso(datetime.now(UTC) - timedelta(days=1, seconds=number - each))
+            version["publishedAt"] = hostile.iso(datetime.now(UTC) - timedelta(days=1, hours=number - each))
             for nth, file in enumerate(version.get("files", [])):
                 file["id"] = each * 1_000 + place * 10 + nth
                 file["hashes"] = {"SHA256": hashlib.sha256(str(file["id"]).encode()).hexdigest().upper()}
