@@ -127,7 +127,13 @@ def _derive_source(
         used = {select.table.name for edition in found.editions for select in edition}
         scope = Scope(connection, source, [Shape(table) for name, table in tables.items() if name in used])
         if scope.begin_with(found.versions, found.numbers, published):
-            Derivation(scope, found.editions).all()
+            derivation = Derivation(scope, found.editions)
+            derivation.all()
+            if derivation.unreadable:
+                raise AtlasError(
+                    f"The SELECT files of {source.name} fail on {derivation.unreadable} records of its tables. "
+                    f"Mend them: atlas transform {source.name} tells in quarantine which and why."
+                )
             failpoints.reached("beside.derived", source.stem)
 
 

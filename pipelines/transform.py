@@ -178,7 +178,7 @@ TAKE_IN = (
     where v.from_run is not null and last.code_version <> %(code)s
       and exists (
           select from ops.fetch_runs r
-          where r.stream = %(source)s and r.kind = 'transform' and r.published is not null
+          where r.stream = %(source)s and r.kind in ('transform', 'erase') and r.published is not null
             and r.code_version <> %(code)s
              or r.kind = 'rebuild' and r.stats -> 'code' ->> %(source)s <> %(code)s)
     """,

@@ -12,6 +12,7 @@ from psycopg import sql
 
 from pipelines import content, house, ledger, rebuild, transform
 from pipelines.beside import PASSING, beside
+from pipelines.errors import AtlasError
 from pipelines.rebuild import Compared
 from pipelines.warehouse.engine import Warehouse
 from pipelines.warehouse.shape import Shape
@@ -159,6 +160,16 @@ def test_other_sql_is_found_and_brought_in_and_then_changes_nothing_more(three_m
     assert transform.waiting(three_models, source) == []
     assert places(three_models) == before
     assert rows(three_models, "select * from staging.derivations order by 1, 2") == derivations
+
+
+def test_rows_of_records_on_which_a_select_fails_are_not_taken_away(three_models: Warehouse, files: Files) -> None:
+    before, path = places(three_models), files.folder / "catalog/civitai/models.sql"
+    path.write_text(f"select * from (\n{path.read_text()}\n) as t where 1 / (length(external_id) - 1) > -1")
+    house.selects.cache_clear()
+    for derive in (rebuild.rebuild, rebuild.check):
+        with pytest.raises(AtlasError, match="SELECT files of catalog/civitai fail on 3 records"):
+            derive(three_models, "catalog", workers=1)
+    assert places(three_models) == before
 
 
 def test_a_schema_that_a_killed_process_left_goes_with_the_next(three_models: Warehouse) -> None:
