@@ -6,7 +6,7 @@ Belongs here: comparing and replacing. Not: how tables beside a domain's are mad
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -17,7 +17,7 @@ from pipelines import content, failpoints, history, house, ledger, transform
 from pipelines.beside import Tables, beside, derive
 from pipelines.ledger import Counts, Run
 from pipelines.warehouse.engine import Connection, Warehouse
-from pipelines.warehouse.shape import Shape, names
+from pipelines.warehouse.shape import Shape, fields, names
 from pipelines.warehouse.tables import metadata
 
 
@@ -124,8 +124,8 @@ def _compared(connection: Connection, live: Shape, derived: Shape) -> Compared:
             full join (select t as new, {keys} from {derived} t) as d using ({keys})
             """
         ).format(
-            old=_fields("old", live.content),
-            new=_fields("new", live.content),
+            old=fields("old", live.content),
+            new=fields("new", live.content),
             keys=names(live.key),
             live=live.target,
             derived=derived.target,
@@ -188,12 +188,6 @@ def _merge(live: Shape, new: Shape) -> sql.Composed:
         update=update,
         columns=names(live.content),
         values=names(live.content, "s"),
-    )
-
-
-def _fields(row: str, columns: Sequence[str]) -> sql.Composed:
-    return sql.SQL(", ").join(
-        sql.SQL("({}).{}").format(sql.Identifier(row), sql.Identifier(column)) for column in columns
     )
 
 

@@ -18,7 +18,7 @@ from pipelines.beside import Tables, beside, derive
 from pipelines.errors import AtlasError
 from pipelines.history import Moment
 from pipelines.warehouse.engine import Connection, Warehouse
-from pipelines.warehouse.shape import Shape, names
+from pipelines.warehouse.shape import Shape, fields, names
 
 NOTHING = {"rows": 0, "digest": content.written(0)}
 
@@ -122,8 +122,8 @@ def differences(connection: Connection, before: Then, after: Then) -> Iterator[d
             record=record,
             before=old.target,
             after=new.target,
-            old=_fields("old", new.content),
-            new=_fields("new", new.content),
+            old=fields("old", new.content),
+            new=fields("new", new.content),
             cells=sql.SQL(", ").join(CELL.format(sql.Literal(each), sql.Identifier(each)) for each in new.content),
             counted_before=COUNTED.format(sql.Placeholder("before")),
             counted_after=COUNTED.format(sql.Placeholder("after")),
@@ -147,10 +147,6 @@ def _change(row: dict[str, Any]) -> dict[str, Any]:
         "before": row["before"],
         "after": row["after"],
     }
-
-
-def _fields(row: str, columns: list[str]) -> sql.Composed:
-    return sql.SQL(", ").join(sql.SQL("({}).{}").format(sql.Identifier(row), sql.Identifier(each)) for each in columns)
 
 
 DIFFERING = sql.SQL(

@@ -70,20 +70,25 @@ def template(server: str, worker_id: str) -> Warehouse:
     return warehouse
 
 
+def copy_of(origin: Warehouse, name: str) -> Warehouse:
+    """A copy of a database, under another name."""
+    warehouse = Warehouse(origin.url.set(database=name))
+    with origin.connect("postgres") as connection:
+        connection.execute(
+            sql.SQL("create database {} template {}").format(
+                sql.Identifier(warehouse.database), sql.Identifier(origin.database)
+            )
+        )
+    return warehouse
+
+
 @pytest.fixture(scope="session")
 def new_warehouse(template: Warehouse, worker_id: str) -> Callable[[], Warehouse]:
     """Makes a warehouse with empty tables, as often as it is called."""
     numbers = count()
 
     def make() -> Warehouse:
-        warehouse = Warehouse(template.url.set(database=f"test_{worker_id}_{next(numbers)}"))
-        with template.connect("postgres") as connection:
-            connection.execute(
-                sql.SQL("create database {} template {}").format(
-                    sql.Identifier(warehouse.database), sql.Identifier(template.database)
-                )
-            )
-        return warehouse
+        return copy_of(template, f"test_{worker_id}_{next(numbers)}")
 
     return make
 
@@ -102,15 +107,8 @@ def copied(worker_id: str) -> Iterator[Callable[[Warehouse], Warehouse]]:
     made: list[Warehouse] = []
 
     def copy(origin: Warehouse) -> Warehouse:
-        warehouse = Warehouse(origin.url.set(database=f"copy_{worker_id}_{len(made)}"))
-        made.append(warehouse)
-        with origin.connect("postgres") as connection:
-            connection.execute(
-                sql.SQL("create database {} template {}").format(
-                    sql.Identifier(warehouse.database), sql.Identifier(origin.database)
-                )
-            )
-        return warehouse
+        made.append(copy_of(origin, f"copy_{worker_id}_{len(made)}"))
+        return made[-1]
 
     yield copy
     for warehouse in made:

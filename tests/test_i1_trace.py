@@ -10,18 +10,19 @@ import dagster as dg
 import pytest
 from psycopg import sql
 
-from pipelines import fetching, house, landing, recording, trace, transform
+from pipelines import house, landing, trace, transform
 from pipelines.errors import AtlasError
 from pipelines.house import Select, SqlFile
 from pipelines.orchestration.checks import proof_checks
 from pipelines.orchestration.resources import Atlas as Resource
 from pipelines.scope import Scope
-from pipelines.source import Payload, Source, Window
+from pipelines.source import Payload, Source
 from pipelines.warehouse.engine import Connection, Warehouse
 from pipelines.warehouse.proof import row_of
 from pipelines.warehouse.shape import Shape
 from pipelines.warehouse.tables import metadata
 from tests.test_cli import FAILED, USAGE, Atlas, atlas, words
+from tests.test_readme import load_recordings
 
 house.load_tables()
 SHAPES = {table.fullname: Shape(table) for table in metadata.sorted_tables if table.schema in house.domains()}
@@ -32,12 +33,7 @@ __all__ = ["atlas"]
 def loaded(new_warehouse: Callable[[], Warehouse]) -> Iterator[Warehouse]:
     """A warehouse as `make run` leaves it."""
     warehouse = new_warehouse()
-    for source in house.sources().values():
-        days = [Window(day) for day in recording.days(source)]
-        for day in days:
-            landing.take_in(warehouse, source, day.key, fetching.opened(warehouse, source, day, "recorded"))
-        for day in days:
-            transform.transform(warehouse, source, day.key)
+    load_recordings(warehouse)
     yield warehouse
     warehouse.drop_database(warehouse.database)
 

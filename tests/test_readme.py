@@ -31,15 +31,19 @@ def atlas(root: Path, warehouse: Warehouse, *arguments: str) -> str:
     return done.stdout
 
 
-@pytest.fixture
-def loaded(warehouse: Warehouse) -> Warehouse:
-    """A warehouse as `make run` leaves it, less what is Dagster's."""
+def load_recordings(warehouse: Warehouse) -> None:
+    """Leaves a warehouse as `make run` does, less what is Dagster's."""
     for source in house.sources().values():
         days = [Window(day) for day in recording.days(source)]
         for day in days:
             landing.take_in(warehouse, source, day.key, fetching.opened(warehouse, source, day, "recorded"))
         for day in days:
             transform.transform(warehouse, source, day.key)
+
+
+@pytest.fixture
+def loaded(warehouse: Warehouse) -> Warehouse:
+    load_recordings(warehouse)
     return warehouse
 
 

@@ -28,6 +28,11 @@ def names(columns: list[str], qualifier: str | None = None) -> sql.Composed:
     return sql.SQL(", ").join(map(sql.Identifier, columns))
 
 
+def fields(row: str, columns: list[str]) -> sql.Composed:
+    """Fields of a column that holds whole rows, as a list."""
+    return sql.SQL(", ").join(sql.SQL("({}).{}").format(sql.Identifier(row), sql.Identifier(each)) for each in columns)
+
+
 @dataclass(frozen=True)
 class Reference:
     """A column that refers to another table's key."""
