@@ -9,6 +9,7 @@ making and filling such schemas. Not: which versions (`history`), not the rows (
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from uuid import uuid4
 
 import psycopg
@@ -30,29 +31,37 @@ Tables = dict[str, Table]
 """Tables of a schema by their bare names, parents first."""
 
 
+@dataclass(frozen=True)
+class Aside:
+    """What a source's SELECTs yielded, and the tables do not hold: rows that do not fit, and which wait for which; as
+    COPY writes the temporary tables of a derivation.
+    """
+
+    source: Source
+    misfits: bytes = b""
+    waiting: bytes = b""
+
+
 PASSING = "atlas_passing_"
 
 
 @contextmanager
-def beside(warehouse: Warehouse, domain: str, name: str | None = None) -> Iterator[Tables]:
+def beside(warehouse: Warehouse, domain: str, name: str | None = None, comment: str = "") -> Iterator[Tables]:
     """Tables like a domain's in a new schema, empty.
 
-    name: of a schema that is to be kept, if the block ends well. Without one it goes with the block, or, where a
-    process was killed, with the next one that is made.
+    The schema goes with the block, or, where a process was killed, with the next one that is made. name: what it is
+    called from the end of the block on, where it is to be kept; comment: what that says of itself.
     """
-    schema = name or f"{PASSING}{uuid4().hex[:12]}"
+    schema = f"{PASSING}{uuid4().hex[:12]}"
     tables = _tables_like(domain, schema)
     with warehouse.connect() as connection:
         connection.execute(ledger.LOCK, [f"schema {schema}"])
         failpoints.reached("beside.locked")
         _drop_forsaken(connection)
         failpoints.reached("beside.cleared")
-        try:
-            connection.execute(sql.SQL("create schema {}").format(sql.Identifier(schema)))
-        except psycopg.errors.DuplicateSchema:
-            raise AtlasError(
-                f"There is a schema {schema!r} already. Choose another name, or drop that one.", usage=True
-            ) from None
+        if name and connection.execute("select from pg_namespace where nspname = %s", [name]).rowcount:
+            raise _taken(name)
+        connection.execute(sql.SQL("create schema {}").format(sql.Identifier(schema)))
         failpoints.reached("beside.schema")
         try:
             with warehouse.engine.begin() as engine:
@@ -60,12 +69,42 @@ def beside(warehouse: Warehouse, domain: str, name: str | None = None) -> Iterat
             failpoints.reached("beside.tables")
             yield tables
             failpoints.reached("beside.used")
-        except BaseException:
-            _drop(connection, schema)
-            raise
-        if name is None:
-            _drop(connection, schema)
-            failpoints.reached("beside.dropped")
+            if name:
+                _keep(connection, schema, name, comment)
+                failpoints.reached("beside.kept")
+        finally:
+            if not connection.closed:
+                _drop(connection, schema)
+        failpoints.reached("beside.dropped")
+
+
+def kept(connection: Connection, domain: str) -> list[str]:
+    """The schemas that hold a domain as it was, by their names."""
+    rows = connection.execute(
+        """
+        select nspname from pg_namespace n
+        where starts_with(obj_description(n.oid, 'pg_namespace'), %s) order by 1
+        """,
+        [f"{domain} as "],
+    )
+    return [row["nspname"] for row in rows]
+
+
+def _keep(connection: Connection, schema: str, name: str, comment: str) -> None:
+    with connection.transaction():
+        connection.execute(sql.SQL("comment on schema {} is {}").format(sql.Identifier(schema), sql.Literal(comment)))
+        try:
+            connection.execute(
+                sql.SQL("alter schema {} rename to {}").format(sql.Identifier(schema), sql.Identifier(name))
+            )
+        except psycopg.errors.DuplicateSchema:
+            raise _taken(name) from None
+        except psycopg.errors.ReservedName:
+            raise AtlasError(f"A schema cannot be called {name!r}: choose another name.", usage=True) from None
+
+
+def _taken(name: str) -> AtlasError:
+    return AtlasError(f"There is a schema {name!r} already. Choose another name, or drop that one.", usage=True)
 
 
 def _drop(connection: Connection, schema: str) -> None:
@@ -91,8 +130,9 @@ def derive(
     current_sql: bool,
     workers: int = 1,
     notify: Callable[[str], None] = lambda source: None,
-) -> None:
-    """Fills tables beside a domain's with what was in force when a run was published, all from one snapshot.
+) -> list[Aside]:
+    """Fills tables beside a domain's with what was in force when a run was published, all from one snapshot; what of
+    each source is not in them.
 
     current_sql: by the SELECT files as they are, instead of those that had derived each version. notify: is told each
     source that is done.
@@ -103,19 +143,21 @@ def derive(
         assert row is not None
         failpoints.reached("beside.snapshot")
 
-        def one(source: Source) -> None:
-            _derive_source(warehouse, source, tables, row["name"], published, current_sql=current_sql)
+        def one(source: Source) -> Aside:
+            aside = _derive_source(warehouse, source, tables, row["name"], published, current_sql=current_sql)
             failpoints.reached("beside.source", source.stem)
             notify(source.name)
+            return aside
 
         with ThreadPoolExecutor(max_workers=workers) as pool:
-            list(pool.map(one, house.find_sources([domain])))
+            asides = list(pool.map(one, house.find_sources([domain])))
     failpoints.reached("beside.filled")
+    return asides
 
 
 def _derive_source(
     warehouse: Warehouse, source: Source, tables: Tables, snapshot: str, published: int, *, current_sql: bool
-) -> None:
+) -> Aside:
     with warehouse.connect() as connection, connection.transaction():
         connection.execute("set transaction isolation level repeatable read")
         connection.execute(sql.SQL("set transaction snapshot {}").format(sql.Literal(snapshot)))
@@ -126,15 +168,28 @@ def _derive_source(
             found = InForce(found.versions, [0] * len(found.versions), [now])
         used = {select.table.name for edition in found.editions for select in edition}
         scope = Scope(connection, source, [Shape(table) for name, table in tables.items() if name in used])
-        if scope.begin_with(found.versions, found.numbers, published):
-            derivation = Derivation(scope, found.editions)
-            derivation.all()
-            if derivation.unreadable:
-                raise AtlasError(
-                    f"The SELECT files of {source.name} fail on {derivation.unreadable} records of its tables. "
-                    f"Mend them: atlas transform {source.name} tells in quarantine which and why."
-                )
-            failpoints.reached("beside.derived", source.stem)
+        if not scope.begin_with(found.versions, found.numbers, published):
+            return Aside(source)
+        derivation = Derivation(scope, found.editions)
+        derivation.all()
+        if derivation.unreadable:
+            raise AtlasError(
+                f"The SELECT files of {source.name} fail on {derivation.unreadable} records of its tables. "
+                f"Mend them: atlas transform {source.name} tells in quarantine which and why."
+            )
+        failpoints.reached("beside.derived", source.stem)
+        return Aside(source, *(_copied(connection, source, name) for name in ("misfits", "waiting")))
+
+
+def _copied(connection: Connection, source: Source, name: str) -> bytes:
+    """A temporary table of a derivation, its tables called as those of the domain are."""
+    connection.execute(
+        sql.SQL("update {} set table_name = {} || '.' || split_part(table_name, '.', 2)").format(
+            sql.Identifier(name), sql.Literal(source.domain)
+        )
+    )
+    with connection.cursor().copy(sql.SQL("copy {} to stdout").format(sql.Identifier(name))) as copy:
+        return b"".join(copy)
 
 
 def _tables_like(domain: str, schema: str) -> Tables:

@@ -16,7 +16,7 @@ from psycopg.types.json import Jsonb
 from pipelines import failpoints, quarantine
 from pipelines.drift import Drift
 from pipelines.examining import Arrival
-from pipelines.fidelity import NotJson, faithful, repair
+from pipelines.fidelity import LARGE, TWICE, NotJson, faithful, mend, pieces, repair
 from pipelines.ledger import Run
 from pipelines.quarantine import Rejected
 from pipelines.source import Swept
@@ -79,7 +79,6 @@ class Bodies:
         if self.writing is not None:
             self.writing.result()
             self.writing = None
-            self.run.connection.execute(LET_GO)
 
     def _unknown(self, arrivals: list[Arrival]) -> list[Arrival]:
         """The arrivals of the batch whose body is to be stored: the first of each digest that is not there yet."""
@@ -115,16 +114,18 @@ class Bodies:
         for arrival in arrivals:
             repairs: list[str] = []
             body = arrival.body
-            if not faithful(body):
+            large = len(body) > LARGE
+            if large or not faithful(body):
                 try:
-                    body, repairs = repair(arrival.body)
+                    body, repairs = mend(body) if large else repair(body)
                 except NotJson as error:
                     rejected.append(arrival.rejected(error))
                     self.progress.refused.append(arrival.digest.hex())
                     continue
             counters = arrival.counted.digest if arrival.counted else None
             self._repaired(repairs)
-            self.drift.look(arrival.stream, body, arrival.digest)
+            if not large:
+                self.drift.look(arrival.stream, body, arrival.digest)
             rows.append((arrival.digest, counters, body, arrival.body if repairs else None, repairs or None))
         return rows, rejected
 
@@ -150,33 +151,58 @@ class Bodies:
                 connection.execute(CHECKPOINT, [self.run.id, Jsonb(msgspec.to_builtins(self.progress))])
                 failpoints.reached("bodies.checkpointed")
         failpoints.reached("bodies.committed")
+        self.run.connection.execute(LET_GO)
 
     def _copy(self, rows: list[BodyRow]) -> list[Rejected]:
         """COPYs bodies, the halves on their own where together they fail; those that jsonb refuses even so."""
         try:
-            with self.connection.transaction(), self.connection.cursor().copy(BODIES) as copy:
-                for digest, counters, body, original, repairs in rows:
-                    copy.write_row((self.run.id, digest, counters, body.decode(), original, repairs))
+            with self.connection.transaction():
+                with self.connection.cursor().copy(BODIES) as copy:
+                    for digest, counters, body, original, repairs in rows:
+                        if len(body) <= LARGE:
+                            copy.write_row((self.run.id, digest, counters, body.decode(), original, repairs))
+                found = [each for row in rows if len(row[2]) > LARGE for each in self._copy_large(row)]
         except REFUSED as error:
             if len(rows) == 1:
                 return self._copy_repaired(rows[0], error)
             middle = len(rows) // 2
             return self._copy(rows[:middle]) + self._copy(rows[middle:])
         self.progress.bodies += len(rows)
+        self._repaired(found)
         return []
+
+    def _copy_large(self, row: BodyRow) -> list[str]:
+        """COPYs a body piece by piece; a key that the server finds told twice in it is one more repair."""
+        digest, counters, body, original, repairs = row
+        connection = self.connection
+        connection.execute("create temp table large (body text storage external, original bytea storage external)")
+        with connection.cursor().copy("copy large (body) from stdin") as copy:
+            for piece in pieces(body):
+                copy.write(_escaped(piece))
+        once = connection.execute("select from large where body is json with unique keys").rowcount
+        found = [] if once else [TWICE]
+        if repairs or found:
+            with connection.cursor().copy("copy large (original) from stdin") as copy:
+                copy.write(rb"\\x")
+                for piece in pieces(original or body):
+                    copy.write(piece.hex())
+        connection.execute(LARGE_BODY, [self.run.id, digest, counters, sorted([*(repairs or []), *found]) or None])
+        connection.execute("drop table large")
+        return found
 
     def _copy_repaired(self, row: BodyRow, refusal: psycopg.Error) -> list[Rejected]:
         """Another try with what jsonb refused, where a number was too long for it; else it is rejected."""
-        digest, counters, body, original, _ = row
+        digest, counters, body, original, known = row
         fault = NotJson("jsonb_refuses", str(refusal).splitlines()[0])
-        if original is None and isinstance(refusal, psycopg.DataError):
+        if (original is None or len(body) > LARGE) and isinstance(refusal, psycopg.DataError):
+            received = original or body
             try:
-                repaired, repairs = repair(body)
+                repaired, repairs = repair(received)
             except NotJson as error:
                 fault, repairs = error, []
-            if repairs:
-                self._repaired(repairs)
-                return self._copy([(digest, counters, repaired, body, repairs)])
+            if repairs and repairs != known:
+                self._repaired([each for each in repairs if each not in (known or [])])
+                return self._copy([(digest, counters, repaired, received, repairs)])
         self.progress.refused.append(digest.hex())
         return [self.in_flight[digest].rejected(fault)]
 
@@ -196,6 +222,12 @@ HOLD = "select pg_advisory_lock_shared(hashtextextended('bodies', 0))"
 LET_GO = "select pg_advisory_unlock_shared(hashtextextended('bodies', 0))"
 
 BODIES = "copy staging.payloads (fetch_run_id, digest, counters_digest, body, original, repairs) from stdin"
+
+LARGE_BODY = """
+insert into staging.payloads (fetch_run_id, digest, counters_digest, body, original, repairs)
+select %s, %s, %s, (select body::jsonb from large where body is not null),
+    (select original from large where original is not null), %s::text[]
+"""
 
 ARRIVED = """
 copy staging.arrivals
@@ -224,3 +256,8 @@ def _arrived(arrival: Arrival) -> tuple[object, ...]:
         counted.values.decode() if counted else None,
         counted.paths.decode() if counted else None,
     )
+
+
+def _escaped(piece: bytes) -> bytes:
+    """A part of a text as COPY reads it."""
+    return piece.replace(b"\\", rb"\\").replace(b"\n", rb"\n").replace(b"\r", rb"\r").replace(b"\t", rb"\t")

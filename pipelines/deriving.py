@@ -68,6 +68,7 @@ class Derivation:
         counts = self.no_counts()
         try:
             with self.connection.transaction():
+                self.split.unreferenced(counts)
                 self._write(counts, fits=False)
         except MISFIT:
             failpoints.reached("derive.misfit")
@@ -230,16 +231,17 @@ class Derivation:
         return int(gone["held"])
 
     def _create_temporary(self) -> None:
-        self.connection.execute(
-            """
-            create temp table misfits (
-                table_name text, record_id uuid, row_key text, reason text, constraint_name text, detail text, row jsonb
-            ) on commit drop;
-            create temp table waiting (record_id uuid, table_name text, key text, reason text) on commit drop
-            """
-        )
+        self.connection.execute(CREATE)
         for shape in self.shared:
             self.connection.execute(sql.SQL("create temp table {} (key uuid) on commit drop").format(shape.loose))
+
+
+CREATE = """
+create temp table misfits (
+    table_name text, record_id uuid, row_key text, reason text, constraint_name text, detail text, row jsonb
+) on commit drop;
+create temp table waiting (record_id uuid, table_name text, key text, reason text) on commit drop
+"""
 
 
 def _bisect(connection: Connection, probe: sql.Composed, suspects: list[int]) -> dict[int, str]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from psycopg import sql
 
-from pipelines import bodies, house, ledger, transform
+from pipelines import beside, bodies, house, ledger, transform
 from pipelines.errors import AtlasError
 from pipelines.ledger import Run
 from pipelines.retention import vacuum
@@ -45,6 +45,7 @@ def erase(
                 run.connection.execute(ledger.LOCK_TO_COMMIT, [lock])
             parameters = {"run": run.id, "source": source.name, "stream": stream, "external_id": external_id}
             _require(run.connection, parameters)
+            _require_no_copy(run.connection, source.domain)
             for statement in BEGIN:
                 run.connection.execute(statement, parameters)
             counts, stats = transform.take_in(run, source)
@@ -99,6 +100,15 @@ def _require(connection: Connection, parameters: dict[str, Any]) -> None:
         raise AtlasError(
             f"Landing {landing['fetch_run_id']} of {parameters['source']} is under way and has just received the "
             "record. Erase it when that has ended: atlas runs"
+        )
+
+
+def _require_no_copy(connection: Connection, domain: str) -> None:
+    """Fails where a schema that somebody keeps holds the domain as it was."""
+    if copies := beside.kept(connection, domain):
+        raise AtlasError(
+            f"Schemas hold {domain} as it was, with what is to be erased: {', '.join(copies)}. "
+            f"Drop them first: drop schema {copies[0]} cascade"
         )
 
 

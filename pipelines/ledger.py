@@ -106,6 +106,14 @@ def silent(_: Run) -> None:
 
 
 @contextmanager
+def reading(warehouse: Warehouse) -> Iterator[Connection]:
+    """A connection for what reads for long and is no run: a migration waits for it, and it for a migration."""
+    with warehouse.connect() as connection:
+        connection.execute(LOCK_SHARED, ["migrate"])
+        yield connection
+
+
+@contextmanager
 def opened(
     warehouse: Warehouse,
     subject: Source | str,
@@ -120,8 +128,7 @@ def opened(
 
     subject: the source, or the name of what is no source's alone, such as a domain.
     """
-    with warehouse.connect() as connection:
-        connection.execute(LOCK_SHARED, ["migrate"])  # a migration waits for runs under way, and runs for a migration
+    with reading(warehouse) as connection:
         run = Run(
             _insert(connection, subject, kind, partition, code_version, dagster_run_id),
             subject if isinstance(subject, str) else subject.name,
@@ -198,26 +205,27 @@ def _fail(warehouse: Warehouse, run: Run) -> None:
 
 
 def _close_failed(connection: Connection, run_id: UUID, words: str) -> None:
-    connection.execute(
-        """
-        update ops.fetch_runs set status = 'failed', ended_at = clock_timestamp(), error_text = %s
-        where fetch_run_id = %s and status in ('pending', 'in_progress')
-        """,
-        [words[:10_000].replace("\x00", ""), run_id],
-    )
-    failpoints.reached("ledger.closed")
-    for name in ("arrivals", "rejects"):
+    with connection.transaction():
         connection.execute(
-            sql.SQL(
-                """
-                delete from staging.{} k
-                where k.fetch_run_id = %(run)s
-                  and not exists (select from staging.checkpoints c where c.fetch_run_id = %(run)s)
-                """
-            ).format(sql.Identifier(name)),
-            {"run": run_id},
+            """
+            update ops.fetch_runs set status = 'failed', ended_at = clock_timestamp(), error_text = %s
+            where fetch_run_id = %s and status in ('pending', 'in_progress')
+            """,
+            [words[:10_000].replace("\x00", ""), run_id],
         )
-        failpoints.reached("ledger.discarded", name)
+        failpoints.reached("ledger.closed")
+        for name in ("arrivals", "rejects"):
+            connection.execute(
+                sql.SQL(
+                    """
+                    delete from staging.{} k
+                    where k.fetch_run_id = %(run)s
+                      and not exists (select from staging.checkpoints c where c.fetch_run_id = %(run)s)
+                    """
+                ).format(sql.Identifier(name)),
+                {"run": run_id},
+            )
+            failpoints.reached("ledger.discarded", name)
 
 
 def reap(warehouse: Warehouse) -> list[UUID]:

@@ -43,6 +43,10 @@ class Split:
                 self._reference(shape, reference)
             each.duplicates += self._claims(shape)
             failpoints.reached("split.together", shape.table.name)
+        self.unreferenced(counts)
+
+    def unreferenced(self, counts: dict[str, Counts]) -> None:
+        """Splits off shared rows to which no row refers; counts all that has left."""
         for shape in self.shapes:
             if not shape.owned:
                 self._unreferenced(shape)
@@ -151,7 +155,7 @@ class Split:
             )
 
     def _unreferenced(self, shape: Shape) -> None:
-        """Shared rows to which nothing refers, now that what would is split off."""
+        """Shared rows to which nothing refers, or only what is split off."""
         (key,) = shape.key
         referred = [
             sql.SQL("exists (select from {} r where r.{} = o.{})").format(

@@ -48,19 +48,13 @@ def publish(run: Run, outcome: Outcome) -> None:
     parameters = {"source": run.source, "partition": run.partition, "run": run.id}
     with connection.transaction():
         connection.execute(
-            """
-            create temp table arrivals on commit drop as
-            select * from staging.arrivals where fetch_run_id = %s and digest <> all(%s)
-            """,
-            [run.id, outcome.refused],
+            "delete from staging.arrivals where fetch_run_id = %s and digest = any(%s)", [run.id, outcome.refused]
         )
-        failpoints.reached("publish.arrivals")
-        connection.execute("analyze arrivals")
-        failpoints.reached("publish.analyzed")
+        failpoints.reached("publish.refused")
         connection.execute(ledger.LOCK_TO_COMMIT, [f"land {run.source}"])
         failpoints.reached("publish.locked")
         fetched = outcome.fetched - _leave_out_erased(run, outcome)
-        connection.execute(JUDGE)
+        connection.execute(JUDGE, parameters)
         failpoints.reached("publish.judged")
         counted = connection.execute("select verdict, count(*) as number from judged group by verdict").fetchall()
         verdicts = {row["verdict"]: row["number"] for row in counted}
@@ -146,9 +140,11 @@ def forget(run: Run) -> None:
 
 
 LEAVE_OUT = (
+    # Lifted while the landing was under way: its body was not stored.
     """
-    delete from arrivals a using staging.erasures e
-    where e.record_id = ops.key(a.stream, a.external_id) and e.lifted_at is null
+    delete from staging.arrivals a using staging.erasures e
+    where a.fetch_run_id = %(run)s and e.record_id = ops.key(a.stream, a.external_id)
+      and (e.lifted_at is null or not exists (select from staging.payloads p where p.digest = a.digest))
     """,
     """
     delete from staging.rejects k using staging.erasures e
@@ -161,7 +157,8 @@ create temp table judged on commit drop as
 with ranked as (
     select a.*, ops.key(a.stream, a.external_id) as record_id,
         first_value(digest) over winners as winning_digest, row_number() over winners as place
-    from arrivals a
+    from staging.arrivals a
+    where a.fetch_run_id = %(run)s
     window winners as (partition by stream, external_id order by version_at desc, sequence desc)
 ),
 

@@ -13,6 +13,7 @@ from uuid import UUID
 from pipelines import failpoints
 from pipelines.errors import AtlasError
 from pipelines.ledger import Run
+from pipelines.source import Source
 from pipelines.warehouse.engine import Connection
 
 
@@ -87,8 +88,9 @@ def close_landed(run: Run) -> None:
     )
 
 
-def keep_rows(run: Run) -> None:
-    """Keeps the rows that a transform split off (`misfits`), and closes the entries of its scope that fit now."""
+def keep_rows(run: Run, source: Source) -> None:
+    """Keeps the rows of a source that did not fit (`misfits`), and closes the entries of the scope that fit now."""
+    parameters = {"stream": source.name, "partition": run.partition, "run": run.id}
     run.connection.execute(
         """
         insert into staging.quarantine
@@ -104,7 +106,7 @@ def keep_rows(run: Run) -> None:
             reason = excluded.reason, detail = excluded.detail, row = excluded.row, last_run = excluded.last_run,
             last_at = now(), seen = quarantine.seen + 1, closed_run = null, closed_at = null
         """,
-        {"stream": run.source, "partition": run.partition, "run": run.id},
+        parameters,
     )
     failpoints.reached("quarantine.kept")
     run.connection.execute(
@@ -114,7 +116,7 @@ def keep_rows(run: Run) -> None:
         where q.stage = 'transform' and q.stream = %(stream)s and q.closed_at is null and q.last_run <> %(run)s
           and q.record_id = s.record_id
         """,
-        {"run": run.id, "stream": run.source},
+        parameters,
     )
     failpoints.reached("quarantine.closed")
     # A shared row has no record: its entry waits as long as a row waits for it.
@@ -128,7 +130,7 @@ def keep_rows(run: Run) -> None:
               where c.stage = 'transform' and c.stream = q.stream and c.closed_at is null and c.reason = 'parent'
                 and e.value = q.row_key)
         """,
-        {"run": run.id, "stream": run.source},
+        parameters,
     )
     failpoints.reached("quarantine.closed_shared")
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from psycopg import sql
 from sqlalchemy import Table
 
-from pipelines import content, failpoints, history, house, ledger, transform
-from pipelines.beside import Tables, beside, derive
+from pipelines import content, deriving, failpoints, history, house, ledger, scope, transform
+from pipelines.beside import Aside, Tables, beside, derive
 from pipelines.ledger import Counts, Run
 from pipelines.warehouse.engine import Connection, Warehouse
 from pipelines.warehouse.shape import Shape, fields, names
@@ -49,16 +49,19 @@ def rebuild(warehouse: Warehouse, domain: str, *, workers: int, notify: Callable
         ledger.opened(
             warehouse, domain, "rebuild", "all", code_version=transform.code_version(every), notify=notify
         ) as run,
-        derived(warehouse, domain, run.connection, workers=workers, notify=lambda _: run.advance(1)) as tables,
+        derived(warehouse, domain, run.connection, workers=workers, notify=lambda _: run.advance(1)) as (
+            tables,
+            asides,
+        ),
         run.connection.transaction(),
     ):
         failpoints.reached("rebuild.begun")
         counts = _replace(run.connection, domain, tables)
         failpoints.reached("rebuild.replaced")
-        for source in sources:
-            parameters = {"run": run.id, "source": source.name, "code": codes[source.name]}
-            run.connection.execute(DERIVED, parameters | {"streams": list(source.streams.values())})
-            failpoints.reached("rebuild.derivations", source.stem)
+        run.connection.execute(scope.CREATE + ";" + deriving.CREATE)
+        for aside in asides:
+            _set_aside(run, aside, codes[aside.source.name], counts)
+            failpoints.reached("rebuild.set_aside", aside.source.stem)
         transform.remember_sql(run.connection, every)
         failpoints.reached("rebuild.remembered")
         total = Counts()
@@ -84,8 +87,8 @@ def check(
     Nothing is changed. Transforms of the domain wait meanwhile, readers do not.
     """
     with (
-        warehouse.connect() as connection,
-        derived(warehouse, domain, connection, workers=workers, notify=notify) as tables,
+        ledger.reading(warehouse) as connection,
+        derived(warehouse, domain, connection, workers=workers, notify=notify) as (tables, _),
     ):
         return [_compared(connection, Shape(like(table, domain)), Shape(table)) for table in tables.values()]
 
@@ -93,15 +96,17 @@ def check(
 @contextmanager
 def derived(
     warehouse: Warehouse, domain: str, connection: Connection, *, workers: int, notify: Callable[[str], None]
-) -> Iterator[Tables]:
-    """What a domain should be by the SELECT files as they are, in tables beside its own, which stay as they are."""
+) -> Iterator[tuple[Tables, list[Aside]]]:
+    """What a domain should be by the SELECT files as they are, in tables beside its own, which stay as they are; and
+    what is not in them.
+    """
     connection.execute(ledger.LOCK, [f"transform {domain}"])
     failpoints.reached("rebuild.locked")
     try:
         with beside(warehouse, domain) as tables:
             published = history.now(connection)
-            derive(warehouse, domain, tables, published, current_sql=True, workers=workers, notify=notify)
-            yield tables
+            asides = derive(warehouse, domain, tables, published, current_sql=True, workers=workers, notify=notify)
+            yield tables, asides
     finally:
         if not connection.closed:
             connection.execute(ledger.UNLOCK, [f"transform {domain}"])
@@ -191,6 +196,19 @@ def _merge(live: Shape, new: Shape) -> sql.Composed:
     )
 
 
+def _set_aside(run: Run, aside: Aside, code: str, counts: dict[str, Counts]) -> None:
+    """Notes of a source by which SELECT files all of it is derived now, what waits and what does not fit."""
+    connection = run.connection
+    connection.execute("truncate scope, misfits, waiting")
+    connection.execute(IN_FORCE, {"streams": list(aside.source.streams.values())})
+    for name, rows in (("misfits", aside.misfits), ("waiting", aside.waiting)):
+        with connection.cursor().copy(sql.SQL("copy {} from stdin").format(sql.Identifier(name))) as copy:
+            copy.write(rows)
+    transform.into_force(run, aside.source, code)
+    for row in connection.execute("select table_name, count(*) as number from misfits group by table_name"):
+        counts[row["table_name"]] += Counts(fetched=row["number"], quarantined=row["number"])
+
+
 def _bytes(connection: Connection, shape: Shape) -> bytes:
     """sha256 of what COPY writes of a table, by its key, audit columns left out."""
     digest = hashlib.sha256()
@@ -203,18 +221,8 @@ def _bytes(connection: Connection, shape: Shape) -> bytes:
     return digest.digest()
 
 
-DERIVED = """
-insert into staging.derivations (version_id, fetch_run_id)
-select v.version_id, %(run)s
-from staging.versions v
-cross join lateral (
-    select coalesce(r.stats -> 'code' ->> %(source)s, r.code_version) as code_version from ops.fetch_runs r
-    where r.fetch_run_id = any(array(
-        select v.from_run union all
-        select d.fetch_run_id from staging.derivations d where d.version_id = v.version_id))
-    order by r.published desc limit 1
-) as last
-where v.stream = any(%(streams)s) and v.from_run is not null and v.to_run is null and v.payload_id is not null
-  and last.code_version <> %(code)s
+IN_FORCE = """
+insert into scope
+select record_id, version_id, stream, external_id, payload_id, 1, true from staging.versions
+where stream = any(%(streams)s) and from_run is not null and to_run is null
 """
-"""What was derived by other SQL before."""

@@ -36,10 +36,18 @@ class Policy:
         return cls(settings.keep_versions_days, settings.keep_quarantine_days, settings.keep_events_days)
 
 
-def prune(warehouse: Warehouse, policy: Policy, *, notify: Callable[[Run], None] = ledger.silent) -> Run:
+def prune(
+    warehouse: Warehouse,
+    policy: Policy,
+    *,
+    dagster_run_id: str | None = None,
+    notify: Callable[[Run], None] = ledger.silent,
+) -> Run:
     """Removes what a policy no longer keeps; the closed run, with how many of each kind."""
     code = " ".join(f"{name}={days}" for name, days in asdict(policy).items())
-    with ledger.opened(warehouse, "atlas", "prune", "all", code_version=code, notify=notify) as run:
+    with ledger.opened(
+        warehouse, "atlas", "prune", "all", code_version=code, dagster_run_id=dagster_run_id, notify=notify
+    ) as run:
         removed = _warehouse(run.connection, policy, run.advance)
         with _dagster(warehouse) as dagster:
             if dagster is not None:
@@ -51,7 +59,7 @@ def prune(warehouse: Warehouse, policy: Policy, *, notify: Callable[[Run], None]
 
 def prunable(warehouse: Warehouse, policy: Policy) -> Counter[str]:
     """How many of each kind `prune` would remove: it does, and takes it back. Landings wait meanwhile."""
-    with warehouse.connect() as connection, connection.transaction(force_rollback=True):
+    with ledger.reading(warehouse) as connection, connection.transaction(force_rollback=True):
         found = _warehouse(connection, policy)
     with _dagster(warehouse) as dagster:
         if dagster is not None:

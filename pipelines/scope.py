@@ -36,7 +36,10 @@ class Scope:
 
     def begin(self, partition: str, *, full: bool, code: str) -> int:
         """Takes in what waits in a partition, or all of it; how many records. code: version of the SELECT files."""
-        return self._begin(WAITING, {"partition": partition, "full": full, "code": code, "source": self.source.name})
+        parameters = {"partition": partition, "full": full, "code": code, "streams": self._streams}
+        if not self.connection.execute(WAITING + "select from waiting limit 1", parameters).rowcount:
+            return 0
+        return self._begin(WAITING + WAITS, parameters)
 
     def begin_with(self, versions: Sequence[int], editions: Sequence[int], published: int) -> int:
         """Takes in all there is to know: these versions, each to be derived by the edition of the SELECTs at the same
@@ -44,12 +47,12 @@ class Scope:
         """
         self.whole = True
         self._observations, self._counted = TAKEN_IN.format(published=sql.Literal(published)), sql.SQL("true")
-        return self._begin(THESE, {"versions": versions, "editions": editions})
+        return self._begin(THESE, {"versions": versions, "editions": editions, "streams": self._streams})
 
     def _begin(self, query: str, parameters: dict[str, Any]) -> int:
         self.connection.execute(CREATE)
         failpoints.reached("scope.created")
-        number = self.connection.execute(query, parameters | {"streams": self._streams}).rowcount
+        number = self.connection.execute(query, parameters).rowcount
         failpoints.reached("scope.begun")
         self._fill()
         return number
@@ -132,7 +135,7 @@ WAITING = """
 with waiting as (
     select v.* from staging.versions v
     where v.stream = any(%(streams)s) and v.partition_key = %(partition)s and v.latest
-      and (%(full)s or v.from_run is null)
+      and (%(full)s or v.derived_by is null or v.derived_by < %(code)s or v.derived_by > %(code)s)
     union
     select v.* from staging.observations o
     join staging.versions v on v.record_id = o.record_id and v.latest
@@ -140,19 +143,15 @@ with waiting as (
       and v.from_run is not null and v.payload_id is not null
 )
 
+"""
+
+WAITS = """
 insert into scope
 select record_id, version_id, stream, external_id, payload_id, 1,
     %(full)s or payload_id is null or not exists (
         select from staging.versions f
-        cross join lateral (
-            select coalesce(r.stats -> 'code' ->> %(source)s, r.code_version) as code_version from ops.fetch_runs r
-            where r.fetch_run_id = any(array(
-                select f.from_run union all
-                select d.fetch_run_id from staging.derivations d where d.version_id = f.version_id))
-            order by r.published desc limit 1
-        ) as last
         where f.record_id = w.record_id and f.from_run is not null and f.to_run is null and f.payload_id is not null
-          and last.code_version = %(code)s)
+          and f.derived_by = %(code)s)
 from waiting w
 """
 """A record is whole in scope, with all its observations, unless the same SELECTs have derived it before."""

@@ -3,15 +3,13 @@
     scope ──> Derivation ──> from_run, to_run, waits, quarantine, content, ledger
 
 The scope is the one idea: the versions that the SELECTs see (`scope`). A normal run takes the partition's latest
-versions that no transform has taken in, all of them with `full` or when a SELECT's text has changed. Belongs here:
-when, and what is kept of it. Not: what becomes of the rows (`deriving`).
+versions that the SELECT files as they are have not derived yet; with `full` all of them. Belongs here: when, and what
+is kept of it. Not: what becomes of the rows (`deriving`).
 """
 
 import hashlib
 from collections.abc import Callable, Sequence
 from typing import Any
-
-from psycopg.types.json import Jsonb
 
 from pipelines import content, failpoints, house, ledger, quarantine
 from pipelines.deriving import Derivation
@@ -30,28 +28,21 @@ def code_version(selects: Sequence[Select]) -> str:
 
 
 def waiting(warehouse: Warehouse, source: Source) -> list[str]:
-    """The partitions that hold what no transform has taken in, or that other SELECTs were run over."""
-    digests = {select.file.address: select.file.digest for select in house.selects(source.name)}
+    """The partitions that hold what the SELECT files as they are have not derived yet."""
     with warehouse.connect() as connection:
         rows = connection.execute(
             """
-            select partition_key from staging.versions
-            where stream = any(%(streams)s) and latest and from_run is null
+            select v.partition_key from staging.versions v
+            where v.stream = any(%(streams)s) and v.latest
+              and (v.derived_by is null or v.derived_by < %(code)s or v.derived_by > %(code)s)
             union
             select o.partition_key from staging.observations o
             join staging.versions v on v.record_id = o.record_id and v.latest
             where o.stream = any(%(streams)s) and o.from_run is null
               and v.from_run is not null and v.payload_id is not null
-            union
-            select partition_key from (
-                select distinct on (partition_key) partition_key, stats -> 'sql' as sql from ops.fetch_runs
-                where stream = %(source)s and kind = 'transform' and published is not null
-                order by partition_key, published desc
-            ) as last
-            where sql <> %(digests)s
             order by 1
             """,
-            {"streams": list(source.streams.values()), "source": source.name, "digests": Jsonb(digests)},
+            {"streams": list(source.streams.values()), "code": code_version(house.selects(source.name))},
         )
         return [row["partition_key"] for row in rows]
 
@@ -100,20 +91,17 @@ class _Transform:
         self.run, self.connection, self.source, self.selects = run, run.connection, source, selects
         self.scope = Scope(run.connection, source, [Shape(select.table) for select in selects])
         self.derivation = Derivation(self.scope, [selects])
-        self.digests = {select.file.address: select.file.digest for select in selects}
+        self.code = code_version(selects)
 
     def all(self, full: bool) -> tuple[Counts, dict[str, Any]]:
         derivation = self.derivation
-        records = self.scope.begin(
-            self.run.partition, full=full or self._sql_changed(), code=code_version(self.selects)
-        )
+        records = self.scope.begin(self.run.partition, full=full, code=self.code)
         counts = derivation.no_counts()
         failpoints.reached("transform.scoped")
         if records:
             counts = derivation.all()
             failpoints.reached("transform.derived")
-            self._take_in()
-            quarantine.keep_rows(self.run)
+            into_force(self.run, self.source, self.code)
             remember_sql(self.connection, self.selects)
             failpoints.reached("transform.remembered")
             self.run.advance(records)
@@ -123,30 +111,23 @@ class _Transform:
         stats = {
             "records": records,
             "tables": {name: vars(each) for name, each in counts.items()},
-            "sql": self.digests,
+            "sql": {select.file.address: select.file.digest for select in self.selects},
             "content": content.keep_up(self.connection, derivation),
         }
         return total, stats
 
-    def _sql_changed(self) -> bool:
-        last = self.connection.execute(
-            """
-            select stats -> 'sql' as sql from ops.fetch_runs
-            where stream = %s and kind = 'transform' and partition_key = %s and published is not null
-            order by published desc limit 1
-            """,
-            [self.run.source, self.run.partition],
-        ).fetchone()
-        return last is not None and last["sql"] != self.digests
 
-    def _take_in(self) -> None:
-        """Moves the versions and observations of the scope into force; no landing may retire them meanwhile."""
-        self.connection.execute(ledger.LOCK_TO_COMMIT, [f"land {self.run.source}"])
-        failpoints.reached("transform.takes_in")
-        parameters = {"run": self.run.id, "source": self.run.source, "code": code_version(self.selects)}
-        for number, statement in enumerate(TAKE_IN):
-            self.connection.execute(statement, parameters)
-            failpoints.reached("transform.took_in", str(number))
+def into_force(run: Run, source: Source, code: str) -> None:
+    """Moves the versions and observations of the scope into force, and keeps what waits and what did not fit.
+
+    No landing may retire them meanwhile. code: version of the SELECT files that derived them.
+    """
+    run.connection.execute(ledger.LOCK_TO_COMMIT, [f"land {source.name}"])
+    failpoints.reached("transform.takes_in")
+    for number, statement in enumerate(INTO_FORCE):
+        run.connection.execute(statement, {"run": run.id, "code": code})
+        failpoints.reached("transform.took_in", str(number))
+    quarantine.keep_rows(run, source)
 
 
 def remember_sql(connection: Connection, selects: Sequence[Select]) -> None:
@@ -161,26 +142,13 @@ def remember_sql(connection: Connection, selects: Sequence[Select]) -> None:
         )
 
 
-TAKE_IN = (
+INTO_FORCE = (
     # What is in force already, and was derived by other SQL before.
     """
     insert into staging.derivations (version_id, fetch_run_id)
-    select s.version_id, %(run)s
-    from scope s
-    join staging.versions v using (version_id)
-    cross join lateral (
-        select coalesce(r.stats -> 'code' ->> %(source)s, r.code_version) as code_version from ops.fetch_runs r
-        where r.fetch_run_id = any(array(
-            select v.from_run union all
-            select d.fetch_run_id from staging.derivations d where d.version_id = s.version_id))
-        order by r.published desc limit 1
-    ) as last
-    where v.from_run is not null and last.code_version <> %(code)s
-      and exists (
-          select from ops.fetch_runs r
-          where r.stream = %(source)s and r.kind in ('transform', 'erase') and r.published is not null
-            and r.code_version <> %(code)s
-             or r.kind = 'rebuild' and r.stats -> 'code' ->> %(source)s <> %(code)s)
+    select version_id, %(run)s
+    from scope s join staging.versions v using (version_id)
+    where v.from_run is not null and v.derived_by <> %(code)s
     """,
     """
     update staging.versions v set to_run = %(run)s
@@ -188,9 +156,9 @@ TAKE_IN = (
     where v.record_id = s.record_id and v.from_run is not null and v.to_run is null and v.version_id <> s.version_id
     """,
     """
-    update staging.versions v set from_run = %(run)s
+    update staging.versions v set from_run = coalesce(v.from_run, %(run)s), derived_by = %(code)s
     from scope s
-    where v.version_id = s.version_id and v.from_run is null
+    where v.version_id = s.version_id and v.derived_by is distinct from %(code)s
     """,
     """
     update staging.observations o set from_run = %(run)s

@@ -61,8 +61,8 @@ def as_of(
     workers: int = 1,
     notify: Callable[[str], None] = lambda source: None,
 ) -> Iterator[Then]:
-    """A domain as a run left it, in a schema that goes with the block; in one that stays, where it has a name."""
-    with beside(warehouse, domain, schema) as tables:
+    """A domain as a run left it, in a schema that goes with the block; or stays when that has ended, by its name."""
+    with beside(warehouse, domain, schema, f"{domain} as run {moment.run_id} left it") as tables:
         try:
             derive(warehouse, domain, tables, moment.published, current_sql=False, workers=workers, notify=notify)
         except AtlasError as error:
@@ -79,16 +79,19 @@ def touched_since(connection: Connection, domain: str, moment: Moment) -> list[s
     """What has removed a domain's history since a moment, in words: runs that pruned some, or erased a record."""
     rows = connection.execute(
         """
-        select kind, fetch_run_id, ended_at from ops.fetch_runs
-        where published > %(published)s and split_part(stream, '/', 1) in (%(domain)s, 'atlas')
-          and (kind = 'erase' or kind = 'prune'
-              and (stats -> 'removed' ->> 'versions')::bigint + (stats -> 'removed' ->> 'observations')::bigint > 0)
-        order by published
+        select r.kind, r.fetch_run_id, coalesce(r.ended_at, r.started_at) as at from ops.fetch_runs r
+        join ops.fetch_runs past on past.published = %(published)s
+        where split_part(r.stream, '/', 1) in (%(domain)s, 'atlas')
+          and (r.kind = 'erase' and r.published > %(published)s
+              or r.kind = 'prune' and r.published is null and coalesce(r.ended_at > past.ended_at, true)
+              or r.kind = 'prune' and r.published > %(published)s
+                  and (r.stats #>> '{removed,versions}')::bigint + (r.stats #>> '{removed,observations}')::bigint > 0)
+        order by r.started_at
         """,
         {"published": moment.published, "domain": domain},
     )
     done = {"erase": "erased a record", "prune": "pruned what was superseded"}
-    return [f"run {row['fetch_run_id']} {done[row['kind']]} at {row['ended_at']:%Y-%m-%d %H:%M}" for row in rows]
+    return [f"run {row['fetch_run_id']} {done[row['kind']]} at {row['at']:%Y-%m-%d %H:%M}" for row in rows]
 
 
 def _recorded(connection: Connection, domain: str, published: int) -> dict[str, dict[str, Any]]:

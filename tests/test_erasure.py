@@ -240,6 +240,40 @@ def test_a_landing_under_way_that_gets_it_later_skips_it(warehouse: Warehouse, m
     assert shown(warehouse, "select body -> 'models' from staging.payloads") == [[model(2)]]
 
 
+def test_lifted_while_a_landing_is_under_way_it_lands_with_the_next(warehouse: Warehouse, made: Source) -> None:
+    told = Told(warehouse, made)
+    told.land("a", {"models": [model(1)]})
+    erasure.erase(warehouse, made, made.name, "a")
+
+    def items() -> Iterator[Item]:
+        yield payload("a", {"models": [model(1)]})
+        yield Checkpoint("", {})
+        assert erasure.lift(warehouse, made.name, "a")
+        yield payload("b", {"models": [model(2)]})
+
+    run = landing.land(warehouse, made, DAYS[0], items())
+    assert (run.counts.fetched, run.counts.created, run.stats["skipped"]) == (1, 1, {"erased before": 1})
+    assert told.land("a", {"models": [model(1)]}).counts.created == 1
+    told.transform()
+    assert shown(warehouse, "select name from catalog.models order by 1") == ["model 1", "model 2"]
+
+
+def test_what_a_kept_schema_holds_is_not_forgotten(lived: Told, civitai: Source) -> None:
+    """Nothing is erased while somebody keeps the domain as it was."""
+    warehouse = lived.warehouse
+    before = found(warehouse, *SECRETS)
+    with warehouse.connect() as connection:
+        (last,) = shown(warehouse, "select fetch_run_id::text from ops.fetch_runs where kind = 'transform' limit 1")
+        with travel.as_of(warehouse, "catalog", history.moment(connection, last), schema="kept"):
+            pass
+        with pytest.raises(AtlasError, match=r"hold catalog as it was.* kept\. Drop them first: drop schema"):
+            erasure.erase(warehouse, civitai, STREAM, WHO)
+        assert set(before) <= set(found(warehouse, *SECRETS))
+        connection.execute("drop schema kept cascade")
+    erasure.erase(warehouse, civitai, STREAM, WHO)
+    assert found(warehouse, *SECRETS) == []
+
+
 def test_the_command_asks_first(lived: Told, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DATABASE_URL", lived.warehouse.conninfo)
     atlas = CliRunner()

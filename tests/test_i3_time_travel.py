@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from pipelines import content, history, house, rebuild, travel
+from pipelines.errors import AtlasError
 from pipelines.ledger import Run
 from pipelines.transform import transform
 from pipelines.warehouse.engine import Warehouse
@@ -165,6 +166,24 @@ def test_the_command_prints_a_table_as_it_was(two_runs: tuple[Warehouse, Run, Ru
         connection.execute("update staging.versions set to_run = from_run where to_run is not null")
     touched = words(atlas("as-of", first.id, "catalog.models", code=FAILED).stderr)
     assert f"This is not quite what run {first.id} recorded: catalog.models" in touched
+
+
+def test_a_schema_that_is_kept_shows_when_it_is_whole(two_runs: tuple[Warehouse, Run, Run, Run]) -> None:
+    warehouse, first, *_ = two_runs
+    there = "select nspname from pg_namespace where nspname = 'kept' or nspname ~ '^atlas_passing'"
+    with warehouse.connect() as connection:
+        moment = history.moment(connection, str(first.id))
+    with pytest.raises(RuntimeError), travel.as_of(warehouse, "catalog", moment, schema="kept"):
+        raise RuntimeError
+    assert rows(warehouse, there) == []
+    with travel.as_of(warehouse, "catalog", moment, schema="kept"):
+        ((passing,),) = rows(warehouse, there)
+        assert passing != "kept"
+    assert rows(warehouse, there) == [("kept",)]
+    for name, why in (("kept", "There is a schema 'kept' already"), ("pg_kept", "cannot be called 'pg_kept'")):
+        with pytest.raises(AtlasError, match=why), travel.as_of(warehouse, "catalog", moment, schema=name):
+            pass
+    assert rows(warehouse, there) == [("kept",)]
 
 
 @pytest.mark.parametrize(

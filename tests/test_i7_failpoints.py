@@ -73,7 +73,7 @@ LABELS = {
     "content.counted": [f"catalog.{name}" for name in ALL_TABLES],
     "rebuild.merged": ALL_TABLES,
     "rebuild.deleted": ALL_TABLES,
-    "rebuild.derivations": SOURCES,
+    "rebuild.set_aside": SOURCES,
     "beside.source": SOURCES,
     "beside.in_force": SOURCES,
     "beside.derived": ["civitai"],

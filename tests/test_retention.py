@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from pipelines import history, landing, rebuild, retention, trace, travel
+from pipelines.ledger import Run
 from pipelines.retention import Policy
 from pipelines.source import Checkpoint, Item, Payload, Source
 from pipelines.transform import transform
@@ -143,6 +144,25 @@ def test_a_version_that_is_pruned_is_gone_for_looking_back_which_says_so(lived: 
         last = history.moment(connection, max(map(str, shown(warehouse, LAST))))
         with travel.as_of(warehouse, "catalog", last) as then:
             assert then.differing(connection) == []
+
+
+def test_a_prune_that_broke_off_is_told_too(lived: Told) -> None:
+    warehouse = lived.warehouse
+    with warehouse.connect() as connection:
+        (first,) = shown(warehouse, LAST.replace(" desc", ""))
+        moment = history.moment(connection, first)
+        age(warehouse, 100)
+        versions = shown(warehouse, "select count(*) from staging.versions")
+
+        def interrupted(run: Run) -> None:
+            if run.done:
+                raise RuntimeError
+
+        with pytest.raises(RuntimeError):
+            retention.prune(warehouse, Policy(), notify=interrupted)
+        assert shown(warehouse, "select count(*) from staging.versions") < versions
+        (words,) = travel.touched_since(connection, "catalog", moment)
+        assert "pruned what was superseded" in words
 
 
 UNPROVEN = "select model_id from catalog.models m where not exists (select from ops.in_force(m.record_id))"

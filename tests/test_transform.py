@@ -340,8 +340,8 @@ def test_another_text_of_a_select_makes_the_next_run_take_everything(warehouse: 
     with warehouse.connect() as connection:
         connection.execute(
             """
-            update ops.fetch_runs set stats = jsonb_set(stats, '{sql,catalog/civitai/images}', '"an older text"')
-            where kind = 'transform'
+            update ops.fetch_runs set code_version = 'an older text' where kind = 'transform';
+            update staging.versions set derived_by = 'an older text'
             """
         )
     assert waiting(warehouse, civitai) == [DAY]

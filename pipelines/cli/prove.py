@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from psycopg import sql
 
-from pipelines import erasure, history, house, rebuild, trace, travel
+from pipelines import erasure, history, house, ledger, rebuild, trace, travel
 from pipelines.cli import context, show
 from pipelines.cli.context import AsJson
 from pipelines.errors import AtlasError
@@ -98,7 +98,7 @@ def as_of(
     """Print a table as CSV as a run left it, or leave the whole domain as it was in a schema."""
     if (table is None) == (not schema):
         raise AtlasError("Name a TABLE to print, or a schema to make: --schema NAME.", usage=True)
-    with context.warehouse() as warehouse, warehouse.connect() as connection:
+    with context.warehouse() as warehouse, ledger.reading(warehouse) as connection:
         moment = history.moment(connection, run)
         of = _known(domain or (table or moment.source).replace(".", "/").split("/")[0])
         with travel.as_of(warehouse, of, moment, schema=schema or None, workers=workers) as then:
@@ -131,7 +131,7 @@ def diff(
     json: AsJson = False,
 ) -> None:
     """Show which rows and cells differ between two runs, and why: another payload, other counters, other SQL."""
-    with context.warehouse() as warehouse, warehouse.connect() as connection, ExitStack() as stack:
+    with context.warehouse() as warehouse, ledger.reading(warehouse) as connection, ExitStack() as stack:
         moments = [history.moment(connection, run) for run in (before, after)]
         of = _known(domain or moments[1].source.split("/")[0])
         old, new = (stack.enter_context(travel.as_of(warehouse, of, each, workers=workers)) for each in moments)

@@ -67,6 +67,7 @@ versions = Table(
     Column(
         "renamed_from", UUID, comment="Record with the same content that was gone when this one came: a file renamed"
     ),
+    Column("derived_by", Text, comment="Digest of the SELECT files that derived its rows last; null: none has yet"),
     CheckConstraint("(payload_id is null) = (digest is null)", name="tombstone"),
     Index("versions_latest_key", "record_id", unique=True, postgresql_where=text("latest")),
     Index(
@@ -75,13 +76,7 @@ versions = Table(
         unique=True,
         postgresql_where=text("from_run is not null and to_run is null"),
     ),
-    Index("versions_partition_idx", "stream", "partition_key", postgresql_where=text("latest")),
-    Index(
-        "versions_waiting_idx",
-        "stream",
-        "partition_key",
-        postgresql_where=text("latest and from_run is null"),
-    ),
+    Index("versions_partition_idx", "stream", "partition_key", "derived_by", postgresql_where=text("latest")),
     schema="staging",
     postgresql_with={"fillfactor": "45"},  # room in each page to note all of it as seen again: indexes do not grow
     comment="One row a version of a record: what was received when, and which transforms took it in and out",

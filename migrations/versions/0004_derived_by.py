@@ -1,0 +1,63 @@
+"""derived by: which SELECT files derived a version last
+
+Revision: 0004, after 0003
+"""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0004"
+down_revision = "0003"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    op.add_column(
+        "versions",
+        sa.Column(
+            "derived_by",
+            sa.Text(),
+            comment="Digest of the SELECT files that derived its rows last; null: none has yet",
+        ),
+        schema="staging",
+    )
+    op.execute(
+        """
+        update staging.versions v set derived_by = (
+            select coalesce(r.stats -> 'code' ->> split_part(v.stream, '.', 1), r.code_version) from ops.fetch_runs r
+            where r.fetch_run_id = any(array(
+                select v.from_run union all
+                select d.fetch_run_id from staging.derivations d where d.version_id = v.version_id))
+            order by r.published desc limit 1)
+        where from_run is not null
+        """
+    )
+    op.drop_index("versions_waiting_idx", "versions", schema="staging")
+    op.drop_index("versions_partition_idx", "versions", schema="staging")
+    op.create_index(
+        "versions_partition_idx",
+        "versions",
+        ["stream", "partition_key", "derived_by"],
+        schema="staging",
+        postgresql_where=sa.text("latest"),
+    )
+
+
+def downgrade() -> None:
+    op.drop_index("versions_partition_idx", "versions", schema="staging")
+    op.create_index(
+        "versions_partition_idx",
+        "versions",
+        ["stream", "partition_key"],
+        schema="staging",
+        postgresql_where=sa.text("latest"),
+    )
+    op.create_index(
+        "versions_waiting_idx",
+        "versions",
+        ["stream", "partition_key"],
+        schema="staging",
+        postgresql_where=sa.text("latest and from_run is null"),
+    )
+    op.drop_column("versions", "derived_by", schema="staging")
