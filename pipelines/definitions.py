@@ -4,6 +4,8 @@ import dagster as dg
 
 from pipelines import house
 from pipelines.orchestration.checks import ledger_checks, proof_checks
+from pipelines.orchestration.drift_checks import drift_check
+from pipelines.orchestration.keeping import prune_schedule
 from pipelines.orchestration.resources import Atlas
 from pipelines.orchestration.sensors import close_dead_runs, follow_sensor, news_sensor, sweep_schedule
 from pipelines.orchestration.source_assets import staging_asset, table_assets
@@ -12,8 +14,8 @@ SOURCES = house.sources().values()
 
 defs = dg.Definitions(
     assets=[build(source) for source in SOURCES for build in (staging_asset, table_assets)],
-    asset_checks=[check(source) for source in SOURCES for check in (ledger_checks, proof_checks)],
+    asset_checks=[check(source) for source in SOURCES for check in (ledger_checks, proof_checks, drift_check)],
     sensors=[follow_sensor, close_dead_runs, *(news_sensor(source) for source in SOURCES)],
-    schedules=[sweep_schedule(source, source.sweeps) for source in SOURCES if source.sweeps],
+    schedules=[prune_schedule, *(sweep_schedule(source, source.sweeps) for source in SOURCES if source.sweeps)],
     resources={"atlas": Atlas()},
 )

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 
 from psycopg import sql
 
-from pipelines import bodies, ledger
+from pipelines import bodies, failpoints, ledger
 from pipelines.ledger import Counts, Run
 from pipelines.settings import Settings
 from pipelines.warehouse.engine import Connection, Warehouse
@@ -49,6 +49,7 @@ def prune(
         warehouse, "atlas", "prune", "all", code_version=code, dagster_run_id=dagster_run_id, notify=notify
     ) as run:
         removed = _warehouse(run.connection, policy, run.advance)
+        failpoints.reached("prune.warehouse")
         with _dagster(warehouse) as dagster:
             if dagster is not None:
                 removed += _events(dagster, policy, run.advance)
@@ -84,6 +85,7 @@ def _warehouse(connection: Connection, policy: Policy, advance: Callable[[int], 
             removed[what] += _batches(connection, statement, parameters | {"source": name}, locks, advance)
     connection.execute("drop table if exists pg_temp.doomed")
     connection.execute(DOOMED)
+    failpoints.reached("prune.doomed")
     removed["bodies"] += _batches(connection, BODIES, parameters, [bodies.LOCK], advance)
     domains = sorted({row["domain"] for row in connection.execute(DOMAINS)})
     removed["sql texts"] += _batches(connection, TEXTS, parameters, [f"transform {each}" for each in domains], advance)
@@ -108,7 +110,9 @@ def _batches(
             for lock in locks:
                 connection.execute(ledger.LOCK_TO_COMMIT, [lock])
             row = connection.execute(query, parameters).fetchone()
+            failpoints.reached("prune.removed")
         assert row is not None
+        failpoints.reached("prune.batch")
         total += int(row["removed"])
         advance(row["removed"])
         if row["taken"] < BATCH:

@@ -17,12 +17,15 @@ from datetime import UTC, datetime, timedelta
 from functools import cache
 from typing import Any
 
+import dagster as dg
 import msgspec
 import pytest
 
 from pipelines import drift, house, landing, paths
 from pipelines.cli import main
 from pipelines.ledger import Run
+from pipelines.orchestration.drift_checks import DAYS, Reliance, drift_check
+from pipelines.orchestration.resources import Atlas
 from pipelines.orchestration.source_assets import measured
 from pipelines.paths import Paths
 from pipelines.source import Payload, Source
@@ -42,7 +45,7 @@ EVERYWHERE = int(os.environ.get("DRIFT_EVERYWHERE", "20"))
 """So many mutants of a source that are tried in all its payloads; a landing each."""
 SEED = int(os.environ.get("DRIFT_SEED", random.randrange(10_000)))
 
-NOT_RECORDED = {"catalog/civitai": 2, "catalog/comfyui": 34}
+NOT_RECORDED = {"catalog/civitai": 1, "catalog/comfyui": 34}
 """How many paths no recording has: shapes of other years; of ComfyUI, what only one of its two formats can hold."""
 
 every_source = pytest.mark.parametrize("name", sorted(house.sources()))
@@ -391,6 +394,96 @@ def test_what_is_new_and_what_is_gone_is_told_after_one_run(
 
     back = shaped.land(models([each | {"id": each["id"] + 200} for each in MODELS]))
     assert {(each["what"], each["path"]) for each in back.stats["drift"]} == {("vanished path", "kind")}
+
+
+def checked(found: Watched) -> tuple[bool, str, str]:
+    """Whether Dagster's check passes, what it warns of, and what it tells beside that."""
+    with dg.DagsterInstance.ephemeral() as instance:
+        every = dg.AssetSelection.all_asset_checks()
+        resources = {"atlas": Atlas(found.warehouse)}
+        result = dg.materialize([drift_check(found.source)], instance=instance, resources=resources, selection=every)
+    (check,) = result.get_asset_check_evaluations()
+    assert check.asset_key.to_user_string() == found.source.name
+    assert check.severity == dg.AssetCheckSeverity.WARN
+    warned, told = (
+        str(check.metadata[name].value) if name in check.metadata else "" for name in ("relied_upon", "others")
+    )
+    assert check.passed == (not warned)
+    return check.passed, warned, told
+
+
+def more(number: int, **fields: Document) -> list[Document]:
+    """Thirty other models of the same shape, with other fields."""
+    return [each | {"id": each["id"] + 1_000 * number} | fields for each in MODELS]
+
+
+def test_a_check_warns_of_a_path_that_is_gone_for_as_long_as_it_is(shaped: Watched) -> None:
+    assert checked(shaped) == (True, "", "")
+    shaped.land(models(more(1, cover=1)))
+    passed, _, told = checked(shaped)
+    assert passed
+    assert "| new path | catalog/civitai.models | `cover` | number |" in told
+
+    without = [{name: value for name, value in each.items() if name != "stats"} for each in more(2)]
+    for _ in range(2):
+        shaped.land(models(without))
+        passed, warned, told = checked(shaped)
+        assert not passed
+        assert "| vanished path | catalog/civitai.models | `stats` | object |" in warned
+        assert "stats" not in told
+
+    shaped.land(models(more(3)))
+    passed, _, told = checked(shaped)
+    assert passed
+    assert "| vanished path | catalog/civitai.models | `cover` | number |" in told
+
+
+def test_a_check_warns_of_a_type_beside_another_for_a_while(shaped: Watched) -> None:
+    shaped.land(models(more(1, tags=["night"], description=None, cover=1)))
+    shaped.land(models(more(2, tags=["night"], description="no null any more", cover="1")))
+    assert checked(shaped)[0], "a first value after nulls, and a change of what no SELECT reads"
+
+    as_before: Document = {"description": "none", "cover": "1"}
+    both = [*more(3, tags=["night"], **as_before), *more(4, tags=[{"name": "night"}], **as_before)]
+    shaped.land(models(both))
+    passed, warned, told = checked(shaped)
+    assert not passed
+    assert "| new type | catalog/civitai.models | `tags[*]` | object |" in warned
+    assert warned.count("catalog/civitai.models") == 1, warned
+    assert "`cover`" in told
+
+    with shaped.warehouse.connect() as connection:
+        connection.execute("update ops.fetch_runs set ended_at = ended_at - make_interval(days => %s)", [DAYS + 1])
+    assert checked(shaped)[0]
+    shaped.land(models(more(5, tags=[{"name": "night"}], **as_before)))
+    passed, _, told = checked(shaped)
+    assert passed
+    assert "| vanished type | catalog/civitai.models | `tags[*]` | string |" in told
+
+
+@every_source
+def test_what_the_check_takes_for_relied_upon_holds_all_that_the_select_files_read(name: str) -> None:
+    source = house.sources()[name]
+    relies = Reliance(source)
+    named = [(kind, steps) for kind, steps in relied_upon(name) if not str(steps[-1]).startswith("~")]
+    written = {
+        (
+            source.streams[kind],
+            "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in steps)
+            .replace(".[*]", "[*]")
+            .removeprefix("."),
+        )
+        for kind, steps in named
+    }
+    assert [each for each in sorted(written) if not relies.on(*each)] == []
+    assert len(written) > len(source.contracts)
+    assert not any(relies.on(stream, "creator.username") for stream in source.streams.values())
+
+
+def test_what_a_contract_names_is_relied_upon_though_the_sql_reads_it_by_a_pattern() -> None:
+    relies = Reliance(house.find_source("catalog/danbooru"))
+    assert relies.on("catalog/danbooru.posts", "tag_string_artist")
+    assert not relies.on("catalog/danbooru.tags", "tag_string_artist")
 
 
 def test_counters_that_change_alone_are_looked_at(shaped: Watched) -> None:

@@ -152,6 +152,8 @@ def run_status(ui: Ui, run: str) -> str:
 def launch(ui: Ui, *assets: str) -> str:
     """What the button does for assets and one partition, checks included; the run."""
     keys = [{"path": asset.split("/")} for asset in assets]
+    checks = [{"assetKey": key, "name": "ledger_agrees"} for key in keys]
+    checks += [{"assetKey": key, "name": "drift"} for key in keys if len(key["path"]) == len(("domain", "source"))]
     launched = ui.ask(
         """mutation ($params: ExecutionParams!) {
             launchPipelineExecution(executionParams: $params) { __typename ... on LaunchRunSuccess { run { runId } } }
@@ -162,7 +164,7 @@ def launch(ui: Ui, *assets: str) -> str:
                 "repositoryName": "__repository__",
                 "pipelineName": "__ASSET_JOB",
                 "assetSelection": keys,
-                "assetCheckSelection": [{"assetKey": key, "name": "ledger_agrees"} for key in keys],
+                "assetCheckSelection": checks,
             },
             "mode": "default",
             "runConfigData": {},
@@ -199,16 +201,16 @@ def told(ui: Ui, run: str) -> dict[str, dict[str, Any]]:
     }
 
 
-def verdicts(ui: Ui, run: str) -> dict[str, bool]:
-    """What the checks of a run found, by asset."""
+def verdicts(ui: Ui, run: str) -> dict[tuple[str, str], bool]:
+    """What the checks of a run found, by asset and name."""
     events = ui.ask(
         """query ($id: ID!) { runOrError(runId: $id) { ... on Run { eventConnection { events {
-            ... on AssetCheckEvaluationEvent { evaluation { success assetKey { path } } }
+            ... on AssetCheckEvaluationEvent { evaluation { success checkName assetKey { path } } }
         } } } } }""",
         id=run,
     )["runOrError"]["eventConnection"]["events"]
     found = [event["evaluation"] for event in events if event]
-    return {"/".join(each["assetKey"]["path"]): each["success"] for each in found}
+    return {("/".join(each["assetKey"]["path"]), each["checkName"]): each["success"] for each in found}
 
 
 def counts(of: dict[str, Any]) -> dict[str, int]:
@@ -305,8 +307,8 @@ def materializes(ui: Ui, source: Source, tables: list[str]) -> None:
         assert rows == metadata["created"] > 0
     assert by_table[f"{source.name}/models"]["created"] == len(models)
 
-    assert verdicts(ui, landed) == {source.name: True}
-    assert verdicts(ui, transformed) == dict.fromkeys(tables, True)
+    assert verdicts(ui, landed) == {(source.name, "ledger_agrees"): True, (source.name, "drift"): True}
+    assert verdicts(ui, transformed) == {(table, "ledger_agrees"): True for table in tables}
 
 
 def draws_the_graph(ui: Ui, expected: Sources, folder: Path) -> None:

@@ -54,6 +54,7 @@ class Showcase(msgspec.Struct):
     height: int | None = None
     nsfw: bool | str | None = None
     nsfwLevel: int | str | None = None
+    browsingLevel: int | None = None
     meta: dict[str, msgspec.Raw] | None = None
 
 

@@ -10,7 +10,7 @@ import dagster as dg
 from dagster._core.instance import InstanceRef
 
 from pipelines import settings
-from pipelines.ledger import Run, silent
+from pipelines.ledger import LOCK_SHARED, Run, silent
 from pipelines.settings import Mode
 from pipelines.warehouse import engine, schema
 from pipelines.warehouse.engine import Warehouse
@@ -25,11 +25,15 @@ class Atlas:
     notify: Callable[[Run], None] = silent
 
     @contextmanager
-    def opened(self) -> Iterator[Warehouse]:
+    def opened(self, *, patient: bool = False) -> Iterator[Warehouse]:
+        """patient: where a migration is under way, its end is waited for; a tick of a sensor has no time for that."""
         if self.warehouse is not None:
             yield self.warehouse
             return
         with engine.opened(settings.load()) as warehouse:
+            if patient:
+                with warehouse.connect() as connection:
+                    connection.execute(LOCK_SHARED, ["migrate"])
             schema.require(warehouse)
             yield warehouse
 

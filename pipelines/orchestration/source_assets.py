@@ -157,7 +157,7 @@ def _each_partition(
     """Does the work for each partition of the run and yields a result an asset."""
     done: dict[str, Run] = {}
     failed: dict[str, str] = {}
-    with atlas.opened() as warehouse:
+    with atlas.opened(patient=True) as warehouse:
         for partition in context.partition_keys:
             try:
                 done[partition] = work(warehouse, partition)
