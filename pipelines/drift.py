@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 import msgspec.inspect
 
+from pipelines import failpoints
 from pipelines.counters import tree
 from pipelines.ledger import Run
 from pipelines.paths import Paths, maps
@@ -66,7 +67,9 @@ class Drift:
         rows = [row for paths in self.streams.values() for row in paths.rows()]
         if not rows:
             return []
+        failpoints.reached("drift.seen")
         connection.execute(KEEP, [self.run.id, *(list(column) for column in zip(*rows, strict=True))])
+        failpoints.reached("drift.kept")
         found = changes(connection, list(self.streams))
         told = [each for each in found if each["run"] == self.run.id or each["what"].startswith("vanished")]
         return msgspec.to_builtins(told)  # type: ignore[no-any-return]

@@ -11,7 +11,7 @@ from typing import Any
 
 from psycopg import sql
 
-from pipelines import beside, bodies, house, ledger, transform
+from pipelines import beside, bodies, failpoints, house, ledger, transform
 from pipelines.errors import AtlasError
 from pipelines.ledger import Run
 from pipelines.retention import vacuum
@@ -38,20 +38,27 @@ def erase(
     notify: Callable[[Run], None] = ledger.silent,
 ) -> Run:
     """Removes a record from staging, quarantine and tables; the closed run, with what was removed in its stats."""
+    with warehouse.connect() as connection:
+        _require_any(connection, stream, external_id)
     code = transform.code_version(house.selects(source.name))
     with ledger.opened(warehouse, source, "erase", PARTITION, code_version=code, notify=notify) as run:
         with run.connection.transaction():
             for lock in (f"transform {source.domain}", f"land {source.name}", bodies.LOCK):
                 run.connection.execute(ledger.LOCK_TO_COMMIT, [lock])
             parameters = {"run": run.id, "source": source.name, "stream": stream, "external_id": external_id}
-            _require(run.connection, parameters)
+            _require_any(run.connection, stream, external_id)
+            _require_landed(run.connection, parameters)
             _require_no_copy(run.connection, source.domain)
-            for statement in BEGIN:
+            failpoints.reached("erase.locked")
+            for number, statement in enumerate(BEGIN):
                 run.connection.execute(statement, parameters)
+                failpoints.reached("erase.begun", str(number))
             counts, stats = transform.take_in(run, source)
-            removed = {what: _removed(run.connection, each, parameters) for what, each in REMOVE.items()}
+            failpoints.reached("erase.taken_in")
+            removed = {what: _removed(run.connection, what, parameters) for what in REMOVE}
             stats["erased"] = removed | _shared(run.connection)
             run.publish(counts, stats)
+        failpoints.reached("erase.committed")
         written = [name for name, each in stats["tables"].items() if each["updated"] or each["deleted"]]
         vacuum(run.connection, STAGING + written)
     return run
@@ -63,12 +70,12 @@ def lift(warehouse: Warehouse, stream: str, external_id: str) -> bool:
         return bool(connection.execute(LIFT, {"stream": stream, "external_id": external_id}).rowcount)
 
 
-def told(connection: Connection, domain: str, key: str) -> str | None:
+def told(connection: Connection, of: str, key: str) -> str | None:
     """When and by which run the record that has a key was erased, in a sentence.
 
-    key: the source's own id, or the record's id.
+    of: its stream, or the beginning of that. key: the source's own id, or the record's id.
     """
-    row = connection.execute(TOLD, {"domain": f"{domain}/", "key": key}).fetchone()
+    row = connection.execute(TOLD, {"of": of, "key": key}).fetchone()
     if row is None:
         return None
     return (
@@ -87,14 +94,15 @@ def count(connection: Connection, domain: str) -> int:
     return int(row["number"])
 
 
-def _require(connection: Connection, parameters: dict[str, Any]) -> None:
-    """Fails where there is nothing to erase, or a landing under way holds it too."""
-    found = connection.execute(HELD, parameters).fetchone()
-    assert found is not None
-    if not any(found.values()):
-        raise AtlasError(
-            f"Nothing is held of a record {parameters['external_id']!r} of {parameters['stream']}.", usage=True
-        )
+def _require_any(connection: Connection, stream: str, external_id: str) -> None:
+    """Fails where there is nothing to erase."""
+    if not any(held(connection, stream, external_id).values()):
+        before = told(connection, stream, external_id)
+        raise AtlasError(before or f"Nothing is held of a record {external_id!r} of {stream}.", usage=True)
+
+
+def _require_landed(connection: Connection, parameters: dict[str, Any]) -> None:
+    """Fails where a landing under way holds it too."""
     landing = connection.execute(UNDER_WAY, parameters).fetchone()
     if landing is not None:
         raise AtlasError(
@@ -112,9 +120,12 @@ def _require_no_copy(connection: Connection, domain: str) -> None:
         )
 
 
-def _removed(connection: Connection, statement: str | sql.Composed, parameters: dict[str, Any]) -> int:
+def _removed(connection: Connection, what: str, parameters: dict[str, Any]) -> int:
+    statement = REMOVE[what]
     query = sql.SQL(statement) if isinstance(statement, str) else statement
-    return connection.execute(query, parameters).rowcount
+    number = connection.execute(query, parameters).rowcount
+    failpoints.reached("erase.removed", what)
+    return number
 
 
 def _shared(connection: Connection) -> dict[str, int]:
@@ -209,6 +220,25 @@ REMOVE: dict[str, str | sql.Composed] = {
                    where r.fetched = 1))
            or q.stage = 'transform' and q.record_id is null and q.closed_run = %(run)s
     """,
+    # Paths that it alone is known to have: their names may be its own. What landings said of them goes first.
+    "drift_told": """
+        with told as (
+            select r.fetch_run_id, d.value, (d.value -> 'payloads')::bigint <= 1 and exists (
+                select from erased e where e.payload_id::text = d.value ->> 'payload_id') as alone
+            from ops.fetch_runs r cross join jsonb_array_elements(r.stats -> 'drift') as d
+            where r.stream = %(source)s and r.kind = 'land'
+        )
+
+        update ops.fetch_runs r set stats = jsonb_set(r.stats, '{drift}', t.others)
+        from (
+            select fetch_run_id, coalesce(jsonb_agg(value) filter (where not alone), '[]') as others from told
+            group by fetch_run_id having bool_or(alone)
+        ) as t
+        where r.fetch_run_id = t.fetch_run_id
+    """,
+    "drift_paths": """
+        delete from ops.schema_drift d using erased e where d.payload_id = e.payload_id and d.payloads <= 1
+    """,
     # Whatever broken off landings of the source kept: any of it may tell of the record. They begin anew.
     **{
         kept: sql.SQL(
@@ -231,7 +261,7 @@ where record_id = ops.key(%(stream)s, %(external_id)s) and lifted_at is null
 
 TOLD = """
 select e.* from staging.erasures e
-where starts_with(e.stream, %(domain)s)
+where starts_with(e.stream, %(of)s)
   and (e.record_id = ops.key(e.stream, %(key)s) or e.record_id::text = lower(%(key)s))
 order by e.erased_at desc limit 1
 """

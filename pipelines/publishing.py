@@ -86,6 +86,7 @@ def publish(run: Run, outcome: Outcome) -> None:
         failpoints.reached("publish.landed")
         if outcome.mends is not None and verdicts:
             quarantine.close_mended(run, outcome.mends)
+            failpoints.reached("publish.mended")
         if drifted := outcome.drift.keep(verdicts.get("created", 0) + verdicts.get("updated", 0)):
             outcome.stats["drift"] = drifted
         failpoints.reached("publish.drift")

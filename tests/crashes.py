@@ -86,7 +86,7 @@ def queries() -> dict[str, sql.Composable]:
     of_staging = {
         "versions": """
             v.stream, v.external_id, v.digest, v.partition_key, v.latest, v.from_run is null, v.to_run is null,
-            v.renamed_from, p.digest = v.digest, p.body, p.original
+            v.derived_by, v.renamed_from, p.digest = v.digest, p.body, p.original
             from staging.versions v left join staging.payloads p using (payload_id)
         """,
         "observations": """
@@ -99,6 +99,9 @@ def queries() -> dict[str, sql.Composable]:
             from staging.quarantine
         """,
         "waits": "record_id, table_name, key, reason from staging.waits",
+        "erasures": "stream, record_id, digest, lifted_at is null from staging.erasures",
+        "drift": "stream, path, type, missed from ops.schema_drift",
+        "sql": "digest, path from ops.sql",
         "arrivals": "stream from staging.arrivals",
         "rejects": "stream from staging.rejects",
         "checkpoints": "fetch_run_id from staging.checkpoints",
