@@ -33,6 +33,12 @@ class Settings(BaseSettings):
     keep_events_days: int = Field(14, ge=0, description="How long Dagster's events of finished runs and ticks stay")
     sql_echo: bool = Field(False, validation_alias="SQL_ECHO", description="Log SQLAlchemy's statements")
 
+    def environment(self) -> dict[str, str]:
+        """The variables that set the same in a process that works elsewhere."""
+        set_ = self.model_dump(exclude_none=True, exclude={"database_url", "sql_echo"})
+        named = {f"ATLAS_{name.upper()}": str(value) for name, value in set_.items()} | {"SQL_ECHO": str(self.sql_echo)}
+        return named | ({"DATABASE_URL": self.database_url} if self.database_url else {})
+
     @classmethod
     def settings_customise_sources(
         cls,

@@ -19,7 +19,7 @@ import pytest
 from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
 
-from pipelines import house
+from pipelines import house, settings
 from pipelines.warehouse import schema
 from pipelines.warehouse.engine import Warehouse
 
@@ -355,3 +355,18 @@ def test_a_server_that_is_too_old_is_one_sentence(atlas: Atlas, old_server: str)
             words(done.stderr),
         )
         assert done.stdout == ""
+
+
+def test_what_a_folder_sets_holds_for_a_process_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `atlas ui` starts them."""
+    for name in ("DATABASE_URL", "ATLAS_HOME", "ATLAS_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "atlas.toml").write_text('mode = "live"\nhome = "/data/atlas"\nkeep_events_days = 3\nsql_echo = true\n')
+    monkeypatch.chdir(tmp_path)
+    here = settings.load(database_url="postgresql://h/atlas")
+    assert (here.mode, here.keep_events_days, here.sql_echo) == ("live", 3, True)
+    for name, value in here.environment().items():
+        monkeypatch.setenv(name, value)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert settings.load() == here

@@ -44,7 +44,7 @@ def ui(port: Annotated[int, typer.Option(min=1, max=65535, help="Port on 127.0.0
         ledger.reap(warehouse)
         with resources.instance(warehouse, context.in_force().home) as instance:
             resources.report_dead_runs(warehouse, instance)
-        os.environ["DATABASE_URL"] = warehouse.conninfo
+        os.environ |= context.in_force().environment() | {"DATABASE_URL": warehouse.conninfo}
         with resources.alive(warehouse):
             _serve(port)
 
