@@ -11,7 +11,7 @@ from typing import Any
 from psycopg import sql
 
 from pipelines import failpoints
-from pipelines.deriving import Derivation
+from pipelines.deriving import Change, Derivation
 from pipelines.warehouse.engine import Connection
 from pipelines.warehouse.shape import Shape
 
@@ -19,27 +19,14 @@ from pipelines.warehouse.shape import Shape
 def keep_up(connection: Connection, derivation: Derivation) -> dict[str, dict[str, Any]]:
     """Brings `ops.tables` up to what a derivation has written; rows and digest of each of its tables."""
     shapes = {shape.name: shape for shape in (*derivation.shapes, *derivation.shared)}
-    changes = {name: change for name, change in derivation.changes.items() if change.rows or change.digest}
-    kept = {
-        row["table_name"]: row
-        for row in connection.execute("select * from ops.tables where table_name = any(%s)", [list(shapes)])
-    }
+    query = "select table_name, rows, digest from ops.tables where table_name = any(%s)"
+    kept = {row["table_name"]: row for row in connection.execute(query, [list(shapes)])}
     failpoints.reached("content.read")
-    for name in sorted(shapes.keys() - kept.keys()):
-        kept[name] = {"table_name": name, **counted(connection, shapes[name])}
-        connection.execute(
-            "insert into ops.tables (table_name, rows, digest) values (%(table_name)s, %(rows)s, %(digest)s)",
-            kept[name],
-        )
-        changes.pop(name, None)
-    for name, change in changes.items():
-        kept[name]["rows"] += change.rows
-        kept[name]["digest"] = _wrapped(kept[name]["digest"] + change.digest)
-        connection.execute(
-            "update ops.tables set rows = %(rows)s, digest = %(digest)s where table_name = %(table_name)s", kept[name]
-        )
-        failpoints.reached("content.kept_up", name)
-    return {name: {"rows": row["rows"], "digest": written(row["digest"])} for name, row in sorted(kept.items())}
+    for name, row in kept.items():
+        change = derivation.changes.get(name, Change())
+        row["rows"] += change.rows
+        row["digest"] = _wrapped(row["digest"] + change.digest)
+    return _keep(connection, kept) | count(connection, [shapes[name] for name in shapes.keys() - kept.keys()])
 
 
 def counted(connection: Connection, shape: Shape) -> dict[str, int]:
@@ -55,8 +42,12 @@ def counted(connection: Connection, shape: Shape) -> dict[str, int]:
 
 def count(connection: Connection, shapes: Sequence[Shape]) -> dict[str, dict[str, Any]]:
     """Brings `ops.tables` up to what tables hold, by reading all of them; rows and digest of each."""
-    found = {shape.name: counted(connection, shape) for shape in shapes}
-    for name, row in found.items():
+    return _keep(connection, {shape.name: counted(connection, shape) for shape in shapes})
+
+
+def _keep(connection: Connection, found: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Writes what differs; all of it as runs record it."""
+    for name, row in sorted(found.items()):
         connection.execute(
             """
             merge into ops.tables t using (select %(name)s as table_name) s on t.table_name = s.table_name
@@ -64,10 +55,10 @@ def count(connection: Connection, shapes: Sequence[Shape]) -> dict[str, dict[str
                 update set rows = %(rows)s, digest = %(digest)s
             when not matched then insert (table_name, rows, digest) values (%(name)s, %(rows)s, %(digest)s)
             """,
-            {"name": name, **row},
+            {"name": name, "rows": row["rows"], "digest": row["digest"]},
         )
-        failpoints.reached("content.counted", name)
-    return {name: {"rows": row["rows"], "digest": written(row["digest"])} for name, row in found.items()}
+        failpoints.reached("content.kept", name)
+    return {name: {"rows": row["rows"], "digest": written(row["digest"])} for name, row in sorted(found.items())}
 
 
 def written(digest: int) -> str:

@@ -17,6 +17,7 @@ import pytest
 from pipelines import fetching, house, landing, recording, transform
 from pipelines.source import Window
 from pipelines.warehouse.engine import Warehouse
+from tests import budgets
 
 README = house.ROOT / "README.md"
 BEGIN, END = "<!-- answers -->", "<!-- /answers -->"
@@ -85,6 +86,16 @@ def test_the_answers_are_what_ask_prints(loaded: Warehouse) -> None:
         "README_WRITE=1 .venv/bin/python -m pytest tests/test_readme.py"
     )
     assert len(house.questions()) >= 5
+
+
+def test_the_figures_are_those_that_are_measured_and_within_their_budgets() -> None:
+    """`README_WRITE=1 make bench` writes them."""
+    block = README.read_text().partition(budgets.BEGIN)[2].partition(budgets.END)[0]
+    told = {
+        what: (figure, most) for what, figure, most in re.findall(r"^\| (.+?) \| (\d.*?) \| (\d.*?) \|$", block, re.M)
+    }
+    assert {what: most for what, (_, most) in told.items()} == budgets.BUDGETS
+    assert all(budgets.number(figure) <= budgets.number(most) for figure, most in told.values())
 
 
 def said(text: str) -> list[tuple[str, list[str]]]:
