@@ -14,7 +14,7 @@ from typing import cast
 import msgspec
 
 from pipelines.counters import Counted, take_out, tree
-from pipelines.fidelity import NotJson, repair
+from pipelines.fidelity import LARGE, NotJson, mend, repair
 from pipelines.quarantine import Rejected
 from pipelines.source import Contract, Payload
 
@@ -98,7 +98,8 @@ class Examiner:
         except msgspec.ValidationError:
             raise
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            return self._decoder.decode(repair(body)[0])
+            mended, _ = mend(body) if len(body) > LARGE else repair(body)
+            return self._decoder.decode(mended)
 
     def _readable_id(self, body: bytes) -> str | None:
         """The id of a payload that breaks its contract, where the id itself can still be read."""

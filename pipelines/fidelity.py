@@ -2,12 +2,15 @@
 
 jsonb drops all but the last of duplicate keys and refuses NUL characters, lone surrogates, invalid UTF-8 and numbers
 beyond its range. `faithful` proves the common case fast; `repair` reads slowly and carefully, and says what it had to
-change. What is no JSON at all raises `NotJson`. Belongs here: JSON texts. Not: contracts, not the database.
+change. Both decode the text, which may take thirty times its size; `mend` does what can be done to a large one without.
+What is no JSON at all raises `NotJson`. Belongs here: JSON texts. Not: contracts, not the database.
 """
 
 import codecs
+import io
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,13 +19,29 @@ import msgspec
 MAX_BYTES = 200 * 1024 * 1024
 """Longest body that is tried: jsonb holds strings and containers up to 256 MiB."""
 
+LARGE = 4 * 1024 * 1024
+"""A text beyond it is never decoded whole, where it can be helped."""
+
+PIECE = 1024 * 1024
+
+MARK = "byte-order mark removed"
+WRONG = "invalid UTF-8 replaced"
+NUL = "NUL character replaced"
+LONE = "lone surrogate replaced"
+TWICE = "duplicate key: last one kept"
+
 _ESCAPES = (rb"\u0000", rb"\u0022", rb"\u003a", rb"\u003A")
 _KEY_APART = re.compile(rb'"[ \t\r\n]+:')
 _NUMBER = re.compile(r"-?(\d+)(?:\.(\d+))?(?:[eE]([+-]?\d+))?")
 _MAX_DIGITS_BEFORE, _MAX_DIGITS_AFTER = 131_072, 16_383
 _SURROGATE = re.compile("[\ud800-\udfff]")
+_ESCAPED = re.compile(
+    rb"\\(?:[^u]|u(?:(?P<nul>0000)"
+    rb"|[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(?P<lone>[dD][89a-fA-F][0-9a-fA-F]{2}))?)"
+)
 _WRONG_BYTES = {chr(0xDC00 + byte) for byte in range(0x80, 0x100)}
 """What bytes that are no UTF-8 are read as."""
+_AT_BYTE = re.compile(r" \(byte (\d+)\)$")
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 
@@ -52,22 +71,16 @@ def faithful(body: bytes) -> bool:
 
 def repair(body: bytes) -> tuple[bytes, list[str]]:
     """A text that jsonb takes, and what was changed in it: nothing, if jsonb holds the value after all."""
-    if len(body) > MAX_BYTES:
-        raise NotJson("too_large", f"{len(body):,} bytes; a payload may have {MAX_BYTES:,}")
     repairs: set[str] = set()
-    begins = 0
-    if body.startswith(codecs.BOM_UTF8):
-        repairs.add("byte-order mark removed")
-        begins = len(codecs.BOM_UTF8)
-        body = body[begins:]
+    body, begins = _begin(body, repairs)
     text = body.decode("utf-8", errors="surrogateescape")
     if not text.isascii() and _SURROGATE.search(text):
-        repairs.add("invalid UTF-8 replaced")
+        repairs.add(WRONG)
 
     def pairs(found: list[tuple[str, Any]]) -> dict[str, Any]:
         result = {clean(key): clean(value) for key, value in found}
         if len(result) < len(found):
-            repairs.add("duplicate key: last one kept")
+            repairs.add(TWICE)
         return result
 
     def clean(value: Any) -> Any:
@@ -81,11 +94,11 @@ def repair(body: bytes) -> tuple[bytes, list[str]]:
         if not isinstance(value, str):
             return value
         if "\x00" in value:
-            repairs.add("NUL character replaced")
+            repairs.add(NUL)
             value = value.replace("\x00", _REPLACEMENT)
         if not value.isascii() and (found := set(_SURROGATE.findall(value))):
-            if "invalid UTF-8 replaced" not in repairs or not found <= _WRONG_BYTES:
-                repairs.add("lone surrogate replaced")
+            if WRONG not in repairs or not found <= _WRONG_BYTES:
+                repairs.add(LONE)
             value = _SURROGATE.sub(_REPLACEMENT, value)
         return value
 
@@ -107,6 +120,69 @@ def repair(body: bytes) -> tuple[bytes, list[str]]:
         raise NotJson("not_json", f"{error.msg.removesuffix(' at')} at byte {offset}", offset) from None
     except RecursionError:
         raise NotJson("too_deep", "nested deeper than can be read") from None
+
+
+def mend(body: bytes) -> tuple[bytes, list[str]]:
+    """As `repair`, in memory for one more text; leaves keys told twice and numbers beyond numeric's range as they are.
+
+    A text with NaN or an infinity is repaired nevertheless.
+    """
+    repairs: set[str] = set()
+    text, begins = _begin(body, repairs)
+    text = _without_escapes(text, repairs)
+    try:
+        msgspec.json.decode(text, type=msgspec.Raw)
+    except RecursionError:
+        raise NotJson("too_deep", "nested deeper than can be read") from None
+    except msgspec.DecodeError as error:
+        if b"NaN" in text or b"Infinity" in text:
+            return repair(body)
+        at = _AT_BYTE.search(str(error))
+        offset = begins + (int(at.group(1)) if at else len(text))
+        raise NotJson("not_json", f"{_AT_BYTE.sub('', str(error))} at byte {offset}", offset) from None
+    return _without_wrong_bytes(text, repairs), sorted(repairs)
+
+
+def pieces(body: bytes) -> Iterator[bytes]:
+    """A large text bit by bit."""
+    return (body[at : at + PIECE] for at in range(0, len(body), PIECE))
+
+
+def _begin(body: bytes, repairs: set[str]) -> tuple[bytes, int]:
+    """A text without its byte-order mark, and where it begins; refuses one that is too long."""
+    if len(body) > MAX_BYTES:
+        raise NotJson("too_large", f"{len(body):,} bytes; a payload may have {MAX_BYTES:,}")
+    if not body.startswith(codecs.BOM_UTF8):
+        return body, 0
+    repairs.add(MARK)
+    return body[len(codecs.BOM_UTF8) :], len(codecs.BOM_UTF8)
+
+
+def _without_escapes(text: bytes, repairs: set[str]) -> bytes:
+    """A text in which another escape, as long, stands for each NUL and lone surrogate."""
+    if rb"\u0000" not in text and rb"\ud" not in text and rb"\uD" not in text:
+        return text
+    mended = io.BytesIO(text)
+    for match in _ESCAPED.finditer(text):
+        if match.lastgroup:
+            repairs.add(NUL if match.lastgroup == "nul" else LONE)
+            mended.seek(match.start())
+            mended.write(rb"\ufffd")
+    return mended.getvalue()
+
+
+def _without_wrong_bytes(text: bytes, repairs: set[str]) -> bytes:
+    """A text with a replacement character for each byte that is no UTF-8."""
+    try:
+        for _ in codecs.iterdecode(pieces(text), "utf-8"):
+            pass
+    except UnicodeDecodeError:
+        repairs.add(WRONG)
+        mended = io.BytesIO()
+        for piece in codecs.iterdecode(pieces(text), "utf-8", errors="surrogateescape"):
+            mended.write(_SURROGATE.sub(_REPLACEMENT, piece).encode())
+        return mended.getvalue()
+    return text
 
 
 def _fits_numeric(literal: str) -> bool:

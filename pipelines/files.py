@@ -59,12 +59,16 @@ def _files(source: Source, kind: str, path: Path) -> Iterator[Item]:
             yield Skipped(name, "not JSON by its name")
         elif suffix in LINES:
             with _open(each) as lines:
-                for number, line in enumerate(lines, 1):
-                    if body := line.strip(b" \t\r\n"):
+                for number, body in enumerate(map(_stripped, lines), 1):
+                    if body:
                         yield Payload(body, f"{name}:{number}", kind=kind)
         else:
             with _open(each) as document:
                 yield from _documents(source.contracts[kind].envelope, kind, document.read(), name)
+
+
+def _stripped(line: bytes) -> bytes:
+    return line.strip(b" \t\r\n")
 
 
 @contextmanager
@@ -87,7 +91,7 @@ def _open(path: Path) -> Iterator[IO[bytes]]:
 
 def _documents(envelope: str | None, kind: str, body: bytes, name: str) -> Iterator[Payload]:
     """A page's records, by their names where it names them; a list's elements; or the document itself."""
-    shape: Any = dict[str, msgspec.Raw] | list[msgspec.Raw]
+    shape: Any = dict[str, msgspec.Raw] | list[msgspec.Raw] if envelope else list[msgspec.Raw]
     try:
         document: dict[str, msgspec.Raw] | list[msgspec.Raw] | None = msgspec.json.decode(body, type=shape)
         named = isinstance(document, dict) and envelope in document

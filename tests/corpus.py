@@ -4,6 +4,7 @@
 reason in quarantine, with the offset where there is one. Belongs here: bytes. Not: how they are landed, nor judged.
 """
 
+import io
 from collections.abc import Iterable, Mapping
 
 NUL = "NUL character replaced"
@@ -293,6 +294,7 @@ TOLD_TWICE: Vectors = {
         b'{"a": NaN, "a": "\\u0000", "b": "\xff"}',
         [NUL, no_number("NaN"), TWICE, BYTES],
     ),
+    "a NUL character, and a number that is too large": (rb'{"a": "\u0000", "b": 1e400000}', [NUL, BEYOND]),
     "seven faults at once": (
         b'\xef\xbb\xbf{"a": NaN, "a": "\\u0000", "b": "\xff", "c": "\\ud800", "d": 1e400000, "e": -Infinity}',
         [MARK, NUL, no_number("NaN"), no_number("-Infinity"), TWICE, BYTES, LONE, BEYOND],
@@ -403,3 +405,29 @@ EVERY: Iterable[Vectors] = (
 )
 
 VECTORS: Vectors = {name: vector for vectors in EVERY for name, vector in vectors.items()}
+
+LARGE: Mapping[str, tuple[bytes, bytes, bytes]] = {
+    "a string with a NUL character": (rb'{"n": %d, "a": "\u0000', b"text ", b'"}'),
+    "a string with half of a pair": (rb'{"n": %d, "a": "\ud83d', b"text ", b'"}'),
+    "a string with a wrong byte": (b'{"n": %d, "a": "\xff', b"text ", b'"}'),
+    "a string behind a byte order mark": (b'\xef\xbb\xbf{"n": %d, "a": "', b"text ", b'"}'),
+    "a string with a character of four bytes": ('{"n": %d, "a": "\N{GRINNING FACE}'.encode(), b"text ", b'"}'),
+    "a string of line breaks": (b'{"n": %d, "a": "', rb"text\n", b'"}'),
+    "small numbers": (b'{"n": %d, "a": [1', b",12345678901", b"]}"),
+    "small objects": (b'{"n": %d, "a": [1', b',{"a":1}', b"]}"),
+    "small objects and a NUL character": (rb'{"n": %d, "a": ["\u0000"', b',{"a":1}', b"]}"),
+    "small objects and a key told twice": (b'{"n": %d, "n": 1, "a": [1', b',{"a":1}', b"]}"),
+    "small objects, cut": (b'{"n": %d, "a": [1', b',{"a":1}', b""),
+}
+"""How large payloads begin (with their number), go on and end."""
+
+
+def large(name: str, size: int, number: int) -> bytes:
+    """Made without a second copy of it."""
+    opening, unit, closing = LARGE[name]
+    text = io.BytesIO()
+    text.write(opening % number)
+    for _ in range(size // (1_000 * len(unit))):
+        text.write(1_000 * unit)
+    text.write(closing)
+    return text.getvalue()
