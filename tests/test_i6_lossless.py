@@ -554,7 +554,7 @@ def test_as_deep_as_can_be_read_is_read_or_refused(new_warehouse: Callable[[], W
 
 
 MEASURE = """
-import json, resource, sys
+import json, re, sys
 from dataclasses import replace
 from uuid import uuid4
 from sqlalchemy import make_url
@@ -584,7 +584,8 @@ def adjacent(kind, size, times):
 source = replace(house.sources()["catalog/comfyui"], name="catalog/corners", contracts={"": Anything})
 items = {"corners": corners, "adjacent": adjacent}[sys.argv[2]](*sys.argv[3:])
 run = landing.land(Warehouse(make_url(sys.argv[1])), source, "2026-11-01", items)
-print(json.dumps([vars(run.counts), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024]))
+peak = re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())
+print(json.dumps([vars(run.counts), int(peak[1]) * 1024]))
 """
 
 MB = 1_000_000
