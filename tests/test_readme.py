@@ -90,10 +90,7 @@ def test_the_answers_are_what_ask_prints(loaded: Warehouse) -> None:
 
 def test_the_figures_are_those_that_are_measured_and_within_their_budgets() -> None:
     """`README_WRITE=1 make bench` writes them."""
-    block = README.read_text().partition(budgets.BEGIN)[2].partition(budgets.END)[0]
-    told = {
-        what: (figure, most) for what, figure, most in re.findall(r"^\| (.+?) \| (\d.*?) \| (\d.*?) \|$", block, re.M)
-    }
+    told = budgets.figures(README.read_text())
     assert {what: most for what, (_, most) in told.items()} == budgets.BUDGETS
     assert all(budgets.number(figure) <= budgets.number(most) for figure, most in told.values())
 
