@@ -258,6 +258,20 @@ def test_lifted_while_a_landing_is_under_way_it_lands_with_the_next(warehouse: W
     assert shown(warehouse, "select name from catalog.models order by 1") == ["model 1", "model 2"]
 
 
+def test_paths_that_it_alone_had_are_forgotten(warehouse: Warehouse, made: Source) -> None:
+    told = Told(warehouse, made)
+    told.land("a", {"models": [model(1)]})
+    told.land("b", {"models": [model(2)], "otter": 1, "geheimnis": {"4711": 1}})
+    told.land("c", {"models": [model(3)], "otter": 2})
+    told.transform()
+    paths = "select path from ops.schema_drift where path ~ 'geheimnis|otter' order by 1"
+    said = "select distinct d ->> 'path' from ops.fetch_runs, jsonb_array_elements(stats -> 'drift') d order by 1"
+    assert shown(warehouse, paths) == ["geheimnis", "geheimnis.*", "otter"] == shown(warehouse, said)
+    erasure.erase(warehouse, made, made.name, "b")
+    assert shown(warehouse, paths) == ["otter"]
+    assert shown(warehouse, said) == []
+
+
 def test_what_a_kept_schema_holds_is_not_forgotten(lived: Told, civitai: Source) -> None:
     """Nothing is erased while somebody keeps the domain as it was."""
     warehouse = lived.warehouse
