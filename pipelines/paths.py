@@ -187,20 +187,28 @@ class Paths:
                     )
 
 
-def maps(kind: Type, path: str = "") -> Iterator[str]:
-    """The paths at which a contract has dicts of objects or lists: their keys are data."""
+def named(kind: Type, path: str = "") -> Iterator[tuple[str, Type]]:
+    """The paths that a contract names, each with what is there."""
+    if isinstance(kind, UnionType):
+        for one in kind.types:
+            yield from named(one, path)
+        return
+    yield path, kind
     match kind:
-        case UnionType():
-            for one in kind.types:
-                yield from maps(one, path)
         case StructType():
             for field in kind.fields:
-                yield from maps(field.type, f"{path}.{field.encode_name}" if path else field.encode_name)
+                yield from named(field.type, f"{path}.{field.encode_name}" if path else field.encode_name)
         case ListType():
-            yield from maps(kind.item_type, path + EACH_ELEMENT)
-        case DictType(value_type=StructType() | ListType()):
+            yield from named(kind.item_type, path + EACH_ELEMENT)
+        case DictType():
+            yield from named(kind.value_type, f"{path}.{EACH_VALUE}")
+
+
+def maps(kind: Type) -> Iterator[str]:
+    """The paths at which a contract has dicts of objects or lists: their keys are data."""
+    for path, there in named(kind):
+        if isinstance(there, DictType) and isinstance(there.value_type, StructType | ListType):
             yield path
-            yield from maps(kind.value_type, f"{path}.{EACH_VALUE}")
 
 
 def _unlike(values: list[Any]) -> bool:

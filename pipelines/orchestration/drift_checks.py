@@ -8,17 +8,15 @@ Belongs here: what of the drift is worth a warning. Not: what drift is (`pipelin
 """
 
 import re
-from collections.abc import Iterator
 from typing import Any
 
 import dagster as dg
 import msgspec
-from msgspec.inspect import DictType, ListType, StructType, Type, UnionType
 
 from pipelines import drift, house
 from pipelines.orchestration.resources import Atlas
 from pipelines.orchestration.source_assets import drift_table, staging_key
-from pipelines.paths import ROOT
+from pipelines.paths import ROOT, named
 from pipelines.source import Source
 from pipelines.warehouse.engine import Connection
 
@@ -92,7 +90,7 @@ class Reliance:
         sql = "\n".join(select.file.text for select in house.selects(source.name))
         self.quoted = "\n".join(_QUOTED.findall(_COMMENT.sub("", sql)))
         self.named = {
-            source.streams[kind]: set(_fields(msgspec.inspect.type_info(contract)))
+            source.streams[kind]: {path for path, _ in named(msgspec.inspect.type_info(contract))}
             for kind, contract in source.contracts.items()
         }
 
@@ -101,23 +99,6 @@ class Reliance:
             return True
         names = [name.strip('"') for name in _NAMES.findall(path)]
         return not names or re.search(rf"(?<!\w){re.escape(names[-1])}(?!\w)", self.quoted) is not None
-
-
-def _fields(kind: Type, path: str = "") -> Iterator[str]:
-    """The paths of a contract's fields, as `ops.schema_drift` writes them."""
-    match kind:
-        case UnionType():
-            for one in kind.types:
-                yield from _fields(one, path)
-        case StructType():
-            for field in kind.fields:
-                below = f"{path}.{field.encode_name}" if path else field.encode_name
-                yield below
-                yield from _fields(field.type, below)
-        case ListType():
-            yield from _fields(kind.item_type, f"{path}[*]")
-        case DictType():
-            yield from _fields(kind.value_type, f"{path}.*")
 
 
 RECENT = """
