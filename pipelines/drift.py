@@ -5,11 +5,9 @@
 A landing looks at new bodies only: all of the first `WHOLE`, then one in `ONE_IN` as their digests fall, and at none
 that is too large to be decoded (`fidelity.LARGE`). Of counters that changed alone, and of bodies that an earlier run
 had written, it looks at some when it publishes. The rows of a stream are written once a run; where nothing is new,
-nothing is. Where 20,000 CivitAI models land, looking takes 2.4 % of the landing's processor time, writing a tenth of a
-second.
-A path is gone where so many payloads that had what holds it lack it in a row that, at the share it had, chance would
-do that less often than `CHANCE`. Belongs here: what a landing looks at, and the table. Not: what a path is (`paths`),
-not what the SQL relies on (contracts).
+nothing is. tests/budgets.py measures what it costs. A path is gone where so many payloads that had what holds it lack
+it in a row that, at the share it had, chance would do that less often than `CHANCE`. Belongs here: what a landing
+looks at, and the table. Not: what a path is (`paths`), not what the SQL relies on (contracts).
 """
 
 import json
