@@ -44,6 +44,9 @@ class Aside:
 
 PASSING = "atlas_passing_"
 
+COPIES = "copies of"
+"""Who holds this lock of a domain alone knows that no schema like it is being made."""
+
 
 @contextmanager
 def beside(warehouse: Warehouse, domain: str, name: str | None = None, comment: str = "") -> Iterator[Tables]:
@@ -55,9 +58,10 @@ def beside(warehouse: Warehouse, domain: str, name: str | None = None, comment: 
     schema = f"{PASSING}{uuid4().hex[:12]}"
     tables = _tables_like(domain, schema)
     with warehouse.connect() as connection:
+        connection.execute(ledger.LOCK_SHARED, [f"{COPIES} {domain}"])
         connection.execute(ledger.LOCK, [f"schema {schema}"])
         failpoints.reached("beside.locked")
-        _drop_forsaken(connection)
+        drop_forsaken(connection)
         failpoints.reached("beside.cleared")
         if name and connection.execute("select from pg_namespace where nspname = %s", [name]).rowcount:
             raise _taken(name)
@@ -111,7 +115,7 @@ def _drop(connection: Connection, schema: str) -> None:
     connection.execute(sql.SQL("drop schema if exists {} cascade").format(sql.Identifier(schema)))
 
 
-def _drop_forsaken(connection: Connection) -> None:
+def drop_forsaken(connection: Connection) -> None:
     """Drops the passing schemas of processes that are gone."""
     for row in connection.execute("select nspname from pg_namespace where starts_with(nspname, %s)", [PASSING]):
         lock = [f"schema {row['nspname']}"]
@@ -137,8 +141,10 @@ def derive(
     current_sql: by the SELECT files as they are, instead of those that had derived each version. notify: is told each
     source that is done.
     """
+    sources = house.find_sources([domain])
     with warehouse.connect() as connection, connection.transaction():
         connection.execute("set transaction isolation level repeatable read")
+        _require_connectors(connection, domain, sources)
         row = connection.execute("select pg_export_snapshot() as name").fetchone()
         assert row is not None
         failpoints.reached("beside.snapshot")
@@ -150,9 +156,26 @@ def derive(
             return aside
 
         with ThreadPoolExecutor(max_workers=workers) as pool:
-            asides = list(pool.map(one, house.find_sources([domain])))
+            asides = list(pool.map(one, sources))
     failpoints.reached("beside.filled")
     return asides
+
+
+def _require_connectors(connection: Connection, domain: str, sources: list[Source]) -> None:
+    """Fails where the tables have rows of a stream that no connector declares."""
+    row = connection.execute(
+        """
+        select min(stream) as stream from staging.versions
+        where starts_with(stream, %s) and stream <> all(%s)
+          and from_run is not null and to_run is null and payload_id is not null
+        """,
+        [f"{domain}/", [stream for source in sources for stream in source.streams.values()]],
+    ).fetchone()
+    if row and row["stream"]:
+        raise AtlasError(
+            f"There are rows of {row['stream']}, and no connector in assets/{domain} that has this stream: they cannot "
+            "be derived. Put the connector back as it was."
+        )
 
 
 def _derive_source(
@@ -166,11 +189,11 @@ def _derive_source(
         if current_sql:
             now = [Select(select.file, tables[select.table.name]) for select in house.selects(source.name)]
             found = InForce(found.versions, [0] * len(found.versions), [now])
-        used = {select.table.name for edition in found.editions for select in edition}
-        scope = Scope(connection, source, [Shape(table) for name, table in tables.items() if name in used])
+        scope = Scope(connection, source)
         if not scope.begin_with(found.versions, found.numbers, published):
             return Aside(source)
-        derivation = Derivation(scope, found.editions)
+        used = {select.table.name for edition in found.editions for select in edition}
+        derivation = Derivation(scope, found.editions, [Shape(table) for name, table in tables.items() if name in used])
         derivation.all()
         if derivation.unreadable:
             raise AtlasError(

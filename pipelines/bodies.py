@@ -191,18 +191,20 @@ class Bodies:
         return found
 
     def _copy_repaired(self, row: BodyRow, refusal: psycopg.Error) -> list[Rejected]:
-        """Another try with what jsonb refused, where a number was too long for it; else it is rejected."""
-        digest, counters, body, original, known = row
+        """Another try with what jsonb refused, where a number was too long for it; else it is rejected.
+
+        A large one is rejected: what holds it decoded may take thirty times its size.
+        """
+        digest, counters, body, original, _ = row
         fault = NotJson("jsonb_refuses", str(refusal).splitlines()[0])
-        if (original is None or len(body) > LARGE) and isinstance(refusal, psycopg.DataError):
-            received = original or body
+        if original is None and len(body) <= LARGE and isinstance(refusal, psycopg.DataError):
             try:
-                repaired, repairs = repair(received)
+                repaired, repairs = repair(body)
             except NotJson as error:
                 fault, repairs = error, []
-            if repairs and repairs != known:
-                self._repaired([each for each in repairs if each not in (known or [])])
-                return self._copy([(digest, counters, repaired, received, repairs)])
+            if repairs:
+                self._repaired(repairs)
+                return self._copy([(digest, counters, repaired, body, repairs)])
         self.progress.refused.append(digest.hex())
         return [self.in_flight[digest].rejected(fault)]
 

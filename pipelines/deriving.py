@@ -45,15 +45,16 @@ class Change:
 class Derivation:
     """One source's way from a scope to tables, inside one transaction.
 
-    editions: the SELECT files, once for each text that they had, where versions were derived by several.
+    editions: the SELECT files, once for each text that they had, where versions were derived by several. shapes: the
+    tables, parents before those that refer to them; of one that no SELECT fills, the rows of the scope go.
     """
 
-    def __init__(self, scope: Scope, editions: Sequence[Sequence[Select]]) -> None:
-        self.scope, self.editions = scope, editions
-        self.connection, self.shapes = scope.connection, scope.shapes
+    def __init__(self, scope: Scope, editions: Sequence[Sequence[Select]], shapes: Sequence[Shape]) -> None:
+        self.scope, self.editions, self.shapes = scope, editions, shapes
+        self.connection = scope.connection
         self.shared = shared_tables(self.shapes)
         self.split = Split(self.connection, self.shapes)
-        self.growth = Growth(scope)
+        self.growth = Growth(scope, shapes)
         self.changes: dict[str, Change] = {}
         self.unreadable = 0
 
@@ -68,7 +69,7 @@ class Derivation:
         counts = self.no_counts()
         try:
             with self.connection.transaction():
-                self.split.unreferenced(counts)
+                self.split.unreferenced()
                 self._write(counts, fits=False)
         except MISFIT:
             failpoints.reached("derive.misfit")
@@ -115,6 +116,12 @@ class Derivation:
                 except psycopg.ProgrammingError as error:
                     raise AtlasError(f"sql/{select.file.address}.sql cannot be run: {error}") from error
         for shape in self.shapes:
+            if not shape.yielded:
+                nothing = sql.SQL("select {} from {} where false").format(names(shape.content), shape.target)
+                self.connection.execute(
+                    sql.SQL("create temp table {} on commit drop as {}").format(shape.incoming, nothing)
+                )
+                shape.read_types(self.connection, shape.name)
             if shape.told and "record_id" in shape.yielded:
                 self.connection.execute(shape.settle())
             self.connection.execute(sql.SQL("analyze {}").format(shape.incoming))

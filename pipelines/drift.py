@@ -18,6 +18,7 @@ import msgspec.inspect
 
 from pipelines import failpoints
 from pipelines.counters import tree
+from pipelines.fidelity import LARGE
 from pipelines.ledger import Run
 from pipelines.paths import Paths, maps
 from pipelines.source import Source
@@ -55,7 +56,7 @@ class Drift:
         written: how many versions it publishes; `judged` holds them.
         """
         connection = self.run.connection
-        parameters = {"run": self.run.id, "most": WHOLE}
+        parameters = {"run": self.run.id, "most": WHOLE, "largest": LARGE}
         if any(self.counters.values()):
             for row in connection.execute(COUNTED, parameters).fetchall():
                 paths = self._of(row["stream"])
@@ -112,7 +113,7 @@ ADOPTED = """
 select j.stream, j.digest, p.body::text as body
 from judged j join staging.payloads p on p.digest = j.digest
 where j.verdict in ('created', 'updated') and p.fetch_run_id <> %(run)s
-  and pg_column_size(p.body) < 1000000
+  and octet_length(p.body::text) <= %(largest)s
 order by j.digest limit %(most)s
 """
 

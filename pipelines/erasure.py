@@ -12,6 +12,7 @@ from typing import Any
 from psycopg import sql
 
 from pipelines import beside, bodies, failpoints, house, ledger, transform
+from pipelines.beside import COPIES
 from pipelines.errors import AtlasError
 from pipelines.ledger import Run
 from pipelines.retention import vacuum
@@ -40,10 +41,12 @@ def erase(
     """Removes a record from staging, quarantine and tables; the closed run, with what was removed in its stats."""
     with warehouse.connect() as connection:
         _require_any(connection, stream, external_id)
+        beside.drop_forsaken(connection)
     code = transform.code_version(house.selects(source.name))
     with ledger.opened(warehouse, source, "erase", PARTITION, code_version=code, notify=notify) as run:
         with run.connection.transaction():
-            for lock in (f"transform {source.domain}", f"land {source.name}", bodies.LOCK):
+            locks = (f"transform {source.domain}", f"land {source.name}", bodies.LOCK, f"{COPIES} {source.domain}")
+            for lock in locks:
                 run.connection.execute(ledger.LOCK_TO_COMMIT, [lock])
             parameters = {"run": run.id, "source": source.name, "stream": stream, "external_id": external_id}
             _require_any(run.connection, stream, external_id)
@@ -86,9 +89,10 @@ def told(connection: Connection, of: str, key: str) -> str | None:
 
 
 def count(connection: Connection, domain: str) -> int:
-    """How many records of a domain were erased."""
+    """How many records of a domain are erased."""
     row = connection.execute(
-        "select count(*) as number from staging.erasures where starts_with(stream, %s)", [f"{domain}/"]
+        "select count(*) as number from staging.erasures where starts_with(stream, %s) and lifted_at is null",
+        [f"{domain}/"],
     ).fetchone()
     assert row is not None
     return int(row["number"])
@@ -202,6 +206,25 @@ BEGIN = (
     insert into erased
     select version_id, payload_id, digest, landed_run from staging.versions where landed_run = %(run)s
     """,
+    # Paths of which no other record is known to have the last key: its name may be a person's. A path that landings
+    # have seen elsewhere is in a body, or its sample is still there.
+    r"""
+    create temp table forgotten on commit drop as
+    select stream, path, (regexp_match(path, '(?:^|\.)("(?:[^"\\]|\\.)*"|[^.\[*"]+)(?:\[\*\]|\.\*)*$'))[1] as key
+    from ops.schema_drift d
+    where stream = %(stream)s
+    group by stream, path
+    having bool_and(d.payload_id is null or d.payload_id in (select payload_id from erased where payload_id is not null)
+        or not exists (select from staging.payloads p where p.payload_id = d.payload_id))
+    """,
+    """
+    delete from forgotten f
+    where f.key is null or exists (
+        select from staging.versions v join staging.payloads p using (payload_id)
+        where v.stream = f.stream and v.record_id <> ops.key(%(stream)s, %(external_id)s)
+          and jsonb_path_exists(p.body,
+              ('$.**.' || case when f.key like '"%%' then f.key else to_json(f.key)::text end)::jsonpath))
+    """,
 )
 
 REMOVE: dict[str, str | sql.Composed] = {
@@ -209,7 +232,7 @@ REMOVE: dict[str, str | sql.Composed] = {
     "derivations": "delete from staging.derivations d using erased e where d.version_id = e.version_id",
     "versions": "delete from staging.versions v using erased e where v.version_id = e.version_id",
     "waits": "delete from staging.waits where record_id = ops.key(%(stream)s, %(external_id)s)",
-    # What was mended into the record; what its going has closed, such as its tags that did not fit.
+    # What was mended into the record; closed entries of shared rows, of which none can tell whose they were.
     "quarantine_entries": """
         delete from staging.quarantine q
         where q.record_id = ops.key(%(stream)s, %(external_id)s)
@@ -218,27 +241,25 @@ REMOVE: dict[str, str | sql.Composed] = {
                or q.record_id is null and q.closed_run in (
                    select e.landed_run from erased e join ops.fetch_runs r on r.fetch_run_id = e.landed_run
                    where r.fetched = 1))
-           or q.stage = 'transform' and q.record_id is null and q.closed_run = %(run)s
+           or q.stage = 'transform' and q.stream = %(source)s and q.record_id is null and q.closed_at is not null
     """,
-    # Paths that it alone is known to have: their names may be its own. What landings said of them goes first.
     "drift_told": """
         with told as (
-            select r.fetch_run_id, d.value, (d.value -> 'payloads')::bigint <= 1 and exists (
-                select from erased e where e.payload_id::text = d.value ->> 'payload_id') as alone
+            select r.fetch_run_id, d.value, exists (
+                select from forgotten f
+                where (f.stream, f.path) = (d.value ->> 'stream', d.value ->> 'path')) as forgotten
             from ops.fetch_runs r cross join jsonb_array_elements(r.stats -> 'drift') as d
             where r.stream = %(source)s and r.kind = 'land'
         )
 
         update ops.fetch_runs r set stats = jsonb_set(r.stats, '{drift}', t.others)
         from (
-            select fetch_run_id, coalesce(jsonb_agg(value) filter (where not alone), '[]') as others from told
-            group by fetch_run_id having bool_or(alone)
+            select fetch_run_id, coalesce(jsonb_agg(value) filter (where not forgotten), '[]') as others from told
+            group by fetch_run_id having bool_or(forgotten)
         ) as t
         where r.fetch_run_id = t.fetch_run_id
     """,
-    "drift_paths": """
-        delete from ops.schema_drift d using erased e where d.payload_id = e.payload_id and d.payloads <= 1
-    """,
+    "drift_paths": "delete from ops.schema_drift d using forgotten f where (d.stream, d.path) = (f.stream, f.path)",
     # Whatever broken off landings of the source kept: any of it may tell of the record. They begin anew.
     **{
         kept: sql.SQL(

@@ -125,7 +125,7 @@ def repair(body: bytes) -> tuple[bytes, list[str]]:
 def mend(body: bytes) -> tuple[bytes, list[str]]:
     """As `repair`, in memory for one more text; leaves keys told twice and numbers beyond numeric's range as they are.
 
-    A text with NaN or an infinity is repaired nevertheless.
+    NaN and infinities are no JSON, and in a large text not repaired.
     """
     repairs: set[str] = set()
     text, begins = _begin(body, repairs)
@@ -135,8 +135,6 @@ def mend(body: bytes) -> tuple[bytes, list[str]]:
     except RecursionError:
         raise NotJson("too_deep", "nested deeper than can be read") from None
     except msgspec.DecodeError as error:
-        if b"NaN" in text or b"Infinity" in text:
-            return repair(body)
         at = _AT_BYTE.search(str(error))
         offset = begins + (int(at.group(1)) if at else len(text))
         raise NotJson("not_json", f"{_AT_BYTE.sub('', str(error))} at byte {offset}", offset) from None

@@ -7,6 +7,8 @@ So every claim is decided with all claimants at hand, and the outcome is the sam
 here: which records are due. Not: what they bring (`scope`).
 """
 
+from collections.abc import Sequence
+
 from psycopg import sql
 
 from pipelines import failpoints
@@ -17,8 +19,8 @@ from pipelines.warehouse.shape import Shape
 class Growth:
     """The growth of one scope, by what its SELECTs have yielded so far."""
 
-    def __init__(self, scope: Scope) -> None:
-        self.scope, self.connection, self.shapes = scope, scope.connection, scope.shapes
+    def __init__(self, scope: Scope, shapes: Sequence[Shape]) -> None:
+        self.scope, self.connection, self.shapes = scope, scope.connection, shapes
 
     def grow(self, *, contested: bool) -> bool:
         """Adds the records that depend on what changes; whether there were any. contested: by any claim."""

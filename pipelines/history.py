@@ -26,7 +26,6 @@ class Moment:
     run_id: UUID
     published: int
     source: str
-    kind: str
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ def moment(connection: Connection, run_id: str) -> Moment:
     """The moment of a run, by its id or the beginning of it."""
     rows = connection.execute(
         """
-        select fetch_run_id, published, stream, kind from ops.fetch_runs
+        select fetch_run_id, published, stream from ops.fetch_runs
         where starts_with(fetch_run_id::text, lower(%s)) order by fetch_run_id limit 2
         """,
         [run_id],
@@ -53,7 +52,7 @@ def moment(connection: Connection, run_id: str) -> Moment:
     (row,) = rows
     if row["published"] is None:
         raise AtlasError(f"Run {row['fetch_run_id']} has published nothing: it left behind what was there before it.")
-    return Moment(row["fetch_run_id"], row["published"], row["stream"], row["kind"])
+    return Moment(row["fetch_run_id"], row["published"], row["stream"])
 
 
 def now(connection: Connection) -> int:

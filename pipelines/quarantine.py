@@ -115,6 +115,8 @@ def keep_rows(run: Run, source: Source) -> None:
         from scope s
         where q.stage = 'transform' and q.stream = %(stream)s and q.closed_at is null and q.last_run <> %(run)s
           and q.record_id = s.record_id
+          and (q.reason <> 'select_fails'
+               or exists (select from staging.versions v where v.version_id = s.version_id and v.latest))
         """,
         parameters,
     )

@@ -14,7 +14,6 @@ from pipelines import failpoints
 from pipelines.house import Select
 from pipelines.source import Source
 from pipelines.warehouse.engine import Connection
-from pipelines.warehouse.shape import Shape
 
 EVERYWHERE = sql.SQL("")
 
@@ -22,12 +21,13 @@ EVERYWHERE = sql.SQL("")
 class Scope:
     """One run's scope, in temporary tables that last as long as its transaction.
 
-    `scope` has a version a record, `bodies` the payloads with their newest counters, `seen` the observations. `round`
-    numbers the additions, so that SELECTs see each of them once. whole: it is all there is, and never grows.
+    `scope` has a version a record, `bodies` the payloads with their newest counters, `seen` the observations, and
+    `left_out` the versions on which a SELECT fails. `round` numbers the additions, so that SELECTs see each of them
+    once. whole: it is all there is, and never grows.
     """
 
-    def __init__(self, connection: Connection, source: Source, shapes: Sequence[Shape]) -> None:
-        self.connection, self.source, self.shapes = connection, source, shapes
+    def __init__(self, connection: Connection, source: Source) -> None:
+        self.connection, self.source = connection, source
         self._streams = list(source.streams.values())
         self._round = 0
         self.whole = False
@@ -65,7 +65,11 @@ class Scope:
         return self._fill() > 0
 
     def leave_out(self, version_ids: Sequence[int]) -> None:
-        """Takes records out again, and lets SELECTs see once more what is left."""
+        """Takes records out again, for good, and lets SELECTs see once more what is left."""
+        self.connection.execute(
+            "insert into left_out select version_id, record_id from scope where version_id = any(%s)",
+            [list(version_ids)],
+        )
         for name in ("bodies", "seen", "scope"):
             self.connection.execute(
                 sql.SQL(
@@ -128,7 +132,8 @@ create temp table bodies (
 ) on commit drop;
 create temp table seen (record_id uuid, observation_id bigint primary key, round int) on commit drop;
 create temp table due (record_id uuid) on commit drop;
-create temp table gone (key uuid) on commit drop
+create temp table gone (key uuid) on commit drop;
+create temp table left_out (version_id bigint, record_id uuid) on commit drop
 """
 
 WAITING = """
@@ -249,4 +254,5 @@ select v.record_id, v.version_id, v.stream, v.external_id, v.payload_id, %(round
 from (select distinct record_id from due) as d
 join staging.versions v on v.record_id = d.record_id and v.from_run is not null and v.to_run is null
 where v.stream = any(%(streams)s) and not exists (select from scope s where s.record_id = d.record_id)
+  and not exists (select from left_out l where l.record_id = d.record_id)
 """

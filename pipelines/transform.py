@@ -11,6 +11,9 @@ import hashlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from psycopg import sql
+from sqlalchemy import Table
+
 from pipelines import content, failpoints, house, ledger, quarantine
 from pipelines.deriving import Derivation
 from pipelines.house import Select
@@ -19,6 +22,7 @@ from pipelines.scope import Scope
 from pipelines.source import Source
 from pipelines.warehouse.engine import Connection, Warehouse
 from pipelines.warehouse.shape import Shape
+from pipelines.warehouse.tables import metadata
 
 
 def code_version(selects: Sequence[Select]) -> str:
@@ -34,7 +38,7 @@ def waiting(warehouse: Warehouse, source: Source) -> list[str]:
             """
             select v.partition_key from staging.versions v
             where v.stream = any(%(streams)s) and v.latest
-              and (v.derived_by is null or v.derived_by < %(code)s or v.derived_by > %(code)s)
+              and (v.derived_by is null or v.derived_by < %(code)s or v.derived_by > %(code)s) -- each by the index
             union
             select o.partition_key from staging.observations o
             join staging.versions v on v.record_id = o.record_id and v.latest
@@ -89,13 +93,14 @@ class _Transform:
 
     def __init__(self, run: Run, source: Source, selects: Sequence[Select]) -> None:
         self.run, self.connection, self.source, self.selects = run, run.connection, source, selects
-        self.scope = Scope(run.connection, source, [Shape(select.table) for select in selects])
-        self.derivation = Derivation(self.scope, [selects])
+        self.scope = Scope(run.connection, source)
         self.code = code_version(selects)
 
     def all(self, full: bool) -> tuple[Counts, dict[str, Any]]:
-        derivation = self.derivation
         records = self.scope.begin(self.run.partition, full=full, code=self.code)
+        tables = {select.table for select in self.selects} | (self._forsaken() if records else set())
+        shapes = [Shape(table) for table in metadata.sorted_tables if table in tables]
+        derivation = Derivation(self.scope, [self.selects], shapes)
         counts = derivation.no_counts()
         failpoints.reached("transform.scoped")
         if records:
@@ -115,6 +120,22 @@ class _Transform:
             "content": content.keep_up(self.connection, derivation),
         }
         return total, stats
+
+    def _forsaken(self) -> set[Table]:
+        """Tables that hold rows of the scope, and that no SELECT file of the source fills any more."""
+        query = """
+            select from scope s join staging.versions v using (record_id)
+            where v.from_run is not null and v.to_run is null and v.derived_by <> %s limit 1
+        """
+        if not self.connection.execute(query, [self.code]).rowcount:
+            return set()
+        filled = {select.table for select in self.selects}
+        return {
+            table
+            for table in metadata.sorted_tables
+            if table.schema == self.source.domain and "record_id" in table.columns and table not in filled
+            if self.connection.execute(HOLDS.format(Shape(table).target)).rowcount
+        }
 
 
 def into_force(run: Run, source: Source, code: str) -> None:
@@ -142,6 +163,8 @@ def remember_sql(connection: Connection, selects: Sequence[Select]) -> None:
         )
 
 
+HOLDS = sql.SQL("select from {} t join scope s using (record_id) limit 1")
+
 INTO_FORCE = (
     # What is in force already, and was derived by other SQL before.
     """
@@ -159,6 +182,12 @@ INTO_FORCE = (
     update staging.versions v set from_run = coalesce(v.from_run, %(run)s), derived_by = %(code)s
     from scope s
     where v.version_id = s.version_id and v.derived_by is distinct from %(code)s
+    """,
+    # A SELECT that fails is not tried again before it, or the record, changes.
+    """
+    update staging.versions v set derived_by = %(code)s
+    from left_out l
+    where v.version_id = l.version_id and v.derived_by is distinct from %(code)s
     """,
     """
     update staging.observations o set from_run = %(run)s

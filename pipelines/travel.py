@@ -76,10 +76,12 @@ def as_of(
 
 
 def touched_since(connection: Connection, domain: str, moment: Moment) -> list[str]:
-    """What has removed a domain's history since a moment, in words: runs that pruned some, or erased a record."""
+    """What has removed a domain's history since a moment, or may have, in words: runs that pruned or erased."""
     rows = connection.execute(
         """
-        select r.kind, r.fetch_run_id, coalesce(r.ended_at, r.started_at) as at from ops.fetch_runs r
+        select case when r.published is null then 'broken off' else r.kind end as what, r.fetch_run_id,
+            coalesce(r.ended_at, r.started_at) as at
+        from ops.fetch_runs r
         join ops.fetch_runs past on past.published = %(published)s
         where split_part(r.stream, '/', 1) in (%(domain)s, 'atlas')
           and (r.kind = 'erase' and r.published > %(published)s
@@ -90,8 +92,12 @@ def touched_since(connection: Connection, domain: str, moment: Moment) -> list[s
         """,
         {"published": moment.published, "domain": domain},
     )
-    done = {"erase": "erased a record", "prune": "pruned what was superseded"}
-    return [f"run {row['fetch_run_id']} {done[row['kind']]} at {row['at']:%Y-%m-%d %H:%M}" for row in rows]
+    done = {
+        "erase": "erased a record",
+        "prune": "pruned what was superseded",
+        "broken off": "broke off pruning what was superseded",
+    }
+    return [f"run {row['fetch_run_id']} {done[row['what']]} at {row['at']:%Y-%m-%d %H:%M}" for row in rows]
 
 
 def _recorded(connection: Connection, domain: str, published: int) -> dict[str, dict[str, Any]]:

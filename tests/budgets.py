@@ -49,10 +49,10 @@ DRIFT = "looking for drift, of the time of landing 20,000 CivitAI models from a 
 DIGESTS = "keeping the digests of the tables, of the time of their transform"
 GROWTH = "100 unchanged fetches of 20,000 payloads of 8 kB, of the size of the warehouse"
 MEMORY = "peak memory of landing 20,000 CivitAI models from a file"
-TENFOLD = "the same with 200,000"
+TENFOLD = "the same with 200,000, of that with 20,000"
 
 BUDGETS = {NEWS: "5.0 %", NOTHING_NEW: "2.0 s", DRIFT: "5.0 %", DIGESTS: "15.0 %", GROWTH: "1.0 %"}
-BUDGETS |= {MEMORY: "300 MB", TENFOLD: "300 MB"}
+BUDGETS |= {MEMORY: "300 MB", TENFOLD: "120 %"}
 """What is measured, and at most how much it may be."""
 
 measured: dict[str, str] = {}
@@ -208,7 +208,7 @@ def test_a_run_with_nothing_new_takes_two_seconds_beyond_what_dagster_takes_to_s
             starts.append(seconds(sys.executable, "-c", NOTHING)[0])
     run_s, start_s = statistics.median(runs), statistics.median(starts)
     print(f"nothing new {run_s:.2f} s, Dagster's own start {start_s:.2f} s")
-    note(NOTHING_NEW, f"{run_s - start_s:.1f} s")
+    note(NOTHING_NEW, f"{max(0, run_s - start_s):.1f} s")
 
 
 @pytest.fixture(scope="module")
@@ -251,8 +251,8 @@ def test_looking_for_drift_and_keeping_digests_cost_little(
         warehouse.drop_database(warehouse.database)
     middle = {what: statistics.median(each) for what, each in seconds.items()}
     print({what: f"{each:.2f} s" for what, each in middle.items()})
-    note(DRIFT, f"{(middle['land'] / middle['land blind'] - 1) * 100:.1f} %")
-    note(DIGESTS, f"{(middle['transform'] / middle['transform blind'] - 1) * 100:.1f} %")
+    for what, step in ((DRIFT, "land"), (DIGESTS, "transform")):
+        note(what, f"{max(0, middle[step] / middle[f'{step} blind'] - 1) * 100:.1f} %")
 
 
 def test_what_is_fetched_again_unchanged_adds_a_hundredth_at_most(
@@ -291,12 +291,15 @@ def test_memory_is_flat(new_warehouse: Callable[[], Warehouse], many: Path, tmp_
     with tenfold.open("w") as written:
         for each, model in enumerate(map(json.loads, many.read_bytes().splitlines())):
             written.writelines(json.dumps(model | {"id": each * 10 + again}) + "\n" for again in range(10))
-    for what, file, number_ in ((MEMORY, many, MODELS), (TENFOLD, tenfold, 10 * MODELS)):
+    peaks = []
+    for file, number_ in ((many, MODELS), (tenfold, 10 * MODELS)):
         warehouse = new_warehouse()
         environment = os.environ | {"DATABASE_URL": warehouse.conninfo}
         command = [sys.executable, "-c", LAND, str(file)]
         done = subprocess.run(command, cwd=house.ROOT, env=environment, capture_output=True, text=True, check=True)
         created, peak = done.stdout.split()
         assert int(created) == number_
-        note(what, f"{peak} MB")
+        peaks.append(int(peak))
         warehouse.drop_database(warehouse.database)
+    note(MEMORY, f"{peaks[0]} MB")
+    note(TENFOLD, f"{peaks[1] / peaks[0] * 100:.0f} %")

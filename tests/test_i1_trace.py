@@ -103,7 +103,7 @@ def yielded(warehouse: Warehouse, proof: dict[str, Any]) -> set[str]:
         row = connection.execute("select text from ops.sql where digest = %s", [proof["sql_digest"]]).fetchone()
         assert row is not None
         assert hashlib.sha256(row["text"].encode()).hexdigest() == proof["sql_digest"]
-        scope = Scope(connection, source, [shape])
+        scope = Scope(connection, source)
         scope.begin_with([proof["version_id"]], [0], 2**62)
         query = scope.select(Select(SqlFile(house.SQL / proof["sql_path"], row["text"]), shape.table))
         keys = sql.SQL("select {} as key from ({}) as t").format(shape.key_text("t"), query)

@@ -56,13 +56,13 @@ SOURCES = [source.stem for source in house.find_sources(["catalog"])]
 ALL_TABLES = [table.name for table in metadata.sorted_tables if table.schema == "catalog"]
 
 LABELS = {
-    "erase.begun": list("01234"),
+    "erase.begun": list("0123456"),
     "erase.removed": list(erasure.REMOVE),
     "publish.told_again": ["0", "1", "2"],
     "publish.forgotten": ["arrivals", "rejects", "checkpoints"],
     "reap.forgotten": ["arrivals", "rejects", "checkpoints"],
     "ledger.discarded": ["arrivals", "rejects"],
-    "transform.took_in": list("012345"),
+    "transform.took_in": list("0123456"),
     "growth.due": TABLES,
     "derive.select": TABLES,
     "write.distinct": TABLES,

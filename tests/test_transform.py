@@ -154,7 +154,7 @@ def test_a_row_that_does_not_fit_waits_for_its_payload_to_be_mended_and_all_else
     run = take(warehouse, civitai, model(1), body, model(3))
     waiting_rows = entries(warehouse)
     assert expected in waiting_rows
-    assert {reason for _, reason, _ in waiting_rows if reason != expected[1]} <= {"parent", "unreferenced"}
+    assert {reason for _, reason, _ in waiting_rows if reason != expected[1]} <= {"parent"}
     assert rows(warehouse, "select external_id from catalog.models where external_id <> '2' order by 1") == [
         ("1",),
         ("3",),
@@ -210,7 +210,6 @@ def test_children_of_a_misfit_wait_too_and_their_reason_is_the_parent(warehouse:
         ("catalog.model_tags", "parent", "model_tags_model_id_fkey"),
         ("catalog.model_versions", "parent", "model_versions_model_id_fkey"),
         ("catalog.models", "check", "models_name_check"),
-        ("catalog.tags", "unreferenced", "referrer"),
     ]
 
 

@@ -1,4 +1,4 @@
-"""derived by: which SELECT files derived a version last
+"""derived by: which SELECT files were run over a version last; shared rows to which none refers are no misfits
 
 Revision: 0004, after 0003
 """
@@ -18,7 +18,7 @@ def upgrade() -> None:
         sa.Column(
             "derived_by",
             sa.Text(),
-            comment="Digest of the SELECT files that derived its rows last; null: none has yet",
+            comment="Digest of the SELECT files that were run over it last; null: none were yet",
         ),
         schema="staging",
     )
@@ -33,6 +33,7 @@ def upgrade() -> None:
         where from_run is not null
         """
     )
+    op.execute("delete from staging.quarantine where reason = 'unreferenced'")
     op.drop_index("versions_waiting_idx", "versions", schema="staging")
     op.drop_index("versions_partition_idx", "versions", schema="staging")
     op.create_index(

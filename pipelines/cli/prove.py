@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from psycopg import sql
 
-from pipelines import erasure, history, house, ledger, rebuild, trace, travel
+from pipelines import content, erasure, history, house, ledger, rebuild, trace, travel
 from pipelines.cli import context, show
 from pipelines.cli.context import AsJson
 from pipelines.errors import AtlasError
@@ -106,9 +106,9 @@ def as_of(
             touched = travel.touched_since(connection, of, moment)
             if table is not None:
                 _print_rows(connection, then.shape(table), limit, json)
+            sizes = {name: content.counted(connection, then.shape(name))["rows"] for name in then.tables if schema}
     if schema:
-        sizes = {f"{schema}.{name}": then.recorded.get(f"{of}.{name}", travel.NOTHING)["rows"] for name in then.tables}
-        rows = [{"table": name, "rows": number} for name, number in sizes.items()]
+        rows = [{"table": f"{schema}.{name}", "rows": number} for name, number in sizes.items()]
         show.as_json(rows) if json else show.table(f"As run {moment.run_id} left it", rows)
     if differing:
         raise AtlasError(

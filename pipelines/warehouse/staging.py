@@ -67,7 +67,7 @@ versions = Table(
     Column(
         "renamed_from", UUID, comment="Record with the same content that was gone when this one came: a file renamed"
     ),
-    Column("derived_by", Text, comment="Digest of the SELECT files that derived its rows last; null: none has yet"),
+    Column("derived_by", Text, comment="Digest of the SELECT files that were run over it last; null: none were yet"),
     CheckConstraint("(payload_id is null) = (digest is null)", name="tombstone"),
     Index("versions_latest_key", "record_id", unique=True, postgresql_where=text("latest")),
     Index(

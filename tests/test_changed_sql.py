@@ -1,0 +1,153 @@
+"""SELECT files that change, fail, go and come back, and connectors that go: nothing waits for ever, nothing is lost."""
+
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines import history, house, rebuild, trace, travel
+from pipelines.errors import AtlasError
+from pipelines.source import Source
+from pipelines.transform import transform, waiting
+from pipelines.warehouse.engine import Warehouse
+from tests.pasts import SAYS, Files, changing_files
+from tests.test_scope import DAYS, Told, made, rows, shown
+
+__all__ = ["made"]
+
+ENTRIES = "select external_id, reason, seen, closed_at is null from staging.quarantine order by quarantine_id"
+
+
+@pytest.fixture
+def files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Files]:
+    with changing_files(tmp_path_factory.mktemp("house") / "sql", tuple(SAYS)) as files:
+        yield files
+
+
+@pytest.fixture
+def told(warehouse: Warehouse, files: Files) -> Told:
+    return Told(warehouse, house.sources()["catalog/civitai"])
+
+
+def change(files: Files, table: str, wrapped: str) -> str:
+    """Writes a SELECT file of CivitAI anew, {} being what it was; what it was."""
+    path = files.folder / f"catalog/civitai/{table}.sql"
+    text = path.read_text()
+    path.write_text(wrapped.format(text))
+    house.selects.cache_clear()
+    return text
+
+
+def a_model(number: int, **more: Any) -> dict[str, Any]:
+    return {"id": number, "name": f"heron {number}", "type": "LORA", "tags": [f"tag {number}"]} | more
+
+
+FAILS = "select * from (\n{}\n) as t where 1 / (case when name = 'heron 1' then 0 else 1 end) > 0"
+
+
+def test_a_record_that_another_day_brings_in_and_on_which_a_select_fails_is_left_out_once(
+    told: Told, files: Files
+) -> None:
+    """The second claims the image of the first."""
+    image = {"id": 7, "url": "https://i/7.png"}
+    for number in (1, 2):
+        version = {"id": number, "name": "v", "images": [image]}
+        told.land(str(number), a_model(number, modelVersions=[version]), day=DAYS[number], kind="models")
+        if number == 1:
+            told.transform()
+            change(files, "models", FAILS)
+    transform(told.warehouse, told.source, DAYS[2])
+    assert shown(told.warehouse, "select name from catalog.models order by 1") == ["heron 1", "heron 2"]
+    assert ("1", "select_fails", 1, True) in rows(told.warehouse, ENTRIES)
+
+
+def test_a_select_that_fails_is_tried_again_when_it_changes(told: Told, files: Files) -> None:
+    told.land("1", a_model(1), kind="models")
+    told.transform()
+    fine = change(files, "models", FAILS)
+    told.transform()
+    assert waiting(told.warehouse, told.source) == []
+    assert rows(told.warehouse, ENTRIES) == [("1", "select_fails", 1, True)]
+    assert shown(told.warehouse, "select name from catalog.models") == ["heron 1"]
+    transform(told.warehouse, told.source, DAYS[0], full=True)
+    assert rows(told.warehouse, ENTRIES) == [("1", "select_fails", 2, True)]
+    (files.folder / "catalog/civitai/models.sql").write_text(fine)
+    house.selects.cache_clear()
+    assert waiting(told.warehouse, told.source) == [DAYS[0]]
+    told.transform()
+    assert rows(told.warehouse, ENTRIES) == [("1", "select_fails", 2, False)]
+    assert [each for each in rebuild.check(told.warehouse, "catalog", workers=1) if not each.same] == []
+
+
+def test_an_entry_of_what_is_not_in_force_stays_open_whatever_is_done_with_what_is(told: Told, files: Files) -> None:
+    change(files, "models", FAILS)
+    told.land("1", a_model(1, name="first"), kind="models")
+    told.transform()
+    told.land("1", a_model(1), day=DAYS[1], kind="models")
+    told.transform()
+    rebuild.rebuild(told.warehouse, "catalog", workers=1)
+    assert shown(told.warehouse, "select name from catalog.models") == ["first"]
+    assert rows(told.warehouse, ENTRIES) == [("1", "select_fails", 1, True)]
+
+
+def test_rows_of_a_select_that_is_gone_go_with_it(told: Told, files: Files) -> None:
+    warehouse = told.warehouse
+    told.land("1", a_model(1), kind="models")
+    told.transform()
+    assert shown(warehouse, "select count(*) from catalog.model_tags") == [1]
+    (files.folder / "catalog/civitai/model_tags.sql").unlink()
+    house.selects.cache_clear()
+    assert waiting(warehouse, told.source) == [DAYS[0]]
+    run = transform(warehouse, told.source, DAYS[0])
+    assert {name: each["deleted"] for name, each in run.stats["tables"].items() if each["deleted"]} == {
+        "catalog.model_tags": 1,
+        "catalog.tags": 1,
+    }
+    assert waiting(warehouse, told.source) == []
+    assert [each for each in rebuild.check(warehouse, "catalog", workers=1) if not each.same] == []
+    with warehouse.connect() as connection:
+        assert not any(each["unproven"] for each in trace.unproven(connection))
+        with travel.as_of(warehouse, "catalog", history.moment(connection, str(run.id))) as then:
+            assert then.differing(connection) == []
+
+
+def test_rows_of_a_connector_that_is_gone_are_not_taken_away(
+    told: Told, files: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    warehouse = told.warehouse
+    told.land("1", a_model(1), kind="models")
+    told.transform()
+    (last,) = shown(warehouse, "select fetch_run_id::text from ops.fetch_runs where kind = 'transform'")
+    others = {name: source for name, source in house.sources().items() if source is not told.source}
+    monkeypatch.setattr(house, "sources", lambda: others)
+
+    def look_back() -> AbstractContextManager[Any]:
+        with warehouse.connect() as connection:
+            return travel.as_of(warehouse, "catalog", history.moment(connection, last))
+
+    gone = "rows of catalog/civitai.models, and no connector in assets/catalog that has this stream"
+    for derive in (rebuild.rebuild, rebuild.check):
+        with pytest.raises(AtlasError, match=gone):
+            derive(warehouse, "catalog", workers=1)
+    with pytest.raises(AtlasError, match=gone), look_back():
+        pass
+    assert shown(warehouse, "select name from catalog.models") == ["heron 1"]
+
+
+def test_shared_rows_to_which_no_table_of_the_source_can_refer_are_not_written(
+    warehouse: Warehouse, made: Source, tmp_path: Path
+) -> None:
+    (tmp_path / "tags.sql").write_text(
+        """
+        select ops.key(p.external_id) as tag_id, p.external_id as name, p.external_id as normalized_name
+        from payloads as p
+        """
+    )
+    told = Told(warehouse, replace(made, name=f"catalog/{os.path.relpath(tmp_path, house.SQL / 'catalog')}"))
+    told.land("heron", {"models": []})
+    told.transform()
+    assert shown(warehouse, "select name from catalog.tags") == []
