@@ -8,6 +8,7 @@ are those of the domain for a transform, others of the same shape for a rebuild.
 the writing. Not: which versions are in scope (`scope`), not what a row must fit (`misfits`, `shape`).
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -114,7 +115,7 @@ class Derivation:
                     self._start_again()
                     return
                 except psycopg.ProgrammingError as error:
-                    raise AtlasError(f"sql/{select.file.address}.sql cannot be run: {error}") from error
+                    raise _cannot_be_run(select, self.scope.select(select, edition), error) from error
         for shape in self.shapes:
             if not shape.yielded:
                 nothing = sql.SQL("select {} from {} where false").format(names(shape.content), shape.target)
@@ -175,7 +176,7 @@ class Derivation:
         suspects = [row["version_id"] for row in self.connection.execute("select version_id from bodies")]
         culprits = _bisect(self.connection, probe, suspects)
         if not culprits:
-            raise AtlasError(f"sql/{select.file.address}.sql cannot be run: {error}") from error
+            raise _cannot_be_run(select, self.scope.select(select, edition), error) from error
         for version_id, words in culprits.items():
             self.connection.execute(
                 """
@@ -241,6 +242,17 @@ class Derivation:
         self.connection.execute(CREATE)
         for shape in self.shared:
             self.connection.execute(sql.SQL("create temp table {} (key uuid) on commit drop").format(shape.loose))
+
+
+def _cannot_be_run(select: Select, query: sql.Composed, error: psycopg.Error) -> AtlasError:
+    """What the server says of a SELECT, with the line of its file."""
+    told = re.search(r"^LINE (\d+):", str(error), re.M)
+    before = query.as_string().partition(select.file.text)[0].count("\n")
+    where = f" at line {min(int(told[1]) - before, select.file.text.count(chr(10)) + 1)}" if told else ""
+    return AtlasError(
+        f"sql/{select.file.address}.sql cannot be run: {error.diag.message_primary or error}{where}. Mend it, then: "
+        f"atlas transform {select.file.address.rpartition('/')[0]}"
+    )
 
 
 CREATE = """

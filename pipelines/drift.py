@@ -139,7 +139,9 @@ with told as (
         min(coalesce(f.published, 9223372036854775807)) over paths as path_began,
         min(d.missed) over paths as path_missed,
         max(d.of_payloads) over paths as path_of,
-        sum(d.payloads) over paths as path_payloads
+        sum(d.payloads) over paths as path_payloads,
+        max(l.published) over paths as path_went,
+        first_value(d.last_run) over (partition by d.stream, d.path order by l.published desc nulls last) as path_last
     from ops.schema_drift d
     join ops.fetch_runs f on f.fetch_run_id = d.first_run
     join ops.fetch_runs l on l.fetch_run_id = d.last_run
@@ -162,7 +164,8 @@ news as (
     where coalesce(came, 9223372036854775807) > began
     union all
     select case when path_gone then 'vanished path' else 'vanished type' end,
-        stream, path, type, payloads, of_payloads, missed, last_run, went, payload_id
+        stream, path, type, payloads, of_payloads, missed, case when path_gone then path_last else last_run end,
+        case when path_gone then path_went else went end, payload_id
     from judged_again
     where path_gone or type_gone
 )

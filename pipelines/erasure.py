@@ -42,6 +42,7 @@ def erase(
     with warehouse.connect() as connection:
         _require_any(connection, stream, external_id)
         beside.drop_forsaken(connection)
+        _require_no_copy(connection, source.domain)
     code = transform.code_version(house.selects(source.name))
     with ledger.opened(warehouse, source, "erase", PARTITION, code_version=code, notify=notify) as run:
         with run.connection.transaction():
@@ -59,6 +60,7 @@ def erase(
             counts, stats = transform.take_in(run, source)
             failpoints.reached("erase.taken_in")
             removed = {what: _removed(run.connection, what, parameters) for what in REMOVE}
+            removed["versions"] -= 1  # the tombstone, which is of this run
             stats["erased"] = removed | _shared(run.connection)
             run.publish(counts, stats)
         failpoints.reached("erase.committed")
@@ -118,9 +120,10 @@ def _require_landed(connection: Connection, parameters: dict[str, Any]) -> None:
 def _require_no_copy(connection: Connection, domain: str) -> None:
     """Fails where a schema that somebody keeps holds the domain as it was."""
     if copies := beside.kept(connection, domain):
+        names = sql.SQL(", ").join(map(sql.Identifier, copies)).as_string()
         raise AtlasError(
-            f"Schemas hold {domain} as it was, with what is to be erased: {', '.join(copies)}. "
-            f"Drop them first: drop schema {copies[0]} cascade"
+            f"{len(copies):,} schemas hold {domain} as it was, perhaps with what is to be erased. "
+            f"Drop them first: drop schema {names} cascade;"
         )
 
 

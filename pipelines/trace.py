@@ -88,7 +88,8 @@ def _row(connection: Connection, shape: Shape, key: str) -> tuple[dict[str, Any]
     if words := erasure.told(connection, str(shape.table.schema), key):
         raise AtlasError(words)
     raise AtlasError(
-        f"{shape.name} has no row {key!r}. Its key is {', '.join(shape.key)}"
+        f"{shape.name} has no row {key!r}. Its key is {' and '.join(shape.key)}"
+        + (", a space between" if len(shape.key) > 1 else "")
         + (", or external_id." if "external_id" in shape.table.columns else "."),
         usage=True,
     )

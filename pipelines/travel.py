@@ -100,6 +100,20 @@ def touched_since(connection: Connection, domain: str, moment: Moment) -> list[s
     return [f"run {row['fetch_run_id']} {done[row['what']]} at {row['at']:%Y-%m-%d %H:%M}" for row in rows]
 
 
+def untrue(connection: Connection, then: Then) -> str | None:
+    """That a moment cannot be shown as it was, and why, in words; None where it is."""
+    differing = then.differing(connection)
+    if not differing:
+        return None
+    touched = touched_since(connection, then.domain, then.moment)
+    return f"This is not quite what run {then.moment.run_id} recorded: {', '.join(differing)}. " + (
+        f"History was removed since: {'; '.join(touched)}."
+        if touched
+        else "Rows had been changed by hand, or history was migrated since. After `atlas rebuild` it is true again "
+        "from that run on."
+    )
+
+
 def _recorded(connection: Connection, domain: str, published: int) -> dict[str, dict[str, Any]]:
     """What was noted last of each table, up to then."""
     rows = connection.execute(

@@ -89,7 +89,7 @@ def models(tmp_path: Path) -> Path:
             ["land", "catalog/civitai.models", "--from", "Makefile"],
             "Makefile is no file of payloads: its name should end in",
         ),
-        (["runs", "catalog/nothing"], "There is no source 'catalog/nothing'"),
+        (["runs", "catalog/nothing"], "There is no source or domain 'catalog/nothing'"),
         (["quarantine", "list", "catalog/nothing"], "There is no source 'catalog/nothing'"),
         (["quarantine", "show", "7"], "There is no quarantine entry 7. See them with: atlas quarantine list"),
         (["ask", "why"], "There is no question 'why'. There are: "),

@@ -21,7 +21,7 @@ import dagster as dg
 import msgspec
 import pytest
 
-from pipelines import drift, house, landing, paths
+from pipelines import drift, fidelity, house, landing, paths
 from pipelines.cli import main
 from pipelines.ledger import Run
 from pipelines.orchestration.drift_checks import DAYS, Reliance, drift_check
@@ -33,6 +33,9 @@ from pipelines.transform import transform
 from pipelines.warehouse.engine import Warehouse
 from tests.reading import Read, Steps, paths_read
 from tests.test_conformance import everything
+from tests.test_scope import Told, made
+
+__all__ = ["made"]
 
 DAY = "2026-11-01"
 START = datetime(2026, 11, 1, tzinfo=UTC)
@@ -539,3 +542,14 @@ def test_a_stream_has_so_many_paths_and_no_more() -> None:
     found.look(deep, b"")
     assert sum(1 for _ in found.root.each()) < 2 * paths.MOST_PATHS
     assert max(node.depth for node in found.root.each()) <= paths.DEEPEST
+
+
+def test_a_large_body_that_another_record_has_already_is_not_decoded(warehouse: Warehouse, made: Source) -> None:
+    """It takes little room in the table."""
+    told, large = Told(warehouse, made), {"models": [], "filling": "x" * (fidelity.LARGE + 1)}
+    told.land("a", large)
+    told.land("b", large)
+    told.land("c", {"models": []})
+    with warehouse.connect() as connection:
+        paths = connection.execute("select distinct path from ops.schema_drift order by 1").fetchall()
+    assert [row["path"] for row in paths] == ["$", "models"]

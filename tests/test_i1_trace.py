@@ -228,7 +228,10 @@ def test_the_command_shows_a_row_by_its_key_or_the_sources_own_id(with_models: W
         (["catalog.nothing", "1"], "There is no table 'catalog.nothing' of a domain. There are: catalog.models"),
         (["catalog.models"], "Which row of catalog.models? Name its key: model_id."),
         (["catalog.models", "7"], "catalog.models has no row '7'. Its key is model_id, or external_id."),
-        (["catalog.model_tags", "7"], "catalog.model_tags has no row '7'. Its key is model_id, tag_id."),
+        (
+            ["catalog.model_tags", "7"],
+            "catalog.model_tags has no row '7'. Its key is model_id and tag_id, a space between.",
+        ),
     ],
 )
 def test_what_the_command_cannot_find_it_says(

@@ -18,7 +18,10 @@ from pipelines.warehouse.engine import Warehouse
 from pipelines.warehouse.shape import Shape
 from pipelines.warehouse.tables import metadata
 from tests.pasts import SAYS, SEED, SEEDS, Files, World, changing_files, tables
+from tests.test_cli import PARTIAL, Atlas, atlas, words
 from tests.test_scope import DAYS, any_model, rows
+
+__all__ = ["atlas"]
 
 
 @pytest.fixture
@@ -133,6 +136,12 @@ def test_what_was_done_by_hand_is_found_and_mended_and_nothing_else_touched(thre
     assert {name: each for name, each in written.items() if each} == ({table.split(".")[1]: mended} if mended else {})
     assert kept(three_models) == held(three_models)
     assert {name: kept(three_models)[name] for name in recorded} == recorded
+
+
+def test_the_command_ends_as_its_run_does(three_models: Warehouse, atlas: Atlas) -> None:
+    """One image does not fit."""
+    assert "1 quarantined (partial_success)" in words(atlas("rebuild", "catalog", code=PARTIAL).stderr)
+    atlas("rebuild", "catalog", "--check")
 
 
 def test_a_version_taken_away_by_hand_is_found(three_models: Warehouse) -> None:

@@ -166,6 +166,9 @@ def test_the_command_prints_a_table_as_it_was(two_runs: tuple[Warehouse, Run, Ru
         connection.execute("update staging.versions set to_run = from_run where to_run is not null")
     touched = words(atlas("as-of", first.id, "catalog.models", code=FAILED).stderr)
     assert f"This is not quite what run {first.id} recorded: catalog.models" in touched
+    differing = atlas("diff", first.id, second.id, code=FAILED)
+    assert f"This is not quite what run {first.id} recorded" in words(differing.stderr)
+    assert "rows differ" in differing.stdout
 
 
 def test_a_schema_that_is_kept_shows_when_it_is_whole(two_runs: tuple[Warehouse, Run, Run, Run]) -> None:

@@ -1,5 +1,6 @@
 """The entry point: commands, and every error as a sentence with an exit code (0 done, 1 failed, 2 usage, 3 partial)."""
 
+import logging
 import signal
 import sys
 from pathlib import Path
@@ -48,6 +49,7 @@ INTERRUPTED = 130
 
 
 def main() -> None:
+    logging.getLogger("psycopg").setLevel(logging.ERROR)  # a rollback that Ctrl-C cuts off is none of the user's
     if signal.getsignal(signal.SIGINT) is too_early:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     try:

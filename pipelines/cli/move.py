@@ -106,22 +106,26 @@ def transform(
 
 
 def runs(
-    stream: Annotated[str | None, typer.Argument(help="Only this source: domain/source.")] = None,
+    stream: Annotated[
+        str | None, typer.Argument(help="Only this source, domain/source, or all of a domain.", metavar="[SOURCE]")
+    ] = None,
     limit: Annotated[int, typer.Option(min=1, help="How many, newest first.")] = 20,
     json: AsJson = False,
 ) -> None:
     """Show the ledger: what was landed and transformed, and how it ended."""
-    source = house.find_source(stream).name if stream else None
+    wanted = None
+    if stream:
+        wanted = [stream, *(source.name for source in house.find_sources([stream]))]
     with context.warehouse() as warehouse, warehouse.connect() as connection:
         rows = connection.execute(
             """
             select fetch_run_id, stream, kind, partition_key, status, started_at, ended_at, fetched, created, updated,
                 unchanged, deleted, quarantined, duplicates, stats, error_text
             from ops.fetch_runs
-            where %(source)s::text is null or stream = %(source)s
+            where %(wanted)s::text[] is null or stream = any(%(wanted)s)
             order by fetch_run_id desc limit %(limit)s
             """,
-            {"source": source, "limit": limit},
+            {"wanted": wanted, "limit": limit},
         ).fetchall()
     if json:
         show.as_json(rows)

@@ -32,7 +32,12 @@ def trace_(
         if table is None:
             counted = trace.unproven(connection)
             show.as_json(counted) if json else show.table("Rows, and those that nothing proves", counted)
-            raise typer.Exit(context.FAILED if any(row["unproven"] for row in counted) else 0)
+            if unproven := [row["table_name"] for row in counted if row["unproven"]]:
+                raise AtlasError(
+                    f"Rows of {', '.join(unproven)} lead to no payload: they were not written by Model Atlas. "
+                    "What differs from staging is told by: atlas rebuild DOMAIN --check; atlas rebuild DOMAIN mends it."
+                )
+            return
         if not key:
             shape = trace.table_of(table)
             raise AtlasError(f"Which row of {table}? Name its key: {' '.join(shape.key)}.", usage=True)
@@ -71,6 +76,7 @@ def rebuild_(
             run = rebuild.rebuild(warehouse, domain, workers=workers, notify=reporter)
             tables = [{"table": name, **counts} for name, counts in run.stats["tables"].items()]
             show.as_json({"run": show.run_as_dict(run)}) if json else show.table("Tables", tables)
+            context.end([run])
             return
         compared = rebuild.check(warehouse, domain, workers=workers)
         with warehouse.connect() as connection:
@@ -102,23 +108,15 @@ def as_of(
         moment = history.moment(connection, run)
         of = _known(domain or (table or moment.source).replace(".", "/").split("/")[0])
         with travel.as_of(warehouse, of, moment, schema=schema or None, workers=workers) as then:
-            differing = then.differing(connection)
-            touched = travel.touched_since(connection, of, moment)
+            untrue = travel.untrue(connection, then)
             if table is not None:
                 _print_rows(connection, then.shape(table), limit, json)
             sizes = {name: content.counted(connection, then.shape(name))["rows"] for name in then.tables if schema}
     if schema:
         rows = [{"table": f"{schema}.{name}", "rows": number} for name, number in sizes.items()]
         show.as_json(rows) if json else show.table(f"As run {moment.run_id} left it", rows)
-    if differing:
-        raise AtlasError(
-            f"This is not quite what run {moment.run_id} recorded: {', '.join(differing)}. "
-            + (
-                f"History was removed since: {'; '.join(touched)}."
-                if touched
-                else "Rows were changed by hand, or history was migrated since."
-            )
-        )
+    if untrue:
+        raise AtlasError(untrue)
     show.err.print(f"as recorded by run {moment.run_id}", highlight=False)
 
 
@@ -137,19 +135,20 @@ def diff(
         old, new = (stack.enter_context(travel.as_of(warehouse, of, each, workers=workers)) for each in moments)
         if table:
             new.shape(table)
-        if touched := travel.touched_since(connection, of, moments[0]):
-            show.err.print(f"history was removed since: {'; '.join(touched)}", highlight=False)
+        untrue = " ".join(filter(None, (travel.untrue(connection, then) for then in (old, new))))
         found: Iterator[dict[str, Any]] = (
             each for each in travel.differences(connection, old, new) if table in (None, each["table"])
         )
         if json:
             show.as_json(list(found))
-            return
-        counted = 0
-        for each in found:
-            show.out.print(_difference(each), highlight=False, markup=False, soft_wrap=True)
-            counted += 1
-        show.out.print(f"{counted:,} rows differ", highlight=False)
+        else:
+            counted = 0
+            for each in found:
+                show.out.print(_difference(each), highlight=False, markup=False, soft_wrap=True)
+                counted += 1
+            show.out.print(f"{counted:,} rows differ", highlight=False)
+    if untrue:
+        raise AtlasError(untrue)
 
 
 def _difference(each: dict[str, Any]) -> str:
