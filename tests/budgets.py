@@ -255,6 +255,7 @@ def test_looking_for_drift_and_keeping_digests_cost_little(
         note(what, f"{max(0, middle[step] / middle[f'{step} blind'] - 1) * 100:.1f} %")
 
 
+@pytest.mark.timeout(3_600)
 def test_what_is_fetched_again_unchanged_adds_a_hundredth_at_most(
     new_warehouse: Callable[[], Warehouse], made: Source
 ) -> None:

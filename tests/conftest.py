@@ -7,6 +7,7 @@
 import os
 import random
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from itertools import count
@@ -28,6 +29,9 @@ for name in [name for name in os.environ if name.startswith("ATLAS_") or name in
     del os.environ[name]
 os.environ["DAGSTER_DISABLE_TELEMETRY"] = "1"
 os.environ["FAULTS_SEED"] = os.environ.get("FAULTS_SEED") or str(random.randrange(1 << 32))  # all workers have this one
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as of a shell's background; what tests start would inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_report_header() -> str:

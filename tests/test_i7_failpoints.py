@@ -324,7 +324,6 @@ class Stage:
             capture_output=True,
             text=True,
             timeout=PATIENCE_S,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # where ours is ignored
         )
         return Ended(process.returncode, process.stderr + process.stdout)
 
