@@ -45,7 +45,7 @@ class Aside:
 PASSING = "atlas_passing_"
 
 COPIES = "copies of"
-"""Who holds this lock of a domain alone knows that no schema like it is being made."""
+"""Who holds this lock of a domain alone knows that no schema that is to be kept is being made."""
 
 
 @contextmanager
@@ -58,7 +58,8 @@ def beside(warehouse: Warehouse, domain: str, name: str | None = None, comment: 
     schema = f"{PASSING}{uuid4().hex[:12]}"
     tables = _tables_like(domain, schema)
     with warehouse.connect() as connection:
-        connection.execute(ledger.LOCK_SHARED, [f"{COPIES} {domain}"])
+        if name:
+            connection.execute(ledger.LOCK_SHARED, [f"{COPIES} {domain}"])
         connection.execute(ledger.LOCK, [f"schema {schema}"])
         failpoints.reached("beside.locked")
         drop_forsaken(connection)
@@ -167,7 +168,7 @@ def _require_connectors(connection: Connection, domain: str, sources: list[Sourc
         """
         select min(stream) as stream from staging.versions
         where starts_with(stream, %s) and stream <> all(%s)
-          and from_run is not null and to_run is null and payload_id is not null
+          and from_run is not null and payload_id is not null
         """,
         [f"{domain}/", [stream for source in sources for stream in source.streams.values()]],
     ).fetchone()

@@ -125,6 +125,7 @@ HOLDER = sql.SQL(
     select n.place, {key} as key from ({placed}) as n
     join {target} t on {same} join left_out l on l.record_id = t.record_id
     where n.record_id is distinct from t.record_id
+      and not exists (select from scope s where s.record_id = l.record_id)
     """
 )
 

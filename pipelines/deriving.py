@@ -77,7 +77,8 @@ class Derivation:
             counts = self._sorted_out()
             failpoints.reached("derive.sorted_out")
             self._write(counts, fits=True)
-        counts[self.shapes[0].name] += Counts(fetched=self.unreadable, quarantined=self.unreadable)
+        if self.unreadable:
+            counts[self.shapes[0].name] += Counts(fetched=self.unreadable, quarantined=self.unreadable)
         return counts
 
     def no_counts(self) -> dict[str, Counts]:

@@ -46,8 +46,8 @@ def erase(
     code = transform.code_version(house.selects(source.name))
     with ledger.opened(warehouse, source, "erase", PARTITION, code_version=code, notify=notify) as run:
         with run.connection.transaction():
-            locks = (f"transform {source.domain}", f"land {source.name}", bodies.LOCK, f"{COPIES} {source.domain}")
-            for lock in locks:
+            _require_no_copy_under_way(run.connection, source.domain)
+            for lock in (f"transform {source.domain}", f"land {source.name}", bodies.LOCK):
                 run.connection.execute(ledger.LOCK_TO_COMMIT, [lock])
             parameters = {"run": run.id, "source": source.name, "stream": stream, "external_id": external_id}
             _require_any(run.connection, stream, external_id)
@@ -65,6 +65,7 @@ def erase(
             run.publish(counts, stats)
         failpoints.reached("erase.committed")
         written = [name for name, each in stats["tables"].items() if each["updated"] or each["deleted"]]
+        beside.drop_forsaken(run.connection)
         vacuum(run.connection, STAGING + written)
     return run
 
@@ -124,6 +125,15 @@ def _require_no_copy(connection: Connection, domain: str) -> None:
         raise AtlasError(
             f"{len(copies):,} schemas hold {domain} as it was, perhaps with what is to be erased. "
             f"Drop them first: drop schema {names} cascade;"
+        )
+
+
+def _require_no_copy_under_way(connection: Connection, domain: str) -> None:
+    """Holds off, or fails for, schemas that are being made and are to be kept."""
+    answer = connection.execute(ledger.TRY_LOCK_TO_COMMIT, [f"{COPIES} {domain}"]).fetchone()
+    if not (answer and answer["taken"]):
+        raise AtlasError(
+            f"A schema with {domain} as it was is being made by `atlas as-of --schema`. Erase when that has ended."
         )
 
 
@@ -209,11 +219,12 @@ BEGIN = (
     insert into erased
     select version_id, payload_id, digest, landed_run from staging.versions where landed_run = %(run)s
     """,
-    # Paths of which no other record is known to have the last key: its name may be a person's. A path that landings
-    # have seen elsewhere is in a body, or its sample is still there.
+    # Paths with a key that no other record is known to have: its name may be a person's. What landings have seen
+    # elsewhere is in a body, or its sample is still there.
     r"""
     create temp table forgotten on commit drop as
-    select stream, path, (regexp_match(path, '(?:^|\.)("(?:[^"\\]|\\.)*"|[^.\[*"]+)(?:\[\*\]|\.\*)*$'))[1] as key
+    select stream, path, array(
+            select m[1] from regexp_matches(path, '(?:^|\.)("(?:[^"\\]|\\.)*"|[^.\[*"$]+)', 'g') as m) as keys
     from ops.schema_drift d
     where stream = %(stream)s
     group by stream, path
@@ -222,11 +233,13 @@ BEGIN = (
     """,
     """
     delete from forgotten f
-    where f.key is null or exists (
-        select from staging.versions v join staging.payloads p using (payload_id)
-        where v.stream = f.stream and v.record_id <> ops.key(%(stream)s, %(external_id)s)
-          and jsonb_path_exists(p.body,
-              ('$.**.' || case when f.key like '"%%' then f.key else to_json(f.key)::text end)::jsonpath))
+    where not exists (
+        select from unnest(f.keys) as key
+        where not exists (
+            select from staging.versions v join staging.payloads p using (payload_id)
+            where v.stream = f.stream and v.record_id <> ops.key(%(stream)s, %(external_id)s)
+              and jsonb_path_exists(p.body,
+                  ('$.**.' || case when key like '"%%' then key else to_json(key)::text end)::jsonpath)))
     """,
 )
 

@@ -27,6 +27,7 @@ LOCK_SHARED = "select pg_advisory_lock_shared(hashtextextended(%s, 0))"
 TRY_LOCK = "select pg_try_advisory_lock(hashtextextended(%s, 0)) as taken"
 UNLOCK = "select pg_advisory_unlock(hashtextextended(%s, 0))"
 LOCK_TO_COMMIT = "select pg_advisory_xact_lock(hashtextextended(%s, 0))"
+TRY_LOCK_TO_COMMIT = "select pg_try_advisory_xact_lock(hashtextextended(%s, 0)) as taken"
 
 
 @dataclass

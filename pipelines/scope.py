@@ -65,7 +65,10 @@ class Scope:
         return self._fill() > 0
 
     def leave_out(self, version_ids: Sequence[int]) -> None:
-        """Takes records out again, for good, and lets SELECTs see once more what is left."""
+        """Takes versions out again, for good, and lets SELECTs see once more what is left.
+
+        The version of such a record that is in force comes in its place, if it is another.
+        """
         self.connection.execute(
             "insert into left_out select version_id, record_id from scope where version_id = any(%s)",
             [list(version_ids)],
@@ -77,6 +80,9 @@ class Scope:
                 ).format(sql.Identifier(name)),
                 [list(version_ids)],
             )
+        if not self.whole:
+            self.connection.execute(IN_PLACE, {"round": self._round + 1})
+            self._fill()
         self.as_one_round()
 
     def as_one_round(self) -> None:
@@ -140,7 +146,7 @@ WAITING = """
 with waiting as (
     select v.* from staging.versions v
     where v.stream = any(%(streams)s) and v.partition_key = %(partition)s and v.latest
-      and (%(full)s or v.derived_by is null or v.derived_by < %(code)s or v.derived_by > %(code)s)
+      and (%(full)s or v.tried_by is null or v.tried_by < %(code)s or v.tried_by > %(code)s)
     union
     select v.* from staging.observations o
     join staging.versions v on v.record_id = o.record_id and v.latest
@@ -254,5 +260,15 @@ select v.record_id, v.version_id, v.stream, v.external_id, v.payload_id, %(round
 from (select distinct record_id from due) as d
 join staging.versions v on v.record_id = d.record_id and v.from_run is not null and v.to_run is null
 where v.stream = any(%(streams)s) and not exists (select from scope s where s.record_id = d.record_id)
-  and not exists (select from left_out l where l.record_id = d.record_id)
+  and not exists (select from left_out l where l.version_id = v.version_id)
+"""
+
+IN_PLACE = """
+insert into scope
+select v.record_id, v.version_id, v.stream, v.external_id, v.payload_id, %(round)s, true
+from (select distinct record_id from left_out) as l
+join staging.versions v on v.record_id = l.record_id and v.from_run is not null and v.to_run is null
+where v.payload_id is not null
+  and not exists (select from scope s where s.record_id = l.record_id)
+  and not exists (select from left_out o where o.version_id = v.version_id)
 """

@@ -38,7 +38,7 @@ def waiting(warehouse: Warehouse, source: Source) -> list[str]:
             """
             select v.partition_key from staging.versions v
             where v.stream = any(%(streams)s) and v.latest
-              and (v.derived_by is null or v.derived_by < %(code)s or v.derived_by > %(code)s) -- each by the index
+              and (v.tried_by is null or v.tried_by < %(code)s or v.tried_by > %(code)s) -- each by the index
             union
             select o.partition_key from staging.observations o
             join staging.versions v on v.record_id = o.record_id and v.latest
@@ -122,19 +122,16 @@ class _Transform:
         return total, stats
 
     def _forsaken(self) -> set[Table]:
-        """Tables that hold rows of the scope, and that no SELECT file of the source fills any more."""
-        query = """
-            select from scope s join staging.versions v using (record_id)
-            where v.from_run is not null and v.to_run is null and v.derived_by <> %s limit 1
-        """
-        if not self.connection.execute(query, [self.code]).rowcount:
+        """Tables that hold rows of the source, and that none of its SELECT files fills any more."""
+        parameters = {"streams": list(self.source.streams.values()), "code": self.code}
+        if not self.connection.execute(OTHER, parameters).rowcount:
             return set()
         filled = {select.table for select in self.selects}
         return {
             table
             for table in metadata.sorted_tables
             if table.schema == self.source.domain and "record_id" in table.columns and table not in filled
-            if self.connection.execute(HOLDS.format(Shape(table).target)).rowcount
+            if self.connection.execute(HOLDS.format(Shape(table).target), parameters).rowcount
         }
 
 
@@ -163,7 +160,22 @@ def remember_sql(connection: Connection, selects: Sequence[Select]) -> None:
         )
 
 
-HOLDS = sql.SQL("select from {} t join scope s using (record_id) limit 1")
+OTHER = """
+select from staging.versions
+where stream = any(%(streams)s) and latest and (tried_by < %(code)s or tried_by > %(code)s)
+union all
+select from scope join staging.versions v using (record_id)
+where v.from_run is not null and v.to_run is null and v.derived_by is distinct from %(code)s
+limit 1
+"""
+"""Whether other SELECT files have derived anything of a source, or of the scope."""
+
+HOLDS = sql.SQL(
+    """
+    select from {} t join staging.versions v using (record_id)
+    where v.stream = any(%(streams)s) and v.from_run is not null and v.to_run is null limit 1
+    """
+)
 
 INTO_FORCE = (
     # What is in force already, and was derived by other SQL before.
@@ -171,7 +183,7 @@ INTO_FORCE = (
     insert into staging.derivations (version_id, fetch_run_id)
     select version_id, %(run)s
     from scope s join staging.versions v using (version_id)
-    where v.from_run is not null and v.derived_by <> %(code)s
+    where v.from_run is not null and v.derived_by is distinct from %(code)s
     """,
     """
     update staging.versions v set to_run = %(run)s
@@ -179,15 +191,23 @@ INTO_FORCE = (
     where v.record_id = s.record_id and v.from_run is not null and v.to_run is null and v.version_id <> s.version_id
     """,
     """
-    update staging.versions v set from_run = coalesce(v.from_run, %(run)s), derived_by = %(code)s
+    update staging.versions v set from_run = coalesce(v.from_run, %(run)s), derived_by = %(code)s, tried_by = %(code)s
     from scope s
-    where v.version_id = s.version_id and v.derived_by is distinct from %(code)s
+    where v.version_id = s.version_id
+      and (v.derived_by is distinct from %(code)s or v.tried_by is distinct from %(code)s)
     """,
     # A SELECT that fails is not tried again before it, or the record, changes.
     """
-    update staging.versions v set derived_by = %(code)s
+    update staging.versions v set derived_by = null, tried_by = %(code)s
     from left_out l
-    where v.version_id = l.version_id and v.derived_by is distinct from %(code)s
+    where v.version_id = l.version_id and (v.derived_by is not null or v.tried_by is distinct from %(code)s)
+    """,
+    # Nor for its counters; then all of them are seen again.
+    """
+    update staging.observations o set from_run = %(run)s
+    from left_out l
+    where o.record_id = l.record_id and o.from_run is null
+      and not exists (select from scope s where s.record_id = l.record_id)
     """,
     """
     update staging.observations o set from_run = %(run)s

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pipelines import history, house, rebuild, trace, travel
+from pipelines import erasure, history, house, rebuild, trace, travel
 from pipelines.errors import AtlasError
 from pipelines.source import Source
 from pipelines.transform import transform, waiting
@@ -151,3 +151,94 @@ def test_shared_rows_to_which_no_table_of_the_source_can_refer_are_not_written(
     told.land("heron", {"models": []})
     told.transform()
     assert shown(warehouse, "select name from catalog.tags") == []
+
+
+def differing(told: Told) -> list[str]:
+    return [each.table for each in rebuild.check(told.warehouse, "catalog", workers=1) if not each.same]
+
+
+def with_image(number: int, image: int, **more: Any) -> dict[str, Any]:
+    version = {"id": number, "name": "v", "images": [{"id": image, "url": f"https://i/{image}.png"}]}
+    return a_model(number, modelVersions=[version], **more)
+
+
+def test_rows_of_a_select_that_is_gone_go_too_where_another_day_brings_their_record_in(
+    told: Told, files: Files
+) -> None:
+    told.land("1", with_image(1, 7), kind="models")
+    told.transform()
+    (files.folder / "catalog/civitai/model_tags.sql").unlink()
+    house.selects.cache_clear()
+    told.land("2", with_image(2, 7, tags=[]), day=DAYS[1], kind="models")
+    transform(told.warehouse, told.source, DAYS[1])
+    told.transform()
+    assert shown(told.warehouse, "select count(*) from catalog.model_tags") == [0]
+    assert differing(told) == []
+
+
+def test_erasing_takes_rows_of_a_select_that_is_gone_where_another_fails(told: Told, files: Files) -> None:
+    told.land("1", with_image(1, 7), kind="models")
+    told.transform()
+    (files.folder / "catalog/civitai/images.sql").unlink()
+    change(files, "models", FAILS)
+    told.transform()
+    assert shown(told.warehouse, "select url from catalog.images") == ["https://i/7.png"]
+    erasure.erase(told.warehouse, told.source, "catalog/civitai.models", "1")
+    assert shown(told.warehouse, "select url from catalog.images") == []
+
+
+def test_where_the_newest_version_fails_the_one_in_force_is_by_the_sql_of_now(told: Told, files: Files) -> None:
+    told.land("1", a_model(1, name="fine"), kind="models")
+    told.transform()
+    files.change("catalog/civitai/models", 1)
+    change(files, "models", FAILS.replace("heron 1", "HERON 1"))
+    told.land("1", a_model(1), day=DAYS[1], kind="models")
+    told.transform()
+    assert shown(told.warehouse, "select name from catalog.models") == ["FINE"]
+    assert waiting(told.warehouse, told.source) == differing(told) == []
+
+
+STATS = """
+select model_id, observed_at, record_id, downloads::bigint * 100 as downloads from (
+{}
+) as t
+"""
+
+
+def test_a_series_is_derived_whole_once_its_record_is_mended(told: Told, files: Files) -> None:
+    told.land("1", a_model(1, stats={"downloadCount": 1}), kind="models")
+    told.transform()
+    change(files, "models", FAILS)
+    change(files, "model_stats", STATS)
+    told.transform()
+    told.land("1", a_model(1, name="mended", stats={"downloadCount": 2}), day=DAYS[1], kind="models")
+    told.transform()
+    assert shown(told.warehouse, "select downloads from catalog.model_stats order by observed_at") == [100, 200]
+    assert waiting(told.warehouse, told.source) == differing(told) == []
+
+
+def test_counters_of_a_record_on_which_a_select_fails_do_not_wait_for_ever(told: Told, files: Files) -> None:
+    told.land("1", a_model(1, stats={"downloadCount": 1}), kind="models")
+    told.transform()
+    fine = change(files, "models", FAILS)
+    told.transform()
+    told.land("1", a_model(1, stats={"downloadCount": 2}), day=DAYS[1], kind="models")
+    told.transform()
+    assert waiting(told.warehouse, told.source) == []
+    (files.folder / "catalog/civitai/models.sql").write_text(fine)
+    house.selects.cache_clear()
+    told.transform()
+    assert shown(told.warehouse, "select downloads from catalog.model_stats order by observed_at") == [1, 2]
+    assert differing(told) == []
+
+
+def test_a_source_without_any_select_has_no_rows(told: Told, files: Files) -> None:
+    told.land("1", a_model(1), kind="models")
+    told.transform()
+    for path in (files.folder / "catalog/civitai").glob("*.sql"):
+        path.unlink()
+    house.selects.cache_clear()
+    told.land("2", a_model(2), day=DAYS[1], kind="models")
+    told.transform()
+    assert shown(told.warehouse, "select name from catalog.models") == []
+    assert waiting(told.warehouse, told.source) == differing(told) == []

@@ -340,7 +340,7 @@ def test_another_text_of_a_select_makes_the_next_run_take_everything(warehouse: 
         connection.execute(
             """
             update ops.fetch_runs set code_version = 'an older text' where kind = 'transform';
-            update staging.versions set derived_by = 'an older text'
+            update staging.versions set derived_by = 'an older text', tried_by = 'an older text'
             """
         )
     assert waiting(warehouse, civitai) == [DAY]

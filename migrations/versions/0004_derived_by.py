@@ -11,25 +11,25 @@ down_revision = "0003"
 branch_labels = None
 depends_on = None
 
+COLUMNS = {
+    "derived_by": "Digest of the SELECT files that its rows are by; null: none, or they failed since",
+    "tried_by": "Digest of the SELECT files that were run over it last; null: none were yet",
+}
+
 
 def upgrade() -> None:
-    op.add_column(
-        "versions",
-        sa.Column(
-            "derived_by",
-            sa.Text(),
-            comment="Digest of the SELECT files that were run over it last; null: none were yet",
-        ),
-        schema="staging",
-    )
+    for name, comment in COLUMNS.items():
+        op.add_column("versions", sa.Column(name, sa.Text(), comment=comment), schema="staging")
     op.execute(
         """
-        update staging.versions v set derived_by = (
-            select coalesce(r.stats -> 'code' ->> split_part(v.stream, '.', 1), r.code_version) from ops.fetch_runs r
-            where r.fetch_run_id = any(array(
-                select v.from_run union all
-                select d.fetch_run_id from staging.derivations d where d.version_id = v.version_id))
-            order by r.published desc limit 1)
+        update staging.versions v set (derived_by, tried_by) = (
+            select last.code, last.code from (
+                select coalesce(r.stats -> 'code' ->> split_part(v.stream, '.', 1), r.code_version) as code
+                from ops.fetch_runs r
+                where r.fetch_run_id = any(array(
+                    select v.from_run union all
+                    select d.fetch_run_id from staging.derivations d where d.version_id = v.version_id))
+                order by r.published desc limit 1) as last)
         where from_run is not null
         """
     )
@@ -39,7 +39,7 @@ def upgrade() -> None:
     op.create_index(
         "versions_partition_idx",
         "versions",
-        ["stream", "partition_key", "derived_by"],
+        ["stream", "partition_key", "tried_by"],
         schema="staging",
         postgresql_where=sa.text("latest"),
     )
@@ -61,4 +61,5 @@ def downgrade() -> None:
         schema="staging",
         postgresql_where=sa.text("latest and from_run is null"),
     )
-    op.drop_column("versions", "derived_by", schema="staging")
+    for name in COLUMNS:
+        op.drop_column("versions", name, schema="staging")

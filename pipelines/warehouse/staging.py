@@ -67,7 +67,10 @@ versions = Table(
     Column(
         "renamed_from", UUID, comment="Record with the same content that was gone when this one came: a file renamed"
     ),
-    Column("derived_by", Text, comment="Digest of the SELECT files that were run over it last; null: none were yet"),
+    Column(
+        "derived_by", Text, comment="Digest of the SELECT files that its rows are by; null: none, or they failed since"
+    ),
+    Column("tried_by", Text, comment="Digest of the SELECT files that were run over it last; null: none were yet"),
     CheckConstraint("(payload_id is null) = (digest is null)", name="tombstone"),
     Index("versions_latest_key", "record_id", unique=True, postgresql_where=text("latest")),
     Index(
@@ -76,7 +79,7 @@ versions = Table(
         unique=True,
         postgresql_where=text("from_run is not null and to_run is null"),
     ),
-    Index("versions_partition_idx", "stream", "partition_key", "derived_by", postgresql_where=text("latest")),
+    Index("versions_partition_idx", "stream", "partition_key", "tried_by", postgresql_where=text("latest")),
     schema="staging",
     postgresql_with={"fillfactor": "45"},  # room in each page to note all of it as seen again: indexes do not grow
     comment="One row a version of a record: what was received when, and which transforms took it in and out",
