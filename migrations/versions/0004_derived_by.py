@@ -33,6 +33,7 @@ def upgrade() -> None:
         where from_run is not null
         """
     )
+    op.execute("alter table staging.versions set (fillfactor = 40)")
     op.execute("delete from staging.quarantine where reason = 'unreferenced'")
     op.drop_index("versions_waiting_idx", "versions", schema="staging")
     op.drop_index("versions_partition_idx", "versions", schema="staging")
@@ -61,5 +62,6 @@ def downgrade() -> None:
         schema="staging",
         postgresql_where=sa.text("latest and from_run is null"),
     )
+    op.execute("alter table staging.versions set (fillfactor = 45)")
     for name in COLUMNS:
         op.drop_column("versions", name, schema="staging")

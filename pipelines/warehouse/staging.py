@@ -81,7 +81,7 @@ versions = Table(
     ),
     Index("versions_partition_idx", "stream", "partition_key", "tried_by", postgresql_where=text("latest")),
     schema="staging",
-    postgresql_with={"fillfactor": "45"},  # room in each page to note all of it as seen again: indexes do not grow
+    postgresql_with={"fillfactor": "40"},  # room in each page to note all of it as seen again: indexes do not grow
     comment="One row a version of a record: what was received when, and which transforms took it in and out",
 )
 
