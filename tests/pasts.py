@@ -96,6 +96,13 @@ def changing_files(folder: Path, sources: tuple[str, ...]) -> Iterator[Files]:
     house.selects.cache_clear()
 
 
+@pytest.fixture
+def files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Files]:
+    """SELECT files of a test's own."""
+    with changing_files(tmp_path_factory.mktemp("house") / "sql", tuple(SAYS)) as files:
+        yield files
+
+
 @dataclass
 class World:
     """A warehouse, what its sources say, and what its tables held after each run."""

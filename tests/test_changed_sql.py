@@ -1,7 +1,6 @@
 """SELECT files that change, fail, go and come back, and connectors that go: nothing waits for ever, nothing is lost."""
 
 import os
-from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
@@ -14,18 +13,12 @@ from pipelines.errors import AtlasError
 from pipelines.source import Source
 from pipelines.transform import transform, waiting
 from pipelines.warehouse.engine import Warehouse
-from tests.pasts import SAYS, Files, changing_files
+from tests.pasts import Files, files
 from tests.test_scope import DAYS, Told, made, rows, shown
 
-__all__ = ["made"]
+__all__ = ["files", "made"]
 
 ENTRIES = "select external_id, reason, seen, closed_at is null from staging.quarantine order by quarantine_id"
-
-
-@pytest.fixture
-def files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Files]:
-    with changing_files(tmp_path_factory.mktemp("house") / "sql", tuple(SAYS)) as files:
-        yield files
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import json
 import random
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -11,20 +10,14 @@ from pipelines import history, rebuild, travel
 from pipelines.ledger import Run
 from pipelines.transform import transform
 from pipelines.warehouse.engine import Warehouse
-from tests.pasts import SAYS, SEED, SEEDS, Files, World, changing_files
+from tests.pasts import SEED, SEEDS, Files, World, files
 from tests.test_cli import Atlas, atlas, words
 from tests.test_scope import DAYS, Told, any_image, rows
 
-__all__ = ["atlas"]
+__all__ = ["atlas", "files"]
 
 Rows = dict[tuple[str, str], dict[str, Any]]
 ENGINES_OWN = {"created_at", "updated_at"}
-
-
-@pytest.fixture
-def files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Files]:
-    with changing_files(tmp_path_factory.mktemp("house") / "sql", tuple(SAYS)) as files:
-        yield files
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ What is not the same was written by hand, or derived by other SQL: it is found, 
 """
 
 import random
-from collections.abc import Iterator
 from dataclasses import asdict
 
 import pytest
@@ -17,17 +16,11 @@ from pipelines.rebuild import Compared
 from pipelines.warehouse.engine import Warehouse
 from pipelines.warehouse.shape import Shape
 from pipelines.warehouse.tables import metadata
-from tests.pasts import SAYS, SEED, SEEDS, Files, World, changing_files, tables
+from tests.pasts import SEED, SEEDS, Files, World, files, tables
 from tests.test_cli import PARTIAL, Atlas, atlas, words
 from tests.test_scope import DAYS, any_model, rows
 
-__all__ = ["atlas"]
-
-
-@pytest.fixture
-def files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Files]:
-    with changing_files(tmp_path_factory.mktemp("house") / "sql", tuple(SAYS)) as files:
-        yield files
+__all__ = ["atlas", "files"]
 
 
 def differing(warehouse: Warehouse, workers: int = 2) -> dict[str, Compared]:

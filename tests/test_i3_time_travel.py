@@ -6,7 +6,6 @@
 import csv
 import json
 import random
-from collections.abc import Iterator
 
 import pytest
 
@@ -17,17 +16,11 @@ from pipelines.transform import transform
 from pipelines.warehouse.engine import Warehouse
 from pipelines.warehouse.shape import Shape
 from pipelines.warehouse.tables import metadata
-from tests.pasts import SAYS, SEED, SEEDS, Files, World, changing_files, tables
+from tests.pasts import SEED, SEEDS, Files, World, files, tables
 from tests.test_cli import FAILED, USAGE, Atlas, atlas, words
 from tests.test_scope import DAYS, Json, rows
 
-__all__ = ["atlas"]
-
-
-@pytest.fixture
-def files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Files]:
-    with changing_files(tmp_path_factory.mktemp("house") / "sql", tuple(SAYS)) as files:
-        yield files
+__all__ = ["atlas", "files"]
 
 
 def recorded_is_what_tables_hold(world: World, run: Run) -> None:

@@ -402,6 +402,9 @@ def refetch(
         run = landing.land(warehouse, source, key, items(), fetched_at=at)
         assert run.counts.created == (0 if number else payloads)
         transform(warehouse, source, key)
+        if days > 1:
+            with warehouse.connect() as connection:  # as autovacuum does within a day
+                connection.execute("vacuum staging.arrivals, staging.versions")
 
     once(0)
     with warehouse.connect() as connection:
@@ -417,9 +420,7 @@ def refetch(
 def test_what_is_fetched_again_unchanged_adds_nothing_to_what_sources_told(
     warehouse: Warehouse, made: Source, days: int
 ) -> None:
-    """Less than 1 % of the whole warehouse shows with more (tests/budgets.py); here each page counts that one fetch
-    touched, and so do vacuums that come late on a busy machine.
-    """
+    """That the whole warehouse grows by less than 1 % shows with more: tests/budgets.py."""
     _, sizes = refetch(warehouse, made, 2_000, 20, days)
     before, after = (data({name: each[place] for name, each in sizes.items()}) for place in (0, 1))
-    assert after < before * 1.15
+    assert after < before * 1.01
