@@ -16,7 +16,7 @@ from psycopg.types.json import Jsonb
 from pipelines import failpoints, quarantine
 from pipelines.drift import Drift
 from pipelines.examining import Arrival
-from pipelines.fidelity import LARGE, TWICE, NotJson, faithful, mend, pieces, repair
+from pipelines.fidelity import LARGE, TWICE, NotJson, faithful, pieces, readable, repair
 from pipelines.ledger import Run
 from pipelines.quarantine import Rejected
 from pipelines.source import Swept
@@ -117,7 +117,7 @@ class Bodies:
             large = len(body) > LARGE
             if large or not faithful(body):
                 try:
-                    body, repairs = mend(body) if large else repair(body)
+                    body, repairs = readable(body)
                 except NotJson as error:
                     rejected.append(arrival.rejected(error))
                     self.progress.refused.append(arrival.digest.hex())

@@ -14,7 +14,7 @@ from typing import cast
 import msgspec
 
 from pipelines.counters import Counted, take_out, tree
-from pipelines.fidelity import LARGE, NotJson, mend, repair
+from pipelines.fidelity import NotJson, readable
 from pipelines.quarantine import Rejected
 from pipelines.source import Contract, Payload
 
@@ -98,7 +98,7 @@ class Examiner:
         except msgspec.ValidationError:
             raise
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            mended, _ = mend(body) if len(body) > LARGE else repair(body)
+            mended, _ = readable(body)
             return self._decoder.decode(mended)
 
     def _readable_id(self, body: bytes) -> str | None:

@@ -2,7 +2,8 @@
 
 jsonb drops all but the last of duplicate keys and refuses NUL characters, lone surrogates, invalid UTF-8 and numbers
 beyond its range. `faithful` proves the common case fast; `repair` reads slowly and carefully, and says what it had to
-change. Both decode the text, which may take thirty times its size; `mend` does what can be done to a large one without.
+change. Both decode the text, which may take thirty times its size; `mend` does what can be done to a large one without,
+and `readable` chooses by the size.
 What is no JSON at all raises `NotJson`. Belongs here: JSON texts. Not: contracts, not the database.
 """
 
@@ -139,6 +140,11 @@ def mend(body: bytes) -> tuple[bytes, list[str]]:
         offset = begins + (int(at.group(1)) if at else len(text))
         raise NotJson("not_json", f"{_AT_BYTE.sub('', str(error))} at byte {offset}", offset) from None
     return _without_wrong_bytes(text, repairs), sorted(repairs)
+
+
+def readable(body: bytes) -> tuple[bytes, list[str]]:
+    """A text made JSON: by `mend` where it is large, else by `repair`."""
+    return mend(body) if len(body) > LARGE else repair(body)
 
 
 def pieces(body: bytes) -> Iterator[bytes]:
