@@ -109,7 +109,7 @@ def _keep(connection: Connection, schema: str, name: str, comment: str) -> None:
 
 
 def _taken(name: str) -> AtlasError:
-    return AtlasError(f"There is a schema {name!r} already. Choose another name, or drop that one.", usage=True)
+    return AtlasError(f"There is a schema {name!r} already: choose another name.", usage=True)
 
 
 def _drop(connection: Connection, schema: str) -> None:
@@ -188,6 +188,8 @@ def _derive_source(
         found = history.in_force(connection, source, tables, published)
         failpoints.reached("beside.in_force", source.stem)
         if current_sql:
+            if found.versions and not house.selects(source.name):
+                raise house.without_selects(source.name)
             now = [Select(select.file, tables[select.table.name]) for select in house.selects(source.name)]
             found = InForce(found.versions, [0] * len(found.versions), [now])
         scope = Scope(connection, source)

@@ -61,7 +61,7 @@ class Bodies:
         self, run: Run, connection: Connection, writer: ThreadPoolExecutor, progress: Progress, drift: Drift
     ) -> None:
         self.run, self.connection, self.writer, self.progress, self.drift = run, connection, writer, progress, drift
-        self.in_flight: dict[bytes, Arrival] = {}
+        self.in_flight: dict[tuple[bytes, bool], Arrival] = {}
         self.writing: Future[None] | None = None
 
     def write(self, arrivals: list[Arrival], rejected: list[Rejected], *, checkpoint: bool) -> None:
@@ -71,7 +71,7 @@ class Bodies:
         failpoints.reached("bodies.prepared")
         self.settle()
         failpoints.reached("bodies.settled")
-        self.in_flight = {each.digest: each for each in arrivals}
+        self.in_flight = {each.text: each for each in arrivals}
         self.writing = self.writer.submit(self._write, rows, arrivals, rejected + refused, checkpoint)
 
     def settle(self) -> None:
@@ -81,31 +81,35 @@ class Bodies:
             self.writing = None
 
     def _unknown(self, arrivals: list[Arrival]) -> list[Arrival]:
-        """The arrivals of the batch whose body is to be stored: the first of each digest that is not there yet."""
+        """The arrivals of the batch whose body is to be stored: the first of each text that is not there yet."""
         if not arrivals:
             return []
         rows = self.run.connection.execute(
             """
-            select distinct on (a.digest) a.sequence
-            from unnest(%s::bigint[], %s::text[], %s::text[], %s::bytea[]) as a (sequence, stream, external_id, digest)
+            select distinct on (a.digest, a.counted) a.sequence
+            from unnest(%s::bigint[], %s::text[], %s::text[], %s::bytea[], %s::boolean[])
+                as a (sequence, stream, external_id, digest, counted)
             where not exists (
                   select from staging.versions v
                   where v.record_id = ops.key(a.stream, a.external_id) and v.latest and v.digest = a.digest)
-              and not exists (select from staging.payloads p where p.digest = a.digest)
+              and not exists (
+                  select from staging.payloads p
+                  where p.digest = a.digest and (p.counters_digest is not null) = a.counted)
               and not exists (
                   select from staging.erasures e
                   where e.record_id = ops.key(a.stream, a.external_id) and e.lifted_at is null)
-            order by a.digest, a.sequence
+            order by a.digest, a.counted, a.sequence
             """,
             [
                 [each.sequence for each in arrivals],
                 [each.stream for each in arrivals],
                 [each.external_id for each in arrivals],
                 [each.digest for each in arrivals],
+                [each.counted is not None for each in arrivals],
             ],
         )
         sequences = {row["sequence"] for row in rows}
-        return [each for each in arrivals if each.sequence in sequences and each.digest not in self.in_flight]
+        return [each for each in arrivals if each.sequence in sequences and each.text not in self.in_flight]
 
     def _prepare(self, arrivals: list[Arrival]) -> tuple[list[BodyRow], list[Rejected]]:
         """What to store of each body, and those that no repair makes JSON."""
@@ -196,6 +200,7 @@ class Bodies:
         A large one is rejected: what holds it decoded may take thirty times its size.
         """
         digest, counters, body, original, _ = row
+        arrival = self.in_flight[digest, counters is not None]
         fault = NotJson("jsonb_refuses", str(refusal).splitlines()[0])
         if original is None and len(body) <= LARGE and isinstance(refusal, psycopg.DataError):
             try:
@@ -206,7 +211,7 @@ class Bodies:
                 self._repaired(repairs)
                 return self._copy([(digest, counters, repaired, body, repairs)])
         self.progress.refused.append(digest.hex())
-        return [self.in_flight[digest].rejected(fault)]
+        return [arrival.rejected(fault)]
 
 
 LOCK = "bodies"

@@ -13,7 +13,10 @@ from pipelines.orchestration.source_assets import staging_asset, table_assets
 SOURCES = house.sources().values()
 
 defs = dg.Definitions(
-    assets=[build(source) for source in SOURCES for build in (staging_asset, table_assets)],
+    assets=[
+        *(staging_asset(source) for source in SOURCES),
+        *(table_assets(source) for source in SOURCES if house.selects(source.name)),
+    ],
     asset_checks=[check(source) for source in SOURCES for check in (ledger_checks, proof_checks, drift_check)],
     sensors=[follow_sensor, close_dead_runs, *(news_sensor(source) for source in SOURCES)],
     schedules=[prune_schedule, *(sweep_schedule(source, source.sweeps) for source in SOURCES if source.sweeps)],

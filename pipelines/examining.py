@@ -37,6 +37,11 @@ class Arrival:
     body: bytes
     counted: Counted | None
 
+    @property
+    def text(self) -> tuple[bytes, bool]:
+        """What tells its text from others: the digest, and whether counters were taken out before."""
+        return self.digest, self.counted is not None
+
     def rejected(self, fault: NotJson) -> Rejected:
         """The same payload, where its body cannot be stored after all."""
         return Rejected(

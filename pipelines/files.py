@@ -35,11 +35,13 @@ def intake(source: Source, kind: str, path: Path, window: Window | None) -> Inta
         items = source.fetch(path, window or Window(datetime.now(UTC).date()))
     elif source.kind == "folder":
         items = iter([Payload(path.read_bytes(), path.name, path.name)])
-    elif path.is_file() and not _format(path):
+    elif not path.is_dir() and not _format(path):
         known = ", ".join(sorted(LINES | DOCUMENT))
         raise AtlasError(
             f"{path.name} is no file of payloads: its name should end in {known}, .gz or .zst after it.", usage=True
         )
+    elif path.is_dir() and not any(map(_format, path.rglob("*"))):
+        raise AtlasError(f"There is no JSON or NDJSON file in the folder {path}.", usage=True)
     else:
         items = _files(source, kind, path)
     return Intake(lambda _: items, "brought", at)

@@ -6,6 +6,7 @@ it, `samples/<domain>/<source>/<day>.json` a recording. This is the only module 
 
 import hashlib
 import importlib
+import traceback
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -89,10 +90,10 @@ def sources() -> dict[str, Source]:
             continue
         try:
             module = importlib.import_module(f"assets.{path.parent.name}.{path.stem}")
-        except SyntaxError as error:
+        except Exception as error:
             raise AtlasError(
-                f"{path.relative_to(ROOT)} cannot be read: {error.msg} in line {error.lineno}. Mend it and try again."
-            ) from None
+                f"{path.relative_to(ROOT)} cannot be imported: {_fault(error, path)}. Mend it and try again."
+            ) from error
         declared = [value for value in vars(module).values() if isinstance(value, Source)]
         if len(declared) != 1:
             raise AtlasError(
@@ -100,6 +101,14 @@ def sources() -> dict[str, Source]:
             )
         found[declared[0].name] = declared[0]
     return found
+
+
+def _fault(error: Exception, path: Path) -> str:
+    """What is wrong with a module, and in which of its lines."""
+    if isinstance(error, SyntaxError):
+        return f"{error.msg} in line {error.lineno}"
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    return f"{type(error).__name__}: {error}" + (f", from line {lines[-1]}" if lines else "")
 
 
 def find_source(name: str) -> Source:
@@ -143,6 +152,14 @@ def selects(source: str) -> tuple[Select, ...]:
         Select(SqlFile.read(files[table.fullname]), table)
         for table in metadata.sorted_tables
         if table.fullname in files
+    )
+
+
+def without_selects(source: str) -> AtlasError:
+    """That nothing can be derived from a source's payloads."""
+    return AtlasError(
+        f"{source} has no SELECT files: its payloads stay in staging. Add sql/{source}/<table>.sql, and run: "
+        f"atlas transform {source}"
     )
 
 

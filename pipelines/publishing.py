@@ -257,7 +257,9 @@ from (
     order by record_id, digest, verdict not in ('created', 'updated'), version_at desc, sequence desc
 ) as j
 cross join lateral (
-    select (array_agg(payload_id order by payload_id))[1] as payload_id from staging.payloads where digest = j.digest
+    select payload_id from staging.payloads
+    where digest = j.digest
+    order by (counters_digest is null) = (j.counters_digest is null) desc, payload_id limit 1
 ) as p
 order by j.sequence
 """

@@ -137,18 +137,18 @@ def keep_rows(run: Run, source: Source) -> None:
     failpoints.reached("quarantine.closed_shared")
 
 
-def entries(connection: Connection, *, source: str | None = None, closed: bool = False) -> list[dict[str, Any]]:
+def entries(connection: Connection, *, streams: list[str] | None = None, closed: bool = False) -> list[dict[str, Any]]:
     """The entries without their bytes and rows, oldest first; open ones only unless `closed`."""
     return connection.execute(
         """
         select quarantine_id, stage, stream, partition_key, external_id, request, reason, detail, path, byte_offset,
             table_name, row_key, constraint_name, seen, first_at, last_at, closed_at, first_run, last_run, closed_run
         from staging.quarantine
-        where (%(source)s::text is null or split_part(stream, '.', 1) = %(source)s)
+        where (%(streams)s::text[] is null or stream = any(%(streams)s))
           and (%(closed)s or closed_at is null)
         order by quarantine_id
         """,
-        {"source": source, "closed": closed},
+        {"streams": streams, "closed": closed},
     ).fetchall()
 
 

@@ -166,8 +166,7 @@ def _merge(live: Shape, new: Shape) -> sql.Composed:
     rest = [column for column in live.content if column not in live.key]
     changed = sql.SQL("{} = {}")
     assignments = [changed.format(sql.Identifier(column), sql.Identifier("s", column)) for column in rest]
-    if "updated_at" in live.table.columns and "updated_at" not in rest:
-        assignments.append(sql.SQL("updated_at = now()").format())
+    assignments += live.stamp()
     update: sql.Composable = sql.SQL("")
     if rest:
         update = sql.SQL("when matched and record_image_ne(row({}), row({})) then update set {}").format(

@@ -7,6 +7,7 @@ Belongs here: reading recordings. Not: what is done with the answers.
 
 import importlib.util
 from datetime import date
+from difflib import get_close_matches
 from pathlib import Path
 
 import httpx
@@ -54,7 +55,8 @@ class RecordedTransport(httpx.BaseTransport):
         wanted = f"{request.method} {request.url.raw_path.decode()} {request.read().decode()}".rstrip()
         exchange = self._answers.get(wanted)
         if exchange is None:
-            raise NotRecorded(f"The recording holds no answer to {wanted}.")
+            near = ", ".join(get_close_matches(wanted, self._answers, cutoff=0)) or "nothing"
+            raise NotRecorded(f"The recording holds no answer to {wanted}. Nearest to it is: {near}.")
         return httpx.Response(exchange.status, headers=exchange.headers, content=bytes(exchange.body), request=request)
 
 
@@ -64,7 +66,17 @@ def _folder(source: Source) -> Path:
 
 def days(source: Source) -> list[date]:
     """The days that a source has recordings of."""
-    return sorted(date.fromisoformat(path.stem) for path in _folder(source).glob("*.json"))
+    return sorted(_day(path) for path in _folder(source).glob("*.json"))
+
+
+def _day(path: Path) -> date:
+    try:
+        day = date.fromisoformat(path.stem)
+    except ValueError:
+        day = None
+    if day is None or day.isoformat() != path.stem:
+        raise AtlasError(f"{path.relative_to(house.ROOT)} is no recording of a day. Call it YYYY-MM-DD.json.")
+    return day
 
 
 def read(source: Source, day: date) -> Recording:
@@ -77,3 +89,5 @@ def read(source: Source, day: date) -> Recording:
             f"There is no recording of {source.name} for {day} (there are: {there}). "
             "Choose one of these days, or ask the source itself with --live or ATLAS_MODE=live."
         ) from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise AtlasError(f"{path.relative_to(house.ROOT)} is no recording: {error}. Mend it and try again.") from None

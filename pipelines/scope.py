@@ -133,7 +133,7 @@ create temp table scope (
     whole boolean, edition int default 0
 ) on commit drop;
 create temp table bodies (
-    record_id uuid, version_id bigint, stream text, external_id text, version_at timestamptz,
+    record_id uuid, version_id bigint, stream text, external_id text,
     body jsonb storage external, round int, edition int
 ) on commit drop;
 create temp table seen (record_id uuid, observation_id bigint primary key, round int) on commit drop;
@@ -151,7 +151,7 @@ with waiting as (
     select v.* from staging.observations o
     join staging.versions v on v.record_id = o.record_id and v.latest
     where o.stream = any(%(streams)s) and o.partition_key = %(partition)s and o.from_run is null
-      and v.from_run is not null and v.payload_id is not null
+      and v.derived_by is not null and v.payload_id is not null
 )
 
 """
@@ -189,7 +189,7 @@ TAKEN_IN = sql.SQL(
 FILL = sql.SQL(
     """
     insert into bodies
-    select s.record_id, s.version_id, s.stream, s.external_id, v.version_at,
+    select s.record_id, s.version_id, s.stream, s.external_id,
         case
             when o.digest = b.counters_digest or o.digest is null then b.body
             else ops.put_back(b.body, o.counters, o.paths)
@@ -234,7 +234,7 @@ SEE = sql.SQL(
 
 BODIES = sql.SQL(
     """{name} as not materialized (
-        select {source}::text as source, record_id, external_id, version_at, body
+        select {source}::text as source, record_id, external_id, body
         from bodies where stream = {stream} and round = {round} and edition = {edition} {where}
         offset 0 -- a fence: what the SELECT asks of a body is asked of the scope's alone
     )"""

@@ -2,6 +2,7 @@
 
 import os
 import tomllib
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -19,7 +20,7 @@ class Settings(BaseSettings):
     """The settings of one process."""
 
     model_config = SettingsConfigDict(
-        env_prefix="ATLAS_", toml_file="atlas.toml", extra="forbid", populate_by_name=True
+        env_prefix="ATLAS_", toml_file="atlas.toml", extra="forbid", populate_by_name=True, env_ignore_empty=True
     )
 
     database_url: str | None = Field(
@@ -60,16 +61,35 @@ def load(**flags: object) -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
-        raise AtlasError(f"The setting {name} is wrong: {first['msg']}.", usage=True) from None
+        if first["type"] == "extra_forbidden":
+            known = ", ".join(Settings.model_fields)
+            raise AtlasError(
+                f"There is no setting {name!r}, as atlas.toml has it. There are: {known}.", usage=True
+            ) from None
+        raise AtlasError(
+            f"The setting {name} (ATLAS_{name.upper()}) is {first['input']!r}: {first['msg']}.", usage=True
+        ) from None
 
 
 def base_url(stem: str, place: str = "") -> str | None:
     """Where a source is read instead of its usual place: `ATLAS_<SOURCE>_BASE_URL`; of another place of it,
     `ATLAS_<SOURCE>_<PLACE>_BASE_URL`.
     """
-    return os.environ.get("_".join(["ATLAS", stem.upper(), *([place.upper()] if place else []), "BASE_URL"]))
+    return os.environ.get(_variable(stem, place, "BASE_URL"))
 
 
 def token(stem: str) -> str | None:
     """The source's secret, from the environment only: `ATLAS_<SOURCE>_TOKEN`."""
-    return os.environ.get(f"ATLAS_{stem.upper()}_TOKEN")
+    return os.environ.get(_variable(stem, "TOKEN"))
+
+
+def _variable(*words: str) -> str:
+    return "_".join(word.upper() for word in ("ATLAS", *words) if word)
+
+
+def strangers(places: Mapping[str, Iterable[str]]) -> list[str]:
+    """Variables of the environment that look like settings and are none. places: where each source reads, besides."""
+    known = {"ATLAS_FAILPOINT", *(_variable(name) for name in Settings.model_fields)}
+    for stem, others in places.items():
+        known |= {_variable(stem, "TOKEN"), *(_variable(stem, place, "BASE_URL") for place in ("", *others))}
+    return sorted(name for name in os.environ if name.startswith("ATLAS_") and name not in known)

@@ -123,7 +123,6 @@ def unproven(connection: Connection, table: str | None = None) -> list[dict[str,
                 where t.version_id is null or t.sql_digest is null
                    or not exists (select from ops.sql s where s.digest = t.sql_digest)
                    or not exists (select from ops.fetch_runs r where r.fetch_run_id = t.landed_run)
-                   or not exists (select from staging.payloads p where p.payload_id = t.payload_id)
             ) as unproven
         from ops.trace t
         where %(table)s::text is null or table_name = %(table)s

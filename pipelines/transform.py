@@ -32,7 +32,12 @@ def code_version(selects: Sequence[Select]) -> str:
 
 
 def waiting(warehouse: Warehouse, source: Source) -> list[str]:
-    """The partitions that hold what the SELECT files as they are have not derived yet."""
+    """The partitions that hold what the SELECT files as they are have not derived yet; none where there are no such
+    files.
+    """
+    selects = house.selects(source.name)
+    if not selects:
+        return []
     with warehouse.connect() as connection:
         rows = connection.execute(
             """
@@ -43,10 +48,10 @@ def waiting(warehouse: Warehouse, source: Source) -> list[str]:
             select o.partition_key from staging.observations o
             join staging.versions v on v.record_id = o.record_id and v.latest
             where o.stream = any(%(streams)s) and o.from_run is null
-              and v.from_run is not null and v.payload_id is not null
+              and v.derived_by is not null and v.payload_id is not null
             order by 1
             """,
-            {"streams": list(source.streams.values()), "code": code_version(house.selects(source.name))},
+            {"streams": list(source.streams.values()), "code": code_version(selects)},
         )
         return [row["partition_key"] for row in rows]
 
@@ -62,6 +67,8 @@ def transform(
 ) -> Run:
     """Brings a source's partition from staging into its tables; the closed run."""
     selects = house.selects(source.name)
+    if not selects:
+        raise house.without_selects(source.name)
     with (
         ledger.opened(
             warehouse,
@@ -117,6 +124,7 @@ class _Transform:
             "records": records,
             "tables": {name: vars(each) for name, each in counts.items()},
             "sql": {select.file.address: select.file.digest for select in self.selects},
+            "left_out": derivation.unreadable,
             "content": content.keep_up(self.connection, derivation),
         }
         return total, stats
@@ -201,13 +209,6 @@ INTO_FORCE = (
     update staging.versions v set derived_by = null, tried_by = %(code)s
     from left_out l
     where v.version_id = l.version_id and (v.derived_by is not null or v.tried_by is distinct from %(code)s)
-    """,
-    # Nor for its counters; then all of them are seen again.
-    """
-    update staging.observations o set from_run = %(run)s
-    from left_out l
-    where o.record_id = l.record_id and o.from_run is null
-      and not exists (select from scope s where s.record_id = l.record_id)
     """,
     """
     update staging.observations o set from_run = %(run)s

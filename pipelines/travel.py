@@ -20,6 +20,11 @@ from pipelines.history import Moment
 from pipelines.warehouse.engine import Connection, Warehouse
 from pipelines.warehouse.shape import Shape, fields, names
 
+HAND = (
+    "Rows had been changed by hand, or history was migrated since. "
+    "After `atlas rebuild` it is true again from that run on."
+)
+
 NOTHING = {"rows": 0, "digest": content.written(0)}
 
 
@@ -106,12 +111,29 @@ def untrue(connection: Connection, then: Then) -> str | None:
     if not differing:
         return None
     touched = touched_since(connection, then.domain, then.moment)
-    return f"This is not quite what run {then.moment.run_id} recorded: {', '.join(differing)}. " + (
-        f"History was removed since: {'; '.join(touched)}."
-        if touched
-        else "Rows had been changed by hand, or history was migrated since. After `atlas rebuild` it is true again "
-        "from that run on."
+    failed = _left_out(connection, then.domain, then.moment)
+    reasons = [f"History was removed since: {'; '.join(touched)}."] if touched else []
+    if failed:
+        reasons.append(
+            f"SELECT files failed on records in runs {', '.join(failed)}: "
+            "rows of these stayed as earlier runs had left them, which may be why."
+        )
+    return " ".join(
+        [f"This is not quite what run {then.moment.run_id} recorded: {', '.join(differing)}."] + (reasons or [HAND])
     )
+
+
+def _left_out(connection: Connection, domain: str, moment: Moment) -> list[str]:
+    """The last run up to a moment of each source, where SELECT files failed on records that had rows."""
+    rows = connection.execute(
+        """
+        select distinct on (stream) fetch_run_id::text as run_id from ops.fetch_runs
+        where published <= %s and starts_with(stream, %s) and (stats ->> 'left_out')::bigint > 0
+        order by stream, published desc
+        """,
+        [moment.published, f"{domain}/"],
+    )
+    return [row["run_id"] for row in rows]
 
 
 def _recorded(connection: Connection, domain: str, published: int) -> dict[str, dict[str, Any]]:

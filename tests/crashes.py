@@ -15,7 +15,7 @@ from pipelines import content, house
 from pipelines.beside import PASSING
 from pipelines.warehouse.engine import Warehouse
 from pipelines.warehouse.shape import Shape
-from pipelines.warehouse.tables import AUDIT_COLUMNS, metadata
+from pipelines.warehouse.tables import audit_columns, metadata
 
 EARLIER, DAY, LATER = "2026-11-04", "2026-11-05", "2026-11-06"
 PATIENCE_S = 60
@@ -112,7 +112,7 @@ def queries() -> dict[str, sql.Composable]:
     }
     for table in metadata.sorted_tables:
         if table.schema == "catalog":
-            columns = [sql.Identifier(each.name) for each in table.columns if each.name not in AUDIT_COLUMNS]
+            columns = [sql.Identifier(each.name) for each in table.columns if each.name not in audit_columns(table)]
             made[table.fullname] = sql.SQL("select t::text from (select {} from {}) as t order by 1").format(
                 sql.SQL(", ").join(columns), sql.Identifier("catalog", table.name)
             )

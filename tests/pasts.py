@@ -22,7 +22,7 @@ from pipelines import house
 from pipelines.ledger import Run
 from pipelines.transform import transform, waiting
 from pipelines.warehouse.engine import Warehouse
-from pipelines.warehouse.tables import AUDIT_COLUMNS, metadata
+from pipelines.warehouse.tables import audit_columns, metadata
 from tests.test_scope import DAYS, Json, Told, any_listed, any_model, rows, some
 
 Tables = dict[str, list[tuple[Any, ...]]]
@@ -162,7 +162,7 @@ def tables(warehouse: Warehouse, schema: str = "catalog") -> Tables:
     found = {}
     for table in metadata.sorted_tables:
         if table.schema == "catalog":
-            columns = [column.name for column in table.columns if column.name not in AUDIT_COLUMNS]
+            columns = [column.name for column in table.columns if column.name not in audit_columns(table)]
             found[table.name] = rows(
                 warehouse,
                 sql.SQL("select {} from {} as t order by {}").format(

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from pipelines import erasure, history, house, rebuild, trace, travel
+from pipelines import erasure, history, house, rebuild, retention, trace, travel
 from pipelines.errors import AtlasError
+from pipelines.retention import Policy
 from pipelines.source import Source
 from pipelines.transform import transform, waiting
 from pipelines.warehouse.engine import Warehouse
@@ -225,13 +226,39 @@ def test_counters_of_a_record_on_which_a_select_fails_do_not_wait_for_ever(told:
     assert differing(told) == []
 
 
-def test_a_source_without_any_select_has_no_rows(told: Told, files: Files) -> None:
+def test_a_source_without_any_select_keeps_its_rows_and_lands(told: Told, files: Files) -> None:
     told.land("1", a_model(1), kind="models")
     told.transform()
     for path in (files.folder / "catalog/civitai").glob("*.sql"):
         path.unlink()
     house.selects.cache_clear()
     told.land("2", a_model(2), day=DAYS[1], kind="models")
+    assert waiting(told.warehouse, told.source) == []
+    for derive in (
+        lambda: transform(told.warehouse, told.source, DAYS[1]),
+        lambda: rebuild.check(told.warehouse, "catalog", workers=1),
+        lambda: rebuild.rebuild(told.warehouse, "catalog", workers=1),
+    ):
+        with pytest.raises(AtlasError, match="catalog/civitai has no SELECT files"):
+            derive()
+    assert shown(told.warehouse, "select name from catalog.models") == ["heron 1"]
+
+
+def test_counters_that_rows_have_stay_while_a_select_fails_on_newer_ones(told: Told, files: Files) -> None:
+    (files.folder / "catalog/civitai/model_stats.sql").unlink()
+    path = files.folder / "catalog/civitai/models.sql"
+    path.write_text(path.read_text().replace("array['stats', v.key, t.key]", "array[v.key, t.key]"))
+    house.selects.cache_clear()
+    for downloads, day in ((1, DAYS[0]), (5, DAYS[1])):
+        told.land("1", a_model(1, stats={"downloadCount": downloads}), day=day, kind="models")
+        told.transform()
+    change(files, "models", FAILS)
     told.transform()
-    assert shown(told.warehouse, "select name from catalog.models") == []
-    assert waiting(told.warehouse, told.source) == differing(told) == []
+    told.land("1", a_model(1, stats={"downloadCount": 2}), day=DAYS[2], kind="models")
+    told.transform()
+    with told.warehouse.connect() as connection:
+        connection.execute("update ops.fetch_runs set ended_at = now() - interval '100 days'")
+    retention.prune(told.warehouse, Policy())
+    (live,) = shown(told.warehouse, "select raw -> 'stats' from catalog.models")
+    assert live == {"downloadCount": 5}
+    assert live in shown(told.warehouse, "select counters -> 'stats' from staging.observations")

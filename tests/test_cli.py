@@ -1,5 +1,7 @@
 """The `atlas` command as a person types it: exit codes, sentences, JSON, and secrets that stay secret."""
 
+import base64
+import hashlib
 import json
 import os
 import pwd
@@ -20,6 +22,7 @@ from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
 
 from pipelines import house, settings
+from pipelines.errors import AtlasError
 from pipelines.warehouse import schema
 from pipelines.warehouse.engine import Warehouse
 
@@ -90,7 +93,15 @@ def models(tmp_path: Path) -> Path:
             "Makefile is no file of payloads: its name should end in",
         ),
         (["runs", "catalog/nothing"], "There is no source or domain 'catalog/nothing'"),
-        (["quarantine", "list", "catalog/nothing"], "There is no source 'catalog/nothing'"),
+        (["quarantine", "list", "catalog/nothing"], "There is no source or domain 'catalog/nothing'"),
+        (
+            ["land", "catalog/civitai.models", "--from", "/dev/stdin"],
+            "stdin is no file of payloads: its name should end in",
+        ),
+        (
+            ["land", "catalog/civitai.models", "--from", "pipelines/cli"],
+            "There is no JSON or NDJSON file in the folder pipelines/cli.",
+        ),
         (["quarantine", "show", "7"], "There is no quarantine entry 7. See them with: atlas quarantine list"),
         (["ask", "why"], "There is no question 'why'. There are: "),
         (["run", "--partition", "2026-02-30"], "'2026-02-30' is no day. Write it as YYYY-MM-DD."),
@@ -177,8 +188,12 @@ def test_json_is_one_document_and_nothing_else(atlas: Atlas, models: Path) -> No
     ledger = json.loads(atlas("runs", "catalog/civitai", "--limit", "1", "--json").stdout)
     assert [run["fetch_run_id"] for run in ledger] == [transformed["fetch_run_id"]]
     (entry,) = json.loads(atlas("quarantine", "list", "--json").stdout)
+    for name in ("catalog", "catalog/civitai", "catalog/civitai.models"):
+        assert json.loads(atlas("quarantine", "list", name, "--json").stdout) == [entry]
+    assert json.loads(atlas("quarantine", "list", "catalog/civitai.images", "--json").stdout) == []
     shown = json.loads(atlas("quarantine", "show", entry["quarantine_id"], "--json").stdout)
     assert shown["reason"] == entry["reason"] == "not_json"
+    assert shown["digest"] == hashlib.sha256(base64.b64decode(shown["bytes"])).hexdigest()
     (replayed,) = json.loads(atlas("quarantine", "replay", "--json", code=PARTIAL).stdout)
     assert replayed["quarantined"] == 1
     assert json.loads(atlas("db", "migrate", "--json").stdout)["applied"] == []
@@ -355,6 +370,33 @@ def test_a_server_that_is_too_old_is_one_sentence(atlas: Atlas, old_server: str)
             words(done.stderr),
         )
         assert done.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("variables", "in_folder", "told"),
+    [
+        ({"ATLAS_MODE": "liv"}, "", "The setting mode (ATLAS_MODE) is 'liv': Input should be 'recorded' or 'live'."),
+        ({}, "keep_versions_days = -1", "The setting keep_versions_days (ATLAS_KEEP_VERSIONS_DAYS) is -1: "),
+        ({}, 'hme = "/x"', "There is no setting 'hme', as atlas.toml has it. There are: database_url, home, mode"),
+        ({}, "mode = live", "atlas.toml cannot be read: "),
+    ],
+)
+def test_a_wrong_setting_is_named_with_its_value(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], in_folder: str, told: str
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    (tmp_path / "atlas.toml").write_text(in_folder)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(AtlasError) as caught:
+        settings.load()
+    assert str(caught.value).startswith(told)
+
+
+def test_a_variable_that_nothing_reads_is_named_and_an_empty_one_is_none(atlas: Atlas) -> None:
+    real = {"ATLAS_CIVITAI_TOKEN": "t", "ATLAS_OLLAMA_LIBRARY_BASE_URL": "http://127.0.0.1:1", "ATLAS_MODE": ""}
+    done = atlas("runs", ATLAS_CIVITIA_TOKEN=SECRET, **real)
+    assert words(done.stderr) == "ATLAS_CIVITIA_TOKEN is no setting, and of no source: nothing reads it."
 
 
 def test_what_a_folder_sets_holds_for_a_process_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,7 +33,7 @@ from pipelines.ledger import Run
 from pipelines.source import Checkpoint, Item, Payload, Skipped, Source, Swept, Window
 from pipelines.warehouse.engine import Connection, Warehouse
 from pipelines.warehouse.shape import Shape, shared_tables
-from pipelines.warehouse.tables import AUDIT_COLUMNS, metadata
+from pipelines.warehouse.tables import audit_columns, metadata
 
 SAMPLE = 40
 """Payloads of a day that tests of order and of faults use: recordings may hold many."""
@@ -162,18 +162,12 @@ def named_columns(select: Select) -> list[str]:
     return query.named_selects
 
 
-def audit_columns(source: Source, table: Table) -> frozenset[str]:
-    """Those that the engine fills, since no SELECT of the source yields them."""
-    selects = [select for select in house.selects(source.name) if select.table is table]
-    return AUDIT_COLUMNS - {column for select in selects for column in named_columns(select)}
-
-
 def rows(warehouse: Warehouse, source: Source) -> dict[str, list[str]]:
     """The rows of each table of a source as COPY writes them, by key, without what the engine dates them with."""
     found = {}
     with warehouse.connect() as connection:
         for table in tables_of(source):
-            unseen = audit_columns(source, table)
+            unseen = audit_columns(table)
             query = sql.SQL("copy (select {} from {} order by {}) to stdout").format(
                 sql.SQL(", ").join(sql.Identifier(each.name) for each in table.columns if each.name not in unseen),
                 sql.Identifier(*table.fullname.split(".")),
@@ -492,7 +486,7 @@ def yields(connection: Connection, source: Source, select: Select, records: set[
         sql.SQL(
             """
             {name} as (
-                select {source}::text as source, v.record_id, v.external_id, v.version_at,
+                select {source}::text as source, v.record_id, v.external_id,
                     ops.put_back(p.body, o.counters, o.paths) as body
                 from staging.versions as v
                 join staging.payloads as p using (payload_id)

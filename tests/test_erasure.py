@@ -21,8 +21,8 @@ from tests.test_scope import DAYS, START, Told, image, made, model, payload, row
 
 __all__ = ["made"]
 
-STREAM, WHO = "catalog/civitai.models", "anna-mustermann-4711"
-SECRETS = ("mustermann", "Geheimnis", "flüstert", "4711")
+STREAM, WHO = "catalog/civitai.models", "anna-mustermann-47x11"
+SECRETS = ("mustermann", "Geheimnis", "flüstert", "47x11")
 
 
 def a_model(name: str, downloads: int, **more: Any) -> dict[str, Any]:
@@ -369,6 +369,9 @@ def test_the_command_asks_first(lived: Told, monkeypatch: pytest.MonkeyPatch) ->
     refused = atlas.invoke(app, ["erase", STREAM, WHO], input="n\n")
     assert refused.exit_code == 1
     assert "for good (4 versions" in refused.output
+    assert "Nothing is erased. To erase without being asked: --yes." in str(refused.exception)
+    unasked = atlas.invoke(app, ["erase", STREAM, WHO])
+    assert "Nothing is erased." in str(unasked.exception)
     assert found(lived.warehouse, "mustermann")
     erased = atlas.invoke(app, ["erase", STREAM, WHO, "--yes"])
     assert erased.exit_code == 0, erased.output

@@ -129,6 +129,52 @@ def test_counters_that_came_with_a_newer_payload_wait_for_it(world: World) -> No
     assert rows(world.warehouse, "select downloads from catalog.model_stats order by 1") == [(1,), (2,)]
 
 
+def fail_on(world: World, table: str, record: str) -> None:
+    """Makes a SELECT of CivitAI fail on one record."""
+    path = world.files.folder / f"catalog/civitai/{table}.sql"
+    condition = f"1 / (case when external_id = '{record}' then 0 else 1 end) > 0"
+    path.write_text(f"select * from (\n{path.read_text()}\n) as o where {condition}")
+    house.selects.cache_clear()
+
+
+def test_counters_of_a_record_on_which_a_select_fails_are_not_there_yet(world: World) -> None:
+    told = world.told["catalog/civitai"]
+    told.land("1", a_model(), kind="models")
+    take_in(world, DAYS[0])
+    fail_on(world, "models", "1")
+    world.done(transform(world.warehouse, told.source, DAYS[0]))
+    told.land("1", a_model(stats={"downloadCount": 2}), kind="models", day=DAYS[1])
+    world.done(transform(world.warehouse, told.source, DAYS[1]))
+    with world.warehouse.connect() as connection:
+        first, last = (history.moment(connection, str(run.id)) for run in (world.runs[0], world.runs[-1]))
+        with (
+            travel.as_of(world.warehouse, "catalog", first) as before,
+            travel.as_of(world.warehouse, "catalog", last) as then,
+        ):
+            assert then.differing(connection) == []
+            assert list(travel.differences(connection, before, then)) == []
+
+
+def test_what_comes_to_rows_on_which_a_select_fails_is_recorded_and_told(world: World) -> None:
+    """The version goes to which an image refers that is left out; then it comes again."""
+    told = world.told["catalog/civitai"]
+    told.land("1", a_model(modelVersions=[{"id": 11, "name": "v"}]), kind="models")
+    told.land("7", {"id": 7, "url": "https://i/7/a.png", "modelVersionIds": [11]}, kind="images")
+    take_in(world, DAYS[0])
+    fail_on(world, "images", "7")
+    for versions in ([], [{"id": 11, "name": "v"}]):
+        told.land("1", a_model(modelVersions=versions), kind="models")
+        world.done(transform(world.warehouse, told.source, DAYS[0]))
+        assert rows(world.warehouse, "select model_version_id from catalog.images") == [(None,)]
+    failed, last = world.runs[-2:]
+    with world.warehouse.connect() as connection:
+        moment = history.moment(connection, str(last.id))
+        with travel.as_of(world.warehouse, "catalog", moment) as then:
+            assert then.differing(connection) == ["catalog.images"]
+            untrue = travel.untrue(connection, then)
+    assert untrue is not None and f"SELECT files failed on records in runs {failed.id}: rows of these" in untrue
+
+
 @pytest.fixture
 def two_runs(warehouse: Warehouse, files: Files) -> tuple[Warehouse, Run, Run, Run]:
     """A model taken in, landed under another name, and that taken in."""
@@ -188,8 +234,8 @@ def test_a_schema_that_is_kept_shows_when_it_is_whole(two_runs: tuple[Warehouse,
         (["ffff", "catalog.models"], USAGE, "There is no run 'ffff' in the ledger. See them with: atlas runs"),
         (["0", "catalog.models"], USAGE, "There is more than one run '0'"),
         (["%", "catalog.models"], USAGE, "There is no run '%'"),
-        (["RUN"], USAGE, "Name a TABLE to print, or a schema to make: --schema NAME."),
-        (["RUN", "--schema", ""], USAGE, "Name a TABLE to print, or a schema to make: --schema NAME."),
+        (["RUN"], USAGE, "Name either a TABLE to print, or a schema to make: --schema NAME."),
+        (["RUN", "--schema", ""], USAGE, "Name either a TABLE to print, or a schema to make: --schema NAME."),
         (["RUN", "catalog.nothing"], USAGE, "There is no table 'catalog.nothing' in catalog."),
         (["RUN", "ops.sql"], USAGE, "There is no domain 'ops'. There are: catalog."),
         (["FAILED", "catalog.models"], FAILED, "has published nothing"),

@@ -6,7 +6,7 @@ WAL is read back with pg_walinspect, block by block: stronger than what statemen
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -97,8 +97,11 @@ def items(request: pytest.FixtureRequest, warehouse: Warehouse, civitai: Source)
     return list(files.intake(civitai, "models", shared / "civitai" / "models_dev.ndjson", None).items({}))
 
 
-def load(warehouse: Warehouse, source: Source, items: list[Item], *, full: bool = False) -> tuple[Run, Run]:
-    landed = landing.land(warehouse, source, DAY, items, fetched_at=Window(date(2026, 11, 1)).start)
+def load(
+    warehouse: Warehouse, source: Source, items: list[Item], *, full: bool = False, hours: int = 0
+) -> tuple[Run, Run]:
+    fetched_at = Window(date(2026, 11, 1)).start + timedelta(hours=hours)
+    landed = landing.land(warehouse, source, DAY, items, fetched_at=fetched_at)
     return landed, transform(warehouse, source, DAY, full=full)
 
 
@@ -106,15 +109,17 @@ def changes(*runs: Run) -> int:
     return sum(run.counts.created + run.counts.updated + run.counts.deleted for run in runs)
 
 
-@pytest.mark.parametrize("full", [False, True], ids=["again", "again in full"])
+@pytest.mark.parametrize(
+    ("full", "hours"), [(False, 0), (True, 0), (False, 1)], ids=["again", "again in full", "again an hour later"]
+)
 def test_the_same_input_again_changes_nothing_and_writes_nothing(
-    warehouse: Warehouse, civitai: Source, items: list[Item], full: bool
+    warehouse: Warehouse, civitai: Source, items: list[Item], full: bool, hours: int
 ) -> None:
     first = load(warehouse, civitai, items)
     assert changes(*first) > 100
     with written(warehouse) as touched:
         before = tuples(warehouse)
-        landed, transformed = load(warehouse, civitai, items, full=full)
+        landed, transformed = load(warehouse, civitai, items, full=full, hours=hours)
         after = tuples(warehouse)
     assert after == before
     assert sum(map(len, after.values())) > 100

@@ -17,7 +17,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from pipelines import fetching, house, landing, ledger, rebuild, recording
+from pipelines import erasure, fetching, house, landing, ledger, rebuild, recording
 from pipelines.landing import Intake
 from pipelines.ledger import Counts, Run
 from pipelines.orchestration import resources
@@ -117,6 +117,8 @@ def test_each_end_that_a_payload_can_have_is_counted_once(warehouse: Warehouse, 
     assert land(warehouse, civitai, hours=4) == Counts()
     fates = {row["external_id"]: row["n"] for row in rows(warehouse, VERSIONS)}
     assert fates == {"1": 2, "2": 3, "3": 3}, "superseded and late ones are kept, deleted ones have a tombstone"
+    erasure.erase(warehouse, civitai, "catalog/civitai.models", "1")
+    assert land(warehouse, civitai, counted, two, hours=5) == Counts(fetched=1, created=1), "an erased one is skipped"
     assert_conserved(warehouse)
 
 

@@ -702,6 +702,23 @@ def test_the_judge_sees_what_is_lost() -> None:
             broken.holds(b"{}")
 
 
+@pytest.mark.parametrize("at_once", [True, False])
+@pytest.mark.parametrize("first", ["counting", "plain"])
+def test_a_payload_that_is_another_less_its_counters_keeps_what_it_says(
+    warehouse: Warehouse, comfyui: Source, at_once: bool, first: str
+) -> None:
+    """Their digests are the same."""
+    source = replace(comfyui, contracts={"counting": Counting, "plain": Named}, kind="http", look=None)
+    bodies = {"counting": b'{"id":"a","x":5}', "plain": b'{"id":"a","x":null}'}
+    items = [Payload(bodies[kind], kind, kind=kind) for kind in sorted(bodies, key=lambda each: each != first)]
+    for batch in [items] if at_once else [[each] for each in items]:
+        landing.land(warehouse, source, "2026-11-01", batch)
+    kept = found(warehouse)
+    assert kept["counting"].digest == kept["plain"].digest
+    for kind, body in bodies.items():
+        kept[kind].holds(body, counted=True)
+
+
 def test_what_was_repaired_is_counted_in_the_ledger(warehouse: Warehouse, comfyui: Source) -> None:
     run = land(warehouse, comfyui, [rb'{"a": "\u0000"}', rb'{"b": "\u0000", "b": 1}', b"{}"])
     assert run.stats["repaired"] == {NUL: 2, TWICE: 1}

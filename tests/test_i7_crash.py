@@ -25,7 +25,7 @@ from psycopg import sql
 from pipelines import files, house, landing, ledger, transform
 from pipelines.source import Source, Window
 from pipelines.warehouse.engine import Connection, Warehouse
-from pipelines.warehouse.tables import AUDIT_COLUMNS, metadata
+from pipelines.warehouse.tables import audit_columns, metadata
 
 OLD, ALL, FED = 300, 2_400, 2_100
 """Models of the database a test begins with, models of the run it interrupts, and how many a slow file gives of them.
@@ -102,7 +102,7 @@ def shown(warehouse: Warehouse) -> dict[str, str]:
     for table in metadata.sorted_tables:
         if table.schema == "catalog":
             queries[table.fullname] = sql.SQL("select {} from {} order by {}").format(
-                columns(column.name for column in table.columns if column.name not in AUDIT_COLUMNS),
+                columns(column.name for column in table.columns if column.name not in audit_columns(table)),
                 sql.Identifier("catalog", table.name),
                 columns(column.name for column in table.primary_key),
             )

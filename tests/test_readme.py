@@ -24,10 +24,19 @@ BEGIN, END = "<!-- answers -->", "<!-- /answers -->"
 RUN_ID = re.compile(r"\b[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}\b")
 
 
+def command(root: Path, warehouse: Warehouse, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-m", "pipelines.cli.main", "--database-url", warehouse.conninfo, *arguments],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
 def atlas(root: Path, warehouse: Warehouse, *arguments: str) -> str:
     """What the command prints to a pipe."""
-    command = [sys.executable, "-m", "pipelines.cli.main", "--database-url", warehouse.conninfo, *arguments]
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=120)
+    done = command(root, warehouse, *arguments)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -147,23 +156,73 @@ def test_a_load_prints_what_it_is_said_to_print(with_dagster: Warehouse, tmp_pat
     assert [line for line in lines if words(line) not in printed] == []
 
 
-def test_the_example_of_a_new_source_works_as_it_is_written(tmp_path: Path, with_dagster: Warehouse) -> None:
-    """Its files are those blocks of the README that follow a line with nothing but their path."""
+@pytest.fixture
+def example(tmp_path: Path) -> dict[str, str]:
+    """A copy of the house with the example of a new source: those blocks of the README that follow a line with nothing
+    but their path.
+    """
     written = re.findall(r"^`((?:assets|sql|samples)/\S+)`:?\n+```\w*\n(.*?)^```$", README.read_text(), re.M | re.S)
-    files = dict(written)
-    assert [path.split("/")[0] for path in files] == ["assets", "sql", "samples"]
-
     for folder in ("assets", "sql", "samples", "pipelines", "migrations"):
         shutil.copytree(house.ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(house.ROOT / "pyproject.toml", tmp_path)
-    for path, text in files.items():
+    for path, text in written:
         target = tmp_path / path
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(text)
+    return dict(written)
 
-    source = next(path for path in files if path.startswith("assets/")).removeprefix("assets/").removesuffix(".py")
-    (recorded,) = (json.loads(text) for path, text in files.items() if path.startswith("samples/"))
+
+def test_the_example_of_a_new_source_works_as_it_is_written(
+    example: dict[str, str], tmp_path: Path, with_dagster: Warehouse
+) -> None:
+    assert [path.split("/")[0] for path in example] == ["assets", "sql", "samples"]
+    source = next(path for path in example if path.startswith("assets/")).removeprefix("assets/").removesuffix(".py")
+    (recorded,) = (json.loads(text) for path, text in example.items() if path.startswith("samples/"))
     payloads = [model for exchange in recorded["exchanges"] for model in exchange["body"]["models"]]
     told = json.loads(atlas(tmp_path, with_dagster, "run", source, "--json"))
     assert told["rows"] == {"catalog.models": len(payloads)}
     assert {run["status"] for run in told["runs"]} == {"completed"}
+
+
+def test_what_is_wrong_with_a_new_source_is_told(
+    example: dict[str, str], tmp_path: Path, with_dagster: Warehouse
+) -> None:
+    connector, select, sample = (tmp_path / path for path in example)
+    source = connector.relative_to(tmp_path / "assets").with_suffix("").as_posix()
+
+    def says(words: str, *arguments: str, code: int = 1) -> None:
+        done = command(tmp_path, with_dagster, *arguments)
+        assert done.returncode == code, done.stderr
+        assert words in " ".join(done.stderr.split())
+        assert "Traceback" not in done.stderr
+
+    select.unlink()
+    says(f"{source} has no SELECT files: its payloads stay in staging. Add sql/{source}/", "run", source, code=0)
+    (run,) = json.loads(atlas(tmp_path, with_dagster, "runs", "--json"))
+    assert (run["kind"], run["status"], run["created"] > 0) == ("land", "completed", True)
+    says(f"{source} has no SELECT files", "transform", source, "--full", code=0)
+    says(f"{source} has no SELECT files", "transform", source, "--partition", run["partition_key"])
+    select.write_text(example[select.relative_to(tmp_path).as_posix()])
+
+    odd = sample.with_name("2026-1-1.json")
+    sample.rename(odd)
+    says("2026-1-1.json is no recording of a day. Call it YYYY-MM-DD.json.", "run", source)
+    odd.rename(sample)
+    told = sample.read_text()
+    sample.write_text(told.replace("GET /", "GET /v2/"))
+    says("The recording holds no answer to GET /", "run", source)
+    says("Nearest to it is: GET /v2/", "run", source)
+    sample.write_text(told + ",")
+    says(f"{sample.relative_to(tmp_path)} is no recording: JSON is malformed", "run", source)
+    sample.unlink()
+    says(f"Recorded are {source}: none.", "run", source, code=2)
+
+    text = connector.read_text()
+    for wrong, words in {
+        text.replace("since=", "sinc="): "TypeError: source() got an unexpected keyword argument 'sinc', from line ",
+        text.replace("def fetch", "dev fetch"): "invalid syntax in line ",
+        f"import nothing_so_called\n{text}": "ModuleNotFoundError: No module named 'nothing_so_called', from line 1.",
+    }.items():
+        connector.write_text(wrong)
+        says(f"{connector.relative_to(tmp_path)} cannot be imported: ", "runs")
+        says(words, "runs")

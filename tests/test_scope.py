@@ -24,7 +24,7 @@ from pipelines.ledger import Run
 from pipelines.source import Contract, Item, Payload, Source, Swept
 from pipelines.transform import transform, waiting
 from pipelines.warehouse.engine import Warehouse
-from pipelines.warehouse.tables import AUDIT_COLUMNS, metadata
+from pipelines.warehouse.tables import audit_columns, metadata
 
 START = datetime(2026, 11, 1, tzinfo=UTC)
 DAYS = ("2026-11-01", "2026-11-02", "2026-11-03", "2026-11-04")
@@ -183,7 +183,7 @@ def state(warehouse: Warehouse) -> State:
     found: State = {}
     for table in metadata.sorted_tables:
         if table.schema == "catalog":
-            columns = [column.name for column in table.columns if column.name not in AUDIT_COLUMNS]
+            columns = [column.name for column in table.columns if column.name not in audit_columns(table)]
             query = sql.SQL("select t::text from (select {} from {}) as t order by 1").format(
                 sql.SQL(", ").join(map(sql.Identifier, columns)), sql.Identifier("catalog", table.name)
             )

@@ -6,9 +6,10 @@ from typing import Annotated, Any
 
 import typer
 
-from pipelines import ledger, settings
+from pipelines import house, ledger, settings
+from pipelines.cli import show
 from pipelines.ledger import Run
-from pipelines.settings import Settings
+from pipelines.settings import Settings, strangers
 from pipelines.warehouse import engine, schema
 from pipelines.warehouse.engine import Warehouse
 
@@ -34,6 +35,8 @@ def warehouse() -> Iterator[Warehouse]:
     The embedded one is ours alone, and made ready where it is not; a server of somebody else's is only asked.
     """
     settings = in_force()
+    for name in strangers({source.stem: source.more_urls for source in house.sources().values()}):
+        show.err.print(f"{name} is no setting, and of no source: nothing reads it.", highlight=False)
     with engine.opened(settings) as opened:
         if settings.database_url is None:
             schema.ensure(opened)

@@ -13,7 +13,7 @@ os.environ.setdefault("DAGSTER_EVENT_BATCH_SIZE", "100")
 
 import dagster as dg
 
-from pipelines import transform
+from pipelines import house, transform
 from pipelines.errors import AtlasError
 from pipelines.ledger import Run
 from pipelines.orchestration import resources
@@ -43,10 +43,12 @@ def run(
         resources.report_dead_runs(warehouse, instance)
         with resources.alive(warehouse):
             for source, days in work:
-                landing, tables = staging_asset(source), table_assets(source)
+                landing = staging_asset(source)
+                tables = table_assets(source) if house.selects(source.name) else None
                 for first, last in _ranges(days):
                     _materialize(landing, first, last, instance, atlas, {"sweep": sweep, "shrink": shrink})
-                    _materialize(tables, first, last, instance, atlas, {"full": full})
+                    if tables:
+                        _materialize(tables, first, last, instance, atlas, {"full": full})
                 tried = {day.isoformat() for day in days}
                 for partition in transform.waiting(warehouse, source):
                     if partition not in tried:

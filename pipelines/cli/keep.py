@@ -59,7 +59,7 @@ def erase(
                 found = erasure.held(connection, stream, external_id)
             if any(found.values()) and not yes:
                 there = ", ".join(f"{number:,} {name.replace('_', ' ')}" for name, number in found.items() if number)
-                typer.confirm(f"Erase {stream} {external_id} for good ({there})?", abort=True, err=True)
+                _confirm(f"Erase {stream} {external_id} for good ({there})?")
             run = erasure.erase(warehouse, source, stream, external_id, notify=reporter)
             erased = run.stats["erased"]
             answer = {"run": show.run_as_dict(run)}
@@ -67,3 +67,12 @@ def erase(
             if erased["shared_bodies"]:
                 words += f" {erased['shared_bodies']:,} bodies stay: another record has the same."
     show.as_json(answer) if json else show.out.print(words, highlight=False, soft_wrap=True)
+
+
+def _confirm(question: str) -> None:
+    try:
+        agreed = typer.confirm(question, err=True)
+    except typer.Abort:
+        agreed = False
+    if not agreed:
+        raise AtlasError("Nothing is erased. To erase without being asked: --yes.")

@@ -53,7 +53,9 @@ def run(
         begin = "; ".join(f"{source.name} on {source.since}" for source, _ in work)
         raise AtlasError(f"No source can be asked for these days. They begin: {begin}.", usage=True)
     if not any(days for _, days in work):
-        there = "; ".join(f"{source.name}: {', '.join(map(str, recording.days(source)))}" for source, _ in work)
+        there = "; ".join(
+            f"{source.name}: {', '.join(map(str, recording.days(source))) or 'none'}" for source, _ in work
+        )
         raise AtlasError(f"Nothing is recorded for these days. Recorded are {there}. Use --live for today.", usage=True)
     with context.warehouse() as warehouse, show.reporting() as reporter:
         from pipelines.cli import execute  # Dagster takes seconds to import
@@ -62,11 +64,12 @@ def run(
             warehouse, context.in_force(), work, mode=mode, full=full, sweep=sweep, shrink=shrink, notify=reporter
         )
         rows = _row_counts(warehouse, [source for source, _ in work])
+    _tell_what_stays([source for source, _ in work])
     if json:
         show.as_json({"runs": [show.run_as_dict(each) for each in reporter.runs], "rows": rows})
     else:
         show.ledger("Runs", list(map(show.run_as_dict, reporter.runs)))
-        show.table("Rows", [{"table": name, "rows": number} for name, number in rows.items()])
+        show.table("Rows of all sources", [{"table": name, "rows": number} for name, number in rows.items()])
     context.end(reporter.runs)
 
 
@@ -85,8 +88,10 @@ def land(
     day = window.key if window else datetime.now(UTC).date().isoformat()
     with context.warehouse() as warehouse, show.reporting() as reporter:
         landing.take_in(warehouse, source, day, nullcontext(intake), notify=reporter)
-    if not json:
+        waiting = transforms.waiting(warehouse, source)
+    if waiting:
         show.err.print(f"To take it into the tables: atlas transform {source.name}", highlight=False)
+    _tell_what_stays([source])
     _end(reporter.runs, json)
 
 
@@ -98,10 +103,12 @@ def transform(
 ) -> None:
     """Take what waits in staging into the tables: every partition that has news, or one."""
     with context.warehouse() as warehouse, show.reporting() as reporter:
-        for source in house.find_sources(sources):
+        chosen = house.find_sources(sources)
+        for source in chosen:
             days = [_window(partition).key] if partition else _transformable(warehouse, source, full)
             for day in days:
                 transforms.transform(warehouse, source, day, full=full, notify=reporter)
+    _tell_what_stays(chosen)
     _end(reporter.runs, json)
 
 
@@ -168,7 +175,7 @@ def _days(source: Source, mode: Mode, wanted: Wanted | None) -> list[date]:
 
 
 def _transformable(warehouse: Warehouse, source: Source, full: bool) -> list[str]:
-    if not full:
+    if not full or not house.selects(source.name):
         return transforms.waiting(warehouse, source)
     with warehouse.connect() as connection:
         rows = connection.execute(
@@ -189,6 +196,12 @@ def _row_counts(warehouse: Warehouse, sources: Iterable[Source]) -> dict[str, in
             row = connection.execute(query).fetchone()
             counts[name] = int(row["number"]) if row else 0
     return counts
+
+
+def _tell_what_stays(sources: Iterable[Source]) -> None:
+    for source in sources:
+        if not house.selects(source.name):
+            show.err.print(str(house.without_selects(source.name)), highlight=False, markup=False)
 
 
 def _end(runs: list[Run], json: bool) -> None:

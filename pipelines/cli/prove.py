@@ -103,7 +103,7 @@ def as_of(
 ) -> None:
     """Print a table as CSV as a run left it, or leave the whole domain as it was in a schema."""
     if (table is None) == (not schema):
-        raise AtlasError("Name a TABLE to print, or a schema to make: --schema NAME.", usage=True)
+        raise AtlasError("Name either a TABLE to print, or a schema to make: --schema NAME.", usage=True)
     with context.warehouse() as warehouse, ledger.reading(warehouse) as connection:
         moment = history.moment(connection, run)
         of = _known(domain or (table or moment.source).replace(".", "/").split("/")[0])
@@ -115,6 +115,7 @@ def as_of(
     if schema:
         rows = [{"table": f"{schema}.{name}", "rows": number} for name, number in sizes.items()]
         show.as_json(rows) if json else show.table(f"As run {moment.run_id} left it", rows)
+        show.err.print(f"It stays until somebody says in psql: drop schema {schema} cascade", highlight=False)
     if untrue:
         raise AtlasError(untrue)
     show.err.print(f"as recorded by run {moment.run_id}", highlight=False)

@@ -21,18 +21,28 @@ Number = Annotated[int, typer.Argument(help="Number of the entry, as `list` show
 
 @app.command("list")
 def list_(
-    stream: Annotated[str | None, typer.Argument(help="Only this source: domain/source.")] = None,
+    stream: Annotated[
+        str | None, typer.Argument(help="Only this domain, source or stream, as the list names it.", metavar="[SOURCE]")
+    ] = None,
     closed: Annotated[bool, typer.Option("--closed", help="Show closed entries too.")] = False,
     json: AsJson = False,
 ) -> None:
     """List the entries, oldest first."""
-    source = house.find_source(stream).name if stream else None
+    streams = _streams(stream) if stream else None
     with context.warehouse() as warehouse, warehouse.connect() as connection:
-        rows = quarantine.entries(connection, source=source, closed=closed)
+        rows = quarantine.entries(connection, streams=streams, closed=closed)
     if json:
         show.as_json(rows)
         return
     show.table("Quarantine", [_brief(row) for row in rows])
+
+
+def _streams(name: str) -> list[str]:
+    """The streams of a domain, a source, or one of them; rows that do not fit are of the source itself."""
+    every = [stream for source in house.sources().values() for stream in source.streams.values()]
+    if name in every and name not in house.sources():
+        return [name]
+    return [each for source in house.find_sources([name]) for each in (source.name, *source.streams.values())]
 
 
 def _brief(row: dict[str, Any]) -> dict[str, Any]:
@@ -52,16 +62,17 @@ def _brief(row: dict[str, Any]) -> dict[str, Any]:
 
 @app.command("show")
 def show_(quarantine_id: Number, json: AsJson = False) -> None:
-    """Show an entry whole, with its exact bytes or its row."""
+    """Show an entry whole, with its exact bytes (in JSON: base64) or its row."""
     with context.warehouse() as warehouse, warehouse.connect() as connection:
         found = quarantine.entry(connection, quarantine_id)
+    found["digest"] = found["digest"] and found["digest"].hex()
     if json:
         show.as_json(found)
         return
     exact = found.pop("bytes")
     for name, value in found.items():
         if value is not None:
-            words = value.hex() if isinstance(value, bytes) else show.document(value) if name == "row" else value
+            words = show.document(value) if name == "row" else value
             show.out.print(f"{name:>15}  {words}", highlight=False, markup=False)
     if exact is not None:
         words = show.visible(bytes(exact))

@@ -27,13 +27,15 @@ from pipelines.warehouse import engine, schema
 PATIENCE_S = 60
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
+SERVING = ("--workspace", "workspace.yaml", "--code-server-log-level", "error")
+"""A code server that makes room for its successor warns of it each minute: that is no news."""
 
 
 def ui(port: Annotated[int, typer.Option(min=1, max=65535, help="Port on 127.0.0.1.")] = 3000) -> None:
     """Open the Dagster UI over the warehouse; Ctrl-C ends it."""
     with socket.socket() as probe:
         if probe.connect_ex(("127.0.0.1", port)) == 0:
-            raise AtlasError(f"Something answers on port {port} already. Choose another: atlas ui --port {port + 1}")
+            raise AtlasError(f"Something answers on port {port} already. Choose another: make ui PORT={port + 1}")
 
     from pipelines.orchestration import resources  # Dagster takes seconds to import
 
@@ -65,11 +67,10 @@ def _serve(port: int) -> None:
                 "127.0.0.1",
                 "--port",
                 str(port),
-                "--workspace",
-                "workspace.yaml",
+                *SERVING,
             ]
         ),
-        _start([programs / "dagster-daemon", "run", "--workspace", "workspace.yaml"]),
+        _start([programs / "dagster-daemon", "run", *SERVING]),
     ]
     try:
         _wait_for(port, children)

@@ -16,7 +16,7 @@ from sqlalchemy.types import BigInteger, Integer, SmallInteger
 
 from pipelines.errors import AtlasError
 from pipelines.warehouse.engine import Connection
-from pipelines.warehouse.tables import AUDIT_COLUMNS
+from pipelines.warehouse.tables import audit_columns
 
 _DIALECT = postgresql.dialect()  # type: ignore[no-untyped-call]
 
@@ -116,10 +116,14 @@ class Shape:
         )
         self.yielded = {row["attname"]: row["type"] for row in rows}
         needed = {column.name for column in self.table.columns if not column.nullable and column.server_default is None}
-        unknown = self.yielded.keys() - {column.name for column in self.table.columns}
+        unknown = self.yielded.keys() - set(self.content)
         missing = needed - self.yielded.keys()
         if unknown or missing:
-            fault = f"yields {min(unknown)}, which is no column of it" if unknown else f"does not yield {min(missing)}"
+            fault = (
+                f"yields {min(unknown)}, which is no column of it that a SELECT fills"
+                if unknown
+                else f"does not yield {min(missing)}"
+            )
             raise AtlasError(f"The SELECT for {self.name} {fault}. Mend sql/{select}.sql.")
 
     def type_of(self, column: str) -> str:
@@ -206,11 +210,12 @@ class Shape:
     @property
     def content(self) -> list[str]:
         """The columns that a row's hash is of: all but what the engine fills."""
-        return [
-            column.name
-            for column in self.table.columns
-            if column.name not in AUDIT_COLUMNS or column.name in self.yielded
-        ]
+        filled = audit_columns(self.table)
+        return [column.name for column in self.table.columns if column.name not in filled]
+
+    def stamp(self) -> list[sql.Composed]:
+        """What an update of a row sets beside what the SELECT yields."""
+        return [sql.SQL("updated_at = now()").format()] if "updated_at" in audit_columns(self.table) else []
 
     def hashed(self, alias: str) -> sql.Composed:
         """A row's hash, which with those of all other rows adds up to the table's digest."""

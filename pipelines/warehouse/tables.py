@@ -9,10 +9,8 @@ fit. Belongs here: words. Not: tables.
 import re
 from collections.abc import Mapping, Sequence
 
-from sqlalchemy import DDL, CheckConstraint, Column, MetaData, Text, UniqueConstraint, event, func
+from sqlalchemy import DDL, CheckConstraint, Column, MetaData, Table, Text, UniqueConstraint, event, func
 from sqlalchemy.dialects.postgresql import TIMESTAMP, UUID
-
-AUDIT_COLUMNS = frozenset({"created_at", "updated_at"})
 
 metadata = MetaData(
     naming_convention={
@@ -67,15 +65,20 @@ def record_column(*, nullable: bool = False) -> Column[object]:
 
 
 def created_column() -> Column[object]:
-    return Column(
-        "created_at", Timestamp, nullable=False, server_default=func.now(), comment="When the row was first written"
-    )
+    return _audit_column("created_at", "When the row was first written")
 
 
 def updated_column() -> Column[object]:
-    return Column(
-        "updated_at", Timestamp, nullable=False, server_default=func.now(), comment="When the row last changed"
-    )
+    return _audit_column("updated_at", "When the row last changed")
+
+
+def _audit_column(name: str, comment: str) -> Column[object]:
+    """Filled by the engine, not by a SELECT; outside of comparison, digest and rebuild."""
+    return Column(name, Timestamp, nullable=False, server_default=func.now(), comment=comment, info={"audit": True})
+
+
+def audit_columns(table: Table) -> set[str]:
+    return {column.name for column in table.columns if column.info.get("audit")}
 
 
 def domain_schema(name: str, comment: str) -> str:

@@ -85,7 +85,7 @@ def merge(shape: Shape) -> sql.Composed:
             kept=sql.SQL(KEPT if shape.told and "record_id" in shape.yielded else ""),
             old=names(rest, "t"),
             new=names(rest, "s"),
-            assignments=sql.SQL(", ").join([_assign(shape, column) for column in rest] + _audit(shape)),
+            assignments=sql.SQL(", ").join([_assign(shape, column) for column in rest] + shape.stamp()),
         )
     merged = sql.SQL(
         """
@@ -138,12 +138,6 @@ def _assign(shape: Shape, column: str) -> sql.Composed:
             then s.record_id
         end"""
     ).format()
-
-
-def _audit(shape: Shape) -> list[sql.Composed]:
-    """Engine-filled where the SELECT does not yield it; outside the comparison."""
-    filled = "updated_at" in shape.table.columns and "updated_at" not in shape.yielded
-    return [sql.SQL("updated_at = now()").format()] if filled else []
 
 
 def sweep(shape: Shape) -> sql.Composed:
