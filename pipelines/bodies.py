@@ -67,11 +67,12 @@ class Bodies:
     def write(self, arrivals: list[Arrival], rejected: list[Rejected], *, checkpoint: bool) -> None:
         """Begins to write a batch, once the one before is written. checkpoint: with how far the run has come."""
         self.run.connection.execute(HOLD)
-        rows, refused = self._prepare(self._unknown(arrivals))
+        unknown = self._unknown(arrivals)
+        rows, refused = self._prepare(unknown)
         failpoints.reached("bodies.prepared")
         self.settle()
         failpoints.reached("bodies.settled")
-        self.in_flight = {each.text: each for each in arrivals}
+        self.in_flight = {each.text: each for each in unknown}
         self.writing = self.writer.submit(self._write, rows, arrivals, rejected + refused, checkpoint)
 
     def settle(self) -> None:

@@ -105,7 +105,7 @@ def sources() -> dict[str, Source]:
 
 def _fault(error: Exception, path: Path) -> str:
     """What is wrong with a module, and in which of its lines."""
-    if isinstance(error, SyntaxError):
+    if isinstance(error, SyntaxError) and error.filename == str(path):
         return f"{error.msg} in line {error.lineno}"
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
     return f"{type(error).__name__}: {error}" + (f", from line {lines[-1]}" if lines else "")
@@ -158,8 +158,8 @@ def selects(source: str) -> tuple[Select, ...]:
 def without_selects(source: str) -> AtlasError:
     """That nothing can be derived from a source's payloads."""
     return AtlasError(
-        f"{source} has no SELECT files: its payloads stay in staging. Add sql/{source}/<table>.sql, and run: "
-        f"atlas transform {source}"
+        f"{source} has no SELECT files: its payloads wait in staging, rows that it has stay. "
+        f"Add sql/{source}/<table>.sql, and run: atlas transform {source}"
     )
 
 

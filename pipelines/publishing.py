@@ -72,6 +72,9 @@ def publish(run: Run, outcome: Outcome) -> None:
         failpoints.reached("publish.superseded")
         connection.execute(OBSERVE, parameters)
         failpoints.reached("publish.observed")
+        if "counted" in verdicts:
+            connection.execute(TRY_AGAIN)
+            failpoints.reached("publish.try_again")
         if connection.execute("select from judged where news and not newest limit 1").rowcount:
             for number, statement in enumerate(TOLD_AGAIN):
                 connection.execute(statement, parameters)
@@ -257,8 +260,7 @@ from (
     order by record_id, digest, verdict not in ('created', 'updated'), version_at desc, sequence desc
 ) as j
 cross join lateral (
-    select payload_id from staging.payloads
-    where digest = j.digest
+    select payload_id from staging.payloads where digest = j.digest
     order by (counters_digest is null) = (j.counters_digest is null) desc, payload_id limit 1
 ) as p
 order by j.sequence
@@ -288,6 +290,12 @@ order by sequence
 on conflict (record_id, observed_at) do update set
     digest = excluded.digest, counters = excluded.counters, paths = excluded.paths, request = excluded.request,
     landed_run = excluded.landed_run, latest = excluded.latest, from_run = null
+"""
+
+TRY_AGAIN = """
+update staging.versions v set tried_by = null -- with other counters a SELECT may no longer fail
+from judged j where v.version_id = j.latest_id and j.verdict = 'counted' and j.news and j.newest
+  and v.derived_by is null and v.tried_by is not null
 """
 
 TOLD_AGAIN = (

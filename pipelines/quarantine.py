@@ -137,18 +137,20 @@ def keep_rows(run: Run, source: Source) -> None:
     failpoints.reached("quarantine.closed_shared")
 
 
-def entries(connection: Connection, *, streams: list[str] | None = None, closed: bool = False) -> list[dict[str, Any]]:
-    """The entries without their bytes and rows, oldest first; open ones only unless `closed`."""
+def entries(connection: Connection, *, names: list[str] | None = None, closed: bool = False) -> list[dict[str, Any]]:
+    """The entries without their bytes and rows, oldest first; open ones only unless `closed`. names: of these streams,
+    or all streams of these sources.
+    """
     return connection.execute(
         """
         select quarantine_id, stage, stream, partition_key, external_id, request, reason, detail, path, byte_offset,
             table_name, row_key, constraint_name, seen, first_at, last_at, closed_at, first_run, last_run, closed_run
         from staging.quarantine
-        where (%(streams)s::text[] is null or stream = any(%(streams)s))
+        where (%(names)s::text[] is null or stream = any(%(names)s) or split_part(stream, '.', 1) = any(%(names)s))
           and (%(closed)s or closed_at is null)
         order by quarantine_id
         """,
-        {"streams": streams, "closed": closed},
+        {"names": names, "closed": closed},
     ).fetchall()
 
 

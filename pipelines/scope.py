@@ -151,7 +151,8 @@ with waiting as (
     select v.* from staging.observations o
     join staging.versions v on v.record_id = o.record_id and v.latest
     where o.stream = any(%(streams)s) and o.partition_key = %(partition)s and o.from_run is null
-      and v.derived_by is not null and v.payload_id is not null
+      and v.from_run is not null and v.payload_id is not null
+      and (v.derived_by is not null or v.tried_by is null)
 )
 
 """

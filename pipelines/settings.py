@@ -67,7 +67,9 @@ def load(**flags: object) -> Settings:
                 f"There is no setting {name!r}, as atlas.toml has it. There are: {known}.", usage=True
             ) from None
         raise AtlasError(
-            f"The setting {name} (ATLAS_{name.upper()}) is {first['input']!r}: {first['msg']}.", usage=True
+            f"The setting {_variable(name) if name in Settings.model_fields else name} is {first['input']!r}: "
+            f"{first['msg']}.",
+            usage=True,
         ) from None
 
 
@@ -89,7 +91,7 @@ def _variable(*words: str) -> str:
 
 def strangers(places: Mapping[str, Iterable[str]]) -> list[str]:
     """Variables of the environment that look like settings and are none. places: where each source reads, besides."""
-    known = {"ATLAS_FAILPOINT", *(_variable(name) for name in Settings.model_fields)}
+    known = {"ATLAS_FAILPOINT", "ATLAS_DAGSTER_URL", *(_variable(name) for name in Settings.model_fields)}
     for stem, others in places.items():
         known |= {_variable(stem, "TOKEN"), *(_variable(stem, place, "BASE_URL") for place in ("", *others))}
     return sorted(name for name in os.environ if name.startswith("ATLAS_") and name not in known)

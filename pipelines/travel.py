@@ -20,11 +20,6 @@ from pipelines.history import Moment
 from pipelines.warehouse.engine import Connection, Warehouse
 from pipelines.warehouse.shape import Shape, fields, names
 
-HAND = (
-    "Rows had been changed by hand, or history was migrated since. "
-    "After `atlas rebuild` it is true again from that run on."
-)
-
 NOTHING = {"rows": 0, "digest": content.written(0)}
 
 
@@ -112,26 +107,36 @@ def untrue(connection: Connection, then: Then) -> str | None:
         return None
     touched = touched_since(connection, then.domain, then.moment)
     failed = _left_out(connection, then.domain, then.moment)
-    reasons = [f"History was removed since: {'; '.join(touched)}."] if touched else []
+    words = [f"This is not quite what run {then.moment.run_id} recorded: {', '.join(differing)}."]
+    if touched:
+        words.append(f"History was removed since: {'; '.join(touched)}.")
     if failed:
-        reasons.append(
+        words.append(
             f"SELECT files failed on records in runs {', '.join(failed)}: "
             "rows of these stayed as earlier runs had left them, which may be why."
         )
-    return " ".join(
-        [f"This is not quite what run {then.moment.run_id} recorded: {', '.join(differing)}."] + (reasons or [HAND])
-    )
+    if not touched:
+        words.append(
+            f"{'Or rows' if failed else 'Rows'} had been changed by hand, or history was migrated since. "
+            "After `atlas rebuild` it is true again from that run on."
+        )
+    return " ".join(words)
 
 
 def _left_out(connection: Connection, domain: str, moment: Moment) -> list[str]:
-    """The last run up to a moment of each source, where SELECT files failed on records that had rows."""
+    """The last run of each source, up to a moment, where SELECT files failed on records; none before a rebuild."""
     rows = connection.execute(
         """
         select distinct on (stream) fetch_run_id::text as run_id from ops.fetch_runs
-        where published <= %s and starts_with(stream, %s) and (stats ->> 'left_out')::bigint > 0
+        where published <= %(published)s and starts_with(stream, %(domain)s || '/')
+          and (stats ->> 'left_out')::bigint > 0
+          and published > coalesce(
+              (select max(r.published) from ops.fetch_runs r
+               where r.kind = 'rebuild' and r.stream = %(domain)s and r.published <= %(published)s),
+              0)
         order by stream, published desc
         """,
-        [moment.published, f"{domain}/"],
+        {"published": moment.published, "domain": domain},
     )
     return [row["run_id"] for row in rows]
 

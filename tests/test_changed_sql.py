@@ -226,6 +226,19 @@ def test_counters_of_a_record_on_which_a_select_fails_do_not_wait_for_ever(told:
     assert differing(told) == []
 
 
+def test_counters_on_which_a_select_fails_are_followed_by_others_on_which_it_does_not(told: Told, files: Files) -> None:
+    wrapped = "select o.* from (\n{}\n) as o join models as p using (record_id)"
+    wrapped += " where 1 / (case when p.body #>> '{{stats,downloadCount}}' = '0' then 0 else 1 end) > 0"
+    change(files, "models", wrapped)
+    for day, (count, there) in zip(DAYS, ((1, [1]), (0, [1]), (0, [1]), (5, [1, 0, 5])), strict=True):
+        told.land("1", a_model(1, stats={"downloadCount": count}), day=day, kind="models")
+        assert (day in waiting(told.warehouse, told.source)) == (day != DAYS[2])
+        told.transform()
+        assert waiting(told.warehouse, told.source) == []
+        assert shown(told.warehouse, "select downloads from catalog.model_stats order by observed_at") == there
+    assert differing(told) == []
+
+
 def test_a_source_without_any_select_keeps_its_rows_and_lands(told: Told, files: Files) -> None:
     told.land("1", a_model(1), kind="models")
     told.transform()

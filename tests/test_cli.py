@@ -375,8 +375,8 @@ def test_a_server_that_is_too_old_is_one_sentence(atlas: Atlas, old_server: str)
 @pytest.mark.parametrize(
     ("variables", "in_folder", "told"),
     [
-        ({"ATLAS_MODE": "liv"}, "", "The setting mode (ATLAS_MODE) is 'liv': Input should be 'recorded' or 'live'."),
-        ({}, "keep_versions_days = -1", "The setting keep_versions_days (ATLAS_KEEP_VERSIONS_DAYS) is -1: "),
+        ({"ATLAS_MODE": "liv"}, "", "The setting ATLAS_MODE is 'liv': Input should be 'recorded' or 'live'."),
+        ({}, "keep_versions_days = -1", "The setting ATLAS_KEEP_VERSIONS_DAYS is -1: "),
         ({}, 'hme = "/x"', "There is no setting 'hme', as atlas.toml has it. There are: database_url, home, mode"),
         ({}, "mode = live", "atlas.toml cannot be read: "),
     ],

@@ -197,6 +197,21 @@ def test_a_body_that_another_record_has_too_stays(warehouse: Warehouse, made: So
     assert shown(warehouse, "select name from catalog.models") == ["model 1"]
 
 
+def test_a_body_that_came_with_an_erased_record_is_stored_with_another(warehouse: Warehouse, comfyui: Source) -> None:
+    """Which the next batch of the same run tells."""
+    graph = json.dumps({"nodes": [], "links": []}).encode()
+    items = [
+        Payload(graph, "a", "a"),
+        *(Payload(b'{"nodes": [%d], "links": []}' % each, "x", f"x{each}") for each in range(landing.BATCH_PAYLOADS)),
+        Payload(graph, "b", "b"),
+    ]
+    landing.land(warehouse, comfyui, DAYS[0], items[:1])
+    erasure.erase(warehouse, comfyui, comfyui.name, "a")
+    run = landing.land(warehouse, comfyui, DAYS[0], items)
+    assert run.counts.created == landing.BATCH_PAYLOADS + 1
+    assert shown(warehouse, "select count(*) from staging.versions where latest and external_id = 'b'") == [1]
+
+
 def test_what_depends_on_an_erased_record_follows(warehouse: Warehouse, made: Source) -> None:
     """A claim goes to who waited for it, a child waits again, an optional reference goes in NULL: as if it was gone."""
     told = Told(warehouse, made)

@@ -23,7 +23,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from pipelines import bodies as writing
-from pipelines import examining, fidelity, files, house, landing
+from pipelines import fidelity, files, house, landing
 from pipelines.fidelity import MAX_BYTES, NotJson, faithful, mend, repair
 from pipelines.ledger import Run
 from pipelines.source import Contract, Payload, Source, Window
@@ -428,7 +428,7 @@ def as_large(new_warehouse: Callable[[], Warehouse], comfyui: Source) -> Iterato
         items = [Payload(body, requests(name)) for name, (body, _) in VECTORS.items()]
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(writing, "LARGE", -1)
-            patch.setattr(examining, "LARGE", -1)
+            patch.setattr(fidelity, "LARGE", -1)
             patch.setattr(fidelity, "PIECE", 61)
             patch.setattr(landing, "BATCH_PAYLOADS", 5)
             landing.land(warehouse, source, "2026-11-01", items)

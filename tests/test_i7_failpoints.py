@@ -62,7 +62,7 @@ LABELS = {
     "publish.forgotten": ["arrivals", "rejects", "checkpoints"],
     "reap.forgotten": ["arrivals", "rejects", "checkpoints"],
     "ledger.discarded": ["arrivals", "rejects"],
-    "transform.took_in": list("01234567"),
+    "transform.took_in": list("0123456"),
     "growth.due": TABLES,
     "derive.select": TABLES,
     "write.distinct": TABLES,

@@ -197,11 +197,18 @@ def test_what_is_wrong_with_a_new_source_is_told(
         assert "Traceback" not in done.stderr
 
     select.unlink()
-    says(f"{source} has no SELECT files: its payloads stay in staging. Add sql/{source}/", "run", source, code=0)
+    says(
+        f"{source} has no SELECT files: its payloads wait in staging, rows that it has stay. Add sql/{source}/",
+        "run",
+        source,
+        code=0,
+    )
     (run,) = json.loads(atlas(tmp_path, with_dagster, "runs", "--json"))
     assert (run["kind"], run["status"], run["created"] > 0) == ("land", "completed", True)
     says(f"{source} has no SELECT files", "transform", source, "--full", code=0)
-    says(f"{source} has no SELECT files", "transform", source, "--partition", run["partition_key"])
+    says(f"{source} has no SELECT files", "transform", "catalog", "--partition", run["partition_key"], code=0)
+    defined = [sys.executable, "-c", "from pipelines.definitions import defs; print(defs.resolve_asset_graph())"]
+    assert subprocess.run(defined, cwd=tmp_path, capture_output=True, timeout=120).returncode == 0
     select.write_text(example[select.relative_to(tmp_path).as_posix()])
 
     odd = sample.with_name("2026-1-1.json")

@@ -35,8 +35,7 @@ def warehouse() -> Iterator[Warehouse]:
     The embedded one is ours alone, and made ready where it is not; a server of somebody else's is only asked.
     """
     settings = in_force()
-    for name in strangers({source.stem: source.more_urls for source in house.sources().values()}):
-        show.err.print(f"{name} is no setting, and of no source: nothing reads it.", highlight=False)
+    name_strangers()
     with engine.opened(settings) as opened:
         if settings.database_url is None:
             schema.ensure(opened)
@@ -44,6 +43,12 @@ def warehouse() -> Iterator[Warehouse]:
             schema.require(opened)
         ledger.reap(opened)
         yield opened
+
+
+def name_strangers() -> None:
+    """Says which variables look like settings and are none."""
+    for name in strangers({source.stem: source.more_urls for source in house.sources().values()}):
+        show.err.print(f"{name} is no setting, and of no source: nothing reads it.", highlight=False)
 
 
 def end(runs: list[Run]) -> None:

@@ -105,6 +105,8 @@ def transform(
     with context.warehouse() as warehouse, show.reporting() as reporter:
         chosen = house.find_sources(sources)
         for source in chosen:
+            if not house.selects(source.name):
+                continue
             days = [_window(partition).key] if partition else _transformable(warehouse, source, full)
             for day in days:
                 transforms.transform(warehouse, source, day, full=full, notify=reporter)
@@ -175,7 +177,7 @@ def _days(source: Source, mode: Mode, wanted: Wanted | None) -> list[date]:
 
 
 def _transformable(warehouse: Warehouse, source: Source, full: bool) -> list[str]:
-    if not full or not house.selects(source.name):
+    if not full:
         return transforms.waiting(warehouse, source)
     with warehouse.connect() as connection:
         rows = connection.execute(

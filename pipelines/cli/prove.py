@@ -115,7 +115,8 @@ def as_of(
     if schema:
         rows = [{"table": f"{schema}.{name}", "rows": number} for name, number in sizes.items()]
         show.as_json(rows) if json else show.table(f"As run {moment.run_id} left it", rows)
-        show.err.print(f"It stays until somebody says in psql: drop schema {schema} cascade", highlight=False)
+        drop = sql.SQL("drop schema {} cascade;").format(sql.Identifier(schema)).as_string()
+        show.err.print(f"It stays until somebody says in psql: {drop}", highlight=False, markup=False)
     if untrue:
         raise AtlasError(untrue)
     show.err.print(f"as recorded by run {moment.run_id}", highlight=False)

@@ -28,21 +28,16 @@ def list_(
     json: AsJson = False,
 ) -> None:
     """List the entries, oldest first."""
-    streams = _streams(stream) if stream else None
+    names = None
+    if stream:
+        kinds = {each for source in house.sources().values() for each in source.streams.values()}
+        names = [stream] if stream in kinds else [source.name for source in house.find_sources([stream])]
     with context.warehouse() as warehouse, warehouse.connect() as connection:
-        rows = quarantine.entries(connection, streams=streams, closed=closed)
+        rows = quarantine.entries(connection, names=names, closed=closed)
     if json:
         show.as_json(rows)
         return
     show.table("Quarantine", [_brief(row) for row in rows])
-
-
-def _streams(name: str) -> list[str]:
-    """The streams of a domain, a source, or one of them; rows that do not fit are of the source itself."""
-    every = [stream for source in house.sources().values() for stream in source.streams.values()]
-    if name in every and name not in house.sources():
-        return [name]
-    return [each for source in house.find_sources([name]) for each in (source.name, *source.streams.values())]
 
 
 def _brief(row: dict[str, Any]) -> dict[str, Any]:

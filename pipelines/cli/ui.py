@@ -37,6 +37,7 @@ def ui(port: Annotated[int, typer.Option(min=1, max=65535, help="Port on 127.0.0
         if probe.connect_ex(("127.0.0.1", port)) == 0:
             raise AtlasError(f"Something answers on port {port} already. Choose another: make ui PORT={port + 1}")
 
+    context.name_strangers()
     from pipelines.orchestration import resources  # Dagster takes seconds to import
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
