@@ -96,6 +96,8 @@ FAULTS = (
     "an error with status 200",
 )
 LIMITS = {"429 for seconds", "429 until a date", "429", "503 for seconds"}
+KEPT_OPEN = {"latency", "500", "502", "half JSON", "HTML", "nothing", "an error with status 200"}
+"""Faults that are answers, after which the connection may be used again."""
 NO_LIMITS = tuple(name for name in FAULTS if name not in LIMITS and name != "latency")
 
 Script = Callable[[Asked], Fault | None]
@@ -200,7 +202,7 @@ class Server:
         connection.sendall("\r\n".join([*lines, "", ""]).encode("latin-1") + body)
         if name == "reset amid the body":
             return _reset(connection)
-        return not name or name in LIMITS or name in ("latency", "500", "502", "half JSON", "HTML", "nothing")
+        return not name or name in LIMITS or name in KEPT_OPEN
 
     def _said(self, asked: Asked, name: str) -> Answer:
         """What is to be sent, as far as the answer itself is at fault."""
