@@ -96,7 +96,7 @@ FAULTS = (
     "an error with status 200",
 )
 LIMITS = {"429 for seconds", "429 until a date", "429", "503 for seconds"}
-KEPT_OPEN = {"latency", "500", "502", "half JSON", "HTML", "nothing", "an error with status 200"}
+KEPT_OPEN = {"latency", "500", "502", "half JSON", "HTML", "nothing", "an error with status 200", "length too short"}
 """Faults that are answers, after which the connection may be used again."""
 NO_LIMITS = tuple(name for name in FAULTS if name not in LIMITS and name != "latency")
 
