@@ -111,13 +111,6 @@ def _fault(error: Exception, path: Path) -> str:
     return f"{type(error).__name__}: {error}" + (f", from line {lines[-1]}" if lines else "")
 
 
-def find_source(name: str) -> Source:
-    """The source of a name."""
-    if name not in sources():
-        raise AtlasError(f"There is no source {name!r}. There are: {', '.join(sources())}.", usage=True)
-    return sources()[name]
-
-
 def find_stream(name: str) -> tuple[Source, str]:
     """The source and the kind of a stream's name."""
     streams = {stream: (source, kind) for source in sources().values() for kind, stream in source.streams.items()}

@@ -484,7 +484,7 @@ def test_what_the_check_takes_for_relied_upon_holds_all_that_the_select_files_re
 
 
 def test_what_a_contract_names_is_relied_upon_though_the_sql_reads_it_by_a_pattern() -> None:
-    relies = Reliance(house.find_source("catalog/danbooru"))
+    relies = Reliance(house.sources()["catalog/danbooru"])
     assert relies.on("catalog/danbooru.posts", "tag_string_artist")
     assert not relies.on("catalog/danbooru.tags", "tag_string_artist")
 

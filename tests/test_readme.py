@@ -231,5 +231,5 @@ def test_what_is_wrong_with_a_new_source_is_told(
         f"import nothing_so_called\n{text}": "ModuleNotFoundError: No module named 'nothing_so_called', from line 1.",
     }.items():
         connector.write_text(wrong)
-        says(f"{connector.relative_to(tmp_path)} cannot be imported: ", "runs")
-        says(words, "runs")
+        says(f"{connector.relative_to(tmp_path)} cannot be imported: ", "transform", source)
+        says(words, "transform", source)

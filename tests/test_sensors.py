@@ -36,7 +36,7 @@ class Server:
 
 @pytest.fixture
 def ollama() -> Source:
-    return house.find_source("catalog/ollama")
+    return house.sources()["catalog/ollama"]
 
 
 @pytest.fixture

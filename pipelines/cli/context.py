@@ -8,6 +8,7 @@ import typer
 
 from pipelines import house, ledger, settings
 from pipelines.cli import show
+from pipelines.errors import AtlasError
 from pipelines.ledger import Run
 from pipelines.settings import Settings, strangers
 from pipelines.warehouse import engine, schema
@@ -46,9 +47,21 @@ def warehouse() -> Iterator[Warehouse]:
 
 
 def name_strangers() -> None:
-    """Says which variables look like settings and are none."""
+    """Says which variables look like settings and are none; asks connectors only where there may be one."""
+    if not strangers({}):
+        return
     for name in strangers({source.stem: source.more_urls for source in house.sources().values()}):
         show.err.print(f"{name} is no setting, and of no source: nothing reads it.", highlight=False)
+
+
+def confirm(question: str, otherwise: str) -> None:
+    """Asks; fails with a sentence where the answer is no, or there is none."""
+    try:
+        agreed = typer.confirm(question, err=True)
+    except typer.Abort:
+        agreed = False
+    if not agreed:
+        raise AtlasError(otherwise)
 
 
 def end(runs: list[Run]) -> None:

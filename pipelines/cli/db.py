@@ -70,7 +70,8 @@ def drop(
         names = [warehouse.database, str(warehouse.dagster_url.database)]
         there = [name for name in names if name in warehouse.databases()]
         if there and not yes:
-            typer.confirm(f"Drop {' and '.join(there)} with all they hold?", abort=True, err=True)
+            question = f"Drop {' and '.join(there)} with all they hold?"
+            context.confirm(question, "Nothing is dropped. To drop without being asked: --yes.")
         for name in there:
             warehouse.drop_database(name)
     if json:

@@ -59,7 +59,8 @@ def erase(
                 found = erasure.held(connection, stream, external_id)
             if any(found.values()) and not yes:
                 there = ", ".join(f"{number:,} {name.replace('_', ' ')}" for name, number in found.items() if number)
-                _confirm(f"Erase {stream} {external_id} for good ({there})?")
+                question = f"Erase {stream} {external_id} for good ({there})?"
+                context.confirm(question, "Nothing is erased. To erase without being asked: --yes.")
             run = erasure.erase(warehouse, source, stream, external_id, notify=reporter)
             erased = run.stats["erased"]
             answer = {"run": show.run_as_dict(run)}
@@ -67,12 +68,3 @@ def erase(
             if erased["shared_bodies"]:
                 words += f" {erased['shared_bodies']:,} bodies stay: another record has the same."
     show.as_json(answer) if json else show.out.print(words, highlight=False, soft_wrap=True)
-
-
-def _confirm(question: str) -> None:
-    try:
-        agreed = typer.confirm(question, err=True)
-    except typer.Abort:
-        agreed = False
-    if not agreed:
-        raise AtlasError("Nothing is erased. To erase without being asked: --yes.")
