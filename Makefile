@@ -43,10 +43,10 @@ test: install $(LINT) ## everything a contributor must pass; DATABASE=container 
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal --database $(DATABASE) $(TESTS)
 
 test-histories: install ## many histories of sources that change while they are read; HISTORY=<seed> repeats one
-	HISTORIES=$(HISTORIES) $(BIN)/python -m pytest -n $(JOBS) --dist worksteal -rP --show-capture=stdout tests/test_histories.py
+	HISTORIES=$(HISTORIES) $(BIN)/python -m pytest -n $(JOBS) --dist worksteal -rP --show-capture=stdout tests/landing/test_histories.py
 
 test-faults: install ## every failpoint, killed, cut off and cancelled, and every outage; `make test` takes a sample, FAULTS_SEED=<seed> repeats it
-	FAULTS=all $(BIN)/python -m pytest -n $(JOBS) --dist worksteal tests/test_i7_failpoints.py tests/test_i7_outages.py
+	FAULTS=all $(BIN)/python -m pytest -n $(JOBS) --dist worksteal tests/promises/test_i7_failpoints.py tests/promises/test_i7_outages.py
 
 bench: install ## what must take no longer than it may; on a machine that does nothing else
 	$(BIN)/python -m pytest -q -s tests/budgets.py

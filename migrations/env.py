@@ -2,10 +2,10 @@
 
 from alembic import context
 
-from pipelines import house
-from pipelines.warehouse.tables import metadata
+from pipelines import project
+from pipelines.warehouse.declare import metadata
 
-house.load_tables()
+project.load_tables()
 context.configure(
     connection=context.config.attributes["connection"],
     target_metadata=metadata,

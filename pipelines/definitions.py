@@ -2,7 +2,7 @@
 
 import dagster as dg
 
-from pipelines import house
+from pipelines import project
 from pipelines.orchestration.checks import ledger_checks, proof_checks
 from pipelines.orchestration.drift_checks import drift_check
 from pipelines.orchestration.keeping import prune_schedule
@@ -10,12 +10,12 @@ from pipelines.orchestration.resources import Atlas
 from pipelines.orchestration.sensors import close_dead_runs, follow_sensor, news_sensor, sweep_schedule
 from pipelines.orchestration.source_assets import staging_asset, table_assets
 
-SOURCES = house.sources().values()
+SOURCES = project.sources().values()
 
 defs = dg.Definitions(
     assets=[
         *(staging_asset(source) for source in SOURCES),
-        *(table_assets(source) for source in SOURCES if house.selects(source.name)),
+        *(table_assets(source) for source in SOURCES if project.selects(source.name)),
     ],
     asset_checks=[check(source) for source in SOURCES for check in (ledger_checks, proof_checks, drift_check)],
     sensors=[follow_sensor, close_dead_runs, *(news_sensor(source) for source in SOURCES)],

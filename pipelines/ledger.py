@@ -17,7 +17,7 @@ from psycopg.types.json import Jsonb
 from pipelines import failpoints
 from pipelines.errors import AtlasError
 from pipelines.source import Source
-from pipelines.warehouse.engine import Connection, Warehouse
+from pipelines.warehouse.database import Connection, Warehouse
 
 RunKind = Literal["land", "transform", "rebuild", "prune", "erase"]
 Status = Literal["in_progress", "completed", "failed", "partial_success"]

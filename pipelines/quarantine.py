@@ -14,7 +14,7 @@ from pipelines import failpoints
 from pipelines.errors import AtlasError
 from pipelines.ledger import Run
 from pipelines.source import Source
-from pipelines.warehouse.engine import Connection
+from pipelines.warehouse.database import Connection
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,21 +23,22 @@ from typing import Any
 import pytest
 from psycopg import sql
 
-from pipelines import fetching, files, house, landing
-from pipelines.drift import Drift
+from pipelines import project
+from pipelines.landing import bulk_files, extract, land
+from pipelines.landing.schema_drift import Drift
 from pipelines.ledger import Run
 from pipelines.source import Source, Window
-from pipelines.transform import transform
-from pipelines.warehouse.engine import Warehouse
-from pipelines.warehouse.shape import Shape
+from pipelines.transform.run import transform
+from pipelines.warehouse.database import Warehouse
+from pipelines.warehouse.table_spec import Shape
 from tests import hostile
 from tests.hostile import CivitAI, HuggingFace, Server
-from tests.test_retention import refetch
-from tests.test_scope import made
+from tests.maintenance.test_retention import refetch
+from tests.transform.test_change_set import made
 
 __all__ = ["made"]
 
-README = house.ROOT / "README.md"
+README = project.ROOT / "README.md"
 BEGIN, END = "<!-- figures -->", "<!-- /figures -->"
 
 MODELS = 20_000
@@ -147,8 +148,8 @@ def load(warehouse: Warehouse, source: Source, *, sweep: bool) -> tuple[float, R
     """Seconds that a landing and its transform take, and the landing."""
     today = datetime.now(UTC).date().isoformat()
     started = time.perf_counter()
-    opened = fetching.opened(warehouse, source, Window.of(today), "live", sweep=sweep)
-    run = landing.take_in(warehouse, source, today, opened)
+    opened = extract.opened(warehouse, source, Window.of(today), "live", sweep=sweep)
+    run = land.take_in(warehouse, source, today, opened)
     transform(warehouse, source, today)
     return time.perf_counter() - started, run
 
@@ -160,7 +161,7 @@ def test_one_percent_of_news_costs_a_twentieth_of_a_full_load_at_most(
     for _ in range(ROUNDS):
         api, warehouse = CivitAI(), new_warehouse()
         api.records["models"] = models(MODELS)
-        source = replace(house.sources()["catalog/civitai"], rate=None)
+        source = replace(project.sources()["catalog/civitai"], rate=None)
         with served(api, monkeypatch):
             full, first = load(warehouse, source, sweep=True)
             for key in list(api.records["models"])[::100]:
@@ -192,7 +193,9 @@ def test_a_run_with_nothing_new_takes_two_seconds_beyond_what_dagster_takes_to_s
 
         def seconds(*command: str) -> tuple[float, str]:
             started = time.perf_counter()
-            done = subprocess.run(command, cwd=house.ROOT, env=environment, capture_output=True, text=True, check=True)
+            done = subprocess.run(
+                command, cwd=project.ROOT, env=environment, capture_output=True, text=True, check=True
+            )
             return time.perf_counter() - started, done.stdout
 
         atlas = [sys.executable, "-m", "pipelines.cli.main", "run", "catalog/huggingface", "--live", "--json"]
@@ -233,17 +236,17 @@ def test_looking_for_drift_and_keeping_digests_cost_little(
     new_warehouse: Callable[[], Warehouse], monkeypatch: pytest.MonkeyPatch, many: Path
 ) -> None:
     """Beside controls without them, turn by turn."""
-    source, day = house.sources()["catalog/civitai"], Window(datetime.now(UTC).date())
+    source, day = project.sources()["catalog/civitai"], Window(datetime.now(UTC).date())
     seconds: dict[str, list[float]] = {"land": [], "transform": [], "land blind": [], "transform blind": []}
     for turn in range(4 * ROUNDS):
         with_out = " blind" if turn % 2 else ""
         warehouse = new_warehouse()
         with monkeypatch.context() as patch:
             if with_out:
-                patch.setattr(landing, "Drift", Blind)
+                patch.setattr(land, "Drift", Blind)
                 patch.setattr(Shape, "hashed", lambda *_: sql.SQL("0::numeric"))
             started = time.perf_counter()
-            landing.take_in(warehouse, source, day.key, nullcontext(files.intake(source, "models", many, day)))
+            land.take_in(warehouse, source, day.key, nullcontext(bulk_files.intake(source, "models", many, day)))
             landed = time.perf_counter()
             transform(warehouse, source, day.key)
             seconds[f"land{with_out}"].append(landed - started)
@@ -297,7 +300,7 @@ def test_memory_is_flat(new_warehouse: Callable[[], Warehouse], many: Path, tmp_
         warehouse = new_warehouse()
         environment = os.environ | {"DATABASE_URL": warehouse.conninfo}
         command = [sys.executable, "-c", LAND, str(file)]
-        done = subprocess.run(command, cwd=house.ROOT, env=environment, capture_output=True, text=True, check=True)
+        done = subprocess.run(command, cwd=project.ROOT, env=environment, capture_output=True, text=True, check=True)
         created, peak = done.stdout.split()
         assert int(created) == number_
         peaks.append(int(peak))

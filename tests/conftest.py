@@ -17,12 +17,12 @@ import pytest
 from psycopg import sql
 from sqlalchemy import make_url
 
-from pipelines import house
+from pipelines import project
 from pipelines.source import Source
-from pipelines.warehouse import embedded, schema
-from pipelines.warehouse.engine import Warehouse
+from pipelines.warehouse import embedded, migrate
+from pipelines.warehouse.database import Warehouse
 
-SHARED_DATA = house.ROOT.parent / "shared" / "data"
+SHARED_DATA = project.ROOT.parent / "shared" / "data"
 TEMPLATE = "template_of_tests"
 
 for name in [name for name in os.environ if name.startswith("ATLAS_") or name in {"DATABASE_URL", "DAGSTER_HOME"}]:
@@ -70,7 +70,7 @@ def template(server: str, worker_id: str) -> Warehouse:
     """A migrated database that tests copy."""
     warehouse = Warehouse(make_url(server).set(database=f"{TEMPLATE}_{worker_id}"))
     warehouse.create_database(warehouse.database)
-    schema.migrate(warehouse)
+    migrate.migrate(warehouse)
     return warehouse
 
 
@@ -122,12 +122,12 @@ def copied(worker_id: str) -> Iterator[Callable[[Warehouse], Warehouse]]:
 
 @pytest.fixture(scope="session")
 def civitai() -> Source:
-    return house.sources()["catalog/civitai"]
+    return project.sources()["catalog/civitai"]
 
 
 @pytest.fixture(scope="session")
 def comfyui() -> Source:
-    return house.sources()["catalog/comfyui"]
+    return project.sources()["catalog/comfyui"]
 
 
 @pytest.fixture(scope="session")

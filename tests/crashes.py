@@ -11,16 +11,17 @@ from typing import Any
 
 from psycopg import sql
 
-from pipelines import content, house
-from pipelines.beside import PASSING
-from pipelines.warehouse.engine import Warehouse
-from pipelines.warehouse.shape import Shape
-from pipelines.warehouse.tables import audit_columns, metadata
+from pipelines import project
+from pipelines.lineage.shadow_schema import PASSING
+from pipelines.transform import table_digests
+from pipelines.warehouse.database import Warehouse
+from pipelines.warehouse.declare import audit_columns, metadata
+from pipelines.warehouse.table_spec import Shape
 
 EARLIER, DAY, LATER = "2026-11-04", "2026-11-05", "2026-11-06"
 PATIENCE_S = 60
 
-house.load_tables()
+project.load_tables()
 
 Contents = dict[str, str]
 
@@ -177,4 +178,6 @@ def assert_nothing_left(warehouse: Warehouse) -> None:
             assert connection.execute(query).rowcount == 0, f"staging.{name} keeps what nobody takes up"
         for row in connection.execute("select table_name, rows, digest from ops.tables").fetchall():
             shape = Shape(metadata.tables[row["table_name"]])
-            assert content.counted(connection, shape) == {"rows": row["rows"], "digest": row["digest"]}, shape.name
+            assert table_digests.counted(connection, shape) == {"rows": row["rows"], "digest": row["digest"]}, (
+                shape.name
+            )

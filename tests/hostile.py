@@ -25,7 +25,7 @@ from email.utils import format_datetime
 from typing import Any, ClassVar
 from urllib.parse import parse_qsl, quote, urlsplit
 
-from pipelines import house
+from pipelines import project
 
 Record = dict[str, Any]
 
@@ -398,7 +398,7 @@ class Api:
 
     def load(self) -> None:
         """Fills the world with what the recordings of the source hold."""
-        for path in sorted((house.SAMPLES / "catalog" / self.source).glob("*.json")):
+        for path in sorted((project.SAMPLES / "catalog" / self.source).glob("*.json")):
             for exchange in json.loads(path.read_text())["exchanges"]:
                 if exchange["status"] == 200:
                     self._load(exchange["request"], exchange["body"])

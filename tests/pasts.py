@@ -18,12 +18,12 @@ from uuid import UUID
 import pytest
 from psycopg import sql
 
-from pipelines import house
+from pipelines import project
 from pipelines.ledger import Run
-from pipelines.transform import transform, waiting
-from pipelines.warehouse.engine import Warehouse
-from pipelines.warehouse.tables import audit_columns, metadata
-from tests.test_scope import DAYS, Json, Told, any_listed, any_model, rows, some
+from pipelines.transform.run import transform, waiting
+from pipelines.warehouse.database import Warehouse
+from pipelines.warehouse.declare import audit_columns, metadata
+from tests.transform.test_change_set import DAYS, Json, Told, any_listed, any_model, rows, some
 
 Tables = dict[str, list[tuple[Any, ...]]]
 
@@ -79,21 +79,21 @@ class Files:
         if edition is not None:
             text = EDITIONS[address][edition].format(text)
         (self.folder / f"{address}.sql").write_text(text)
-        house.selects.cache_clear()
+        project.selects.cache_clear()
 
 
 @contextmanager
 def changing_files(folder: Path, sources: tuple[str, ...]) -> Iterator[Files]:
     """A copy of the SELECT files in place of those of the house, and these sources alone."""
-    shutil.copytree(house.SQL, folder)
-    house.load_tables()
-    there = {name: replace(source, look=None) for name, source in house.sources().items() if name in sources}
+    shutil.copytree(project.SQL, folder)
+    project.load_tables()
+    there = {name: replace(source, look=None) for name, source in project.sources().items() if name in sources}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(house, "SQL", folder)
-        patch.setattr(house, "sources", lambda: there)
-        house.selects.cache_clear()
+        patch.setattr(project, "SQL", folder)
+        patch.setattr(project, "sources", lambda: there)
+        project.selects.cache_clear()
         yield Files(folder, {address: (folder / f"{address}.sql").read_text() for address in EDITIONS})
-    house.selects.cache_clear()
+    project.selects.cache_clear()
 
 
 @pytest.fixture
@@ -118,7 +118,7 @@ class World:
     after: Callable[["World", Run], None] = lambda world, run: None
 
     def __post_init__(self) -> None:
-        self.told = {name: Told(self.warehouse, source) for name, source in house.sources().items()}
+        self.told = {name: Told(self.warehouse, source) for name, source in project.sources().items()}
 
     def done(self, run: Run) -> None:
         """Keeps what a run left behind."""

@@ -11,7 +11,7 @@ from typing import Any
 import sqlglot
 from sqlglot import exp
 
-from pipelines.house import Select
+from pipelines.project import Select
 from pipelines.source import Source
 
 Steps = tuple[str | int, ...]

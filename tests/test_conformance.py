@@ -24,16 +24,19 @@ from psycopg.rows import tuple_row
 from sqlalchemy import Table, make_url
 from sqlglot import exp
 
-from pipelines import fetching, house, landing, recording
-from pipelines import transform as transforms
-from pipelines.counters import EACH_ELEMENT, EACH_VALUE, Tree, take_out, tree
-from pipelines.house import Select
-from pipelines.landing import Intake
+from pipelines import project
+from pipelines.connectors import recording
+from pipelines.landing import extract
+from pipelines.landing import land as landing
+from pipelines.landing.land import Intake
+from pipelines.landing.volatile_fields import EACH_ELEMENT, EACH_VALUE, Tree, take_out, tree
 from pipelines.ledger import Run
+from pipelines.project import Select
 from pipelines.source import Checkpoint, Item, Payload, Skipped, Source, Swept, Window
-from pipelines.warehouse.engine import Connection, Warehouse
-from pipelines.warehouse.shape import Shape, shared_tables
-from pipelines.warehouse.tables import audit_columns, metadata
+from pipelines.transform import run as transforms
+from pipelines.warehouse.database import Connection, Warehouse
+from pipelines.warehouse.declare import audit_columns, metadata
+from pipelines.warehouse.table_spec import Shape, shared_tables
 
 SAMPLE = 40
 """Payloads of a day that tests of order and of faults use: recordings may hold many."""
@@ -89,13 +92,13 @@ class Loaded:
 
 
 def fetch(source: Source, window: Window) -> Day:
-    with fetching.opened(NOWHERE, source, window, "recorded") as intake:
+    with extract.opened(NOWHERE, source, window, "recorded") as intake:
         return Day(window, list(intake.items({})))
 
 
 @cache
 def recorded(name: str) -> list[Day]:
-    source = house.sources()[name]
+    source = project.sources()[name]
     return [fetch(source, Window(day)) for day in recording.days(source)]
 
 
@@ -143,7 +146,7 @@ def replay(warehouse: Warehouse, source: Source, days: Sequence[Day]) -> list[Ru
     """Lands days as they were recorded, complete listings included, and transforms them."""
     runs = []
     for day in days:
-        opened = fetching.opened(warehouse, source, day.window, "recorded")
+        opened = extract.opened(warehouse, source, day.window, "recorded")
         runs.append(landing.take_in(warehouse, source, day.window.key, opened))
         runs.append(transforms.transform(warehouse, source, day.window.key))
     return runs
@@ -151,7 +154,7 @@ def replay(warehouse: Warehouse, source: Source, days: Sequence[Day]) -> list[Ru
 
 def tables_of(source: Source) -> list[Table]:
     """The tables that a source's rows are in, shared ones included."""
-    shapes = [Shape(select.table) for select in house.selects(source.name)]
+    shapes = [Shape(select.table) for select in project.selects(source.name)]
     return list({shape.table.fullname: shape.table for shape in (*shapes, *shared_tables(shapes))}.values())
 
 
@@ -231,7 +234,7 @@ def shuffled_records(source: Source, payloads: Sequence[Payload], dice: random.R
     return mixed
 
 
-@pytest.fixture(scope="module", params=list(house.sources().values()), ids=attrgetter("name"))
+@pytest.fixture(scope="module", params=list(project.sources().values()), ids=attrgetter("name"))
 def source(request: pytest.FixtureRequest) -> Source:
     found: Source = request.param
     return found
@@ -336,7 +339,7 @@ def told_by_itself(source: Source, day: Day, known: Iterable[Record]) -> dict[Re
     told = {record_of(source, payload) for payload in day.payloads}
     told |= {("", each.external_id) for each in day.skipped if each.external_id}
     missing = sorted(record for record in set(known) - told if any(tells(each, *record) for each in day.swept))
-    with fetching.opened(NOWHERE, source, day.window, "recorded") as intake:
+    with extract.opened(NOWHERE, source, day.window, "recorded") as intake:
         return {record: intake.look(*record) if intake.look else None for record in missing}
 
 
@@ -445,7 +448,7 @@ def test_every_row_of_a_series_leads_to_one_observation_and_its_landing(loaded: 
 
 
 def referrers(table: Table) -> list[tuple[Table, str]]:
-    house.load_tables()
+    project.load_tables()
     return [
         (other, reference.column)
         for other in table.metadata.sorted_tables
@@ -542,7 +545,7 @@ def test_landing_and_transforming_twice_writes_nothing_the_second_time(loaded: L
 def test_a_full_transform_fetches_what_the_selects_yield(loaded: Loaded) -> None:
     """Over the day's records, and those that have what a row of the day claims; a mention of what is told is none."""
     source = loaded.source
-    selects = house.selects(source.name)
+    selects = project.selects(source.name)
     for day in loaded.days:
         run = transforms.transform(loaded.warehouse, source, day.window.key, full=True)
         with loaded.warehouse.connect() as connection:
@@ -756,7 +759,7 @@ def is_named(kind: Type, steps: Sequence[str]) -> bool:
 
 def test_every_path_that_a_select_reads_is_in_the_contract(source: Source) -> None:
     """I10: dropped, renamed or re-typed it would give NULL without a word. A filter takes whatever there is."""
-    read = {path for select in house.selects(source.name) for path in paths_read(source, select)}
+    read = {path for select in project.selects(source.name) for path in paths_read(source, select)}
     assert read
     for kind, path in read:
         chosen = path.partition("?")[0].replace(".keyvalue().value", ".*").partition(".keyvalue()")[0]

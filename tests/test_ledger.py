@@ -19,13 +19,15 @@ import dagster as dg
 import psycopg
 import pytest
 
-from pipelines import house, landing, ledger, transform
+from pipelines import ledger, project
+from pipelines.landing import land as landing
 from pipelines.ledger import Counts, Run
 from pipelines.orchestration import resources
 from pipelines.orchestration.checks import ledger_checks
 from pipelines.orchestration.source_assets import measured, staging_asset, staging_key, table_assets, table_key
 from pipelines.source import Item, Payload, Source
-from pipelines.warehouse.engine import Warehouse
+from pipelines.transform import run as transform
+from pipelines.warehouse.database import Warehouse
 
 DAY = "2026-11-02"
 PATIENCE_S = 60
@@ -85,7 +87,7 @@ with ledger.opened(Warehouse(make_url(sys.argv[1])), source, "land", "2026-11-02
 """
     process = subprocess.Popen(
         [sys.executable, "-c", open_a_run, warehouse.conninfo],
-        cwd=house.ROOT,
+        cwd=project.ROOT,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -285,7 +287,7 @@ def test_a_killed_run_of_dagster_is_freed_by_the_next(
 
     with warehouse.connect() as connection, connection.transaction():
         connection.execute("lock table catalog.prompts in share mode")
-        process = subprocess.Popen(command, cwd=house.ROOT, env=environment, start_new_session=True)
+        process = subprocess.Popen(command, cwd=project.ROOT, env=environment, start_new_session=True)
         try:
             until(lambda: rows(warehouse, waiting) or process.poll() is not None)
             (dead,) = dagster.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED]))
@@ -295,7 +297,9 @@ def test_a_killed_run_of_dagster_is_freed_by_the_next(
             process.wait()
     assert rows(warehouse, "select from catalog.models") == []
 
-    again = subprocess.run(command, cwd=house.ROOT, env=environment, capture_output=True, text=True, timeout=PATIENCE_S)
+    again = subprocess.run(
+        command, cwd=project.ROOT, env=environment, capture_output=True, text=True, timeout=PATIENCE_S
+    )
     assert again.returncode == 0, again.stderr
     assert json.loads(again.stdout)["rows"]["catalog.models"] > 0
     freed = dagster.get_run_by_id(dead.run_id)
@@ -328,7 +332,7 @@ def test_dagster_is_told_what_the_ledger_says(
         for key in dagster.get_asset_keys()
         for event in dagster.fetch_materializations(key, limit=10).records
     }
-    tables = {table_key(select): select.table.fullname for select in house.selects(civitai.name)}
+    tables = {table_key(select): select.table.fullname for select in project.selects(civitai.name)}
     assert set(told) == {(key, day) for key in (staging_key(civitai), *tables) for day in ("2026-11-01", DAY)}
     for row in rows(warehouse, "select * from ops.fetch_runs"):
         counted = {staging_key(civitai): row} if row["kind"] == "land" else {}

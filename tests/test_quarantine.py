@@ -14,11 +14,13 @@ from typing import Any
 import pytest
 from psycopg.rows import tuple_row
 
-from pipelines import files, house, landing
+from pipelines import project
+from pipelines.landing import bulk_files
+from pipelines.landing import land as landing
 from pipelines.ledger import Run
 from pipelines.source import Payload, Source, Window
-from pipelines.transform import transform
-from pipelines.warehouse.engine import Warehouse
+from pipelines.transform.run import transform
+from pipelines.warehouse.database import Warehouse
 
 DAY = "2026-11-01"
 DONE, USAGE, PARTIAL = 0, 2, 3
@@ -40,7 +42,7 @@ def atlas(warehouse: Warehouse, *words: object, code: int = DONE) -> str:
     """Runs the real command; what it says, on both outputs if it ends otherwise than well."""
     ended = subprocess.run(
         [sys.executable, "-m", "pipelines.cli.main", *map(str, words)],
-        cwd=house.ROOT,
+        cwd=project.ROOT,
         env=os.environ | {"DATABASE_URL": warehouse.conninfo},
         capture_output=True,
         text=True,
@@ -52,7 +54,7 @@ def atlas(warehouse: Warehouse, *words: object, code: int = DONE) -> str:
 
 
 def bring(warehouse: Warehouse, source: Source, path: Path) -> Run:
-    intake = files.intake(source, next(iter(source.contracts)), path, Window.of(DAY))
+    intake = bulk_files.intake(source, next(iter(source.contracts)), path, Window.of(DAY))
     return landing.take_in(warehouse, source, DAY, nullcontext(intake))
 
 

@@ -14,12 +14,15 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import fetching, house, landing, recording, transform
+from pipelines import project
+from pipelines.connectors import recording
+from pipelines.landing import extract, land
 from pipelines.source import Window
-from pipelines.warehouse.engine import Warehouse
+from pipelines.transform import run as transform
+from pipelines.warehouse.database import Warehouse
 from tests import budgets
 
-README = house.ROOT / "README.md"
+README = project.ROOT / "README.md"
 BEGIN, END = "<!-- answers -->", "<!-- /answers -->"
 RUN_ID = re.compile(r"\b[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}\b")
 
@@ -43,10 +46,10 @@ def atlas(root: Path, warehouse: Warehouse, *arguments: str) -> str:
 
 def load_recordings(warehouse: Warehouse) -> None:
     """Leaves a warehouse as `make run` does, less what is Dagster's."""
-    for source in house.sources().values():
+    for source in project.sources().values():
         days = [Window(day) for day in recording.days(source)]
         for day in days:
-            landing.take_in(warehouse, source, day.key, fetching.opened(warehouse, source, day, "recorded"))
+            land.take_in(warehouse, source, day.key, extract.opened(warehouse, source, day, "recorded"))
         for day in days:
             transform.transform(warehouse, source, day.key)
 
@@ -66,10 +69,10 @@ def with_dagster(warehouse: Warehouse) -> Iterator[Warehouse]:
 
 def questions_and_answers(warehouse: Warehouse) -> str:
     """Each question with its SELECT and its answer, as Markdown."""
-    printed = "\n".join(line.rstrip() for line in atlas(house.ROOT, warehouse, "ask").splitlines())
+    printed = "\n".join(line.rstrip() for line in atlas(project.ROOT, warehouse, "ask").splitlines())
     answers = printed.strip().split("\n\n")
     parts = []
-    for question, answer in zip(house.questions(), answers, strict=True):
+    for question, answer in zip(project.questions(), answers, strict=True):
         select = question.text.removeprefix(f"-- {question.sentence}\n").strip()
         rows = re.sub(r"\A[^()]*\(\w+\)\n", "", answer)  # the title, which may take several lines
         assert rows != answer
@@ -94,7 +97,7 @@ def test_the_answers_are_what_ask_prints(loaded: Warehouse) -> None:
         "the answers have changed. If that is meant, write them anew with: "
         "README_WRITE=1 .venv/bin/python -m pytest tests/test_readme.py"
     )
-    assert len(house.questions()) >= 5
+    assert len(project.questions()) >= 5
 
 
 def test_the_figures_are_those_that_are_measured_and_within_their_budgets() -> None:
@@ -123,7 +126,7 @@ def words(line: str) -> list[str]:
 def test_commands_print_what_they_are_said_to_print(tmp_path: Path, warehouse: Warehouse) -> None:
     """Every line of a transcript, in its order; a file that one shows is made of what is shown."""
     (tmp_path / "atlas").write_text(
-        f'#!/bin/sh\nPYTHONPATH={house.ROOT} exec {sys.executable} -m pipelines.cli.main "$@"\n'
+        f'#!/bin/sh\nPYTHONPATH={project.ROOT} exec {sys.executable} -m pipelines.cli.main "$@"\n'
     )
     (tmp_path / "atlas").chmod(0o755)
     environment = os.environ | {"DATABASE_URL": warehouse.conninfo, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
@@ -150,7 +153,7 @@ def test_commands_print_what_they_are_said_to_print(tmp_path: Path, warehouse: W
 
 def test_a_load_prints_what_it_is_said_to_print(with_dagster: Warehouse, tmp_path: Path) -> None:
     (told,) = re.findall(r"^```\n(run +source.*?)^```$", README.read_text(), re.M | re.S)
-    printed = [words(line) for line in atlas(house.ROOT, with_dagster, "--home", str(tmp_path), "run").splitlines()]
+    printed = [words(line) for line in atlas(project.ROOT, with_dagster, "--home", str(tmp_path), "run").splitlines()]
     lines = told.strip().splitlines()
     assert len(lines) > 4
     assert [line for line in lines if words(line) not in printed] == []
@@ -163,8 +166,8 @@ def example(tmp_path: Path) -> dict[str, str]:
     """
     written = re.findall(r"^`((?:assets|sql|samples)/\S+)`:?\n+```\w*\n(.*?)^```$", README.read_text(), re.M | re.S)
     for folder in ("assets", "sql", "samples", "pipelines", "migrations"):
-        shutil.copytree(house.ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(house.ROOT / "pyproject.toml", tmp_path)
+        shutil.copytree(project.ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(project.ROOT / "pyproject.toml", tmp_path)
     for path, text in written:
         target = tmp_path / path
         target.parent.mkdir(parents=True, exist_ok=True)

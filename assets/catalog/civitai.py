@@ -25,8 +25,8 @@ from typing import Annotated
 
 import msgspec
 
-from pipelines.http import Client
-from pipelines.listing import Head, Listing
+from pipelines.connectors.http import Client
+from pipelines.connectors.listing import Head, Listing
 from pipelines.source import Contract, Item, Payload, Window, source
 
 ASKED: dict[str, dict[str, str | int]] = {

@@ -25,8 +25,8 @@ from typing import BinaryIO
 
 import msgspec
 
-from pipelines import png
-from pipelines.folders import astray, candidates, name_of, state_of
+from assets.catalog import _png
+from pipelines.connectors.local_files import astray, candidates, name_of, state_of
 from pipelines.source import Contract, Item, Payload, Skipped, Swept, Window, source
 
 SUFFIXES = (".json", ".png")
@@ -81,7 +81,7 @@ def graphs(path: Path, name: str) -> list[Item]:
         at_rest = abs(time.time() - before.st_mtime) > REST_S
         try:
             bodies = pictured(file, name) if is_picture(name) else {name: written(file, before.st_size)}
-        except png.Unreadable as fault:
+        except _png.Unreadable as fault:
             raise Left(str(fault) if at_rest else WRITING) from None
         after = os.fstat(file.fileno())
     verdicts = {record: is_graph(body) for record, body in bodies.items()}
@@ -98,7 +98,7 @@ def graphs(path: Path, name: str) -> list[Item]:
 
 def pictured(file: BinaryIO, name: str) -> dict[str, bytes]:
     """A picture's texts by record; a prompt in plain words is another program's."""
-    texts = png.texts(file, TEXTS, MOST_BYTES, {ANIMATION})
+    texts = _png.texts(file, TEXTS, MOST_BYTES, {ANIMATION})
     return {f"{name}#{text}": body for text, body in texts.items() if body.lstrip().startswith(b"{")}
 
 

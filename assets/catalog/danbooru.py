@@ -24,9 +24,9 @@ from typing import Annotated
 
 import msgspec
 
-from pipelines.http import Client
-from pipelines.listing import Head, Listing
-from pipelines.paging import Below, Numbered, Position
+from pipelines.connectors.http import Client
+from pipelines.connectors.listing import Head, Listing
+from pipelines.connectors.pagination import Below, Numbered, Position
 from pipelines.source import Contract, Item, Payload, Window, source
 
 Time = Annotated[datetime, msgspec.Meta(tz=True)]

@@ -25,9 +25,9 @@ from typing import Annotated, Any
 
 import msgspec
 
-from pipelines.http import Client, request_of
-from pipelines.listing import Head, Listing
-from pipelines.paging import Below, Numbered, Position
+from pipelines.connectors.http import Client, request_of
+from pipelines.connectors.listing import Head, Listing
+from pipelines.connectors.pagination import Below, Numbered, Position
 from pipelines.source import Contract, Item, Payload, Window, source
 
 Time = Annotated[datetime, msgspec.Meta(tz=True)]

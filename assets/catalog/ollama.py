@@ -25,9 +25,9 @@ from datetime import date
 
 import msgspec
 
+from pipelines.connectors.http import Client
+from pipelines.connectors.listing import Listing
 from pipelines.errors import Unreachable
-from pipelines.http import Client
-from pipelines.listing import Listing
 from pipelines.source import Contract, Item, Payload, Skipped, Swept, Window, source
 
 

@@ -3,7 +3,7 @@
 from sqlalchemy import BigInteger, CheckConstraint, Column, ForeignKey, Index, Integer, Numeric, Table, Text
 from sqlalchemy.dialects.postgresql import JSONB, UUID
 
-from pipelines.warehouse.tables import (
+from pipelines.warehouse.declare import (
     Timestamp,
     created_column,
     domain_schema,

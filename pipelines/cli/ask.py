@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from pipelines import house
+from pipelines import project
 from pipelines.cli import context, show
 from pipelines.cli.context import AsJson
 from pipelines.errors import AtlasError
@@ -15,7 +15,7 @@ def ask(
     json: AsJson = False,
 ) -> None:
     """Answer questions about the warehouse; each is a SELECT to start from."""
-    known = {each.name: each for each in house.questions()}
+    known = {each.name: each for each in project.questions()}
     unknown = [name for name in questions or [] if name not in known]
     if unknown:
         raise AtlasError(f"There is no question {unknown[0]!r}. There are: {', '.join(known)}.", usage=True)

@@ -6,13 +6,13 @@ from typing import Annotated, Any
 
 import typer
 
-from pipelines import house, ledger, settings
+from pipelines import ledger, project, settings
 from pipelines.cli import show
 from pipelines.errors import AtlasError
 from pipelines.ledger import Run
 from pipelines.settings import Settings, strangers
-from pipelines.warehouse import engine, schema
-from pipelines.warehouse.engine import Warehouse
+from pipelines.warehouse import database, migrate
+from pipelines.warehouse.database import Warehouse
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 Database = Annotated[
@@ -37,11 +37,11 @@ def warehouse() -> Iterator[Warehouse]:
     """
     settings = in_force()
     name_strangers()
-    with engine.opened(settings) as opened:
+    with database.opened(settings) as opened:
         if settings.database_url is None:
-            schema.ensure(opened)
+            migrate.ensure(opened)
         else:
-            schema.require(opened)
+            migrate.require(opened)
         ledger.reap(opened)
         yield opened
 
@@ -50,7 +50,7 @@ def name_strangers() -> None:
     """Says which variables look like settings and are none; asks connectors only where there may be one."""
     if not strangers({}):
         return
-    for name in strangers({source.stem: source.more_urls for source in house.sources().values()}):
+    for name in strangers({source.stem: source.more_urls for source in project.sources().values()}):
         show.err.print(f"{name} is no setting, and of no source: nothing reads it.", highlight=False)
 
 

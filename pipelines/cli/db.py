@@ -9,7 +9,8 @@ import typer
 from pipelines.cli import context, show
 from pipelines.cli.context import AsJson
 from pipelines.errors import AtlasError
-from pipelines.warehouse import embedded, engine, schema
+from pipelines.warehouse import database, embedded
+from pipelines.warehouse import migrate as schema
 
 app = typer.Typer(help="The database itself: migrate, status, ensure, drop, shell.", no_args_is_help=True)
 
@@ -17,7 +18,7 @@ app = typer.Typer(help="The database itself: migrate, status, ensure, drop, shel
 @app.command()
 def migrate(json: AsJson = False) -> None:
     """Apply the migrations that are pending."""
-    with engine.opened(context.in_force()) as warehouse:
+    with database.opened(context.in_force()) as warehouse:
         applied = schema.migrate(warehouse)
     if json:
         show.as_json({"applied": applied, "revision": schema.head()})
@@ -28,7 +29,7 @@ def migrate(json: AsJson = False) -> None:
 @app.command()
 def status(json: AsJson = False) -> None:
     """Show where the database is, its revision, and what is pending. Exit code 3 if something is."""
-    with engine.opened(context.in_force()) as warehouse:
+    with database.opened(context.in_force()) as warehouse:
         exists = warehouse.database in warehouse.databases()
         current = schema.current(warehouse) if exists else None
         pending = schema.pending(warehouse) if exists else [schema.head()]
@@ -52,7 +53,7 @@ def status(json: AsJson = False) -> None:
 @app.command()
 def ensure(json: AsJson = False) -> None:
     """Create the database where it is missing, and bring it to the newest revision."""
-    with engine.opened(context.in_force()) as warehouse:
+    with database.opened(context.in_force()) as warehouse:
         applied = schema.ensure(warehouse)
     if json:
         show.as_json({"applied": applied, "revision": schema.head()})
@@ -66,7 +67,7 @@ def drop(
     json: AsJson = False,
 ) -> None:
     """Drop the warehouse and Dagster's database beside it, with all they hold. Asks first."""
-    with engine.opened(context.in_force()) as warehouse:
+    with database.opened(context.in_force()) as warehouse:
         names = [warehouse.database, str(warehouse.dagster_url.database)]
         there = [name for name in names if name in warehouse.databases()]
         if there and not yes:

@@ -4,9 +4,10 @@ from typing import Annotated
 
 import typer
 
-from pipelines import drift, house
+from pipelines import project
 from pipelines.cli import context, show
 from pipelines.cli.context import AsJson
+from pipelines.landing import schema_drift
 
 
 def drift_(
@@ -16,9 +17,9 @@ def drift_(
     json: AsJson = False,
 ) -> None:
     """Show JSON paths and types that came after a stream's first landing, and those that are gone; newest first."""
-    streams = [stream for source in house.find_sources(names or []) for stream in source.streams.values()]
+    streams = [stream for source in project.find_sources(names or []) for stream in source.streams.values()]
     with context.warehouse() as warehouse, warehouse.connect() as connection:
-        found = drift.changes(connection, streams)
+        found = schema_drift.changes(connection, streams)
     if json:
         show.as_json(found)
         return

@@ -13,14 +13,15 @@ os.environ.setdefault("DAGSTER_EVENT_BATCH_SIZE", "100")
 
 import dagster as dg
 
-from pipelines import house, transform
+from pipelines import project
 from pipelines.errors import AtlasError
 from pipelines.ledger import Run
 from pipelines.orchestration import resources
 from pipelines.orchestration.source_assets import staging_asset, table_assets
 from pipelines.settings import Mode, Settings
 from pipelines.source import Source
-from pipelines.warehouse.engine import Warehouse
+from pipelines.transform import run as transform
+from pipelines.warehouse.database import Warehouse
 
 RANGE_START, RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
 
@@ -44,7 +45,7 @@ def run(
         with resources.alive(warehouse):
             for source, days in work:
                 landing = staging_asset(source)
-                tables = table_assets(source) if house.selects(source.name) else None
+                tables = table_assets(source) if project.selects(source.name) else None
                 for first, last in _ranges(days):
                     _materialize(landing, first, last, instance, atlas, {"sweep": sweep, "shrink": shrink})
                     if tables:

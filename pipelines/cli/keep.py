@@ -4,11 +4,12 @@ from typing import Annotated, Any
 
 import typer
 
-from pipelines import erasure, house, retention
+from pipelines import project
 from pipelines.cli import context, show
 from pipelines.cli.context import AsJson
 from pipelines.errors import AtlasError
-from pipelines.retention import Policy
+from pipelines.maintenance import erasure, retention
+from pipelines.maintenance.retention import Policy
 
 
 def _days(name: str, what: str) -> object:
@@ -47,7 +48,7 @@ def erase(
     json: AsJson = False,
 ) -> None:
     """Remove a record from staging, quarantine and tables for good; it does not land again. Asks first."""
-    source, _ = house.find_stream(stream)
+    source, _ = project.find_stream(stream)
     answer: dict[str, Any]
     with context.warehouse() as warehouse, show.reporting() as reporter:
         if lift:

@@ -8,16 +8,18 @@ from typing import Annotated
 
 import typer
 
-from pipelines import files as brought
-from pipelines import house, landing, recording
-from pipelines import transform as transforms
+from pipelines import project
 from pipelines.cli import context, show
 from pipelines.cli.context import AsJson
+from pipelines.connectors import recording
 from pipelines.errors import AtlasError
+from pipelines.landing import bulk_files as brought
+from pipelines.landing import land as landing
 from pipelines.ledger import Run
 from pipelines.settings import Mode
 from pipelines.source import Source, Window
-from pipelines.warehouse.engine import Warehouse
+from pipelines.transform import run as transforms
+from pipelines.warehouse.database import Warehouse
 
 Sources = Annotated[list[str] | None, typer.Argument(help="Domains or sources (domain/source); all of them if none.")]
 Day = Annotated[str | None, typer.Option("--partition", help="One day, YYYY-MM-DD.", metavar="DAY")]
@@ -48,7 +50,7 @@ def run(
     if sweep and mode != "live":
         raise AtlasError("Only a live source can be asked for everything: --sweep goes with --live.", usage=True)
     wanted = _wanted(partition, since, until)
-    work = [(source, _days(source, mode, wanted)) for source in house.find_sources(sources or [])]
+    work = [(source, _days(source, mode, wanted)) for source in project.find_sources(sources or [])]
     if mode == "live" and not any(days for _, days in work):
         begin = "; ".join(f"{source.name} on {source.since}" for source, _ in work)
         raise AtlasError(f"No source can be asked for these days. They begin: {begin}.", usage=True)
@@ -80,7 +82,7 @@ def land(
     json: AsJson = False,
 ) -> None:
     """Land payloads from files, through the same door as fetched ones."""
-    source, kind = house.find_stream(stream)
+    source, kind = project.find_stream(stream)
     window = _window(partition) if partition else None
     if window and window.day < source.since:
         raise AtlasError(f"{source.name} begins on {source.since}: {window.key} is no day of it.", usage=True)
@@ -103,9 +105,9 @@ def transform(
 ) -> None:
     """Take what waits in staging into the tables: every partition that has news, or one."""
     with context.warehouse() as warehouse, show.reporting() as reporter:
-        chosen = house.find_sources(sources)
+        chosen = project.find_sources(sources)
         for source in chosen:
-            if not house.selects(source.name):
+            if not project.selects(source.name):
                 continue
             days = [_window(partition).key] if partition else _transformable(warehouse, source, full)
             for day in days:
@@ -124,7 +126,7 @@ def runs(
     """Show the ledger: what was landed and transformed, and how it ended."""
     wanted = None
     if stream:
-        wanted = [stream, *(source.name for source in house.find_sources([stream]))]
+        wanted = [stream, *(source.name for source in project.find_sources([stream]))]
     with context.warehouse() as warehouse, warehouse.connect() as connection:
         rows = connection.execute(
             """
@@ -190,7 +192,7 @@ def _transformable(warehouse: Warehouse, source: Source, full: bool) -> list[str
 def _row_counts(warehouse: Warehouse, sources: Iterable[Source]) -> dict[str, int]:
     from psycopg import sql
 
-    tables = sorted({select.table.fullname for source in sources for select in house.selects(source.name)})
+    tables = sorted({select.table.fullname for source in sources for select in project.selects(source.name)})
     counts = {}
     with warehouse.connect() as connection:
         for name in tables:
@@ -202,8 +204,8 @@ def _row_counts(warehouse: Warehouse, sources: Iterable[Source]) -> dict[str, in
 
 def _tell_what_stays(sources: Iterable[Source]) -> None:
     for source in sources:
-        if not house.selects(source.name):
-            show.err.print(str(house.without_selects(source.name)), highlight=False, markup=False)
+        if not project.selects(source.name):
+            show.err.print(str(project.without_selects(source.name)), highlight=False, markup=False)
 
 
 def _end(runs: list[Run], json: bool) -> None:

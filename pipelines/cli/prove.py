@@ -9,12 +9,15 @@ from typing import Annotated, Any
 import typer
 from psycopg import sql
 
-from pipelines import content, erasure, history, house, ledger, rebuild, trace, travel
+from pipelines import ledger, project
 from pipelines.cli import context, show
 from pipelines.cli.context import AsJson
 from pipelines.errors import AtlasError
-from pipelines.warehouse.engine import Connection
-from pipelines.warehouse.shape import Shape, names
+from pipelines.lineage import rebuild, snapshots, time_travel, trace
+from pipelines.maintenance import erasure
+from pipelines.transform import table_digests
+from pipelines.warehouse.database import Connection
+from pipelines.warehouse.table_spec import Shape, names
 
 Workers = Annotated[int, typer.Option(min=1, help="How many sources are derived side by side.")]
 RunId = Annotated[str, typer.Argument(help="A run of the ledger, by its id or the beginning of it.", metavar="RUN")]
@@ -105,13 +108,15 @@ def as_of(
     if (table is None) == (not schema):
         raise AtlasError("Name either a TABLE to print, or a schema to make: --schema NAME.", usage=True)
     with context.warehouse() as warehouse, ledger.reading(warehouse) as connection:
-        moment = history.moment(connection, run)
+        moment = snapshots.moment(connection, run)
         of = _known(domain or (table or moment.source).replace(".", "/").split("/")[0])
-        with travel.as_of(warehouse, of, moment, schema=schema or None, workers=workers) as then:
-            untrue = travel.untrue(connection, then)
+        with time_travel.as_of(warehouse, of, moment, schema=schema or None, workers=workers) as then:
+            untrue = time_travel.untrue(connection, then)
             if table is not None:
                 _print_rows(connection, then.shape(table), limit, json)
-            sizes = {name: content.counted(connection, then.shape(name))["rows"] for name in then.tables if schema}
+            sizes = {
+                name: table_digests.counted(connection, then.shape(name))["rows"] for name in then.tables if schema
+            }
     if schema:
         rows = [{"table": f"{schema}.{name}", "rows": number} for name, number in sizes.items()]
         show.as_json(rows) if json else show.table(f"As run {moment.run_id} left it", rows)
@@ -132,14 +137,14 @@ def diff(
 ) -> None:
     """Show which rows and cells differ between two runs, and why: another payload, other counters, other SQL."""
     with context.warehouse() as warehouse, ledger.reading(warehouse) as connection, ExitStack() as stack:
-        moments = [history.moment(connection, run) for run in (before, after)]
+        moments = [snapshots.moment(connection, run) for run in (before, after)]
         of = _known(domain or moments[1].source.split("/")[0])
-        old, new = (stack.enter_context(travel.as_of(warehouse, of, each, workers=workers)) for each in moments)
+        old, new = (stack.enter_context(time_travel.as_of(warehouse, of, each, workers=workers)) for each in moments)
         if table:
             new.shape(table)
-        untrue = " ".join(filter(None, (travel.untrue(connection, then) for then in (old, new))))
+        untrue = " ".join(filter(None, (time_travel.untrue(connection, then) for then in (old, new))))
         found: Iterator[dict[str, Any]] = (
-            each for each in travel.differences(connection, old, new) if table in (None, each["table"])
+            each for each in time_travel.differences(connection, old, new) if table in (None, each["table"])
         )
         if json:
             show.as_json(list(found))
@@ -182,6 +187,6 @@ def _print_rows(connection: Connection, shape: Shape, limit: int | None, json: b
 
 
 def _known(domain: str) -> str:
-    if domain not in house.domains():
-        raise AtlasError(f"There is no domain {domain!r}. There are: {', '.join(house.domains())}.", usage=True)
+    if domain not in project.domains():
+        raise AtlasError(f"There is no domain {domain!r}. There are: {', '.join(project.domains())}.", usage=True)
     return domain

@@ -7,12 +7,13 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from pipelines import house, landing, quarantine
+from pipelines import project, quarantine
 from pipelines.cli import context, show
 from pipelines.cli.context import AsJson
 from pipelines.errors import AtlasError
+from pipelines.landing import land
 from pipelines.source import Contract, Payload, Window
-from pipelines.warehouse.engine import Connection, Warehouse
+from pipelines.warehouse.database import Connection, Warehouse
 
 app = typer.Typer(help="What is not where it should be, and why.", no_args_is_help=True)
 
@@ -30,8 +31,8 @@ def list_(
     """List the entries, oldest first."""
     names = None
     if stream:
-        kinds = {each for source in house.sources().values() for each in source.streams.values()}
-        names = [stream] if stream in kinds else [source.name for source in house.find_sources([stream])]
+        kinds = {each for source in project.sources().values() for each in source.streams.values()}
+        names = [stream] if stream in kinds else [source.name for source in project.find_sources([stream])]
     with context.warehouse() as warehouse, warehouse.connect() as connection:
         rows = quarantine.entries(connection, names=names, closed=closed)
     if json:
@@ -131,11 +132,11 @@ def _mend(warehouse: Warehouse, quarantine_id: int, mended: Path, reporter: show
         msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise AtlasError(f"{mended.name} should hold one JSON document: {error}.", usage=True) from None
-    source, kind = house.find_stream(found["stream"])
+    source, kind = project.find_stream(found["stream"])
     self_named = source.contracts[kind].external_id is not Contract.external_id
     external_id = None if self_named else found["external_id"]
     payload = Payload(body, f"{mended.name} (mends entry {quarantine_id})", external_id, kind=kind)
-    landing.land(
+    land.land(
         warehouse,
         source,
         found["partition_key"],
@@ -162,9 +163,9 @@ def _again(warehouse: Warehouse, quarantine_id: int | None, reporter: show.Repor
             chosen = [quarantine_id]
         for number in chosen:
             found = _entry(connection, number)
-            source, kind = house.find_stream(found["stream"])
+            source, kind = project.find_stream(found["stream"])
             payload = Payload(bytes(found["bytes"]), found["request"], found["external_id"], kind=kind)
-            landing.land(
+            land.land(
                 warehouse,
                 source,
                 found["partition_key"],

@@ -19,10 +19,10 @@ from typing import Annotated
 
 import typer
 
-from pipelines import house, ledger
+from pipelines import ledger, project
 from pipelines.cli import context, show
 from pipelines.errors import AtlasError
-from pipelines.warehouse import engine, schema
+from pipelines.warehouse import database, migrate
 
 PATIENCE_S = 60
 PR_SET_PDEATHSIG = 1
@@ -42,8 +42,8 @@ def ui(port: Annotated[int, typer.Option(min=1, max=65535, help="Port on 127.0.0
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _stop)
-    with engine.opened(context.in_force()) as warehouse:
-        schema.ensure(warehouse)
+    with database.opened(context.in_force()) as warehouse:
+        migrate.ensure(warehouse)
         ledger.reap(warehouse)
         with resources.instance(warehouse, context.in_force().home) as instance:
             resources.report_dead_runs(warehouse, instance)
@@ -110,7 +110,7 @@ def _signalled(child: subprocess.Popen[bytes], number: int) -> bool:
 
 def _start(command: list[str | Path]) -> subprocess.Popen[bytes]:
     """A child in a process group of its own: Ctrl-C reaches it once, through the launcher."""
-    return subprocess.Popen(command, cwd=house.ROOT, preexec_fn=_die_with_parent, start_new_session=True)
+    return subprocess.Popen(command, cwd=project.ROOT, preexec_fn=_die_with_parent, start_new_session=True)
 
 
 def _die_with_parent() -> None:

@@ -5,8 +5,9 @@ from typing import Any
 
 import dagster as dg
 
-from pipelines import house, trace
+from pipelines import project
 from pipelines.ledger import Counts
+from pipelines.lineage import trace
 from pipelines.orchestration.resources import Atlas
 from pipelines.orchestration.source_assets import staging_key, table_key
 from pipelines.source import Source
@@ -15,7 +16,7 @@ from pipelines.source import Source
 def ledger_checks(source: Source) -> dg.AssetChecksDefinition:
     """One check an asset of the source: the counts in its newest materialization are the ledger's."""
     tables: dict[dg.AssetKey, str | None] = {staging_key(source): None}
-    tables |= {table_key(select): select.table.fullname for select in house.selects(source.name)}
+    tables |= {table_key(select): select.table.fullname for select in project.selects(source.name)}
 
     @dg.multi_asset_check(
         name=f"{source.domain}__{source.stem}__ledger",
@@ -50,7 +51,7 @@ def ledger_checks(source: Source) -> dg.AssetChecksDefinition:
 
 def proof_checks(source: Source) -> dg.AssetChecksDefinition:
     """One check a table of the source: it has no row that nothing proves, whichever source it is from."""
-    tables = {table_key(select): select.table.fullname for select in house.selects(source.name)}
+    tables = {table_key(select): select.table.fullname for select in project.selects(source.name)}
 
     @dg.multi_asset_check(
         name=f"{source.domain}__{source.stem}__proven",

@@ -4,7 +4,7 @@ It warns of a path that vanished, for as long as it is gone and relied upon; of 
 vanished, for `DAYS`. New paths, a first null, and what no SELECT reads are told and pass. What the SQL relies on is
 what a contract names, and each path whose last key stands in quotes in a SELECT file of the source: that may be one
 path too many, and is never one too few that is read by name. Keys that are read as data (`.*`) are not looked for.
-Belongs here: what of the drift is worth a warning. Not: what drift is (`pipelines.drift`).
+Belongs here: what of the drift is worth a warning. Not: what drift is (`pipelines.landing.schema_drift`).
 """
 
 import re
@@ -13,12 +13,13 @@ from typing import Any
 import dagster as dg
 import msgspec
 
-from pipelines import drift, house
+from pipelines import project
+from pipelines.landing import schema_drift
+from pipelines.landing.json_paths import ROOT, named
 from pipelines.orchestration.resources import Atlas
 from pipelines.orchestration.source_assets import drift_table, staging_key
-from pipelines.paths import ROOT, named
 from pipelines.source import Source
-from pipelines.warehouse.engine import Connection
+from pipelines.warehouse.database import Connection
 
 DAYS = 30
 """So long a change of type is worth a warning: there is nothing that tells when the SQL has followed it."""
@@ -41,7 +42,7 @@ def drift_check(source: Source) -> dg.AssetChecksDefinition:
     def drifted(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
         atlas: Atlas = context.resources.atlas
         with atlas.opened() as warehouse, warehouse.connect() as connection:
-            changes = drift.changes(connection, list(source.streams.values()))
+            changes = schema_drift.changes(connection, list(source.streams.values()))
             worth = worth_a_warning(connection, source, changes)
         others = [each for each in changes if each not in worth]
         tables = {name: found for name, found in (("relied_upon", worth), ("others", others)) if found}
@@ -87,7 +88,7 @@ class Reliance:
     """What the SQL of a source relies on, as far as contracts and what SELECT files quote tell."""
 
     def __init__(self, source: Source) -> None:
-        sql = "\n".join(select.file.text for select in house.selects(source.name))
+        sql = "\n".join(select.file.text for select in project.selects(source.name))
         self.quoted = "\n".join(_QUOTED.findall(_COMMENT.sub("", sql)))
         self.named = {
             source.streams[kind]: {path for path, _ in named(msgspec.inspect.type_info(contract))}

@@ -1,13 +1,14 @@
 """What keeps the warehouse from growing without end while Dagster runs: a job that prunes, and its schedule.
 
-Belongs here: when, and what Dagster is told of it. Not: what may go (`pipelines.retention`).
+Belongs here: when, and what Dagster is told of it. Not: what may go (`pipelines.maintenance.retention`).
 """
 
 import dagster as dg
 
-from pipelines import retention, settings
+from pipelines import settings
+from pipelines.maintenance import retention
+from pipelines.maintenance.retention import Policy
 from pipelines.orchestration.resources import Atlas
-from pipelines.retention import Policy
 
 
 @dg.op(required_resource_keys={"atlas"}, description="Removes what is old and needed by nothing, as the settings say.")

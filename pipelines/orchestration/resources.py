@@ -12,8 +12,8 @@ from dagster._core.instance import InstanceRef
 from pipelines import settings
 from pipelines.ledger import LOCK_SHARED, Run, silent
 from pipelines.settings import Mode
-from pipelines.warehouse import engine, schema
-from pipelines.warehouse.engine import Warehouse
+from pipelines.warehouse import database, migrate
+from pipelines.warehouse.database import Warehouse
 
 
 @dataclass(frozen=True)
@@ -30,11 +30,11 @@ class Atlas:
         if self.warehouse is not None:
             yield self.warehouse
             return
-        with engine.opened(settings.load()) as warehouse:
+        with database.opened(settings.load()) as warehouse:
             if patient:
                 with warehouse.connect() as connection:
                     connection.execute(LOCK_SHARED, ["migrate"])
-            schema.require(warehouse)
+            migrate.require(warehouse)
             yield warehouse
 
     @property

@@ -4,12 +4,13 @@ from datetime import UTC, datetime
 
 import dagster as dg
 
-from pipelines import fetching, ledger, settings
+from pipelines import ledger, settings
 from pipelines.errors import AtlasError
+from pipelines.landing import extract
 from pipelines.orchestration.resources import Atlas
 from pipelines.orchestration.source_assets import landing_op, staging_key
 from pipelines.source import Source
-from pipelines.warehouse.engine import Warehouse
+from pipelines.warehouse.database import Warehouse
 
 NOT_LIVE = "Recordings have no news. Sources are asked with ATLAS_MODE=live."
 
@@ -44,7 +45,7 @@ def news_sensor(source: Source) -> dg.SensorDefinition:
         if settings.load().mode != "live" or source.probe is None:
             return dg.SkipReason(NOT_LIVE)
         try:
-            with Atlas().opened() as warehouse, fetching.live(warehouse, source) as place:
+            with Atlas().opened() as warehouse, extract.live(warehouse, source) as place:
                 seen = source.probe(place)
                 failed = _failed(warehouse, source)
         except AtlasError as error:

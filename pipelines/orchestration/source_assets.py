@@ -15,13 +15,16 @@ import dagster as dg
 from sqlalchemy import Table
 from sqlalchemy.dialects import postgresql
 
-from pipelines import fetching, house, landing, transform
+from pipelines import project
 from pipelines.errors import AtlasError
-from pipelines.house import Select
+from pipelines.landing import extract
+from pipelines.landing import land as landing
 from pipelines.ledger import Run
 from pipelines.orchestration.resources import Atlas
+from pipelines.project import Select
 from pipelines.source import Source, Window
-from pipelines.warehouse.engine import Warehouse
+from pipelines.transform import run as transform
+from pipelines.warehouse.database import Warehouse
 
 Work = Callable[[Warehouse, str], Run]
 
@@ -85,7 +88,7 @@ def staging_asset(source: Source) -> dg.AssetsDefinition:
                 warehouse,
                 source,
                 partition,
-                fetching.opened(warehouse, source, Window.of(partition), atlas.source_mode, sweep=config.sweep),
+                extract.opened(warehouse, source, Window.of(partition), atlas.source_mode, sweep=config.sweep),
                 shrink=config.shrink,
                 dagster_run_id=context.run.run_id,
                 notify=atlas.notify,
@@ -98,7 +101,7 @@ def staging_asset(source: Source) -> dg.AssetsDefinition:
 
 def table_assets(source: Source) -> dg.AssetsDefinition:
     """The assets of a source's tables."""
-    selects = house.selects(source.name)
+    selects = project.selects(source.name)
 
     @dg.multi_asset(
         name=f"{source.domain}__{source.stem}__tables",

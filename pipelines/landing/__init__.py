@@ -1,0 +1,1 @@
+"""Payload bytes into staging: extract, validate, store bodies, publish versions."""

@@ -1,0 +1,1 @@
+"""Where a row came from, and what a domain was: trace, rebuild, time travel."""

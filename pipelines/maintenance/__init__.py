@@ -1,0 +1,1 @@
+"""What is removed: old history by a policy, one record on request."""

@@ -1,0 +1,166 @@
+"""Where everything is found: sources, SELECT files, tables, checks and questions, by their place alone.
+
+Nothing is registered. A module in `assets/<domain>/` is a source, `sql/<domain>/<source>/<table>.sql` is a table of
+it, `samples/<domain>/<source>/<day>.json` a recording. This is the only module that imports `assets`, by name.
+"""
+
+import hashlib
+import importlib
+import traceback
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from sqlalchemy import Table
+
+from pipelines.errors import AtlasError
+from pipelines.source import Source
+from pipelines.warehouse.declare import domain_schema, metadata, view
+
+ROOT = Path(__file__).resolve().parent.parent
+ASSETS, SQL, SAMPLES = ROOT / "assets", ROOT / "sql", ROOT / "samples"
+
+
+@dataclass(frozen=True)
+class SqlFile:
+    """A SELECT as it stands in a file: one sentence about it, its text, and the digest of both."""
+
+    path: Path
+    text: str
+
+    @classmethod
+    def read(cls, path: Path) -> "SqlFile":
+        return cls(path, path.read_text())
+
+    @property
+    def name(self) -> str:
+        return self.path.stem
+
+    @property
+    def address(self) -> str:
+        return self.path.relative_to(SQL).with_suffix("").as_posix()
+
+    @property
+    def digest(self) -> str:
+        return hashlib.sha256(self.text.encode()).hexdigest()
+
+    @property
+    def sentence(self) -> str:
+        """The comment the file begins with."""
+        lines = []
+        for line in self.text.splitlines():
+            if not line.startswith("--"):
+                break
+            lines.append(line.removeprefix("--").strip())
+        return " ".join(lines)
+
+
+@dataclass(frozen=True)
+class Select:
+    """The SELECT file that fills one table from one source."""
+
+    file: SqlFile
+    table: Table
+
+
+def domains() -> list[str]:
+    return sorted(path.parent.name for path in ASSETS.glob("*/__init__.py"))
+
+
+@cache
+def load_tables() -> None:
+    """Declares the tables of every domain on `metadata`, and the views over them that analysts read."""
+    for module in ("pipelines.warehouse.ops_tables", "pipelines.warehouse.staging_tables"):
+        importlib.import_module(module)
+    for domain in domains():
+        importlib.import_module(f"assets.{domain}.tables")
+    importlib.import_module("pipelines.warehouse.trace_view").declare()
+    marts = domain_schema("marts", "What analysts read: views over the domains")
+    for path in sorted((SQL / "marts").glob("*.sql")):
+        file = SqlFile.read(path)
+        view(f"{marts}.{file.name}", file.text, file.sentence)
+
+
+@cache
+def sources() -> dict[str, Source]:
+    """Every source by its name."""
+    found: dict[str, Source] = {}
+    for path in sorted(ASSETS.glob("*/*.py")):
+        if path.stem == "tables" or path.stem.startswith("_"):
+            continue
+        try:
+            module = importlib.import_module(f"assets.{path.parent.name}.{path.stem}")
+        except Exception as error:
+            raise AtlasError(
+                f"{path.relative_to(ROOT)} cannot be imported: {_fault(error, path)}. Mend it and try again."
+            ) from error
+        declared = [value for value in vars(module).values() if isinstance(value, Source)]
+        if len(declared) != 1:
+            raise AtlasError(
+                f"{path.relative_to(ROOT)} declares {len(declared)} sources: a connector is one generator under @source"
+            )
+        found[declared[0].name] = declared[0]
+    return found
+
+
+def _fault(error: Exception, path: Path) -> str:
+    """What is wrong with a module, and in which of its lines."""
+    if isinstance(error, SyntaxError) and error.filename == str(path):
+        return f"{error.msg} in line {error.lineno}"
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    return f"{type(error).__name__}: {error}" + (f", from line {lines[-1]}" if lines else "")
+
+
+def find_stream(name: str) -> tuple[Source, str]:
+    """The source and the kind of a stream's name."""
+    streams = {stream: (source, kind) for source in sources().values() for kind, stream in source.streams.items()}
+    if name not in streams:
+        raise AtlasError(f"There is no stream {name!r}. There are: {', '.join(streams)}.", usage=True)
+    return streams[name]
+
+
+def find_sources(names: list[str]) -> list[Source]:
+    """The sources that a list of `domain` and `domain/source` names; all of them for an empty list."""
+    if not names:
+        return list(sources().values())
+    chosen: dict[str, Source] = {}
+    for name in names:
+        named = {key: each for key, each in sources().items() if name in (key, each.domain)}
+        if not named:
+            raise AtlasError(f"There is no source or domain {name!r}. There are: {', '.join(sources())}.", usage=True)
+        chosen |= named
+    return list(chosen.values())
+
+
+@cache
+def selects(source: str) -> tuple[Select, ...]:
+    """The SELECT files of a source, parents before the tables that refer to them."""
+    load_tables()
+    domain = source.split("/")[0]
+    files = {f"{domain}.{path.stem}": path for path in (SQL / source).glob("*.sql")}
+    unknown = files.keys() - metadata.tables.keys()
+    if unknown:
+        raise AtlasError(f"{files[min(unknown)].relative_to(ROOT)} fills no table: {min(unknown)} is not declared")
+    return tuple(
+        Select(SqlFile.read(files[table.fullname]), table)
+        for table in metadata.sorted_tables
+        if table.fullname in files
+    )
+
+
+def without_selects(source: str) -> AtlasError:
+    """That nothing can be derived from a source's payloads."""
+    return AtlasError(
+        f"{source} has no SELECT files: its payloads wait in staging, rows that it has stay. "
+        f"Add sql/{source}/<table>.sql, and run: atlas transform {source}"
+    )
+
+
+def checks(domain: str) -> list[SqlFile]:
+    """The SELECTs of bad rows of a domain; an empty result passes."""
+    return [SqlFile.read(path) for path in sorted((SQL / domain / "checks").glob("*.sql"))]
+
+
+def questions() -> list[SqlFile]:
+    """The questions that come with their SELECT, over all domains."""
+    return [SqlFile.read(path) for path in sorted(SQL.glob("*/questions/*.sql"))]

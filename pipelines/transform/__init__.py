@@ -1,0 +1,1 @@
+"""Versions from staging into the tables of a domain, by SELECT files."""

@@ -1,0 +1,414 @@
+"""The `atlas` command as a person types it: exit codes, sentences, JSON, and secrets that stay secret."""
+
+import base64
+import hashlib
+import json
+import os
+import pwd
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pytest_httpserver import HTTPServer
+from werkzeug import Request, Response
+
+from pipelines import project, settings
+from pipelines.errors import AtlasError
+from pipelines.warehouse import migrate
+from pipelines.warehouse.database import Warehouse
+
+DONE, FAILED, USAGE, PARTIAL = 0, 1, 2, 3
+SECRET = "hunter2-and-nothing-else"
+REVISIONS = sorted(path.name.partition("_")[0] for path in (project.ROOT / "migrations" / "versions").glob("*.py"))
+
+Atlas = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def atlas(warehouse: Warehouse, tmp_path: Path) -> Iterator[Atlas]:
+    """Runs the command on the test's warehouse; whatever happens, nobody is shown a traceback."""
+
+    def run(
+        *arguments: object, code: int = DONE, typed: str = "", **environment: str
+    ) -> "subprocess.CompletedProcess[str]":
+        done = subprocess.run(
+            [sys.executable, "-m", "pipelines.cli.main", *map(str, arguments)],
+            cwd=project.ROOT,
+            env=os.environ | {"DATABASE_URL": warehouse.conninfo, "ATLAS_HOME": str(tmp_path)} | environment,
+            input=typed,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert "Traceback" not in done.stdout + done.stderr
+        assert done.returncode == code, done.stdout + done.stderr
+        return done
+
+    yield run
+    warehouse.drop_database(str(warehouse.dagster_url.database))
+
+
+def words(text: str) -> str:
+    """What was said, without the line breaks of its display."""
+    return " ".join(text.split())
+
+
+def a_model(number: int, **other: object) -> dict[str, object]:
+    return {"id": number, "name": f"Model {number}", "type": "LORA", "tags": [], "modelVersions": [], **other}
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    """Two models that land and one that does not."""
+    path = tmp_path / "models.ndjson"
+    path.write_text("\n".join([json.dumps(a_model(1)), json.dumps(a_model(2)), '{"id": 3, "name"']))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["run", "nowhere"], "There is no source or domain 'nowhere'. There are: catalog/civitai, catalog/comfyui"),
+        (["transform", "catalog/nothing"], "There is no source or domain 'catalog/nothing'"),
+        (
+            ["land", "catalog", "--from", "pyproject.toml"],
+            "There is no stream 'catalog'. There are: catalog/civitai.models, ",
+        ),
+        (["land", "catalog/civitai", "--from", "pyproject.toml"], "There is no stream 'catalog/civitai'. There are: "),
+        (
+            ["land", "catalog/civitai.models", "--from", "/nowhere.ndjson"],
+            "There is no file or folder /nowhere.ndjson.",
+        ),
+        (
+            ["land", "catalog/civitai.models", "--from", "Makefile"],
+            "Makefile is no file of payloads: its name should end in",
+        ),
+        (["runs", "catalog/nothing"], "There is no source or domain 'catalog/nothing'"),
+        (["quarantine", "list", "catalog/nothing"], "There is no source or domain 'catalog/nothing'"),
+        (
+            ["land", "catalog/civitai.models", "--from", "/dev/stdin"],
+            "stdin is no file of payloads: its name should end in",
+        ),
+        (
+            ["land", "catalog/civitai.models", "--from", "pipelines/cli"],
+            "There is no JSON or NDJSON file in the folder pipelines/cli.",
+        ),
+        (["quarantine", "show", "7"], "There is no quarantine entry 7. See them with: atlas quarantine list"),
+        (["ask", "why"], "There is no question 'why'. There are: "),
+        (["run", "--partition", "2026-02-30"], "'2026-02-30' is no day. Write it as YYYY-MM-DD."),
+        (["run", "--partition", "2026-11-01", "--from", "2026-11-01"], "Give either --partition or --from and --to."),
+        (["run", "--from", "2026-11-02", "--to", "2026-11-01"], "The range 2026-11-02 to 2026-11-01 is empty."),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_wrong_command_is_told_in_a_sentence(atlas: Atlas, arguments: list[str], told: str) -> None:
+    done = atlas(*arguments, code=USAGE)
+    assert f"error: {told}" in words(done.stderr)
+    assert done.stdout == ""
+
+
+@pytest.mark.parametrize("day", ["2026-11-03", "2020-01-01", "2025-01-01"])
+def test_a_day_without_a_recording_names_the_days_there_are(atlas: Atlas, day: str) -> None:
+    done = atlas("run", "catalog/civitai", "--partition", day, code=USAGE)
+    assert "Recorded are catalog/civitai: 2026-11-01, 2026-11-02." in words(done.stderr)
+    assert done.stdout == ""
+
+
+def test_a_past_day_cannot_be_fetched_live(atlas: Atlas, warehouse: Warehouse) -> None:
+    warehouse.create_database(str(warehouse.dagster_url.database))
+    yesterday = (datetime.now(UTC) - timedelta(days=1)).date().isoformat()
+    done = atlas("run", "catalog/civitai", "--live", "--partition", yesterday, code=FAILED)
+    assert f"{yesterday} cannot be fetched any more" in words(done.stdout + done.stderr)
+    assert "atlas transform catalog" in words(done.stdout + done.stderr)
+
+
+def test_recordings_fill_a_fresh_database_and_then_change_nothing(atlas: Atlas, warehouse: Warehouse) -> None:
+    warehouse.drop_database(warehouse.database)
+    assert json.loads(atlas("db", "ensure", "--json").stdout) == {"applied": REVISIONS, "revision": migrate.head()}
+
+    first = json.loads(atlas("run", "--json").stdout)
+    assert {(run["stream"], run["kind"], run["partition_key"]) for run in first["runs"]} == {
+        (path.parent.relative_to(project.SAMPLES).as_posix(), kind, path.stem)
+        for kind in ("land", "transform")
+        for path in project.SAMPLES.glob("*/*/*.json")
+    }
+    assert all(run["created"] for run in first["runs"])
+    assert all(first["rows"].values())
+
+    again = json.loads(atlas("run", "--json").stdout)
+    assert again["rows"] == first["rows"]
+    assert {(run["created"], run["updated"], run["deleted"]) for run in again["runs"]} == {(0, 0, 0)}
+    assert {run["status"] for run in again["runs"]} == {"completed"}
+
+    answers = json.loads(atlas("ask", "--json").stdout)
+    assert set(answers) == {question.name for question in project.questions()}
+    assert all(answers.values())
+    plain = atlas("ask").stdout
+    for question in project.questions():
+        assert words(question.sentence) in words(plain)
+
+    ledger = json.loads(atlas("runs", "--limit", 1_000, "--json").stdout)
+    assert [run["fetch_run_id"] for run in ledger] == [
+        run["fetch_run_id"] for run in reversed(first["runs"] + again["runs"])
+    ]
+
+
+def test_one_recorded_day_of_one_source_and_all_of_it_again(atlas: Atlas, warehouse: Warehouse) -> None:
+    assert str(warehouse.dagster_url.database) not in warehouse.databases()  # the run makes it
+    only = json.loads(atlas("run", "catalog/civitai", "--partition", "2026-11-02", "--json").stdout)
+    assert {(run["stream"], run["partition_key"]) for run in only["runs"]} == {("catalog/civitai", "2026-11-02")}
+    landed, transformed = only["runs"]
+    assert (landed["kind"], transformed["kind"]) == ("land", "transform")
+    assert transformed["created"] > 0
+
+    (waiting,) = json.loads(atlas("transform", "catalog/civitai", "--partition", "2026-11-02", "--json").stdout)
+    assert waiting["fetched"] == 0
+    again = json.loads(atlas("run", "catalog/civitai", "--partition", "2026-11-02", "--full", "--json").stdout)
+    assert again["runs"][0]["unchanged"] == landed["fetched"]
+    full = again["runs"][1]
+    assert full["fetched"] == transformed["fetched"]
+    assert full["unchanged"] == transformed["created"]
+    assert full["duplicates"] == transformed["duplicates"]  # claims on rows that other records have
+
+
+def test_json_is_one_document_and_nothing_else(atlas: Atlas, models: Path) -> None:
+    (landed,) = json.loads(atlas("land", "catalog/civitai.models", "--from", models, "--json", code=PARTIAL).stdout)
+    assert (landed["status"], landed["fetched"], landed["created"]) == ("partial_success", 3, 2)
+    (transformed,) = json.loads(atlas("transform", "catalog", "--json").stdout)
+    assert (transformed["status"], transformed["created"]) == ("completed", 2)
+    ledger = json.loads(atlas("runs", "catalog/civitai", "--limit", "1", "--json").stdout)
+    assert [run["fetch_run_id"] for run in ledger] == [transformed["fetch_run_id"]]
+    (entry,) = json.loads(atlas("quarantine", "list", "--json").stdout)
+    for name in ("catalog", "catalog/civitai", "catalog/civitai.models"):
+        assert json.loads(atlas("quarantine", "list", name, "--json").stdout) == [entry]
+    assert json.loads(atlas("quarantine", "list", "catalog/civitai.images", "--json").stdout) == []
+    shown = json.loads(atlas("quarantine", "show", entry["quarantine_id"], "--json").stdout)
+    assert shown["reason"] == entry["reason"] == "not_json"
+    assert shown["digest"] == hashlib.sha256(base64.b64decode(shown["bytes"])).hexdigest()
+    (replayed,) = json.loads(atlas("quarantine", "replay", "--json", code=PARTIAL).stdout)
+    assert replayed["quarantined"] == 1
+    assert json.loads(atlas("db", "migrate", "--json").stdout)["applied"] == []
+    assert json.loads(atlas("db", "status", "--json").stdout)["pending"] == []
+
+
+def test_a_person_sees_each_run_and_why_something_is_missing(atlas: Atlas, models: Path) -> None:
+    done = atlas("land", "catalog/civitai.models", "--from", models, code=PARTIAL)
+    assert "3 fetched, 2 created, 0 updated, 0 deleted, 1 quarantined" in words(done.stdout)
+    assert "landed catalog/civitai" in done.stderr
+    assert "not_json" in atlas("quarantine", "list").stdout
+
+
+def test_status_tells_what_is_pending_until_ensure_has_run(atlas: Atlas, warehouse: Warehouse) -> None:
+    warehouse.drop_database(warehouse.database)
+    status = json.loads(atlas("db", "status", "--json", code=PARTIAL).stdout)
+    assert (status["exists"], status["revision"], status["pending"]) == (False, None, [migrate.head()])
+    done = atlas("runs", code=FAILED)
+    assert f"The database '{warehouse.database}' does not exist yet. Create it with: atlas db ensure" in words(
+        done.stderr
+    )
+
+    warehouse.create_database(warehouse.database)
+    status = json.loads(atlas("db", "status", "--json", code=PARTIAL).stdout)
+    assert (status["exists"], status["revision"], status["pending"]) == (True, None, REVISIONS)
+    assert "Run: atlas db migrate" in words(atlas("runs", code=FAILED).stderr)
+
+    assert f"Ready, at revision {migrate.head()}." in atlas("db", "ensure").stdout
+    assert json.loads(atlas("db", "ensure", "--json").stdout)["applied"] == []
+    status = json.loads(atlas("db", "status", "--json").stdout)
+    assert (status["exists"], status["revision"], status["pending"]) == (True, migrate.head(), [])
+
+
+def test_drop_asks_and_takes_both_databases(atlas: Atlas, warehouse: Warehouse) -> None:
+    both = {warehouse.database, str(warehouse.dagster_url.database)}
+    warehouse.create_database(str(warehouse.dagster_url.database))
+    refused = atlas("db", "drop", typed="n\n", code=FAILED)
+    assert all(name in refused.stdout + refused.stderr for name in both)
+    assert both <= warehouse.databases()
+    atlas("db", "drop", code=FAILED)  # nobody is there to answer
+    assert both <= warehouse.databases()
+    assert set(json.loads(atlas("db", "drop", "--json", typed="y\n").stdout)["dropped"]) == both
+    assert not both & warehouse.databases()
+    assert "nothing to drop" in atlas("db", "drop", "--yes").stdout
+
+
+def closed_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def test_an_unreachable_server_is_one_sentence_without_the_password(atlas: Atlas) -> None:
+    url = f"postgresql://me:{SECRET}@127.0.0.1:{closed_port()}/atlas"
+    for arguments in (["db", "status"], ["runs", "--json"]):
+        done = atlas(*arguments, code=FAILED, DATABASE_URL=url)
+        assert "error: Cannot reach Postgres at 127.0.0.1" in words(done.stderr)
+        assert "Check DATABASE_URL" in words(done.stderr)
+        assert done.stdout == ""
+        assert SECRET not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("url", [f"postgresql://me:{SECRET}@host:port/atlas", f"mysql://me:{SECRET}@host/atlas", "?"])
+def test_a_malformed_url_is_one_sentence(atlas: Atlas, url: str) -> None:
+    done = atlas("db", "status", code=USAGE, DATABASE_URL=url)
+    assert "DATABASE_URL is not a Postgres URL. It should look like postgresql://" in words(done.stderr)
+    assert SECRET not in done.stdout + done.stderr
+
+
+def test_an_unquoted_at_sign_does_not_give_away_the_rest_of_the_password(atlas: Atlas) -> None:
+    url = f"postgresql://me:pass@{SECRET}@127.0.0.1:{closed_port()}/atlas"
+    done = atlas("db", "status", code=USAGE, DATABASE_URL=url)
+    assert SECRET not in done.stdout + done.stderr
+
+
+def test_status_hides_the_password_wherever_the_url_has_it(atlas: Atlas, warehouse: Warehouse) -> None:
+    in_query = warehouse.url.update_query_dict({"password": SECRET}).render_as_string(hide_password=False)
+    in_front = warehouse.url.set(password=SECRET, username="postgres").render_as_string(hide_password=False)
+    for url in (in_query, in_front):
+        for arguments in (["db", "status"], ["db", "status", "--json"]):
+            done = atlas(*arguments, DATABASE_URL=url)
+            assert SECRET not in done.stdout + done.stderr
+            assert warehouse.database in done.stdout
+
+
+def test_a_token_is_sent_and_kept_nowhere(
+    atlas: Atlas, warehouse: Warehouse, tmp_path: Path, httpserver: HTTPServer
+) -> None:
+    sent: list[str | None] = []
+
+    def page(request: Request) -> Response:
+        sent.append(request.headers.get("authorization"))
+        if len(sent) == 1:
+            return Response("busy", 503)
+        if "cursor" in request.args:
+            return Response("no", 404)
+        following = httpserver.url_for(f"/api/v1/models?cursor=2&token={SECRET}")
+        return Response(json.dumps({"items": [a_model(1)], "metadata": {"nextPage": following}}))
+
+    httpserver.expect_request("/api/v1/models").respond_with_handler(page)
+    warehouse.create_database(str(warehouse.dagster_url.database))
+    done = atlas(
+        "run",
+        "catalog/civitai",
+        "--live",
+        "--json",
+        code=FAILED,
+        ATLAS_CIVITAI_TOKEN=SECRET,
+        ATLAS_CIVITAI_BASE_URL=httpserver.url_for(""),
+    )
+    assert "404" in json.loads(done.stdout)["runs"][0]["error_text"]
+    assert sent == [f"Bearer {SECRET}"] * 4  # busy; the first page, and one wider, to look across; the second page
+    assert SECRET not in done.stdout + done.stderr
+    for connected in (warehouse, Warehouse(warehouse.dagster_url)):
+        assert everything(connected).count(SECRET) == 0
+    assert "cursor=2" in everything(warehouse)
+    assert [path for path in tmp_path.rglob("*") if path.is_file() and SECRET.encode() in path.read_bytes()] == []
+
+
+def everything(warehouse: Warehouse) -> str:
+    """Every row of every table, as text."""
+    found = []
+    with warehouse.connect() as connection:
+        tables = connection.execute(
+            "select format('%I.%I', schemaname, tablename) as name from pg_tables where schemaname !~ '^(pg_|info)'"
+        ).fetchall()
+        for table in tables:
+            rows: list[Any] = connection.execute(f"select t::text as row from {table['name']} t".encode()).fetchall()
+            found += [row["row"] for row in rows]
+    return "\n".join(found)
+
+
+@pytest.fixture
+def old_server() -> Iterator[str]:
+    """URL of a real Postgres 16, from the binaries of the package pgserver."""
+    package = find_spec("pgserver")
+    if package is None or package.origin is None:
+        pytest.skip("the package pgserver, which brings Postgres 16, is not installed")
+    programs = Path(package.origin).parent / "pginstall" / "bin"
+    user = pwd.getpwnam("nobody").pw_uid if os.geteuid() == 0 else None
+    folder = Path(tempfile.mkdtemp(dir="/tmp"))  # short enough for a socket, and open to another user
+    if user is not None:
+        os.chown(folder, user, -1)
+    environment = {"PATH": os.defpath, "LC_ALL": "C"}
+
+    def run(program: str, *arguments: str) -> None:
+        subprocess.run(
+            [programs / program, "-D", folder / "data", *arguments],
+            check=True,
+            cwd=folder,
+            user=user,
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+    try:
+        run("initdb", "--username=postgres", "--auth=trust", "--no-sync")
+        settings = f"-c listen_addresses='' -c unix_socket_directories={folder}"
+        run("pg_ctl", "start", "-w", "-s", "-l", str(folder / "log"), "-o", settings)
+        try:
+            yield f"postgresql://postgres@/postgres?host={folder}"
+        finally:
+            run("pg_ctl", "stop", "-w", "-s", "-m", "immediate")
+    finally:
+        shutil.rmtree(folder)
+
+
+def test_a_server_that_is_too_old_is_one_sentence(atlas: Atlas, old_server: str) -> None:
+    for arguments in (["db", "ensure"], ["runs", "--json"]):
+        done = atlas(*arguments, code=FAILED, DATABASE_URL=old_server)
+        assert re.fullmatch(
+            r"error: The server of DATABASE_URL is Postgres 16; the warehouse needs 18 or newer\. .+",
+            words(done.stderr),
+        )
+        assert done.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("variables", "in_folder", "told"),
+    [
+        ({"ATLAS_MODE": "liv"}, "", "The setting ATLAS_MODE is 'liv': Input should be 'recorded' or 'live'."),
+        ({}, "keep_versions_days = -1", "The setting ATLAS_KEEP_VERSIONS_DAYS is -1: "),
+        ({}, 'hme = "/x"', "There is no setting 'hme', as atlas.toml has it. There are: database_url, home, mode"),
+        ({}, "mode = live", "atlas.toml cannot be read: "),
+    ],
+)
+def test_a_wrong_setting_is_named_with_its_value(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], in_folder: str, told: str
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    (tmp_path / "atlas.toml").write_text(in_folder)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(AtlasError) as caught:
+        settings.load()
+    assert str(caught.value).startswith(told)
+
+
+def test_a_variable_that_nothing_reads_is_named_and_an_empty_one_is_none(atlas: Atlas) -> None:
+    real = {"ATLAS_CIVITAI_TOKEN": "t", "ATLAS_OLLAMA_LIBRARY_BASE_URL": "http://127.0.0.1:1", "ATLAS_MODE": ""}
+    done = atlas("runs", ATLAS_CIVITIA_TOKEN=SECRET, **real)
+    assert words(done.stderr) == "ATLAS_CIVITIA_TOKEN is no setting, and of no source: nothing reads it."
+
+
+def test_what_a_folder_sets_holds_for_a_process_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `atlas ui` starts them."""
+    for name in ("DATABASE_URL", "ATLAS_HOME", "ATLAS_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "atlas.toml").write_text('mode = "live"\nhome = "/data/atlas"\nkeep_events_days = 3\nsql_echo = true\n')
+    monkeypatch.chdir(tmp_path)
+    here = settings.load(database_url="postgresql://h/atlas")
+    assert (here.mode, here.keep_events_days, here.sql_echo) == ("live", 3, True)
+    for name, value in here.environment().items():
+        monkeypatch.setenv(name, value)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert settings.load() == here

@@ -1,0 +1,619 @@
+"""Listings over real HTTP: where they end, what they remember, and what they notice when their source goes wrong."""
+
+import json
+import random
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field, replace
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+
+import msgspec
+import pytest
+import stamina
+
+from pipelines.connectors import listing
+from pipelines.connectors.http import ATTEMPTS, Client
+from pipelines.connectors.listing import MOST_IDLE_PAGES, Head, Listing
+from pipelines.connectors.pagination import Below, Numbered, Position
+from pipelines.errors import AtlasError, SourceFault
+from pipelines.source import Checkpoint, Mark, Swept, Window
+from tests import hostile
+from tests.hostile import Answer, Asked, Fault, Server
+
+TODAY = Window(date(2026, 11, 1))
+NOON = datetime(2026, 11, 1, 12, tzinfo=UTC)
+OVERLAP = timedelta(minutes=10)
+
+
+class Entry(Head):
+    id: str
+    at: datetime | None = None
+
+    def key(self) -> str:
+        return self.id
+
+    def position(self) -> Position | None:
+        return self.at
+
+
+class Page(msgspec.Struct):
+    items: list[msgspec.Raw]
+    next: str | None = None
+
+
+def entry(name: str, minutes: float = 0) -> dict[str, Any]:
+    """A record that was changed so many minutes after noon."""
+    return {"id": name, "at": hostile.iso(NOON + timedelta(minutes=minutes))}
+
+
+@dataclass
+class Book:
+    """Pages by their cursor, each naming the next; a wider one has the first record of `between` too."""
+
+    pages: list[list[Any]]
+    between: dict[int, list[Any]] = field(default_factory=dict)
+    links: dict[int, str | None] = field(default_factory=dict)
+
+    def answer(self, asked: Asked) -> Answer:
+        number = int(asked.arguments.get("cursor", "0"))
+        records = list(self.pages[number]) if number < len(self.pages) else []
+        wider = int(asked.arguments.get("limit", 3)) > 3
+        if wider and number + 1 < len(self.pages):
+            records += self.between.get(number, self.pages[number + 1])[:1]
+        following = self.links.get(number, f"/list?limit=3&cursor={number + 1}")
+        last = number not in self.links and number + 1 >= len(self.pages)
+        return Answer({"items": records, "next": None if last else following})
+
+
+@dataclass
+class Read:
+    """One reading of a listing, to its end or to where it broke off."""
+
+    told: list[str] = field(default_factory=list)
+    kept: dict[str, Any] = field(default_factory=dict)
+    marks: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    swept: list[Swept] = field(default_factory=list)
+
+
+@dataclass
+class Reader:
+    """Reads one server's listing, again and again."""
+
+    server: Server
+    client: Client
+
+    def read(self, window: Window = TODAY, *, pages: int = 1_000, limit: int = 3, **more: Any) -> Read:
+        """pages: it breaks off after so many."""
+        read = Read()
+        self.client.notes.clear()
+        usual: dict[str, Any] = {"records": lambda page: page.items, "head": Entry, "overlap": OVERLAP}
+        if "paging" not in more:
+            usual["following"] = lambda page, keys, link: page.next
+        found = Listing(self.client, window, "entries", "/list", {"limit": limit}, Page, **(usual | more))
+        for number, answer in enumerate(found, 1):
+            read.told += [json.loads(each).get("id", "unreadable") for each in answer.records]
+            read.kept = json.loads(msgspec.json.encode(answer.done.state))
+            if number == pages:
+                return read
+        for item in found.end():
+            if isinstance(item, Mark):
+                read.marks[item.listing] = json.loads(msgspec.json.encode(item.cursor))
+            elif isinstance(item, Swept):
+                read.swept.append(item)
+            assert not isinstance(item, Checkpoint)
+        return read
+
+    def asked(self) -> list[str]:
+        """Cursors asked for since the last look, `+` for a wider page."""
+        found = [
+            each.arguments.get("cursor", "0") + ("+" if each.arguments.get("limit") == "4" else "")
+            for each in self.server.log
+        ]
+        self.server.log.clear()
+        return found
+
+
+Open = Any
+
+
+@pytest.fixture
+def opened() -> Iterator[Open]:
+    with ExitStack() as stack, stamina.set_testing(True, attempts=ATTEMPTS):
+
+        def make(book: Any, **more: Any) -> Reader:
+            server = stack.enter_context(Server(book.answer, **more))
+            return Reader(server, stack.enter_context(Client("catalog/invented", server.url)))
+
+        yield make
+
+
+# Where a listing ends
+
+BOOK = Book(
+    [
+        [entry("g", 60), entry("f", 50), entry("e", 40)],
+        [entry("d", 30), entry("c", 30), entry("b", 30)],
+        [entry("a", 30), entry("z", 19), entry("y", 19)],
+        [entry("x", -60)],
+    ]
+)
+
+
+def test_without_a_mark_it_is_read_to_its_end(opened: Open) -> None:
+    reader = opened(BOOK)
+    read = reader.read()
+    assert read.told == list("gfedcbazyx")
+    assert read.swept == [Swept("", 4)]
+    assert datetime.fromisoformat(read.marks["entries"]["value"]) == NOON + timedelta(minutes=60)
+
+
+def test_an_increment_ends_with_a_page_that_is_all_below_the_mark_less_the_overlap(opened: Open) -> None:
+    """Equal times go on over the border of a page, so the border itself is no end."""
+    reader = opened(BOOK)
+    read = reader.read(replace(TODAY, cursors={"entries": {"value": (NOON + timedelta(minutes=40)).isoformat()}}))
+    assert (read.told, read.swept) == (list("gfedcbazyx"), []), "as it happens, that was the end, but nobody swept"
+    read = reader.read(replace(TODAY, cursors={"entries": {"value": (NOON + timedelta(minutes=41)).isoformat()}}))
+    assert reader.asked() == ["0", "1", "2", "3", "0", "1"]
+    assert (read.told, read.swept) == (list("gfedcb"), [])
+
+
+def test_a_sweep_reads_all_whatever_the_mark(opened: Open) -> None:
+    cursors = {"entries": {"value": (NOON + timedelta(minutes=60)).isoformat()}}
+    read = opened(BOOK).read(replace(TODAY, cursors=cursors, sweep=True))
+    assert (read.told, read.swept) == (list("gfedcbazyx"), [Swept("", 4)])
+
+
+def test_a_first_increment_ends_where_it_is_told(opened: Open) -> None:
+    read = opened(BOOK).read(since=NOON + timedelta(minutes=45))
+    assert (read.told, read.swept) == (list("gfedcb"), [])
+    assert datetime.fromisoformat(read.marks["entries"]["value"]) == NOON + timedelta(minutes=60)
+
+
+def test_a_listing_without_order_is_read_to_its_end_and_leaves_no_mark(opened: Open) -> None:
+    read = opened(BOOK).read(overlap=None, kind="entries")
+    assert (read.told, read.marks, read.swept) == (list("gfedcbazyx"), {}, [Swept("entries", 4)])
+
+
+def test_one_pinned_old_record_does_not_end_an_increment(opened: Open) -> None:
+    book = Book(
+        [[entry("new", 60), entry("pinned", -999)], [entry("other", 59)], [entry("old", -60)], [entry("x", -61)]]
+    )
+    read = opened(book).read(since=NOON)
+    assert read.told == ["new", "pinned", "other", "old"]
+
+
+def test_an_empty_page_in_the_middle_is_no_end(opened: Open) -> None:
+    reader = opened(Book([[entry("b", 60)], [], [], [entry("a", 50)]]))
+    assert reader.read(since=NOON).told == ["b", "a"]
+    assert reader.read(replace(TODAY, sweep=True)).swept == [Swept("", 4)]
+
+
+def test_records_that_cannot_be_read_are_handed_on(opened: Open) -> None:
+    book = Book([[{"name": "no id"}, {"id": 7}, entry("b", 60)], [entry("a", 50) | {"at": "yesterday"}]])
+    read = opened(book).read()
+    assert read.told == ["unreadable", 7, "b", "a"]
+    assert datetime.fromisoformat(read.marks["entries"]["value"]) == NOON + timedelta(minutes=60)
+
+
+# Paging words
+
+
+class Numbers(Head):
+    id: int
+
+    def key(self) -> str:
+        return str(self.id)
+
+    def position(self) -> int:
+        return self.id
+
+
+@dataclass
+class Shelf:
+    """Records by number, the highest first: a page by its number, or what is next below or above an id.
+
+    most: records that a page holds, whatever is asked for. day: the ids that are told but where one record is asked
+    for. stale: ids that are gone and still indexed: they take up room, and are not told. before: what happens to the
+    ids before a page is told.
+    """
+
+    ids: list[int]
+    most: int = 1_000
+    day: range = range(10_000)
+    stale: set[int] = field(default_factory=set)
+    before: Callable[[list[int]], None] = lambda ids: None
+
+    def answer(self, asked: Asked) -> Answer:
+        self.before(self.ids)
+        page, size = asked.arguments.get("page", "1"), min(int(asked.arguments["limit"]), self.most)
+        ids = sorted((each for each in self.ids if each in self.day or size == 1), reverse=True)
+        if page[0] == "b":
+            told = [each for each in ids if each < int(page[1:])][:size]
+        elif page[0] == "a":
+            told = [each for each in ids if each > int(page[1:])][-size:]
+        else:
+            told = ids[size * (int(page) - 1) :][:size]
+        return Answer({"items": [{"id": each} for each in told if each not in self.stale]})
+
+
+def missed(shelf: Shelf, *reads: Read) -> set[int]:
+    """Ids that are on the shelf, and were not told."""
+    return set(shelf.ids).difference(*(map(int, read.told) for read in reads))
+
+
+def losing(*numbers: int) -> Callable[[list[int]], None]:
+    """So many of the highest ids are gone before the first page is told, the second, and so on."""
+    left = iter(numbers)
+
+    def before(ids: list[int]) -> None:
+        for _ in range(next(left, 0)):
+            ids.remove(max(ids))
+
+    return before
+
+
+BY_NUMBER = Numbered("page", "limit", 7, 9)
+WORDS: dict[str, Any] = {"head": Numbers, "overlap": None, "limit": 7}
+LARGE: dict[str, Any] = {"paging": Numbered("page", "limit", 320, 750), "head": Numbers, "overlap": None, "limit": 320}
+
+
+def pages_asked(reader: Reader) -> list[tuple[str | None, str]]:
+    return [(each.arguments.get("page"), each.arguments["limit"]) for each in reader.server.log]
+
+
+def test_a_page_by_number_begins_before_the_one_before_has_ended(opened: Open) -> None:
+    reader = opened(Shelf(list(range(1, 16))))
+    read = reader.read(paging=BY_NUMBER, **WORDS)
+    assert read.told == [15, 14, 13, 12, 11, 10, 9, 9, 8, 7, 6, 5, 4, 5, 4, 3, 2, 1, 1]
+    assert read.swept == [Swept("", 5)]
+    assert pages_asked(reader) == [(None, "7"), ("2", "6"), ("3", "5"), ("3", "7"), ("4", "7")]
+
+
+def test_pages_that_all_end_at_one_place_are_refused() -> None:
+    """Of a page of six that is the tenth, whatever overlaps the end is larger."""
+    with pytest.raises(ValueError, match="up to 6 records"):
+        Numbered("page", "limit", 6, 10)
+
+
+@pytest.mark.parametrize("stale", [1, 300, 320, 321, 638])
+def test_a_page_with_room_for_more_hides_none(opened: Open, stale: int) -> None:
+    """The 320th of 320 takes up room and is not told; before the next page is, the two highest are gone."""
+    shelf = Shelf(list(range(1, 1001)), stale={1001 - stale}, before=losing(0, 2))
+    reader = opened(shelf)
+    read = reader.read(**LARGE)
+    assert missed(shelf, read) <= shelf.stale
+    assert len(read.swept) == 1
+    assert len(reader.server.log) < 12
+
+
+def test_a_page_that_tells_less_than_half_hides_none(opened: Open) -> None:
+    """None that overlaps it goes further; the page after it is no proof unless it is empty."""
+    shelf = Shelf(list(range(1, 1001)), stale=set(range(691, 891)), before=losing(0, 2))
+    assert missed(shelf, opened(shelf).read(**LARGE)) == shelf.stale
+
+
+def test_a_page_that_begins_too_low_is_no_known_ground(opened: Open) -> None:
+    """It is all below the mark, since a hundred have gone; so are not those that it passes over."""
+    shelf = Shelf(list(range(1, 1001)), before=losing(0, 100))
+    window = replace(TODAY, cursors={"entries": {"value": 620}})
+    read = opened(shelf).read(window, **(LARGE | {"overlap": 1}))
+    assert set(range(619, 901)) <= set(map(int, read.told))
+
+
+def test_the_last_page_hides_none(opened: Open) -> None:
+    """It tells 319 of 320, and before the page after it is told, the five beyond it have moved up."""
+    shelf = Shelf(list(range(1, 326)), stale={100}, before=losing(0, 5))
+    assert missed(shelf, opened(shelf).read(**LARGE)) == {100}
+
+
+@pytest.mark.parametrize("most", range(1, 12))
+def test_pages_that_hold_less_than_asked_for_hide_none_or_are_a_fault(opened: Open, most: int) -> None:
+    shelf = Shelf(list(range(1, 30)), most=most)
+    with suppress(SourceFault):
+        words = WORDS | {"paging": Numbered("page", "limit", 12, 99), "limit": 12}
+        assert not missed(shelf, opened(shelf).read(**words))
+
+
+@pytest.mark.parametrize(
+    ("gone", "requests"),
+    [([], 7), ([0, 300], 10), ([0, 0, 300], 10), ([2] * 100, 11)],
+    ids=["none", "300 after the first page", "300 after the second", "two at every page"],
+)
+def test_going_back_takes_few_requests(opened: Open, gone: list[int], requests: int) -> None:
+    shelf = Shelf(list(range(1, 1401)), before=losing(*gone))
+    reader = opened(shelf)
+    assert not missed(shelf, reader.read(**LARGE))
+    assert len(reader.server.log) <= requests
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_pages_by_number_pass_over_nothing_while_records_come_and_go(opened: Open, seed: int) -> None:
+    draw = random.Random(f"shelf {seed}")
+    always = set(draw.sample(range(10, 90), k=draw.randint(5, 40)))
+    going = [each for each in range(10, 90) if each not in always][: draw.randint(0, 30)]
+    share = draw.random()
+
+    def before(ids: list[int]) -> None:
+        for _ in range(draw.randint(1, 4)):
+            if going and draw.random() < share:
+                each = going.pop(draw.randrange(len(going)))
+                ids.remove(each)
+            elif draw.random() < 0.2:
+                ids.append(max(ids) + 1)
+
+    stale = set(draw.sample(sorted(always), k=1)) if draw.random() < 0.5 else set()
+    reader = opened(Shelf([*always, *going], stale=stale, before=before))
+    limit = draw.randint(11, 15)
+    read = reader.read(paging=Numbered("page", "limit", limit, 99), **(WORDS | {"limit": limit}))
+    assert not always.difference(map(int, read.told), stale)
+    assert len(read.swept) == 1
+
+
+def test_pages_below_an_id_are_read_to_an_empty_one(opened: Open) -> None:
+    reader = opened(Shelf(list(range(1, 8))))
+    read = reader.read(paging=Below("page"), **(WORDS | {"limit": 3}))
+    assert read.told == [7, 6, 5, 4, 3, 2, 1]
+    assert [page for page, _ in pages_asked(reader)] == [None, "b5", "b2", "b1"]
+
+
+IN_A_ROW: dict[str, Any] = {"paging": Below("page"), "among": {"limit": 1}} | WORDS
+
+
+def test_of_records_with_ids_in_a_row_the_next_ones_are_asked_for(opened: Open) -> None:
+    """So that one that was the first or the last of them is missed too."""
+    assert opened(Shelf([2, 4, 5, 7], day=range(4, 6))).read(**IN_A_ROW).swept == [Swept("", 2, (2, 7))]
+    assert opened(Shelf([4, 5], day=range(4, 6))).read(**IN_A_ROW).swept == [Swept("", 2, (None, None))]
+    nothing = opened(Shelf([2, 7], day=range(4, 6)))
+    assert nothing.read(**IN_A_ROW).swept == []
+    assert nothing.client.notes["listings that tell nothing, of which nothing is concluded"] == 1
+
+
+@pytest.mark.parametrize("word", ["b", "a"])
+@pytest.mark.parametrize("said", [Answer({"error": "gone"}, 404), Answer({"items": [{"name": "no id"}]})])
+def test_a_next_record_that_is_not_told_is_a_fault_and_no_end_of_them(opened: Open, word: str, said: Answer) -> None:
+    shelf = Shelf([2, 4, 5, 7], day=range(4, 6))
+
+    class Silent:
+        def answer(self, asked: Asked) -> Answer:
+            one = asked.arguments["limit"] == "1" and asked.arguments["page"].startswith(word)
+            return said if one else shelf.answer(asked)
+
+    with pytest.raises(SourceFault, match=f"does not say which record is next to its entries at /list.*page={word}"):
+        opened(Silent()).read(**IN_A_ROW)
+
+
+@pytest.mark.parametrize("paging", [Below("page"), BY_NUMBER], ids=["below", "numbered"])
+def test_a_page_below_an_id_or_by_number_goes_on_where_it_broke_off(opened: Open, paging: Any) -> None:
+    reader = opened(Shelf(list(range(1, 20))))
+    told = reader.read(paging=paging, **WORDS).told
+    whole = pages_asked(reader)
+    reader.server.log.clear()
+    broken = reader.read(paging=paging, **WORDS, pages=2)
+    resumed = reader.read(replace(TODAY, resume={"entries": broken.kept}), paging=paging, **WORDS)
+    assert broken.told + resumed.told == told
+    assert pages_asked(reader) == whole
+
+
+def test_a_page_by_number_that_is_told_later_hides_none(opened: Open) -> None:
+    """What has gone since it broke off is seen by the last page, which is kept."""
+    shelf = Shelf(list(range(1, 31)))
+    reader = opened(shelf)
+    broken = reader.read(paging=BY_NUMBER, **WORDS, pages=2)
+    losing(4)(shelf.ids)
+    resumed = reader.read(replace(TODAY, resume={"entries": broken.kept}), paging=BY_NUMBER, **WORDS)
+    assert not missed(shelf, broken, resumed)
+
+
+def test_a_listing_that_is_cut_off_is_no_end(opened: Open) -> None:
+    few = replace(BY_NUMBER, most=2)
+    reader = opened(Shelf(list(range(1, 30))))
+    read = reader.read(paging=few, **WORDS)
+    assert (read.told[0], read.told[-1], read.swept) == (29, 16, [])
+    assert reader.client.notes["pages beyond the last that may be asked for"] == 1
+    window = replace(TODAY, cursors={"entries": {"value": 5}})
+    assert reader.read(window, paging=few, **(WORDS | {"overlap": 1})).marks["entries"]["value"] == 5
+    assert reader.client.notes["listings that ended short of the last mark, which stays"] == 1
+
+
+def test_a_page_of_records_without_ids_is_no_end(opened: Open) -> None:
+    with pytest.raises(SourceFault, match="tells records without ids"):
+        opened(Book([[{"name": "what"}]])).read(paging=Below("page"))
+
+
+# Clocks
+
+
+class Stopped(type):
+    """Of a clock that stands still, every time is an instance."""
+
+    def __instancecheck__(cls, instance: object) -> bool:
+        return isinstance(instance, datetime)
+
+
+class Clock(datetime, metaclass=Stopped):
+    """A clock that a test sets."""
+
+    moment = NOON
+
+    @classmethod
+    def now(cls, tz: Any = None) -> datetime:  # type: ignore[override]
+        return cls.moment
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> type[Clock]:
+    Clock.moment = NOON
+    monkeypatch.setattr(listing, "datetime", Clock)
+    return Clock
+
+
+def test_a_time_that_is_still_to_come_moves_no_mark_beyond_now(opened: Open, clock: type[Clock]) -> None:
+    book = Book([[entry("tomorrow", 1440), entry("now", -1)]])
+    reader = opened(book)
+    read = reader.read(since=NOON - timedelta(hours=1))
+    assert datetime.fromisoformat(read.marks["entries"]["value"]) == NOON
+    book.pages = [[entry("tomorrow", 1440), entry("next", 5), entry("now", -1)]]
+    clock.moment = NOON + timedelta(minutes=6)
+    assert "next" in reader.read(replace(TODAY, cursors=read.marks)).told
+
+
+def test_a_mark_is_not_moved_beyond_the_first_page_of_a_listing_that_broke_off(
+    opened: Open, clock: type[Clock]
+) -> None:
+    """What changed while it was broken off is above its first page, and below the time when it goes on."""
+    book = Book([[entry("tomorrow", 1440), entry("b", -1)], [entry("a", -2)], [entry("x", -600)]])
+    reader = opened(book)
+    broken = reader.read(since=NOON - timedelta(minutes=5), pages=1)
+    clock.moment = NOON + timedelta(minutes=60)
+    resumed = reader.read(replace(TODAY, resume={"entries": broken.kept}), since=NOON - timedelta(minutes=5))
+    assert datetime.fromisoformat(resumed.marks["entries"]["value"]) == NOON
+
+
+# Going on
+
+
+@pytest.mark.parametrize("pages", [1, 2, 3, 4])
+@pytest.mark.parametrize("border", [None, "limit"], ids=["plain", "with a look across borders"])
+def test_a_listing_that_broke_off_goes_on_after_its_last_page(opened: Open, pages: int, border: str | None) -> None:
+    reader = opened(BOOK)
+    whole = reader.read(border=border)
+    asked = reader.asked()
+    broken = reader.read(border=border, pages=pages)
+    resumed = reader.read(replace(TODAY, resume={"entries": broken.kept}), border=border)
+    assert broken.told + resumed.told == whole.told
+    assert (resumed.marks, resumed.swept) == (whole.marks, whole.swept)
+    assert reader.asked() == asked
+
+
+def test_a_sweep_goes_on_where_an_increment_had_come_to_known_ground(opened: Open) -> None:
+    reader = opened(BOOK)
+    broken = reader.read(since=NOON + timedelta(minutes=45), pages=2)
+    assert broken.kept["ended"] == "known"
+    window = replace(TODAY, resume={"entries": broken.kept}, sweep=True)
+    resumed = reader.read(window, since=NOON + timedelta(minutes=45))
+    assert broken.told + resumed.told == list("gfedcbazyx")
+    assert resumed.swept == [Swept("", 4)]
+
+
+# What a source does wrong
+
+
+def test_a_repeated_link_stops_it(opened: Open) -> None:
+    book = Book([[entry("a")], [entry("b")], [entry("c")]], links={2: "/list?limit=3&cursor=1"})
+    reader = opened(book)
+    with pytest.raises(SourceFault, match=r"repeats itself: it names /list\?limit=3&cursor=1 as the next page"):
+        reader.read()
+    assert reader.asked() == ["0", "1", "2"]
+
+
+def test_a_page_that_names_itself_stops_it(opened: Open) -> None:
+    reader = opened(Book([[entry("a")]], links={0: "/list?limit=3"}))
+    with pytest.raises(SourceFault, match="repeats itself"):
+        reader.read()
+    assert reader.asked() == ["0"]
+
+
+@pytest.mark.parametrize("page", [[], [entry("a"), entry("b")]], ids=["empty", "the same again"])
+def test_ever_new_links_stop_it(opened: Open, page: list[Any]) -> None:
+    reader = opened(Book([[entry("a"), entry("b")]] + [page] * 1_000))
+    with pytest.raises(SourceFault, match=f"does not come to an end: {MOST_IDLE_PAGES} pages up to /list"):
+        reader.read(replace(TODAY, sweep=True))
+    assert len(reader.asked()) == 1 + MOST_IDLE_PAGES
+
+
+def test_records_told_twice_are_counted(opened: Open) -> None:
+    reader = opened(Book([[entry("a"), entry("b")], [entry("b"), entry("c")]]))
+    assert reader.read().told == ["a", "b", "b", "c"]
+    assert reader.client.notes["records told twice"] == 1
+
+
+def test_a_listing_that_is_gone_is_a_fault(opened: Open) -> None:
+    class Gone:
+        def answer(self, asked: Asked) -> Answer:
+            return Answer({"error": "not here"}, 404)
+
+    with pytest.raises(SourceFault, match="has no /list"):
+        opened(Gone()).read()
+
+
+@pytest.mark.parametrize("name", hostile.NO_LIMITS)
+@pytest.mark.parametrize("number", range(4))
+def test_a_fault_at_any_page_is_no_end(opened: Open, name: str, number: int) -> None:
+    """Where it passes, nothing is missing; where it stays, there is an error and never a shorter listing."""
+    reader = opened(BOOK, script=hostile.at({number: Fault(name)}))
+    assert reader.read().told == list("gfedcbazyx")
+    reader = opened(BOOK, script=lambda asked: Fault(name) if asked.number >= number else None)
+    with pytest.raises(AtlasError):
+        reader.read()
+
+
+# Borders
+
+SKIPPED = {0: [entry("s", 35)], 1: [entry("t", 30)], 2: [entry("u", 0)]}
+
+
+def test_records_left_out_between_pages_are_found(opened: Open) -> None:
+    reader = opened(Book(BOOK.pages, between=SKIPPED))
+    read = reader.read(border="limit")
+    assert sorted(read.told) == sorted("gfesdcbtazyux")
+    assert reader.client.notes["records left out between pages, asked for again"] == 3
+    assert reader.asked() == ["0", "0+", "1", "1+", "2", "2+", "3"]
+
+
+def test_a_listing_without_holes_is_asked_for_one_page_more(opened: Open) -> None:
+    reader = opened(BOOK)
+    assert reader.read(border="limit").told == list("gfedcbazyx")
+    assert reader.client.notes["records left out between pages, asked for again"] == 0
+    assert reader.asked() == ["0", "0+", "1", "2", "3"]
+
+
+@pytest.mark.parametrize("pages", [1, 2, 3])
+def test_records_left_out_are_found_by_a_listing_that_goes_on(opened: Open, pages: int) -> None:
+    reader = opened(Book(BOOK.pages, between=SKIPPED))
+    broken = reader.read(border="limit", pages=pages)
+    resumed = reader.read(replace(TODAY, resume={"entries": broken.kept}), border="limit")
+    assert sorted(broken.told + resumed.told) == sorted("gfesdcbtazyux")
+
+
+# Conditions
+
+
+class Tagged:
+    """One document with an ETag."""
+
+    def __init__(self) -> None:
+        self.page = [entry("a", 10)]
+
+    def answer(self, asked: Asked) -> Answer:
+        return Answer({"items": self.page}, headers={"ETag": f'"{hash(str(self.page))}"'})
+
+
+def test_an_unchanged_listing_costs_one_304(opened: Open) -> None:
+    source = Tagged()
+    reader = opened(source)
+    first = reader.read(conditional=True)
+    assert first.told == ["a"]
+    again = reader.read(replace(TODAY, cursors=first.marks), conditional=True)
+    assert (again.told, again.swept, again.marks) == ([], [], first.marks)
+    assert [each.status for each in reader.server.log] == [200, 304]
+    assert reader.client.notes["listings unchanged"] == 1
+    source.page = [entry("b", 20)]
+    assert reader.read(replace(TODAY, cursors=again.marks), conditional=True).told == ["b"]
+
+
+def test_a_page_of_times_to_come_is_asked_for_without_conditions(opened: Open) -> None:
+    """It is the first page, and stays as it is, while what is new now comes below it."""
+    source = Tagged()
+    source.page = [{"id": "tomorrow", "at": hostile.iso(datetime.now(UTC) + timedelta(days=1))}]
+    reader = opened(source)
+    first = reader.read(since=NOON)
+    assert reader.read(replace(TODAY, cursors=first.marks)).told == ["tomorrow"]
+
+
+def test_a_sweep_asks_without_conditions(opened: Open) -> None:
+    reader = opened(Tagged())
+    first = reader.read()
+    again = reader.read(replace(TODAY, cursors=first.marks, sweep=True))
+    assert (again.told, again.swept) == (["a"], [Swept("", 1)])
+    assert reader.read(replace(TODAY, cursors=again.marks)).told == []

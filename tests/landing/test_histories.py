@@ -1,0 +1,405 @@
+"""Histories: a small world, changes at any time, increments and sweeps that break off; a clean sweep; all is so.
+
+    seed ──> changes, runs, changes between two pages, crashes, faults ──> a clean sweep ──> tables = source
+
+Real HTTP on loopback, real connectors, real Postgres; only the clock is not, so that hours pass. A failing seed is
+repeated with HISTORY=<seed>. `make test-histories` runs HISTORIES=10000 of them.
+"""
+
+import os
+import random
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import psycopg
+import pytest
+import stamina
+from psycopg import sql
+from psycopg.pq import TransactionStatus
+from psycopg.rows import dict_row
+
+from pipelines import project
+from pipelines.connectors import listing
+from pipelines.errors import AtlasError
+from pipelines.landing import extract, land, validate
+from pipelines.landing.land import Intake
+from pipelines.source import Item, Source, Window
+from pipelines.transform.run import transform, waiting
+from pipelines.warehouse.database import OPTIONS, Connection, Warehouse
+from tests import hostile
+from tests.hostile import Api, Asked, Record, Server
+
+NUMBER = int(os.environ.get("HISTORIES", "40"))
+CHUNK = min(NUMBER, 10 if NUMBER <= 100 else 100)
+SEEDS = [os.environ["HISTORY"]] if "HISTORY" in os.environ else None
+MORNING = datetime(2036, 11, 3, 6, tzinfo=UTC)
+"""When histories begin: Postgres has a clock of its own, which must not be ahead."""
+
+
+class Stopped(type):
+    """Of a clock that a test moves, every time is an instance."""
+
+    def __instancecheck__(cls, instance: object) -> bool:
+        return isinstance(instance, datetime)
+
+
+class Clock(datetime, metaclass=Stopped):
+    """The time of the world and of the program: a look at it takes a millisecond, all else is the history's."""
+
+    moment = MORNING
+
+    @classmethod
+    def now(cls, tz: Any = None) -> datetime:  # type: ignore[override]
+        cls.moment += timedelta(milliseconds=1)
+        return cls.moment
+
+
+@dataclass(frozen=True)
+class World:
+    """What a source's histories are made of.
+
+    kind: of the records; each is one row of a table, with a column that keeps what no other column has. wider: how
+    many records more than usual a page holds, by the limit that was asked for; None: a page holds what is asked for.
+    most: records that there may be.
+    """
+
+    kind: str
+    table: str
+    rest: str
+    wider: Callable[[int], int] | None = lambda limit: 0
+    most: int = 12
+
+
+WORLDS = {
+    "huggingface": World("models", "models", "raw"),
+    "civitai": World("models", "models", "raw", wider=lambda limit: max(0, limit - 99) if limit < 200 else 0),
+    "danbooru": World("posts", "images", "metadata", wider=None, most=24),
+    "e621": World("posts", "images", "metadata", wider=None, most=24),
+}
+SHARES = ["huggingface"] * 3 + ["civitai"] * 3 + ["danbooru"] * 2 + ["e621"] * 2
+
+
+class Crash(Exception):
+    """The process ends in the middle of a page."""
+
+
+@dataclass
+class History:
+    """One history of one source.
+
+    swept: the posts of so many days are read by a sweep; what is older, only when its own day is asked for again.
+    touched: when each record has changed last. began: when the run's first page was asked for, by it or by the one that
+    it goes on for. present: records that have been there at every moment of the run. due: those whose last change the
+    next increment must see. gone: as they were last.
+    """
+
+    seed: object
+    source: Source
+    world: World
+    api: Api
+    server: Server
+    warehouse: Warehouse
+    draw: random.Random
+    swept: timedelta
+    log: list[str] = field(default_factory=list)
+    gone: dict[str, Record] = field(default_factory=dict)
+    touched: dict[str, datetime] = field(default_factory=dict)
+    began: datetime = MORNING
+    present: set[str] = field(default_factory=set)
+    due: set[str] = field(default_factory=set)
+    marked: bool = False
+    resumed: bool = False
+    runs: int = 0
+
+    def play(self) -> None:
+        draw = self.draw
+        for _ in range(draw.randint(3, self.world.most + 2)):
+            self.change()
+        for _ in range(draw.randint(1, 4)):
+            self.run(sweep=draw.random() < 0.4, crash=draw.random() < 0.35, faults=draw.random() < 0.1)
+            if draw.random() < 0.1:
+                self.transform()
+            self.pass_time()
+            for _ in range(draw.choice([0, 1, 2, 3, 8])):
+                self.change()
+        if self.world.wider is None and not self.records:  # of days without posts nothing is concluded
+            self.change()
+        for day in [None, *self.days_before()]:
+            self.run(sweep=day is None, calm=True, day=day)
+            if self.resumed:  # what was told before it broke off may have changed since then
+                self.run(sweep=day is None, calm=True, day=day)
+            assert not self.resumed
+        there = self.there()
+        assert {key: told for key, told in self.staged().items() if told} == there, "staging is what the source is"
+        self.transform()
+        assert self.rows() == there, "the tables are what the source is"
+
+    # What happens
+
+    @property
+    def records(self) -> dict[str, Record]:
+        return self.api.records[self.world.kind]
+
+    def there(self) -> dict[str, int]:
+        """The edition of each record that the source has."""
+        return {key: record["edition"] for key, record in self.records.items()}
+
+    def is_swept(self, record: Record) -> bool:
+        """Whether a sweep of today reads it."""
+        return self.world.wider is not None or record["created_at"][:10] >= f"{Clock.moment - self.swept:%Y-%m-%d}"
+
+    def days_before(self) -> list[str]:
+        """The days of all records that a sweep does not read."""
+        return sorted({each["created_at"][:10] for each in self.records.values() if not self.is_swept(each)})
+
+    def note(self, what: str) -> None:
+        self.log.append(f"{Clock.moment:%d %H:%M:%S} {what}")
+
+    def pass_time(self) -> None:
+        Clock.moment += timedelta(seconds=self.draw.choice([0, 1, 200, 1_900, 26_000]))
+
+    def change(self) -> None:
+        Clock.now()
+        kind, draw = self.world.kind, self.draw
+        what = draw.choices(["make", "change", "delete", "restore", "count"], [40, 35, 12, 6, 7])[0]
+        key = draw.choice(sorted(self.records)) if self.records else ""
+        lost = sorted(self.gone.keys() - self.records.keys())
+        place = None
+        if (what == "make" and len(self.records) < self.world.most) or not key:
+            place = self.moment()
+            key = self.api.make(kind, place)
+        elif what == "change":
+            place = self.moment()
+            versions = self.records[key].get("modelVersions")
+            self.api.change(kind, key, self.not_before(self.records[key], place))
+            if versions and versions == self.records[key]["modelVersions"]:
+                place = None  # an edit, which does not show at the top
+        elif what == "restore" and lost:
+            key = draw.choice(lost)
+            self.api.restore(kind, key, self.gone[key])
+        elif what == "delete":
+            self.gone[key] = self.api.delete(kind, key)
+        else:
+            self.api.count(kind, key, draw.randint(1, 999))
+            what = "count"
+        self.note(f"{what} {key} {'now' if place == Clock.moment else place or ''}")
+        self.touched[key] = Clock.now()
+        self.present.discard(key)
+        if what != "count":
+            (self.due.add if self.marked and place == Clock.moment else self.due.discard)(key)
+
+    def moment(self) -> datetime:
+        """When a change is said to be made: now, at the same time as another, long ago, or in a while."""
+        late = 60 if self.swept.days == 1 else 15
+        which = self.draw.choices(["now", "equal", "late", "ahead"], [60, 15, late, 10])[0]
+        if which == "equal":
+            return Clock.moment.replace(second=0, microsecond=0)
+        if which == "late":
+            return Clock.moment - timedelta(minutes=self.draw.randint(1, 9_000))
+        if which == "ahead":
+            return Clock.moment + timedelta(minutes=self.draw.randint(1, 300))
+        return Clock.moment
+
+    @staticmethod
+    def not_before(record: Record, moment: datetime) -> datetime:
+        """A record's own time never goes back: of two versions landing believes the one that says it is later."""
+        told = record.get("lastModified") or record.get("updated_at")
+        last = datetime.fromisoformat(told) if told else moment
+        return max(moment, last + timedelta(milliseconds=1))
+
+    def between(self, asked: Asked) -> None:
+        """What happens while a listing is read."""
+        if self.draw.random() < 0.3:
+            self.change()
+            if self.draw.random() < 0.3:
+                self.pass_time()
+
+    # What is done about it
+
+    def run(
+        self, *, sweep: bool, crash: bool = False, faults: bool = False, calm: bool = False, day: str | None = None
+    ) -> None:
+        """One landing, and what must be true after it however it ended.
+
+        calm: nothing happens meanwhile. day: a past one, instead of today.
+        """
+        before, day = self.staged(), day or Clock.moment.date().isoformat()
+        self.present = set(self.records)
+        self.server.before = hostile.nothing if calm else self.between
+        script = hostile.chance(f"{self.seed} {self.runs}", 0.2, hostile.NO_LIMITS)
+        self.server.script = script if faults else hostile.nothing
+        self.runs += 1
+        crash_after = self.draw.randint(0, 12) if crash else None
+        self.note(f"run {day} {sweep=} {crash_after=} {faults=}")
+        opened = extract.opened(self.warehouse, self.source, Window.of(day), "live", sweep=sweep)
+        try:
+            run = land.take_in(self.warehouse, self.source, day, self.watched(opened, crash_after), shrink=calm)
+        except (Crash, AtlasError) as error:
+            self.note(f"{type(error).__name__}: {error}")
+            assert not calm, "on a good day nothing fails"
+            assert self.staged() == before, "what fails changes nothing"
+            return
+        after = self.staged()
+        self.note(f"{run.counts} {run.stats['notes']}")
+        assert run.counts.quarantined == 0
+        dead = {key for key, told in after.items() if told is None and before.get(key)}
+        assert not dead & self.present, "nothing is deleted that was there all the time"
+        untouched = {key: told for key, told in self.there().items() if self.touched[key] < self.began}
+        wrong = {key for key, told in untouched.items() if after.get(key) != told}
+        # A model that comes just before a first page is asked for more widely hides the one left out behind it.
+        certain = (calm and not self.resumed) or not getattr(self.api, "skips", False)
+        if sweep:
+            missed = {key for key in wrong if self.is_swept(self.records[key])}
+            assert not (certain and missed), "a sweep tells all that was there all the time"
+        elif not self.resumed:
+            assert not (certain and wrong & self.due), "an increment tells all that has come since the last run"
+        self.marked = True
+
+    @contextmanager
+    def watched(self, opened: AbstractContextManager[Intake], crash_after: int | None) -> Iterator[Intake]:
+        """An intake whose items end in a crash after so many."""
+        with opened as intake:
+
+            def items(resume: dict[str, dict[str, Any]]) -> Iterator[Item]:
+                began = [datetime.fromisoformat(state["began"]) for state in resume.values()]
+                self.resumed, self.began = bool(resume), min([Clock.now(), *began])
+                for number, item in enumerate(intake.items(resume)):
+                    if number == crash_after:
+                        raise Crash
+                    yield item
+
+            yield replace(intake, items=items)
+
+    def transform(self) -> None:
+        for day in waiting(self.warehouse, self.source):
+            assert transform(self.warehouse, self.source, day).counts.quarantined == 0
+
+    def staged(self) -> dict[str, int | None]:
+        """The edition of each record in staging, None where it has a tombstone."""
+        with self.warehouse.connect() as connection:
+            rows = connection.execute(
+                """
+                select v.external_id, (p.body ->> 'edition')::int as edition
+                from staging.versions v left join staging.payloads p using (payload_id)
+                where v.latest
+                """
+            ).fetchall()
+        assert len({row["external_id"] for row in rows}) == len(rows), "nothing is there twice"
+        return {row["external_id"]: row["edition"] for row in rows}
+
+    def rows(self) -> dict[str, int]:
+        """The edition of each record in its table."""
+        with self.warehouse.connect() as connection:
+            query = sql.SQL("select external_id, ({} ->> 'edition')::int as edition from catalog.{}")
+            rows = connection.execute(
+                query.format(sql.Identifier(self.world.rest), sql.Identifier(self.world.table))
+            ).fetchall()
+        assert len({row["external_id"] for row in rows}) == len(rows), "nothing is there twice"
+        return {row["external_id"]: row["edition"] for row in rows}
+
+
+class Kept(psycopg.Connection[dict[str, Any]]):
+    """Goes back to its pool when it is closed, unless something is wrong with it: a history opens fifty."""
+
+    pool: list["Kept"]
+
+    def close(self) -> None:
+        if self.closed or self.info.transaction_status != TransactionStatus.IDLE:
+            super().close()
+            return
+        self.execute("select pg_advisory_unlock_all()")
+        self.pool.append(self)
+
+
+@pytest.fixture(scope="module")
+def pool(new_warehouse: Callable[[], Warehouse]) -> Iterator[Warehouse]:
+    """A warehouse whose connections are used again, for all histories of a worker."""
+    made = new_warehouse()
+    kept: list[Kept] = []
+
+    class Pooled(Warehouse):
+        def connect(self, database: str | None = None) -> Connection:
+            if kept:
+                return kept.pop()
+            options = f"{OPTIONS} -c synchronous_commit=off"
+            connection = Kept.connect(
+                made.conninfo, autocommit=True, row_factory=dict_row, prepare_threshold=None, options=options
+            )
+            connection.pool = kept
+            return connection
+
+    yield Pooled(made.url)
+    for each in kept:
+        psycopg.Connection.close(each)
+    made.drop_database(made.database)
+
+
+@pytest.fixture
+def no_time_passes(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    for module in (validate, extract, land, listing):
+        monkeypatch.setattr(module, "datetime", Clock)
+    with stamina.set_testing(True, attempts=2, cap=True):
+        yield
+
+
+def empty(warehouse: Warehouse) -> None:
+    """Takes away what the history before has left, faster than TRUNCATE does."""
+    with warehouse.connect() as connection, connection.transaction():
+        connection.execute("set local session_replication_role to replica")
+        for table in connection.execute(
+            "select schemaname, tablename from pg_tables where schemaname in ('catalog', 'staging')"
+        ).fetchall():
+            connection.execute(
+                sql.SQL("delete from {}").format(sql.Identifier(table["schemaname"], table["tablename"]))
+            )
+        connection.execute("delete from ops.fetch_runs")
+
+
+def of_seed(seed: str, warehouse: Warehouse, server: Server, monkeypatch: pytest.MonkeyPatch) -> History:
+    """The history that a seed stands for."""
+    draw = random.Random(f"history {seed}")
+    stem, usual = draw.choice(SHARES), draw.randint(1, 4)
+    world = WORLDS[stem]
+    wider = world.wider
+    swept = timedelta(days=draw.choice([1, 30]))
+    if wider is None:
+        monkeypatch.setattr(f"assets.catalog.{stem}.MOST", usual + 6)
+        monkeypatch.setattr(f"assets.catalog.{stem}.LAST_PAGE", 50)
+        monkeypatch.setattr(f"assets.catalog.{stem}.SWEPT", swept)
+    api = hostile.APIS[stem](
+        size=lambda limit: usual + wider(limit) if wider else limit, validators=draw.random() < 0.5
+    )
+    if isinstance(api, hostile.CivitAI):
+        api.skips = draw.random() < 0.5
+    server.answer = api.answer
+    source = replace(project.sources()[f"catalog/{stem}"], rate=None)
+    return History(seed, source, world, api, server, warehouse, draw, swept)
+
+
+@pytest.mark.parametrize("chunk", range(-(-NUMBER // CHUNK)) if SEEDS is None else [0])
+def test_after_a_clean_sweep_the_tables_are_what_the_source_is(
+    chunk: int, pool: Warehouse, no_time_passes: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seeds = SEEDS or [str(number) for number in range(chunk * CHUNK, min((chunk + 1) * CHUNK, NUMBER))]
+    started, runs = time.monotonic(), 0
+    with Server(lambda _: hostile.Answer({}, 404)) as server:
+        for name, value in hostile.environment(dict.fromkeys(WORLDS, server.url)).items():
+            monkeypatch.setenv(name, value)
+        for seed in seeds:
+            Clock.moment = MORNING
+            empty(pool)
+            asked_before = len(server.log)
+            history = of_seed(seed, pool, server, monkeypatch)
+            try:
+                history.play()
+            except BaseException as error:
+                asked = [f"{each.target} {each.status}" for each in server.log[asked_before:]]
+                told = "\n".join([*history.log, *asked])
+                raise AssertionError(f"HISTORY={seed} ({history.source.stem}): {error!r}\n{told}") from error
+            runs += history.runs
+    rate = len(seeds) / (time.monotonic() - started)
+    print(f"seeds {seeds[0]} to {seeds[-1]}: {runs} runs, {len(server.log)} requests, {rate:.1f} histories a second")

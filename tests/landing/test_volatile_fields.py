@@ -1,0 +1,498 @@
+"""Counters: what changes all the time is told as a series and makes no version, whatever the order it arrives in."""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from itertools import count, permutations, product
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from psycopg import sql
+from psycopg.rows import tuple_row
+
+from pipelines.landing import land as landing
+from pipelines.landing.land import Intake
+from pipelines.landing.volatile_fields import Counted, take_out, tree
+from pipelines.ledger import Run
+from pipelines.source import Contract, Item, Payload, Source, Swept
+from pipelines.transform.run import transform, waiting
+from pipelines.warehouse.database import Warehouse
+from pipelines.warehouse.declare import metadata
+
+DAYS = ("2026-11-01", "2026-11-02", "2026-11-03", "2026-11-04")
+
+Json = dict[str, Any]
+
+
+def at(day: str) -> datetime:
+    return datetime.fromisoformat(day).replace(hour=12, tzinfo=UTC)
+
+
+# Taking them out
+
+
+def taken(body: str | bytes, *paths: str) -> tuple[Any, Any]:
+    """What is left of a document, and its counters."""
+    stable, counted = take_out(body.encode() if isinstance(body, str) else body, tree(paths))
+    return json.loads(stable), json.loads(counted.values) if counted else None
+
+
+@pytest.mark.parametrize(
+    ("paths", "body", "left", "counters"),
+    [
+        (["stats"], {"id": 1, "stats": {"n": 1}}, {"id": 1, "stats": None}, {"stats": {"n": 1}}),
+        (["stats.n"], {"stats": {"n": 1, "m": 2}}, {"stats": {"n": None, "m": 2}}, {"stats": {"n": 1}}),
+        (["stats.n"], {"stats": 7}, {"stats": 7}, None),
+        (["stats"], {"id": 1}, {"id": 1}, None),
+        (["stats"], {"stats": None}, {"stats": None}, {"stats": None}),
+        (["a[*]"], {"a": [1, [2]]}, {"a": [None, None]}, {"a": [1, [2]]}),
+        (["a[*].n"], {"a": [{"n": 1}, {}, 5]}, {"a": [{"n": None}, {}, 5]}, {"a": [{"n": 1}, {}, None]}),
+        (["a[*].n"], {"a": {"n": 1}}, {"a": {"n": 1}}, None),
+        (["a[*].n"], {"a": []}, {"a": []}, None),
+        (["a[*][*].n"], {"a": [[{"n": 1}]]}, {"a": [[{"n": None}]]}, {"a": [[{"n": 1}]]}),
+        (
+            ["tags.*.at"],
+            {"tags": {"x": {"at": 1, "b": 2}, "y": {}, "z": 3}},
+            {"tags": {"x": {"at": None, "b": 2}, "y": {}, "z": 3}},
+            {"tags": {"x": {"at": 1}, "y": {}, "z": None}},
+        ),
+        (["tags.*"], {"tags": {"x": 1, "y": [2]}}, {"tags": {"x": None, "y": None}}, {"tags": {"x": 1, "y": [2]}}),
+        (["tags.*"], {"tags": [1]}, {"tags": [1]}, None),
+        (
+            ["n", "of[*].n"],
+            {"n": 1, "of": [{"n": 2}], "id": 3},
+            {"n": None, "of": [{"n": None}], "id": 3},
+            {"n": 1, "of": [{"n": 2}]},
+        ),
+    ],
+    ids=str,
+)
+def test_what_the_paths_name_is_taken_out_and_nothing_else(
+    paths: list[str], body: Json, left: Json, counters: Json | None
+) -> None:
+    assert taken(json.dumps(body), *paths) == (left, counters)
+
+
+@pytest.mark.parametrize("body", ["[]", "7", '"stats"', "null", "[{}]"])
+def test_a_document_that_is_no_object_has_no_counters(body: str) -> None:
+    assert take_out(body.encode(), tree(("stats", "a[*].n"))) == (body.encode(), None)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        '{"stats": 1, "stats": 2}',
+        '{"a": [{"n": 1, "n": 2}]}',
+        '{"a": [{"n": 1, "b": {"c": 1}, "b": {"c": 1}}]}',
+        r'{"stats": 1, "st\u0061ts": 2}',
+        '{"stats" : 1, "stats" : 2}',
+        '{"stats"\n: 1, "stats"\n: 2}',
+        '{"stats": 1',
+        b'{"stats": "\xff"}',
+        rb'{"stats": "\u0000"}',
+        rb'{"stats": "\ud800"}',
+        b'{"stats": {"a": 1, "a": 2}}',
+        b'{"stats": 1e400000}',
+        b'{"stats": 0.' + b"7" * 17_000 + b"}",
+        b'{"stats": NaN}',
+        b'{"stats": 1}' * 2,
+        '{"stats": ' + "[" * 5_000 + "]" * 5_000 + "}",
+    ],
+)
+def test_a_document_that_would_lose_something_is_left_whole(body: str | bytes) -> None:
+    raw = body.encode() if isinstance(body, str) else body
+    assert take_out(raw, tree(("stats", "a[*].n"))) == (raw, None)
+
+
+def test_numbers_and_texts_stay_as_they_are_written() -> None:
+    body = '{"stats":{"n":1.50,"big":12345678901234567890123,"é":"\\u00e9"},"kept":[1.50, 1e2],"id":"\\u00e9"}'
+    stable, counted = take_out(body.encode(), tree(("stats",)))
+    assert stable == rb'{"stats":null,"kept":[1.50, 1e2],"id":"\u00e9"}'
+    assert counted is not None
+    assert counted.values.decode() == '{"stats":{"n":1.50,"big":12345678901234567890123,"é":"\\u00e9"}}'
+
+
+def test_counters_that_change_leave_the_digest_and_those_that_come_or_go_do_not() -> None:
+    def left(body: Json) -> bytes:
+        return take_out(json.dumps(body).encode(), tree(("stats", "of[*].n")))[0]
+
+    one = {"id": 1, "stats": {"a": 1}, "of": [{"n": 1}]}
+    assert left(one) == left(one | {"stats": {"a": 2, "b": [3]}, "of": [{"n": None}]})
+    assert left(one) == left(one | {"stats": None})
+    for other in ({"id": 1, "of": [{"n": 1}]}, one | {"of": [{}]}, one | {"of": [{"n": 1}] * 2}, one | {"id": 2}):
+        assert left(one) != left(other)
+
+
+names = st.sampled_from(["stats", "n", "of", "tags", "é", 'a"b', "x"])
+documents = st.dictionaries(
+    names,
+    st.recursive(
+        st.none() | st.integers() | st.text(max_size=3) | st.sampled_from([1.5, 1e3, True]),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(names, inner, max_size=3),
+        max_leaves=8,
+    ),
+    max_size=5,
+)
+PATHS = tree(("stats", "n.n", "of[*].n", "of[*][*].stats", "tags.*.n", "tags.*[*]"))
+
+
+def with_other_counters(value: Any, node: Any, other: Any) -> Any:
+    """The same document, each of its counters replaced."""
+    if not node:
+        return other
+    if isinstance(value, list) and "[*]" in node:
+        return [with_other_counters(each, node["[*]"], other) for each in value]
+    if not isinstance(value, dict):
+        return value
+    steps = {name: node.get(name, node.get("*")) for name in value}
+    return {
+        name: each if steps[name] is None else with_other_counters(each, steps[name], other)
+        for name, each in value.items()
+    }
+
+
+@settings(
+    max_examples=80,
+    deadline=None,
+    database=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(documents, st.sampled_from([0, None, [1, {"n": 2}], {"stats": 1}, "words"]))
+def test_a_document_with_other_counters_put_back_is_the_other_document(
+    shared: Warehouse, document: Json, value: Any
+) -> None:
+    other = with_other_counters(document, PATHS, value)
+    (left, one), (left_of_other, another) = (take_out(json.dumps(each).encode(), PATHS) for each in (document, other))
+    assert (one is None) == (another is None)
+    if one is None or another is None:
+        assert document == other
+        return
+    assert left == left_of_other
+    assert (one.digest == another.digest) == (one.values == another.values)
+    assert put_back(shared, document, another) == other
+
+
+def put_back(warehouse: Warehouse, document: Json, counted: Counted) -> Any:
+    values = [json.dumps(document), counted.values.decode(), counted.paths.decode()]
+    with warehouse.connect() as connection:
+        row = connection.execute("select ops.put_back(%s, %s, %s) as body", values).fetchone()
+    assert row is not None
+    return row["body"]
+
+
+# Landing and transforming them
+
+
+@pytest.fixture(scope="module")
+def shared(new_warehouse: Callable[[], Warehouse]) -> Iterator[Warehouse]:
+    warehouse = new_warehouse()
+    yield warehouse
+    warehouse.drop_database(warehouse.database)
+
+
+NUMBERS = count(1)
+
+
+@pytest.fixture
+def number() -> int:
+    """Number of a model that no other test has."""
+    return next(NUMBERS)
+
+
+def model(number: int, downloads: int | None, *, name: str = "Lighthouse", of_version: int | None = None) -> Json:
+    """A model and its version with counters."""
+    stats = {} if downloads is None else {"stats": {"downloadCount": downloads, "thumbsUpCount": 3}}
+    of_version = downloads if of_version is None else of_version
+    of = {} if of_version is None else {"stats": {"downloadCount": of_version}}
+    mine = {"id": number * 10, "name": "v1", "files": [], "images": [], **of}
+    return {"id": number, "name": name, "type": "LORA", "tags": [], "modelVersions": [mine], **stats}
+
+
+def payload(body: Json) -> Payload:
+    return Payload(json.dumps(body).encode(), f"model {body['id']}", kind="models")
+
+
+def land(warehouse: Warehouse, source: Source, body: Json, day: str = DAYS[0]) -> Run:
+    return landing.land(warehouse, source, day, [payload(body)], fetched_at=at(day))
+
+
+def take(warehouse: Warehouse, source: Source, body: Json, day: str = DAYS[0]) -> tuple[Run, Run]:
+    return land(warehouse, source, body, day), transform(warehouse, source, day)
+
+
+def transform_all(warehouse: Warehouse, source: Source) -> None:
+    for day in waiting(warehouse, source):
+        transform(warehouse, source, day)
+
+
+def rows(warehouse: Warehouse, query: str, *values: object) -> list[tuple[Any, ...]]:
+    with warehouse.connect() as connection:
+        return connection.cursor(row_factory=tuple_row).execute(query.encode(), values).fetchall()
+
+
+def series(warehouse: Warehouse, number: int) -> list[tuple[str, int | None]]:
+    """Day and downloads of each row of a model's series."""
+    return rows(
+        warehouse,
+        """
+        select (observed_at at time zone 'UTC')::date::text, downloads
+        from catalog.model_stats where model_id = ops.key('catalog/civitai', %s) order by observed_at
+        """,
+        str(number),
+    )
+
+
+def of_version(warehouse: Warehouse, number: int) -> Any:
+    """The counters in the metadata of a model's version."""
+    ((found,),) = rows(
+        warehouse,
+        "select metadata #> '{stats,downloadCount}' from catalog.model_versions where external_id = %s",
+        str(number * 10),
+    )
+    return found
+
+
+def history(warehouse: Warehouse, number: int) -> tuple[int, int]:
+    """How many versions and how many observations a model has."""
+    ((versions, observations),) = rows(
+        warehouse,
+        """
+        select count(*), (select count(*) from staging.observations o where o.record_id = v.record_id)
+        from staging.versions v where stream = 'catalog/civitai.models' and external_id = %s group by record_id
+        """,
+        str(number),
+    )
+    return versions, observations
+
+
+def tuples(warehouse: Warehouse) -> dict[str, list[tuple[Any, ...]]]:
+    """Place and transactions of every tuple but the ledger's."""
+    found = {}
+    with warehouse.connect() as connection:
+        for table in metadata.sorted_tables:
+            if table.fullname not in {"ops.fetch_runs", "ops.sources"}:
+                name = sql.Identifier(str(table.schema), table.name)
+                query = sql.SQL("select ctid::text, xmin::text, xmax::text from {} order by 1").format(name)
+                found[table.fullname] = connection.cursor(row_factory=tuple_row).execute(query).fetchall()
+    return found
+
+
+def test_counters_that_change_make_an_observation_and_no_version(
+    shared: Warehouse, civitai: Source, number: int
+) -> None:
+    first, _ = take(shared, civitai, model(number, 1))
+    second, taken_in = take(shared, civitai, model(number, 2), DAYS[1])
+    assert (first.counts.created, second.counts.updated, second.counts.unchanged) == (1, 1, 0)
+    assert second.stats["bodies"] == 0
+    assert history(shared, number) == (1, 2)
+    assert taken_in.counts.created == 1  # the series' row
+    assert taken_in.stats["tables"]["catalog.models"]["updated"] == 0  # they are no part of its raw
+    assert taken_in.stats["tables"]["catalog.model_versions"]["updated"] == 1
+
+
+def test_the_body_has_the_newest_counters_and_a_model_has_them_in_its_series_alone(
+    shared: Warehouse, civitai: Source, number: int
+) -> None:
+    for day, downloads in zip(DAYS, (5, 7, 6), strict=False):
+        take(shared, civitai, model(number, downloads), day)
+        assert of_version(shared, number) == downloads
+    assert series(shared, number) == [(DAYS[0], 5), (DAYS[1], 7), (DAYS[2], 6)]
+    assert rows(shared, "select raw ? 'stats' from catalog.models where external_id = %s", str(number)) == [(False,)]
+    transform(shared, civitai, DAYS[0], full=True)
+    assert of_version(shared, number) == 6
+
+
+def test_a_row_of_the_series_says_what_was_counted_and_when(shared: Warehouse, civitai: Source, number: int) -> None:
+    run, _ = take(shared, civitai, model(number, 5))
+    found = rows(
+        shared,
+        """
+        select s.observed_at, s.downloads, s.likes, s.metadata, o.landed_run, o.request, o.from_run is not null
+        from catalog.model_stats s join staging.observations o using (record_id, observed_at)
+        where s.model_id = ops.key('catalog/civitai', %s)
+        """,
+        str(number),
+    )
+    assert found == [(at(DAYS[0]), 5, 3, {}, run.id, f"model {number}", True)]
+
+
+def test_counters_and_the_rest_may_change_at_once(shared: Warehouse, civitai: Source, number: int) -> None:
+    take(shared, civitai, model(number, 1))
+    take(shared, civitai, model(number, 2, name="Another"), DAYS[1])
+    assert (history(shared, number), of_version(shared, number)) == ((2, 2), 2)
+    assert series(shared, number) == [(DAYS[0], 1), (DAYS[1], 2)]
+
+
+@pytest.mark.parametrize("counter", [r'"\u0000"', '{"n": 1, "n": 2}', r'"\ud800"', "1e400000", '"\\\\"', "{}"])
+def test_counters_that_cannot_be_held_never_stop_the_others_and_nothing_of_them_is_lost(
+    shared: Warehouse, civitai: Source, counter: str
+) -> None:
+    numbers = [next(NUMBERS) for _ in range(2)]
+    body = f'{{"id": {numbers[0]}, "name": "x", "type": "LORA", "stats": {{"odd": {counter}}}}}'.encode()
+    items = [Payload(body, "odd", kind="models"), payload(model(numbers[1], 1))]
+    for created, unchanged in ((2, 0), (0, 2)):
+        run = landing.land(shared, civitai, DAYS[0], items, fetched_at=at(DAYS[0]))
+        assert (run.status, run.counts.created, run.counts.unchanged) == ("completed", created, unchanged)
+    ((kept, counters),) = rows(
+        shared,
+        """
+        select p.original, o.counters::text from staging.versions v join staging.payloads p using (payload_id)
+        left join staging.observations o using (record_id) where v.request = 'odd' and v.external_id = %s
+        """,
+        str(numbers[0]),
+    )
+    assert kept == body or json.loads(counters)["stats"] == json.loads(body)["stats"]
+    transform(shared, civitai, DAYS[0])
+
+
+def test_a_version_with_the_same_counters_makes_no_observation(shared: Warehouse, civitai: Source, number: int) -> None:
+    take(shared, civitai, model(number, 1))
+    take(shared, civitai, model(number, 1, name="Another"), DAYS[1])
+    assert (history(shared, number), series(shared, number)) == ((2, 1), [(DAYS[0], 1)])
+
+
+def test_counters_that_go_and_come_back_are_versions(shared: Warehouse, civitai: Source, number: int) -> None:
+    for day, downloads in zip(DAYS, (1, None, 1), strict=False):
+        take(shared, civitai, model(number, downloads), day)
+    assert history(shared, number)[0] == 3
+    assert of_version(shared, number) == 1
+    assert series(shared, number) == [(DAYS[0], 1)]
+
+
+class Loose(Contract):
+    """A contract of payloads that do not hold their id, so that two may be the same but for their counters."""
+
+    volatile = ("downloads",)
+
+
+def test_records_that_share_a_body_have_each_their_own_counters(shared: Warehouse, civitai: Source) -> None:
+    source = replace(civitai, contracts={**civitai.contracts, "models": Loose})
+    numbers = [str(next(NUMBERS)) for _ in range(3)]
+    for day, more in zip(DAYS, (0, 10), strict=False):
+        items = [
+            Payload(
+                f'{{"name": "same", "type": "LORA", "downloads": {each + more}}}'.encode(), "here", name, kind="models"
+            )
+            for each, name in enumerate(numbers)
+        ]
+        run = landing.land(shared, source, day, items, fetched_at=at(day))
+        transform(shared, source, day)
+        assert run.stats["bodies"] == (1 if day == DAYS[0] else 0)
+        found = rows(
+            shared,
+            """
+            select (raw ->> 'downloads')::int from catalog.models
+            where external_id = any(%s) order by external_id::int
+            """,
+            numbers,
+        )
+        assert found == [(more,), (more + 1,), (more + 2,)]
+
+
+SAID = [(1, 2, 3), (1, 2, 1), (1, 1, 2), (1, 2, 2), (1, 1, 1)]
+"""What is counted on each of three days."""
+
+
+@pytest.mark.parametrize("eagerly", [True, False], ids=["taken in each time", "taken in at the end"])
+def test_a_series_is_the_same_in_any_order_of_arrival(shared: Warehouse, civitai: Source, eagerly: bool) -> None:
+    models = {next(NUMBERS): case for case in product(SAID, permutations(range(3)))}
+    for step, day in product(range(3), range(3)):
+        items = [payload(model(number, said[day])) for number, (said, order) in models.items() if order[step] == day]
+        landing.land(shared, civitai, DAYS[day], items, fetched_at=at(DAYS[day]))
+        if eagerly:
+            transform(shared, civitai, DAYS[day])
+    transform_all(shared, civitai)
+    for number, (said, order) in models.items():
+        changes = [(DAYS[day], value) for day, value in enumerate(said) if day == 0 or said[day - 1] != value]
+        assert series(shared, number) == changes, (said, order)
+        assert of_version(shared, number) == said[2], (said, order)
+        assert history(shared, number)[0] == 1
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_unchanged_counters_again_write_nothing(shared: Warehouse, civitai: Source, number: int, full: bool) -> None:
+    body = model(number, 1)
+    take(shared, civitai, body)
+    take(shared, civitai, model(number, 2), DAYS[1])
+    before = tuples(shared)
+    for day, each in ((DAYS[1], model(number, 2)), (DAYS[0], body)):
+        run = land(shared, civitai, each, day)
+        transform(shared, civitai, day, full=full)
+        assert (run.counts.fetched, run.counts.unchanged) == (1, 1)
+    assert tuples(shared) == before
+
+
+def test_counters_seen_again_are_noted_once_a_day(shared: Warehouse, civitai: Source, number: int) -> None:
+    seen = "select seen_at from staging.observations where request = %s"
+    take(shared, civitai, model(number, 1))
+    for hours in (0, 2):
+        later = at(DAYS[1]) + timedelta(hours=hours)
+        landing.land(shared, civitai, DAYS[1], [payload(model(number, 1))], fetched_at=later)
+        assert rows(shared, seen, f"model {number}") == [(at(DAYS[1]),)]
+
+
+def test_counters_that_come_late_are_of_the_series_and_not_the_newest(
+    shared: Warehouse, civitai: Source, number: int
+) -> None:
+    take(shared, civitai, model(number, 1))
+    take(shared, civitai, model(number, 3), DAYS[2])
+    run, taken_in = take(shared, civitai, model(number, 2), DAYS[1])
+    assert (run.counts.updated, taken_in.counts.created, taken_in.counts.updated) == (1, 1, 0)
+    assert series(shared, number) == [(DAYS[0], 1), (DAYS[1], 2), (DAYS[2], 3)]
+    assert of_version(shared, number) == 3
+
+
+def test_counters_seen_again_since_are_not_taken_back_by_what_was_fetched_in_between(
+    shared: Warehouse, civitai: Source, number: int
+) -> None:
+    """On the third day it still told what it told on the first: what it told on the second is not the newest."""
+    take(shared, civitai, model(number, 1))
+    take(shared, civitai, model(number, 1), DAYS[2])
+    take(shared, civitai, model(number, 2), DAYS[1])
+    assert of_version(shared, number) == 1
+
+
+def sweep(warehouse: Warehouse, source: Source, day: str, *told: Json) -> Run:
+    """A complete listing of models."""
+    items: list[Item] = [*map(payload, told), Swept("models", 1)]
+    intake = Intake(lambda _: items, "recorded", at(day))
+    return landing.take_in(warehouse, source, day, nullcontext(intake), shrink=True)
+
+
+def test_a_series_goes_with_its_record_and_comes_back_with_it(warehouse: Warehouse, civitai: Source) -> None:
+    take(warehouse, civitai, model(1, 1))
+    take(warehouse, civitai, model(2, 1))
+    take(warehouse, civitai, model(1, 2), DAYS[1])
+    assert sweep(warehouse, civitai, DAYS[2], model(2, 1)).counts.deleted == 1
+    run = transform(warehouse, civitai, DAYS[2])
+    assert run.stats["tables"]["catalog.model_stats"]["deleted"] == 2
+    assert (series(warehouse, 1), series(warehouse, 2)) == ([], [(DAYS[0], 1)])
+    take(warehouse, civitai, model(1, 2), DAYS[3])
+    assert series(warehouse, 1) == [(DAYS[0], 1), (DAYS[1], 2)]
+    assert of_version(warehouse, 1) == 2
+
+
+def test_a_series_comes_back_with_what_was_counted_when_it_did(warehouse: Warehouse, civitai: Source) -> None:
+    take(warehouse, civitai, model(1, 1))
+    take(warehouse, civitai, model(2, 1))
+    sweep(warehouse, civitai, DAYS[1], model(2, 1))
+    transform(warehouse, civitai, DAYS[1])
+    take(warehouse, civitai, model(1, 5, name="Another"), DAYS[2])
+    assert series(warehouse, 1) == [(DAYS[0], 1), (DAYS[2], 5)]
+
+
+def test_counters_of_a_record_that_is_gone_wait_until_it_is_back(warehouse: Warehouse, civitai: Source) -> None:
+    """What was fetched before the tombstone and lands after it."""
+    take(warehouse, civitai, model(1, 1))
+    take(warehouse, civitai, model(2, 1))
+    sweep(warehouse, civitai, DAYS[2], model(2, 1))
+    transform(warehouse, civitai, DAYS[2])
+    take(warehouse, civitai, model(1, 2), DAYS[1])
+    assert series(warehouse, 1) == []
+    assert waiting(warehouse, civitai) == []
+    take(warehouse, civitai, model(1, 2), DAYS[3])
+    assert series(warehouse, 1) == [(DAYS[0], 1), (DAYS[1], 2)]

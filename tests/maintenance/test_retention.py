@@ -1,0 +1,428 @@
+"""Retention: prune removes what nothing needs, loses nothing of what is under way, and growth comes to an end.
+
+RETENTION_STEP=1 simulates each of the 365 days, instead of one in two weeks.
+"""
+
+import json
+import os
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines.landing import land
+from pipelines.ledger import Run
+from pipelines.lineage import rebuild, snapshots, time_travel, trace
+from pipelines.maintenance import retention
+from pipelines.maintenance.retention import Policy
+from pipelines.source import Checkpoint, Item, Payload, Source
+from pipelines.transform.run import transform
+from pipelines.warehouse.database import Warehouse
+from tests.transform.test_change_set import DAYS, START, Told, made, model, payload, rows, shown, state
+
+__all__ = ["made"]
+
+AT_ONCE = Policy(0, 0, 0)
+PATIENCE_S = 20
+
+
+def age(warehouse: Warehouse, days: float) -> None:
+    """Moves everything that the ledger and quarantine know into the past."""
+    with warehouse.connect() as connection:
+        by = {"by": timedelta(days=days)}
+        connection.execute(
+            "update ops.fetch_runs set started_at = started_at - %(by)s, ended_at = ended_at - %(by)s", by
+        )
+        connection.execute(
+            """
+            update staging.quarantine
+            set first_at = first_at - %(by)s, last_at = last_at - %(by)s, closed_at = closed_at - %(by)s
+            """,
+            by,
+        )
+
+
+def make_old(warehouse: Warehouse, days: int) -> None:
+    """Moves what was done today back so many days."""
+    with warehouse.connect() as connection:
+        by = {"by": timedelta(days=days)}
+        connection.execute(
+            """
+            update ops.fetch_runs set started_at = started_at - %(by)s, ended_at = ended_at - %(by)s
+            where ended_at > now() - interval '12 hours'
+            """,
+            by,
+        )
+        connection.execute(
+            "update staging.quarantine set closed_at = closed_at - %(by)s where closed_at > now() - interval '9 hours'",
+            by,
+        )
+
+
+def removed(warehouse: Warehouse, policy: Policy) -> dict[str, int]:
+    """What is removed; nothing that was not."""
+    run = retention.prune(warehouse, policy)
+    assert (run.kind, run.status, run.counts.fetched) == ("prune", "completed", 0)
+    found = {name: number for name, number in run.stats["removed"].items() if number}
+    assert run.counts.deleted == sum(found.values())
+    return found
+
+
+def is_proven(warehouse: Warehouse) -> bool:
+    with warehouse.connect() as connection:
+        unproven = sum(row["unproven"] for row in trace.unproven(connection))
+    return unproven == 0 and all(each.same for each in rebuild.check(warehouse, "catalog", workers=1))
+
+
+def a_model(number: int, name: str, downloads: int) -> dict[str, Any]:
+    return {"id": number, "name": name, "type": "LORA", "stats": {"downloadCount": downloads}}
+
+
+def an_image(number: int, likes: int) -> dict[str, Any]:
+    return {"id": number, "url": f"https://i.invalid/{number}.png", "stats": {"likeCount": likes}}
+
+
+@pytest.fixture
+def lived(warehouse: Warehouse, civitai: Source) -> Told:
+    """A warehouse with a past: versions, counters, a record that is gone, a fault that was mended, one that was not."""
+    told = Told(warehouse, civitai)
+    for number, day in enumerate(DAYS):
+        told.clock = START + timedelta(days=number)
+        told.land("1", a_model(1, f"edition {number}", number), day=day, kind="models")
+        told.land("2", a_model(2, "always the same", 10 * number), day=day, kind="models")
+        if number < 2:
+            told.land("3", a_model(3, "gone", number), day=day, kind="models")
+        told.land("7", an_image(7, number), day=day, kind="images")
+        told.land("8", {"id": 8} if number == 0 else an_image(8, 0), day=day, kind="images")
+        told.land("9", {"id": 9}, day=day, kind="images")
+        told.now.pop(("images", "9"))
+        if number == 2:
+            told.sweep("3", day=day, kind="models")
+        told.transform()
+    return told
+
+
+def test_what_is_out_of_force_goes_and_what_rows_are_derived_from_stays(lived: Told) -> None:
+    warehouse = lived.warehouse
+    before, stats = state(warehouse), rows(warehouse, "select * from catalog.model_stats order by 1, 2")
+    assert len(stats) == 2 * len(DAYS)
+    age(warehouse, 100)
+    expected = {"versions": 4, "observations": 5, "quarantine entries": 1, "bodies": 4}
+    with_nothing = retention.prunable(warehouse, Policy())
+    assert {name: number for name, number in with_nothing.items() if number} == expected
+    assert len(shown(warehouse, "select 1 from staging.versions where not latest")) == 4
+    assert removed(warehouse, Policy()) == expected
+    assert removed(warehouse, Policy()) == {}
+    assert state(warehouse) == before
+    assert rows(warehouse, "select * from catalog.model_stats order by 1, 2") == stats
+    assert is_proven(warehouse)
+    assert shown(warehouse, "select external_id from staging.versions order by 1") == ["1", "2", "3", "7", "8"]
+    assert shown(warehouse, "select external_id from staging.quarantine") == ["9"]
+
+
+def test_a_version_that_is_pruned_is_gone_for_looking_back_which_says_so(lived: Told) -> None:
+    warehouse = lived.warehouse
+    with warehouse.connect() as connection:
+        (first,) = connection.execute(
+            "select fetch_run_id from ops.fetch_runs where kind = 'transform' order by published limit 1"
+        ).fetchall()
+        moment = snapshots.moment(connection, str(first["fetch_run_id"]))
+        with time_travel.as_of(warehouse, "catalog", moment) as then:
+            assert then.differing(connection) == []
+        age(warehouse, 100)
+        assert time_travel.touched_since(connection, "catalog", moment) == []
+        retention.prune(warehouse, Policy())
+        with time_travel.as_of(warehouse, "catalog", moment) as then:
+            assert "catalog.models" in then.differing(connection)
+        (words,) = time_travel.touched_since(connection, "catalog", moment)
+        assert "pruned what was superseded" in words
+        last = snapshots.moment(connection, max(map(str, shown(warehouse, LAST))))
+        with time_travel.as_of(warehouse, "catalog", last) as then:
+            assert then.differing(connection) == []
+
+
+def test_a_prune_that_broke_off_is_told_too(lived: Told) -> None:
+    warehouse = lived.warehouse
+    with warehouse.connect() as connection:
+        (first,) = shown(warehouse, LAST.replace(" desc", ""))
+        moment = snapshots.moment(connection, first)
+        age(warehouse, 100)
+        versions = shown(warehouse, "select count(*) from staging.versions")
+
+        def interrupted(run: Run) -> None:
+            if run.done:
+                raise RuntimeError
+
+        with pytest.raises(RuntimeError):
+            retention.prune(warehouse, Policy(), notify=interrupted)
+        assert shown(warehouse, "select count(*) from staging.versions") < versions
+        (words,) = time_travel.touched_since(connection, "catalog", moment)
+        assert "broke off pruning what was superseded" in words
+
+
+UNPROVEN = "select model_id from catalog.models m where not exists (select from ops.in_force(m.record_id))"
+
+LAST = "select fetch_run_id::text from ops.fetch_runs where kind = 'transform' order by published desc limit 1"
+
+
+def test_what_is_younger_than_the_policy_stays(lived: Told) -> None:
+    age(lived.warehouse, 80)
+    assert removed(lived.warehouse, Policy()) == {}
+
+
+def test_the_version_in_force_stays_while_newer_ones_wait(warehouse: Warehouse, made: Source) -> None:
+    told = Told(warehouse, made)
+    told.land("a", {"models": [model(1, " first")]})
+    told.transform()
+    told.land("a", {"models": [model(1, " second")]})
+    told.land("a", {"models": [model(1, " third")]})
+    assert removed(warehouse, AT_ONCE) == {"versions": 1, "bodies": 1}
+    assert shown(warehouse, UNPROVEN) == []
+    told.transform()
+    assert shown(warehouse, "select name from catalog.models") == ["model 1 third"]
+
+
+def test_a_text_that_no_run_names_goes(lived: Told) -> None:
+    texts = shown(lived.warehouse, "select digest from ops.sql order by 1")
+    with lived.warehouse.connect() as connection:
+        connection.execute("insert into ops.sql (digest, path, text) values ('00', 'catalog/none.sql', 'select 1')")
+    assert removed(lived.warehouse, Policy()) == {"sql texts": 1}
+    assert shown(lived.warehouse, "select digest from ops.sql order by 1") == texts
+
+
+def test_a_landing_under_way_loses_no_body(warehouse: Warehouse, made: Source) -> None:
+    told = Told(warehouse, made)
+
+    def items() -> Iterator[Item]:
+        yield payload("a", {"models": [model(1)]})
+        yield Checkpoint("", {})
+        assert removed(warehouse, AT_ONCE) == {}
+        yield payload("b", {"models": [model(2)]})
+
+    run = land.land(warehouse, made, DAYS[0], items())
+    assert run.counts.created == 2
+    told.transform()
+    assert len(shown(warehouse, "select name from catalog.models")) == 2
+
+
+@contextmanager
+def locked(warehouse: Warehouse, table: str) -> Iterator[None]:
+    """Holds up whoever writes a table."""
+    with warehouse.connect() as connection, connection.transaction():
+        connection.execute(f"lock table {table} in share mode".encode())
+        yield
+
+
+@contextmanager
+def beside(work: Callable[[], object]) -> Iterator[threading.Thread]:
+    failures: list[BaseException] = []
+
+    def caught() -> None:
+        try:
+            work()
+        except BaseException as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=caught)
+    thread.start()
+    yield thread
+    thread.join(PATIENCE_S)
+    assert not thread.is_alive()
+    assert failures == []
+
+
+def wait_until(warehouse: Warehouse, condition: str, thread: threading.Thread | None = None) -> None:
+    """Until a condition holds, or a thread has ended, which need not wait for anything."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not shown(warehouse, f"select 1 where {condition}") and (thread is None or thread.is_alive()):
+        assert time.monotonic() < deadline, condition
+        time.sleep(0.01)
+
+
+def waits_for(kind: str) -> str:
+    return f"""exists (
+        select from pg_locks
+        where not granted and locktype = '{kind}'
+          and database = (select oid from pg_database where datname = current_database()))"""
+
+
+def test_a_body_that_a_landing_has_found_stays_until_it_is_named(warehouse: Warehouse, made: Source) -> None:
+    body = {"models": [model(1)]}
+    Told(warehouse, made).land("a", body)
+    with warehouse.connect() as connection:  # as a landing that crashed leaves it
+        connection.execute("delete from staging.versions")
+    with ExitStack() as others, locked(warehouse, "staging.arrivals"):
+        # a landing that has asked for the body, and has not yet said that it needs it
+        others.enter_context(beside(lambda: land.land(warehouse, made, DAYS[0], [payload("a", body)])))
+        wait_until(warehouse, waits_for("relation"))
+        pruning = others.enter_context(beside(lambda: retention.prune(warehouse, AT_ONCE)))
+        wait_until(warehouse, waits_for("advisory"), pruning)
+    assert len(shown(warehouse, "select 1 from staging.versions join staging.payloads using (payload_id)")) == 1
+
+
+def test_a_transform_under_way_loses_no_version(warehouse: Warehouse, made: Source) -> None:
+    told = Told(warehouse, made)
+    told.land("a", {"models": [model(1, " first")]})
+    with ExitStack() as others, locked(warehouse, "catalog.models"):
+        others.enter_context(beside(lambda: transform(warehouse, made, DAYS[0])))
+        wait_until(warehouse, waits_for("relation"))
+        told.land("a", {"models": [model(1, " second")]})  # what the transform takes in is not the latest any more
+        pruning = others.enter_context(beside(lambda: retention.prune(warehouse, AT_ONCE)))
+        wait_until(warehouse, waits_for("advisory"), pruning)
+    assert shown(warehouse, "select name from catalog.models") == ["model 1 first"]
+    assert shown(warehouse, UNPROVEN) == []
+
+
+def test_what_dagster_notes_goes_but_what_tells_of_partitions_and_of_runs_under_way(
+    warehouse: Warehouse, tmp_path: Path
+) -> None:
+    from pipelines.orchestration import resources
+
+    with resources.instance(warehouse, tmp_path):
+        pass
+    database = str(warehouse.dagster_url.database)
+    with warehouse.connect(database) as connection:
+        for run_id, status in (("done", "SUCCESS"), ("going", "STARTED")):
+            connection.execute(
+                "insert into runs (run_id, pipeline_name, status, run_body) values (%s, 'x', %s, '')", [run_id, status]
+            )
+        for run_id, asset, days in (
+            ("done", None, 20),
+            ("done", '["a"]', 20),
+            ("done", None, 1),
+            ("going", None, 20),
+            ("forgotten", None, 20),
+        ):
+            connection.execute(
+                """
+                insert into event_logs (run_id, event, timestamp, asset_key)
+                values (%s, '{}', now() at time zone 'utc' - make_interval(days => %s), %s)
+                """,
+                [run_id, days, asset],
+            )
+        for selector, days in (("s", 30), ("s", 20), ("s", 1), ("quiet", 30), ("quiet", 20)):
+            connection.execute(
+                """
+                insert into job_ticks (job_origin_id, selector_id, status, timestamp)
+                values (%s, %s, 'SUCCESS', now() at time zone 'utc' - make_interval(days => %s))
+                """,
+                [selector, selector, days],
+            )
+        expected = {"dagster events": 2, "dagster ticks": 3}
+        assert {name: n for name, n in retention.prunable(warehouse, Policy()).items() if n} == expected
+        assert removed(warehouse, Policy()) == expected
+        left = connection.execute("select run_id, asset_key is null as bare from event_logs order by id").fetchall()
+        assert [(row["run_id"], row["bare"]) for row in left] == [("done", False), ("done", True), ("going", True)]
+    warehouse.drop_database(database)
+
+
+STEP = int(os.environ.get("RETENTION_STEP", "14"))
+RECORDS = 40
+
+
+def size(warehouse: Warehouse) -> int:
+    return int(shown(warehouse, "select pg_database_size(current_database())")[0])
+
+
+def grown(warehouse: Warehouse) -> dict[str, int]:
+    tables = ("payloads", "versions", "derivations", "observations", "quarantine", "waits", "arrivals", "rejects")
+    return {name: int(shown(warehouse, f"select count(*) from staging.{name}")[0]) for name in tables}
+
+
+def relations(warehouse: Warehouse) -> dict[str, int]:
+    """Bytes of each table, with its indexes and long values."""
+    query = """
+        select n.nspname || '.' || c.relname, pg_total_relation_size(c.oid) from pg_class c
+        join pg_namespace n on n.oid = c.relnamespace where c.relkind = 'r' and n.nspname !~ 'pg_toast|pg_temp'
+    """
+    return {name: int(number) for name, number in rows(warehouse, query)}
+
+
+def data(sizes: dict[str, int]) -> int:
+    """Bytes of what sources told: neither the ledger, which stays, nor Postgres's own tables."""
+    return sum(number for name, number in sizes.items() if name.startswith(("staging.", "catalog.")))
+
+
+@pytest.mark.timeout(3_600)
+def test_a_steady_source_comes_to_a_plateau(warehouse: Warehouse, civitai: Source) -> None:
+    """A year of images, of which each day some change, all are counted anew, and one is cut and mended the next day."""
+    chance, told = random.Random(1), Told(warehouse, civitai)
+    editions = dict.fromkeys(range(RECORDS), 0)
+    counted: list[tuple[dict[str, int], dict[str, int]]] = []
+    for day in range(0, 365, STEP):
+        told.clock = START + timedelta(days=day)
+        for number in chance.sample(range(RECORDS), 6):
+            editions[number] += 1
+        bodies = {
+            number: an_image(number, day)
+            | {"meta": {"prompt": random.Random(f"{number} {edition}").randbytes(600).hex()}}
+            for number, edition in editions.items()
+        }
+        bodies[day // STEP % RECORDS].pop("url")
+        key = told.clock.date().isoformat()
+        items = [payload(str(number), body, "images") for number, body in bodies.items()]
+        land.land(warehouse, civitai, key, items, fetched_at=told.clock)
+        told.transform(key)
+        ago = 365 - day
+        make_old(warehouse, ago)
+        if day // 7 != (day - STEP) // 7:
+            retention.prune(warehouse, Policy(30 + ago, 30 + ago, 14))
+            with warehouse.connect() as connection:  # as autovacuum does within a week
+                connection.execute("vacuum")
+        if day in (180 // STEP * STEP, 364 // STEP * STEP):
+            counted.append((grown(warehouse), relations(warehouse)))
+    (then, small), (now, large) = counted
+    print(then, now, {name: (number, large[name]) for name, number in small.items() if number != large[name]})
+    for name, number in now.items():
+        assert number <= then[name] * 1.1 + 10, name
+    assert data(large) <= data(small) * 1.05
+    assert is_proven(warehouse)
+
+
+def refetch(
+    warehouse: Warehouse, source: Source, payloads: int, fetches: int, days: int
+) -> tuple[float, dict[str, tuple[int, int]]]:
+    """By what share a warehouse of so many payloads of 8 kB grows when they are fetched again so often, unchanged,
+    over so many days; and the bytes of each table that grew, before and after.
+    """
+    chance = random.Random(1)
+    filling = [chance.randbytes(4_000).hex() for _ in range(payloads)]
+
+    def items() -> Iterator[Payload]:
+        for number, text in enumerate(filling):
+            yield Payload(json.dumps({"models": [model(number)], "text": text}).encode(), "told", str(number))
+
+    def once(number: int) -> None:
+        at = START + timedelta(days=number % days, minutes=number)
+        key = at.date().isoformat()
+        run = land.land(warehouse, source, key, items(), fetched_at=at)
+        assert run.counts.created == (0 if number else payloads)
+        transform(warehouse, source, key)
+        if days > 1:
+            with warehouse.connect() as connection:  # as autovacuum does within a day
+                connection.execute("vacuum staging.arrivals, staging.versions")
+
+    once(0)
+    with warehouse.connect() as connection:
+        connection.execute("vacuum analyze")
+    before, sizes = size(warehouse), relations(warehouse)
+    for number in range(1, fetches + 1):
+        once(number)
+    now = relations(warehouse)
+    return size(warehouse) / before - 1, {name: (sizes.get(name, 0), each) for name, each in now.items()}
+
+
+@pytest.mark.parametrize("days", [1, 20], ids=["in one day", "a day each"])
+def test_what_is_fetched_again_unchanged_adds_nothing_to_what_sources_told(
+    warehouse: Warehouse, made: Source, days: int
+) -> None:
+    """That the whole warehouse grows by less than 1 % shows with more: tests/budgets.py."""
+    _, sizes = refetch(warehouse, made, 2_000, 20, days)
+    before, after = (data({name: each[place] for name, each in sizes.items()}) for place in (0, 1))
+    assert after < before * 1.01

@@ -1,0 +1,372 @@
+"""The Dagster UI for real: `atlas ui` as a process of its own, asked over HTTP and looked at with a browser.
+
+docs/graph.png is what the browser sees here, with every source materialized; it is made anew by
+`UI_PICTURE=docs/graph.png .venv/bin/python -m pytest tests/orchestration/test_ui.py -k background`.
+"""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psycopg
+import pytest
+from psycopg.rows import dict_row
+
+from pipelines import project
+from pipelines.ledger import Counts
+from pipelines.source import Source
+from pipelines.warehouse import embedded
+
+pytestmark = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks for processes in /proc")
+
+DAY = "2026-11-01"
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+PICTURE = os.environ.get("UI_PICTURE")
+LISTENING = "0A"
+ROW_HEIGHT = 240
+"""Of a table in the drawn graph."""
+PATIENCE_S = 120
+
+Sources = dict[str, list[str]]
+"""Names of staging assets, each with the tables that it feeds."""
+
+
+@dataclass
+class Ui:
+    """A UI that answers."""
+
+    launcher: "subprocess.Popen[bytes]"
+    home: Path
+    port: int
+
+    def ask(self, query: str, **variables: Any) -> Any:
+        answer = httpx.post(
+            f"http://127.0.0.1:{self.port}/graphql", json={"query": query, "variables": variables}, timeout=60
+        ).json()
+        assert "errors" not in answer, answer
+        return answer["data"]
+
+    def warehouse_rows(self, query: str, *values: object) -> list[dict[str, Any]]:
+        with embedded.running(self.home) as url, psycopg.connect(url, dbname="atlas", row_factory=dict_row) as asked:
+            return asked.execute(query, values).fetchall()
+
+
+@contextmanager
+def started(home: Path, *before: str) -> Iterator[Ui]:
+    """A UI over a warehouse under home; its words go to home/words."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    home.mkdir(exist_ok=True)
+    words = home / "words"
+    with words.open("wb") as written:
+        launcher = subprocess.Popen(
+            [*before, sys.executable, "-m", "pipelines.cli.main", "ui", "--port", str(port)],
+            stdin=subprocess.DEVNULL,
+            stdout=written,
+            stderr=subprocess.STDOUT,
+            cwd=project.ROOT,
+            env={**os.environ, "ATLAS_HOME": str(home)},
+        )
+    try:
+        line = f"The Dagster UI is at http://127.0.0.1:{port} (Ctrl-C ends it)"
+        wait(lambda: line in words.read_text() or launcher.poll() is not None)
+        assert launcher.poll() is None, words.read_text()
+        yield Ui(launcher, home, port)
+    finally:
+        if launcher.poll() is None:
+            launcher.terminate()
+            launcher.wait()
+        for process in ours(home):  # a failed test is no reason to leave them
+            with suppress(ProcessLookupError):
+                os.kill(int(process.name), signal.SIGKILL)
+
+
+def wait(done: Callable[[], bool], patience_s: float = PATIENCE_S) -> None:
+    deadline = time.monotonic() + patience_s
+    while not done():
+        assert time.monotonic() < deadline, f"not within {patience_s} s"
+        time.sleep(0.2)
+
+
+def processes(home: Path) -> dict[Path, str]:
+    """Every process whose environment names the home, however it was detached, with its command line."""
+    found = {}
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if os.fsencode(home) in (process / "environ").read_bytes():
+                found[process] = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+    return found
+
+
+def ours(home: Path) -> dict[Path, str]:
+    """The same less the server, which a killed launcher leaves to the next."""
+    found = {}
+    for process, command in processes(home).items():
+        with suppress(OSError):
+            if (process / "exe").readlink().name != "postgres":
+                found[process] = command
+    return found
+
+
+def listening(home: Path) -> set[tuple[str, int]]:
+    """Addresses, as /proc writes them, and ports on which processes of the home take TCP connections."""
+    sockets = set()
+    for process in processes(home):
+        with suppress(OSError):
+            sockets |= {os.readlink(each) for each in (process / "fd").iterdir()}
+    rows = [
+        row.split() for name in ("tcp", "tcp6") for row in Path("/proc/net", name).read_text().splitlines()[1:] if row
+    ]
+    ours = [row[1] for row in rows if row[3] == LISTENING and f"socket:[{row[9]}]" in sockets]
+    return {(address, int(port, 16)) for address, port in (local.split(":") for local in ours)}
+
+
+def stop_sensors(ui: Ui) -> None:
+    """Turns automation off, so that the runs asked for are the only ones."""
+    (repository,) = ui.ask(
+        "{ repositoriesOrError { ... on RepositoryConnection { nodes { sensors { id sensorState { status } } } } } }"
+    )["repositoriesOrError"]["nodes"]
+    for sensor in repository["sensors"]:
+        assert sensor["sensorState"]["status"] == "RUNNING"
+        ui.ask("mutation ($id: String!) { stopSensor(id: $id) { __typename } }", id=sensor["id"])
+
+
+def run_status(ui: Ui, run: str) -> str:
+    return str(
+        ui.ask("query ($id: ID!) { runOrError(runId: $id) { ... on Run { status } } }", id=run)["runOrError"]["status"]
+    )
+
+
+def launch(ui: Ui, *assets: str) -> str:
+    """What the button does for assets and one partition, checks included; the run."""
+    keys = [{"path": asset.split("/")} for asset in assets]
+    checks = [{"assetKey": key, "name": "ledger_agrees"} for key in keys]
+    checks += [{"assetKey": key, "name": "drift"} for key in keys if len(key["path"]) == len(("domain", "source"))]
+    launched = ui.ask(
+        """mutation ($params: ExecutionParams!) {
+            launchPipelineExecution(executionParams: $params) { __typename ... on LaunchRunSuccess { run { runId } } }
+        }""",
+        params={
+            "selector": {
+                "repositoryLocationName": "modelatlas",
+                "repositoryName": "__repository__",
+                "pipelineName": "__ASSET_JOB",
+                "assetSelection": keys,
+                "assetCheckSelection": checks,
+            },
+            "mode": "default",
+            "runConfigData": {},
+            "executionMetadata": {"tags": [{"key": "dagster/partition", "value": DAY}]},
+        },
+    )["launchPipelineExecution"]
+    assert launched["__typename"] == "LaunchRunSuccess", launched
+    return str(launched["run"]["runId"])
+
+
+def materialize(ui: Ui, *assets: str) -> str:
+    """Launches a run; it, once it has succeeded."""
+    run = launch(ui, *assets)
+    wait(lambda: run_status(ui, run) in {"SUCCESS", "FAILURE", "CANCELED"})
+    assert run_status(ui, run) == "SUCCESS", (ui.home / "words").read_text()
+    return run
+
+
+def told(ui: Ui, run: str) -> dict[str, dict[str, Any]]:
+    """The metadata of each materialization of a run, by asset."""
+    found = ui.ask(
+        """query ($id: ID!) { runOrError(runId: $id) { ... on Run { assetMaterializations {
+            partition assetKey { path }
+            metadataEntries { label ... on IntMetadataEntry { intValue } ... on TextMetadataEntry { text } }
+        } } } }""",
+        id=run,
+    )["runOrError"]["assetMaterializations"]
+    assert {each["partition"] for each in found} == {DAY}
+    return {
+        "/".join(each["assetKey"]["path"]): {
+            entry["label"]: entry.get("intValue", entry.get("text")) for entry in each["metadataEntries"]
+        }
+        for each in found
+    }
+
+
+def verdicts(ui: Ui, run: str) -> dict[tuple[str, str], bool]:
+    """What the checks of a run found, by asset and name."""
+    events = ui.ask(
+        """query ($id: ID!) { runOrError(runId: $id) { ... on Run { eventConnection { events {
+            ... on AssetCheckEvaluationEvent { evaluation { success checkName assetKey { path } } }
+        } } } } }""",
+        id=run,
+    )["runOrError"]["eventConnection"]["events"]
+    found = [event["evaluation"] for event in events if event]
+    return {("/".join(each["assetKey"]["path"]), each["checkName"]): each["success"] for each in found}
+
+
+def counts(of: dict[str, Any]) -> dict[str, int]:
+    return {name: of[name] for name in asdict(Counts())}
+
+
+def ledger_row(ui: Ui, run: str) -> dict[str, Any]:
+    (row,) = ui.warehouse_rows("select * from ops.fetch_runs where dagster_run_id = %s", run)
+    assert (row["partition_key"], row["status"]) == (DAY, "completed")
+    return row
+
+
+@pytest.fixture
+def expected() -> Sources:
+    """What there must be, by the files alone."""
+    return {
+        source: sorted(
+            path.relative_to(project.SQL).with_suffix("").as_posix() for path in (project.SQL / source).glob("*")
+        )
+        for source in project.sources()
+    }
+
+
+def test_a_background_job_of_a_shell_shows_materializes_and_ends_with_ctrl_c(
+    tmp_path: Path, expected: Sources, civitai: Source, subtests: pytest.Subtests
+) -> None:
+    home = tmp_path / "home"
+    ignoring_sigint = ("sh", "-c", "trap '' INT; exec \"$@\"", "sh")
+    with started(home, *ignoring_sigint) as ui:
+        with subtests.test("every source and table is an asset of the one code location, by domain and day"):
+            shows_every_asset(ui, expected)
+        with subtests.test("it listens on 127.0.0.1 alone, the server and code servers on no port at all"):
+            assert len(ours(home)) >= 4
+            assert listening(home) == {("0100007F", ui.port)}
+        with subtests.test("what is materialized arrives, and the ledger tells the same counts"):
+            materializes(ui, civitai, expected[civitai.name])
+        with subtests.test("a browser draws the graph"):
+            if CHROMIUM is None:
+                pytest.skip("no chromium here to look at the graph with")
+            draws_the_graph(ui, expected, tmp_path)
+        ui.launcher.send_signal(signal.SIGINT)
+        assert ui.launcher.wait(30) == 0
+        assert (home / "words").read_text().count("Stopping.") == 1
+        assert processes(home) == {}
+
+
+def shows_every_asset(ui: Ui, expected: Sources) -> None:
+    (repository,) = ui.ask(
+        """{ repositoriesOrError { ... on RepositoryConnection { nodes { location { name } assetNodes {
+            assetKey { path } dependencyKeys { path } groupName isPartitioned isMaterializable partitionKeys
+            hasAssetChecks owners { ... on TeamAssetOwner { team } } kinds
+        } } } } }"""
+    )["repositoriesOrError"]["nodes"]
+    assert repository["location"]["name"] == "modelatlas"
+    parents = {
+        "/".join(node["assetKey"]["path"]): ["/".join(key["path"]) for key in node["dependencyKeys"]]
+        for node in repository["assetNodes"]
+    }
+    assert parents == {source: [] for source in expected} | {
+        table: [source] for source, tables in expected.items() for table in tables
+    }
+    for node in repository["assetNodes"]:
+        assert node["groupName"] == node["assetKey"]["path"][0]
+        assert node["isPartitioned"] and node["isMaterializable"] and node["hasAssetChecks"]
+        assert DAY in node["partitionKeys"]
+        assert node["owners"] and node["kinds"]
+
+
+def materializes(ui: Ui, source: Source, tables: list[str]) -> None:
+    recorded = json.loads((project.SAMPLES / source.name / f"{DAY}.json").read_bytes())
+    answered = {
+        (exchange["request"].partition("?")[0], record["id"])
+        for exchange in recorded["exchanges"]
+        for record in exchange["body"]["items"]
+    }
+    models = [number for request, number in answered if request.endswith("/models")]
+
+    stop_sensors(ui)
+    landed = materialize(ui, source.name)
+    row = ledger_row(ui, landed)
+    metadata = told(ui, landed)[source.name]
+    assert (row["kind"], row["fetched"], str(row["fetch_run_id"])) == ("land", len(answered), metadata["fetch_run_id"])
+    assert counts(metadata) == counts(row)
+
+    transformed = materialize(ui, *tables)
+    row = ledger_row(ui, transformed)
+    by_table = told(ui, transformed)
+    assert (row["kind"], sorted(by_table)) == ("transform", tables)
+    for asset, metadata in by_table.items():
+        table = ".".join((source.domain, asset.split("/")[-1]))
+        assert counts(metadata) == counts(row["stats"]["tables"][table])
+        assert metadata["fetch_run_id"] == str(row["fetch_run_id"])
+        ((rows,),) = (each.values() for each in ui.warehouse_rows(f"select count(*) from {table}"))
+        assert rows == metadata["created"] > 0
+    assert by_table[f"{source.name}/models"]["created"] == len(models)
+
+    assert verdicts(ui, landed) == {(source.name, "ledger_agrees"): True, (source.name, "drift"): True}
+    assert verdicts(ui, transformed) == {(table, "ledger_agrees"): True for table in tables}
+
+
+def draws_the_graph(ui: Ui, expected: Sources, folder: Path) -> None:
+    """Looks until the graph is laid out: that happens in a worker, beside the page's virtual time."""
+    if PICTURE:
+        for source in expected.keys() - {"catalog/civitai"}:
+            materialize(ui, source)
+            materialize(ui, *expected[source])
+    wanted = {f'href="/assets/{asset}?' for source in expected for asset in (source, *expected[source])}
+    picture, height = folder / "graph.png", ROW_HEIGHT * sum(map(len, expected.values()))
+
+    def drawn() -> bool:
+        page = look(ui, folder, "--dump-dom", height)
+        return all(each in page for each in wanted)
+
+    wait(drawn)
+    look(ui, folder, f"--screenshot={picture}", height)
+    assert picture.stat().st_size > 50_000
+    if PICTURE:
+        shutil.copy(picture, project.ROOT / PICTURE)
+
+
+def look(ui: Ui, folder: Path, what: str, height: int) -> str:
+    """The graph in a window high enough for all of it: what is not in sight is not drawn."""
+    assert CHROMIUM
+    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+    command += ["--hide-scrollbars", f"--window-size=1560,{height}", "--force-device-scale-factor=0.6"]
+    command += [f"--user-data-dir={folder / 'chromium'}", "--virtual-time-budget=15000", what]
+    seen = subprocess.run(
+        [*command, f"http://127.0.0.1:{ui.port}/asset-groups"], capture_output=True, timeout=PATIENCE_S
+    )
+    return seen.stdout.decode()
+
+
+def test_a_killed_launcher_takes_its_children_with_it_and_leaves_the_server_to_the_next(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    with started(home) as ui:
+        assert len(ours(home)) >= 4
+        ui.launcher.kill()
+        ui.launcher.wait()
+        wait(lambda: ours(home) == {}, 15)
+    assert processes(home) != {}
+    with embedded.running(home):
+        pass
+    assert processes(home) == {}
+
+
+def test_ctrl_c_ends_a_run_in_progress_too_and_the_ledger_says_so(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    with started(home) as ui, embedded.running(home) as url, psycopg.connect(url, dbname="atlas") as stopper:
+        stopper.execute("lock table staging.versions in exclusive mode")  # nothing can be published
+        launch(ui, "catalog/civitai")
+        wait(lambda: ui.warehouse_rows("select from staging.payloads") != [])
+        ui.launcher.send_signal(signal.SIGINT)
+        assert ui.launcher.wait(30) == 0
+        assert ours(home) == {}
+        stopper.rollback()
+        command = [sys.executable, "-m", "pipelines.cli.main", "--home", str(home), "runs", "--json"]
+        (run,) = json.loads(subprocess.run(command, cwd=project.ROOT, capture_output=True, check=True).stdout)
+        assert run["status"] == "failed"
+        assert ui.warehouse_rows("select from staging.versions") == []

@@ -1,0 +1,252 @@
+"""Invariant I1: every row leads to its payload, its request, its runs and its SQL, and these yield it again."""
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import dagster as dg
+import pytest
+from psycopg import sql
+
+from pipelines import project
+from pipelines.errors import AtlasError
+from pipelines.landing import land
+from pipelines.lineage import trace
+from pipelines.orchestration.checks import proof_checks
+from pipelines.orchestration.resources import Atlas as Resource
+from pipelines.project import Select, SqlFile
+from pipelines.source import Payload, Source
+from pipelines.transform import run
+from pipelines.transform.change_set import Scope
+from pipelines.warehouse.database import Connection, Warehouse
+from pipelines.warehouse.declare import metadata
+from pipelines.warehouse.table_spec import Shape
+from pipelines.warehouse.trace_view import row_of
+from tests.cli.test_cli import FAILED, USAGE, Atlas, atlas, words
+from tests.test_readme import load_recordings
+
+project.load_tables()
+SHAPES = {table.fullname: Shape(table) for table in metadata.sorted_tables if table.schema in project.domains()}
+__all__ = ["atlas"]
+
+
+@pytest.fixture(scope="module")
+def loaded(new_warehouse: Callable[[], Warehouse]) -> Iterator[Warehouse]:
+    """A warehouse as `make run` leaves it."""
+    warehouse = new_warehouse()
+    load_recordings(warehouse)
+    yield warehouse
+    warehouse.drop_database(warehouse.database)
+
+
+@pytest.fixture
+def connection(loaded: Warehouse) -> Iterator[Connection]:
+    """A connection on which nothing lasts."""
+    with loaded.connect() as connection, connection.transaction(force_rollback=True):
+        yield connection
+
+
+def a_row(connection: Connection, table: str, where: str = "true") -> dict[str, Any]:
+    row = connection.execute(f"select * from ops.trace where table_name = '{table}' and {where} limit 1".encode())
+    return row.fetchone() or {}
+
+
+def test_every_row_is_traced_once_to_what_is_there(connection: Connection) -> None:
+    """Its record's version in force, with body, landing, transform and SQL text."""
+    for name, shape in SHAPES.items():
+        keys = connection.execute(
+            sql.SQL("select {} as key from {} t order by 1").format(shape.key_text("t"), shape.target)
+        ).fetchall()
+        traced = connection.execute(
+            """
+            select t.key from ops.trace t
+            join staging.versions v using (version_id, record_id, payload_id, stream, external_id)
+            join staging.payloads p using (payload_id)
+            join ops.fetch_runs l on l.fetch_run_id = t.landed_run and l.kind = 'land' and l.published is not null
+            join ops.fetch_runs d on d.fetch_run_id = t.derived_run and d.kind = 'transform' and d.published is not null
+            join ops.sql s on s.digest = t.sql_digest and s.path = t.sql_path
+            where t.table_name = %s and v.from_run is not null and v.to_run is null and t.request <> ''
+              and encode(p.digest, 'hex') = t.digest
+              and encode(sha256(convert_to(s.text, 'UTF8')), 'hex') = t.sql_digest
+              and t.sql_path like '%%/' || split_part(t.table_name, '.', 2) || '.sql'
+            order by 1
+            """,
+            [name],
+        ).fetchall()
+        assert keys and traced == keys, name
+    assert {row["unproven"] for row in trace.unproven(connection)} == {0}
+
+
+def test_the_sql_of_each_proof_yields_the_row_from_that_one_payload(loaded: Warehouse) -> None:
+    """For every row of some payloads of each SELECT file: the text in ops.sql, run over the one body, has its key."""
+    with loaded.connect() as connection:
+        proofs = connection.execute(
+            """
+            select table_name, version_id, stream, sql_path, sql_digest, array_agg(key) as keys
+            from ops.trace group by 1, 2, 3, 4, 5 order by sql_path, version_id
+            """
+        ).fetchall()
+    some: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for proof in proofs:
+        if len(some[proof["sql_path"]]) < 3:
+            some[proof["sql_path"]].append(proof)
+    assert set(some) == {f"{each.file.address}.sql" for name in project.sources() for each in project.selects(name)}
+    for each in (proof for chosen in some.values() for proof in chosen):
+        missing = set(each["keys"]) - yielded(loaded, each)
+        assert not missing, (each["sql_path"], each["version_id"])
+
+
+def yielded(warehouse: Warehouse, proof: dict[str, Any]) -> set[str]:
+    """The keys that the SQL of a proof yields over its one payload."""
+    source = project.sources()[proof["stream"].split(".")[0]]
+    shape = Shape(metadata.tables[proof["table_name"]])
+    with warehouse.connect() as connection, connection.transaction(force_rollback=True):
+        row = connection.execute("select text from ops.sql where digest = %s", [proof["sql_digest"]]).fetchone()
+        assert row is not None
+        assert hashlib.sha256(row["text"].encode()).hexdigest() == proof["sql_digest"]
+        scope = Scope(connection, source)
+        scope.begin_with([proof["version_id"]], [0], 2**62)
+        query = scope.select(Select(SqlFile(project.SQL / proof["sql_path"], row["text"]), shape.table))
+        keys = sql.SQL("select {} as key from ({}) as t").format(shape.key_text("t"), query)
+        return {row["key"] for row in connection.execute(keys)}
+
+
+def test_a_shared_row_leads_to_a_record_that_refers_to_it(connection: Connection) -> None:
+    through = a_row(connection, "catalog.tags", "through = 'catalog.model_tags' and stream like 'catalog/civitai%'")
+    assert through["sql_path"] == "catalog/civitai/tags.sql"
+    referring = connection.execute(
+        "select count(*) as number from catalog.model_tags where tag_id::text = %s and record_id = %s",
+        [through["key"], through["record_id"]],
+    ).fetchone()
+    assert referring and referring["number"]
+    told = a_row(connection, "catalog.tags", "stream = 'catalog/danbooru.tags'")
+    assert told["through"] is None
+    assert trace.trace(connection, "catalog.tags", through["key"]).proof == through
+
+
+def test_counters_lead_to_the_landing_that_observed_them(connection: Connection) -> None:
+    """Which is another one than that of the payload's version, where only counters had changed."""
+    later = a_row(
+        connection,
+        "catalog.model_stats",
+        "landed_run <> (select v.landed_run from staging.versions v where v.version_id = trace.version_id)",
+    )
+    observed = connection.execute(
+        "select * from staging.observations where observation_id = %s", [later["observation_id"]]
+    ).fetchone()
+    assert observed is not None
+    assert (observed["record_id"], observed["landed_run"]) == (later["record_id"], later["landed_run"])
+    assert (observed["request"], observed["observed_at"]) == (later["request"], later["fetched_at"])
+    assert trace.trace(connection, "catalog.model_stats", later["key"]).counters == observed["counters"]
+
+
+INSERT = """
+insert into catalog.models (model_id, record_id, source_id, external_id, name, type, nsfw_rating, raw)
+select ops.key('by hand'), {record}, source_id, 'by hand', 'By hand', 'LORA', 'Safe', '{{}}' from catalog.models limit 1
+"""
+
+
+def test_a_row_written_by_hand_is_found(connection: Connection) -> None:
+    connection.execute(INSERT.format(record="uuidv7()").encode())
+    counted = {row["table_name"]: row["unproven"] for row in trace.unproven(connection)}
+    assert {name: number for name, number in counted.items() if number} == {"catalog.models": 1}
+    with pytest.raises(AtlasError, match=r"Nothing proves catalog.models .* atlas rebuild catalog --check"):
+        trace.trace(connection, "catalog.models", "by hand")
+
+
+def test_a_check_of_each_table_finds_it_too(with_models: Warehouse, civitai: Source) -> None:
+    def failing() -> set[str]:
+        with dg.DagsterInstance.ephemeral() as instance:
+            every = dg.AssetSelection.all_asset_checks()
+            resources = {"atlas": Resource(with_models)}
+            result = dg.materialize([proof_checks(civitai)], instance=instance, resources=resources, selection=every)
+        checked = result.get_asset_check_evaluations()
+        assert len(checked) == len(project.selects(civitai.name))
+        return {check.asset_key.to_user_string() for check in checked if not check.passed}
+
+    assert failing() == set()
+    with with_models.connect() as connection:
+        connection.execute(INSERT.format(record="uuidv7()").encode())
+    assert failing() == {"catalog/civitai/models"}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "update staging.versions set to_run = from_run where version_id = %s",
+        "delete from ops.sql where digest = (select sql_digest from ops.trace where version_id = %s limit 1)",
+    ],
+    ids=["version", "text"],
+)
+def test_a_row_of_which_the_proof_was_taken_away_is_found(connection: Connection, change: str) -> None:
+    row = a_row(connection, "catalog.workflows")
+    connection.execute(change.encode(), [row["version_id"]])
+    assert sum(each["unproven"] for each in trace.unproven(connection)) > 0
+    with pytest.raises(AtlasError, match=r"Nothing proves"):
+        trace.trace(connection, "catalog.workflows", row["key"])
+
+
+def test_a_row_is_looked_up_by_its_index(connection: Connection) -> None:
+    """No table is read whole for one key, through the SQL that `atlas trace` asks."""
+    connection.execute("set local enable_seqscan = off")  # small tables are read whole for being small
+    for name in SHAPES:
+        key = a_row(connection, name)["key"]
+        condition = trace._has_key(connection, SHAPES[name], key)
+        assert condition is not None
+        plan = connection.execute(sql.SQL("explain ") + row_of(SHAPES[name], condition)).fetchall()
+        assert not [line for line in plan if "Seq Scan" in line["QUERY PLAN"]], (name, plan)
+
+
+@pytest.fixture
+def with_models(warehouse: Warehouse, civitai: Source) -> Warehouse:
+    """Two models."""
+    body = {"name": "Heron", "type": "LORA", "modelVersions": []}
+    items = [Payload(json.dumps(body | {"id": each}).encode(), f"told {each}", kind="models") for each in (1, 2)]
+    land.land(warehouse, civitai, "2026-11-01", items)
+    run.transform(warehouse, civitai, "2026-11-01")
+    return warehouse
+
+
+def test_the_command_shows_a_row_by_its_key_or_the_sources_own_id(with_models: Warehouse, atlas: Atlas) -> None:
+    shown = words(atlas("trace", "catalog.models", "1").stdout)
+    assert "catalog/civitai.models 1" in shown and "told 1" in shown and "sql/catalog/civitai/models.sql" in shown
+    told = json.loads(atlas("trace", "catalog.models", "1", "--json").stdout)
+    assert told["body"]["id"] == 1 and told["landed"]["kind"] == "land" and told["row"]["name"] == "Heron"
+    again = json.loads(atlas("trace", "catalog.models", told["proof"]["key"].upper(), "--json").stdout)
+    assert again == told
+    counted = json.loads(atlas("trace", "--json").stdout)
+    assert counted == [{"table_name": "catalog.models", "rows": 2, "unproven": 0}]
+
+    with with_models.connect() as connection:
+        connection.execute(INSERT.format(record="uuidv7()").encode())
+    assert "Nothing proves catalog.models" in words(atlas("trace", "catalog.models", "by hand", code=FAILED).stderr)
+    assert "catalog.models" in atlas("trace", code=FAILED).stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["catalog.nothing", "1"], "There is no table 'catalog.nothing' of a domain. There are: catalog.models"),
+        (["catalog.models"], "Which row of catalog.models? Name its key: model_id."),
+        (["catalog.models", "7"], "catalog.models has no row '7'. Its key is model_id, or external_id."),
+        (
+            ["catalog.model_tags", "7"],
+            "catalog.model_tags has no row '7'. Its key is model_id and tag_id, a space between.",
+        ),
+    ],
+)
+def test_what_the_command_cannot_find_it_says(
+    with_models: Warehouse, atlas: Atlas, arguments: list[str], told: str
+) -> None:
+    assert told in words(atlas("trace", *arguments, code=USAGE).stderr)
+
+
+def test_an_id_that_several_rows_have_is_told_with_their_keys(connection: Connection) -> None:
+    ids = connection.execute(
+        "select external_id from catalog.model_versions group by 1 having count(*) between 2 and 8 limit 1"
+    ).fetchone()
+    assert ids is not None
+    with pytest.raises(AtlasError, match=r"Several rows of catalog.model_versions have the id .* by its key: .*; "):
+        trace.trace(connection, "catalog.model_versions", ids["external_id"])

@@ -1,0 +1,259 @@
+"""Invariant I2: derived anew from staging the tables are the same, in any order, by any number of workers.
+
+What is not the same was written by hand, or derived by other SQL: it is found, and mended, and nothing else is touched.
+"""
+
+import random
+from dataclasses import asdict
+
+import pytest
+from psycopg import sql
+
+from pipelines import ledger, project
+from pipelines.errors import AtlasError
+from pipelines.lineage import rebuild
+from pipelines.lineage.rebuild import Compared
+from pipelines.lineage.shadow_schema import PASSING, beside
+from pipelines.transform import run as transform
+from pipelines.transform import table_digests
+from pipelines.warehouse.database import Warehouse
+from pipelines.warehouse.declare import metadata
+from pipelines.warehouse.table_spec import Shape
+from tests.cli.test_cli import PARTIAL, Atlas, atlas, words
+from tests.pasts import SEED, SEEDS, Files, World, files, tables
+from tests.transform.test_change_set import DAYS, any_model, rows
+
+__all__ = ["atlas", "files"]
+
+
+def differing(warehouse: Warehouse, workers: int = 2) -> dict[str, Compared]:
+    """The tables that are not as derived."""
+    return {each.table: each for each in rebuild.check(warehouse, "catalog", workers=workers) if not each.same}
+
+
+def places(warehouse: Warehouse) -> dict[str, set[tuple[str, ...]]]:
+    """Place and inserting transaction of each row of the domain."""
+    return {
+        table.name: set(rows(warehouse, sql.SQL("select ctid::text, xmin::text from {}").format(Shape(table).target)))
+        for table in metadata.sorted_tables
+        if table.schema == "catalog"
+    }
+
+
+def kept(warehouse: Warehouse) -> dict[str, tuple[int, int]]:
+    """What `ops.tables` says of the tables it knows."""
+    return {name: (number, digest) for name, number, digest in rows(warehouse, "select * from ops.tables")}
+
+
+def held(warehouse: Warehouse) -> dict[str, tuple[int, int]]:
+    with warehouse.connect() as connection:
+        counted = {
+            table.fullname: table_digests.counted(connection, Shape(table))
+            for table in metadata.sorted_tables
+            if table.schema == "catalog"
+        }
+    return {name: (each["rows"], each["digest"]) for name, each in counted.items()}
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_after_a_history_the_tables_are_what_staging_gives(warehouse: Warehouse, files: Files, seed: int) -> None:
+    """By any number of workers; and taken in by days in another order, they would be the same."""
+    world = World(warehouse, files, random.Random(f"{SEED} {seed}"), changes=False)
+    world.live(10)
+    for workers in (1, 2, 4):
+        assert differing(warehouse, workers) == {}
+    before = tables(warehouse)
+    assert sum(map(len, before.values())) > 10
+    for told in world.told.values():
+        days = list(DAYS)
+        world.dice.shuffle(days)
+        for day in days:
+            assert changed(transform.transform(warehouse, told.source, day, full=True).counts) == 0
+    assert tables(warehouse) == before
+
+
+def changed(counts: ledger.Counts) -> int:
+    return counts.created + counts.updated + counts.deleted
+
+
+BY_HAND = {
+    "a row changed": (
+        "update catalog.models set name = 'By hand' where external_id = '1'",
+        "catalog.models",
+        "different",
+    ),
+    "a row taken away": ("delete from catalog.model_stats", "catalog.model_stats", "missing"),
+    "a row written": (
+        """
+        insert into catalog.models (model_id, record_id, source_id, external_id, name, type, nsfw_rating, raw)
+        select uuidv7(), record_id, source_id, 'by hand', name, type, nsfw_rating, raw from catalog.models limit 1
+        """,
+        "catalog.models",
+        "beyond",
+    ),
+}
+
+
+@pytest.fixture
+def three_models(warehouse: Warehouse, files: Files) -> Warehouse:
+    told = World(warehouse, files, random.Random(SEED)).told["catalog/civitai"]
+    for number in (1, 2, 3):
+        told.land(str(number), any_model(random.Random(number), number), day=DAYS[number], kind="models")
+    told.transform()
+    return warehouse
+
+
+@pytest.mark.parametrize("case", BY_HAND)
+def test_what_was_done_by_hand_is_found_and_mended_and_nothing_else_touched(three_models: Warehouse, case: str) -> None:
+    statement, table, what = BY_HAND[case]
+    before, untouched = tables(three_models), places(three_models)
+    recorded = kept(three_models)
+    with three_models.connect() as connection:
+        number = connection.execute(statement.encode()).rowcount
+    assert number > 0
+    found = differing(three_models)
+    assert {name: asdict(each)[what] for name, each in found.items()} == {table: number}
+    assert tables(three_models) != before
+
+    run = rebuild.rebuild(three_models, "catalog", workers=2)
+    assert tables(three_models) == before
+    assert differing(three_models) == {}
+    assert changed(run.counts) == number
+    ((kind, stream, partition, total),) = rows(
+        three_models,
+        f"""
+        select kind, stream, partition_key, created + updated + unchanged + quarantined + duplicates = fetched
+        from ops.fetch_runs where fetch_run_id = '{run.id}' and status = 'partial_success' and published is not null
+        """,
+    )
+    assert (kind, stream, partition, total) == ("rebuild", "catalog", "all", True)
+    written = {name: len(each - untouched[name]) for name, each in places(three_models).items()}
+    mended = 0 if what == "beyond" else number
+    assert {name: each for name, each in written.items() if each} == ({table.split(".")[1]: mended} if mended else {})
+    assert kept(three_models) == held(three_models)
+    assert {name: kept(three_models)[name] for name in recorded} == recorded
+
+
+def test_the_command_ends_as_its_run_does(three_models: Warehouse, atlas: Atlas) -> None:
+    """One image does not fit."""
+    assert "1 quarantined (partial_success)" in words(atlas("rebuild", "catalog", code=PARTIAL).stderr)
+    atlas("rebuild", "catalog", "--check")
+
+
+def test_a_version_taken_away_by_hand_is_found(three_models: Warehouse) -> None:
+    with three_models.connect() as connection:
+        connection.execute("delete from staging.versions where external_id = '2'")
+    assert differing(three_models)["catalog.models"].beyond == 1
+    rebuild.rebuild(three_models, "catalog", workers=1)
+    assert rows(three_models, "select external_id from catalog.models order by 1") == [("1",), ("3",)]
+    assert kept(three_models) == held(three_models)
+
+
+def test_other_sql_is_found_and_brought_in_and_then_changes_nothing_more(three_models: Warehouse, files: Files) -> None:
+    files.change("catalog/civitai/models", 1)
+    assert differing(three_models)["catalog.models"].different == 3
+    rebuild.rebuild(three_models, "catalog", workers=2)
+    assert rows(three_models, "select distinct name = upper(name), description is null from catalog.models") == [
+        (True, True)
+    ]
+    assert differing(three_models) == {}
+    before, derivations = places(three_models), rows(three_models, "select * from staging.derivations order by 1, 2")
+    assert len(derivations) == 3
+    source = project.sources()["catalog/civitai"]
+    assert transform.waiting(three_models, source) == []
+    for day in DAYS:
+        assert changed(transform.transform(three_models, source, day).counts) == 0
+    assert places(three_models) == before
+    assert rows(three_models, "select * from staging.derivations order by 1, 2") == derivations
+
+    files.change("catalog/civitai/models", 0)
+    assert transform.waiting(three_models, source) == [DAYS[1], DAYS[2], DAYS[3]]
+    assert sum(changed(transform.transform(three_models, source, day).counts) for day in DAYS) == 3
+    assert differing(three_models) == {}
+
+
+def test_rows_that_fit_no_more_by_other_sql_are_in_quarantine_with_their_sql(
+    three_models: Warehouse, files: Files
+) -> None:
+    """Those that they depend on wait, and all of it fits again by the SQL of before."""
+    before, path = tables(three_models), files.folder / "catalog/civitai/models.sql"
+    text = path.read_text()
+    misfits = "select table_name, row_key, reason, seen from staging.quarantine where closed_at is null order by 1, 2"
+    waits = "select record_id, table_name, key, reason from staging.waits"
+    known, waited = rows(three_models, misfits), rows(three_models, waits)
+    path.write_text(
+        f"""
+        select model_id, record_id, source_id, external_id,
+            case when external_id <> '3' then name end as name, type, nsfw_rating, raw
+        from (\n{text}\n) as t
+        """
+    )
+    project.selects.cache_clear()
+    run = rebuild.rebuild(three_models, "catalog", workers=2)
+    assert run.status == "partial_success"
+    assert rows(three_models, "select external_id from catalog.models order by 1") == [("1",), ("2",)]
+    found = rows(three_models, misfits)
+    assert ("catalog.models", "not_null") in {(table, reason) for table, _, reason, _ in found}
+    assert run.counts.quarantined == len(found) > len(known)
+    assert {(table, reason) for _, table, _, reason in rows(three_models, waits)} > {("catalog.models", "parent")}
+
+    path.write_text(text)
+    project.selects.cache_clear()
+    rebuild.rebuild(three_models, "catalog", workers=2)
+    assert tables(three_models) == before
+    assert [entry[:3] for entry in rows(three_models, misfits)] == [entry[:3] for entry in known]
+    assert rows(three_models, waits) == waited
+
+
+def test_a_shared_row_to_which_none_refers_is_not_written_whatever_way_it_comes(
+    warehouse: Warehouse, files: Files
+) -> None:
+    """A model of the second day has an image that does not fit, so that rows are sorted out; no other day's are."""
+    path = files.folder / "catalog/civitai/model_tags.sql"
+    path.write_text(f"select * from (\n{path.read_text()}\n) as t where false")
+    project.selects.cache_clear()
+    told = World(warehouse, files, random.Random(SEED)).told["catalog/civitai"]
+    for number, images in enumerate(([], [{"url": "https://i/2.png", "width": 0}])):
+        versions = [{"id": number, "name": "v1", "images": images}]
+        model = {"id": number, "name": "heron", "type": "LORA", "tags": [f"tag {number}"], "modelVersions": versions}
+        told.land(str(number), model, day=DAYS[number], kind="models")
+    told.transform()
+    assert rows(warehouse, "select name from catalog.tags") == []
+    assert differing(warehouse) == {}
+    assert rows(warehouse, "select reason, table_name, row ->> 'name' from staging.quarantine order by 1, 2, 3") == [
+        ("check", "catalog.images", None),
+    ]
+
+
+def test_rows_of_records_on_which_a_select_fails_are_not_taken_away(three_models: Warehouse, files: Files) -> None:
+    before, path = places(three_models), files.folder / "catalog/civitai/models.sql"
+    path.write_text(f"select * from (\n{path.read_text()}\n) as t where 1 / (length(external_id) - 1) > -1")
+    project.selects.cache_clear()
+    for derive in (rebuild.rebuild, rebuild.check):
+        with pytest.raises(AtlasError, match="SELECT files of catalog/civitai fail on 3 records"):
+            derive(three_models, "catalog", workers=1)
+    assert places(three_models) == before
+
+
+def test_a_schema_that_a_killed_process_left_goes_with_the_next(three_models: Warehouse) -> None:
+    """One that a living process works in stays."""
+    with three_models.connect() as connection:
+        connection.execute(f"create schema {PASSING}forsaken; create table {PASSING}forsaken.models ()".encode())
+    with beside(three_models, "catalog") as first, beside(three_models, "catalog") as second:
+        there = {
+            name for (name,) in rows(three_models, f"select nspname from pg_namespace where nspname ~ '^{PASSING}'")
+        }
+        assert there == {str(each["models"].schema) for each in (first, second)}
+    assert rows(three_models, f"select nspname from pg_namespace where nspname ~ '^{PASSING}'") == []
+
+
+def test_it_waits_for_no_transaction_that_reads_or_writes_other_things(three_models: Warehouse) -> None:
+    """One holds what a transform under way holds: rows of ops.sources, locked for its references."""
+    with three_models.connect() as other, other.transaction():
+        other.execute("select * from ops.sources for key share")
+        other.execute("select count(*) from marts.models")
+        with three_models.connect() as settings:
+            settings.execute(
+                sql.SQL("alter database {} set lock_timeout = '5s'").format(sql.Identifier(three_models.database))
+            )
+        assert differing(three_models) == {}

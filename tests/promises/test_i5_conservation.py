@@ -1,0 +1,214 @@
+"""Invariant I5: fetched = created + updated + unchanged + quarantined + duplicates, in every run, whatever it meets.
+
+The numbers are told three times, by the run, the ledger and Dagster, and are held against what is there: payloads that
+were told, versions, entries of quarantine, rows.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import dagster as dg
+import psycopg
+import pytest
+from psycopg import sql
+
+from pipelines import ledger, project
+from pipelines.connectors import recording
+from pipelines.landing import extract
+from pipelines.landing import land as landing
+from pipelines.landing.land import Intake
+from pipelines.ledger import Counts, Run
+from pipelines.lineage import rebuild
+from pipelines.maintenance import erasure
+from pipelines.orchestration import resources
+from pipelines.orchestration.source_assets import measured, staging_asset, staging_key, table_assets, table_key
+from pipelines.source import Checkpoint, Item, Payload, Source, Swept, Window
+from pipelines.transform.run import transform, waiting
+from pipelines.warehouse.database import Warehouse
+
+DAY = "2026-11-02"
+START = datetime(2026, 11, 2, tzinfo=UTC)
+NUMBERS = tuple(asdict(Counts()))
+
+Json = dict[str, Any]
+
+
+def model(number: int, name: str = "a lighthouse", *, downloads: int = 1, **more: Any) -> Json:
+    return {"id": number, "name": name, "type": "LORA", "stats": {"downloadCount": downloads}, **more}
+
+
+def payload(body: Json | bytes) -> Payload:
+    text = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return Payload(text, "made here", kind="models")
+
+
+def rows(warehouse: Warehouse, query: str | sql.Composed) -> list[dict[str, Any]]:
+    with warehouse.connect() as connection:
+        return connection.execute(query.encode() if isinstance(query, str) else query).fetchall()
+
+
+def land(warehouse: Warehouse, source: Source, *items: Item, hours: int = 0) -> Counts:
+    intake = Intake(lambda _: items, "recorded", START + timedelta(hours=hours))
+    return landing.take_in(warehouse, source, DAY, nullcontext(intake), shrink=True).counts
+
+
+def added(counts: Any) -> int:
+    return int(sum(counts[name] for name in ("created", "updated", "unchanged", "quarantined", "duplicates")))
+
+
+def assert_conserved(warehouse: Warehouse, *runs: Run) -> None:
+    """In every run and every table of it, in the ledger and in what Dagster is told; and over all runs in the rows."""
+    there: Counter[str] = Counter()
+    for row in rows(warehouse, "select * from ops.fetch_runs order by published"):
+        assert row["fetched"] == added(row), row
+        assert all(row[name] >= 0 for name in NUMBERS)
+        tables = row["stats"].get("tables", {})
+        for name, counts in tables.items():
+            assert counts["fetched"] == added(counts), (name, counts)
+            assert all(counts[each] >= 0 for each in NUMBERS)
+            there[name] += counts["created"] - counts["deleted"]
+        if row["kind"] != "land":
+            assert {name: row[name] for name in NUMBERS} == {
+                name: sum(counts[name] for counts in tables.values()) for name in NUMBERS
+            }
+    for name, number in there.items():
+        query = sql.SQL("select from {}").format(sql.Identifier(*name.split(".")))
+        assert len(rows(warehouse, query)) == number, name
+    written = {row["fetch_run_id"]: row for row in rows(warehouse, "select * from ops.fetch_runs")}
+    for run in runs:
+        assert asdict(run.counts) == {name: written[run.id][name] for name in NUMBERS}
+        told = measured(run, None)
+        assert {name: told[name] for name in NUMBERS} == asdict(run.counts)
+
+
+@pytest.mark.parametrize("name", project.sources())
+def test_the_sum_holds_for_every_recording(warehouse: Warehouse, name: str) -> None:
+    """Landed twice, taken in, taken in again in full, and derived anew."""
+    source = project.sources()[name]
+    runs = []
+    for day in [*recording.days(source), recording.days(source)[-1]]:
+        with extract.opened(warehouse, source, Window(day), "recorded") as intake:
+            told = sum(isinstance(item, Payload) for item in intake.items({}))
+        opened = extract.opened(warehouse, source, Window(day), "recorded")
+        run = landing.take_in(warehouse, source, day.isoformat(), opened)
+        assert run.counts.fetched == told > 0
+        runs.append(run)
+    taken = waiting(warehouse, source)
+    runs += [transform(warehouse, source, each) for each in taken]
+    runs += [transform(warehouse, source, each, full=True) for each in taken]
+    runs.append(rebuild.rebuild(warehouse, source.domain, workers=1))
+    assert runs[-1].counts.fetched == runs[-1].counts.unchanged > 0
+    assert_conserved(warehouse, *runs)
+
+
+def test_each_end_that_a_payload_can_have_is_counted_once(warehouse: Warehouse, civitai: Source) -> None:
+    one, two, three = (payload(model(number)) for number in (1, 2, 3))
+    other, cut, nameless = payload(model(1, "another")), payload(b'{"id": 4'), payload({"id": 5, "type": "LORA"})
+    first = land(warehouse, civitai, one, one, other, two, two, three, cut, cut, nameless)
+    assert first == Counts(fetched=9, created=3, quarantined=3, duplicates=3)
+    counted, changed = payload(model(1, "another", downloads=2)), payload(model(2, "changed"))
+    second = land(warehouse, civitai, counted, changed, three, nameless, hours=1)
+    assert second == Counts(fetched=4, updated=2, unchanged=1, quarantined=1)
+    late = Payload(json.dumps(model(3, "older")).encode(), "late", version_at=START - timedelta(days=1), kind="models")
+    third = land(warehouse, civitai, counted, changed, late, Swept("models", 1), hours=2)
+    assert third == Counts(fetched=3, unchanged=2, duplicates=1)
+    fourth = land(warehouse, civitai, counted, Swept("models", 1), hours=3)
+    assert fourth == Counts(fetched=1, unchanged=1, deleted=2)
+    assert land(warehouse, civitai, hours=4) == Counts()
+    fates = {row["external_id"]: row["n"] for row in rows(warehouse, VERSIONS)}
+    assert fates == {"1": 2, "2": 3, "3": 3}, "superseded and late ones are kept, deleted ones have a tombstone"
+    erasure.erase(warehouse, civitai, "catalog/civitai.models", "1")
+    assert land(warehouse, civitai, counted, two, hours=5) == Counts(fetched=1, created=1), "an erased one is skipped"
+    assert_conserved(warehouse)
+
+
+VERSIONS = "select external_id, count(*) as n from staging.versions group by 1"
+
+
+def test_each_end_that_a_row_can_have_is_counted_once(warehouse: Warehouse, civitai: Source) -> None:
+    image = {"id": 7, "url": "https://image.invalid/7.png", "width": 10}
+    version = {"id": 1, "name": "v", "images": [image, image | {"id": 8, "width": 0}]}
+    told = [model(1, tags=["a"], modelVersions=[version]), model(2, "n" * 501, tags=["a"]), model(3, tags=["b"])]
+    land(warehouse, civitai, *(payload(each) for each in told))
+    runs = [transform(warehouse, civitai, DAY)]
+    assert runs[0].counts.quarantined >= 2 and runs[0].counts.created > 5
+    assert_conserved(warehouse, *runs)
+    twice = model(4, modelVersions=[version | {"id": 4, "images": [image]}])
+    changed = [told[0] | {"name": "changed"}, told[1] | {"name": "fits now"}, twice]
+    land(warehouse, civitai, *(payload(each) for each in changed), Swept("models", 1), hours=1)
+    runs.append(transform(warehouse, civitai, DAY))
+    assert runs[1].counts.duplicates and runs[1].counts.updated and runs[1].counts.deleted
+    runs.append(transform(warehouse, civitai, DAY, full=True))
+    runs.append(transform(warehouse, civitai, DAY))
+    assert runs[3].counts == Counts()
+    runs.append(rebuild.rebuild(warehouse, "catalog", workers=2))
+    assert_conserved(warehouse, *runs)
+
+
+def test_a_landing_that_goes_on_counts_what_the_one_before_had_fetched(warehouse: Warehouse, civitai: Source) -> None:
+    pages = [[payload(model(1)), payload(model(2)), payload(b"{")], [payload(model(2)), payload(model(3))]]
+
+    def items(resume: dict[str, dict[str, Any]], breaks: bool) -> Iterator[Item]:
+        for number, page in enumerate(pages):
+            if number >= resume.get("models", {}).get("page", 0):
+                yield from page
+                if breaks and number:
+                    raise ConnectionResetError
+                yield Checkpoint("models", {"page": number + 1})
+
+    with pytest.raises(ConnectionResetError):
+        landing.take_in(warehouse, civitai, DAY, nullcontext(Intake(lambda resume: items(resume, True), "live")))
+    intake = Intake(lambda resume: items(resume, False), "live")
+    run = landing.take_in(warehouse, civitai, DAY, nullcontext(intake))
+    assert run.counts == Counts(fetched=5, created=3, quarantined=1, duplicates=1)
+    assert run.stats["notes"] == {"payloads taken up from a run that broke off": 3}
+    (failed, _) = rows(warehouse, "select * from ops.fetch_runs order by fetch_run_id")
+    assert [failed[name] for name in NUMBERS] == [0] * len(NUMBERS)
+    assert_conserved(warehouse, run)
+
+
+@pytest.mark.parametrize("name", [name for name in NUMBERS if name != "deleted"])
+def test_the_database_refuses_a_run_that_lost_or_made_one(warehouse: Warehouse, civitai: Source, name: str) -> None:
+    land(warehouse, civitai, payload(model(1)))
+    with warehouse.connect() as connection, pytest.raises(psycopg.errors.CheckViolation, match="conservation"):
+        connection.execute(f"update ops.fetch_runs set {name} = {name} + 1".encode())
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_the_database_refuses_a_number_below_zero(warehouse: Warehouse, civitai: Source, name: str) -> None:
+    """Even where the sum would hold."""
+    false = Counts(**{name: -1})
+    if name != "deleted":
+        setattr(false, "duplicates" if name == "fetched" else "fetched", -1)
+        assert false.fetched == added(asdict(false))
+    with (
+        pytest.raises(psycopg.errors.CheckViolation, match="not_negative"),
+        ledger.opened(warehouse, civitai, "land", DAY, code_version="a test") as run,
+    ):
+        run.publish(false, {})
+
+
+def test_dagster_tells_the_numbers_of_the_ledger(warehouse: Warehouse, civitai: Source) -> None:
+    atlas = {"atlas": resources.Atlas(warehouse, "recorded")}
+    day = recording.days(civitai)[0].isoformat()
+    ranged = {"dagster/asset_partition_range_start": day, "dagster/asset_partition_range_end": day}
+    told: dict[dg.AssetKey, dict[str, Any]] = {}
+    with dg.DagsterInstance.ephemeral() as instance:
+        for assets in (staging_asset(civitai), table_assets(civitai)):
+            result = dg.materialize([assets], instance=instance, resources=atlas, tags=ranged)
+            for event in result.get_asset_materialization_events():
+                assert event.asset_key is not None
+                metadata = event.materialization.metadata
+                told[event.asset_key] = {name: metadata[name].value for name in NUMBERS}
+    (landed, transformed) = rows(warehouse, "select * from ops.fetch_runs order by fetch_run_id")
+    expected = {staging_key(civitai): landed} | {
+        table_key(select): transformed["stats"]["tables"][select.table.fullname]
+        for select in project.selects(civitai.name)
+    }
+    assert told == {key: {name: row[name] for name in NUMBERS} for key, row in expected.items()}
+    assert sum(numbers["fetched"] for numbers in told.values()) > landed["fetched"]

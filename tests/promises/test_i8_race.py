@@ -1,0 +1,325 @@
+"""Invariant I8: runs of one partition at once end as one, and any others at once end as one after the other.
+
+Twenty real processes, forked from one that has imported everything, begin together; where what matters is who waits
+for whom, threads with connections of their own do. Each outcome is compared with that of runs one by one.
+"""
+
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Barrier, Event
+from typing import Any
+
+import pytest
+
+from pipelines import ledger, project
+from pipelines.connectors import recording
+from pipelines.landing import extract
+from pipelines.landing import land as landing
+from pipelines.ledger import Counts, Run
+from pipelines.lineage import rebuild
+from pipelines.source import Payload, Source, Window
+from pipelines.transform import table_digests
+from pipelines.transform.run import transform, waiting
+from pipelines.warehouse import migrate
+from pipelines.warehouse.database import Warehouse
+from pipelines.warehouse.declare import metadata
+from pipelines.warehouse.table_spec import Shape
+
+DAY = "2026-11-02"
+PROCESSES, MODELS, BAD = 20, 60, 2
+PATIENCE_S = 120
+SEED = int(os.environ.get("RACE_SEED") or random.randrange(1 << 32))
+
+PROGRAM = """
+import json, os, sys
+from contextlib import nullcontext
+from pathlib import Path
+from sqlalchemy import make_url
+from pipelines import files, house, landing, transform
+from pipelines.source import Window
+from pipelines.warehouse.engine import Warehouse
+
+url, file, day, processes = sys.argv[1:]
+source = house.sources()["catalog/civitai"]
+selects = house.selects(source.name)
+gate, opens = os.pipe()
+children = []
+for each in range(int(processes)):
+    child = os.fork()
+    if child == 0:
+        os.close(opens)
+        os.read(gate, 1)
+        warehouse = Warehouse(make_url(url))
+        intake = files.intake(source, "models", Path(file), Window.of(day))
+        landed = landing.take_in(warehouse, source, day, nullcontext(intake))
+        runs = [landed, transform.transform(warehouse, source, day)]
+        os.write(1, (json.dumps([[str(run.id), vars(run.counts)] for run in runs]) + "\\n").encode())
+        os._exit(0)
+    children.append(child)
+os.close(opens)
+sys.exit(any([os.waitpid(child, 0)[1] for child in children]))
+"""
+
+
+def a_model(number: int, edition: int = 0) -> Payload:
+    body = {
+        "id": number,
+        "name": f"Lighthouse {number}, edition {edition}",
+        "type": "LORA",
+        "tags": ["coast", f"number {number % 7}", f"edition {edition}"],
+        "modelVersions": [{"id": number, "name": f"v{edition}", "files": [], "images": []}],
+    }
+    return Payload(json.dumps(body).encode(), f"models.ndjson:{number}", kind="models")
+
+
+def rows(warehouse: Warehouse, query: str, *values: object) -> list[dict[str, Any]]:
+    with warehouse.connect() as connection:
+        return connection.execute(query.encode(), values).fetchall()
+
+
+def digests(warehouse: Warehouse) -> dict[str, tuple[int, str]]:
+    """What the tables hold, by reading all of it, which is what their runs have kept up."""
+    project.load_tables()
+    with warehouse.connect() as connection:
+        kept = {
+            row["table_name"]: (row["rows"], row["digest"]) for row in connection.execute("select * from ops.tables")
+        }
+        found = {}
+        for name in kept:
+            number = table_digests.counted(connection, Shape(metadata.tables[name]))
+            found[name] = (number["rows"], number["digest"])
+    assert found == kept
+    return {name: (number, table_digests.written(digest)) for name, (number, digest) in found.items() if number}
+
+
+def staged(warehouse: Warehouse) -> list[dict[str, Any]]:
+    """The versions, and which of them are in the tables."""
+    return rows(
+        warehouse,
+        """
+        select stream, external_id, digest, version_at, partition_key, latest,
+            from_run is not null as taken_in, to_run is not null as taken_out
+        from staging.versions order by stream, external_id, version_at, digest
+        """,
+    )
+
+
+def assert_at_rest(warehouse: Warehouse) -> None:
+    """No run is open, no lock is held, nothing is left of what runs keep for themselves."""
+    assert rows(warehouse, "select from ops.fetch_runs where status in ('pending', 'in_progress', 'failed')") == []
+    assert rows(warehouse, "select from ops.fetch_runs where published is null or error_text is not null") == []
+    for name in ("arrivals", "rejects", "checkpoints"):
+        assert rows(warehouse, f"select from staging.{name}") == []
+    assert rows(warehouse, "select from pg_namespace where starts_with(nspname, 'atlas_passing_')") == []
+    until(
+        lambda: (
+            not rows(
+                warehouse,
+                "select from pg_locks where locktype = 'advisory' "
+                "and database = (select oid from pg_database where datname = current_database())",
+            )
+        )
+    )
+
+
+def until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.01)
+
+
+def at_once(works: Sequence[Callable[[], Any]]) -> list[Any]:
+    """Does all of it in threads that begin together."""
+    start = Barrier(len(works))
+
+    def begin(work: Callable[[], Any]) -> Any:
+        start.wait(PATIENCE_S)
+        return work()
+
+    with ThreadPoolExecutor(len(works)) as threads:
+        return list(threads.map(begin, works))
+
+
+@pytest.fixture
+def other(new_warehouse: Callable[[], Warehouse]) -> Iterator[Warehouse]:
+    """Where the same is done one by one."""
+    warehouse = new_warehouse()
+    yield warehouse
+    warehouse.drop_database(warehouse.database)
+
+
+def test_twenty_processes_on_one_partition_end_as_one(
+    warehouse: Warehouse, other: Warehouse, civitai: Source, tmp_path: Path
+) -> None:
+    good = [a_model(number) for number in range(MODELS)]
+    bad = [Payload(b'{"id": 9%d}' % each, f"models.ndjson:9{each}", kind="models") for each in range(BAD)]
+    file = tmp_path / "models.ndjson"
+    file.write_bytes(b"\n".join(each.body for each in [*good, *bad]))
+    ended = subprocess.run(
+        [sys.executable, "-c", PROGRAM, warehouse.conninfo, str(file), DAY, str(PROCESSES)],
+        cwd=project.ROOT,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+    )
+    assert ended.returncode == 0, ended.stderr
+    told = [json.loads(line) for line in ended.stdout.splitlines()]
+    assert len(told) == PROCESSES
+
+    landing.land(other, civitai, DAY, [*good, *bad], fetched_at=Window.of(DAY).last)
+    alone = transform(other, civitai, DAY)
+    assert digests(warehouse) == digests(other)
+    assert staged(warehouse) == staged(other)
+
+    landed = sorted(each[0][1]["created"] for each in told)
+    assert landed == [0] * (PROCESSES - 1) + [MODELS]
+    for (_, land), (_, _) in told:
+        assert land["created"] + land["unchanged"] == MODELS and land["quarantined"] == BAD
+    taken = sorted((counts for _, (_, counts) in told), key=lambda counts: int(counts["fetched"]))
+    assert taken[:-1] == [vars(Counts())] * (PROCESSES - 1)
+    assert taken[-1] == vars(alone.counts)
+    assert [row["seen"] for row in rows(warehouse, "select seen from staging.quarantine")] == [PROCESSES] * BAD
+
+    written = {str(row.pop("fetch_run_id")): row for row in rows(warehouse, LEDGER)}
+    assert written == {run: counts for each in told for run, counts in each}
+    assert_at_rest(warehouse)
+
+
+LEDGER = """
+select fetch_run_id, fetched, created, updated, unchanged, deleted, quarantined, duplicates from ops.fetch_runs
+"""
+
+RACING = ("catalog/civitai", "catalog/danbooru", "catalog/ollama")
+
+
+def recorded(warehouse: Warehouse, source: Source) -> None:
+    """Lands what was recorded of a source, day by day."""
+    for day in recording.days(source):
+        opened = extract.opened(warehouse, source, Window(day), "recorded")
+        landing.take_in(warehouse, source, day.isoformat(), opened)
+
+
+def test_sources_and_days_transformed_at_once_are_as_one_by_one(warehouse: Warehouse, other: Warehouse) -> None:
+    """They share tags, in an order by chance (RACE_SEED repeats it)."""
+    sources = [project.sources()[name] for name in RACING]
+    for source in sources:
+        recorded(other, source)
+        for day in waiting(other, source):
+            transform(other, source, day)
+    at_once([lambda source=source: recorded(warehouse, source) for source in sources])  # type: ignore[misc]
+    days = [(source, day) for source in sources for day in waiting(warehouse, source)]
+    random.Random(SEED).shuffle(days)
+    assert len(days) > len(sources)
+    runs = at_once([lambda each=each: transform(warehouse, *each) for each in [*days, *days]])  # type: ignore[misc]
+    assert sum(run.counts.fetched > 0 for run in runs) <= len(days)
+    assert digests(warehouse) == digests(other), SEED
+    assert_at_rest(warehouse)
+
+
+def test_landings_transforms_rebuilds_and_checks_at_once(
+    warehouse: Warehouse, other: Warehouse, civitai: Source
+) -> None:
+    editions = range(2)
+    done = Event()
+
+    def load(into: Warehouse, day: int) -> None:
+        for edition in editions:
+            at = Window.of(f"2026-11-0{day}").start.replace(hour=edition)
+            models = [a_model(number, edition) for number in range(day, MODELS, 2)]
+            landing.land(into, civitai, f"2026-11-0{day}", models, fetched_at=at)
+            transform(into, civitai, f"2026-11-0{day}")
+
+    def both() -> None:
+        at_once([lambda: load(warehouse, 1), lambda: load(warehouse, 2)])
+        done.set()
+
+    def rebuilding() -> list[Run]:
+        runs = [rebuild.rebuild(warehouse, "catalog", workers=2)]
+        while not done.is_set():
+            runs.append(rebuild.rebuild(warehouse, "catalog", workers=1))
+        return runs
+
+    def checking() -> list[rebuild.Compared]:
+        found = rebuild.check(warehouse, "catalog", workers=2)
+        while not done.is_set():
+            found += rebuild.check(warehouse, "catalog", workers=1)
+        return found
+
+    _, rebuilt, checked = at_once([both, rebuilding, checking])
+    for run in rebuilt:
+        assert (run.counts.created, run.counts.updated, run.counts.deleted) == (0, 0, 0)
+    assert [each for each in checked if not each.same] == []
+    assert [each for each in rebuild.check(warehouse, "catalog", workers=2) if not each.same] == []
+    for day in (1, 2):
+        load(other, day)
+    assert digests(warehouse) == digests(other)
+    assert_at_rest(warehouse)
+
+
+def test_a_migration_waits_for_runs_and_runs_for_a_migration(warehouse: Warehouse, civitai: Source) -> None:
+    """Two of them at once apply it once."""
+    newest = migrate.head()
+    migrate.downgrade(warehouse, "-1")
+    with ThreadPoolExecutor(3) as threads:
+        with warehouse.connect() as running:  # what a run holds; the tables of the revision before are none of ours
+            running.execute(ledger.LOCK_SHARED, ["migrate"])
+            migrations = [threads.submit(migrate.migrate, warehouse) for _ in range(2)]
+            until(lambda: len(rows(warehouse, WAITING)) == 2)
+            run = threads.submit(landing.land, warehouse, civitai, DAY, [a_model(1)])
+            until(lambda: len(rows(warehouse, WAITING)) == 3)
+            assert migrate.current(warehouse) != newest
+        applied = [each.result(PATIENCE_S) for each in migrations]
+        assert sorted(applied) == [[], [newest]]
+        assert run.result(PATIENCE_S).counts.created == 1
+    assert migrate.migrate(warehouse) == []
+    assert_at_rest(warehouse)
+
+
+WAITING = """
+select from pg_locks where locktype = 'advisory' and not granted
+  and database = (select oid from pg_database where datname = current_database())
+"""
+
+
+def test_a_transform_takes_nothing_in_while_a_landing_publishes(warehouse: Warehouse, civitai: Source) -> None:
+    """Or it would take in what that retires."""
+    landing.land(warehouse, civitai, DAY, [a_model(1)])
+    writing = "select from pg_locks where relation = 'staging.versions'::regclass and mode = 'RowExclusiveLock'"
+    with ThreadPoolExecutor(1) as threads:
+        with warehouse.connect() as publishing:
+            publishing.execute(ledger.LOCK, [f"land {civitai.name}"])
+            run = threads.submit(transform, warehouse, civitai, DAY)
+            until(lambda: rows(warehouse, WAITING))
+            assert rows(warehouse, writing) == []
+        assert run.result(PATIENCE_S).counts.created > 0
+    assert_at_rest(warehouse)
+
+
+def test_a_run_holds_what_a_migration_waits_for(warehouse: Warehouse, civitai: Source) -> None:
+    begun, go_on = Event(), Event()
+
+    def items() -> Iterator[Payload]:
+        yield a_model(1)
+        begun.set()
+        assert go_on.wait(PATIENCE_S)
+
+    with ThreadPoolExecutor(2) as threads:
+        run = threads.submit(landing.land, warehouse, civitai, DAY, items())
+        assert begun.wait(PATIENCE_S)
+        try:
+            assert migrate.migrate(warehouse) == [], "with nothing to apply nobody waits"
+            takes = threads.submit(migrate.downgrade, warehouse, "-1")
+            until(lambda: rows(warehouse, WAITING))
+        finally:
+            go_on.set()
+        assert run.result(PATIENCE_S).counts.created == 1
+        takes.result(PATIENCE_S)
+    assert migrate.migrate(warehouse) == [migrate.head()]

@@ -1,0 +1,224 @@
+"""Invariant I9: a reader never sees half of a source's partition, whatever loads, rebuilds or crashes meanwhile.
+
+Every row of the partition tells the edition of its record: a name, a label, an address, a tag. Readers on connections
+of their own look in a loop, once with single statements over several tables, once with several statements in one
+transaction, and note each edition and each number of rows that they meet.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg import IsolationLevel
+from psycopg.rows import tuple_row
+
+from pipelines import project
+from pipelines.landing import land as landing
+from pipelines.lineage import rebuild
+from pipelines.source import Payload, Source, Window
+from pipelines.transform.run import transform
+from pipelines.warehouse.database import Warehouse
+
+DAY = "2026-11-02"
+MODELS = 120
+PATIENCE_S = 60
+
+TELLS = {
+    "models": "select name from catalog.models",
+    "model_versions": "select version_label from catalog.model_versions",
+    "artifacts": "select file_name from catalog.artifacts",
+    "images": "select url from catalog.images",
+    "model_tags": "select t.name from catalog.model_tags join catalog.tags t using (tag_id)",
+}
+"""What tells the edition of each row of a table."""
+
+ONE = """
+select '{table}' as table_name, substring(told from 'edition (\\d+)') as edition, count(*)
+from ({told}) as t (told) group by 2
+"""
+EACH = {table: ONE.format(table=table, told=told) for table, told in TELLS.items()}
+ALL = " union all ".join(EACH.values())
+
+Sight = tuple[tuple[str, str, int], ...]
+"""What one look saw: table, edition, number of rows."""
+
+
+def a_model(number: int, edition: int) -> Payload:
+    """A model with a version, a file, an image and a tag; each of them tells the edition."""
+    told = f"edition {edition}"
+    image = {"id": number, "url": f"https://image.invalid/{told}/{number}.png"}
+    file = {"id": number, "name": f"{number} {told}.safetensors", "type": "Model"}
+    version = {"id": number, "name": f"v {told}", "files": [file], "images": [image]}
+    body = {"id": number, "name": f"Lighthouse {told}", "type": "LORA", "tags": [told], "modelVersions": [version]}
+    return Payload(json.dumps(body).encode(), f"{number} of {told}", kind="models")
+
+
+def whole(edition: int) -> Sight:
+    return tuple(sorted((table, str(edition), MODELS) for table in TELLS))
+
+
+def land(warehouse: Warehouse, source: Source, edition: int) -> None:
+    at = Window.of(DAY).start.replace(hour=edition)
+    landing.land(warehouse, source, DAY, [a_model(each, edition) for each in range(MODELS)], fetched_at=at)
+
+
+def take(warehouse: Warehouse, source: Source, edition: int) -> None:
+    land(warehouse, source, edition)
+    transform(warehouse, source, DAY)
+
+
+class Reader:
+    """Looks in a loop until it is told to stop; what it saw, in turn, each sight once a change."""
+
+    def __init__(self, warehouse: Warehouse, queries: list[str], isolation: IsolationLevel | None) -> None:
+        self.sights: list[Sight] = []
+        self.looks = 0
+        self._warehouse, self._queries, self._isolation = warehouse, queries, isolation
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._look)
+
+    def _look(self) -> None:
+        with self._warehouse.connect() as connection, connection.cursor(row_factory=tuple_row) as cursor:
+            connection.isolation_level = self._isolation
+            while not self._stop.is_set():
+                with connection.transaction():
+                    rows = [row for query in self._queries for row in cursor.execute(query.encode()).fetchall()]
+                sight = tuple(sorted(rows))
+                if not self.sights or self.sights[-1] != sight:
+                    self.sights.append(sight)
+                self.looks += 1
+
+    def __enter__(self) -> "Reader":
+        self._thread.start()
+        self.look_again()
+        return self
+
+    def look_again(self) -> None:
+        """Waits until it has looked, from beginning to end."""
+        target = self.looks + 2
+        while self.looks < target:
+            assert self._thread.is_alive()
+            self._stop.wait(0.005)
+
+    def __exit__(self, *_: Any) -> None:
+        self._stop.set()
+        self._thread.join(PATIENCE_S)
+        assert not self._thread.is_alive()
+
+
+@contextmanager
+def watched(warehouse: Warehouse) -> Iterator[list[Reader]]:
+    """Both kinds of readers at work."""
+    with (
+        Reader(warehouse, [ALL], None) as single,
+        Reader(warehouse, list(EACH.values()), IsolationLevel.REPEATABLE_READ) as several,
+    ):
+        yield [single, several]
+
+
+def test_loads_show_one_edition_after_the_other(warehouse: Warehouse, civitai: Source) -> None:
+    with watched(warehouse) as readers:
+        for edition in range(1, 5):
+            take(warehouse, civitai, edition)
+            for reader in readers:
+                reader.look_again()
+    for reader in readers:
+        assert reader.sights == [(), *(whole(edition) for edition in range(1, 5))]
+
+
+REFUSE = """
+create function public.refuse() returns trigger language plpgsql as $$ begin raise exception 'not today'; end $$;
+create trigger refuse before update on staging.versions
+    for each row when (new.from_run is not null) execute function public.refuse();
+"""
+"""Fails a transform when all its rows are written."""
+
+
+def test_a_transform_that_fails_at_its_end_shows_nothing(warehouse: Warehouse, civitai: Source) -> None:
+    take(warehouse, civitai, 1)
+    with watched(warehouse) as readers:
+        land(warehouse, civitai, 2)
+        with warehouse.connect() as connection:
+            connection.execute(REFUSE.encode())
+        with pytest.raises(psycopg.errors.RaiseException, match="not today"):
+            transform(warehouse, civitai, DAY)
+        for reader in readers:
+            reader.look_again()
+    for reader in readers:
+        assert reader.sights == [whole(1)]
+
+
+def test_a_transform_that_is_killed_shows_nothing(warehouse: Warehouse, civitai: Source) -> None:
+    """When models and versions are written, and images are not yet committed."""
+    take(warehouse, civitai, 1)
+    land(warehouse, civitai, 2)
+    with watched(warehouse) as readers:
+        ended = subprocess.run(
+            [sys.executable, "-m", "pipelines.cli.main", "transform", "catalog/civitai"],
+            cwd=project.ROOT,
+            env=os.environ | {"DATABASE_URL": warehouse.conninfo, "ATLAS_FAILPOINT": "write.merged.images=kill"},
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_S,
+        )
+        assert ended.returncode == -9, ended.stdout + ended.stderr
+        for reader in readers:
+            reader.look_again()
+        transform(warehouse, civitai, DAY)
+        for reader in readers:
+            reader.look_again()
+    for reader in readers:
+        assert reader.sights == [whole(1), whole(2)]
+
+
+def test_a_rebuild_that_changes_nothing_shows_nothing_else(warehouse: Warehouse, civitai: Source) -> None:
+    take(warehouse, civitai, 1)
+    with watched(warehouse) as readers:
+        assert rebuild.rebuild(warehouse, "catalog", workers=2).counts.updated == 0
+        assert all(each.same for each in rebuild.check(warehouse, "catalog", workers=2))
+    for reader in readers:
+        assert reader.sights == [whole(1)]
+
+
+SPOIL = [
+    "update catalog.models set name = replace(name, 'edition 1', 'edition 9')",
+    "update catalog.model_versions set version_label = replace(version_label, 'edition 1', 'edition 9')",
+    "update catalog.artifacts set file_name = replace(file_name, 'edition 1', 'edition 9')",
+    "update catalog.images set url = replace(url, 'edition 1', 'edition 9')",
+    "update catalog.tags set name = replace(name, 'edition 1', 'edition 9')",
+]
+"""Makes of edition 1 what no payload tells, a statement a table."""
+
+
+def test_a_rebuild_puts_all_that_differs_right_at_once(warehouse: Warehouse, civitai: Source) -> None:
+    take(warehouse, civitai, 1)
+    with warehouse.connect() as connection:
+        for statement in SPOIL:
+            connection.execute(statement.encode())
+    with watched(warehouse) as readers:
+        run = rebuild.rebuild(warehouse, "catalog", workers=2)
+        for reader in readers:
+            reader.look_again()
+    assert run.counts.updated == 4 * MODELS + 1
+    for reader in readers:
+        assert reader.sights == [whole(9), whole(1)]
+
+
+def test_readers_see_what_is_committed_table_by_table(warehouse: Warehouse, civitai: Source) -> None:
+    """So that the tests above could fail: the writes of a load, each in a transaction of its own."""
+    take(warehouse, civitai, 1)
+    with watched(warehouse) as readers, warehouse.connect() as connection:
+        for statement in SPOIL:
+            connection.execute(statement.encode())
+            for reader in readers:
+                reader.look_again()
+    for reader in readers:
+        assert len(reader.sights) > 2
+        assert not set(reader.sights) <= {whole(1), whole(9)}

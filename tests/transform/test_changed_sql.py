@@ -1,0 +1,279 @@
+"""SELECT files that change, fail, go and come back, and connectors that go: nothing waits for ever, nothing is lost."""
+
+import os
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines import project
+from pipelines.errors import AtlasError
+from pipelines.lineage import rebuild, snapshots, time_travel, trace
+from pipelines.maintenance import erasure, retention
+from pipelines.maintenance.retention import Policy
+from pipelines.source import Source
+from pipelines.transform.run import transform, waiting
+from pipelines.warehouse.database import Warehouse
+from tests.pasts import Files, files
+from tests.transform.test_change_set import DAYS, Told, made, rows, shown
+
+__all__ = ["files", "made"]
+
+ENTRIES = "select external_id, reason, seen, closed_at is null from staging.quarantine order by quarantine_id"
+
+
+@pytest.fixture
+def told(warehouse: Warehouse, files: Files) -> Told:
+    return Told(warehouse, project.sources()["catalog/civitai"])
+
+
+def change(files: Files, table: str, wrapped: str) -> str:
+    """Writes a SELECT file of CivitAI anew, {} being what it was; what it was."""
+    path = files.folder / f"catalog/civitai/{table}.sql"
+    text = path.read_text()
+    path.write_text(wrapped.format(text))
+    project.selects.cache_clear()
+    return text
+
+
+def a_model(number: int, **more: Any) -> dict[str, Any]:
+    return {"id": number, "name": f"heron {number}", "type": "LORA", "tags": [f"tag {number}"]} | more
+
+
+FAILS = "select * from (\n{}\n) as t where 1 / (case when name = 'heron 1' then 0 else 1 end) > 0"
+
+
+def test_a_record_that_another_day_brings_in_and_on_which_a_select_fails_is_left_out_once(
+    told: Told, files: Files
+) -> None:
+    """The second claims the image of the first."""
+    image = {"id": 7, "url": "https://i/7.png"}
+    for number in (1, 2):
+        version = {"id": number, "name": "v", "images": [image]}
+        told.land(str(number), a_model(number, modelVersions=[version]), day=DAYS[number], kind="models")
+        if number == 1:
+            told.transform()
+            change(files, "models", FAILS)
+    transform(told.warehouse, told.source, DAYS[2])
+    assert shown(told.warehouse, "select name from catalog.models order by 1") == ["heron 1", "heron 2"]
+    assert ("1", "select_fails", 1, True) in rows(told.warehouse, ENTRIES)
+
+
+def test_a_select_that_fails_is_tried_again_when_it_changes(told: Told, files: Files) -> None:
+    told.land("1", a_model(1), kind="models")
+    told.transform()
+    fine = change(files, "models", FAILS)
+    told.transform()
+    assert waiting(told.warehouse, told.source) == []
+    assert rows(told.warehouse, ENTRIES) == [("1", "select_fails", 1, True)]
+    assert shown(told.warehouse, "select name from catalog.models") == ["heron 1"]
+    transform(told.warehouse, told.source, DAYS[0], full=True)
+    assert rows(told.warehouse, ENTRIES) == [("1", "select_fails", 2, True)]
+    (files.folder / "catalog/civitai/models.sql").write_text(fine)
+    project.selects.cache_clear()
+    assert waiting(told.warehouse, told.source) == [DAYS[0]]
+    told.transform()
+    assert rows(told.warehouse, ENTRIES) == [("1", "select_fails", 2, False)]
+    assert [each for each in rebuild.check(told.warehouse, "catalog", workers=1) if not each.same] == []
+
+
+def test_an_entry_of_what_is_not_in_force_stays_open_whatever_is_done_with_what_is(told: Told, files: Files) -> None:
+    change(files, "models", FAILS)
+    told.land("1", a_model(1, name="first"), kind="models")
+    told.transform()
+    told.land("1", a_model(1), day=DAYS[1], kind="models")
+    told.transform()
+    rebuild.rebuild(told.warehouse, "catalog", workers=1)
+    assert shown(told.warehouse, "select name from catalog.models") == ["first"]
+    assert rows(told.warehouse, ENTRIES) == [("1", "select_fails", 1, True)]
+
+
+def test_rows_of_a_select_that_is_gone_go_with_it(told: Told, files: Files) -> None:
+    warehouse = told.warehouse
+    told.land("1", a_model(1), kind="models")
+    told.transform()
+    assert shown(warehouse, "select count(*) from catalog.model_tags") == [1]
+    (files.folder / "catalog/civitai/model_tags.sql").unlink()
+    project.selects.cache_clear()
+    assert waiting(warehouse, told.source) == [DAYS[0]]
+    run = transform(warehouse, told.source, DAYS[0])
+    assert {name: each["deleted"] for name, each in run.stats["tables"].items() if each["deleted"]} == {
+        "catalog.model_tags": 1,
+        "catalog.tags": 1,
+    }
+    assert waiting(warehouse, told.source) == []
+    assert [each for each in rebuild.check(warehouse, "catalog", workers=1) if not each.same] == []
+    with warehouse.connect() as connection:
+        assert not any(each["unproven"] for each in trace.unproven(connection))
+        with time_travel.as_of(warehouse, "catalog", snapshots.moment(connection, str(run.id))) as then:
+            assert then.differing(connection) == []
+
+
+def test_rows_of_a_connector_that_is_gone_are_not_taken_away(
+    told: Told, files: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    warehouse = told.warehouse
+    told.land("1", a_model(1), kind="models")
+    told.transform()
+    (last,) = shown(warehouse, "select fetch_run_id::text from ops.fetch_runs where kind = 'transform'")
+    others = {name: source for name, source in project.sources().items() if source is not told.source}
+    monkeypatch.setattr(project, "sources", lambda: others)
+
+    def look_back() -> AbstractContextManager[Any]:
+        with warehouse.connect() as connection:
+            return time_travel.as_of(warehouse, "catalog", snapshots.moment(connection, last))
+
+    gone = "rows of catalog/civitai.models, and no connector in assets/catalog that has this stream"
+    for derive in (rebuild.rebuild, rebuild.check):
+        with pytest.raises(AtlasError, match=gone):
+            derive(warehouse, "catalog", workers=1)
+    with pytest.raises(AtlasError, match=gone), look_back():
+        pass
+    assert shown(warehouse, "select name from catalog.models") == ["heron 1"]
+
+
+def test_shared_rows_to_which_no_table_of_the_source_can_refer_are_not_written(
+    warehouse: Warehouse, made: Source, tmp_path: Path
+) -> None:
+    (tmp_path / "tags.sql").write_text(
+        """
+        select ops.key(p.external_id) as tag_id, p.external_id as name, p.external_id as normalized_name
+        from payloads as p
+        """
+    )
+    told = Told(warehouse, replace(made, name=f"catalog/{os.path.relpath(tmp_path, project.SQL / 'catalog')}"))
+    told.land("heron", {"models": []})
+    told.transform()
+    assert shown(warehouse, "select name from catalog.tags") == []
+
+
+def differing(told: Told) -> list[str]:
+    return [each.table for each in rebuild.check(told.warehouse, "catalog", workers=1) if not each.same]
+
+
+def with_image(number: int, image: int, **more: Any) -> dict[str, Any]:
+    version = {"id": number, "name": "v", "images": [{"id": image, "url": f"https://i/{image}.png"}]}
+    return a_model(number, modelVersions=[version], **more)
+
+
+def test_rows_of_a_select_that_is_gone_go_too_where_another_day_brings_their_record_in(
+    told: Told, files: Files
+) -> None:
+    told.land("1", with_image(1, 7), kind="models")
+    told.transform()
+    (files.folder / "catalog/civitai/model_tags.sql").unlink()
+    project.selects.cache_clear()
+    told.land("2", with_image(2, 7, tags=[]), day=DAYS[1], kind="models")
+    transform(told.warehouse, told.source, DAYS[1])
+    told.transform()
+    assert shown(told.warehouse, "select count(*) from catalog.model_tags") == [0]
+    assert differing(told) == []
+
+
+def test_erasing_takes_rows_of_a_select_that_is_gone_where_another_fails(told: Told, files: Files) -> None:
+    told.land("1", with_image(1, 7), kind="models")
+    told.transform()
+    (files.folder / "catalog/civitai/images.sql").unlink()
+    change(files, "models", FAILS)
+    told.transform()
+    assert shown(told.warehouse, "select url from catalog.images") == ["https://i/7.png"]
+    erasure.erase(told.warehouse, told.source, "catalog/civitai.models", "1")
+    assert shown(told.warehouse, "select url from catalog.images") == []
+
+
+def test_where_the_newest_version_fails_the_one_in_force_is_by_the_sql_of_now(told: Told, files: Files) -> None:
+    told.land("1", a_model(1, name="fine"), kind="models")
+    told.transform()
+    files.change("catalog/civitai/models", 1)
+    change(files, "models", FAILS.replace("heron 1", "HERON 1"))
+    told.land("1", a_model(1), day=DAYS[1], kind="models")
+    told.transform()
+    assert shown(told.warehouse, "select name from catalog.models") == ["FINE"]
+    assert waiting(told.warehouse, told.source) == differing(told) == []
+
+
+STATS = """
+select model_id, observed_at, record_id, downloads::bigint * 100 as downloads from (
+{}
+) as t
+"""
+
+
+def test_a_series_is_derived_whole_once_its_record_is_mended(told: Told, files: Files) -> None:
+    told.land("1", a_model(1, stats={"downloadCount": 1}), kind="models")
+    told.transform()
+    change(files, "models", FAILS)
+    change(files, "model_stats", STATS)
+    told.transform()
+    told.land("1", a_model(1, name="mended", stats={"downloadCount": 2}), day=DAYS[1], kind="models")
+    told.transform()
+    assert shown(told.warehouse, "select downloads from catalog.model_stats order by observed_at") == [100, 200]
+    assert waiting(told.warehouse, told.source) == differing(told) == []
+
+
+def test_counters_of_a_record_on_which_a_select_fails_do_not_wait_for_ever(told: Told, files: Files) -> None:
+    told.land("1", a_model(1, stats={"downloadCount": 1}), kind="models")
+    told.transform()
+    fine = change(files, "models", FAILS)
+    told.transform()
+    told.land("1", a_model(1, stats={"downloadCount": 2}), day=DAYS[1], kind="models")
+    told.transform()
+    assert waiting(told.warehouse, told.source) == []
+    (files.folder / "catalog/civitai/models.sql").write_text(fine)
+    project.selects.cache_clear()
+    told.transform()
+    assert shown(told.warehouse, "select downloads from catalog.model_stats order by observed_at") == [1, 2]
+    assert differing(told) == []
+
+
+def test_counters_on_which_a_select_fails_are_followed_by_others_on_which_it_does_not(told: Told, files: Files) -> None:
+    wrapped = "select o.* from (\n{}\n) as o join models as p using (record_id)"
+    wrapped += " where 1 / (case when p.body #>> '{{stats,downloadCount}}' = '0' then 0 else 1 end) > 0"
+    change(files, "models", wrapped)
+    for day, (count, there) in zip(DAYS, ((1, [1]), (0, [1]), (0, [1]), (5, [1, 0, 5])), strict=True):
+        told.land("1", a_model(1, stats={"downloadCount": count}), day=day, kind="models")
+        assert (day in waiting(told.warehouse, told.source)) == (day != DAYS[2])
+        told.transform()
+        assert waiting(told.warehouse, told.source) == []
+        assert shown(told.warehouse, "select downloads from catalog.model_stats order by observed_at") == there
+    assert differing(told) == []
+
+
+def test_a_source_without_any_select_keeps_its_rows_and_lands(told: Told, files: Files) -> None:
+    told.land("1", a_model(1), kind="models")
+    told.transform()
+    for path in (files.folder / "catalog/civitai").glob("*.sql"):
+        path.unlink()
+    project.selects.cache_clear()
+    told.land("2", a_model(2), day=DAYS[1], kind="models")
+    assert waiting(told.warehouse, told.source) == []
+    for derive in (
+        lambda: transform(told.warehouse, told.source, DAYS[1]),
+        lambda: rebuild.check(told.warehouse, "catalog", workers=1),
+        lambda: rebuild.rebuild(told.warehouse, "catalog", workers=1),
+    ):
+        with pytest.raises(AtlasError, match="catalog/civitai has no SELECT files"):
+            derive()
+    assert shown(told.warehouse, "select name from catalog.models") == ["heron 1"]
+
+
+def test_counters_that_rows_have_stay_while_a_select_fails_on_newer_ones(told: Told, files: Files) -> None:
+    (files.folder / "catalog/civitai/model_stats.sql").unlink()
+    path = files.folder / "catalog/civitai/models.sql"
+    path.write_text(path.read_text().replace("array['stats', v.key, t.key]", "array[v.key, t.key]"))
+    project.selects.cache_clear()
+    for downloads, day in ((1, DAYS[0]), (5, DAYS[1])):
+        told.land("1", a_model(1, stats={"downloadCount": downloads}), day=day, kind="models")
+        told.transform()
+    change(files, "models", FAILS)
+    told.transform()
+    told.land("1", a_model(1, stats={"downloadCount": 2}), day=DAYS[2], kind="models")
+    told.transform()
+    with told.warehouse.connect() as connection:
+        connection.execute("update ops.fetch_runs set ended_at = now() - interval '100 days'")
+    retention.prune(told.warehouse, Policy())
+    (live,) = shown(told.warehouse, "select raw -> 'stats' from catalog.models")
+    assert live == {"downloadCount": 5}
+    assert live in shown(told.warehouse, "select counters -> 'stats' from staging.observations")
