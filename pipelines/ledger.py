@@ -17,17 +17,11 @@ from psycopg.types.json import Jsonb
 from pipelines import failpoints
 from pipelines.errors import AtlasError
 from pipelines.source import Source
+from pipelines.warehouse import locks
 from pipelines.warehouse.database import Connection, Warehouse
 
 RunKind = Literal["land", "transform", "rebuild", "prune", "erase"]
 Status = Literal["in_progress", "completed", "failed", "partial_success"]
-
-LOCK = "select pg_advisory_lock(hashtextextended(%s, 0))"
-LOCK_SHARED = "select pg_advisory_lock_shared(hashtextextended(%s, 0))"
-TRY_LOCK = "select pg_try_advisory_lock(hashtextextended(%s, 0)) as taken"
-UNLOCK = "select pg_advisory_unlock(hashtextextended(%s, 0))"
-LOCK_TO_COMMIT = "select pg_advisory_xact_lock(hashtextextended(%s, 0))"
-TRY_LOCK_TO_COMMIT = "select pg_try_advisory_xact_lock(hashtextextended(%s, 0)) as taken"
 
 
 @dataclass
@@ -84,7 +78,7 @@ class Run:
         self.connection.execute(
             """
             update ops.fetch_runs set
-                published = nextval('ops.published'), status = %(status)s, ended_at = clock_timestamp(),
+                publish_seq = nextval('ops.publish_seq'), status = %(status)s, ended_at = clock_timestamp(),
                 fetched = %(fetched)s, created = %(created)s, updated = %(updated)s, unchanged = %(unchanged)s,
                 deleted = %(deleted)s, quarantined = %(quarantined)s, duplicates = %(duplicates)s, stats = %(stats)s,
                 cursor_from = %(cursor_from)s, cursor_to = %(cursor_to)s
@@ -110,7 +104,7 @@ def silent(_: Run) -> None:
 def reading(warehouse: Warehouse) -> Iterator[Connection]:
     """A connection for what reads for long and is no run: a migration waits for it, and it for a migration."""
     with warehouse.connect() as connection:
-        connection.execute(LOCK_SHARED, ["migrate"])
+        locks.acquire_shared(connection, locks.MIGRATION)
         yield connection
 
 
@@ -163,7 +157,7 @@ def _insert(
     failpoints.reached("ledger.opening")
     with connection.transaction():
         if isinstance(subject, Source):
-            connection.execute(LOCK_TO_COMMIT, ["ops.sources"])
+            locks.acquire_for_transaction(connection, locks.SOURCES)
             connection.execute(DECLARE, {"name": subject.name, "kind": subject.kind, "base_url": subject.base_url})
         failpoints.reached("ledger.declared")
         row = connection.execute(
@@ -186,7 +180,7 @@ def _insert(
         ).fetchone()
         assert row is not None
         failpoints.reached("ledger.inserted")
-        connection.execute(LOCK, [str(row["fetch_run_id"])])
+        locks.acquire(connection, locks.run(row["fetch_run_id"]))
         failpoints.reached("ledger.locked")
     return UUID(str(row["fetch_run_id"]))
 
@@ -242,12 +236,11 @@ def reap(warehouse: Warehouse) -> list[UUID]:
         failpoints.reached("reap.read")
         for row in open_runs:
             run_id = UUID(str(row["fetch_run_id"]))
-            answer = connection.execute(TRY_LOCK, [str(run_id)]).fetchone()
-            if answer and answer["taken"]:
+            if locks.try_acquire(connection, locks.run(run_id)):
                 failpoints.reached("reap.taken")
                 _close_failed(connection, run_id, "the process ended without a word; what it had not published is gone")
                 failpoints.reached("reap.closed")
-                connection.execute(UNLOCK, [str(run_id)])
+                locks.release(connection, locks.run(run_id))
                 failpoints.reached("reap.unlocked")
                 reaped.append(run_id)
         for name in ("arrivals", "rejects", "checkpoints"):

@@ -15,7 +15,8 @@ from sqlalchemy import Table
 
 from pipelines.errors import AtlasError
 from pipelines.source import Source
-from pipelines.warehouse.declare import domain_schema, metadata, view
+from pipelines.warehouse.declare import domain_schema, metadata
+from pipelines.warehouse.objects import DECLARED, SqlObject, view
 
 ROOT = Path(__file__).resolve().parent.parent
 ASSETS, SQL, SAMPLES = ROOT / "assets", ROOT / "sql", ROOT / "samples"
@@ -70,8 +71,12 @@ def domains() -> list[str]:
 @cache
 def load_tables() -> None:
     """Declares the tables of every domain on `metadata`, and the views over them that analysts read."""
-    for module in ("pipelines.warehouse.ops_tables", "pipelines.warehouse.staging_tables"):
-        importlib.import_module(module)
+    for module in (
+        "ops_tables",
+        "staging_tables",
+        "functions",
+    ):
+        importlib.import_module(f"pipelines.warehouse.{module}")
     for domain in domains():
         importlib.import_module(f"assets.{domain}.tables")
     importlib.import_module("pipelines.warehouse.trace_view").declare()
@@ -79,6 +84,12 @@ def load_tables() -> None:
     for path in sorted((SQL / "marts").glob("*.sql")):
         file = SqlFile.read(path)
         view(f"{marts}.{file.name}", file.text, file.sentence)
+
+
+def objects() -> tuple[SqlObject, ...]:
+    """Every function and view that the warehouse holds, in the order in which they are created."""
+    load_tables()
+    return tuple(DECLARED.values())
 
 
 @cache

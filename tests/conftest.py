@@ -70,7 +70,7 @@ def template(server: str, worker_id: str) -> Warehouse:
     """A migrated database that tests copy."""
     warehouse = Warehouse(make_url(server).set(database=f"{TEMPLATE}_{worker_id}"))
     warehouse.create_database(warehouse.database)
-    migrate.migrate(warehouse)
+    migrate.migrate(warehouse, project.objects())
     return warehouse
 
 

@@ -86,12 +86,12 @@ def queries() -> dict[str, sql.Composable]:
     """What must be the same: every table of the domain without its audit columns; of staging all but ids and times."""
     of_staging = {
         "versions": """
-            v.stream, v.external_id, v.digest, v.partition_key, v.latest, v.from_run is null, v.to_run is null,
-            v.derived_by, v.renamed_from, p.digest = v.digest, p.body, p.original
+            v.stream, v.external_id, v.digest, v.partition_key, v.latest, v.valid_from_run is null,
+            v.valid_to_run is null, v.applied_sql, v.renamed_from, p.digest = v.digest, p.body, p.original
             from staging.versions v left join staging.payloads p using (payload_id)
         """,
         "observations": """
-            stream, record_id, digest, counters, paths, partition_key, latest, from_run is null
+            stream, record_id, digest, counters, paths, partition_key, latest, valid_from_run is null
             from staging.observations
         """,
         "quarantine": """
@@ -99,7 +99,7 @@ def queries() -> dict[str, sql.Composable]:
             closed_at is null
             from staging.quarantine
         """,
-        "waits": "record_id, table_name, key, reason from staging.waits",
+        "waits": "record_id, table_name, key, reason from staging.pending_rows",
         "erasures": "stream, record_id, digest, lifted_at is null from staging.erasures",
         "drift": "stream, path, type, missed from ops.schema_drift",
         "sql": "digest, path from ops.sql",
@@ -152,7 +152,7 @@ def assert_truthful(runs: list[dict[str, Any]]) -> None:
         sums = ("created", "updated", "unchanged", "quarantined", "duplicates")
         assert run["fetched"] == sum(run[name] for name in sums)
         assert run["ended_at"] is not None
-        if run["published"]:
+        if run["publish_seq"]:
             assert run["status"] in ("completed", "partial_success")
         else:
             assert (run["status"], run["fetched"], run["deleted"]) == ("failed", 0, 0)
@@ -160,7 +160,7 @@ def assert_truthful(runs: list[dict[str, Any]]) -> None:
 
 
 def assert_nothing_left(warehouse: Warehouse) -> None:
-    """No lock, passing schema, body twice, or pages kept for a resumption; `ops.tables` has what the tables hold."""
+    """No lock, passing schema, body twice, or pages kept for a resumption; the digests are those of the tables."""
     with settled(warehouse).connect() as connection:
         locks = connection.execute(
             """
@@ -176,7 +176,7 @@ def assert_nothing_left(warehouse: Warehouse) -> None:
         for name in ("arrivals", "rejects", "checkpoints"):
             query = sql.SQL("select from staging.{} limit 1").format(sql.Identifier(name))
             assert connection.execute(query).rowcount == 0, f"staging.{name} keeps what nobody takes up"
-        for row in connection.execute("select table_name, rows, digest from ops.tables").fetchall():
+        for row in connection.execute("select table_name, rows, digest from ops.table_digests").fetchall():
             shape = Shape(metadata.tables[row["table_name"]])
             assert table_digests.counted(connection, shape) == {"rows": row["rows"], "digest": row["digest"]}, (
                 shape.name

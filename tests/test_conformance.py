@@ -301,7 +301,8 @@ def test_every_stored_body_is_the_value_that_was_received(loaded: Loaded) -> Non
                 """
                 select case
                     when p.original is not null then p.original = %(body)s
-                    else ops.put_back(p.body, o.counters, o.paths) = convert_from(%(body)s, 'utf8')::jsonb
+                    else ops.restore_volatile_fields(p.body, o.counters, o.paths)
+                        = convert_from(%(body)s, 'utf8')::jsonb
                 end as same
                 from staging.payloads as p
                 left join lateral (
@@ -395,9 +396,9 @@ def proven(warehouse: Warehouse, source: Source, table: Table, proof: str) -> di
         from {table.fullname} as t
         cross join lateral (
             {proof} and s.record_id = t.record_id and s.stream = any(%s) and s.request <> ''
-                and landed.kind = 'land' and landed.published is not null and landed.stream = %s
+                and landed.kind = 'land' and landed.publish_seq is not null and landed.stream = %s
                 and landed.partition_key = s.partition_key
-                and taken.kind = 'transform' and taken.published > landed.published and taken.stream = landed.stream
+                and taken.kind = 'transform' and taken.publish_seq > landed.publish_seq and taken.stream = landed.stream
         ) as proof
         where t.record_id is not null
         """,
@@ -421,8 +422,8 @@ def test_every_owned_row_leads_to_one_version_its_payload_and_its_landing(loaded
             from staging.versions as s
             join staging.payloads as p on p.payload_id = s.payload_id and p.digest = s.digest
             join ops.fetch_runs as landed on landed.fetch_run_id = s.landed_run
-            join ops.fetch_runs as taken on taken.fetch_run_id = s.from_run
-            where s.to_run is null
+            join ops.fetch_runs as taken on taken.fetch_run_id = s.valid_from_run
+            where s.valid_to_run is null
             """,
         )
         assert told["rows"] == told["proven"], shape.name
@@ -440,7 +441,7 @@ def test_every_row_of_a_series_leads_to_one_observation_and_its_landing(loaded: 
             select count(*) as proofs
             from staging.observations as s
             join ops.fetch_runs as landed on landed.fetch_run_id = s.landed_run
-            join ops.fetch_runs as taken on taken.fetch_run_id = s.from_run
+            join ops.fetch_runs as taken on taken.fetch_run_id = s.valid_from_run
             where s.observed_at = t.observed_at
             """,
         )
@@ -490,7 +491,7 @@ def yields(connection: Connection, source: Source, select: Select, records: set[
             """
             {name} as (
                 select {source}::text as source, v.record_id, v.external_id,
-                    ops.put_back(p.body, o.counters, o.paths) as body
+                    ops.restore_volatile_fields(p.body, o.counters, o.paths) as body
                 from staging.versions as v
                 join staging.payloads as p using (payload_id)
                 left join staging.observations as o on o.record_id = v.record_id and o.latest

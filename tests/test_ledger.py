@@ -27,6 +27,7 @@ from pipelines.orchestration.checks import ledger_checks
 from pipelines.orchestration.source_assets import measured, staging_asset, staging_key, table_assets, table_key
 from pipelines.source import Item, Payload, Source
 from pipelines.transform import run as transform
+from pipelines.warehouse import locks
 from pipelines.warehouse.database import Warehouse
 
 DAY = "2026-11-02"
@@ -77,10 +78,10 @@ def test_a_run_that_still_works_is_not_reaped(warehouse: Warehouse, civitai: Sou
 def test_only_the_run_whose_process_is_gone_is_reaped(warehouse: Warehouse, civitai: Source) -> None:
     open_a_run = """
 import sys
-from pipelines import house, ledger
-from pipelines.warehouse.engine import Warehouse
+from pipelines import ledger, project
+from pipelines.warehouse.database import Warehouse
 from sqlalchemy import make_url
-source = house.sources()["catalog/civitai"]
+source = project.sources()["catalog/civitai"]
 with ledger.opened(Warehouse(make_url(sys.argv[1])), source, "land", "2026-11-02", code_version="a test") as run:
     print(run.id, flush=True)
     sys.stdin.read()
@@ -101,7 +102,7 @@ with ledger.opened(Warehouse(make_url(sys.argv[1])), source, "land", "2026-11-02
         until(lambda: not lock_of(warehouse, theirs))  # the server notices in a moment
         assert ledger.reap(warehouse) == [theirs]
         row = the_row(warehouse, theirs)
-        assert (row["status"], row["published"]) == ("failed", None)
+        assert (row["status"], row["publish_seq"]) == ("failed", None)
         assert row["ended_at"] >= row["started_at"]
         assert "the process ended without a word" in row["error_text"]
         assert the_row(warehouse, ours.id)["status"] == "in_progress"
@@ -121,8 +122,7 @@ def until(condition: Callable[[], object]) -> None:
 def lock_of(warehouse: Warehouse, run_id: UUID) -> bool:
     """Whether somebody holds the lock that says that a run still works."""
     with warehouse.connect() as connection:
-        row = connection.execute(ledger.TRY_LOCK, [str(run_id)]).fetchone()
-    return row is not None and not row["taken"]
+        return not locks.try_acquire(connection, locks.run(run_id))
 
 
 def test_a_run_that_fails_says_why(warehouse: Warehouse, civitai: Source) -> None:
@@ -133,7 +133,7 @@ def test_a_run_that_fails_says_why(warehouse: Warehouse, civitai: Source) -> Non
     with pytest.raises(ConnectionResetError):
         landing.land(warehouse, civitai, DAY, items())
     (row,) = rows(warehouse, "select * from ops.fetch_runs")
-    assert (row["status"], row["published"], row["fetched"]) == ("failed", None, 0)
+    assert (row["status"], row["publish_seq"], row["fetched"]) == ("failed", None, 0)
     assert row["error_text"] == "ConnectionResetError: the line is dead"
     assert rows(warehouse, "select from staging.versions") == []
 
@@ -158,8 +158,8 @@ def test_runs_count_in_the_order_of_publishing(warehouse: Warehouse, civitai: So
         first.publish(Counts(), {})
     third = landing.land(warehouse, civitai, DAY, [a_model(1)])
     assert first.id < second.id < third.id
-    published = {row["fetch_run_id"]: row["published"] for row in rows(warehouse, "select * from ops.fetch_runs")}
-    assert published[second.id] < published[first.id] < published[third.id]
+    publish_seq = {row["fetch_run_id"]: row["publish_seq"] for row in rows(warehouse, "select * from ops.fetch_runs")}
+    assert publish_seq[second.id] < publish_seq[first.id] < publish_seq[third.id]
 
 
 def test_a_closed_run_stays_as_it_was(warehouse: Warehouse, civitai: Source) -> None:
@@ -204,8 +204,8 @@ def test_landings_of_a_partition_at_once_end_as_one(
     assert {run.status for run in runs} == {"partial_success"}
     entries = rows(warehouse, "select seen from staging.quarantine")
     assert [entry["seen"] for entry in entries] == [AT_ONCE] * len(bad)
-    published = rows(warehouse, "select published from ops.fetch_runs where published is not null")
-    assert len(published) == AT_ONCE
+    publish_seq = rows(warehouse, "select publish_seq from ops.fetch_runs where publish_seq is not null")
+    assert len(publish_seq) == AT_ONCE
 
 
 def test_landings_of_two_sources_at_once_do_not_meet(warehouse: Warehouse, civitai: Source, comfyui: Source) -> None:
@@ -223,7 +223,7 @@ def test_a_landing_waits_only_for_landings_of_its_own_source(
     warehouse: Warehouse, civitai: Source, comfyui: Source
 ) -> None:
     with warehouse.connect() as connection, connection.transaction():
-        connection.execute(ledger.LOCK_TO_COMMIT, ["land catalog/civitai"])
+        locks.acquire_for_transaction(connection, locks.landing("catalog/civitai"))
         assert landing.land(warehouse, comfyui, DAY, [a_graph(1)]).counts.created == 1
         with ThreadPoolExecutor(1) as threads:
             other = threads.submit(landing.land, warehouse, civitai, DAY, [a_model(1)])
@@ -240,7 +240,7 @@ def test_transforms_of_a_partition_at_once_end_as_one(warehouse: Warehouse, civi
     assert (len(idle), len(busy)) == (3, 1)
     assert {run.status for run in runs} == {"completed"}
     assert busy[0].counts.created == busy[0].counts.fetched == 100 * 4 + 8  # model, version, two tags on it; the tags
-    assert rows(warehouse, "select from staging.versions where from_run <> %s", busy[0].id) == []
+    assert rows(warehouse, "select from staging.versions where valid_from_run <> %s", busy[0].id) == []
     assert len(rows(warehouse, "select from catalog.models")) == 100
 
 

@@ -39,9 +39,9 @@ def warehouse() -> Iterator[Warehouse]:
     name_strangers()
     with database.opened(settings) as opened:
         if settings.database_url is None:
-            migrate.ensure(opened)
+            migrate.ensure(opened, project.objects())
         else:
-            migrate.require(opened)
+            migrate.require(opened, project.objects())
         ledger.reap(opened)
         yield opened
 

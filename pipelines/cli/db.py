@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from pipelines import project
 from pipelines.cli import context, show
 from pipelines.cli.context import AsJson
 from pipelines.errors import AtlasError
@@ -19,7 +20,7 @@ app = typer.Typer(help="The database itself: migrate, status, ensure, drop, shel
 def migrate(json: AsJson = False) -> None:
     """Apply the migrations that are pending."""
     with database.opened(context.in_force()) as warehouse:
-        applied = schema.migrate(warehouse)
+        applied = schema.migrate(warehouse, project.objects())
     if json:
         show.as_json({"applied": applied, "revision": schema.head()})
     else:
@@ -32,7 +33,7 @@ def status(json: AsJson = False) -> None:
     with database.opened(context.in_force()) as warehouse:
         exists = warehouse.database in warehouse.databases()
         current = schema.current(warehouse) if exists else None
-        pending = schema.pending(warehouse) if exists else [schema.head()]
+        pending = schema.pending(warehouse, project.objects()) if exists else [schema.head()]
         found = {
             "database": warehouse.url.difference_update_query(["password", "sslpassword"]).render_as_string(),
             "exists": exists,
@@ -54,7 +55,7 @@ def status(json: AsJson = False) -> None:
 def ensure(json: AsJson = False) -> None:
     """Create the database where it is missing, and bring it to the newest revision."""
     with database.opened(context.in_force()) as warehouse:
-        applied = schema.ensure(warehouse)
+        applied = schema.ensure(warehouse, project.objects())
     if json:
         show.as_json({"applied": applied, "revision": schema.head()})
     else:

@@ -1,7 +1,7 @@
-"""Whose turn it is to ask a host: one request at a time over all runs, never faster than its operator allows.
+"""Rate limits of hosts: one request at a time over all runs, never faster than the operator of the host allows.
 
-`ops.hosts` holds, for each host, when it may be asked next and until when it asked to be left alone; an advisory lock
-is held from that look to the answer, so no request leaves after another run has been told to wait. Times are the
+`ops.rate_limits` holds, for each host, when it may be asked next and until when it is blocked. An advisory lock is held
+from reading that to the answer, so that no request leaves after another run was asked to wait. Times are the
 database's. Belongs here: waiting. Not: what is asked (`http`).
 """
 
@@ -12,14 +12,14 @@ from datetime import datetime
 
 from pipelines import failpoints
 from pipelines.errors import AtlasError
-from pipelines.ledger import LOCK, UNLOCK
+from pipelines.warehouse import locks
 from pipelines.warehouse.database import Connection
 
 LONGEST_WAIT_S = 120.0
 """A host that asks to be left alone for longer ends the run: the next one goes on from there."""
 
 
-PAUSE = "update ops.hosts set next_at = clock_timestamp() + make_interval(secs => %s) where host = %s"
+PAUSE = "update ops.rate_limits set next_request_at = clock_timestamp() + make_interval(secs => %s) where host = %s"
 """From the answer on: how long a request was on its way is not known, and the next may be faster."""
 
 
@@ -44,13 +44,13 @@ class Turns:
         self._connection, self.host = connection, host
         self._pause_s = 1 / rate if rate else 0.0
         self.waited_s = 0.0
-        connection.execute("insert into ops.hosts (host) values (%s) on conflict do nothing", [host])
+        connection.execute("insert into ops.rate_limits (host) values (%s) on conflict do nothing", [host])
 
     @contextmanager
     def turn(self) -> Iterator[None]:
         """Waits until the host may be asked; nobody else asks it until the block ends."""
         while True:
-            self._connection.execute(LOCK, [self._name])
+            locks.acquire(self._connection, locks.host(self.host))
             try:
                 failpoints.reached("turns.locked")
                 if (wait_s := self._wait_s()) <= 0:
@@ -62,7 +62,7 @@ class Turns:
                     failpoints.reached("turns.paused")
                     return
             finally:
-                self._connection.execute(UNLOCK, [self._name])
+                locks.release(self._connection, locks.host(self.host))
             self.waited_s += wait_s
             time.sleep(wait_s)
 
@@ -70,33 +70,30 @@ class Turns:
         """Keeps every run from asking the host for so long; to be said within a turn."""
         self._connection.execute(
             """
-            update ops.hosts set free_at = greatest(free_at, clock_timestamp() + make_interval(secs => %s))
+            update ops.rate_limits
+            set blocked_until = greatest(blocked_until, clock_timestamp() + make_interval(secs => %s))
             where host = %s
             """,
             [seconds, self.host],
         )
 
-    @property
-    def _name(self) -> str:
-        return f"host {self.host}"
-
     def _wait_s(self) -> float:
         """How long to wait still; where that is not at all, the turn is taken."""
         row = self._connection.execute(
             """
-            with asked as (select *, clock_timestamp() as now from ops.hosts where host = %(host)s),
+            with asked as (select *, clock_timestamp() as now from ops.rate_limits where host = %(host)s),
             taken as (
-                update ops.hosts h set next_at = asked.now + make_interval(secs => %(pause)s)
+                update ops.rate_limits h set next_request_at = asked.now + make_interval(secs => %(pause)s)
                 from asked
-                where h.host = asked.host and greatest(asked.next_at, asked.free_at) <= asked.now
+                where h.host = asked.host and greatest(asked.next_request_at, asked.blocked_until) <= asked.now
             )
-            select free_at, extract(epoch from free_at - now)::float8 as blocked_s,
-                extract(epoch from greatest(next_at, free_at) - now)::float8 as wait_s
+            select blocked_until, extract(epoch from blocked_until - now)::float8 as blocked_s,
+                extract(epoch from greatest(next_request_at, blocked_until) - now)::float8 as wait_s
             from asked
             """,
             {"host": self.host, "pause": self._pause_s},
         ).fetchone()
         assert row is not None
         if row["blocked_s"] > LONGEST_WAIT_S:
-            raise Deferred(self.host, row["free_at"])
+            raise Deferred(self.host, row["blocked_until"])
         return float(row["wait_s"])

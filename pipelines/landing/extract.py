@@ -134,9 +134,9 @@ def _marks(warehouse: Warehouse, source: Source) -> dict[str, Any]:
         row = connection.execute(
             """
             select cursor_to, code_version from ops.fetch_runs
-            where stream = %s and kind = 'land' and published is not null and cursor_to is not null
+            where stream = %s and kind = 'land' and publish_seq is not null and cursor_to is not null
               and stats ->> 'mode' = 'live' and stats ->> 'read_from' = %s
-            order by published desc limit 1
+            order by publish_seq desc limit 1
             """,
             [source.name, _read_from(source)],
         ).fetchone()

@@ -13,9 +13,10 @@ from typing import Any
 
 from psycopg import sql
 
-from pipelines import failpoints, ledger, quarantine
+from pipelines import failpoints, quarantine
 from pipelines.landing.schema_drift import Drift
 from pipelines.ledger import Counts, Run
+from pipelines.warehouse import locks
 
 MANY = 1_000
 """Of so many arrivals the space is given back at once: the next landing needs it before autovacuum comes by."""
@@ -51,7 +52,7 @@ def publish(run: Run, outcome: Outcome) -> None:
             "delete from staging.arrivals where fetch_run_id = %s and digest = any(%s)", [run.id, outcome.refused]
         )
         failpoints.reached("publish.refused")
-        connection.execute(ledger.LOCK_TO_COMMIT, [f"land {run.source}"])
+        locks.acquire_for_transaction(connection, locks.landing(run.source))
         failpoints.reached("publish.locked")
         fetched = outcome.fetched - _leave_out_erased(run, outcome)
         connection.execute(JUDGE, parameters)
@@ -289,13 +290,13 @@ where news
 order by sequence
 on conflict (record_id, observed_at) do update set
     digest = excluded.digest, counters = excluded.counters, paths = excluded.paths, request = excluded.request,
-    landed_run = excluded.landed_run, latest = excluded.latest, from_run = null
+    landed_run = excluded.landed_run, latest = excluded.latest, valid_from_run = null
 """
 
 TRY_AGAIN = """
-update staging.versions v set tried_by = null -- with other counters a SELECT may no longer fail
+update staging.versions v set attempted_sql = null -- with other counters a SELECT may no longer fail
 from judged j where v.version_id = j.latest_id and j.verdict = 'counted' and j.news and j.newest
-  and v.derived_by is null and v.tried_by is not null
+  and v.applied_sql is null and v.attempted_sql is not null
 """
 
 TOLD_AGAIN = (

@@ -134,14 +134,14 @@ on conflict (stream, path, type) do update set
 
 CHANGES = """
 with told as (
-    select d.*, f.published as came, l.published as went,
-        min(coalesce(f.published, 9223372036854775807)) over (partition by d.stream) as began,
-        min(coalesce(f.published, 9223372036854775807)) over paths as path_began,
+    select d.*, f.publish_seq as came, l.publish_seq as went,
+        min(coalesce(f.publish_seq, 9223372036854775807)) over (partition by d.stream) as began,
+        min(coalesce(f.publish_seq, 9223372036854775807)) over paths as path_began,
         min(d.missed) over paths as path_missed,
         max(d.of_payloads) over paths as path_of,
         sum(d.payloads) over paths as path_payloads,
-        max(l.published) over paths as path_went,
-        first_value(d.last_run) over (partition by d.stream, d.path order by l.published desc nulls last) as path_last
+        max(l.publish_seq) over paths as path_went,
+        first_value(d.last_run) over (partition by d.stream, d.path order by l.publish_seq desc nulls last) as path_last
     from ops.schema_drift d
     join ops.fetch_runs f on f.fetch_run_id = d.first_run
     join ops.fetch_runs l on l.fetch_run_id = d.last_run
@@ -159,7 +159,7 @@ judged_again as (
 
 news as (
     select case when coalesce(came, 9223372036854775807) = path_began then 'new path' else 'new type' end as what,
-        stream, path, type, payloads, of_payloads, missed, first_run as run, came as published, payload_id
+        stream, path, type, payloads, of_payloads, missed, first_run as run, came as publish_seq, payload_id
     from judged_again
     where coalesce(came, 9223372036854775807) > began
     union all
@@ -174,6 +174,6 @@ select what, stream, path, string_agg(type, ', ' order by type) as type,
     least(1, round(sum(payloads) / max(of_payloads), 4))::float8 as share, sum(payloads)::bigint as payloads,
     max(of_payloads) as of_payloads, min(missed) as missed, run, coalesce(min(payload_id::text), '') as payload_id
 from news
-group by what, stream, path, run, published
-order by published desc nulls first, what, stream, path
+group by what, stream, path, run, publish_seq
+order by publish_seq desc nulls first, what, stream, path
 """

@@ -20,6 +20,7 @@ from pipelines.landing.validate import Arrival
 from pipelines.ledger import Run
 from pipelines.quarantine import Rejected
 from pipelines.source import Swept
+from pipelines.warehouse import locks
 from pipelines.warehouse.database import Connection
 
 BodyRow = tuple[bytes, bytes | None, bytes, bytes | None, list[str] | None]
@@ -66,7 +67,7 @@ class Bodies:
 
     def write(self, arrivals: list[Arrival], rejected: list[Rejected], *, checkpoint: bool) -> None:
         """Begins to write a batch, once the one before is written. checkpoint: with how far the run has come."""
-        self.run.connection.execute(HOLD)
+        locks.acquire_shared(self.run.connection, locks.BODIES)
         unknown = self._unknown(arrivals)
         rows, refused = self._prepare(unknown)
         failpoints.reached("bodies.prepared")
@@ -156,7 +157,7 @@ class Bodies:
                 connection.execute(CHECKPOINT, [self.run.id, Jsonb(msgspec.to_builtins(self.progress))])
                 failpoints.reached("bodies.checkpointed")
         failpoints.reached("bodies.committed")
-        self.run.connection.execute(LET_GO)
+        locks.release_shared(self.run.connection, locks.BODIES)
 
     def _copy(self, rows: list[BodyRow]) -> list[Rejected]:
         """COPYs bodies, the halves on their own where together they fail; those that jsonb refuses even so."""
@@ -215,9 +216,6 @@ class Bodies:
         return [arrival.rejected(fault)]
 
 
-LOCK = "bodies"
-"""Who holds it alone may remove bodies: no batch is between asking which there are and naming those that it needs."""
-
 UNNAMED = sql.SQL(
     """
     not exists (select from staging.versions v where v.payload_id = p.payload_id)
@@ -225,9 +223,6 @@ UNNAMED = sql.SQL(
     """
 )
 """Of a body `p`: it is of no version, and no landing under way, or that can be resumed, names it."""
-
-HOLD = "select pg_advisory_lock_shared(hashtextextended('bodies', 0))"
-LET_GO = "select pg_advisory_unlock_shared(hashtextextended('bodies', 0))"
 
 BODIES = "copy staging.payloads (fetch_run_id, digest, counters_digest, body, original, repairs) from stdin"
 

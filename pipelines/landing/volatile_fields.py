@@ -2,7 +2,7 @@
 
 A contract names the paths of its counters (`stats`, `versions[*].stats`, `tags.*.seenAt`). They are left out of the
 digest, with `null` in their place, so that a counter that comes or goes is still a change. Belongs here: taking them
-out. Not: putting them back (`ops.put_back`), not where they are kept (`publishing`).
+out. Not: putting them back (`ops.restore_volatile_fields`), not where they are kept (`publishing`).
 """
 
 import hashlib

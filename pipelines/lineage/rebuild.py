@@ -19,6 +19,7 @@ from pipelines.lineage import snapshots
 from pipelines.lineage.shadow_schema import Aside, Tables, beside, derive
 from pipelines.transform import apply, change_set, table_digests
 from pipelines.transform import run as transform
+from pipelines.warehouse import locks
 from pipelines.warehouse.database import Connection, Warehouse
 from pipelines.warehouse.declare import metadata
 from pipelines.warehouse.table_spec import Shape, fields, names
@@ -103,16 +104,16 @@ def derived(
     """What a domain should be by the SELECT files as they are, in tables beside its own, which stay as they are; and
     what is not in them.
     """
-    connection.execute(ledger.LOCK, [f"transform {domain}"])
+    locks.acquire(connection, locks.transform(domain))
     failpoints.reached("rebuild.locked")
     try:
         with beside(warehouse, domain) as tables:
-            published = snapshots.now(connection)
-            asides = derive(warehouse, domain, tables, published, current_sql=True, workers=workers, notify=notify)
+            publish_seq = snapshots.now(connection)
+            asides = derive(warehouse, domain, tables, publish_seq, current_sql=True, workers=workers, notify=notify)
             yield tables, asides
     finally:
         if not connection.closed:
-            connection.execute(ledger.UNLOCK, [f"transform {domain}"])
+            locks.release(connection, locks.transform(domain))
 
 
 def like(table: Table, domain: str) -> Table:
@@ -226,5 +227,5 @@ def _bytes(connection: Connection, shape: Shape) -> bytes:
 IN_FORCE = """
 insert into scope
 select record_id, version_id, stream, external_id, payload_id, 1, true from staging.versions
-where stream = any(%(streams)s) and from_run is not null and to_run is null
+where stream = any(%(streams)s) and valid_from_run is not null and valid_to_run is null
 """

@@ -16,7 +16,7 @@ import psycopg
 from psycopg import sql
 from sqlalchemy import MetaData, Table
 
-from pipelines import failpoints, ledger, project
+from pipelines import failpoints, project
 from pipelines.errors import AtlasError
 from pipelines.lineage import snapshots
 from pipelines.lineage.snapshots import InForce
@@ -24,6 +24,7 @@ from pipelines.project import Select
 from pipelines.source import Source
 from pipelines.transform.apply import Derivation
 from pipelines.transform.change_set import Scope
+from pipelines.warehouse import locks
 from pipelines.warehouse.database import Connection, Warehouse
 from pipelines.warehouse.declare import metadata
 from pipelines.warehouse.table_spec import Shape
@@ -45,9 +46,6 @@ class Aside:
 
 PASSING = "atlas_passing_"
 
-COPIES = "copies of"
-"""Who holds this lock of a domain alone knows that no schema that is to be kept is being made."""
-
 
 @contextmanager
 def beside(warehouse: Warehouse, domain: str, name: str | None = None, comment: str = "") -> Iterator[Tables]:
@@ -60,8 +58,8 @@ def beside(warehouse: Warehouse, domain: str, name: str | None = None, comment: 
     tables = _tables_like(domain, schema)
     with warehouse.connect() as connection:
         if name:
-            connection.execute(ledger.LOCK_SHARED, [f"{COPIES} {domain}"])
-        connection.execute(ledger.LOCK, [f"schema {schema}"])
+            locks.acquire_shared(connection, locks.kept_schemas(domain))
+        locks.acquire(connection, locks.shadow_schema(schema))
         failpoints.reached("beside.locked")
         drop_forsaken(connection)
         failpoints.reached("beside.cleared")
@@ -120,18 +118,17 @@ def _drop(connection: Connection, schema: str) -> None:
 def drop_forsaken(connection: Connection) -> None:
     """Drops the passing schemas of processes that are gone."""
     for row in connection.execute("select nspname from pg_namespace where starts_with(nspname, %s)", [PASSING]):
-        lock = [f"schema {row['nspname']}"]
-        answer = connection.execute(ledger.TRY_LOCK, lock).fetchone()
-        if answer and answer["taken"]:
+        lock = locks.shadow_schema(row["nspname"])
+        if locks.try_acquire(connection, lock):
             _drop(connection, row["nspname"])
-            connection.execute(ledger.UNLOCK, lock)
+            locks.release(connection, lock)
 
 
 def derive(
     warehouse: Warehouse,
     domain: str,
     tables: Tables,
-    published: int,
+    publish_seq: int,
     *,
     current_sql: bool,
     workers: int = 1,
@@ -152,7 +149,7 @@ def derive(
         failpoints.reached("beside.snapshot")
 
         def one(source: Source) -> Aside:
-            aside = _derive_source(warehouse, source, tables, row["name"], published, current_sql=current_sql)
+            aside = _derive_source(warehouse, source, tables, row["name"], publish_seq, current_sql=current_sql)
             failpoints.reached("beside.source", source.stem)
             notify(source.name)
             return aside
@@ -169,7 +166,7 @@ def _require_connectors(connection: Connection, domain: str, sources: list[Sourc
         """
         select min(stream) as stream from staging.versions
         where starts_with(stream, %s) and stream <> all(%s)
-          and from_run is not null and payload_id is not null
+          and valid_from_run is not null and payload_id is not null
         """,
         [f"{domain}/", [stream for source in sources for stream in source.streams.values()]],
     ).fetchone()
@@ -181,12 +178,12 @@ def _require_connectors(connection: Connection, domain: str, sources: list[Sourc
 
 
 def _derive_source(
-    warehouse: Warehouse, source: Source, tables: Tables, snapshot: str, published: int, *, current_sql: bool
+    warehouse: Warehouse, source: Source, tables: Tables, snapshot: str, publish_seq: int, *, current_sql: bool
 ) -> Aside:
     with warehouse.connect() as connection, connection.transaction():
         connection.execute("set transaction isolation level repeatable read")
         connection.execute(sql.SQL("set transaction snapshot {}").format(sql.Literal(snapshot)))
-        found = snapshots.in_force(connection, source, tables, published)
+        found = snapshots.in_force(connection, source, tables, publish_seq)
         failpoints.reached("beside.in_force", source.stem)
         if current_sql:
             if found.versions and not project.selects(source.name):
@@ -194,7 +191,7 @@ def _derive_source(
             now = [Select(select.file, tables[select.table.name]) for select in project.selects(source.name)]
             found = InForce(found.versions, [0] * len(found.versions), [now])
         scope = Scope(connection, source)
-        if not scope.begin_with(found.versions, found.numbers, published):
+        if not scope.begin_with(found.versions, found.numbers, publish_seq):
             return Aside(source)
         used = {select.table.name for edition in found.editions for select in edition}
         derivation = Derivation(scope, found.editions, [Shape(table) for name, table in tables.items() if name in used])

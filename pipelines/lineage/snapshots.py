@@ -1,8 +1,8 @@
 """What was in force after a run: versions, and the SQL that had derived each.
 
-    from_run, to_run, derivations ──> versions in force after a run, each with the SELECT files of then
+    valid_from_run, valid_to_run, derivations ──> versions in force after a run, each with the SELECT files of then
 
-Runs are ordered by `published`, the number each drew when it became visible. Belongs here: reading history. Not:
+Runs are ordered by `publish_seq`, the number each drew when it became visible. Belongs here: reading history. Not:
 deriving tables from it (`rebuild`).
 """
 
@@ -24,7 +24,7 @@ class Moment:
     """The state that a published run left behind."""
 
     run_id: UUID
-    published: int
+    publish_seq: int
     source: str
 
 
@@ -41,7 +41,7 @@ def moment(connection: Connection, run_id: str) -> Moment:
     """The moment of a run, by its id or the beginning of it."""
     rows = connection.execute(
         """
-        select fetch_run_id, published, stream from ops.fetch_runs
+        select fetch_run_id, publish_seq, stream from ops.fetch_runs
         where starts_with(fetch_run_id::text, lower(%s)) order by fetch_run_id limit 2
         """,
         [run_id],
@@ -50,26 +50,26 @@ def moment(connection: Connection, run_id: str) -> Moment:
         what = "no run" if not rows else "more than one run"
         raise AtlasError(f"There is {what} {run_id!r} in the ledger. See them with: atlas runs", usage=True)
     (row,) = rows
-    if row["published"] is None:
+    if row["publish_seq"] is None:
         raise AtlasError(f"Run {row['fetch_run_id']} has published nothing: it left behind what was there before it.")
-    return Moment(row["fetch_run_id"], row["published"], row["stream"])
+    return Moment(row["fetch_run_id"], row["publish_seq"], row["stream"])
 
 
 def now(connection: Connection) -> int:
-    """The number of the last run published."""
-    row = connection.execute("select coalesce(max(published), 0) as number from ops.fetch_runs").fetchone()
+    """The number that the last published run drew."""
+    row = connection.execute("select coalesce(max(publish_seq), 0) as number from ops.fetch_runs").fetchone()
     assert row is not None
     return int(row["number"])
 
 
-def in_force(connection: Connection, source: Source, tables: dict[str, Table], published: int) -> InForce:
+def in_force(connection: Connection, source: Source, tables: dict[str, Table], publish_seq: int) -> InForce:
     """The versions of a source that were in force then, with the SELECT files that had derived them."""
     rows = connection.execute(
         IN_FORCE,
         {
             "streams": list(source.streams.values()),
             "source": source.name,
-            "at": published,
+            "at": publish_seq,
         },
     ).fetchall()
     distinct: dict[str, list[Select]] = {}
@@ -108,17 +108,17 @@ def _edition(connection: Connection, digests: dict[str, str], tables: dict[str, 
 IN_FORCE = """
 select v.version_id, made.code_version, made.sql
 from staging.versions v
-join ops.fetch_runs f on f.fetch_run_id = v.from_run and f.published <= %(at)s
-left join ops.fetch_runs t on t.fetch_run_id = v.to_run
+join ops.fetch_runs f on f.fetch_run_id = v.valid_from_run and f.publish_seq <= %(at)s
+left join ops.fetch_runs t on t.fetch_run_id = v.valid_to_run
 cross join lateral (
     select coalesce(r.stats -> 'code' ->> %(source)s, r.code_version) as code_version, r.stats -> 'sql' as sql
     from ops.fetch_runs r
-    where r.published <= %(at)s
+    where r.publish_seq <= %(at)s
       and r.fetch_run_id = any(array(
-          select v.from_run union all
-          select d.fetch_run_id from staging.derivations d where d.version_id = v.version_id))
-    order by r.published desc limit 1
+          select v.valid_from_run union all
+          select d.fetch_run_id from staging.reapplied_versions d where d.version_id = v.version_id))
+    order by r.publish_seq desc limit 1
 ) as made
-where v.stream = any(%(streams)s) and v.payload_id is not null and (t.published is null or t.published > %(at)s)
+where v.stream = any(%(streams)s) and v.payload_id is not null and (t.publish_seq is null or t.publish_seq > %(at)s)
 order by v.version_id
 """

@@ -64,14 +64,14 @@ def as_of(
     """A domain as a run left it, in a schema that goes with the block; or stays when that has ended, by its name."""
     with beside(warehouse, domain, schema, f"{domain} as run {moment.run_id} left it") as tables:
         try:
-            derive(warehouse, domain, tables, moment.published, current_sql=False, workers=workers, notify=notify)
+            derive(warehouse, domain, tables, moment.publish_seq, current_sql=False, workers=workers, notify=notify)
         except AtlasError as error:
             raise AtlasError(
                 f"What run {moment.run_id} left behind cannot be derived any more: {error} "
                 "A migration has changed staging or the tables since."
             ) from error
         with warehouse.connect() as connection:
-            recorded = _recorded(connection, domain, moment.published)
+            recorded = _recorded(connection, domain, moment.publish_seq)
         yield Then(domain, moment, tables, recorded)
 
 
@@ -79,18 +79,18 @@ def touched_since(connection: Connection, domain: str, moment: Moment) -> list[s
     """What has removed a domain's history since a moment, or may have, in words: runs that pruned or erased."""
     rows = connection.execute(
         """
-        select case when r.published is null then 'broken off' else r.kind end as what, r.fetch_run_id,
+        select case when r.publish_seq is null then 'broken off' else r.kind end as what, r.fetch_run_id,
             coalesce(r.ended_at, r.started_at) as at
         from ops.fetch_runs r
-        join ops.fetch_runs past on past.published = %(published)s
+        join ops.fetch_runs past on past.publish_seq = %(publish_seq)s
         where split_part(r.stream, '/', 1) in (%(domain)s, 'atlas')
-          and (r.kind = 'erase' and r.published > %(published)s
-              or r.kind = 'prune' and r.published is null and coalesce(r.ended_at > past.ended_at, true)
-              or r.kind = 'prune' and r.published > %(published)s
+          and (r.kind = 'erase' and r.publish_seq > %(publish_seq)s
+              or r.kind = 'prune' and r.publish_seq is null and coalesce(r.ended_at > past.ended_at, true)
+              or r.kind = 'prune' and r.publish_seq > %(publish_seq)s
                   and (r.stats #>> '{removed,versions}')::bigint + (r.stats #>> '{removed,observations}')::bigint > 0)
         order by r.started_at
         """,
-        {"published": moment.published, "domain": domain},
+        {"publish_seq": moment.publish_seq, "domain": domain},
     )
     done = {
         "erase": "erased a record",
@@ -128,29 +128,29 @@ def _left_out(connection: Connection, domain: str, moment: Moment) -> list[str]:
     rows = connection.execute(
         """
         select distinct on (stream) fetch_run_id::text as run_id from ops.fetch_runs
-        where published <= %(published)s and starts_with(stream, %(domain)s || '/')
+        where publish_seq <= %(publish_seq)s and starts_with(stream, %(domain)s || '/')
           and (stats ->> 'left_out')::bigint > 0
-          and published > coalesce(
-              (select max(r.published) from ops.fetch_runs r
-               where r.kind = 'rebuild' and r.stream = %(domain)s and r.published <= %(published)s),
+          and publish_seq > coalesce(
+              (select max(r.publish_seq) from ops.fetch_runs r
+               where r.kind = 'rebuild' and r.stream = %(domain)s and r.publish_seq <= %(publish_seq)s),
               0)
-        order by stream, published desc
+        order by stream, publish_seq desc
         """,
-        {"published": moment.published, "domain": domain},
+        {"publish_seq": moment.publish_seq, "domain": domain},
     )
     return [row["run_id"] for row in rows]
 
 
-def _recorded(connection: Connection, domain: str, published: int) -> dict[str, dict[str, Any]]:
+def _recorded(connection: Connection, domain: str, publish_seq: int) -> dict[str, dict[str, Any]]:
     """What was noted last of each table, up to then."""
     rows = connection.execute(
         """
         select distinct on (c.key) c.key as table_name, c.value
         from ops.fetch_runs r cross join jsonb_each(r.stats -> 'content') as c
-        where r.published <= %s and starts_with(c.key, %s)
-        order by c.key, r.published desc
+        where r.publish_seq <= %s and starts_with(c.key, %s)
+        order by c.key, r.publish_seq desc
         """,
-        [published, f"{domain}."],
+        [publish_seq, f"{domain}."],
     )
     return {row["table_name"]: row["value"] for row in rows}
 
@@ -178,7 +178,7 @@ def differences(connection: Connection, before: Then, after: Then) -> Iterator[d
             counted_before=COUNTED.format(sql.Placeholder("before")),
             counted_after=COUNTED.format(sql.Placeholder("after")),
         )
-        parameters = {"before": before.moment.published, "after": after.moment.published, "table": name}
+        parameters = {"before": before.moment.publish_seq, "after": after.moment.publish_seq, "table": name}
         with connection.cursor(name=f"differing_{name}", withhold=True) as cursor:
             for row in cursor.execute(query, parameters):
                 yield {"table": f"{after.domain}.{name}", **_change(row)}
@@ -219,8 +219,8 @@ DIFFERING = sql.SQL(
         to_jsonb(b) || jsonb_build_object('sql', b.sql ->> f.address) as before,
         to_jsonb(a) || jsonb_build_object('sql', a.sql ->> f.address) as after
     from differing d
-    left join lateral ops.in_force(d.record_id, %(before)s) as b on true
-    left join lateral ops.in_force(d.record_id, %(after)s) as a on true
+    left join lateral ops.effective_version(d.record_id, %(before)s) as b on true
+    left join lateral ops.effective_version(d.record_id, %(after)s) as a on true
     cross join lateral (
         select split_part(coalesce(a.stream, b.stream), '.', 1) || '/' || %(table)s as address
     ) as f
@@ -234,8 +234,8 @@ CELL = sql.SQL("case when record_image_ne(row((d.old).{1}), row((d.new).{1})) th
 
 COUNTED = sql.SQL(
     """
-    select o.observation_id from staging.observations o join ops.fetch_runs r on r.fetch_run_id = o.from_run
-    where o.record_id = d.record_id and r.published <= {}
+    select o.observation_id from staging.observations o join ops.fetch_runs r on r.fetch_run_id = o.valid_from_run
+    where o.record_id = d.record_id and r.publish_seq <= {}
     order by o.observed_at desc limit 1
     """
 )

@@ -16,10 +16,10 @@ from pipelines.errors import AtlasError
 from pipelines.landing import stage_bodies
 from pipelines.ledger import Run
 from pipelines.lineage import shadow_schema
-from pipelines.lineage.shadow_schema import COPIES
 from pipelines.maintenance.retention import vacuum
 from pipelines.source import Source
 from pipelines.transform import run as transform
+from pipelines.warehouse import locks
 from pipelines.warehouse.database import Connection, Warehouse
 
 PARTITION = "all"
@@ -50,8 +50,8 @@ def erase(
     with ledger.opened(warehouse, source, "erase", PARTITION, code_version=code, notify=notify) as run:
         with run.connection.transaction():
             _require_no_copy_under_way(run.connection, source.domain)
-            for lock in (f"transform {source.domain}", f"land {source.name}", stage_bodies.LOCK):
-                run.connection.execute(ledger.LOCK_TO_COMMIT, [lock])
+            for lock in (locks.transform(source.domain), locks.landing(source.name), locks.BODIES):
+                locks.acquire_for_transaction(run.connection, lock)
             parameters = {"run": run.id, "source": source.name, "stream": stream, "external_id": external_id}
             _require_any(run.connection, stream, external_id)
             _require_landed(run.connection, parameters)
@@ -133,8 +133,7 @@ def _require_no_copy(connection: Connection, domain: str) -> None:
 
 def _require_no_copy_under_way(connection: Connection, domain: str) -> None:
     """Holds off, or fails for, schemas that are being made and are to be kept."""
-    answer = connection.execute(ledger.TRY_LOCK_TO_COMMIT, [f"{COPIES} {domain}"]).fetchone()
-    if not (answer and answer["taken"]):
+    if not locks.try_acquire_for_transaction(connection, locks.kept_schemas(domain)):
         raise AtlasError(
             f"A schema with {domain} as it was is being made by `atlas as-of --schema`. Erase when that has ended."
         )
@@ -248,9 +247,9 @@ BEGIN = (
 
 REMOVE: dict[str, str | sql.Composed] = {
     "observations": "delete from staging.observations where record_id = ops.key(%(stream)s, %(external_id)s)",
-    "derivations": "delete from staging.derivations d using erased e where d.version_id = e.version_id",
+    "derivations": "delete from staging.reapplied_versions d using erased e where d.version_id = e.version_id",
     "versions": "delete from staging.versions v using erased e where v.version_id = e.version_id",
-    "waits": "delete from staging.waits where record_id = ops.key(%(stream)s, %(external_id)s)",
+    "waits": "delete from staging.pending_rows where record_id = ops.key(%(stream)s, %(external_id)s)",
     # What was mended into the record; closed entries of shared rows, of which none can tell whose they were.
     "quarantine_entries": """
         delete from staging.quarantine q

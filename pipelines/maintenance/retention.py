@@ -19,6 +19,7 @@ from pipelines import failpoints, ledger
 from pipelines.landing import stage_bodies
 from pipelines.ledger import Counts, Run
 from pipelines.settings import Settings
+from pipelines.warehouse import locks
 from pipelines.warehouse.database import Connection, Warehouse
 
 BATCH = 10_000
@@ -81,18 +82,20 @@ def _warehouse(connection: Connection, policy: Policy, advance: Callable[[int], 
     parameters = asdict(policy) | {"batch": BATCH}
     for row in connection.execute("select name from ops.sources order by name").fetchall():
         name = row["name"]
-        locks = [f"transform {name.split('/')[0]}", f"land {name}"]
+        under = [locks.transform(name.split("/")[0]), locks.landing(name)]
         for what, statement in OF_A_SOURCE.items():
-            removed[what] += _batches(connection, statement, parameters | {"source": name}, locks, advance)
+            removed[what] += _batches(connection, statement, parameters | {"source": name}, under, advance)
     connection.execute("drop table if exists pg_temp.doomed")
     connection.execute(DOOMED)
     failpoints.reached("prune.doomed")
-    removed["bodies"] += _batches(connection, BODIES, parameters, [stage_bodies.LOCK], advance)
+    removed["bodies"] += _batches(connection, BODIES, parameters, [locks.BODIES], advance)
     domains = sorted({row["domain"] for row in connection.execute(DOMAINS)})
-    removed["sql texts"] += _batches(connection, TEXTS, parameters, [f"transform {each}" for each in domains], advance)
+    removed["sql texts"] += _batches(
+        connection, TEXTS, parameters, [locks.transform(each) for each in domains], advance
+    )
     if not connection.info.transaction_status:
         touched = [table for what, table in TABLES.items() if removed[what]]
-        vacuum(connection, [*touched, *(["staging.derivations"] if removed["versions"] else [])])
+        vacuum(connection, [*touched, *(["staging.reapplied_versions"] if removed["versions"] else [])])
     return removed
 
 
@@ -100,7 +103,7 @@ def _batches(
     connection: Connection,
     statement: str | sql.Composed,
     parameters: dict[str, object],
-    locks: list[str],
+    under: list[str],
     advance: Callable[[int], None],
 ) -> int:
     """Runs a statement, each time in a transaction under locks, until it finds less than a batch; how many in all."""
@@ -108,8 +111,8 @@ def _batches(
     query = sql.SQL(statement) if isinstance(statement, str) else statement
     while True:
         with connection.transaction():
-            for lock in locks:
-                connection.execute(ledger.LOCK_TO_COMMIT, [lock])
+            for lock in under:
+                locks.acquire_for_transaction(connection, lock)
             row = connection.execute(query, parameters).fetchone()
             failpoints.reached("prune.removed")
         assert row is not None
@@ -158,15 +161,15 @@ OF_A_SOURCE = {
     "versions": """
         with doomed as materialized (
             select v.version_id from staging.versions v
-            join ops.fetch_runs r on r.fetch_run_id = coalesce(v.to_run, v.landed_run)
+            join ops.fetch_runs r on r.fetch_run_id = coalesce(v.valid_to_run, v.landed_run)
             where (v.stream = %(source)s or starts_with(v.stream, %(source)s || '.'))
-              and not v.latest and (v.to_run is not null or v.from_run is null)
+              and not v.latest and (v.valid_to_run is not null or v.valid_from_run is null)
               and r.ended_at < now() - make_interval(days => %(versions_days)s)
             limit %(batch)s
         ),
 
         underived as (
-            delete from staging.derivations d using doomed where d.version_id = doomed.version_id
+            delete from staging.reapplied_versions d using doomed where d.version_id = doomed.version_id
         ),
 
         gone as (
@@ -183,7 +186,7 @@ OF_A_SOURCE = {
               and (
                   not o.latest
                   and exists (
-                      select from staging.observations n join ops.fetch_runs r on r.fetch_run_id = n.from_run
+                      select from staging.observations n join ops.fetch_runs r on r.fetch_run_id = n.valid_from_run
                       where n.record_id = o.record_id and n.observed_at > o.observed_at
                         and r.ended_at < now() - make_interval(days => %(versions_days)s))
                   and not exists (
@@ -192,7 +195,7 @@ OF_A_SOURCE = {
                         and s.text ~ (
                             '\\y' || ltrim(substr(o.stream, length(%(source)s) + 1) || '_observations', '._') || '\\y'))
                   or exists (
-                      select from staging.versions v join ops.fetch_runs r on r.fetch_run_id = v.from_run
+                      select from staging.versions v join ops.fetch_runs r on r.fetch_run_id = v.valid_from_run
                       where v.record_id = o.record_id and v.latest and v.payload_id is null
                         and r.ended_at < now() - make_interval(days => %(versions_days)s)))
             limit %(batch)s

@@ -9,10 +9,10 @@ from pathlib import Path
 import dagster as dg
 from dagster._core.instance import InstanceRef
 
-from pipelines import settings
-from pipelines.ledger import LOCK_SHARED, Run, silent
+from pipelines import project, settings
+from pipelines.ledger import Run, silent
 from pipelines.settings import Mode
-from pipelines.warehouse import database, migrate
+from pipelines.warehouse import database, locks, migrate
 from pipelines.warehouse.database import Warehouse
 
 
@@ -33,8 +33,8 @@ class Atlas:
         with database.opened(settings.load()) as warehouse:
             if patient:
                 with warehouse.connect() as connection:
-                    connection.execute(LOCK_SHARED, ["migrate"])
-            migrate.require(warehouse)
+                    locks.acquire_shared(connection, locks.MIGRATION)
+            migrate.require(warehouse, project.objects())
             yield warehouse
 
     @property
@@ -67,13 +67,11 @@ def instance(warehouse: Warehouse, home: Path) -> Iterator[dg.DagsterInstance]:
 def report_dead_runs(warehouse: Warehouse, dagster: dg.DagsterInstance) -> list[str]:
     """Reports as failed each run that Dagster believes in progress, if no process of ours is alive; their ids.
 
-    Whoever runs Dagster holds `SERVICE_LOCK` shared; only who gets it alone knows that nobody does. It frees the
-    pools that dead runs hold for ever otherwise.
+    Whoever runs Dagster holds `locks.DAGSTER_SERVICES` shared; only who gets it alone knows that nobody does. It frees
+    the pools that dead runs hold for ever otherwise.
     """
     with warehouse.connect() as connection:
-        answer = connection.execute("select pg_try_advisory_lock(hashtextextended(%s, 0)) as alone", [SERVICE_LOCK])
-        row = answer.fetchone()
-        if row is None or not row["alone"]:
+        if not locks.try_acquire(connection, locks.DAGSTER_SERVICES):
             return []
         dead = dagster.get_runs(dg.RunsFilter(statuses=UNFINISHED))
         for run in dead:
@@ -87,13 +85,12 @@ def report_dead_runs(warehouse: Warehouse, dagster: dg.DagsterInstance) -> list[
 def alive(warehouse: Warehouse) -> Iterator[None]:
     """Holds the lock that tells others that Dagster runs here."""
     with warehouse.connect() as connection:
-        connection.execute("select pg_advisory_lock_shared(hashtextextended(%s, 0))", [SERVICE_LOCK])
+        locks.acquire_shared(connection, locks.DAGSTER_SERVICES)
         yield
 
 
 # Capturing a step's output takes two processes a stream, which Ctrl-C in a terminal would reach too.
 NO_COMPUTE_LOGS = {"module": "dagster._core.storage.noop_compute_log_manager", "class": "NoOpComputeLogManager"}
-SERVICE_LOCK = "dagster services"
 UNFINISHED = [
     dg.DagsterRunStatus.STARTING,
     dg.DagsterRunStatus.STARTED,

@@ -41,12 +41,12 @@ class Scope:
             return 0
         return self._begin(WAITING + WAITS, parameters)
 
-    def begin_with(self, versions: Sequence[int], editions: Sequence[int], published: int) -> int:
+    def begin_with(self, versions: Sequence[int], editions: Sequence[int], publish_seq: int) -> int:
         """Takes in all there is to know: these versions, each to be derived by the edition of the SELECTs at the same
         place, and the observations that runs published up to then have taken in; how many records.
         """
         self.whole = True
-        self._observations, self._counted = TAKEN_IN.format(published=sql.Literal(published)), sql.SQL("true")
+        self._observations, self._counted = TAKEN_IN.format(publish_seq=sql.Literal(publish_seq)), sql.SQL("true")
         return self._begin(THESE, {"versions": versions, "editions": editions, "streams": self._streams})
 
     def _begin(self, query: str, parameters: dict[str, Any]) -> int:
@@ -146,13 +146,13 @@ WAITING = """
 with waiting as (
     select v.* from staging.versions v
     where v.stream = any(%(streams)s) and v.partition_key = %(partition)s and v.latest
-      and (%(full)s or v.tried_by is null or v.tried_by < %(code)s or v.tried_by > %(code)s)
+      and (%(full)s or v.attempted_sql is null or v.attempted_sql < %(code)s or v.attempted_sql > %(code)s)
     union
     select v.* from staging.observations o
     join staging.versions v on v.record_id = o.record_id and v.latest
-    where o.stream = any(%(streams)s) and o.partition_key = %(partition)s and o.from_run is null
-      and v.from_run is not null and v.payload_id is not null
-      and (v.derived_by is not null or v.tried_by is null)
+    where o.stream = any(%(streams)s) and o.partition_key = %(partition)s and o.valid_from_run is null
+      and v.valid_from_run is not null and v.payload_id is not null
+      and (v.applied_sql is not null or v.attempted_sql is null)
 )
 
 """
@@ -162,8 +162,8 @@ insert into scope
 select record_id, version_id, stream, external_id, payload_id, 1,
     %(full)s or payload_id is null or not exists (
         select from staging.versions f
-        where f.record_id = w.record_id and f.from_run is not null and f.to_run is null and f.payload_id is not null
-          and f.derived_by = %(code)s)
+        where f.record_id = w.record_id and f.valid_from_run is not null and f.valid_to_run is null
+          and f.payload_id is not null and f.applied_sql = %(code)s)
 from waiting w
 """
 """A record is whole in scope, with all its observations, unless the same SELECTs have derived it before."""
@@ -178,13 +178,13 @@ where v.stream = any(%(streams)s)
 
 OBSERVED = sql.SQL("staging.observations")
 
-NEWEST = sql.SQL("case when v.latest then e.latest else e.from_run is not null end")
+NEWEST = sql.SQL("case when v.latest then e.latest else e.valid_from_run is not null end")
 """A version that is not the latest keeps the counters it was taken in with; newer ones wait for the latest version."""
 
 TAKEN_IN = sql.SQL(
     """(
-        select o.* from staging.observations o join ops.fetch_runs r on r.fetch_run_id = o.from_run
-        where r.published <= {published})"""
+        select o.* from staging.observations o join ops.fetch_runs r on r.fetch_run_id = o.valid_from_run
+        where r.publish_seq <= {publish_seq})"""
 )
 
 FILL = sql.SQL(
@@ -193,7 +193,7 @@ FILL = sql.SQL(
     select s.record_id, s.version_id, s.stream, s.external_id,
         case
             when o.digest = b.counters_digest or o.digest is null then b.body
-            else ops.put_back(b.body, o.counters, o.paths)
+            else ops.restore_volatile_fields(b.body, o.counters, o.paths)
         end,
         s.round, s.edition
     from scope s
@@ -215,7 +215,7 @@ SEE = sql.SQL(
         from scope s
         join staging.versions v using (version_id)
         join {observations} o on o.record_id = s.record_id
-        where (s.whole or o.from_run is null) and (v.latest or o.from_run is not null)
+        where (s.whole or o.valid_from_run is null) and (v.latest or o.valid_from_run is not null)
     )
 
     insert into seen
@@ -225,7 +225,7 @@ SEE = sql.SQL(
         select f.record_id, n.observation_id from fresh f
         cross join lateral ( -- which may tell the same now as the one before it
             select e.observation_id from {observations} e
-            where e.record_id = f.record_id and e.observed_at > f.observed_at and e.from_run is not null
+            where e.record_id = f.record_id and e.observed_at > f.observed_at and e.valid_from_run is not null
             order by e.observed_at limit 1
         ) as n
     ) as f
@@ -250,7 +250,9 @@ OBSERVATIONS = sql.SQL(
           and o.digest is distinct from (
               select e.digest from {observations} e
               where e.record_id = o.record_id and e.observed_at < o.observed_at
-                and (e.from_run is not null or exists (select from seen s where s.observation_id = e.observation_id))
+                and (
+                    e.valid_from_run is not null
+                    or exists (select from seen s where s.observation_id = e.observation_id))
               order by e.observed_at desc limit 1)
     )"""
 )
@@ -259,7 +261,7 @@ GROW = """
 insert into scope
 select v.record_id, v.version_id, v.stream, v.external_id, v.payload_id, %(round)s, true
 from (select distinct record_id from due) as d
-join staging.versions v on v.record_id = d.record_id and v.from_run is not null and v.to_run is null
+join staging.versions v on v.record_id = d.record_id and v.valid_from_run is not null and v.valid_to_run is null
 where v.stream = any(%(streams)s) and not exists (select from scope s where s.record_id = d.record_id)
   and not exists (select from left_out l where l.version_id = v.version_id)
 """
@@ -268,7 +270,7 @@ IN_PLACE = """
 insert into scope
 select v.record_id, v.version_id, v.stream, v.external_id, v.payload_id, %(round)s, true
 from (select distinct record_id from left_out) as l
-join staging.versions v on v.record_id = l.record_id and v.from_run is not null and v.to_run is null
+join staging.versions v on v.record_id = l.record_id and v.valid_from_run is not null and v.valid_to_run is null
 where v.payload_id is not null
   and not exists (select from scope s where s.record_id = l.record_id)
   and not exists (select from left_out o where o.version_id = v.version_id)

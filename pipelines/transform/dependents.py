@@ -85,7 +85,7 @@ AWAITED = sql.SQL(
     """
     insert into due
     select w.record_id from {incoming} k
-    join staging.waits w on w.table_name = {name} and w.key = {key}
+    join staging.pending_rows w on w.table_name = {name} and w.key = {key}
     where w.reason = 'parent'
     """
 )
@@ -95,7 +95,7 @@ CONTESTED = sql.SQL(
     insert into due
     select w.record_id from {target} t
     join scope s on s.record_id = t.record_id
-    join staging.waits w on w.table_name = {name} and w.key = {target_key}
+    join staging.pending_rows w on w.table_name = {name} and w.key = {target_key}
     cross join lateral (select external_id from staging.versions v where v.record_id = w.record_id limit 1) as v
     where w.reason = 'unique'
        or w.reason = 'claim' and not exists ( -- none that it would still lose to

@@ -1,6 +1,6 @@
 """A partition's news from staging into the tables, in one transaction under the domain's lock.
 
-    scope ──> Derivation ──> from_run, to_run, waits, quarantine, content, ledger
+    scope ──> Derivation ──> valid_from_run, valid_to_run, waits, quarantine, content, ledger
 
 The scope is the one idea: the versions that the SELECTs see (`scope`). A normal run takes the partition's latest
 versions that the SELECT files as they are have not derived yet; with `full` all of them. Belongs here: when, and what
@@ -21,6 +21,7 @@ from pipelines.source import Source
 from pipelines.transform import table_digests
 from pipelines.transform.apply import Derivation
 from pipelines.transform.change_set import Scope
+from pipelines.warehouse import locks
 from pipelines.warehouse.database import Connection, Warehouse
 from pipelines.warehouse.declare import metadata
 from pipelines.warehouse.table_spec import Shape
@@ -44,13 +45,13 @@ def waiting(warehouse: Warehouse, source: Source) -> list[str]:
             """
             select v.partition_key from staging.versions v
             where v.stream = any(%(streams)s) and v.latest
-              and (v.tried_by is null or v.tried_by < %(code)s or v.tried_by > %(code)s) -- each by the index
+              and (v.attempted_sql is null or v.attempted_sql < %(code)s or v.attempted_sql > %(code)s) -- by the index
             union
             select o.partition_key from staging.observations o
             join staging.versions v on v.record_id = o.record_id and v.latest
-            where o.stream = any(%(streams)s) and o.from_run is null
-              and v.from_run is not null and v.payload_id is not null
-              and (v.derived_by is not null or v.tried_by is null)
+            where o.stream = any(%(streams)s) and o.valid_from_run is null
+              and v.valid_from_run is not null and v.payload_id is not null
+              and (v.applied_sql is not null or v.attempted_sql is null)
             order by 1
             """,
             {"streams": list(source.streams.values()), "code": code_version(selects)},
@@ -92,7 +93,7 @@ def transform(
 
 def take_in(run: Run, source: Source, *, full: bool = False) -> tuple[Counts, dict[str, Any]]:
     """Brings what waits in the run's partition into the tables, inside the caller's transaction; what became of it."""
-    run.connection.execute(ledger.LOCK_TO_COMMIT, [f"transform {source.domain}"])
+    locks.acquire_for_transaction(run.connection, locks.transform(source.domain))
     failpoints.reached("transform.locked")
     return _Transform(run, source, project.selects(source.name)).all(full)
 
@@ -150,7 +151,7 @@ def into_force(run: Run, source: Source, code: str) -> None:
 
     No landing may retire them meanwhile. code: version of the SELECT files that derived them.
     """
-    run.connection.execute(ledger.LOCK_TO_COMMIT, [f"land {source.name}"])
+    locks.acquire_for_transaction(run.connection, locks.landing(source.name))
     failpoints.reached("transform.takes_in")
     for number, statement in enumerate(INTO_FORCE):
         run.connection.execute(statement, {"run": run.id, "code": code})
@@ -172,10 +173,10 @@ def remember_sql(connection: Connection, selects: Sequence[Select]) -> None:
 
 OTHER = """
 select from staging.versions
-where stream = any(%(streams)s) and latest and (tried_by < %(code)s or tried_by > %(code)s)
+where stream = any(%(streams)s) and latest and (attempted_sql < %(code)s or attempted_sql > %(code)s)
 union all
 select from scope join staging.versions v using (record_id)
-where v.from_run is not null and v.to_run is null and v.derived_by is distinct from %(code)s
+where v.valid_from_run is not null and v.valid_to_run is null and v.applied_sql is distinct from %(code)s
 limit 1
 """
 """Whether other SELECT files have derived anything of a source, or of the scope."""
@@ -183,52 +184,54 @@ limit 1
 HOLDS = sql.SQL(
     """
     select from {} t join staging.versions v using (record_id)
-    where v.stream = any(%(streams)s) and v.from_run is not null and v.to_run is null limit 1
+    where v.stream = any(%(streams)s) and v.valid_from_run is not null and v.valid_to_run is null limit 1
     """
 )
 
 INTO_FORCE = (
     # What is in force already, and was derived by other SQL before.
     """
-    insert into staging.derivations (version_id, fetch_run_id)
+    insert into staging.reapplied_versions (version_id, fetch_run_id)
     select version_id, %(run)s
     from scope s join staging.versions v using (version_id)
-    where v.from_run is not null and v.derived_by is distinct from %(code)s
+    where v.valid_from_run is not null and v.applied_sql is distinct from %(code)s
     """,
     """
-    update staging.versions v set to_run = %(run)s
+    update staging.versions v set valid_to_run = %(run)s
     from scope s
-    where v.record_id = s.record_id and v.from_run is not null and v.to_run is null and v.version_id <> s.version_id
+    where v.record_id = s.record_id and v.valid_from_run is not null and v.valid_to_run is null
+      and v.version_id <> s.version_id
     """,
     """
-    update staging.versions v set from_run = coalesce(v.from_run, %(run)s), derived_by = %(code)s, tried_by = %(code)s
+    update staging.versions v
+    set valid_from_run = coalesce(v.valid_from_run, %(run)s), applied_sql = %(code)s, attempted_sql = %(code)s
     from scope s
     where v.version_id = s.version_id
-      and (v.derived_by is distinct from %(code)s or v.tried_by is distinct from %(code)s)
+      and (v.applied_sql is distinct from %(code)s or v.attempted_sql is distinct from %(code)s)
     """,
     # A SELECT that fails is not tried again before it, or the record, changes.
     """
-    update staging.versions v set derived_by = null, tried_by = %(code)s
+    update staging.versions v set applied_sql = null, attempted_sql = %(code)s
     from left_out l
-    where v.version_id = l.version_id and (v.derived_by is not null or v.tried_by is distinct from %(code)s)
+    where v.version_id = l.version_id and (v.applied_sql is not null or v.attempted_sql is distinct from %(code)s)
     """,
     """
-    update staging.observations o set from_run = %(run)s
+    update staging.observations o set valid_from_run = %(run)s
     from seen s
-    where o.observation_id = s.observation_id and o.from_run is null
+    where o.observation_id = s.observation_id and o.valid_from_run is null
     """,
     """
-    delete from staging.waits w using scope s
+    delete from staging.pending_rows w using scope s
     where w.record_id = s.record_id and not exists (
         select from waiting n
         where (n.record_id, n.table_name, n.key, n.reason) = (w.record_id, w.table_name, w.key, w.reason))
     """,
     """
-    insert into staging.waits (record_id, stream, table_name, key, reason)
+    insert into staging.pending_rows (record_id, stream, table_name, key, reason)
     select distinct n.record_id, s.stream, n.table_name, n.key, n.reason
     from waiting n join scope s using (record_id)
     where not exists (
-        select from staging.waits w
+        select from staging.pending_rows w
         where (w.record_id, w.table_name, w.key, w.reason) = (n.record_id, n.table_name, n.key, n.reason))
     """,
 )

@@ -2,7 +2,7 @@
 
 A transform adds what it writes and takes off what it takes away, so that a run's record of what it left behind costs
 nothing that grows with the table. Equal rows give equal sums in any order. Audit columns are left out. Belongs here:
-`ops.tables`. Not: the hashes themselves (`warehouse.shape`).
+`ops.table_digests`. Not: the hashes themselves (`warehouse.shape`).
 """
 
 from collections.abc import Sequence
@@ -17,11 +17,11 @@ from pipelines.warehouse.table_spec import Shape
 
 
 def keep_up(connection: Connection, derivation: Derivation) -> dict[str, dict[str, Any]]:
-    """Brings `ops.tables` up to what a derivation has written; rows and digest of each of its tables."""
+    """Brings `ops.table_digests` up to what a derivation has written; rows and digest of each of its tables."""
     shapes = {shape.name: shape for shape in (*derivation.shapes, *derivation.shared)}
     if derivation.unreadable:  # rows of what was left out may have gone with those that they refer to
         return count(connection, list(shapes.values()))
-    query = "select table_name, rows, digest from ops.tables where table_name = any(%s)"
+    query = "select table_name, rows, digest from ops.table_digests where table_name = any(%s)"
     kept = {row["table_name"]: row for row in connection.execute(query, [list(shapes)])}
     failpoints.reached("content.read")
     for name, row in kept.items():
@@ -43,7 +43,7 @@ def counted(connection: Connection, shape: Shape) -> dict[str, int]:
 
 
 def count(connection: Connection, shapes: Sequence[Shape]) -> dict[str, dict[str, Any]]:
-    """Brings `ops.tables` up to what tables hold, by reading all of them; rows and digest of each."""
+    """Brings `ops.table_digests` up to what tables hold, by reading all of them; rows and digest of each."""
     return _keep(connection, {shape.name: counted(connection, shape) for shape in shapes})
 
 
@@ -52,7 +52,7 @@ def _keep(connection: Connection, found: dict[str, dict[str, Any]]) -> dict[str,
     for name, row in sorted(found.items()):
         connection.execute(
             """
-            merge into ops.tables t using (select %(name)s as table_name) s on t.table_name = s.table_name
+            merge into ops.table_digests t using (select %(name)s as table_name) s on t.table_name = s.table_name
             when matched and (t.rows, t.digest) <> (%(rows)s, %(digest)s) then
                 update set rows = %(rows)s, digest = %(digest)s
             when not matched then insert (table_name, rows, digest) values (%(name)s, %(rows)s, %(digest)s)

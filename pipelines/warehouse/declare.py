@@ -6,10 +6,9 @@ are owned by a record (`record_id`) or shared, which columns are audit columns, 
 fit. Belongs here: words. Not: tables.
 """
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-from sqlalchemy import DDL, CheckConstraint, Column, MetaData, Table, Text, UniqueConstraint, event, func
+from sqlalchemy import CheckConstraint, Column, MetaData, Table, Text, UniqueConstraint, func
 from sqlalchemy.dialects.postgresql import TIMESTAMP, UUID
 
 metadata = MetaData(
@@ -83,75 +82,9 @@ def audit_columns(table: Table) -> set[str]:
 
 def domain_schema(name: str, comment: str) -> str:
     """Declares a domain's schema; its name, for the tables in it."""
-    for statement in (f"create schema if not exists {name}", f"comment on schema {name} is '{comment}'"):
-        event.listen(metadata, "before_create", DDL(statement))  # type: ignore[no-untyped-call]
+    metadata.info.setdefault("schemas", {})[name] = comment
     return name
-
-
-def view(name: str, select: str, comment: str, columns: Mapping[str, str] | None = None) -> None:
-    """Declares a view; it is made after the tables. columns: comments of its columns."""
-    commented = [f"comment on column {name}.{column} is '{words}'" for column, words in (columns or {}).items()]
-    for statement in (
-        f"create or replace view {name} as\n{select}",
-        f"comment on view {name} is '{comment}'",
-        *commented,
-    ):
-        event.listen(metadata, "after_create", DDL(statement.replace("%", "%%")))  # type: ignore[no-untyped-call]
-
-
-def table_function(statement: str, comment: str) -> None:
-    """Declares a function that reads tables; it is made after them."""
-    signature = statement.removeprefix("create or replace function ").split("\n", 1)[0]
-    bare = re.sub(r" default [^,)]+", "", signature)
-    for each in (statement, f"comment on function {bare} is '{comment}'"):
-        event.listen(metadata, "after_create", DDL(each.replace("%", "%%")))  # type: ignore[no-untyped-call]
 
 
 domain_schema("ops", "The ledger of every run, the sources, and functions that SELECTs share")
 domain_schema("staging", "Raw payloads as the sources sent them, their versions, and what did not fit")
-
-_PARAMETERS = ("a", "b", "c", "d", "e", "f")
-
-FUNCTIONS = [
-    *(
-        f"""create or replace function ops.key({", ".join(f"{name} text" for name in _PARAMETERS[:arity])})
-returns uuid language sql immutable parallel safe
-return md5({" || ',' || ".join(f"quote_nullable({name})" for name in _PARAMETERS[:arity])})::uuid"""
-        for arity in range(1, len(_PARAMETERS) + 1)
-    ),
-    """create or replace function ops.tag_name(name text)
-returns text language sql immutable parallel safe
-return trim(both '_' from regexp_replace(lower(normalize(name, nfkc) collate pg_c_utf8), '[\\s_]+', '_', 'g'))""",
-    """create or replace function ops.shown(rating text)
-returns boolean language sql stable parallel safe
-return rating = any (string_to_array(
-    replace(coalesce(nullif(current_setting('atlas.ratings', true), ''), 'Safe'), ' ', ''), ','))""",
-    """create or replace function ops.put_back(body jsonb, counters jsonb, paths jsonb)
-returns jsonb language plpgsql immutable parallel safe as $$
-declare
-    path text[];
-begin
-    for path in
-        select array(select jsonb_array_elements_text(p.steps)) from jsonb_array_elements(paths) as p (steps)
-    loop
-        body := jsonb_set(body, path, counters #> path, false);
-    end loop;
-    return body;
-end $$""",
-]
-
-FUNCTION_COMMENTS = [
-    *(
-        f"comment on function ops.key({', '.join(['text'] * arity)}) is "
-        "'Surrogate key of a natural key: md5 of an unambiguous join, as uuid'"
-        for arity in range(1, len(_PARAMETERS) + 1)
-    ),
-    "comment on function ops.shown(text) is "
-    "'Whether what has a rating may be shown: Safe, or what the setting atlas.ratings lists, by commas'",
-    "comment on function ops.put_back(jsonb, jsonb, jsonb) is 'A payload with other counters at the same places'",
-    "comment on function ops.tag_name(text) is "
-    "'A tag as every source spells it: NFKC, lower case, trimmed, runs of spaces and underscores as one underscore'",
-]
-
-for statement in (*FUNCTIONS, *FUNCTION_COMMENTS):
-    event.listen(metadata, "before_create", DDL(statement))  # type: ignore[no-untyped-call]

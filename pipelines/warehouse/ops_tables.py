@@ -8,6 +8,7 @@ from sqlalchemy import (
     Column,
     Computed,
     ForeignKey,
+    Identity,
     Index,
     Numeric,
     Table,
@@ -42,13 +43,13 @@ sources = Table(
     comment="One row a source, written from its declaration",
 )
 
-published = sqlalchemy.Sequence("published", schema="ops", metadata=metadata)
+publish_seq = sqlalchemy.Sequence("publish_seq", schema="ops", metadata=metadata)
 
 fetch_runs = Table(
     "fetch_runs",
     metadata,
     Column("fetch_run_id", UUID, primary_key=True, server_default=text("uuidv7()"), comment="Grows with time"),
-    Column("published", BigInteger, unique=True, comment="Order in which runs became visible, drawn under the lock"),
+    Column("publish_seq", BigInteger, unique=True, comment="Order in which runs became visible, drawn under the lock"),
     Column(
         "source_id", UUID, ForeignKey("ops.sources.source_id"), index=True, comment="Source of the run, if it has one"
     ),
@@ -91,18 +92,20 @@ fetch_runs = Table(
         name="not_negative",
     ),
     CheckConstraint("(ended_at is null) = (status in ('pending', 'in_progress'))", name="ended"),
-    Index(None, "stream", "kind", "partition_key", "published"),
+    Index(None, "stream", "kind", "partition_key", "publish_seq"),
     schema="ops",
     comment="The ledger: one row for each landing and each transform of a source's partition",
 )
 
-hosts = Table(
-    "hosts",
+rate_limits = Table(
+    "rate_limits",
     metadata,
     Column("host", Text, primary_key=True, comment="Host and port that sources are read from"),
-    Column("next_at", Timestamp, nullable=False, server_default=text("'epoch'"), comment="Not to be asked before"),
     Column(
-        "free_at",
+        "next_request_at", Timestamp, nullable=False, server_default=text("'epoch'"), comment="Not to be asked before"
+    ),
+    Column(
+        "blocked_until",
         Timestamp,
         nullable=False,
         server_default=text("'epoch'"),
@@ -122,14 +125,26 @@ sql_texts = Table(
     comment="Each SELECT that ever ran, by digest",
 )
 
-tables = Table(
-    "tables",
+table_digests = Table(
+    "table_digests",
     metadata,
     Column("table_name", Text, primary_key=True, comment="schema.table"),
     Column("rows", BigInteger, nullable=False, comment="How many rows it has"),
     Column("digest", BigInteger, nullable=False, comment="Sum of the hashes of its rows, audit columns left out"),
     schema="ops",
     comment="What the tables of the domains hold, kept up by each transform; its runs keep what they left behind",
+)
+
+objects = Table(
+    "objects",
+    metadata,
+    Column("name", Text, primary_key=True, comment="As SQL refers to it, a function with the types of its arguments"),
+    Column("kind", Text, nullable=False, comment="function or view"),
+    one_of("kind", ("function", "view")),
+    Column("digest", Text, nullable=False, comment="sha256 of the statements that created it, lower hex"),
+    Column("created_order", BigInteger, Identity(always=True), comment="Order in which objects were created first"),
+    schema="ops",
+    comment="Functions and views as created from their declarations; one whose text changes is created again",
 )
 
 schema_drift = Table(

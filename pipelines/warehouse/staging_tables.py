@@ -62,31 +62,31 @@ versions = Table(
     Column("partition_key", Text, nullable=False, comment="Day under which it was fetched"),
     _run("landed_run", "Landing that published it", nullable=False),
     Column("latest", Boolean, nullable=False, comment="What the source says now"),
-    _run("from_run", "Transform that took it into the tables"),
-    _run("to_run", "Transform that took it out of the tables"),
+    _run("valid_from_run", "Transform that took it into the tables"),
+    _run("valid_to_run", "Transform that took it out of the tables"),
     Column(
         "renamed_from", UUID, comment="Record with the same content that was gone when this one came: a file renamed"
     ),
     Column(
-        "derived_by", Text, comment="Digest of the SELECT files that its rows are by; null: none, or they failed since"
+        "applied_sql", Text, comment="Digest of the SELECT files that its rows are by; null: none, or they failed since"
     ),
-    Column("tried_by", Text, comment="Digest of the SELECT files that were run over it last; null: none were yet"),
+    Column("attempted_sql", Text, comment="Digest of the SELECT files that were run over it last; null: none were yet"),
     CheckConstraint("(payload_id is null) = (digest is null)", name="tombstone"),
     Index("versions_latest_key", "record_id", unique=True, postgresql_where=text("latest")),
     Index(
         "versions_in_force_key",
         "record_id",
         unique=True,
-        postgresql_where=text("from_run is not null and to_run is null"),
+        postgresql_where=text("valid_from_run is not null and valid_to_run is null"),
     ),
-    Index("versions_partition_idx", "stream", "partition_key", "tried_by", postgresql_where=text("latest")),
+    Index("versions_partition_idx", "stream", "partition_key", "attempted_sql", postgresql_where=text("latest")),
     schema="staging",
     postgresql_with={"fillfactor": "40"},  # room in each page to note all of it as seen again: indexes do not grow
     comment="One row a version of a record: what was received when, and which transforms took it in and out",
 )
 
-derivations = Table(
-    "derivations",
+reapplied_versions = Table(
+    "reapplied_versions",
     metadata,
     Column("version_id", BigInteger, ForeignKey("staging.versions.version_id"), primary_key=True, comment="Version"),
     Column(
@@ -97,7 +97,7 @@ derivations = Table(
         comment="Transform that derived its rows anew, by other SQL than the transform before",
     ),
     schema="staging",
-    comment="One row each time a version in force was derived by other SQL; else that of its from_run holds",
+    comment="One row each time a version in force was derived by other SQL; else that of its valid_from_run holds",
 )
 
 observations = Table(
@@ -115,16 +115,16 @@ observations = Table(
     Column("partition_key", Text, nullable=False, comment="Day under which it was fetched"),
     _run("landed_run", "Landing that published it", nullable=False),
     Column("latest", Boolean, nullable=False, comment="What the source says now"),
-    _run("from_run", "Transform that took it into the tables"),
+    _run("valid_from_run", "Transform that took it into the tables"),
     Index("observations_record_key", "record_id", "observed_at", unique=True),
     Index("observations_latest_key", "record_id", unique=True, postgresql_where=text("latest")),
-    Index("observations_waiting_idx", "stream", "partition_key", postgresql_where=text("from_run is null")),
+    Index("observations_waiting_idx", "stream", "partition_key", postgresql_where=text("valid_from_run is null")),
     schema="staging",
     comment="One row a record and time at which its counters had changed; they make no version of their own",
 )
 
-waits = Table(
-    "waits",
+pending_rows = Table(
+    "pending_rows",
     metadata,
     Column("record_id", UUID, nullable=False, index=True, comment="Record that has a row that waits"),
     Column("stream", Text, nullable=False, comment="Its stream"),

@@ -193,7 +193,7 @@ class Shape:
         )
 
     def key_text(self, alias: str) -> sql.Composed:
-        """The key as text, as people and `staging.waits` write it."""
+        """The key as text, as people and `staging.pending_rows` write it."""
         columns = (sql.SQL("{}::text").format(sql.Identifier(alias, column)) for column in self.key)
         return sql.SQL("concat_ws(' ', {})").format(sql.SQL(", ").join(columns))
 

@@ -1,4 +1,4 @@
-"""`ops.in_force` and `ops.trace`: what leads from a row to the payload, the request, the runs and the SQL it is from.
+"""`ops.effective_version` and `ops.trace`: from a row to the payload, the request, the runs and the SQL it is from.
 
     row ──record_id──> version in force ──> payload, request, landing · transform and SQL file that derived it
 
@@ -9,29 +9,31 @@ tables of all domains. Not: showing it (`trace`).
 from psycopg import sql
 from sqlalchemy import Table
 
-from pipelines.warehouse.declare import metadata, table_function, view
+from pipelines.warehouse.declare import metadata
+from pipelines.warehouse.objects import function, view
 from pipelines.warehouse.table_spec import Shape
 
-IN_FORCE = """create or replace function ops.in_force(record uuid, up_to bigint default 9223372036854775807)
-returns table (
+EFFECTIVE_VERSION = """create or replace function ops.effective_version(
+    record uuid, up_to bigint default 9223372036854775807
+) returns table (
     version_id bigint, payload_id uuid, stream text, external_id text, digest text, request text,
     fetched_at timestamptz, landed_run uuid, derived_run uuid, sql jsonb
 ) language sql stable parallel safe as $$
     select v.version_id, v.payload_id, v.stream, v.external_id, encode(v.digest, 'hex'), v.request,
         v.fetched_at, v.landed_run, made.fetch_run_id, made.stats -> 'sql'
     from staging.versions v
-    join ops.fetch_runs f on f.fetch_run_id = v.from_run
-    left join ops.fetch_runs t on t.fetch_run_id = v.to_run
+    join ops.fetch_runs f on f.fetch_run_id = v.valid_from_run
+    left join ops.fetch_runs t on t.fetch_run_id = v.valid_to_run
     cross join lateral (
         select r.fetch_run_id, r.stats from ops.fetch_runs r
-        where r.published <= up_to
+        where r.publish_seq <= up_to
           and r.fetch_run_id = any(array(
-              select v.from_run union all
-              select d.fetch_run_id from staging.derivations d where d.version_id = v.version_id))
-        order by r.published desc limit 1
+              select v.valid_from_run union all
+              select d.fetch_run_id from staging.reapplied_versions d where d.version_id = v.version_id))
+        order by r.publish_seq desc limit 1
     ) as made
     where v.record_id = record and v.payload_id is not null
-      and f.published <= up_to and (t.published is null or t.published > up_to)
+      and f.publish_seq <= up_to and (t.publish_seq is null or t.publish_seq > up_to)
 $$"""
 
 TRACE = """-- One row per row of a domain, with what proves it.
@@ -55,7 +57,7 @@ select
 from (
 {rows}
 ) as k
-left join lateral ops.in_force(k.record_id) as p on true
+left join lateral ops.effective_version(k.record_id) as p on true
 left join staging.observations as o on o.record_id = k.record_id and o.observed_at = k.observed_at
 cross join lateral (
     select split_part(p.stream, '.', 1) || '/' || split_part(k.table_name, '.', 2) as address
@@ -68,7 +70,7 @@ COLUMNS = {
     "through": "Table of a row that refers to it, for a shared row",
     "record_id": "Record that it was derived from",
     "stream": "Stream of the record",
-    "external_id": "The source''s own id of the record",
+    "external_id": "The source's own id of the record",
     "version_id": "Version in force; staging.versions has it",
     "payload_id": "Its body; staging.payloads has it",
     "digest": "sha256 of the bytes as received, counters left out, lower hex",
@@ -84,7 +86,11 @@ COLUMNS = {
 
 def declare() -> None:
     """Declares both, over all tables that are declared by then."""
-    table_function(IN_FORCE, "The version of a record that is in its domain''s tables, or was after a published run")
+    function(
+        "ops.effective_version(uuid, bigint)",
+        EFFECTIVE_VERSION,
+        "The version of a record that the tables of its domain hold, or held after a published run",
+    )
     rows = sql.SQL("\nunion all\n").join(_rows(Shape(table)) for table in metadata.sorted_tables if _traced(table))
     view("ops.trace", _trace(rows), "One row per row of a domain, with what proves it", COLUMNS)
 

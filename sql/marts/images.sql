@@ -15,4 +15,4 @@ select
     i.record_id
 from catalog.images as i
 join ops.sources as s on s.source_id = i.source_id
-where ops.shown(i.rating)
+where ops.rating_visible(i.rating)

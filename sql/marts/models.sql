@@ -21,4 +21,4 @@ left join lateral (
     order by e.observed_at desc
     limit 1
 ) as c on true
-where ops.shown(m.nsfw_rating)
+where ops.rating_visible(m.nsfw_rating)

@@ -15,12 +15,12 @@ join ops.sources as s on s.source_id = p.source_id
 left join catalog.images as i on i.image_id = p.image_id
 left join catalog.models as m on m.model_id = p.model_id
 where case
-        when i.image_id is not null then ops.shown(i.rating)
+        when i.image_id is not null then ops.rating_visible(i.rating)
         -- It waits for an image that is not there: what that shows is not known.
         when exists (
-            select from staging.waits as w
+            select from staging.pending_rows as w
             where w.record_id = p.record_id and w.table_name = 'catalog.images' and w.reason = 'parent'
-        ) then ops.shown('Unknown')
+        ) then ops.rating_visible('Unknown')
         else true
     end
-  and (m.nsfw_rating is null or ops.shown(m.nsfw_rating))
+  and (m.nsfw_rating is null or ops.rating_visible(m.nsfw_rating))

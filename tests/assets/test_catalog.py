@@ -369,10 +369,10 @@ def test_migrations_make_every_table_from_nothing_and_are_then_done(template: Wa
     fresh.create_database(fresh.database)
     with fresh.connect() as connection:
         assert tables_of(connection) == {}
-        applied = migrate.migrate(fresh)
-        assert applied[-1] == migrate.head() == migrate.current(fresh)
+        applied = migrate.migrate(fresh, project.objects())
+        assert migrate.head() in applied and migrate.current(fresh) == migrate.head()
         assert tables_of(connection).keys() >= COLUMNS.keys()
-    assert migrate.pending(fresh) == []
+    assert migrate.pending(fresh, project.objects()) == []
     fresh.drop_database(fresh.database)
 
 
@@ -1009,7 +1009,7 @@ def test_a_tag_has_one_name_whatever_the_locale_of_the_database(template: Wareho
                 sql.Identifier(plain.database)
             )
         )
-    migrate.migrate(plain)
+    migrate.migrate(plain, project.objects())
     with plain.connect() as connection:
         assert connection.execute("select ops.tag_name(E'\u00c9COLE\\u2028x') as name").fetchone() == {
             "name": "école_x"

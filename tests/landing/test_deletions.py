@@ -183,7 +183,7 @@ def test_a_listing_that_lost_more_than_a_fifth_fails_before_anything_is_written_
         with pytest.raises(SourceFault, match=f"tells {told} records, and {had - told} of those .* --shrink"):
             take_in(warehouse, comfyui, left, DAYS[1])
         assert rows(warehouse, "select * from staging.versions order by version_id") == before
-        assert rows(warehouse, "select status, fetched, published from ops.fetch_runs order by 1 desc limit 1") == [
+        assert rows(warehouse, "select status, fetched, publish_seq from ops.fetch_runs order by 1 desc limit 1") == [
             ("failed", 0, None)
         ]
     run = take_in(warehouse, comfyui, left, DAYS[1], shrink=not believed)
@@ -509,9 +509,10 @@ def test_what_is_taken_up_is_taken_up_by_one(warehouse: Warehouse, comfyui: Sour
 KILLED = """
 import json, sys, time
 from contextlib import nullcontext
-from pipelines import house, landing
+from pipelines import project
+from pipelines.landing import land as landing
 from pipelines.source import Checkpoint, Payload
-from pipelines.warehouse.engine import Warehouse
+from pipelines.warehouse.database import Warehouse
 from sqlalchemy import make_url
 
 def items(resume):
@@ -525,7 +526,7 @@ def items(resume):
         yield Checkpoint("graphs", {"page": page + 1})
 
 landing.BATCH_PAYLOADS = 2
-source = house.sources()["catalog/comfyui"]
+source = project.sources()["catalog/comfyui"]
 intake = landing.Intake(items, "live")
 landing.take_in(Warehouse(make_url(sys.argv[1])), source, sys.argv[2], nullcontext(intake))
 """

@@ -381,7 +381,7 @@ def test_a_ban_ends_the_run_as_deferred_and_the_next_one_asks_nothing(opened: Op
             site.load(sweep=True)
     assert site.requests() == 0
     with site.warehouse.connect() as connection:
-        connection.execute("update ops.hosts set free_at = now()")
+        connection.execute("update ops.rate_limits set blocked_until = now()")
     site.server.script = hostile.nothing
     site.load(sweep=True)
     assert site.requests() == 2, "of three pages the first had been landed"

@@ -162,7 +162,7 @@ def test_a_version_tells_where_it_came_from(warehouse: Warehouse, comfyui: Sourc
         warehouse,
         """
         select stream, external_id, record_id = ops.key(stream, external_id), request, version_at, fetched_at,
-            landed_run, digest = sha256('{"words": "words"}'), from_run
+            landed_run, digest = sha256('{"words": "words"}'), valid_from_run
         from staging.versions
         """,
     )
@@ -182,7 +182,7 @@ def test_bodies_of_a_run_that_broke_off_are_taken_up_by_the_next(warehouse: Ware
         landing.land(warehouse, comfyui, DAY, broken())
     assert number(warehouse, "select count(*) from staging.payloads") == landing.BATCH_PAYLOADS
     assert number(warehouse, "select count(*) from staging.versions") == 0
-    assert rows(warehouse, "select status, error_text, fetched, published from ops.fetch_runs") == [
+    assert rows(warehouse, "select status, error_text, fetched, publish_seq from ops.fetch_runs") == [
         ("failed", "ConnectionError: the source hung up", 0, None)
     ]
     run = land(warehouse, comfyui, *items)
@@ -240,12 +240,14 @@ def test_skipped_items_are_counted_by_their_reason_and_are_no_part_of_what_was_f
 def test_landing_nothing_is_a_completed_run_of_zeros(warehouse: Warehouse, comfyui: Source) -> None:
     run = land(warehouse, comfyui)
     assert (run.status, counted(run)) == ("completed", {})
-    assert number(warehouse, "select count(*) from ops.fetch_runs where published is not null") == 1
+    assert number(warehouse, "select count(*) from ops.fetch_runs where publish_seq is not null") == 1
 
 
 def test_published_numbers_grow_in_the_order_of_publishing(warehouse: Warehouse, comfyui: Source) -> None:
     runs = [land(warehouse, comfyui, payload(str(each))) for each in range(3)]
-    assert rows(warehouse, "select fetch_run_id from ops.fetch_runs order by published") == [(run.id,) for run in runs]
+    assert rows(warehouse, "select fetch_run_id from ops.fetch_runs order by publish_seq") == [
+        (run.id,) for run in runs
+    ]
 
 
 def test_the_ledger_says_what_the_run_says(warehouse: Warehouse, comfyui: Source) -> None:

@@ -179,7 +179,7 @@ def test_a_document_with_other_counters_put_back_is_the_other_document(
 def put_back(warehouse: Warehouse, document: Json, counted: Counted) -> Any:
     values = [json.dumps(document), counted.values.decode(), counted.paths.decode()]
     with warehouse.connect() as connection:
-        row = connection.execute("select ops.put_back(%s, %s, %s) as body", values).fetchone()
+        row = connection.execute("select ops.restore_volatile_fields(%s, %s, %s) as body", values).fetchone()
     assert row is not None
     return row["body"]
 
@@ -311,7 +311,7 @@ def test_a_row_of_the_series_says_what_was_counted_and_when(shared: Warehouse, c
     found = rows(
         shared,
         """
-        select s.observed_at, s.downloads, s.likes, s.metadata, o.landed_run, o.request, o.from_run is not null
+        select s.observed_at, s.downloads, s.likes, s.metadata, o.landed_run, o.request, o.valid_from_run is not null
         from catalog.model_stats s join staging.observations o using (record_id, observed_at)
         where s.model_id = ops.key('catalog/civitai', %s)
         """,

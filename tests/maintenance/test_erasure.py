@@ -151,7 +151,7 @@ def recorded(warehouse: Warehouse) -> dict[str, Any]:
 def test_trace_and_as_of_say_that_it_was_erased(lived: Told, civitai: Source) -> None:
     warehouse = lived.warehouse
     ((first,),) = rows(
-        warehouse, "select fetch_run_id::text from ops.fetch_runs where kind = 'transform' order by published limit 1"
+        warehouse, "select fetch_run_id::text from ops.fetch_runs where kind = 'transform' order by publish_seq limit 1"
     )
     with warehouse.connect() as connection:
         moment = snapshots.moment(connection, first)

@@ -130,7 +130,7 @@ def test_a_version_that_is_pruned_is_gone_for_looking_back_which_says_so(lived: 
     warehouse = lived.warehouse
     with warehouse.connect() as connection:
         (first,) = connection.execute(
-            "select fetch_run_id from ops.fetch_runs where kind = 'transform' order by published limit 1"
+            "select fetch_run_id from ops.fetch_runs where kind = 'transform' order by publish_seq limit 1"
         ).fetchall()
         moment = snapshots.moment(connection, str(first["fetch_run_id"]))
         with time_travel.as_of(warehouse, "catalog", moment) as then:
@@ -166,9 +166,9 @@ def test_a_prune_that_broke_off_is_told_too(lived: Told) -> None:
         assert "broke off pruning what was superseded" in words
 
 
-UNPROVEN = "select model_id from catalog.models m where not exists (select from ops.in_force(m.record_id))"
+UNPROVEN = "select model_id from catalog.models m where not exists (select from ops.effective_version(m.record_id))"
 
-LAST = "select fetch_run_id::text from ops.fetch_runs where kind = 'transform' order by published desc limit 1"
+LAST = "select fetch_run_id::text from ops.fetch_runs where kind = 'transform' order by publish_seq desc limit 1"
 
 
 def test_what_is_younger_than_the_policy_stays(lived: Told) -> None:

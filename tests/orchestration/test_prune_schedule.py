@@ -13,12 +13,13 @@ import dagster as dg
 import msgspec
 import pytest
 
-from pipelines import ledger, project
+from pipelines import project
 from pipelines.definitions import defs
 from pipelines.landing import land
 from pipelines.orchestration.keeping import prune_schedule
 from pipelines.source import Payload, Source
 from pipelines.transform.run import transform
+from pipelines.warehouse import locks
 from pipelines.warehouse import migrate as schema
 from pipelines.warehouse.database import Warehouse
 
@@ -117,10 +118,10 @@ def executing(warehouse: Warehouse) -> Iterator[None]:
 
 def test_the_job_waits_for_a_landing(aged: Warehouse) -> None:
     with aged.connect() as landing_now:
-        landing_now.execute(ledger.LOCK, ["land catalog/civitai"])
+        locks.acquire(landing_now, locks.landing("catalog/civitai"))
         with executing(aged):
             assert versions(aged) == 2
-            landing_now.execute(ledger.UNLOCK, ["land catalog/civitai"])
+            locks.release(landing_now, locks.landing("catalog/civitai"))
     assert versions(aged) == 1
 
 

@@ -64,10 +64,11 @@ def test_every_row_is_traced_once_to_what_is_there(connection: Connection) -> No
             select t.key from ops.trace t
             join staging.versions v using (version_id, record_id, payload_id, stream, external_id)
             join staging.payloads p using (payload_id)
-            join ops.fetch_runs l on l.fetch_run_id = t.landed_run and l.kind = 'land' and l.published is not null
-            join ops.fetch_runs d on d.fetch_run_id = t.derived_run and d.kind = 'transform' and d.published is not null
+            join ops.fetch_runs l on l.fetch_run_id = t.landed_run and l.kind = 'land' and l.publish_seq is not null
+            join ops.fetch_runs d
+                on d.fetch_run_id = t.derived_run and d.kind = 'transform' and d.publish_seq is not null
             join ops.sql s on s.digest = t.sql_digest and s.path = t.sql_path
-            where t.table_name = %s and v.from_run is not null and v.to_run is null and t.request <> ''
+            where t.table_name = %s and v.valid_from_run is not null and v.valid_to_run is null and t.request <> ''
               and encode(p.digest, 'hex') = t.digest
               and encode(sha256(convert_to(s.text, 'UTF8')), 'hex') = t.sql_digest
               and t.sql_path like '%%/' || split_part(t.table_name, '.', 2) || '.sql'
@@ -175,7 +176,7 @@ def test_a_check_of_each_table_finds_it_too(with_models: Warehouse, civitai: Sou
 @pytest.mark.parametrize(
     "change",
     [
-        "update staging.versions set to_run = from_run where version_id = %s",
+        "update staging.versions set valid_to_run = valid_from_run where version_id = %s",
         "delete from ops.sql where digest = (select sql_digest from ops.trace where version_id = %s limit 1)",
     ],
     ids=["version", "text"],

@@ -41,8 +41,8 @@ def places(warehouse: Warehouse) -> dict[str, set[tuple[str, ...]]]:
 
 
 def kept(warehouse: Warehouse) -> dict[str, tuple[int, int]]:
-    """What `ops.tables` says of the tables it knows."""
-    return {name: (number, digest) for name, number, digest in rows(warehouse, "select * from ops.tables")}
+    """What `ops.table_digests` says of the tables it knows."""
+    return {name: (number, digest) for name, number, digest in rows(warehouse, "select * from ops.table_digests")}
 
 
 def held(warehouse: Warehouse) -> dict[str, tuple[int, int]]:
@@ -123,7 +123,7 @@ def test_what_was_done_by_hand_is_found_and_mended_and_nothing_else_touched(thre
         three_models,
         f"""
         select kind, stream, partition_key, created + updated + unchanged + quarantined + duplicates = fetched
-        from ops.fetch_runs where fetch_run_id = '{run.id}' and status = 'partial_success' and published is not null
+        from ops.fetch_runs where fetch_run_id = '{run.id}' and status = 'partial_success' and publish_seq is not null
         """,
     )
     assert (kind, stream, partition, total) == ("rebuild", "catalog", "all", True)
@@ -157,14 +157,17 @@ def test_other_sql_is_found_and_brought_in_and_then_changes_nothing_more(three_m
         (True, True)
     ]
     assert differing(three_models) == {}
-    before, derivations = places(three_models), rows(three_models, "select * from staging.derivations order by 1, 2")
+    before, derivations = (
+        places(three_models),
+        rows(three_models, "select * from staging.reapplied_versions order by 1, 2"),
+    )
     assert len(derivations) == 3
     source = project.sources()["catalog/civitai"]
     assert transform.waiting(three_models, source) == []
     for day in DAYS:
         assert changed(transform.transform(three_models, source, day).counts) == 0
     assert places(three_models) == before
-    assert rows(three_models, "select * from staging.derivations order by 1, 2") == derivations
+    assert rows(three_models, "select * from staging.reapplied_versions order by 1, 2") == derivations
 
     files.change("catalog/civitai/models", 0)
     assert transform.waiting(three_models, source) == [DAYS[1], DAYS[2], DAYS[3]]
@@ -179,7 +182,7 @@ def test_rows_that_fit_no_more_by_other_sql_are_in_quarantine_with_their_sql(
     before, path = tables(three_models), files.folder / "catalog/civitai/models.sql"
     text = path.read_text()
     misfits = "select table_name, row_key, reason, seen from staging.quarantine where closed_at is null order by 1, 2"
-    waits = "select record_id, table_name, key, reason from staging.waits"
+    waits = "select record_id, table_name, key, reason from staging.pending_rows"
     known, waited = rows(three_models, misfits), rows(three_models, waits)
     path.write_text(
         f"""

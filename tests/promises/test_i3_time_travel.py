@@ -204,7 +204,7 @@ def test_the_command_prints_a_table_as_it_was(two_runs: tuple[Warehouse, Run, Ru
     )
 
     with warehouse.connect() as connection:
-        connection.execute("update staging.versions set to_run = from_run where to_run is not null")
+        connection.execute("update staging.versions set valid_to_run = valid_from_run where valid_to_run is not null")
     touched = words(atlas("as-of", first.id, "catalog.models", code=FAILED).stderr)
     assert f"This is not quite what run {first.id} recorded: catalog.models" in touched
     differing = atlas("diff", first.id, second.id, code=FAILED)

@@ -158,11 +158,11 @@ def test_one_changed_payload_is_seen_in_tuples_and_in_wal(warehouse: Warehouse, 
     assert {table for table in before if after[table] != before[table]} == {
         "catalog.models",
         "ops.schema_drift",
-        "ops.tables",
+        "ops.table_digests",
         "staging.payloads",
         "staging.versions",
     }
-    changed_tables = {"catalog.models", "ops.schema_drift", "ops.tables", "staging.payloads", "staging.versions"}
+    changed_tables = {"catalog.models", "ops.schema_drift", "ops.table_digests", "staging.payloads", "staging.versions"}
     assert touched == LEDGER | changed_tables
 
 

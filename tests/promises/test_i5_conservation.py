@@ -64,7 +64,7 @@ def added(counts: Any) -> int:
 def assert_conserved(warehouse: Warehouse, *runs: Run) -> None:
     """In every run and every table of it, in the ledger and in what Dagster is told; and over all runs in the rows."""
     there: Counter[str] = Counter()
-    for row in rows(warehouse, "select * from ops.fetch_runs order by published"):
+    for row in rows(warehouse, "select * from ops.fetch_runs order by publish_seq"):
         assert row["fetched"] == added(row), row
         assert all(row[name] >= 0 for name in NUMBERS)
         tables = row["stats"].get("tables", {})

@@ -541,7 +541,7 @@ def test_counters_of_every_kind_are_kept_and_put_back(
                 row["external_id"]: row["body"]
                 for row in connection.execute(
                     """
-                    select v.external_id, ops.put_back(p.body, o.counters, o.paths)::text as body
+                    select v.external_id, ops.restore_volatile_fields(p.body, o.counters, o.paths)::text as body
                     from staging.observations o
                     join staging.versions v on v.record_id = o.record_id and v.latest
                     join staging.payloads p using (payload_id)
@@ -574,9 +574,10 @@ import json, re, sys
 from dataclasses import replace
 from uuid import uuid4
 from sqlalchemy import make_url
-from pipelines import house, landing
+from pipelines import project
+from pipelines.landing import land as landing
 from pipelines.source import Contract, Payload
-from pipelines.warehouse.engine import Warehouse
+from pipelines.warehouse.database import Warehouse
 from tests.corpus import VECTORS, large
 
 class Anything(Contract):
@@ -597,7 +598,7 @@ def corners(mixed, largest):
 def adjacent(kind, size, times):
     return (Payload(large(kind, int(size), number), str(number)) for number in range(int(times)))
 
-source = replace(house.sources()["catalog/comfyui"], name="catalog/corners", contracts={"": Anything})
+source = replace(project.sources()["catalog/comfyui"], name="catalog/corners", contracts={"": Anything})
 items = {"corners": corners, "adjacent": adjacent}[sys.argv[2]](*sys.argv[3:])
 run = landing.land(Warehouse(make_url(sys.argv[1])), source, "2026-11-01", items)
 peak = re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())

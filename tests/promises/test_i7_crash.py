@@ -97,7 +97,7 @@ def shown(warehouse: Warehouse) -> dict[str, str]:
         "staging.versions": sql.SQL(
             """
             select stream, external_id, digest, version_at, fetched_at, request, partition_key, latest,
-                from_run is not null as taken_in, to_run is not null as taken_out
+                valid_from_run is not null as taken_in, valid_to_run is not null as taken_out
             from staging.versions order by external_id collate "C", version_id
             """
         )
@@ -129,7 +129,7 @@ def runs(warehouse: Warehouse) -> list[dict[str, Any]]:
     with warehouse.connect() as connection:
         return connection.execute(
             """
-            select fetch_run_id, kind, status, published, ended_at, error_text, fetched, created, updated
+            select fetch_run_id, kind, status, publish_seq, ended_at, error_text, fetched, created, updated
             from ops.fetch_runs where partition_key = %s order by fetch_run_id
             """,
             [DAY],
@@ -296,7 +296,7 @@ def assert_stopped_by_ctrl_c(process: "subprocess.Popen[str]", said: str) -> Non
 
 
 def assert_says_failed(run: dict[str, Any]) -> None:
-    assert (run["status"], run["published"], run["fetched"]) == ("failed", None, 0)
+    assert (run["status"], run["publish_seq"], run["fetched"]) == ("failed", None, 0)
     assert run["error_text"]
     assert run["ended_at"]
 
@@ -311,7 +311,7 @@ def assert_completes(start: Start, warehouse: Warehouse, stage: Stage, *command:
 
 
 def assert_complete(warehouse: Warehouse, stage: Stage) -> None:
-    if "transform" not in [run["kind"] for run in runs(warehouse) if run["published"]]:
+    if "transform" not in [run["kind"] for run in runs(warehouse) if run["publish_seq"]]:
         assert shown(warehouse) == stage.before_transform
         transform.transform(warehouse, project.sources()["catalog/civitai"], DAY)
     assert shown(warehouse) == stage.undisturbed
@@ -481,7 +481,7 @@ def test_interrupted_at_any_time(start: Start, copied: Copied, stage: Stage, civ
         process.wait(pause_s)
     said = kill(process, number)
     until(lambda: ours(warehouse) == 0)
-    published = any(run["published"] for run in runs(warehouse)[already:])
+    published = any(run["publish_seq"] for run in runs(warehouse)[already:])
     after = stage.undisturbed if transforming else stage.before_transform
     assert shown(warehouse) == (after if published else before)
     assert "Traceback" not in said

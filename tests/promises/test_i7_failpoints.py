@@ -382,7 +382,7 @@ def test_the_next_run_makes_good(stage: Stage, copied: Callable[[Warehouse], War
     died = stage.struck(scenario, warehouse, f"{name}={fault}")
     assert f"failpoint {name}: {fault}" in died.said
     settled(warehouse)
-    published = any(run["published"] for run in ledger_of(warehouse)[already:])
+    published = any(run["publish_seq"] for run in ledger_of(warehouse)[already:])
     if fault == "kill":
         assert died.code == -signal.SIGKILL
     else:
@@ -401,9 +401,9 @@ def test_the_next_run_makes_good(stage: Stage, copied: Callable[[Warehouse], War
     assert contents(warehouse) == after
     runs = ledger_of(warehouse)
     assert_truthful(runs)
-    assert runs[-1]["published"]
+    assert runs[-1]["publish_seq"]
     if fault == "kill" and scenario not in FAILING:
-        silent = [run for run in runs[already:] if not run["published"]]
+        silent = [run for run in runs[already:] if not run["publish_seq"]]
         assert all("ended without a word" in run["error_text"] for run in silent)
     assert_nothing_left(warehouse)
 

@@ -100,7 +100,7 @@ def prepared(civitai: Source, tmp_path_factory: pytest.TempPathFactory) -> Itera
     home = tmp_path_factory.mktemp("home")
     with embedded.running(home) as url:
         warehouse = Warehouse(make_url(url).set(database="prepared"))
-        migrate.ensure(warehouse)
+        migrate.ensure(warehouse, project.objects())
         bring(warehouse, civitai, home / "first.ndjson", EARLIER, FIRST)
         run.transform(warehouse, civitai, EARLIER)
         bring(warehouse, civitai, home / "news.ndjson", DAY, NEWS)
@@ -173,7 +173,7 @@ def test_the_disk_is_full(small_disk: Path, warehouse: Warehouse, civitai: Sourc
 
     with embedded.running(home) as url:
         full = Warehouse(make_url(url).set(database=DATABASE))
-        migrate.ensure(full)
+        migrate.ensure(full, project.objects())
         before = contents(full)
         fill(filler := small_disk / "filler", left * MIB)
         code, said = ended(start(home, "", *command))

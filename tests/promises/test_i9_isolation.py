@@ -136,7 +136,7 @@ def test_loads_show_one_edition_after_the_other(warehouse: Warehouse, civitai: S
 REFUSE = """
 create function public.refuse() returns trigger language plpgsql as $$ begin raise exception 'not today'; end $$;
 create trigger refuse before update on staging.versions
-    for each row when (new.from_run is not null) execute function public.refuse();
+    for each row when (new.valid_from_run is not null) execute function public.refuse();
 """
 """Fails a transform when all its rows are written."""
 

@@ -193,7 +193,7 @@ def state(warehouse: Warehouse) -> State:
         warehouse,
         """
         select v.stream, v.external_id, w.table_name, w.key, w.reason
-        from staging.waits w join staging.versions v on v.record_id = w.record_id and v.latest
+        from staging.pending_rows w join staging.versions v on v.record_id = w.record_id and v.latest
         order by 1, 2, 3, 4, 5
         """,
     )
@@ -217,7 +217,7 @@ def tuples(warehouse: Warehouse) -> dict[str, list[tuple[Any, ...]]]:
             ),
         )
         for table in metadata.sorted_tables
-        if table.fullname not in {"ops.fetch_runs", "ops.sources", "ops.hosts", "staging.quarantine"}
+        if table.fullname not in {"ops.fetch_runs", "ops.sources", "ops.rate_limits", "staging.quarantine"}
     }
 
 
@@ -228,7 +228,7 @@ def shown(warehouse: Warehouse, query: str) -> list[Any]:
 IMAGES = "select url from catalog.images order by external_id"
 LABELS = "select external_id from catalog.model_versions order by external_id"
 WAITS = """
-    select v.external_id, w.table_name, w.reason from staging.waits w
+    select v.external_id, w.table_name, w.reason from staging.pending_rows w
     join staging.versions v on v.record_id = w.record_id and v.latest order by 1, 2, 3
 """
 OPEN = """

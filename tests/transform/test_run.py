@@ -89,7 +89,7 @@ def waits(warehouse: Warehouse) -> list[tuple[str, str, str, str]]:
         warehouse,
         """
         select distinct v.external_id, w.table_name, coalesce(i.external_id, w.key), w.reason
-        from staging.waits w
+        from staging.pending_rows w
         join staging.versions v using (record_id)
         left join catalog.images i on i.image_id::text = w.key
         order by 1, 2, 3, 4
@@ -331,7 +331,7 @@ def test_a_normal_run_takes_only_what_no_transform_has_taken(warehouse: Warehous
 def test_versions_tell_which_transforms_took_them_in_and_out(warehouse: Warehouse, civitai: Source) -> None:
     first = take(warehouse, civitai, model(1))
     second = take(warehouse, civitai, model(1, description="new"), day="2026-11-02", days_later=1)
-    found = rows(warehouse, "select latest, from_run, to_run from staging.versions order by version_id")
+    found = rows(warehouse, "select latest, valid_from_run, valid_to_run from staging.versions order by version_id")
     assert found == [(False, first.id, second.id), (True, second.id, None)]
 
 
@@ -341,7 +341,7 @@ def test_another_text_of_a_select_makes_the_next_run_take_everything(warehouse: 
         connection.execute(
             """
             update ops.fetch_runs set code_version = 'an older text' where kind = 'transform';
-            update staging.versions set derived_by = 'an older text', tried_by = 'an older text'
+            update staging.versions set applied_sql = 'an older text', attempted_sql = 'an older text'
             """
         )
     assert waiting(warehouse, civitai) == [DAY]
@@ -371,7 +371,9 @@ def test_published_numbers_grow_over_landings_and_transforms(warehouse: Warehous
         transform(warehouse, civitai, "2026-11-02"),
         transform(warehouse, civitai, DAY),
     ]
-    assert rows(warehouse, "select fetch_run_id from ops.fetch_runs order by published") == [(run.id,) for run in runs]
+    assert rows(warehouse, "select fetch_run_id from ops.fetch_runs order by publish_seq") == [
+        (run.id,) for run in runs
+    ]
 
 
 def test_the_counts_of_the_tables_add_up_to_those_of_the_run(warehouse: Warehouse, civitai: Source) -> None:
@@ -635,6 +637,6 @@ def test_a_select_that_cannot_work_changes_nothing_and_says_which(
         transform(warehouse, source, DAY)
     assert "images" in str(caught.value)
     assert sizes(warehouse) == {}
-    found = rows(warehouse, "select status, error_text, published from ops.fetch_runs where kind = 'transform'")
+    found = rows(warehouse, "select status, error_text, publish_seq from ops.fetch_runs where kind = 'transform'")
     assert found == [("failed", str(caught.value), None)]
-    assert rows(warehouse, "select from_run from staging.versions") == [(None,)]
+    assert rows(warehouse, "select valid_from_run from staging.versions") == [(None,)]

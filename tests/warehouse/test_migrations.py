@@ -10,7 +10,7 @@ from sqlalchemy import text
 
 from pipelines import project
 from pipelines.errors import AtlasError
-from pipelines.warehouse import embedded, migrate
+from pipelines.warehouse import embedded, migrate, objects
 from pipelines.warehouse.database import Warehouse
 from pipelines.warehouse.declare import metadata
 
@@ -38,8 +38,14 @@ def dump(warehouse: Warehouse) -> list[str]:
 def test_migrations_make_what_the_tables_declare(empty: Callable[[str], Warehouse]) -> None:
     migrated, declared = empty("migrated"), empty("declared")
     project.load_tables()
-    migrate.migrate(migrated)
-    metadata.create_all(declared.engine)
+    migrate.migrate(migrated, project.objects())
+    with declared.engine.begin() as connection:
+        for name, comment in metadata.info["schemas"].items():
+            connection.execute(text(f"create schema {name}"))
+            connection.execute(text(f"comment on schema {name} is '{comment}'"))
+        metadata.create_all(connection)
+    with declared.connect() as plain, plain.cursor() as cursor:
+        objects.create(cursor, project.objects())
     difference = "\n".join(difflib.unified_diff(dump(declared), dump(migrated), "declared", "migrated", lineterm=""))
     assert difference == ""
     assert sum("COMMENT ON COLUMN" in line for line in dump(migrated)) > 100
@@ -48,17 +54,18 @@ def test_migrations_make_what_the_tables_declare(empty: Callable[[str], Warehous
 def test_up_down_up_leaves_nothing_behind(empty: Callable[[str], Warehouse]) -> None:
     warehouse = empty("down")
     before = dump(warehouse)
-    assert migrate.migrate(warehouse) == migrate.pending(empty("other"))
+    everything = migrate.pending(empty("other"), project.objects())
+    assert migrate.migrate(warehouse, project.objects()) == everything
     up = dump(warehouse)
     migrate.downgrade(warehouse)
     assert dump(warehouse) == before
-    migrate.migrate(warehouse)
+    migrate.migrate(warehouse, project.objects())
     assert dump(warehouse) == up
-    assert migrate.pending(warehouse) == []
+    assert migrate.pending(warehouse, project.objects()) == []
 
 
 def test_migrating_twice_applies_nothing(warehouse: Warehouse) -> None:
-    assert migrate.migrate(warehouse) == []
+    assert migrate.migrate(warehouse, project.objects()) == []
     assert migrate.current(warehouse) == migrate.head()
 
 
@@ -85,4 +92,4 @@ def test_an_unknown_revision_is_told_in_a_sentence(warehouse: Warehouse) -> None
     with warehouse.connect() as connection:
         connection.execute("update alembic_version set version_num = 'from_the_future'")
     with pytest.raises(AtlasError, match="from_the_future, which this project does not know"):
-        migrate.pending(warehouse)
+        migrate.pending(warehouse, project.objects())

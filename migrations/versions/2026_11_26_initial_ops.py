@@ -1,0 +1,326 @@
+"""Initial migration of the schema `ops`."""
+
+import sqlalchemy as sa
+from alembic import op
+from sqlalchemy.dialects import postgresql
+
+revision = "2026_11_26_initial_ops"
+down_revision = None
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    op.execute("create schema ops")
+    op.execute("comment on schema ops is 'The ledger of every run, the sources, and functions that SELECTs share'")
+    op.execute(sa.schema.CreateSequence(sa.Sequence("publish_seq", schema="ops")))
+    op.create_table(
+        "objects",
+        sa.Column(
+            "name", sa.Text(), nullable=False, comment="As SQL refers to it, a function with the types of its arguments"
+        ),
+        sa.Column("kind", sa.Text(), nullable=False, comment="function or view"),
+        sa.Column("digest", sa.Text(), nullable=False, comment="sha256 of the statements that created it, lower hex"),
+        sa.Column(
+            "created_order",
+            sa.BigInteger(),
+            sa.Identity(always=True),
+            nullable=False,
+            comment="Order in which objects were created first",
+        ),
+        sa.CheckConstraint("kind in ('function', 'view')", name=op.f("objects_kind_check")),
+        sa.PrimaryKeyConstraint("name", name=op.f("objects_pkey")),
+        schema="ops",
+        comment="Functions and views as created from their declarations; one whose text changes is created again",
+    )
+    op.create_table(
+        "rate_limits",
+        sa.Column("host", sa.Text(), nullable=False, comment="Host and port that sources are read from"),
+        sa.Column(
+            "next_request_at",
+            postgresql.TIMESTAMP(timezone=True),
+            server_default=sa.text("'epoch'"),
+            nullable=False,
+            comment="Not to be asked before",
+        ),
+        sa.Column(
+            "blocked_until",
+            postgresql.TIMESTAMP(timezone=True),
+            server_default=sa.text("'epoch'"),
+            nullable=False,
+            comment="It asked to be left alone until then",
+        ),
+        sa.PrimaryKeyConstraint("host", name=op.f("rate_limits_pkey")),
+        schema="ops",
+        comment="Whose turn it is: when each host may be asked next, by whichever run",
+    )
+    op.create_table(
+        "sources",
+        sa.Column("source_id", sa.UUID(), nullable=False, comment="ops.key(name)"),
+        sa.Column("name", sa.Text(), nullable=False, comment="domain/source"),
+        sa.Column("kind", sa.Text(), nullable=False, comment="How the source is read: http, folder"),
+        sa.Column(
+            "base_url",
+            sa.Text(),
+            nullable=True,
+            comment="Where it is read when nothing else is set; never with secrets",
+        ),
+        sa.Column(
+            "is_active",
+            sa.Boolean(),
+            server_default=sa.text("true"),
+            nullable=False,
+            comment="Set when its connector runs",
+        ),
+        sa.Column(
+            "created_at",
+            postgresql.TIMESTAMP(timezone=True),
+            server_default=sa.text("now()"),
+            nullable=False,
+            comment="When the row was first written",
+        ),
+        sa.CheckConstraint("length(base_url) <= 500", name=op.f("sources_base_url_check")),
+        sa.CheckConstraint("length(name) <= 255", name=op.f("sources_name_check")),
+        sa.PrimaryKeyConstraint("source_id", name=op.f("sources_pkey")),
+        sa.UniqueConstraint(
+            "name",
+            deferrable=True,
+            initially="IMMEDIATE",
+            name=op.f("sources_name_key"),
+            postgresql_nulls_not_distinct=None,
+        ),
+        schema="ops",
+        comment="One row a source, written from its declaration",
+    )
+    op.create_table(
+        "sql",
+        sa.Column("digest", sa.Text(), nullable=False, comment="sha256 of the text, lower hex"),
+        sa.Column("path", sa.Text(), nullable=False, comment="File it was read from, below sql/"),
+        sa.Column("text", sa.Text(), nullable=False, comment="The SELECT as it was run"),
+        sa.PrimaryKeyConstraint("digest", name=op.f("sql_pkey")),
+        schema="ops",
+        comment="Each SELECT that ever ran, by digest",
+    )
+    op.create_table(
+        "table_digests",
+        sa.Column("table_name", sa.Text(), nullable=False, comment="schema.table"),
+        sa.Column("rows", sa.BigInteger(), nullable=False, comment="How many rows it has"),
+        sa.Column(
+            "digest", sa.BigInteger(), nullable=False, comment="Sum of the hashes of its rows, audit columns left out"
+        ),
+        sa.PrimaryKeyConstraint("table_name", name=op.f("table_digests_pkey")),
+        schema="ops",
+        comment="What the tables of the domains hold, kept up by each transform; its runs keep what they left behind",
+    )
+    op.create_table(
+        "fetch_runs",
+        sa.Column(
+            "fetch_run_id", sa.UUID(), server_default=sa.text("uuidv7()"), nullable=False, comment="Grows with time"
+        ),
+        sa.Column(
+            "publish_seq",
+            sa.BigInteger(),
+            nullable=True,
+            comment="Order in which runs became visible, drawn under the lock",
+        ),
+        sa.Column("source_id", sa.UUID(), nullable=True, comment="Source of the run, if it has one"),
+        sa.Column(
+            "stream", sa.Text(), nullable=False, comment="What was landed or transformed: domain/source; or a domain"
+        ),
+        sa.Column("kind", sa.Text(), nullable=False, comment="What was done"),
+        sa.Column("asset_key", sa.Text(), nullable=False, comment="Dagster asset the run stands for"),
+        sa.Column("partition_key", sa.Text(), nullable=False, comment="Day that was landed or transformed, or all"),
+        sa.Column("dagster_run_id", sa.Text(), nullable=True, comment="Dagster run it was part of, if any"),
+        sa.Column("status", sa.Text(), nullable=False, comment="How it stands"),
+        sa.Column(
+            "started_at",
+            postgresql.TIMESTAMP(timezone=True),
+            server_default=sa.text("now()"),
+            nullable=False,
+            comment="Opened before any work",
+        ),
+        sa.Column(
+            "ended_at",
+            postgresql.TIMESTAMP(timezone=True),
+            nullable=True,
+            comment="Closed, together with the data it published",
+        ),
+        sa.Column(
+            "fetched",
+            sa.BigInteger(),
+            server_default=sa.text("0"),
+            nullable=False,
+            comment="Payloads received, or rows yielded by the SELECTs",
+        ),
+        sa.Column(
+            "created",
+            sa.BigInteger(),
+            server_default=sa.text("0"),
+            nullable=False,
+            comment="New records, or rows inserted",
+        ),
+        sa.Column(
+            "updated",
+            sa.BigInteger(),
+            server_default=sa.text("0"),
+            nullable=False,
+            comment="Records or rows that changed",
+        ),
+        sa.Column(
+            "unchanged",
+            sa.BigInteger(),
+            server_default=sa.text("0"),
+            nullable=False,
+            comment="Records or rows that were already there, the same",
+        ),
+        sa.Column(
+            "deleted",
+            sa.BigInteger(),
+            server_default=sa.text("0"),
+            nullable=False,
+            comment="Records or rows taken away; outside the sum of the others",
+        ),
+        sa.Column(
+            "quarantined",
+            sa.BigInteger(),
+            server_default=sa.text("0"),
+            nullable=False,
+            comment="Payloads or rows that are in staging.quarantine instead",
+        ),
+        sa.Column(
+            "duplicates",
+            sa.BigInteger(),
+            server_default=sa.text("0"),
+            nullable=False,
+            comment="Payloads of a record that a later one supersedes; rows yielded twice",
+        ),
+        sa.Column(
+            "cursor_from",
+            postgresql.JSONB(astext_type=sa.Text()),
+            nullable=True,
+            comment="Where the fetch began, for sources that resume",
+        ),
+        sa.Column(
+            "cursor_to",
+            postgresql.JSONB(astext_type=sa.Text()),
+            nullable=True,
+            comment="Where the fetch ended, for sources that resume",
+        ),
+        sa.Column("code_version", sa.Text(), nullable=False, comment="Digest of the connector or of the SELECT files"),
+        sa.Column(
+            "stats",
+            postgresql.JSONB(astext_type=sa.Text()),
+            server_default=sa.text("'{}'"),
+            nullable=False,
+            comment="Bytes, skipped, counts a table, SQL digests",
+        ),
+        sa.Column("error_text", sa.Text(), nullable=True, comment="Why it failed"),
+        sa.CheckConstraint(
+            "(ended_at is null) = (status in ('pending', 'in_progress'))", name=op.f("fetch_runs_ended_check")
+        ),
+        sa.CheckConstraint(
+            "kind in ('land', 'transform', 'rebuild', 'prune', 'erase')", name=op.f("fetch_runs_kind_check")
+        ),
+        sa.CheckConstraint(
+            "status in ('pending', 'in_progress', 'completed', 'failed', 'partial_success')",
+            name=op.f("fetch_runs_status_check"),
+        ),
+        sa.CheckConstraint(
+            "fetched = created + updated + unchanged + quarantined + duplicates",
+            name=op.f("fetch_runs_conservation_check"),
+        ),
+        sa.CheckConstraint(
+            "least(fetched, created, updated, unchanged, deleted, quarantined, duplicates) >= 0",
+            name=op.f("fetch_runs_not_negative_check"),
+        ),
+        sa.ForeignKeyConstraint(["source_id"], ["ops.sources.source_id"], name=op.f("fetch_runs_source_id_fkey")),
+        sa.PrimaryKeyConstraint("fetch_run_id", name=op.f("fetch_runs_pkey")),
+        sa.UniqueConstraint("publish_seq", name=op.f("fetch_runs_publish_seq_key")),
+        schema="ops",
+        comment="The ledger: one row for each landing and each transform of a source's partition",
+    )
+    op.create_index(op.f("fetch_runs_dagster_run_id_idx"), "fetch_runs", ["dagster_run_id"], unique=False, schema="ops")
+    op.create_index(op.f("fetch_runs_source_id_idx"), "fetch_runs", ["source_id"], unique=False, schema="ops")
+    op.create_index(op.f("fetch_runs_started_at_idx"), "fetch_runs", ["started_at"], unique=False, schema="ops")
+    op.create_index(op.f("fetch_runs_status_idx"), "fetch_runs", ["status"], unique=False, schema="ops")
+    op.create_index(
+        op.f("fetch_runs_stream_kind_partition_key_publish_seq_idx"),
+        "fetch_runs",
+        ["stream", "kind", "partition_key", "publish_seq"],
+        unique=False,
+        schema="ops",
+    )
+    op.create_table(
+        "schema_drift",
+        sa.Column("stream", sa.Text(), nullable=False, comment="domain/source, with its kind where it has several"),
+        sa.Column(
+            "path",
+            sa.Text(),
+            nullable=False,
+            comment="modelVersions[*].files[*].sizeKB; *: any other key; $: the payload",
+        ),
+        sa.Column("type", sa.Text(), nullable=False, comment="What was there"),
+        sa.Column("first_run", sa.UUID(), nullable=False, comment="Landing that saw it first"),
+        sa.Column("last_run", sa.UUID(), nullable=False, comment="Landing that saw it last"),
+        sa.Column(
+            "payloads",
+            sa.BigInteger(),
+            server_default=sa.text("0"),
+            nullable=False,
+            comment="Payloads that had it, of those looked at",
+        ),
+        sa.Column(
+            "of_payloads",
+            sa.BigInteger(),
+            server_default=sa.text("0"),
+            nullable=False,
+            comment="Payloads looked at that had the object or array it is in",
+        ),
+        sa.Column(
+            "missed",
+            sa.BigInteger(),
+            server_default=sa.text("0"),
+            nullable=False,
+            comment="How many of these came since the last that had it",
+        ),
+        sa.Column(
+            "share",
+            sa.Numeric(),
+            sa.Computed("round(least(payloads, of_payloads) / nullif(of_payloads, 0)::numeric, 4)", persisted=True),
+            nullable=True,
+            comment="payloads of of_payloads, at most 1",
+        ),
+        sa.Column(
+            "payload_id",
+            sa.UUID(),
+            nullable=True,
+            comment="The first payload that was seen with it; it may be gone since",
+        ),
+        sa.CheckConstraint(
+            "type in ('null', 'boolean', 'number', 'string', 'array', 'object')", name=op.f("schema_drift_type_check")
+        ),
+        sa.ForeignKeyConstraint(
+            ["first_run"], ["ops.fetch_runs.fetch_run_id"], name=op.f("schema_drift_first_run_fkey")
+        ),
+        sa.ForeignKeyConstraint(["last_run"], ["ops.fetch_runs.fetch_run_id"], name=op.f("schema_drift_last_run_fkey")),
+        sa.PrimaryKeyConstraint("stream", "path", "type", name=op.f("schema_drift_pkey")),
+        schema="ops",
+        comment="One row a stream, JSON path and type: what payloads hold, since and until which landing; from a sample",
+    )
+
+
+def downgrade() -> None:
+    op.drop_table("schema_drift", schema="ops")
+    op.drop_index(op.f("fetch_runs_stream_kind_partition_key_publish_seq_idx"), table_name="fetch_runs", schema="ops")
+    op.drop_index(op.f("fetch_runs_status_idx"), table_name="fetch_runs", schema="ops")
+    op.drop_index(op.f("fetch_runs_started_at_idx"), table_name="fetch_runs", schema="ops")
+    op.drop_index(op.f("fetch_runs_source_id_idx"), table_name="fetch_runs", schema="ops")
+    op.drop_index(op.f("fetch_runs_dagster_run_id_idx"), table_name="fetch_runs", schema="ops")
+    op.drop_table("fetch_runs", schema="ops")
+    op.drop_table("table_digests", schema="ops")
+    op.drop_table("sql", schema="ops")
+    op.drop_table("sources", schema="ops")
+    op.drop_table("rate_limits", schema="ops")
+    op.drop_table("objects", schema="ops")
+    op.execute(sa.schema.DropSequence(sa.Sequence("publish_seq", schema="ops")))
+    op.execute("drop schema ops")

@@ -1,0 +1,478 @@
+"""Initial migration of the schema `staging`."""
+
+import sqlalchemy as sa
+from alembic import op
+from sqlalchemy.dialects import postgresql
+
+revision = "2026_11_26_initial_staging"
+down_revision = "2026_11_26_initial_ops"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    op.execute("create schema staging")
+    op.execute(
+        "comment on schema staging is 'Raw payloads as the sources sent them, their versions, and what did not fit'"
+    )
+
+    op.create_table(
+        "arrivals",
+        sa.Column("fetch_run_id", sa.UUID(), nullable=False, comment="Landing under way, or one that broke off"),
+        sa.Column("sequence", sa.BigInteger(), nullable=False, comment="Order received"),
+        sa.Column("stream", sa.Text(), nullable=False, comment="domain/source, or domain/source.kind"),
+        sa.Column("external_id", sa.Text(), nullable=False, comment="The source's own id of the record"),
+        sa.Column(
+            "digest", sa.LargeBinary(), nullable=False, comment="sha256 of the bytes as received, counters left out"
+        ),
+        sa.Column(
+            "version_at",
+            postgresql.TIMESTAMP(timezone=True),
+            nullable=False,
+            comment="The source's modification time, else that of its fetch",
+        ),
+        sa.Column("fetched_at", postgresql.TIMESTAMP(timezone=True), nullable=False, comment="When it was received"),
+        sa.Column("request", sa.Text(), nullable=False, comment="URL without secrets, or file:line"),
+        sa.Column("counters_digest", sa.LargeBinary(), nullable=True, comment="sha256 of the counters"),
+        sa.Column(
+            "counters",
+            postgresql.JSONB(astext_type=sa.Text()),
+            nullable=True,
+            comment="The volatile parts of the payload",
+        ),
+        sa.Column(
+            "paths", postgresql.JSONB(astext_type=sa.Text()), nullable=True, comment="Where in the payload they are"
+        ),
+        schema="staging",
+        comment="Payloads of landings under way, before they are published",
+        prefixes=["unlogged"],
+    )
+    op.create_index(op.f("arrivals_fetch_run_id_idx"), "arrivals", ["fetch_run_id"], unique=False, schema="staging")
+    op.create_table(
+        "checkpoints",
+        sa.Column("fetch_run_id", sa.UUID(), nullable=False, comment="Landing under way, or one that broke off"),
+        sa.Column(
+            "progress",
+            postgresql.JSONB(astext_type=sa.Text()),
+            nullable=False,
+            comment="How far its listings were read, and what it counted",
+        ),
+        sa.PrimaryKeyConstraint("fetch_run_id", name=op.f("checkpoints_pkey")),
+        schema="staging",
+        comment="Where a landing that broke off goes on",
+        prefixes=["unlogged"],
+    )
+    op.create_table(
+        "pending_rows",
+        sa.Column("record_id", sa.UUID(), nullable=False, comment="Record that has a row that waits"),
+        sa.Column("stream", sa.Text(), nullable=False, comment="Its stream"),
+        sa.Column("table_name", sa.Text(), nullable=False, comment="Table of the row that is waited for"),
+        sa.Column("key", sa.Text(), nullable=False, comment="Key of that row"),
+        sa.Column("reason", sa.Text(), nullable=False, comment="parent: until it comes; claim, unique: until it goes"),
+        schema="staging",
+        comment="Which rows wait for which: a child for its parent, a claim for the row that has what it claims",
+    )
+    op.create_index(op.f("pending_rows_record_id_idx"), "pending_rows", ["record_id"], unique=False, schema="staging")
+    op.create_index(
+        op.f("pending_rows_table_name_key_idx"), "pending_rows", ["table_name", "key"], unique=False, schema="staging"
+    )
+    op.create_table(
+        "rejects",
+        sa.Column("fetch_run_id", sa.UUID(), nullable=False, comment="Landing under way, or one that broke off"),
+        sa.Column("place", sa.BigInteger(), sa.Identity(always=True), nullable=False, comment="Order received"),
+        sa.Column("stream", sa.Text(), nullable=False, comment="domain/source, or domain/source.kind"),
+        sa.Column("bytes", sa.LargeBinary(), nullable=False, comment="The payload exactly as received"),
+        sa.Column("digest", sa.LargeBinary(), nullable=False, comment="sha256 of bytes"),
+        sa.Column("request", sa.Text(), nullable=False, comment="URL without secrets, or file:line"),
+        sa.Column("external_id", sa.Text(), nullable=True, comment="The source's own id, where it could be read"),
+        sa.Column("reason", sa.Text(), nullable=False, comment="Reason code"),
+        sa.Column("detail", sa.Text(), nullable=False, comment="The reason in words"),
+        sa.Column("path", sa.Text(), nullable=True, comment="JSON path of the value that is wrong"),
+        sa.Column("byte_offset", sa.BigInteger(), nullable=True, comment="Byte at which the payload stops being JSON"),
+        schema="staging",
+        comment="Payloads that landings under way reject, before they are published",
+        prefixes=["unlogged"],
+    )
+    op.create_index(op.f("rejects_fetch_run_id_idx"), "rejects", ["fetch_run_id"], unique=False, schema="staging")
+    op.create_table(
+        "erasures",
+        sa.Column("fetch_run_id", sa.UUID(), nullable=False, comment="Run that erased it"),
+        sa.Column("stream", sa.Text(), nullable=False, comment="domain/source, or domain/source.kind"),
+        sa.Column(
+            "record_id", sa.UUID(), nullable=False, comment="ops.key(stream, external_id); the id itself is not kept"
+        ),
+        sa.Column(
+            "digest", sa.LargeBinary(), nullable=False, comment="sha256 of the digests of its versions, in their order"
+        ),
+        sa.Column(
+            "erased_at",
+            postgresql.TIMESTAMP(timezone=True),
+            server_default=sa.text("now()"),
+            nullable=False,
+            comment="When it was erased",
+        ),
+        sa.Column(
+            "lifted_at", postgresql.TIMESTAMP(timezone=True), nullable=True, comment="Since when it may land again"
+        ),
+        sa.ForeignKeyConstraint(
+            ["fetch_run_id"], ["ops.fetch_runs.fetch_run_id"], name=op.f("erasures_fetch_run_id_fkey")
+        ),
+        sa.PrimaryKeyConstraint("fetch_run_id", name=op.f("erasures_pkey")),
+        schema="staging",
+        comment="Records that were erased, and do not land again: what is left of them",
+    )
+    op.create_index(
+        "erasures_in_force_key",
+        "erasures",
+        ["record_id"],
+        unique=True,
+        schema="staging",
+        postgresql_where=sa.text("lifted_at is null"),
+    )
+    op.create_table(
+        "observations",
+        sa.Column(
+            "observation_id", sa.BigInteger(), sa.Identity(always=True), nullable=False, comment="Order of publishing"
+        ),
+        sa.Column("stream", sa.Text(), nullable=False, comment="domain/source, or domain/source.kind"),
+        sa.Column("record_id", sa.UUID(), nullable=False, comment="ops.key(stream, external_id)"),
+        sa.Column("digest", sa.LargeBinary(), nullable=False, comment="sha256 of the counters as received"),
+        sa.Column(
+            "counters",
+            postgresql.JSONB(astext_type=sa.Text()),
+            nullable=False,
+            comment="The volatile parts of a payload, in its structure",
+        ),
+        sa.Column(
+            "paths", postgresql.JSONB(astext_type=sa.Text()), nullable=False, comment="Where in the payload they are"
+        ),
+        sa.Column(
+            "observed_at", postgresql.TIMESTAMP(timezone=True), nullable=False, comment="When the source said so"
+        ),
+        sa.Column(
+            "seen_at", postgresql.TIMESTAMP(timezone=True), nullable=False, comment="When it said the same last, by day"
+        ),
+        sa.Column("request", sa.Text(), nullable=False, comment="URL without secrets, or file:line"),
+        sa.Column("partition_key", sa.Text(), nullable=False, comment="Day under which it was fetched"),
+        sa.Column("landed_run", sa.UUID(), nullable=False, comment="Landing that published it"),
+        sa.Column("latest", sa.Boolean(), nullable=False, comment="What the source says now"),
+        sa.Column("valid_from_run", sa.UUID(), nullable=True, comment="Transform that took it into the tables"),
+        sa.ForeignKeyConstraint(
+            ["landed_run"], ["ops.fetch_runs.fetch_run_id"], name=op.f("observations_landed_run_fkey")
+        ),
+        sa.ForeignKeyConstraint(
+            ["valid_from_run"], ["ops.fetch_runs.fetch_run_id"], name=op.f("observations_valid_from_run_fkey")
+        ),
+        sa.PrimaryKeyConstraint("observation_id", name=op.f("observations_pkey")),
+        schema="staging",
+        comment="One row a record and time at which its counters had changed; they make no version of their own",
+    )
+    op.create_index(
+        "observations_latest_key",
+        "observations",
+        ["record_id"],
+        unique=True,
+        schema="staging",
+        postgresql_where=sa.text("latest"),
+    )
+    op.create_index(
+        "observations_record_key", "observations", ["record_id", "observed_at"], unique=True, schema="staging"
+    )
+    op.create_index(
+        "observations_waiting_idx",
+        "observations",
+        ["stream", "partition_key"],
+        unique=False,
+        schema="staging",
+        postgresql_where=sa.text("valid_from_run is null"),
+    )
+    op.create_table(
+        "payloads",
+        sa.Column(
+            "payload_id", sa.UUID(), server_default=sa.text("uuidv7()"), nullable=False, comment="Grows with time"
+        ),
+        sa.Column("fetch_run_id", sa.UUID(), nullable=False, comment="Run that wrote the body"),
+        sa.Column(
+            "digest", sa.LargeBinary(), nullable=False, comment="sha256 of the bytes as received, counters left out"
+        ),
+        sa.Column(
+            "body",
+            postgresql.JSONB(astext_type=sa.Text()),
+            nullable=False,
+            comment="The payload, as the source sent it",
+        ),
+        sa.Column(
+            "original",
+            sa.LargeBinary(),
+            nullable=True,
+            comment="The exact bytes, where jsonb cannot hold the same value",
+        ),
+        sa.Column(
+            "repairs",
+            postgresql.ARRAY(sa.Text()),
+            nullable=True,
+            comment="What had to be changed in body, where original is kept",
+        ),
+        sa.Column(
+            "counters_digest",
+            sa.LargeBinary(),
+            nullable=True,
+            comment="sha256 of the counters that body holds, where it has any",
+        ),
+        sa.ForeignKeyConstraint(
+            ["fetch_run_id"], ["ops.fetch_runs.fetch_run_id"], name=op.f("payloads_fetch_run_id_fkey")
+        ),
+        sa.PrimaryKeyConstraint("payload_id", name=op.f("payloads_pkey")),
+        schema="staging",
+        comment="Bodies, append-only; a body counts once a version names it",
+    )
+    op.create_index(
+        op.f("payloads_digest_idx"), "payloads", ["digest"], unique=False, schema="staging", postgresql_using="hash"
+    )
+    op.create_table(
+        "quarantine",
+        sa.Column(
+            "quarantine_id",
+            sa.BigInteger(),
+            sa.Identity(always=True),
+            nullable=False,
+            comment="Number for the command line",
+        ),
+        sa.Column("stage", sa.Text(), nullable=False, comment="land or transform"),
+        sa.Column("stream", sa.Text(), nullable=False, comment="domain/source"),
+        sa.Column("partition_key", sa.Text(), nullable=False, comment="Day of the run that saw it first"),
+        sa.Column("external_id", sa.Text(), nullable=True, comment="The source's own id, where it could be read"),
+        sa.Column(
+            "record_id", sa.UUID(), nullable=True, comment="ops.key(stream, external_id), where it could be read"
+        ),
+        sa.Column("request", sa.Text(), nullable=True, comment="URL without secrets, or file:line"),
+        sa.Column("reason", sa.Text(), nullable=False, comment="Reason code"),
+        sa.Column("detail", sa.Text(), nullable=False, comment="The reason in words"),
+        sa.Column("path", sa.Text(), nullable=True, comment="JSON path of the value that is wrong"),
+        sa.Column("byte_offset", sa.BigInteger(), nullable=True, comment="Byte at which the payload stops being JSON"),
+        sa.Column("digest", sa.LargeBinary(), nullable=True, comment="sha256 of bytes"),
+        sa.Column("bytes", sa.LargeBinary(), nullable=True, comment="The payload exactly as received"),
+        sa.Column("table_name", sa.Text(), nullable=True, comment="Table the row was meant for"),
+        sa.Column("row_key", sa.Text(), nullable=True, comment="Key of the row"),
+        sa.Column("constraint_name", sa.Text(), nullable=True, comment="Constraint or column the row does not fit"),
+        sa.Column(
+            "row", postgresql.JSONB(astext_type=sa.Text()), nullable=True, comment="The row as the SELECT yielded it"
+        ),
+        sa.Column("first_run", sa.UUID(), nullable=False, comment="Run that saw it first"),
+        sa.Column("last_run", sa.UUID(), nullable=False, comment="Run that saw it last"),
+        sa.Column("closed_run", sa.UUID(), nullable=True, comment="Run in which it landed or fitted after all"),
+        sa.Column(
+            "seen", sa.BigInteger(), server_default=sa.text("1"), nullable=False, comment="How often it was seen"
+        ),
+        sa.Column(
+            "first_at",
+            postgresql.TIMESTAMP(timezone=True),
+            server_default=sa.text("now()"),
+            nullable=False,
+            comment="Seen first",
+        ),
+        sa.Column(
+            "last_at",
+            postgresql.TIMESTAMP(timezone=True),
+            server_default=sa.text("now()"),
+            nullable=False,
+            comment="Seen last",
+        ),
+        sa.Column(
+            "closed_at",
+            postgresql.TIMESTAMP(timezone=True),
+            nullable=True,
+            comment="When it landed or fitted after all",
+        ),
+        sa.CheckConstraint(
+            "stage <> 'land' or (digest is not null and bytes is not null)", name=op.f("quarantine_land_check")
+        ),
+        sa.CheckConstraint(
+            "stage <> 'transform' or (table_name is not null and row_key is not null)",
+            name=op.f("quarantine_transform_check"),
+        ),
+        sa.CheckConstraint("stage in ('land', 'transform')", name=op.f("quarantine_stage_check")),
+        sa.CheckConstraint("(closed_at is null) = (closed_run is null)", name=op.f("quarantine_closed_check")),
+        sa.ForeignKeyConstraint(
+            ["closed_run"], ["ops.fetch_runs.fetch_run_id"], name=op.f("quarantine_closed_run_fkey")
+        ),
+        sa.ForeignKeyConstraint(["first_run"], ["ops.fetch_runs.fetch_run_id"], name=op.f("quarantine_first_run_fkey")),
+        sa.ForeignKeyConstraint(["last_run"], ["ops.fetch_runs.fetch_run_id"], name=op.f("quarantine_last_run_fkey")),
+        sa.PrimaryKeyConstraint("quarantine_id", name=op.f("quarantine_pkey")),
+        schema="staging",
+        comment="Whatever is not where it should be: payloads that did not land, rows that did not fit",
+    )
+    op.create_index(
+        "quarantine_payload_key",
+        "quarantine",
+        ["stream", "digest"],
+        unique=True,
+        schema="staging",
+        postgresql_where=sa.text("stage = 'land'"),
+    )
+    op.create_index(op.f("quarantine_record_id_idx"), "quarantine", ["record_id"], unique=False, schema="staging")
+    op.create_index(
+        "quarantine_row_key",
+        "quarantine",
+        ["stream", "record_id", "table_name", "row_key", "constraint_name"],
+        unique=True,
+        schema="staging",
+        postgresql_nulls_not_distinct=True,
+        postgresql_where=sa.text("stage = 'transform'"),
+    )
+    op.create_table(
+        "versions",
+        sa.Column(
+            "version_id", sa.BigInteger(), sa.Identity(always=True), nullable=False, comment="Order of publishing"
+        ),
+        sa.Column("stream", sa.Text(), nullable=False, comment="domain/source"),
+        sa.Column("external_id", sa.Text(), nullable=False, comment="The source's own id of the record"),
+        sa.Column("record_id", sa.UUID(), nullable=False, comment="ops.key(stream, external_id)"),
+        sa.Column("payload_id", sa.UUID(), nullable=True, comment="Body; null = a tombstone"),
+        sa.Column(
+            "digest", sa.LargeBinary(), nullable=True, comment="sha256 of the bytes as received, counters left out"
+        ),
+        sa.Column(
+            "version_at",
+            postgresql.TIMESTAMP(timezone=True),
+            nullable=False,
+            comment="The source's modification time, else its last fetch",
+        ),
+        sa.Column("fetched_at", postgresql.TIMESTAMP(timezone=True), nullable=False, comment="When it was received"),
+        sa.Column("request", sa.Text(), nullable=False, comment="URL without secrets, or file:line"),
+        sa.Column("partition_key", sa.Text(), nullable=False, comment="Day under which it was fetched"),
+        sa.Column("landed_run", sa.UUID(), nullable=False, comment="Landing that published it"),
+        sa.Column("latest", sa.Boolean(), nullable=False, comment="What the source says now"),
+        sa.Column("valid_from_run", sa.UUID(), nullable=True, comment="Transform that took it into the tables"),
+        sa.Column("valid_to_run", sa.UUID(), nullable=True, comment="Transform that took it out of the tables"),
+        sa.Column(
+            "renamed_from",
+            sa.UUID(),
+            nullable=True,
+            comment="Record with the same content that was gone when this one came: a file renamed",
+        ),
+        sa.Column(
+            "applied_sql",
+            sa.Text(),
+            nullable=True,
+            comment="Digest of the SELECT files that its rows are by; null: none, or they failed since",
+        ),
+        sa.Column(
+            "attempted_sql",
+            sa.Text(),
+            nullable=True,
+            comment="Digest of the SELECT files that were run over it last; null: none were yet",
+        ),
+        sa.CheckConstraint("(payload_id is null) = (digest is null)", name=op.f("versions_tombstone_check")),
+        sa.ForeignKeyConstraint(["landed_run"], ["ops.fetch_runs.fetch_run_id"], name=op.f("versions_landed_run_fkey")),
+        sa.ForeignKeyConstraint(["payload_id"], ["staging.payloads.payload_id"], name=op.f("versions_payload_id_fkey")),
+        sa.ForeignKeyConstraint(
+            ["valid_from_run"], ["ops.fetch_runs.fetch_run_id"], name=op.f("versions_valid_from_run_fkey")
+        ),
+        sa.ForeignKeyConstraint(
+            ["valid_to_run"], ["ops.fetch_runs.fetch_run_id"], name=op.f("versions_valid_to_run_fkey")
+        ),
+        sa.PrimaryKeyConstraint("version_id", name=op.f("versions_pkey")),
+        schema="staging",
+        comment="One row a version of a record: what was received when, and which transforms took it in and out",
+        postgresql_with={"fillfactor": "40"},
+    )
+    op.create_index(
+        "versions_in_force_key",
+        "versions",
+        ["record_id"],
+        unique=True,
+        schema="staging",
+        postgresql_where=sa.text("valid_from_run is not null and valid_to_run is null"),
+    )
+    op.create_index(
+        "versions_latest_key",
+        "versions",
+        ["record_id"],
+        unique=True,
+        schema="staging",
+        postgresql_where=sa.text("latest"),
+    )
+    op.create_index(
+        "versions_partition_idx",
+        "versions",
+        ["stream", "partition_key", "attempted_sql"],
+        unique=False,
+        schema="staging",
+        postgresql_where=sa.text("latest"),
+    )
+    op.create_index(op.f("versions_payload_id_idx"), "versions", ["payload_id"], unique=False, schema="staging")
+    op.create_index(op.f("versions_record_id_idx"), "versions", ["record_id"], unique=False, schema="staging")
+    op.create_table(
+        "reapplied_versions",
+        sa.Column("version_id", sa.BigInteger(), nullable=False, comment="Version"),
+        sa.Column(
+            "fetch_run_id",
+            sa.UUID(),
+            nullable=False,
+            comment="Transform that derived its rows anew, by other SQL than the transform before",
+        ),
+        sa.ForeignKeyConstraint(
+            ["fetch_run_id"], ["ops.fetch_runs.fetch_run_id"], name=op.f("reapplied_versions_fetch_run_id_fkey")
+        ),
+        sa.ForeignKeyConstraint(
+            ["version_id"], ["staging.versions.version_id"], name=op.f("reapplied_versions_version_id_fkey")
+        ),
+        sa.PrimaryKeyConstraint("version_id", "fetch_run_id", name=op.f("reapplied_versions_pkey")),
+        schema="staging",
+        comment="One row each time a version in force was derived by other SQL; else that of its valid_from_run holds",
+    )
+
+
+def downgrade() -> None:
+    op.drop_table("reapplied_versions", schema="staging")
+    op.drop_index(op.f("versions_record_id_idx"), table_name="versions", schema="staging")
+    op.drop_index(op.f("versions_payload_id_idx"), table_name="versions", schema="staging")
+    op.drop_index("versions_partition_idx", table_name="versions", schema="staging", postgresql_where=sa.text("latest"))
+    op.drop_index("versions_latest_key", table_name="versions", schema="staging", postgresql_where=sa.text("latest"))
+    op.drop_index(
+        "versions_in_force_key",
+        table_name="versions",
+        schema="staging",
+        postgresql_where=sa.text("valid_from_run is not null and valid_to_run is null"),
+    )
+    op.drop_table("versions", schema="staging")
+    op.drop_index(
+        "quarantine_row_key",
+        table_name="quarantine",
+        schema="staging",
+        postgresql_nulls_not_distinct=True,
+        postgresql_where=sa.text("stage = 'transform'"),
+    )
+    op.drop_index(op.f("quarantine_record_id_idx"), table_name="quarantine", schema="staging")
+    op.drop_index(
+        "quarantine_payload_key", table_name="quarantine", schema="staging", postgresql_where=sa.text("stage = 'land'")
+    )
+    op.drop_table("quarantine", schema="staging")
+    op.drop_index(op.f("payloads_digest_idx"), table_name="payloads", schema="staging", postgresql_using="hash")
+    op.drop_table("payloads", schema="staging")
+    op.drop_index(
+        "observations_waiting_idx",
+        table_name="observations",
+        schema="staging",
+        postgresql_where=sa.text("valid_from_run is null"),
+    )
+    op.drop_index("observations_record_key", table_name="observations", schema="staging")
+    op.drop_index(
+        "observations_latest_key", table_name="observations", schema="staging", postgresql_where=sa.text("latest")
+    )
+    op.drop_table("observations", schema="staging")
+    op.drop_index(
+        "erasures_in_force_key", table_name="erasures", schema="staging", postgresql_where=sa.text("lifted_at is null")
+    )
+    op.drop_table("erasures", schema="staging")
+    op.drop_index(op.f("rejects_fetch_run_id_idx"), table_name="rejects", schema="staging")
+    op.drop_table("rejects", schema="staging")
+    op.drop_index(op.f("pending_rows_table_name_key_idx"), table_name="pending_rows", schema="staging")
+    op.drop_index(op.f("pending_rows_record_id_idx"), table_name="pending_rows", schema="staging")
+    op.drop_table("pending_rows", schema="staging")
+    op.drop_table("checkpoints", schema="staging")
+    op.drop_index(op.f("arrivals_fetch_run_id_idx"), table_name="arrivals", schema="staging")
+    op.drop_table("arrivals", schema="staging")
+
+    op.execute("drop schema staging")
