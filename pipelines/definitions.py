@@ -19,6 +19,9 @@ defs = dg.Definitions(
     ],
     asset_checks=[check(source) for source in SOURCES for check in (ledger_checks, proof_checks, drift_check)],
     sensors=[follow_sensor, close_dead_runs, *(news_sensor(source) for source in SOURCES)],
-    schedules=[prune_schedule, *(sweep_schedule(source, source.sweeps) for source in SOURCES if source.sweeps)],
+    schedules=[
+        prune_schedule,
+        *(sweep_schedule(source, source.full_refresh_cron) for source in SOURCES if source.full_refresh_cron),
+    ],
     resources={"atlas": Atlas()},
 )

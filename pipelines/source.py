@@ -73,7 +73,7 @@ class Checkpoint:
 
 
 @dataclass(frozen=True, slots=True)
-class Mark:
+class Cursor:
     """How far a listing was read: where the next run begins. Kept with the data."""
 
     listing: str
@@ -81,7 +81,7 @@ class Mark:
 
 
 @dataclass(frozen=True, slots=True)
-class Swept:
+class FullScan:
     """Every record of a kind that there is was told, in so many answers; what is missing may be gone.
 
     between: only those whose ids, which are numbers, lie between these two; None: however low, however high.
@@ -96,13 +96,13 @@ class Swept:
 class Window:
     """The day that a run is about, and what is known from runs before.
 
-    current: the day is today, or a recording's own day. sweep: everything is asked for, not only what is new.
+    current: the day is today, or a recording's own day. full_refresh: everything is asked for, not only what is new.
     cursors: the marks that the last run left, by listing. resume: the checkpoints of a run that broke off.
     """
 
     day: date
     current: bool = True
-    sweep: bool = False
+    full_refresh: bool = False
     cursors: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     resume: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
@@ -124,7 +124,7 @@ class Window:
         return self.start + timedelta(days=1, microseconds=-1)
 
 
-Item = Payload | Skipped | Checkpoint | Mark | Swept
+Item = Payload | Skipped | Checkpoint | Cursor | FullScan
 Fetch = Callable[[Any, Window], Iterator[Item]]
 Look = Callable[[Any, str, str], Payload | None]
 Probe = Callable[[Any], str]
@@ -139,17 +139,17 @@ class Source:
     contracts: Mapping[str, type[Contract]]
     kind: Kind
     base_url: str
-    more_urls: Mapping[str, str]
+    extra_urls: Mapping[str, str]
     owners: tuple[str, ...]
-    since: date
-    dated: bool
+    start_date: date
+    supports_backfill: bool
     rate: float | None
     auth: Auth
-    wants_contact: bool
-    look: Look | None
-    probe: Probe | None
-    every: timedelta
-    sweeps: str | None
+    requires_contact: bool
+    get_record: Look | None
+    change_token: Probe | None
+    poll_interval: timedelta
+    full_refresh_cron: str | None
     description: str
     code_version: str
 
@@ -172,26 +172,27 @@ def source(
     contract: type[Contract] | Mapping[str, type[Contract]],
     kind: Kind,
     base_url: str,
-    since: date,
-    more_urls: Mapping[str, str] | None = None,
-    dated: bool = False,
+    start_date: date,
+    extra_urls: Mapping[str, str] | None = None,
+    supports_backfill: bool = False,
     rate: float | None = None,
     auth: Auth = "bearer",
-    wants_contact: bool = False,
-    look: Look | None = None,
-    probe: Probe | None = None,
-    every: timedelta = timedelta(minutes=15),
-    sweeps: str | None = None,
+    requires_contact: bool = False,
+    get_record: Look | None = None,
+    change_token: Probe | None = None,
+    poll_interval: timedelta = timedelta(minutes=15),
+    full_refresh_cron: str | None = None,
     owners: tuple[str, ...] = ("team:data-engineering",),
 ) -> Callable[[Fetch], Source]:
     """Makes a fetch generator a source.
 
     contract: of its payloads, by kind where there are several. base_url: what is read when nothing else is set, a URL
-    or the name of a folder; more_urls: other places it reads, by name. since: the first day that can be asked for.
-    dated: a day that is past can still be asked for. rate: requests a second that its operator allows. auth: how a
-    token is sent. wants_contact: its operator asks for a way to reach whoever calls. look: one record by kind and id,
-    None where the source says that it is gone. probe: a text that changes when there is news, in two requests at most;
-    every: how often it is asked. sweeps: when everything is asked for, not only what is new, as cron says it.
+    or the name of a folder; extra_urls: other places it reads, by name. start_date: the first day that can be asked
+    for. supports_backfill: a past day can still be asked for. rate: requests a second that its operator allows. auth:
+    how a token is sent. requires_contact: its operator requires a way to reach the caller. get_record: one record by
+    kind and id, None where the source says that it is gone. change_token: a text that changes when there is news, read
+    in two requests at most; poll_interval: how often it is read. full_refresh_cron: when everything is read, not only
+    what is new.
     """
 
     def declare(fetch: Fetch) -> Source:
@@ -203,17 +204,17 @@ def source(
             contracts=contract if isinstance(contract, Mapping) else {"": contract},
             kind=kind,
             base_url=base_url,
-            more_urls=more_urls or {},
+            extra_urls=extra_urls or {},
             owners=owners,
-            since=since,
-            dated=dated,
+            start_date=start_date,
+            supports_backfill=supports_backfill,
             rate=rate,
             auth=auth,
-            wants_contact=wants_contact,
-            look=look,
-            probe=probe,
-            every=every,
-            sweeps=sweeps,
+            requires_contact=requires_contact,
+            get_record=get_record,
+            change_token=change_token,
+            poll_interval=poll_interval,
+            full_refresh_cron=full_refresh_cron,
             description=(module.__doc__ or "").strip(),
             code_version=hashlib.sha256(Path(str(module.__file__)).read_bytes()).hexdigest()[:16],
         )

@@ -30,7 +30,7 @@ from pipelines.ledger import Run
 from pipelines.source import Source, Window
 from pipelines.transform.run import transform
 from pipelines.warehouse.database import Warehouse
-from pipelines.warehouse.table_spec import Shape
+from pipelines.warehouse.table_spec import TableSpec
 from tests import hostile
 from tests.hostile import CivitAI, HuggingFace, Server
 from tests.maintenance.test_retention import refetch
@@ -144,12 +144,12 @@ def models(number: int) -> dict[str, Any]:
     return found
 
 
-def load(warehouse: Warehouse, source: Source, *, sweep: bool) -> tuple[float, Run]:
+def load(warehouse: Warehouse, source: Source, *, full_refresh: bool) -> tuple[float, Run]:
     """Seconds that a landing and its transform take, and the landing."""
     today = datetime.now(UTC).date().isoformat()
     started = time.perf_counter()
-    opened = extract.opened(warehouse, source, Window.of(today), "live", sweep=sweep)
-    run = land.take_in(warehouse, source, today, opened)
+    opened = extract.opened(warehouse, source, Window.of(today), "live", full_refresh=full_refresh)
+    run = land.land_intake(warehouse, source, today, opened)
     transform(warehouse, source, today)
     return time.perf_counter() - started, run
 
@@ -163,12 +163,12 @@ def test_one_percent_of_news_costs_a_twentieth_of_a_full_load_at_most(
         api.records["models"] = models(MODELS)
         source = replace(project.sources()["catalog/civitai"], rate=None)
         with served(api, monkeypatch):
-            full, first = load(warehouse, source, sweep=True)
+            full, first = load(warehouse, source, full_refresh=True)
             for key in list(api.records["models"])[::100]:
                 model = api.records["models"][key]
                 news = published(datetime.now(UTC), int(key) * 100 + 99, model) | {"files": [], "images": []}
                 api.records["models"][key] = model | {"modelVersions": [news, *model["modelVersions"]]}
-            some, second = load(warehouse, source, sweep=False)
+            some, second = load(warehouse, source, full_refresh=False)
         assert (first.counts.created, second.counts.updated) == (MODELS, MODELS // 100)
         ratios.append(some / full)
         print(f"{MODELS} models {full:.2f} s, {MODELS // 100} changed {some:.2f} s: {some / full:.1%}")
@@ -225,7 +225,7 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class Blind(Drift):
     """Looks for no drift."""
 
-    def look(self, stream: str, body: bytes, digest: bytes) -> None:
+    def inspect(self, stream: str, body: bytes, digest: bytes) -> None:
         pass
 
     def keep(self, written: int) -> list[dict[str, Any]]:
@@ -244,9 +244,9 @@ def test_looking_for_drift_and_keeping_digests_cost_little(
         with monkeypatch.context() as patch:
             if with_out:
                 patch.setattr(land, "Drift", Blind)
-                patch.setattr(Shape, "hashed", lambda *_: sql.SQL("0::numeric"))
+                patch.setattr(TableSpec, "hashed", lambda *_: sql.SQL("0::numeric"))
             started = time.perf_counter()
-            land.take_in(warehouse, source, day.key, nullcontext(bulk_files.intake(source, "models", many, day)))
+            land.land_intake(warehouse, source, day.key, nullcontext(bulk_files.intake(source, "models", many, day)))
             landed = time.perf_counter()
             transform(warehouse, source, day.key)
             seconds[f"land{with_out}"].append(landed - started)
@@ -283,7 +283,7 @@ from pipelines.warehouse import engine
 source, day = house.sources()["catalog/civitai"], Window(datetime.now(UTC).date())
 intake = nullcontext(files.intake(source, "models", Path(sys.argv[1]), day))
 with engine.opened(settings.load()) as warehouse:
-    run = landing.take_in(warehouse, source, day.key, intake)
+    run = landing.land_intake(warehouse, source, day.key, intake)
 peak = re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())
 print(run.counts.created, int(peak[1]) // 1024)
 """

@@ -16,7 +16,7 @@ from pipelines.lineage.shadow_schema import PASSING
 from pipelines.transform import table_digests
 from pipelines.warehouse.database import Warehouse
 from pipelines.warehouse.declare import audit_columns, metadata
-from pipelines.warehouse.table_spec import Shape
+from pipelines.warehouse.table_spec import TableSpec
 
 EARLIER, DAY, LATER = "2026-11-04", "2026-11-05", "2026-11-06"
 PATIENCE_S = 60
@@ -177,7 +177,7 @@ def assert_nothing_left(warehouse: Warehouse) -> None:
             query = sql.SQL("select from staging.{} limit 1").format(sql.Identifier(name))
             assert connection.execute(query).rowcount == 0, f"staging.{name} keeps what nobody takes up"
         for row in connection.execute("select table_name, rows, digest from ops.table_digests").fetchall():
-            shape = Shape(metadata.tables[row["table_name"]])
+            shape = TableSpec(metadata.tables[row["table_name"]])
             assert table_digests.counted(connection, shape) == {"rows": row["rows"], "digest": row["digest"]}, (
                 shape.name
             )

@@ -20,7 +20,7 @@ from psycopg import sql
 
 from pipelines import project
 from pipelines.ledger import Run
-from pipelines.transform.run import transform, waiting
+from pipelines.transform.run import pending_partitions, transform
 from pipelines.warehouse.database import Warehouse
 from pipelines.warehouse.declare import audit_columns, metadata
 from tests.transform.test_change_set import DAYS, Json, Told, any_listed, any_model, rows, some
@@ -87,7 +87,7 @@ def changing_files(folder: Path, sources: tuple[str, ...]) -> Iterator[Files]:
     """A copy of the SELECT files in place of those of the house, and these sources alone."""
     shutil.copytree(project.SQL, folder)
     project.load_tables()
-    there = {name: replace(source, look=None) for name, source in project.sources().items() if name in sources}
+    there = {name: replace(source, get_record=None) for name, source in project.sources().items() if name in sources}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(project, "SQL", folder)
         patch.setattr(project, "sources", lambda: there)
@@ -133,7 +133,7 @@ class World:
         kind, record, body = SAYS[name](self.dice)
         day = self.dice.choice(DAYS)
         if self.dice.random() < 0.25 and (kind, record) in told.now:
-            self.done(told.sweep(record, day=day, kind=kind))
+            self.done(told.full_refresh(record, day=day, kind=kind))
         else:
             self.done(told.land(record, body, day=day, kind=kind))
             told.clock += timedelta(hours=self.dice.choice([0, 7]))
@@ -145,7 +145,9 @@ class World:
 
     def take_in(self, most: int = 99) -> None:
         """Takes in days that wait, in any order."""
-        days = [(told.source, day) for told in self.told.values() for day in waiting(self.warehouse, told.source)]
+        days = [
+            (told.source, day) for told in self.told.values() for day in pending_partitions(self.warehouse, told.source)
+        ]
         self.dice.shuffle(days)
         for source, day in days[:most]:
             self.done(transform(self.warehouse, source, day))

@@ -32,11 +32,11 @@ from pipelines.landing.land import Intake
 from pipelines.landing.volatile_fields import EACH_ELEMENT, EACH_VALUE, Tree, take_out, tree
 from pipelines.ledger import Run
 from pipelines.project import Select
-from pipelines.source import Checkpoint, Item, Payload, Skipped, Source, Swept, Window
+from pipelines.source import Checkpoint, FullScan, Item, Payload, Skipped, Source, Window
 from pipelines.transform import run as transforms
 from pipelines.warehouse.database import Connection, Warehouse
 from pipelines.warehouse.declare import audit_columns, metadata
-from pipelines.warehouse.table_spec import Shape, shared_tables
+from pipelines.warehouse.table_spec import TableSpec, shared_tables
 
 SAMPLE = 40
 """Payloads of a day that tests of order and of faults use: recordings may hold many."""
@@ -65,8 +65,8 @@ class Day:
         return [item for item in self.items if isinstance(item, Skipped)]
 
     @property
-    def swept(self) -> list[Swept]:
-        return [item for item in self.items if isinstance(item, Swept)]
+    def swept(self) -> list[FullScan]:
+        return [item for item in self.items if isinstance(item, FullScan)]
 
     def sampled(self) -> "Day":
         step = -(-len(self.payloads) // SAMPLE)
@@ -147,14 +147,14 @@ def replay(warehouse: Warehouse, source: Source, days: Sequence[Day]) -> list[Ru
     runs = []
     for day in days:
         opened = extract.opened(warehouse, source, day.window, "recorded")
-        runs.append(landing.take_in(warehouse, source, day.window.key, opened))
+        runs.append(landing.land_intake(warehouse, source, day.window.key, opened))
         runs.append(transforms.transform(warehouse, source, day.window.key))
     return runs
 
 
 def tables_of(source: Source) -> list[Table]:
     """The tables that a source's rows are in, shared ones included."""
-    shapes = [Shape(select.table) for select in project.selects(source.name)]
+    shapes = [TableSpec(select.table) for select in project.selects(source.name)]
     return list({shape.table.fullname: shape.table for shape in (*shapes, *shared_tables(shapes))}.values())
 
 
@@ -327,7 +327,7 @@ def test_every_stored_body_is_the_value_that_was_received(loaded: Loaded) -> Non
 # Numbers
 
 
-def tells(swept: Swept, kind: str, external_id: str) -> bool:
+def tells(swept: FullScan, kind: str, external_id: str) -> bool:
     """Whether a complete listing tells a record, if there is one."""
     if kind != swept.kind or swept.between == (None, None):
         return kind == swept.kind
@@ -341,7 +341,7 @@ def told_by_itself(source: Source, day: Day, known: Iterable[Record]) -> dict[Re
     told |= {("", each.external_id) for each in day.skipped if each.external_id}
     missing = sorted(record for record in set(known) - told if any(tells(each, *record) for each in day.swept))
     with extract.opened(NOWHERE, source, day.window, "recorded") as intake:
-        return {record: intake.look(*record) if intake.look else None for record in missing}
+        return {record: intake.get_record(*record) if intake.get_record else None for record in missing}
 
 
 def test_the_ledger_counts_what_was_really_fetched(loaded: Loaded) -> None:
@@ -410,7 +410,7 @@ def proven(warehouse: Warehouse, source: Source, table: Table, proof: str) -> di
 
 def test_every_owned_row_leads_to_one_version_its_payload_and_its_landing(loaded: Loaded) -> None:
     """I1."""
-    shapes = [shape for table in tables_of(loaded.source) if "record_id" in (shape := Shape(table)).table.columns]
+    shapes = [shape for table in tables_of(loaded.source) if "record_id" in (shape := TableSpec(table)).table.columns]
     assert shapes
     for shape in shapes:
         told = proven(
@@ -432,7 +432,7 @@ def test_every_owned_row_leads_to_one_version_its_payload_and_its_landing(loaded
 
 def test_every_row_of_a_series_leads_to_one_observation_and_its_landing(loaded: Loaded) -> None:
     """I1."""
-    for shape in (shape for table in tables_of(loaded.source) if (shape := Shape(table)).series):
+    for shape in (shape for table in tables_of(loaded.source) if (shape := TableSpec(table)).series):
         told = proven(
             loaded.warehouse,
             loaded.source,
@@ -453,7 +453,7 @@ def referrers(table: Table) -> list[tuple[Table, str]]:
     return [
         (other, reference.column)
         for other in table.metadata.sorted_tables
-        for reference in Shape(other).references
+        for reference in TableSpec(other).references
         if reference.table is table
     ]
 
@@ -462,11 +462,11 @@ def orphans(warehouse: Warehouse, source: Source) -> dict[str, int]:
     """How many rows of each shared table have neither a record of their own nor a row that refers to them."""
     found = {}
     for table in tables_of(source):
-        if not Shape(table).owned:
+        if not TableSpec(table).owned:
             (key,) = table.primary_key.columns
             known = " union all ".join(f"select {column} from {other.fullname}" for other, column in referrers(table))
             query = f"select count(*) as number from {table.fullname} where {key.name} not in ({known})"
-            query += " and record_id is null" if Shape(table).told else ""
+            query += " and record_id is null" if TableSpec(table).told else ""
             (row,) = answer(warehouse, query)
             found[table.fullname] = row["number"]
     return found
@@ -511,7 +511,7 @@ def yields(connection: Connection, source: Source, select: Select, records: set[
         )
         for kind, stream in source.streams.items()
     ]
-    shape = Shape(select.table)
+    shape = TableSpec(select.table)
     record = "record_id" if "record_id" in named_columns(select) else "null::uuid"
     query = sql.SQL("with {} select {}, {} from (\n{}\n) as yielded").format(
         sql.SQL(", ").join(streams), shape.key_text("yielded"), sql.SQL(record), sql.SQL(select.file.text)
@@ -520,7 +520,7 @@ def yields(connection: Connection, source: Source, select: Select, records: set[
         return cursor.execute(query).fetchall()
 
 
-def owners(connection: Connection, shape: Shape) -> dict[str, UUID]:
+def owners(connection: Connection, shape: TableSpec) -> dict[str, UUID]:
     """The record that has each key of a table."""
     query = sql.SQL("select {}, record_id from {} as t where record_id is not null").format(
         shape.key_text("t"), shape.target
@@ -558,7 +558,7 @@ def test_a_full_transform_fetches_what_the_selects_yield(loaded: Loaded) -> None
             while added:
                 claimants |= added
                 found = {each.table.fullname: yields(connection, source, each, claimants) for each in selects}
-                owned = {each.table.fullname: owners(connection, Shape(each.table)) for each in selects}
+                owned = {each.table.fullname: owners(connection, TableSpec(each.table)) for each in selects}
                 claims = {(name, key) for name, told in found.items() for key, record in told if record is not None}
                 added = {owned[name][key] for name, key in claims} - claimants
             for name, told in found.items():
@@ -605,7 +605,7 @@ def test_any_order_of_partitions_gives_the_same_rows(
     dice.shuffle(landed)
     for key in landed:
         transforms.transform(warehouse, source, key)
-    assert transforms.waiting(warehouse, source) == []
+    assert transforms.pending_partitions(warehouse, source) == []
     assert rows(warehouse, source) == expected
 
 
@@ -885,7 +885,7 @@ def emptied(value: Any, kept: str) -> Any:
 
 def divided(found: dict[str, list[str]]) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
     """Tables that tell how things are, and series, which tell how they were too."""
-    series = {name for name in found if Shape(metadata.tables[name]).series}
+    series = {name for name in found if TableSpec(metadata.tables[name]).series}
     return (
         {name: lines for name, lines in found.items() if name not in series},
         {name: lines for name, lines in found.items() if name in series},
@@ -948,9 +948,9 @@ def test_rows_of_a_record_that_is_gone_go_and_come_back_with_it(
     poor_day, rich_day = (Window(days[-1].window.day + timedelta(days=after)) for after in (1, 2))
 
     told: list[Item] = [payload for record, payload in latest.items() if record not in gone]
-    told += [Swept(kind, answers=1) for kind in source.contracts]
+    told += [FullScan(kind, answers=1) for kind in source.contracts]
     intake = Intake(lambda _: told, "recorded", poor_day.start)
-    landed = landing.take_in(warehouse, source, poor_day.key, nullcontext(intake), shrink=True)
+    landed = landing.land_intake(warehouse, source, poor_day.key, nullcontext(intake), shrink=True)
     assert landed.counts.deleted == len(gone)
     transforms.transform(warehouse, source, poor_day.key)
     assert not any(orphans(warehouse, source).values())

@@ -260,10 +260,10 @@ def test_a_transform_takes_in_what_lands_while_it_works_next_time(warehouse: War
         landed.set()
         first.result(PATIENCE_S)
     assert len(rows(warehouse, "select from catalog.models")) == 1
-    assert transform.waiting(warehouse, civitai) == [DAY]
+    assert transform.pending_partitions(warehouse, civitai) == [DAY]
     transform.transform(warehouse, civitai, DAY)
     assert len(rows(warehouse, "select from catalog.models")) == 2
-    assert transform.waiting(warehouse, civitai) == []
+    assert transform.pending_partitions(warehouse, civitai) == []
 
 
 @pytest.fixture

@@ -31,7 +31,7 @@ from pipelines.settings import Settings
 from pipelines.source import Source
 from pipelines.warehouse.database import Warehouse
 from pipelines.warehouse.declare import Timestamp, metadata
-from pipelines.warehouse.table_spec import Shape
+from pipelines.warehouse.table_spec import TableSpec
 
 project.load_tables()
 ROOT = project.ROOT
@@ -56,7 +56,7 @@ every_file = pytest.mark.parametrize(
 def test_a_connector_has_select_files_and_a_recording(source: Source) -> None:
     assert project.selects(source.name)
     assert recording.days(source)
-    assert recording.days(source)[0] >= source.since, "Dagster knows no partition of that day"
+    assert recording.days(source)[0] >= source.start_date, "Dagster knows no partition of that day"
     assert source.description and source.owners
 
 
@@ -99,7 +99,7 @@ def listed_with(source: Source) -> set[str | None]:
 
 @every_source
 def test_a_source_can_be_asked_for_news(source: Source) -> None:
-    assert source.probe
+    assert source.change_token
 
 
 @every_source
@@ -111,12 +111,12 @@ def test_a_source_on_somebody_elses_server_keeps_to_a_rate(source: Source) -> No
 @every_source
 def test_a_source_told_in_several_answers_can_be_asked_for_one_record(source: Source) -> None:
     """A listing may leave out records between two pages: nothing is gone unless its own URL says so."""
-    assert source.look or "following" not in listed_with(source)
+    assert source.get_record or "following" not in listed_with(source)
 
 
 @every_source
 def test_a_source_that_is_read_down_to_known_ground_is_swept_now_and_then(source: Source) -> None:
-    assert bool(source.sweeps) == ("overlap" in listed_with(source))
+    assert bool(source.full_refresh_cron) == ("overlap" in listed_with(source))
 
 
 # Recordings
@@ -254,7 +254,7 @@ def test_a_select_reads_payloads_and_nothing_else(select: Select) -> None:
     read, known = read_by(select), relations(source_of(select))
     assert read
     assert read <= known.keys()
-    series = Shape(select.table).series
+    series = TableSpec(select.table).series
     assert {known[name] for name in read} == {series}
     assert not series or len(read) == 1
 
@@ -292,7 +292,7 @@ def test_a_select_yields_columns_of_its_table_and_all_that_it_must(select: Selec
     assert len(yielded) == len(set(yielded))
     assert set(yielded) <= {column.name for column in select.table.columns}
     assert set(yielded) >= needed
-    if not Shape(select.table).told:
+    if not TableSpec(select.table).told:
         assert ("record_id" in yielded) == ("record_id" in select.table.columns)
 
 
@@ -492,7 +492,7 @@ def test_times_are_named_so(table: Table) -> None:
 def test_a_table_of_a_domain_is_owned_or_shared_by_its_shape(table: Table) -> None:
     """The engine reads from the table alone whose its rows are, and how the same row is known again."""
     assert table.schema in project.domains()
-    shape = Shape(table)
+    shape = TableSpec(table)
     keys = [each for each in table.primary_key.columns if not (shape.series and each.name == "observed_at")]
     assert [each.type.python_type.__name__ for each in keys if not isinstance(each.type, UUID)] == []
     if shape.series:
@@ -513,7 +513,7 @@ def test_every_asset_stands_where_its_name_says() -> None:
         assert [dep.asset_key.path for dep in spec.deps] == ([[domain, stem]] if table else []), spec.key
         assert spec.group_name == domain and spec.owners and spec.kinds and spec.description, spec.key
         assert isinstance(spec.partitions_def, dg.DailyPartitionsDefinition), spec.key
-        assert spec.partitions_def.start.date() == source.since, spec.key
+        assert spec.partitions_def.start.date() == source.start_date, spec.key
         assert bool(spec.automation_condition) == bool(table), spec.key
         assert spec.key in checked
 
@@ -626,7 +626,7 @@ class Page(msgspec.Struct):
     things: list[msgspec.Raw]
 
 
-@source(contract=Thing, kind="http", base_url="https://example.org", since=date(2026, 11, 1))
+@source(contract=Thing, kind="http", base_url="https://example.org", start_date=date(2026, 11, 1))
 def fetch(client: Client, window: Window) -> Iterator[Item]:
     """One payload a thing."""
     listing = Listing(client, window, "things", "/things", {"on": window.key}, Page, records=lambda page: page.things)
@@ -661,7 +661,7 @@ told["assets"] = [key.to_user_string() for key in defs.resolve_asset_graph().get
 with engine.opened(settings.load()) as warehouse:
     for day in recording.days(source):
         opened = fetching.opened(warehouse, source, Window(day), "recorded")
-        runs = [landing.take_in(warehouse, source, str(day), opened)]
+        runs = [landing.land_intake(warehouse, source, str(day), opened)]
         runs.append(transform.transform(warehouse, source, str(day)))
         told["runs"] += [[run.kind, run.status, run.counts.fetched, run.counts.created] for run in runs]
 json.dump(told, sys.stdout)

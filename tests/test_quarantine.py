@@ -55,7 +55,7 @@ def atlas(warehouse: Warehouse, *words: object, code: int = DONE) -> str:
 
 def bring(warehouse: Warehouse, source: Source, path: Path) -> Run:
     intake = bulk_files.intake(source, next(iter(source.contracts)), path, Window.of(DAY))
-    return landing.take_in(warehouse, source, DAY, nullcontext(intake))
+    return landing.land_intake(warehouse, source, DAY, nullcontext(intake))
 
 
 def land(warehouse: Warehouse, source: Source, *bodies: bytes) -> Run:

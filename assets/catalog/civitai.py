@@ -146,12 +146,12 @@ class First(msgspec.Struct):
     items: list[Newest]
 
 
-def look(client: Client, kind: str, external_id: str) -> Payload | None:
-    found = client.look(f"/api/v1/models/{external_id}", Newest)
+def get_record(client: Client, kind: str, external_id: str) -> Payload | None:
+    found = client.get_record(f"/api/v1/models/{external_id}", Newest)
     return Payload(*found, kind=kind) if found else None
 
 
-def probe(client: Client) -> str:
+def change_token(client: Client) -> str:
     """The newest model with the time of its last version, and the newest image."""
     told = []
     for kind, asked in ASKED.items():
@@ -164,18 +164,18 @@ def probe(client: Client) -> str:
     contract={"models": Model, "images": Image},
     kind="http",
     base_url="https://civitai.com",
-    since=date(2026, 11, 1),
+    start_date=date(2026, 11, 1),
     rate=1.0,
-    look=look,
-    probe=probe,
-    sweeps="0 3 * * *",
+    get_record=get_record,
+    change_token=change_token,
+    full_refresh_cron="0 3 * * *",
 )
 def fetch(client: Client, window: Window) -> Iterator[Item]:
     """One payload a model, then one an image, in the order of their listings."""
     for kind, asked in ASKED.items():
         listing = Listing(
             client,
-            window if kind == "models" else replace(window, sweep=False),
+            window if kind == "models" else replace(window, full_refresh=False),
             kind,
             f"/api/v1/{kind}",
             asked,

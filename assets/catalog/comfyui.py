@@ -27,7 +27,7 @@ import msgspec
 
 from assets.catalog import _png
 from pipelines.connectors.local_files import astray, candidates, name_of, state_of
-from pipelines.source import Contract, Item, Payload, Skipped, Swept, Window, source
+from pipelines.source import Contract, FullScan, Item, Payload, Skipped, Window, source
 
 SUFFIXES = (".json", ".png")
 TEXTS = ("workflow", "prompt")
@@ -49,12 +49,12 @@ class Left(Exception):
     """Why a file is left as it was."""
 
 
-def probe(folder: Path) -> str:
+def change_token(folder: Path) -> str:
     """What the folder holds, by names, sizes and times."""
     return state_of(folder, SUFFIXES)
 
 
-@source(contract=Graph, kind="folder", base_url="workflows", since=date(2026, 11, 1), probe=probe)
+@source(contract=Graph, kind="folder", base_url="workflows", start_date=date(2026, 11, 1), change_token=change_token)
 def fetch(folder: Path, window: Window) -> Iterator[Item]:
     """One payload a graph, by path; of a file that is left, the records that stay."""
     for path in candidates(folder, SUFFIXES):
@@ -65,7 +65,7 @@ def fetch(folder: Path, window: Window) -> Iterator[Item]:
         except (Left, OSError) as fault:
             for record in [f"{name}#{text}" for text in TEXTS] if is_picture(name) else [name]:
                 yield Skipped(record, str(fault) if isinstance(fault, Left) else "cannot be read", record)
-    yield Swept("", answers=1)
+    yield FullScan("", answers=1)
 
 
 def is_picture(name: str) -> bool:

@@ -104,13 +104,13 @@ class Changed(ById):
         return self.updated_at
 
 
-def look(client: Client, kind: str, external_id: str) -> Payload | None:
+def get_record(client: Client, kind: str, external_id: str) -> Payload | None:
     """A post or tag as it is now; a deleted or banned post is still told, an expunged one is gone."""
-    found = client.look(f"/{kind}/{external_id}.json", ById)
+    found = client.get_record(f"/{kind}/{external_id}.json", ById)
     return Payload(*found, kind=kind) if found else None
 
 
-def probe(client: Client) -> str:
+def change_token(client: Client) -> str:
     """The newest change and the newest tag."""
     _, posts = client.ask("/posts.json?limit=1&tags=order:change+status:any", list[Changed])
     _, tags = client.ask(f"/tags.json?limit=1&search[hide_empty]=no&page=b{ABOVE_ALL}", list[ById])
@@ -121,20 +121,20 @@ def probe(client: Client) -> str:
     contract={"posts": Post, "tags": Tag},
     kind="http",
     base_url="https://danbooru.donmai.us",
-    since=date(2005, 5, 24),
-    dated=True,
+    start_date=date(2005, 5, 24),
+    supports_backfill=True,
     rate=10.0,
     auth="basic",
-    look=look,
-    probe=probe,
-    sweeps="0 4 * * 0",
+    get_record=get_record,
+    change_token=change_token,
+    full_refresh_cron="0 4 * * 0",
 )
 def fetch(client: Client, window: Window) -> Iterator[Item]:
     """One payload a post or tag: of a past day its posts; today what is new, and by a sweep a month and every tag."""
     if window.current:
         changes = Listing(
             client,
-            replace(window, sweep=False),  # of changes a sweep reads no more than what is new
+            replace(window, full_refresh=False),  # of changes a sweep reads no more than what is new
             "posts",
             "/posts.json",
             {"limit": MOST, "tags": "order:change status:any"},
@@ -162,8 +162,8 @@ def fetch(client: Client, window: Window) -> Iterator[Item]:
         )
         yield from changes.items()
         yield from tags.items()
-    if window.sweep or not window.current:
-        days = f"{window.day - SWEPT}.." if window.sweep and window.current else window.key
+    if window.full_refresh or not window.current:
+        days = f"{window.day - SWEPT}.." if window.full_refresh and window.current else window.key
         created = Listing(
             client,
             window,

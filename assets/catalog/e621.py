@@ -119,16 +119,16 @@ class NoTags(msgspec.Struct, forbid_unknown_fields=True):
 TAGS: Any = list[msgspec.Raw] | NoTags
 
 
-def look(client: Client, kind: str, external_id: str) -> Payload | None:
+def get_record(client: Client, kind: str, external_id: str) -> Payload | None:
     """A post or tag as it is now; a deleted post is still told, a destroyed one is gone."""
     if kind == "tags":
-        found = client.look(f"/tags/{external_id}.json", ById)
+        found = client.get_record(f"/tags/{external_id}.json", ById)
         return Payload(*found, kind=kind) if found else None
     response, page = client.ask(f"/posts/{external_id}.json", One)
     return Payload(bytes(page.post), request_of(response), kind=kind) if page else None
 
 
-def probe(client: Client) -> str:
+def change_token(client: Client) -> str:
     """The newest change and the newest tag."""
     _, posts = client.ask("/posts.json?limit=1&tags=order:change+status:any", dict[str, list[Changed]])
     shape: Any = list[ById] | NoTags
@@ -140,21 +140,21 @@ def probe(client: Client) -> str:
     contract={"posts": Post, "tags": Tag},
     kind="http",
     base_url="https://e621.net",
-    since=date(2007, 2, 10),
-    dated=True,
+    start_date=date(2007, 2, 10),
+    supports_backfill=True,
     rate=1.0,
     auth="basic",
-    wants_contact=True,
-    look=look,
-    probe=probe,
-    sweeps="0 4 * * 0",
+    requires_contact=True,
+    get_record=get_record,
+    change_token=change_token,
+    full_refresh_cron="0 4 * * 0",
 )
 def fetch(client: Client, window: Window) -> Iterator[Item]:
     """One payload a post or tag: of a past day its posts; today what is new, and by a sweep a month and every tag."""
     if window.current:
         changes = Listing(
             client,
-            replace(window, sweep=False),  # of changes a sweep reads no more than what is new
+            replace(window, full_refresh=False),  # of changes a sweep reads no more than what is new
             "posts",
             "/posts.json",
             {"limit": MOST, "tags": "order:change status:any"},
@@ -182,8 +182,8 @@ def fetch(client: Client, window: Window) -> Iterator[Item]:
         )
         yield from changes.items()
         yield from tags.items()
-    if window.sweep or not window.current or "posts" not in window.cursors:
-        days = f"{window.day - SWEPT}.." if window.sweep and window.current else window.key
+    if window.full_refresh or not window.current or "posts" not in window.cursors:
+        days = f"{window.day - SWEPT}.." if window.full_refresh and window.current else window.key
         created = Listing(
             client,
             window,

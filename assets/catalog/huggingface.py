@@ -76,14 +76,14 @@ class Newest(Head):
         return self.lastModified
 
 
-def look(client: Client, kind: str, external_id: str) -> Payload | None:
+def get_record(client: Client, kind: str, external_id: str) -> Payload | None:
     """A model by its own URL. Renamed ones are redirected; who has no token is told 401 of what is not there."""
     gone = {307, 401, 404, 410} if client.anonymous else {307, 404, 410}
-    found = client.look(f"/api/models/{external_id}", Newest, gone=frozenset(gone))
+    found = client.get_record(f"/api/models/{external_id}", Newest, gone=frozenset(gone))
     return Payload(*found) if found else None
 
 
-def probe(client: Client) -> str:
+def change_token(client: Client) -> str:
     """The model that was changed last, and when."""
     target = "/api/models?" + "&".join(f"{name}={value}" for name, value in {**ASKED, "limit": 1}.items())
     _, page = client.ask(target, list[Newest])
@@ -94,12 +94,12 @@ def probe(client: Client) -> str:
     contract=Model,
     kind="http",
     base_url="https://huggingface.co",
-    since=date(2026, 11, 1),
-    dated=True,
+    start_date=date(2026, 11, 1),
+    supports_backfill=True,
     rate=1.6,
-    look=look,
-    probe=probe,
-    sweeps="0 5 * * 6",
+    get_record=get_record,
+    change_token=change_token,
+    full_refresh_cron="0 5 * * 6",
 )
 def fetch(client: Client, window: Window) -> Iterator[Item]:
     """One payload a model, the one changed last first."""

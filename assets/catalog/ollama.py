@@ -28,7 +28,7 @@ import msgspec
 from pipelines.connectors.http import Client
 from pipelines.connectors.listing import Listing
 from pipelines.errors import Unreachable
-from pipelines.source import Contract, Item, Payload, Skipped, Swept, Window, source
+from pipelines.source import Contract, FullScan, Item, Payload, Skipped, Window, source
 
 
 class Details(msgspec.Struct):
@@ -86,10 +86,10 @@ class Answered(msgspec.Struct):
     details: msgspec.Raw
 
 
-def probe(client: Client) -> str:
+def change_token(client: Client) -> str:
     """Digests of what the server lists and of the library's listing."""
     library = client.place("library")
-    found = [client.look("/api/tags", Server), library.look("", Document) if library else None]
+    found = [client.get_record("/api/tags", Server), library.get_record("", Document) if library else None]
     return " ".join(hashlib.sha256(each[0]).hexdigest() for each in found if each)
 
 
@@ -97,9 +97,9 @@ def probe(client: Client) -> str:
     contract={"local": Local, "shown": Shown, "library": Library},
     kind="http",
     base_url="http://127.0.0.1:11434",
-    more_urls={"library": ""},
-    since=date(2026, 11, 1),
-    probe=probe,
+    extra_urls={"library": ""},
+    start_date=date(2026, 11, 1),
+    change_token=change_token,
 )
 def fetch(client: Client, window: Window) -> Iterator[Item]:
     """One payload a model of the server, as listed and as shown, then one a model of the library."""
@@ -128,10 +128,10 @@ def served(client: Client, window: Window) -> Iterator[Item]:
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                 unnamed += 1  # landing says what is wrong with it
                 continue
-            if shown := client.look("/api/show", Answered, msgspec.json.encode({"model": name})):
+            if shown := client.get_record("/api/show", Answered, msgspec.json.encode({"model": name})):
                 yield Payload(*shown, external_id=name, kind="shown")
         if not unnamed:
-            yield Swept("shown", answers=1)
+            yield FullScan("shown", answers=1)
         yield answer.done
     yield from local.end()
 

@@ -50,7 +50,7 @@ def name_strangers() -> None:
     """Says which variables look like settings and are none; asks connectors only where there may be one."""
     if not strangers({}):
         return
-    for name in strangers({source.stem: source.more_urls for source in project.sources().values()}):
+    for name in strangers({source.stem: source.extra_urls for source in project.sources().values()}):
         show.err.print(f"{name} is no setting, and of no source: nothing reads it.", highlight=False)
 
 

@@ -33,7 +33,7 @@ def run(
     *,
     mode: Mode,
     full: bool,
-    sweep: bool,
+    full_refresh: bool,
     shrink: bool,
     notify: Callable[[Run], None],
 ) -> None:
@@ -47,11 +47,13 @@ def run(
                 landing = staging_asset(source)
                 tables = table_assets(source) if project.selects(source.name) else None
                 for first, last in _ranges(days):
-                    _materialize(landing, first, last, instance, atlas, {"sweep": sweep, "shrink": shrink})
+                    _materialize(
+                        landing, first, last, instance, atlas, {"full_refresh": full_refresh, "shrink": shrink}
+                    )
                     if tables:
                         _materialize(tables, first, last, instance, atlas, {"full": full})
                 tried = {day.isoformat() for day in days}
-                for partition in transform.waiting(warehouse, source):
+                for partition in transform.pending_partitions(warehouse, source):
                     if partition not in tried:
                         transform.transform(warehouse, source, partition, notify=notify)
 

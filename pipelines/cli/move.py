@@ -36,7 +36,9 @@ def run(
     live: Annotated[
         bool | None, typer.Option("--live/--recorded", help="Ask the sources, or replay samples/ (ATLAS_MODE).")
     ] = None,
-    sweep: Annotated[bool, typer.Option("--sweep", help="Live: ask for everything, not only for what is new.")] = False,
+    full_refresh: Annotated[
+        bool, typer.Option("--full-refresh", help="Live: ask for everything, not only for what is new.")
+    ] = False,
     shrink: Annotated[
         bool, typer.Option("--shrink", help="Believe a listing that has lost more than a fifth of its records.")
     ] = False,
@@ -47,12 +49,12 @@ def run(
     Without days: every recorded day, or today when live.
     """
     mode: Mode = context.in_force(mode=None if live is None else "live" if live else "recorded").mode
-    if sweep and mode != "live":
-        raise AtlasError("Only a live source can be asked for everything: --sweep goes with --live.", usage=True)
+    if full_refresh and mode != "live":
+        raise AtlasError("Only a live source can be asked for everything: --full-refresh goes with --live.", usage=True)
     wanted = _wanted(partition, since, until)
     work = [(source, _days(source, mode, wanted)) for source in project.find_sources(sources or [])]
     if mode == "live" and not any(days for _, days in work):
-        begin = "; ".join(f"{source.name} on {source.since}" for source, _ in work)
+        begin = "; ".join(f"{source.name} on {source.start_date}" for source, _ in work)
         raise AtlasError(f"No source can be asked for these days. They begin: {begin}.", usage=True)
     if not any(days for _, days in work):
         there = "; ".join(
@@ -63,7 +65,14 @@ def run(
         from pipelines.cli import execute  # Dagster takes seconds to import
 
         execute.run(
-            warehouse, context.in_force(), work, mode=mode, full=full, sweep=sweep, shrink=shrink, notify=reporter
+            warehouse,
+            context.in_force(),
+            work,
+            mode=mode,
+            full=full,
+            full_refresh=full_refresh,
+            shrink=shrink,
+            notify=reporter,
         )
         rows = _row_counts(warehouse, [source for source, _ in work])
     _tell_what_stays([source for source, _ in work])
@@ -84,13 +93,13 @@ def land(
     """Land payloads from files, through the same door as fetched ones."""
     source, kind = project.find_stream(stream)
     window = _window(partition) if partition else None
-    if window and window.day < source.since:
-        raise AtlasError(f"{source.name} begins on {source.since}: {window.key} is no day of it.", usage=True)
+    if window and window.day < source.start_date:
+        raise AtlasError(f"{source.name} begins on {source.start_date}: {window.key} is no day of it.", usage=True)
     intake = brought.intake(source, kind, files, window)
     day = window.key if window else datetime.now(UTC).date().isoformat()
     with context.warehouse() as warehouse, show.reporting() as reporter:
-        landing.take_in(warehouse, source, day, nullcontext(intake), notify=reporter)
-        waiting = transforms.waiting(warehouse, source)
+        landing.land_intake(warehouse, source, day, nullcontext(intake), notify=reporter)
+        waiting = transforms.pending_partitions(warehouse, source)
     if waiting:
         show.err.print(f"To take it into the tables: atlas transform {source.name}", highlight=False)
     _tell_what_stays([source])
@@ -172,7 +181,7 @@ def _days(source: Source, mode: Mode, wanted: Wanted | None) -> list[date]:
     """The days a source is to be run for: of its recordings, or up to today when live."""
     today = datetime.now(UTC).date()
     first, last = wanted or ((None, None) if mode == "recorded" else (today, today))
-    first, last = max(first or source.since, source.since), min(last or today, today)
+    first, last = max(first or source.start_date, source.start_date), min(last or today, today)
     if mode == "recorded":
         return [day for day in recording.days(source) if first <= day <= last]
     return [first + timedelta(days=number) for number in range((last - first).days + 1)]
@@ -180,7 +189,7 @@ def _days(source: Source, mode: Mode, wanted: Wanted | None) -> list[date]:
 
 def _transformable(warehouse: Warehouse, source: Source, full: bool) -> list[str]:
     if not full:
-        return transforms.waiting(warehouse, source)
+        return transforms.pending_partitions(warehouse, source)
     with warehouse.connect() as connection:
         rows = connection.execute(
             "select distinct partition_key from staging.versions where stream = any(%s) and latest order by 1",

@@ -17,7 +17,7 @@ from pipelines.lineage import rebuild, snapshots, time_travel, trace
 from pipelines.maintenance import erasure
 from pipelines.transform import table_digests
 from pipelines.warehouse.database import Connection
-from pipelines.warehouse.table_spec import Shape, names
+from pipelines.warehouse.table_spec import TableSpec, names
 
 Workers = Annotated[int, typer.Option(min=1, help="How many sources are derived side by side.")]
 RunId = Annotated[str, typer.Argument(help="A run of the ledger, by its id or the beginning of it.", metavar="RUN")]
@@ -172,7 +172,7 @@ def _difference(each: dict[str, Any]) -> str:
     return "\n".join([line, *cells])
 
 
-def _print_rows(connection: Connection, shape: Shape, limit: int | None, json: bool) -> None:
+def _print_rows(connection: Connection, shape: TableSpec, limit: int | None, json: bool) -> None:
     """A table's rows as CSV, or as one JSON document; without what the engine fills."""
     query = sql.SQL("select {} from {} order by {} limit {}").format(
         names(shape.content), shape.target, names(shape.key), sql.Literal(limit) if limit else sql.SQL("all")

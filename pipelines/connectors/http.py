@@ -146,7 +146,7 @@ class Client:
             ) from None
         raise AssertionError("stamina ends with an answer or an error")
 
-    def look(
+    def get_record(
         self, target: str, shape: type[object], body: bytes | None = None, gone: frozenset[int] = GONE
     ) -> tuple[bytes, str] | None:
         """One record by its own URL, with the request that is stored; None where the source says that it is gone.

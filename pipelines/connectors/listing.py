@@ -19,7 +19,7 @@ import msgspec
 from pipelines.connectors.http import Client, request_of, without_secrets
 from pipelines.connectors.pagination import Below, Last, Numbered, Position, Step, replaced
 from pipelines.errors import SourceFault
-from pipelines.source import Checkpoint, Item, Mark, Payload, Swept, Window
+from pipelines.source import Checkpoint, Cursor, FullScan, Item, Payload, Window
 
 PageT = TypeVar("PageT")
 
@@ -112,7 +112,7 @@ class Listing(Generic[PageT]):
         self._first = str(httpx.URL(path, params=parameters))
         self._all = str(httpx.URL(path, params=among)) if among is not None else None
         self._cursor = window.cursors.get(name, {})
-        self._stop = None if window.sweep or overlap is None else self._known()
+        self._stop = None if window.full_refresh or overlap is None else self._known()
         self._conditional = conditional or self._stop is not None
         self._links: set[str] = set()
         self._keys: deque[set[str]] = deque(maxlen=MOST_IDLE_PAGES)
@@ -154,12 +154,12 @@ class Listing(Generic[PageT]):
         if moves and self._overlap is not None and self._state.high is not None:
             cursor["value"] = _plain(self._mark(self._state.high))
         if self._overlap is not None or self._conditional:
-            yield Mark(self._name, cursor)
+            yield Cursor(self._name, cursor)
         if self._state.ended == "end" and self._stop is None:
             if self._all is None:
-                yield Swept(self._kind, self._state.answers)
+                yield FullScan(self._kind, self._state.answers)
             elif self._state.high is not None:
-                yield Swept(self._kind, self._state.answers, self._between())
+                yield FullScan(self._kind, self._state.answers, self._between())
             else:
                 self._client.notes["listings that tell nothing, of which nothing is concluded"] += 1
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from pipelines.errors import NotRecorded, Refused, SourceFault
 from pipelines.ledger import Run
-from pipelines.source import Payload, Source, Swept
+from pipelines.source import FullScan, Payload, Source
 
 Look = Callable[[str, str], Payload | None]
 
@@ -35,10 +35,10 @@ class Missing:
 def missing(
     run: Run,
     source: Source,
-    swept: Iterable[Swept],
+    full_scans: Iterable[FullScan],
     kept: set[tuple[str, str]],
     at: datetime,
-    look: Look | None,
+    get_record: Look | None,
     *,
     shrink: bool,
 ) -> Missing:
@@ -48,7 +48,7 @@ def missing(
     listing that has lost more than a fifth of its records.
     """
     found = Missing()
-    for each in swept:
+    for each in full_scans:
         stream = source.streams[each.kind]
         unread, told, absent = _compared(run, stream, each, at)
         absent = [row for row in absent if (each.kind, row["external_id"]) not in kept]
@@ -56,7 +56,7 @@ def missing(
             continue
         if unread:
             found.notes["not deleted: payloads without a readable id"] = len(absent)
-        elif each.answers > 1 and look is None:
+        elif each.answers > 1 and get_record is None:
             found.notes["not deleted: told in several answers, and none can be looked at by itself"] = len(absent)
         elif not shrink and _unbelievable(told, len(absent)):
             raise SourceFault(
@@ -64,7 +64,7 @@ def missing(
                 "Nothing of this run is published. If they are gone indeed, run it again with --shrink."
             )
         else:
-            _look(found, each.kind, absent, look)
+            _look(found, each.kind, absent, get_record)
     return found
 
 
@@ -72,12 +72,12 @@ def _unbelievable(told: int, absent: int) -> bool:
     return not told or absent > max(ALWAYS_BELIEVED, GREATEST_LOSS * (told + absent))
 
 
-def _compared(run: Run, stream: str, swept: Swept, at: datetime) -> tuple[int, int, list[dict[str, Any]]]:
+def _compared(run: Run, stream: str, full_scans: FullScan, at: datetime) -> tuple[int, int, list[dict[str, Any]]]:
     """Payloads without a readable id, records told, and the records that were there before and are not told.
 
     The last two of the ids that the listing is of, in the order of numbers, which no other stream's ids need be.
     """
-    above, below = ("" if each is None else str(each) for each in swept.between)
+    above, below = ("" if each is None else str(each) for each in full_scans.between)
     parameters = {"run": run.id, "stream": stream, "at": at, "above": above, "below": below}
     row = run.connection.execute(
         """
@@ -115,10 +115,10 @@ def _compared(run: Run, stream: str, swept: Swept, at: datetime) -> tuple[int, i
     return row["unread"], row["told"], absent
 
 
-def _look(found: Missing, kind: str, absent: list[dict[str, Any]], look: Look | None) -> None:
+def _look(found: Missing, kind: str, absent: list[dict[str, Any]], get_record: Look | None) -> None:
     for row in absent:
         try:
-            payload = look(kind, row["external_id"]) if look else None
+            payload = get_record(kind, row["external_id"]) if get_record else None
         except (NotRecorded, Refused) as error:
             who = "the recording does not say" if isinstance(error, NotRecorded) else "the source refuses to say"
             name = f"not deleted: {who} what became of them"

@@ -27,7 +27,7 @@ from pipelines.warehouse.database import Warehouse
 
 @contextmanager
 def opened(
-    warehouse: Warehouse, source: Source, window: Window, mode: Mode, *, sweep: bool = False
+    warehouse: Warehouse, source: Source, window: Window, mode: Mode, *, full_refresh: bool = False
 ) -> Iterator[Intake]:
     """What a source says about a day: as recorded, or live.
 
@@ -36,12 +36,12 @@ def opened(
     asked: dict[str, str | bool] = {}
     with ExitStack() as stack:
         if mode == "recorded":
-            place, window = _recorded(stack, source, window), replace(window, sweep=not source.dated)
+            place, window = _recorded(stack, source, window), replace(window, full_refresh=not source.supports_backfill)
         else:
             ledger.reap(warehouse)  # so that what a dead run of this day has landed is taken up
             failpoints.reached("fetch.reaped")
-            asked |= {"sweep": sweep, "read_from": _read_from(source)}
-            window = _live_window(warehouse, source, window, sweep=sweep)
+            asked |= {"full_refresh": full_refresh, "read_from": _read_from(source)}
+            window = _live_window(warehouse, source, window, full_refresh=full_refresh)
             failpoints.reached("fetch.window")
             place = stack.enter_context(live(warehouse, source))
         failpoints.reached("fetch.opened")
@@ -49,7 +49,7 @@ def opened(
             lambda resume: source.fetch(place, replace(window, resume=resume)),
             mode,
             window.start if mode == "recorded" else None,
-            look=_looking(source, place),
+            get_record=_looking(source, place),
             cursors=window.cursors,
             asked=asked,
             notes=place.notes if isinstance(place, Client) else Counter(),
@@ -64,14 +64,14 @@ def live(warehouse: Warehouse, source: Source) -> Iterator[Client | Path]:
         yield _folder(source, base_url)
         return
     contact = settings.load().contact
-    if source.wants_contact and not contact:
+    if source.requires_contact and not contact:
         raise AtlasError(
             f"The operator of {source.name} wants to know how to reach whoever asks. "
             "Set ATLAS_CONTACT, to a mail address or a user name there; it is sent in the User-Agent.",
             usage=True,
         )
     with ExitStack() as stack:
-        urls = {place: settings.base_url(source.stem, place) or url for place, url in source.more_urls.items()}
+        urls = {place: settings.base_url(source.stem, place) or url for place, url in source.extra_urls.items()}
         places = {
             place: stack.enter_context(_client(warehouse, stack, source, url, contact))
             for place, url in urls.items()
@@ -106,20 +106,20 @@ def _recorded(stack: ExitStack, source: Source, window: Window) -> Client | Path
         return recorded.path()
     places = {
         place: stack.enter_context(Client(source.name, f"https://{place}", transport=recorded.transport()))
-        for place in source.more_urls
+        for place in source.extra_urls
     }
     return stack.enter_context(Client(source.name, source.base_url, transport=recorded.transport(), places=places))
 
 
-def _live_window(warehouse: Warehouse, source: Source, window: Window, *, sweep: bool) -> Window:
+def _live_window(warehouse: Warehouse, source: Source, window: Window, *, full_refresh: bool) -> Window:
     current = window.day == datetime.now(UTC).date()
-    if not current and not source.dated:
+    if not current and not source.supports_backfill:
         raise AtlasError(
             f"{source.name} tells only how it is now: {window.key} cannot be fetched any more. "
             "What was fetched that day is re-derived with: "
             f"atlas transform {source.name} --partition {window.key} --full"
         )
-    return replace(window, current=current, sweep=sweep, cursors=_marks(warehouse, source))
+    return replace(window, current=current, full_refresh=full_refresh, cursors=_marks(warehouse, source))
 
 
 def _read_from(source: Source) -> str:
@@ -149,12 +149,12 @@ def _marks(warehouse: Warehouse, source: Source) -> dict[str, Any]:
 
 
 def _looking(source: Source, place: Client | Path) -> Any:
-    if source.look is None:
+    if source.get_record is None:
         return None
-    look = source.look
+    get_record = source.get_record
 
     def one(kind: str, external_id: str) -> Payload | None:
-        return look(place, kind, external_id)
+        return get_record(place, kind, external_id)
 
     return one
 

@@ -104,7 +104,7 @@ class Paths:
             node.tally(row["type"]).before = row["payloads"]
         self.named = sum(1 for _ in self.root.each())
 
-    def look(self, value: Any, sample: bytes) -> None:
+    def inspect(self, value: Any, sample: bytes) -> None:
         """Looks at a payload."""
         self.number += 1
         self._look(self.root, value, sample)

@@ -30,7 +30,7 @@ from pipelines.landing.stage_bodies import Bodies, Progress
 from pipelines.landing.validate import Arrival, Examiner
 from pipelines.ledger import Run
 from pipelines.quarantine import Rejected
-from pipelines.source import Checkpoint, Item, Mark, Payload, Skipped, Source, Swept
+from pipelines.source import Checkpoint, Cursor, FullScan, Item, Payload, Skipped, Source
 from pipelines.warehouse.database import Connection, Warehouse
 
 BATCH_BYTES = 8 * 1024 * 1024
@@ -57,7 +57,7 @@ class Intake:
     items: Callable[[dict[str, dict[str, Any]]], Iterable[Item]]
     mode: str
     fetched_at: datetime | None = None
-    look: Look | None = None
+    get_record: Look | None = None
     cursors: Mapping[str, Any] = field(default_factory=dict)
     asked: dict[str, str | bool] = field(default_factory=dict)
     notes: Counter[str] = field(default_factory=Counter)
@@ -78,10 +78,10 @@ def land(
     mends: the quarantine entry that the items are mended bytes of.
     """
     intake = Intake(lambda _: items, "brought", fetched_at)
-    return take_in(warehouse, source, partition, nullcontext(intake), mends=mends, notify=notify)
+    return land_intake(warehouse, source, partition, nullcontext(intake), mends=mends, notify=notify)
 
 
-def take_in(
+def land_intake(
     warehouse: Warehouse,
     source: Source,
     partition: str,
@@ -191,23 +191,23 @@ class _Landing:
                 self._flush(checkpoint=True)
                 self.bodies.settle()
                 failpoints.reached("land.checkpointed")
-            case Mark():
+            case Cursor():
                 self.marks[item.listing] = dict(item.cursor)
-            case Swept() if self.intake.mode != "brought":
+            case FullScan() if self.intake.mode != "brought":
                 others = [
-                    each for each in self.progress.swept if (each.kind, each.between) != (item.kind, item.between)
+                    each for each in self.progress.full_scans if (each.kind, each.between) != (item.kind, item.between)
                 ]
-                self.progress.swept = [*others, item]
+                self.progress.full_scans = [*others, item]
 
     def _complete(self, *, shrink: bool) -> list[tuple[int, str]]:
         """Lands what complete listings left out; the records that they prove gone."""
         found = missing(
             self.run,
             self.source,
-            self.progress.swept,
+            self.progress.full_scans,
             set(self.progress.kept),
             self.progress.began,
-            self.intake.look,
+            self.intake.get_record,
             shrink=shrink,
         )
         for payload in found.there:

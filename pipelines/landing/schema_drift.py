@@ -1,6 +1,6 @@
 """`ops.schema_drift`: which JSON paths the payloads of a stream have, of which types, since and until which run.
 
-    new bodies ──sample──> Drift.look ──publish──> ops.schema_drift ──> changes: paths that are new, or gone
+    new bodies ──sample──> Drift.inspect ──publish──> ops.schema_drift ──> changes: paths that are new, or gone
 
 A landing looks at new bodies only: all of the first `WHOLE`, then one in `ONE_IN` as their digests fall, and at none
 that is too large to be decoded (`fidelity.LARGE`). Of counters that changed alone, and of bodies that an earlier run
@@ -42,13 +42,13 @@ class Drift:
         self.streams: dict[str, Paths] = {}
         self.offered = 0
 
-    def look(self, stream: str, body: bytes, digest: bytes) -> None:
+    def inspect(self, stream: str, body: bytes, digest: bytes) -> None:
         """Looks at a new body, if it is one of those that are looked at."""
         paths = self._of(stream)
         paths.offered += 1
         self.offered += 1
         if paths.offered <= WHOLE or digest[0] < 256 // ONE_IN:
-            paths.look(_decoded(body), digest)
+            paths.inspect(_decoded(body), digest)
 
     def keep(self, written: int) -> list[dict[str, Any]]:
         """Writes what the run saw, in the transaction that publishes it; what it shows as new or gone.
@@ -63,7 +63,7 @@ class Drift:
                 paths.look_at_counters(_decoded(row["counters"]), self.counters[row["stream"]], row["digest"])
         if written > self.offered:
             for row in connection.execute(ADOPTED, parameters).fetchall():
-                self._of(row["stream"]).look(_decoded(row["body"]), row["digest"])
+                self._of(row["stream"]).inspect(_decoded(row["body"]), row["digest"])
         rows = [row for paths in self.streams.values() for row in paths.rows()]
         if not rows:
             return []

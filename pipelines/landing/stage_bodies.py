@@ -19,7 +19,7 @@ from pipelines.landing.schema_drift import Drift
 from pipelines.landing.validate import Arrival
 from pipelines.ledger import Run
 from pipelines.quarantine import Rejected
-from pipelines.source import Swept
+from pipelines.source import FullScan
 from pipelines.warehouse import locks
 from pipelines.warehouse.database import Connection
 
@@ -52,7 +52,7 @@ class Progress(msgspec.Struct):
     skipped: dict[str, int] = {}
     repaired: dict[str, int] = {}
     kept: list[tuple[str, str]] = []
-    swept: list[Swept] = []
+    full_scans: list[FullScan] = []
 
 
 class Bodies:
@@ -131,7 +131,7 @@ class Bodies:
             counters = arrival.counted.digest if arrival.counted else None
             self._repaired(repairs)
             if not large:
-                self.drift.look(arrival.stream, body, arrival.digest)
+                self.drift.inspect(arrival.stream, body, arrival.digest)
             rows.append((arrival.digest, counters, body, arrival.body if repairs else None, repairs or None))
         return rows, rejected
 

@@ -22,7 +22,7 @@ from pipelines.transform import run as transform
 from pipelines.warehouse import locks
 from pipelines.warehouse.database import Connection, Warehouse
 from pipelines.warehouse.declare import metadata
-from pipelines.warehouse.table_spec import Shape, fields, names
+from pipelines.warehouse.table_spec import TableSpec, fields, names
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,9 @@ def rebuild(warehouse: Warehouse, domain: str, *, workers: int, notify: Callable
             "tables": {name: vars(each) for name, each in counts.items()},
             "sql": {select.file.address: select.file.digest for select in every},
             "code": codes,
-            "content": table_digests.count(run.connection, [Shape(like(table, domain)) for table in tables.values()]),
+            "content": table_digests.count(
+                run.connection, [TableSpec(like(table, domain)) for table in tables.values()]
+            ),
         }
         run.publish(total, stats)
         failpoints.reached("rebuild.published")
@@ -94,7 +96,7 @@ def check(
         ledger.reading(warehouse) as connection,
         derived(warehouse, domain, connection, workers=workers, notify=notify) as (tables, _),
     ):
-        return [_compared(connection, Shape(like(table, domain)), Shape(table)) for table in tables.values()]
+        return [_compared(connection, TableSpec(like(table, domain)), TableSpec(table)) for table in tables.values()]
 
 
 @contextmanager
@@ -121,7 +123,7 @@ def like(table: Table, domain: str) -> Table:
     return metadata.tables[f"{domain}.{table.name}"]
 
 
-def _compared(connection: Connection, live: Shape, derived: Shape) -> Compared:
+def _compared(connection: Connection, live: TableSpec, derived: TableSpec) -> Compared:
     row = connection.execute(
         sql.SQL(
             """
@@ -148,7 +150,7 @@ def _compared(connection: Connection, live: Shape, derived: Shape) -> Compared:
 def _replace(connection: Connection, domain: str, tables: Tables) -> dict[str, Counts]:
     """Makes a domain's tables what was derived beside them, by writing what differs."""
     counts = {}
-    shapes = [(Shape(like(table, domain)), Shape(table)) for table in tables.values()]
+    shapes = [(TableSpec(like(table, domain)), TableSpec(table)) for table in tables.values()]
     connection.execute("set constraints all deferred")
     for live, new in shapes:
         row = connection.execute(_merge(live, new)).fetchone()
@@ -166,7 +168,7 @@ def _replace(connection: Connection, domain: str, tables: Tables) -> dict[str, C
     return counts
 
 
-def _merge(live: Shape, new: Shape) -> sql.Composed:
+def _merge(live: TableSpec, new: TableSpec) -> sql.Composed:
     rest = [column for column in live.content if column not in live.key]
     changed = sql.SQL("{} = {}")
     assignments = [changed.format(sql.Identifier(column), sql.Identifier("s", column)) for column in rest]
@@ -207,12 +209,12 @@ def _set_aside(run: Run, aside: Aside, code: str, counts: dict[str, Counts]) -> 
     for name, rows in (("misfits", aside.misfits), ("waiting", aside.waiting)):
         with connection.cursor().copy(sql.SQL("copy {} from stdin").format(sql.Identifier(name))) as copy:
             copy.write(rows)
-    transform.into_force(run, aside.source, code)
+    transform.record_applied(run, aside.source, code)
     for row in connection.execute("select table_name, count(*) as number from misfits group by table_name"):
         counts[row["table_name"]] += Counts(fetched=row["number"], quarantined=row["number"])
 
 
-def _bytes(connection: Connection, shape: Shape) -> bytes:
+def _bytes(connection: Connection, shape: TableSpec) -> bytes:
     """sha256 of what COPY writes of a table, by its key, audit columns left out."""
     digest = hashlib.sha256()
     query = sql.SQL("copy (select {} from {} order by {}) to stdout").format(

@@ -22,12 +22,12 @@ from pipelines.lineage import snapshots
 from pipelines.lineage.snapshots import InForce
 from pipelines.project import Select
 from pipelines.source import Source
-from pipelines.transform.apply import Derivation
-from pipelines.transform.change_set import Scope
+from pipelines.transform.apply import Applier
+from pipelines.transform.change_set import ChangeSet
 from pipelines.warehouse import locks
 from pipelines.warehouse.database import Connection, Warehouse
 from pipelines.warehouse.declare import metadata
-from pipelines.warehouse.table_spec import Shape
+from pipelines.warehouse.table_spec import TableSpec
 
 Tables = dict[str, Table]
 """Tables of a schema by their bare names, parents first."""
@@ -190,11 +190,13 @@ def _derive_source(
                 raise project.without_selects(source.name)
             now = [Select(select.file, tables[select.table.name]) for select in project.selects(source.name)]
             found = InForce(found.versions, [0] * len(found.versions), [now])
-        scope = Scope(connection, source)
+        scope = ChangeSet(connection, source)
         if not scope.begin_with(found.versions, found.numbers, publish_seq):
             return Aside(source)
         used = {select.table.name for edition in found.editions for select in edition}
-        derivation = Derivation(scope, found.editions, [Shape(table) for name, table in tables.items() if name in used])
+        derivation = Applier(
+            scope, found.editions, [TableSpec(table) for name, table in tables.items() if name in used]
+        )
         derivation.all()
         if derivation.unreadable:
             raise AtlasError(

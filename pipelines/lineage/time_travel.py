@@ -18,7 +18,7 @@ from pipelines.lineage.shadow_schema import Tables, beside, derive
 from pipelines.lineage.snapshots import Moment
 from pipelines.transform import table_digests
 from pipelines.warehouse.database import Connection, Warehouse
-from pipelines.warehouse.table_spec import Shape, fields, names
+from pipelines.warehouse.table_spec import TableSpec, fields, names
 
 NOTHING = {"rows": 0, "digest": table_digests.written(0)}
 
@@ -32,19 +32,19 @@ class Then:
     tables: Tables
     recorded: dict[str, dict[str, Any]]
 
-    def shape(self, table: str) -> Shape:
+    def shape(self, table: str) -> TableSpec:
         """A table of then, by its name in the domain."""
         name = table.removeprefix(f"{self.domain}.")
         if name not in self.tables:
             there = ", ".join(f"{self.domain}.{each}" for each in self.tables)
             raise AtlasError(f"There is no table {table!r} in {self.domain}. There are: {there}.", usage=True)
-        return Shape(self.tables[name])
+        return TableSpec(self.tables[name])
 
     def differing(self, connection: Connection) -> list[str]:
         """Names of the tables that are not what the runs of then had recorded."""
         found = []
         for name, table in self.tables.items():
-            counted = table_digests.counted(connection, Shape(table))
+            counted = table_digests.counted(connection, TableSpec(table))
             here = {"rows": counted["rows"], "digest": table_digests.written(counted["digest"])}
             if here != self.recorded.get(f"{self.domain}.{name}", NOTHING):
                 found.append(f"{self.domain}.{name}")
@@ -162,7 +162,7 @@ def differences(connection: Connection, before: Then, after: Then) -> Iterator[d
     a parent that came or went, a claim that was won or lost.
     """
     for name in after.tables:
-        old, new = Shape(before.tables[name]), Shape(after.tables[name])
+        old, new = TableSpec(before.tables[name]), TableSpec(after.tables[name])
         record = sql.SQL(
             "coalesce((new).record_id, (old).record_id)" if "record_id" in new.table.columns else "null::uuid"
         )

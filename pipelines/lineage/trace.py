@@ -14,7 +14,7 @@ from pipelines.errors import AtlasError
 from pipelines.maintenance import erasure
 from pipelines.warehouse.database import Connection
 from pipelines.warehouse.declare import metadata
-from pipelines.warehouse.table_spec import Shape
+from pipelines.warehouse.table_spec import TableSpec
 from pipelines.warehouse.trace_view import row_of
 
 
@@ -34,13 +34,13 @@ class Proof:
     counters: Any
 
 
-def table_of(name: str) -> Shape:
+def table_of(name: str) -> TableSpec:
     """A table of a domain, by `schema.table`."""
     project.load_tables()
     there = [table.fullname for table in metadata.sorted_tables if table.schema in project.domains()]
     if name not in there:
         raise AtlasError(f"There is no table {name!r} of a domain. There are: {', '.join(there)}.", usage=True)
-    return Shape(metadata.tables[name])
+    return TableSpec(metadata.tables[name])
 
 
 def trace(connection: Connection, table: str, key: str) -> Proof:
@@ -67,7 +67,7 @@ def trace(connection: Connection, table: str, key: str) -> Proof:
     return Proof(row, proof, about["landed"], about["derived"], about["text"], about["body"], about["counters"])
 
 
-def _row(connection: Connection, shape: Shape, key: str) -> tuple[dict[str, Any], str]:
+def _row(connection: Connection, shape: TableSpec, key: str) -> tuple[dict[str, Any], str]:
     """The row of a key, and the key as `ops.trace` has it."""
     condition = _has_key(connection, shape, key)
     ways = [condition] if condition is not None else []
@@ -96,7 +96,7 @@ def _row(connection: Connection, shape: Shape, key: str) -> tuple[dict[str, Any]
     )
 
 
-def _has_key(connection: Connection, shape: Shape, key: str) -> sql.Composed | None:
+def _has_key(connection: Connection, shape: TableSpec, key: str) -> sql.Composed | None:
     """That a row `t` has a key, in the types of its columns, so that an index finds it; None where it can be no key."""
     parts = list(zip(shape.key, key.split(" ", len(shape.key) - 1), strict=False))
     valid = connection.execute(

@@ -60,7 +60,7 @@ def erase(
             for number, statement in enumerate(BEGIN):
                 run.connection.execute(statement, parameters)
                 failpoints.reached("erase.begun", str(number))
-            counts, stats = transform.take_in(run, source)
+            counts, stats = transform.apply_pending(run, source)
             failpoints.reached("erase.taken_in")
             removed = {what: _removed(run.connection, what, parameters) for what in REMOVE}
             removed["versions"] -= 1  # the tombstone, which is of this run

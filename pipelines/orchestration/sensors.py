@@ -37,16 +37,16 @@ def news_sensor(source: Source) -> dg.SensorDefinition:
     @dg.sensor(
         name=f"{source.domain}__{source.stem}__news",
         target=dg.AssetSelection.assets(staging_key(source)),
-        minimum_interval_seconds=int(source.every.total_seconds()),
+        minimum_interval_seconds=int(source.poll_interval.total_seconds()),
         default_status=dg.DefaultSensorStatus.RUNNING,
         description=f"Asks {source.name} for news; a run that failed is tried again.",
     )
     def news(context: dg.SensorEvaluationContext) -> dg.SkipReason | dg.RunRequest:
-        if settings.load().mode != "live" or source.probe is None:
+        if settings.load().mode != "live" or source.change_token is None:
             return dg.SkipReason(NOT_LIVE)
         try:
             with Atlas().opened() as warehouse, extract.live(warehouse, source) as place:
-                seen = source.probe(place)
+                seen = source.change_token(place)
                 failed = _failed(warehouse, source)
         except AtlasError as error:
             return dg.SkipReason(str(error))
@@ -69,14 +69,14 @@ def sweep_schedule(source: Source, cron: str) -> dg.ScheduleDefinition:
         default_status=dg.DefaultScheduleStatus.RUNNING,
         description=f"Asks {source.name} for everything it has.",
     )
-    def sweep(context: dg.ScheduleEvaluationContext) -> dg.SkipReason | dg.RunRequest:
+    def full_refresh(context: dg.ScheduleEvaluationContext) -> dg.SkipReason | dg.RunRequest:
         if settings.load().mode != "live":
             return dg.SkipReason(NOT_LIVE)
         day = context.scheduled_execution_time.date().isoformat()
-        config = {"ops": {landing_op(source): {"config": {"sweep": True}}}}
+        config = {"ops": {landing_op(source): {"config": {"full_refresh": True}}}}
         return dg.RunRequest(run_key=day, partition_key=day, run_config=config)
 
-    return sweep
+    return full_refresh
 
 
 def _failed(warehouse: Warehouse, source: Source) -> bool:
@@ -87,6 +87,6 @@ def _failed(warehouse: Warehouse, source: Source) -> bool:
             select status = 'failed' and ended_at < now() - %s as again from ops.fetch_runs
             where stream = %s and kind = 'land' order by fetch_run_id desc limit 1
             """,
-            [source.every, source.name],
+            [source.poll_interval, source.name],
         ).fetchone()
     return bool(row and row["again"])

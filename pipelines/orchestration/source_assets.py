@@ -32,7 +32,7 @@ Work = Callable[[Warehouse, str], Run]
 class LandConfig(dg.Config):
     """sweep: asks for everything, not only for what is new. shrink: believes a listing that has lost many records."""
 
-    sweep: bool = False
+    full_refresh: bool = False
     shrink: bool = False
 
 
@@ -52,7 +52,7 @@ def table_key(select: Select) -> dg.AssetKey:
 
 def days(source: Source) -> dg.DailyPartitionsDefinition:
     """A partition a day, today's included."""
-    return dg.DailyPartitionsDefinition(start_date=source.since.isoformat(), end_offset=1)
+    return dg.DailyPartitionsDefinition(start_date=source.start_date.isoformat(), end_offset=1)
 
 
 def landing_op(source: Source) -> str:
@@ -84,11 +84,13 @@ def staging_asset(source: Source) -> dg.AssetsDefinition:
         atlas: Atlas = context.resources.atlas
 
         def work(warehouse: Warehouse, partition: str) -> Run:
-            return landing.take_in(
+            return landing.land_intake(
                 warehouse,
                 source,
                 partition,
-                extract.opened(warehouse, source, Window.of(partition), atlas.source_mode, sweep=config.sweep),
+                extract.opened(
+                    warehouse, source, Window.of(partition), atlas.source_mode, full_refresh=config.full_refresh
+                ),
                 shrink=config.shrink,
                 dagster_run_id=context.run.run_id,
                 notify=atlas.notify,

@@ -20,11 +20,11 @@ from pipelines.errors import AtlasError
 from pipelines.ledger import Counts
 from pipelines.project import Select
 from pipelines.transform import merge_sql
-from pipelines.transform.change_set import Scope
-from pipelines.transform.constraints import Split
-from pipelines.transform.dependents import Growth
+from pipelines.transform.change_set import ChangeSet
+from pipelines.transform.constraints import RowValidator
+from pipelines.transform.dependents import DependentRecords
 from pipelines.warehouse.database import Connection
-from pipelines.warehouse.table_spec import Shape, names, shared_tables
+from pipelines.warehouse.table_spec import TableSpec, names, shared_tables
 
 
 class StillReferred(Exception):
@@ -43,19 +43,19 @@ class Change:
     digest: int = 0
 
 
-class Derivation:
+class Applier:
     """One source's way from a scope to tables, inside one transaction.
 
     editions: the SELECT files, once for each text that they had, where versions were derived by several. shapes: the
     tables, parents before those that refer to them; of one that no SELECT fills, the rows of the scope go.
     """
 
-    def __init__(self, scope: Scope, editions: Sequence[Sequence[Select]], shapes: Sequence[Shape]) -> None:
+    def __init__(self, scope: ChangeSet, editions: Sequence[Sequence[Select]], shapes: Sequence[TableSpec]) -> None:
         self.scope, self.editions, self.shapes = scope, editions, shapes
         self.connection = scope.connection
         self.shared = shared_tables(self.shapes)
-        self.split = Split(self.connection, self.shapes)
-        self.growth = Growth(scope, shapes)
+        self.split = RowValidator(self.connection, self.shapes)
+        self.growth = DependentRecords(scope, shapes)
         self.changes: dict[str, Change] = {}
         self.unreadable = 0
 
@@ -128,7 +128,7 @@ class Derivation:
                 self.connection.execute(shape.settle())
             self.connection.execute(sql.SQL("analyze {}").format(shape.incoming))
 
-    def _add(self, shape: Shape, query: sql.Composed, select: Select) -> None:
+    def _add(self, shape: TableSpec, query: sql.Composed, select: Select) -> None:
         if not shape.yielded:
             self.connection.execute(sql.SQL("create temp table {} on commit drop as {}").format(shape.incoming, query))
             shape.read_types(self.connection, select.file.address)
@@ -137,9 +137,9 @@ class Derivation:
         else:
             self._add_other(shape, query, select)
 
-    def _add_other(self, shape: Shape, query: sql.Composed, select: Select) -> None:
+    def _add_other(self, shape: TableSpec, query: sql.Composed, select: Select) -> None:
         """Adds what another edition yields: perhaps other columns, or columns of another type, which meet as text."""
-        other = Shape(shape.table, prefix="other")
+        other = TableSpec(shape.table, prefix="other")
         self.connection.execute(sql.SQL("create temp table {} on commit drop as {}").format(other.incoming, query))
         other.read_types(self.connection, select.file.address)
         for column, kind in other.yielded.items():
@@ -221,7 +221,9 @@ class Derivation:
         self.connection.execute("set constraints all immediate")
         failpoints.reached("write.checked")
 
-    def _prune(self, shapes: Sequence[Shape], counts: dict[str, Counts], *, referred: bool = False) -> list[Shape]:
+    def _prune(
+        self, shapes: Sequence[TableSpec], counts: dict[str, Counts], *, referred: bool = False
+    ) -> list[TableSpec]:
         """Takes away what is no longer yielded, unless it is referred to; the tables of which rows are left so."""
         held = []
         for shape in shapes:
@@ -230,7 +232,7 @@ class Derivation:
             failpoints.reached("write.pruned", shape.table.name)
         return held
 
-    def _take_away(self, shape: Shape, statement: sql.Composed, counts: dict[str, Counts]) -> int:
+    def _take_away(self, shape: TableSpec, statement: sql.Composed, counts: dict[str, Counts]) -> int:
         """Runs a statement that deletes; how many rows it had to leave."""
         gone = self.connection.execute(statement).fetchone()
         assert gone is not None

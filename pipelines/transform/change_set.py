@@ -18,7 +18,7 @@ from pipelines.warehouse.database import Connection
 EVERYWHERE = sql.SQL("")
 
 
-class Scope:
+class ChangeSet:
     """One run's scope, in temporary tables that last as long as its transaction.
 
     `scope` has a version a record, `bodies` the payloads with their newest counters, `seen` the observations, and

@@ -13,18 +13,18 @@ from psycopg import sql
 from pipelines import failpoints
 from pipelines.ledger import Counts
 from pipelines.transform import rejects
-from pipelines.transform.key_conflicts import Claims
+from pipelines.transform.key_conflicts import ConflictResolver
 from pipelines.warehouse.database import Connection
-from pipelines.warehouse.table_spec import Reference, Shape, names
+from pipelines.warehouse.table_spec import Reference, TableSpec, names
 
 TRUE = sql.SQL("true")
 
 
-class Split:
+class RowValidator:
     """The rows of one run's SELECTs, before they are merged."""
 
-    def __init__(self, connection: Connection, shapes: Sequence[Shape]) -> None:
-        self.connection, self.shapes, self.claims = connection, shapes, Claims(connection)
+    def __init__(self, connection: Connection, shapes: Sequence[TableSpec]) -> None:
+        self.connection, self.shapes, self.claims = connection, shapes, ConflictResolver(connection)
 
     def alone(self) -> None:
         """Splits off the rows that do not fit whatever others there are."""
@@ -63,7 +63,7 @@ class Split:
         self.connection.execute("delete from misfits where reason <> 'select_fails'")
         self.connection.execute("truncate waiting")
 
-    def _types(self, shape: Shape) -> None:
+    def _types(self, shape: TableSpec) -> None:
         for column in shape.yielded:
             wanted = shape.type_of(column)
             if shape.yielded[column] == wanted.lower():
@@ -78,7 +78,7 @@ class Split:
                 detail=sql.SQL("(select message from pg_input_error_info({}, {}))").format(text, sql.Literal(wanted)),
             )
 
-    def _missing(self, shape: Shape) -> None:
+    def _missing(self, shape: TableSpec) -> None:
         for column in shape.yielded:
             if not shape.table.columns[column].nullable:
                 rejects.split(
@@ -90,7 +90,7 @@ class Split:
                     detail=sql.Literal(f"{column} has no value"),
                 )
 
-    def _checks(self, shape: Shape) -> None:
+    def _checks(self, shape: TableSpec) -> None:
         for check in shape.checks:
             rejects.split(
                 self.connection,
@@ -103,7 +103,7 @@ class Split:
                 detail=sql.Literal(str(check.sqltext)),
             )
 
-    def _duplicates(self, shape: Shape) -> int:
+    def _duplicates(self, shape: TableSpec) -> int:
         return self.connection.execute(
             sql.SQL(
                 """
@@ -116,10 +116,10 @@ class Split:
             ).format(incoming=shape.incoming, columns=names(list(shape.yielded)))
         ).rowcount
 
-    def _reference(self, shape: Shape, reference: Reference) -> None:
+    def _reference(self, shape: TableSpec, reference: Reference) -> None:
         if reference.column not in shape.yielded:
             return
-        parent = Shape(reference.table)
+        parent = TableSpec(reference.table)
         (key,) = parent.key
         column = sql.Identifier("o", reference.column)
         feeds = any(each.table is reference.table for each in self.shapes)
@@ -154,10 +154,10 @@ class Split:
             detail=sql.Literal(f"its row of {parent.name} is missing or does not fit"),
         )
 
-    def _unreferenced(self, shape: Shape) -> None:
+    def _unreferenced(self, shape: TableSpec) -> None:
         (key,) = shape.key
         places = [(child, child.incoming) for child in self.shapes]
-        places += [(child, child.target) for child in map(Shape, shape.table.metadata.sorted_tables)]
+        places += [(child, child.target) for child in map(TableSpec, shape.table.metadata.sorted_tables)]
         referred = [
             sql.SQL("exists (select from {} r where r.{} = o.{})").format(
                 place, sql.Identifier(reference.column), sql.Identifier(key)

@@ -12,14 +12,14 @@ from collections.abc import Sequence
 from psycopg import sql
 
 from pipelines import failpoints
-from pipelines.transform.change_set import Scope
-from pipelines.warehouse.table_spec import Shape
+from pipelines.transform.change_set import ChangeSet
+from pipelines.warehouse.table_spec import TableSpec
 
 
-class Growth:
+class DependentRecords:
     """The growth of one scope, by what its SELECTs have yielded so far."""
 
-    def __init__(self, scope: Scope, shapes: Sequence[Shape]) -> None:
+    def __init__(self, scope: ChangeSet, shapes: Sequence[TableSpec]) -> None:
         self.scope, self.connection, self.shapes = scope, scope.connection, shapes
 
     def grow(self, *, contested: bool) -> bool:
@@ -37,12 +37,12 @@ class Growth:
             failpoints.reached("growth.due", shape.table.name)
         return self.scope.extend()
 
-    def _due(self, query: sql.SQL, shape: Shape, **parts: sql.Composable) -> None:
+    def _due(self, query: sql.SQL, shape: TableSpec, **parts: sql.Composable) -> None:
         self.connection.execute(
             query.format(incoming=shape.incoming, target=shape.target, **{"name": sql.Literal(shape.name), **parts})
         )
 
-    def _claims(self, shape: Shape, *, contested: bool) -> None:
+    def _claims(self, shape: TableSpec, *, contested: bool) -> None:
         """Records outside the scope that have a key, or a unique value, which a row of the scope claims."""
         claimed = [shape.key]
         if contested:
@@ -56,7 +56,7 @@ class Growth:
             told = sql.SQL("n.record_id is not null" if shape.told else "true")
             self._due(CLAIMED, shape, typed=shape.typed(), same=same, told=told)
 
-    def _referrers(self, shape: Shape) -> None:
+    def _referrers(self, shape: TableSpec) -> None:
         """Records with rows that refer to a row of the scope which is about to be pruned."""
         referring = [
             (child, reference)

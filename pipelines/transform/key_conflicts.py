@@ -10,16 +10,16 @@ from sqlalchemy import UniqueConstraint
 
 from pipelines.transform import rejects
 from pipelines.warehouse.database import Connection
-from pipelines.warehouse.table_spec import Shape, names
+from pipelines.warehouse.table_spec import TableSpec, names
 
 
-class Claims:
+class ConflictResolver:
     """The claims of one run's rows."""
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
 
-    def held(self, shape: Shape) -> int:
+    def held(self, shape: TableSpec) -> int:
         """Takes away rows that have a key or a unique value of a row that stays, as its record is left out; how many
         are no misfits.
         """
@@ -40,7 +40,7 @@ class Claims:
                 rejects.split(self.connection, shape, lost, reason="unique", constraint=str(unique.name), detail=detail)
         return held
 
-    def decide(self, shape: Shape) -> int:
+    def decide(self, shape: TableSpec) -> int:
         """Takes away rows that have a key or a unique value of another; how many are told twice, and are no misfits.
 
         The smallest row has what it claims. What lost one claim is not there to win another, so that rows are decided
@@ -72,7 +72,7 @@ class Claims:
         self.connection.execute("drop table contested, losers")
         return twice
 
-    def _contest(self, shape: Shape, number: int, columns: list[str], unique: UniqueConstraint | None) -> int:
+    def _contest(self, shape: TableSpec, number: int, columns: list[str], unique: UniqueConstraint | None) -> int:
         """Notes the rows that claim what another one claims too."""
         known = (
             sql.SQL("true")
@@ -93,14 +93,14 @@ class Claims:
             ).format(number=sql.Literal(number), columns=names(columns, "n"), placed=rejects.placed(shape), known=known)
         ).rowcount
 
-    def _lost_keys(self, shape: Shape) -> int:
+    def _lost_keys(self, shape: TableSpec) -> int:
         """Takes away rows whose key another record has: they wait, and are no misfits."""
         lost = sql.SQL("o.ctid in (select place from losers where claim = 0 and not itself)")
         rejects.wait(self.connection, shape, lost, shape.name, WINNER, "claim")
         return self.connection.execute(sql.SQL("delete from {} o where {}").format(shape.incoming, lost)).rowcount
 
 
-def _claimable(shape: Shape) -> list[tuple[list[str], UniqueConstraint | None]]:
+def _claimable(shape: TableSpec) -> list[tuple[list[str], UniqueConstraint | None]]:
     """What each row of a record may have alone: its key, unique values."""
     if "record_id" not in shape.yielded:
         return []

@@ -6,7 +6,7 @@ the table's digest, or takes off it. Belongs here: statements that hold for any 
 
 from psycopg import sql
 
-from pipelines.warehouse.table_spec import Shape, names
+from pipelines.warehouse.table_spec import TableSpec, names
 
 SEEN = """(select seen.record_id, e.observed_at from seen join staging.observations e using (observation_id)) s
 where t.observed_at = s.observed_at and"""
@@ -17,7 +17,7 @@ KEPT = """and (
 """A mention changes nothing of what a record of its own tells, unless that is in scope and tells it no more."""
 
 
-def prune(shape: Shape, *, referred: bool = False) -> sql.Composed:
+def prune(shape: TableSpec, *, referred: bool = False) -> sql.Composed:
     """Deletes rows of the records in scope that are no longer yielded; notes the shared keys they let go.
 
     One row of how many there were, the sum of their hashes, and how many are held by rows that refer to them. referred:
@@ -56,20 +56,20 @@ def prune(shape: Shape, *, referred: bool = False) -> sql.Composed:
     ).format(doomed=doomed, target=shape.target, returned=sql.SQL(", ").join(returned), notes=sql.SQL("").join(notes))
 
 
-def _referred(shape: Shape) -> sql.Composable:
+def _referred(shape: TableSpec) -> sql.Composable:
     """Whether any row refers to a row."""
     referring = [
         sql.SQL("exists (select from {} r where r.{} = t.{})").format(
-            Shape(table).target, sql.Identifier(reference.column), sql.Identifier(*shape.key)
+            TableSpec(table).target, sql.Identifier(reference.column), sql.Identifier(*shape.key)
         )
         for table in shape.table.metadata.sorted_tables
-        for reference in Shape(table).references
+        for reference in TableSpec(table).references
         if reference.table is shape.table
     ]
     return sql.SQL("({})").format(sql.SQL(" or ").join(referring)) if referring else sql.SQL("false")
 
 
-def merge(shape: Shape) -> sql.Composed:
+def merge(shape: TableSpec) -> sql.Composed:
     """Writes `incoming`: inserts what is new, updates what differs; one row of created, updated, yielded, digest.
 
     A row that another record owns, outside the scope, must not be taken from it: its record_id then becomes NULL,
@@ -129,7 +129,7 @@ def merge(shape: Shape) -> sql.Composed:
     ).format(merged=merged, notes=notes, incoming=shape.incoming)
 
 
-def _assign(shape: Shape, column: str) -> sql.Composed:
+def _assign(shape: TableSpec, column: str) -> sql.Composed:
     if column != "record_id" or shape.told:
         return sql.SQL("{} = {}").format(sql.Identifier(column), sql.Identifier("s", column))
     return sql.SQL(
@@ -140,7 +140,7 @@ def _assign(shape: Shape, column: str) -> sql.Composed:
     ).format()
 
 
-def sweep(shape: Shape) -> sql.Composed:
+def sweep(shape: TableSpec) -> sql.Composed:
     """Deletes the shared rows that nothing refers to any more, of those let go in this run; as `prune` does."""
     (key,) = shape.key
     delete = sql.SQL(

@@ -8,12 +8,12 @@ Belongs here: moving rows. Not: which (`misfits`, `claims`).
 from psycopg import sql
 
 from pipelines.warehouse.database import Connection
-from pipelines.warehouse.table_spec import Shape
+from pipelines.warehouse.table_spec import TableSpec
 
 
 def split(
     connection: Connection,
-    shape: Shape,
+    shape: TableSpec,
     condition: sql.Composable,
     *,
     reason: str,
@@ -43,7 +43,7 @@ def split(
 
 
 def wait(
-    connection: Connection, shape: Shape, condition: sql.Composable, table: str, key: sql.Composable, reason: str
+    connection: Connection, shape: TableSpec, condition: sql.Composable, table: str, key: sql.Composable, reason: str
 ) -> None:
     """Notes for which row others wait: those that meet a condition, if a record has them."""
     if "record_id" in shape.yielded:
@@ -54,7 +54,7 @@ def wait(
         )
 
 
-def placed(shape: Shape) -> sql.Composed:
+def placed(shape: TableSpec) -> sql.Composed:
     """The rows of `incoming` as the table would hold them, each with its place; where types are read already."""
     columns = [
         sql.SQL("{} as {}").format(

@@ -19,12 +19,12 @@ from pipelines.ledger import Counts, Run
 from pipelines.project import Select
 from pipelines.source import Source
 from pipelines.transform import table_digests
-from pipelines.transform.apply import Derivation
-from pipelines.transform.change_set import Scope
+from pipelines.transform.apply import Applier
+from pipelines.transform.change_set import ChangeSet
 from pipelines.warehouse import locks
 from pipelines.warehouse.database import Connection, Warehouse
 from pipelines.warehouse.declare import metadata
-from pipelines.warehouse.table_spec import Shape
+from pipelines.warehouse.table_spec import TableSpec
 
 
 def code_version(selects: Sequence[Select]) -> str:
@@ -33,7 +33,7 @@ def code_version(selects: Sequence[Select]) -> str:
     return hashlib.sha256(listed.encode()).hexdigest()[:16]
 
 
-def waiting(warehouse: Warehouse, source: Source) -> list[str]:
+def pending_partitions(warehouse: Warehouse, source: Source) -> list[str]:
     """The partitions that hold what the SELECT files as they are have not derived yet; none where there are no such
     files.
     """
@@ -85,13 +85,13 @@ def transform(
         run.connection.transaction(),
     ):
         failpoints.reached("transform.begun")
-        run.publish(*take_in(run, source, full=full))
+        run.publish(*apply_pending(run, source, full=full))
         failpoints.reached("transform.published")
     failpoints.reached("transform.committed")
     return run
 
 
-def take_in(run: Run, source: Source, *, full: bool = False) -> tuple[Counts, dict[str, Any]]:
+def apply_pending(run: Run, source: Source, *, full: bool = False) -> tuple[Counts, dict[str, Any]]:
     """Brings what waits in the run's partition into the tables, inside the caller's transaction; what became of it."""
     locks.acquire_for_transaction(run.connection, locks.transform(source.domain))
     failpoints.reached("transform.locked")
@@ -103,20 +103,20 @@ class _Transform:
 
     def __init__(self, run: Run, source: Source, selects: Sequence[Select]) -> None:
         self.run, self.connection, self.source, self.selects = run, run.connection, source, selects
-        self.scope = Scope(run.connection, source)
+        self.scope = ChangeSet(run.connection, source)
         self.code = code_version(selects)
 
     def all(self, full: bool) -> tuple[Counts, dict[str, Any]]:
         records = self.scope.begin(self.run.partition, full=full, code=self.code)
         tables = {select.table for select in self.selects} | (self._forsaken() if records else set())
-        shapes = [Shape(table) for table in metadata.sorted_tables if table in tables]
-        derivation = Derivation(self.scope, [self.selects], shapes)
+        shapes = [TableSpec(table) for table in metadata.sorted_tables if table in tables]
+        derivation = Applier(self.scope, [self.selects], shapes)
         counts = derivation.no_counts()
         failpoints.reached("transform.scoped")
         if records:
             counts = derivation.all()
             failpoints.reached("transform.derived")
-            into_force(self.run, self.source, self.code)
+            record_applied(self.run, self.source, self.code)
             remember_sql(self.connection, self.selects)
             failpoints.reached("transform.remembered")
             self.run.advance(records)
@@ -142,11 +142,11 @@ class _Transform:
             table
             for table in metadata.sorted_tables
             if table.schema == self.source.domain and "record_id" in table.columns and table not in filled
-            if self.connection.execute(HOLDS.format(Shape(table).target), parameters).rowcount
+            if self.connection.execute(HOLDS.format(TableSpec(table).target), parameters).rowcount
         }
 
 
-def into_force(run: Run, source: Source, code: str) -> None:
+def record_applied(run: Run, source: Source, code: str) -> None:
     """Moves the versions and observations of the scope into force, and keeps what waits and what did not fit.
 
     No landing may retire them meanwhile. code: version of the SELECT files that derived them.

@@ -11,12 +11,12 @@ from typing import Any
 from psycopg import sql
 
 from pipelines import failpoints
-from pipelines.transform.apply import Change, Derivation
+from pipelines.transform.apply import Applier, Change
 from pipelines.warehouse.database import Connection
-from pipelines.warehouse.table_spec import Shape
+from pipelines.warehouse.table_spec import TableSpec
 
 
-def keep_up(connection: Connection, derivation: Derivation) -> dict[str, dict[str, Any]]:
+def keep_up(connection: Connection, derivation: Applier) -> dict[str, dict[str, Any]]:
     """Brings `ops.table_digests` up to what a derivation has written; rows and digest of each of its tables."""
     shapes = {shape.name: shape for shape in (*derivation.shapes, *derivation.shared)}
     if derivation.unreadable:  # rows of what was left out may have gone with those that they refer to
@@ -31,7 +31,7 @@ def keep_up(connection: Connection, derivation: Derivation) -> dict[str, dict[st
     return _keep(connection, kept) | count(connection, [shapes[name] for name in shapes.keys() - kept.keys()])
 
 
-def counted(connection: Connection, shape: Shape) -> dict[str, int]:
+def counted(connection: Connection, shape: TableSpec) -> dict[str, int]:
     """Rows and digest of a table, by reading all of it."""
     row = connection.execute(
         sql.SQL("select count(*) as rows, coalesce(sum({}), 0) as digest from {} as t").format(
@@ -42,7 +42,7 @@ def counted(connection: Connection, shape: Shape) -> dict[str, int]:
     return {"rows": row["rows"], "digest": _wrapped(int(row["digest"]))}
 
 
-def count(connection: Connection, shapes: Sequence[Shape]) -> dict[str, dict[str, Any]]:
+def count(connection: Connection, shapes: Sequence[TableSpec]) -> dict[str, dict[str, Any]]:
     """Brings `ops.table_digests` up to what tables hold, by reading all of them; rows and digest of each."""
     return _keep(connection, {shape.name: counted(connection, shape) for shape in shapes})
 

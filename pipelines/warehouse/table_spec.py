@@ -43,7 +43,7 @@ class Reference:
 
 
 @dataclass
-class Shape:
+class TableSpec:
     """One table that a run fills."""
 
     table: Table
@@ -205,7 +205,9 @@ class Shape:
 
     def shared_references(self) -> list[tuple[str, sql.Identifier]]:
         """References to shared tables: column, and the table that collects keys it let go."""
-        return [(each.column, Shape(each.table).loose) for each in self.references if not Shape(each.table).owned]
+        return [
+            (each.column, TableSpec(each.table).loose) for each in self.references if not TableSpec(each.table).owned
+        ]
 
     @property
     def content(self) -> list[str]:
@@ -222,8 +224,8 @@ class Shape:
         return sql.SQL("hash_record_extended(row({}), 0)::numeric").format(names(self.content, alias))
 
 
-def shared_tables(shapes: Sequence[Shape]) -> list[Shape]:
+def shared_tables(shapes: Sequence[TableSpec]) -> list[TableSpec]:
     """The shared tables that some tables are or refer to."""
     tables = {shape.table for shape in shapes} | {each.table for shape in shapes for each in shape.references}
     every = next(iter(tables)).metadata.sorted_tables if tables else []
-    return [shape for table in every if table in tables and not (shape := Shape(table)).owned]
+    return [shape for table in every if table in tables and not (shape := TableSpec(table)).owned]

@@ -11,7 +11,7 @@ from sqlalchemy import Table
 
 from pipelines.warehouse.declare import metadata
 from pipelines.warehouse.objects import function, view
-from pipelines.warehouse.table_spec import Shape
+from pipelines.warehouse.table_spec import TableSpec
 
 EFFECTIVE_VERSION = """create or replace function ops.effective_version(
     record uuid, up_to bigint default 9223372036854775807
@@ -91,11 +91,11 @@ def declare() -> None:
         EFFECTIVE_VERSION,
         "The version of a record that the tables of its domain hold, or held after a published run",
     )
-    rows = sql.SQL("\nunion all\n").join(_rows(Shape(table)) for table in metadata.sorted_tables if _traced(table))
+    rows = sql.SQL("\nunion all\n").join(_rows(TableSpec(table)) for table in metadata.sorted_tables if _traced(table))
     view("ops.trace", _trace(rows), "One row per row of a domain, with what proves it", COLUMNS)
 
 
-def row_of(shape: Shape, where: sql.Composable) -> sql.Composed:
+def row_of(shape: TableSpec, where: sql.Composable) -> sql.Composed:
     """Those rows of `ops.trace` that are of a table's rows `t` which meet a condition, found by the table's indexes."""
     return sql.SQL(_trace(sql.SQL("{} where {}").format(_rows(shape), where))).format()
 
@@ -108,7 +108,7 @@ def _traced(table: Table) -> bool:
     return table.schema not in {"ops", "staging"}
 
 
-def _rows(shape: Shape) -> sql.Composed:
+def _rows(shape: TableSpec) -> sql.Composed:
     """Name, key, record and the table through which it is found, for each row of a table."""
     found = OWNED if shape.owned else SHARED
     return found.format(
@@ -120,13 +120,13 @@ def _rows(shape: Shape) -> sql.Composed:
         referrers=sql.SQL(" union all ").join(
             REFERRER.format(
                 name=sql.Literal(other.fullname),
-                table=Shape(other).target,
+                table=TableSpec(other).target,
                 column=sql.Identifier("r", reference.column),
                 key=sql.Identifier("t", shape.key[0]),
             )
             for other in metadata.sorted_tables
             if _traced(other)
-            for reference in Shape(other).references
+            for reference in TableSpec(other).references
             if reference.table is shape.table
         ),
     )

@@ -15,7 +15,7 @@ from werkzeug import Request, Response
 from pipelines import project
 from pipelines.connectors.http import Client
 from pipelines.landing import land
-from pipelines.source import Checkpoint, Item, Mark, Payload, Source, Swept, Window
+from pipelines.source import Checkpoint, Cursor, FullScan, Item, Payload, Source, Window
 from pipelines.transform.run import transform
 from pipelines.warehouse.database import Warehouse
 
@@ -117,7 +117,7 @@ def told(items: list[Item], kind: str) -> list[int]:
 
 def after(items: list[Item], window: Window = TODAY) -> Window:
     """The window of the run after one that yielded these items."""
-    return replace(window, cursors={item.listing: item.cursor for item in items if isinstance(item, Mark)})
+    return replace(window, cursors={item.listing: item.cursor for item in items if isinstance(item, Cursor)})
 
 
 # Paging
@@ -132,14 +132,14 @@ def test_a_past_day_is_read_by_id_to_an_empty_page(source: Source, booru: Booru,
     items = list(source.fetch(client, PAST_DAY))
     assert told(items, "posts") == list(range(15, 0, -1))
     assert booru.asked == [f"posts b{ABOVE_ALL}", "posts b9", "posts b2", "posts b1", "posts b1", "posts a15"]
-    assert [item for item in items if isinstance(item, Swept)] == [Swept("posts", 4, between=(None, 16))]
+    assert [item for item in items if isinstance(item, FullScan)] == [FullScan("posts", 4, between=(None, 16))]
 
 
 def test_a_day_without_posts_is_one_empty_page_that_proves_nothing(
     source: Source, booru: Booru, client: Client
 ) -> None:
     items = list(source.fetch(client, PAST_DAY))
-    assert [item for item in items if isinstance(item, Swept)] == []
+    assert [item for item in items if isinstance(item, FullScan)] == []
     assert told(items, "posts") == []
 
 
@@ -158,7 +158,7 @@ def test_the_next_run_reads_down_to_what_the_last_one_saw(source: Source, booru:
     assert booru.asked == ["posts 1", "posts 2", f"tags b{ABOVE_ALL}", "tags b2500"]
     third = list(source.fetch(client, after(second, after(first))))
     assert after(third).cursors["posts"]["value"] == after(second).cursors["posts"]["value"]
-    assert [item for item in [*second, *third] if isinstance(item, Swept)] == []
+    assert [item for item in [*second, *third] if isinstance(item, FullScan)] == []
 
 
 def test_the_first_run_reads_the_day_and_one_page_of_tags(source: Source, booru: Booru, client: Client) -> None:
@@ -168,7 +168,7 @@ def test_the_first_run_reads_the_day_and_one_page_of_tags(source: Source, booru:
     items = list(source.fetch(client, TODAY))
     assert set(range(9, 21)) <= set(told(items, "posts"))
     assert told(items, "tags") == [20, 19, 18, 17, 16, 15, 14]
-    assert [item.kind for item in items if isinstance(item, Swept) and item.kind == "tags"] == []
+    assert [item.kind for item in items if isinstance(item, FullScan) and item.kind == "tags"] == []
 
 
 def test_a_sweep_reads_news_a_month_and_every_tag(source: Source, booru: Booru, client: Client) -> None:
@@ -176,9 +176,9 @@ def test_a_sweep_reads_news_a_month_and_every_tag(source: Source, booru: Booru, 
         booru.add(number, created=f"2026-10-{number // 6 + 1:02}T{number:02}:00:00Z")
         booru.add_tag(number, f"tag_{number}")
     marked = after(list(source.fetch(client, TODAY)))
-    items = list(source.fetch(client, replace(marked, sweep=True)))
+    items = list(source.fetch(client, replace(marked, full_refresh=True)))
     assert told(items, "tags") == list(range(20, 0, -1))
-    swept = {item.kind: item.between for item in items if isinstance(item, Swept)}
+    swept = {item.kind: item.between for item in items if isinstance(item, FullScan)}
     assert swept == {"tags": (None, None), "posts": (5, None)}
     assert set(told(items, "posts")) >= set(range(6, 21))
 
@@ -207,7 +207,7 @@ def test_more_changes_than_pages_are_said_and_the_mark_stays(source: Source, boo
     assert len(set(told(items, "posts"))) > 50
     assert client.notes["pages beyond the last that may be asked for"] == 1
     assert after(items).cursors["posts"]["value"] == mark
-    assert [item for item in items if isinstance(item, Swept) and item.kind == "posts"] == []
+    assert [item for item in items if isinstance(item, FullScan) and item.kind == "posts"] == []
 
 
 @pytest.mark.parametrize("source", ["e621"], indirect=True)
@@ -222,10 +222,10 @@ def test_a_change_that_leaves_its_time_as_it_is_hides_none_below_it(
 
 
 def test_a_record_is_looked_up_by_its_own_url(source: Source, booru: Booru, client: Client) -> None:
-    assert source.look and source.probe
+    assert source.get_record and source.change_token
     booru.add(7)
     booru.add_tag(8, "sea")
-    post, tag = source.look(client, "posts", "7"), source.look(client, "tags", "8")
+    post, tag = source.get_record(client, "posts", "7"), source.get_record(client, "tags", "8")
     assert post and tag
     assert (json.loads(post.body)["id"], post.kind, json.loads(tag.body)["name"], tag.kind) == (
         7,
@@ -234,22 +234,22 @@ def test_a_record_is_looked_up_by_its_own_url(source: Source, booru: Booru, clie
         "tags",
     )
     assert post.request.endswith("/posts/7.json")
-    assert source.look(client, "posts", "9") is None
-    assert source.look(client, "tags", "9") is None
+    assert source.get_record(client, "posts", "9") is None
+    assert source.get_record(client, "tags", "9") is None
 
 
 def test_a_probe_tells_a_change_and_a_new_tag_but_no_count(source: Source, booru: Booru, client: Client) -> None:
-    assert source.probe
-    told = [source.probe(client)]
+    assert source.change_token
+    told = [source.change_token(client)]
     booru.add(1, created="2026-10-01T00:00:00Z")
     booru.add_tag(1, "sea")
-    told.append(source.probe(client))
+    told.append(source.change_token(client))
     booru.change(1, f"{DAY}T13:00:00Z", 2)
-    told.append(source.probe(client))
+    told.append(source.change_token(client))
     booru.add_tag(2, "sky")
-    told.append(source.probe(client))
+    told.append(source.change_token(client))
     booru.tags[1]["post_count"] = 17
-    assert source.probe(client) == told[-1]
+    assert source.change_token(client) == told[-1]
     assert len(set(told)) == 4
     assert len(booru.asked) == 2 * 5
 

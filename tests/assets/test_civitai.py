@@ -15,7 +15,7 @@ from werkzeug import Request, Response
 from pipelines.connectors.http import Client
 from pipelines.landing import land
 from pipelines.ledger import Run
-from pipelines.source import Item, Mark, Payload, Source, Swept, Window
+from pipelines.source import Cursor, FullScan, Item, Payload, Source, Window
 from pipelines.transform.run import transform
 from pipelines.warehouse.database import Warehouse
 
@@ -271,9 +271,9 @@ def test_a_sweep_tells_every_model_of_a_listing_that_leaves_out_one_between_page
 ) -> None:
     site.models = [published(number) for number in reversed(range(models))]
     site.leaves_out = leaves_out
-    items = list(civitai.fetch(client, Window(DAY, sweep=True)))
+    items = list(civitai.fetch(client, Window(DAY, full_refresh=True)))
     assert sorted(told(items, "models")) == list(range(models))
-    assert {each.kind for each in items if isinstance(each, Swept)} == {"models"}
+    assert {each.kind for each in items if isinstance(each, FullScan)} == {"models"}
     assert (client.notes["records left out between pages, asked for again"] > 0) == leaves_out
 
 
@@ -283,7 +283,9 @@ def test_an_increment_tells_new_versions_of_old_models_and_ends_at_known_ground(
     site.models = [published(number) for number in reversed(range(250))]
     site.images = [posted(number) for number in reversed(range(500))]
     marks = {
-        each.listing: each.cursor for each in civitai.fetch(client, Window(DAY, sweep=True)) if isinstance(each, Mark)
+        each.listing: each.cursor
+        for each in civitai.fetch(client, Window(DAY, full_refresh=True))
+        if isinstance(each, Cursor)
     }
     renewed = site.models.pop()
     renewed["modelVersions"].append(version(5, publishedAt=(NOON + timedelta(days=1)).isoformat()))
@@ -294,19 +296,19 @@ def test_an_increment_tells_new_versions_of_old_models_and_ends_at_known_ground(
     assert told(items, "models")[0] == renewed["id"]
     assert told(items, "images")[0] == 500
     assert len([target for target in site.asked if "cursor" in target]) == 2  # the page on which known ground begins
-    assert [each for each in items if isinstance(each, Swept)] == []
+    assert [each for each in items if isinstance(each, FullScan)] == []
 
 
 def test_a_probe_changes_with_a_new_version_or_image_and_with_nothing_else(
     civitai: Source, site: Site, client: Client
 ) -> None:
-    assert civitai.probe
+    assert civitai.change_token
     site.models, site.images = [published(2), published(1)], [posted(1)]
-    seen = civitai.probe(client)
+    seen = civitai.change_token(client)
     assert len(site.asked) == 2
     site.models[0]["stats"] = {"downloadCount": 1}
-    assert civitai.probe(client) == seen
+    assert civitai.change_token(client) == seen
     site.models[0] |= {"modelVersions": [version(21, publishedAt=(NOON + timedelta(days=1)).isoformat())]}
-    renewed = civitai.probe(client)
+    renewed = civitai.change_token(client)
     site.images.insert(0, posted(2))
-    assert len({seen, renewed, civitai.probe(client)}) == 3
+    assert len({seen, renewed, civitai.change_token(client)}) == 3

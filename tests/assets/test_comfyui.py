@@ -21,7 +21,7 @@ from pipelines.connectors import recording
 from pipelines.errors import AtlasError
 from pipelines.landing import land
 from pipelines.ledger import Run
-from pipelines.source import Item, Payload, Skipped, Source, Swept, Window
+from pipelines.source import FullScan, Item, Payload, Skipped, Source, Window
 from pipelines.transform.run import transform
 from pipelines.warehouse.database import Warehouse
 
@@ -78,7 +78,7 @@ def put(path: Path, body: bytes, *, age_s: float = 60) -> Path:
 def read(source: Source, folder: Path) -> list[Payload | Skipped]:
     """What a walk tells, less that it told everything."""
     *items, last = source.fetch(folder, Window.of(DAY))
-    assert last == Swept("", answers=1)
+    assert last == FullScan("", answers=1)
     return [item for item in items if isinstance(item, Payload | Skipped)]
 
 
@@ -290,7 +290,7 @@ def test_a_file_that_goes_between_listing_and_reading_stays_for_this_run(comfyui
     items = comfyui.fetch(tmp_path, Window.of(DAY))
     assert next(items) == taken("a.json", UI)
     (tmp_path / "b.json").rename(tmp_path / "0.json")
-    assert list(items) == [*left("cannot be read", "b.json"), Swept("", answers=1)]
+    assert list(items) == [*left("cannot be read", "b.json"), FullScan("", answers=1)]
     assert read(comfyui, tmp_path) == [taken("0.json", UI), taken("a.json", UI)]
 
 
@@ -394,12 +394,12 @@ def test_a_folder_that_cannot_be_listed_fails_the_run_in_words(
 
 
 def test_the_probe_changes_with_whatever_a_walk_may_tell(comfyui: Source, tmp_path: Path) -> None:
-    probe = comfyui.probe
-    assert probe
-    told = [probe(tmp_path)]
+    change_token = comfyui.change_token
+    assert change_token
+    told = [change_token(tmp_path)]
 
     def changes() -> bool:
-        told.append(probe(tmp_path))
+        told.append(change_token(tmp_path))
         return told[-1] not in told[:-1]
 
     path = put(tmp_path / "sub" / "a.json", UI)
@@ -422,11 +422,11 @@ def test_the_probe_changes_with_whatever_a_walk_may_tell(comfyui: Source, tmp_pa
 
 
 def test_the_probe_opens_no_file(comfyui: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert comfyui.probe
+    assert comfyui.change_token
     put(tmp_path / "a.json", UI)
     (tmp_path / "broken.json").symlink_to("nowhere")
     monkeypatch.delattr(Path, "open")
-    assert comfyui.probe(tmp_path) == comfyui.probe(tmp_path)
+    assert comfyui.change_token(tmp_path) == comfyui.change_token(tmp_path)
 
 
 # Rows

@@ -15,7 +15,7 @@ from pipelines import project
 from pipelines.connectors.http import Client
 from pipelines.landing import land
 from pipelines.ledger import Run
-from pipelines.source import Item, Mark, Payload, Source, Swept, Window
+from pipelines.source import Cursor, FullScan, Item, Payload, Source, Window
 from pipelines.transform.run import transform
 from pipelines.warehouse.database import Warehouse
 
@@ -96,7 +96,7 @@ def told(items: list[Item]) -> list[str]:
 
 
 def marks(items: list[Item]) -> dict[str, Any]:
-    return {each.listing: each.cursor for each in items if isinstance(each, Mark)}
+    return {each.listing: each.cursor for each in items if isinstance(each, Cursor)}
 
 
 def test_a_first_run_ends_below_the_days_start_and_the_next_one_below_its_mark(
@@ -112,7 +112,7 @@ def test_a_first_run_ends_below_the_days_start_and_the_next_one_below_its_mark(
     assert told(first) == [
         *("evening", "noon-3", "noon-2", "noon-1", "noon-0", "early", "before-3", "before-2", "before-1")
     ]
-    assert not any(isinstance(each, Swept) for each in first)
+    assert not any(isinstance(each, FullScan) for each in first)
 
     fake.pages = 0
     fake.models.append(model("night", lastModified="2026-11-01T23:00:00.000Z"))
@@ -134,9 +134,9 @@ def test_models_changed_at_the_time_of_the_mark_are_told_by_the_next_run(
 
 def test_a_sweep_reads_the_listing_to_its_end_and_says_so(hub: Source, fake: Hub, client: Client) -> None:
     fake.models = [model(f"old-{number}", lastModified="2024-02-29T00:00:00.000Z") for number in range(7)]
-    swept = list(hub.fetch(client, replace(TODAY, sweep=True)))
+    swept = list(hub.fetch(client, replace(TODAY, full_refresh=True)))
     assert len(told(swept)) == 7
-    assert swept[-1] == Swept("", answers=3)
+    assert swept[-1] == FullScan("", answers=3)
 
 
 def test_of_a_day_that_is_past_only_its_models_are_told_and_no_mark_is_left(
@@ -158,10 +158,10 @@ def test_of_a_day_that_is_past_only_its_models_are_told_and_no_mark_is_left(
 
 def test_a_model_is_looked_at_by_its_own_url(hub: Source, fake: Hub, client: Client) -> None:
     fake.models = [model("kept")]
-    assert hub.look is not None and hub.probe is not None
-    kept = hub.look(client, "", "lab/kept")
+    assert hub.get_record is not None and hub.change_token is not None
+    kept = hub.get_record(client, "", "lab/kept")
     assert kept is not None and json.loads(kept.body) == model("kept")
-    assert hub.look(client, "", "lab/gone") is None
+    assert hub.get_record(client, "", "lab/gone") is None
 
 
 # What becomes of a model

@@ -18,7 +18,7 @@ from pipelines.connectors.http import Client
 from pipelines.landing import land
 from pipelines.landing.land import Intake
 from pipelines.ledger import Run
-from pipelines.source import Item, Mark, Payload, Skipped, Source, Swept, Window
+from pipelines.source import Cursor, FullScan, Item, Payload, Skipped, Source, Window
 from pipelines.transform.run import transform
 from pipelines.warehouse.database import Warehouse
 
@@ -56,7 +56,7 @@ def payload(kind: str, name: str, document: Record) -> Payload:
 
 def take(warehouse: Warehouse, source: Source, items: list[Item], window: Window = FIRST) -> tuple[Run, Run]:
     intake = Intake(lambda _: items, "recorded", window.start)
-    landed = land.take_in(warehouse, source, window.key, nullcontext(intake))
+    landed = land.land_intake(warehouse, source, window.key, nullcontext(intake))
     return landed, transform(warehouse, source, window.key)
 
 
@@ -120,7 +120,7 @@ def told(items: list[Item]) -> list[tuple[str, str | None]]:
 
 
 def swept(items: list[Item]) -> list[Item]:
-    return [each for each in items if isinstance(each, Swept)]
+    return [each for each in items if isinstance(each, FullScan)]
 
 
 def test_server_and_library_are_read_whole_and_say_so(ollama: Source, fake: Fake, client: Client) -> None:
@@ -135,7 +135,7 @@ def test_server_and_library_are_read_whole_and_say_so(ollama: Source, fake: Fake
         ("shown", "b:1b"),
         ("library", "a"),
     ]
-    assert swept(items) == [Swept("shown", 1), Swept("local", 1), Swept("library", 1)]
+    assert swept(items) == [FullScan("shown", 1), FullScan("local", 1), FullScan("library", 1)]
     documents = {each.kind: json.loads(each.body) for each in items if isinstance(each, Payload)}
     assert documents == {"local": local("b:1b"), "shown": shown(system="Be kind."), "library": listed("latest")}
 
@@ -144,10 +144,10 @@ def test_an_unchanged_library_is_not_sent_again_and_nothing_of_it_is_missing(
     ollama: Source, fake: Fake, client: Client
 ) -> None:
     fake.library = json.dumps({"models": {"a": listed("latest")}}).encode()
-    marks = {each.listing: each.cursor for each in ollama.fetch(client, FIRST) if isinstance(each, Mark)}
+    marks = {each.listing: each.cursor for each in ollama.fetch(client, FIRST) if isinstance(each, Cursor)}
     again = list(ollama.fetch(client, replace(SECOND, cursors=marks)))
     assert told(again) == []
-    assert Swept("library", 1) not in again
+    assert FullScan("library", 1) not in again
     fake.library = json.dumps({"models": {"b": listed("latest")}}).encode()
     assert told(list(ollama.fetch(client, replace(SECOND, cursors=marks)))) == [("library", "b")]
 
@@ -160,7 +160,7 @@ def test_without_a_listing_the_library_is_skipped_and_keeps_what_it_had(
     assert [each for each in items if isinstance(each, Skipped)] == [
         Skipped("library", "no listing is set (ATLAS_OLLAMA_LIBRARY_BASE_URL)")
     ]
-    assert swept(items) == [Swept("shown", 1), Swept("local", 1)]
+    assert swept(items) == [FullScan("shown", 1), FullScan("local", 1)]
 
 
 def test_a_model_that_goes_between_the_list_and_a_look_at_it_is_listed_alone(
@@ -169,7 +169,7 @@ def test_a_model_that_goes_between_the_list_and_a_look_at_it_is_listed_alone(
     fake.listed = [local("going:latest")]
     items = list(ollama.fetch(client, FIRST))
     assert told(items) == [("local", "going:latest")]
-    assert Swept("shown", 1) in items
+    assert FullScan("shown", 1) in items
 
 
 def test_while_a_name_cannot_be_read_nothing_that_was_shown_is_given_up(
@@ -179,15 +179,15 @@ def test_while_a_name_cannot_be_read_nothing_that_was_shown_is_given_up(
     fake.shown = {"a:latest": shown()}
     items = list(ollama.fetch(client, FIRST))
     assert len([each for each in items if isinstance(each, Payload)]) == 3
-    assert Swept("shown", 1) not in items
+    assert FullScan("shown", 1) not in items
 
 
 def test_a_probe_changes_with_what_the_server_lists(ollama: Source, fake: Fake, client: Client) -> None:
-    assert ollama.probe is not None
-    before = ollama.probe(client)
-    assert ollama.probe(client) == before
+    assert ollama.change_token is not None
+    before = ollama.change_token(client)
+    assert ollama.change_token(client) == before
     fake.listed = [local("a:latest")]
-    assert ollama.probe(client) != before
+    assert ollama.change_token(client) != before
 
 
 # What becomes of a model
@@ -230,7 +230,7 @@ def test_a_model_that_the_library_gives_up_stays_as_what_is_here(warehouse: Ware
     here: list[Item] = [payload("local", "it:latest", local("it:latest")), payload("shown", "it:latest", shown())]
     take(warehouse, ollama, [payload("library", "it", listed("latest")), *here])
     other = payload("library", "other", listed("latest"))
-    landed, _ = take(warehouse, ollama, [other, *here, Swept("library", 1)], SECOND)
+    landed, _ = take(warehouse, ollama, [other, *here, FullScan("library", 1)], SECOND)
     assert landed.counts.deleted == 1
     assert values(warehouse, "select name, nsfw_rating from catalog.models order by name") == [
         ("it", "Unknown"),

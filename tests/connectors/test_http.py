@@ -77,7 +77,7 @@ def test_a_token_of_two_parts_is_sent_as_the_operator_wants_it(serve: Serve) -> 
 def test_a_body_makes_it_a_post(serve: Serve) -> None:
     server = serve()
     with Client("catalog/invented", server.url) as client:
-        assert client.look("/show", Page, b'{"model":"x"}') == (json.dumps(WHOLE).encode(), f"{server.url}/show")
+        assert client.get_record("/show", Page, b'{"model":"x"}') == (json.dumps(WHOLE).encode(), f"{server.url}/show")
     (asked,) = server.log
     assert (asked.method, asked.body, asked.headers["content-type"]) == ("POST", b'{"model":"x"}', "application/json")
 
@@ -165,7 +165,7 @@ def test_a_refusal_is_told_at_once(serve: Serve, status: int) -> None:
 def test_what_is_gone_is_nothing(serve: Serve, status: int) -> None:
     server = serve(Answer({"error": "no such model"}, status))
     with Client("catalog/invented", server.url) as client:
-        assert client.look("/one/7", Page) is None
+        assert client.get_record("/one/7", Page) is None
 
 
 def test_what_is_unchanged_is_nothing(serve: Serve) -> None:

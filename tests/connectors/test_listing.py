@@ -17,7 +17,7 @@ from pipelines.connectors.http import ATTEMPTS, Client
 from pipelines.connectors.listing import MOST_IDLE_PAGES, Head, Listing
 from pipelines.connectors.pagination import Below, Numbered, Position
 from pipelines.errors import AtlasError, SourceFault
-from pipelines.source import Checkpoint, Mark, Swept, Window
+from pipelines.source import Checkpoint, Cursor, FullScan, Window
 from tests import hostile
 from tests.hostile import Answer, Asked, Fault, Server
 
@@ -73,7 +73,7 @@ class Read:
     told: list[str] = field(default_factory=list)
     kept: dict[str, Any] = field(default_factory=dict)
     marks: dict[str, Mapping[str, Any]] = field(default_factory=dict)
-    swept: list[Swept] = field(default_factory=list)
+    swept: list[FullScan] = field(default_factory=list)
 
 
 @dataclass
@@ -97,9 +97,9 @@ class Reader:
             if number == pages:
                 return read
         for item in found.end():
-            if isinstance(item, Mark):
+            if isinstance(item, Cursor):
                 read.marks[item.listing] = json.loads(msgspec.json.encode(item.cursor))
-            elif isinstance(item, Swept):
+            elif isinstance(item, FullScan):
                 read.swept.append(item)
             assert not isinstance(item, Checkpoint)
         return read
@@ -144,7 +144,7 @@ def test_without_a_mark_it_is_read_to_its_end(opened: Open) -> None:
     reader = opened(BOOK)
     read = reader.read()
     assert read.told == list("gfedcbazyx")
-    assert read.swept == [Swept("", 4)]
+    assert read.swept == [FullScan("", 4)]
     assert datetime.fromisoformat(read.marks["entries"]["value"]) == NOON + timedelta(minutes=60)
 
 
@@ -160,8 +160,8 @@ def test_an_increment_ends_with_a_page_that_is_all_below_the_mark_less_the_overl
 
 def test_a_sweep_reads_all_whatever_the_mark(opened: Open) -> None:
     cursors = {"entries": {"value": (NOON + timedelta(minutes=60)).isoformat()}}
-    read = opened(BOOK).read(replace(TODAY, cursors=cursors, sweep=True))
-    assert (read.told, read.swept) == (list("gfedcbazyx"), [Swept("", 4)])
+    read = opened(BOOK).read(replace(TODAY, cursors=cursors, full_refresh=True))
+    assert (read.told, read.swept) == (list("gfedcbazyx"), [FullScan("", 4)])
 
 
 def test_a_first_increment_ends_where_it_is_told(opened: Open) -> None:
@@ -172,7 +172,7 @@ def test_a_first_increment_ends_where_it_is_told(opened: Open) -> None:
 
 def test_a_listing_without_order_is_read_to_its_end_and_leaves_no_mark(opened: Open) -> None:
     read = opened(BOOK).read(overlap=None, kind="entries")
-    assert (read.told, read.marks, read.swept) == (list("gfedcbazyx"), {}, [Swept("entries", 4)])
+    assert (read.told, read.marks, read.swept) == (list("gfedcbazyx"), {}, [FullScan("entries", 4)])
 
 
 def test_one_pinned_old_record_does_not_end_an_increment(opened: Open) -> None:
@@ -186,7 +186,7 @@ def test_one_pinned_old_record_does_not_end_an_increment(opened: Open) -> None:
 def test_an_empty_page_in_the_middle_is_no_end(opened: Open) -> None:
     reader = opened(Book([[entry("b", 60)], [], [], [entry("a", 50)]]))
     assert reader.read(since=NOON).told == ["b", "a"]
-    assert reader.read(replace(TODAY, sweep=True)).swept == [Swept("", 4)]
+    assert reader.read(replace(TODAY, full_refresh=True)).swept == [FullScan("", 4)]
 
 
 def test_records_that_cannot_be_read_are_handed_on(opened: Open) -> None:
@@ -266,7 +266,7 @@ def test_a_page_by_number_begins_before_the_one_before_has_ended(opened: Open) -
     reader = opened(Shelf(list(range(1, 16))))
     read = reader.read(paging=BY_NUMBER, **WORDS)
     assert read.told == [15, 14, 13, 12, 11, 10, 9, 9, 8, 7, 6, 5, 4, 5, 4, 3, 2, 1, 1]
-    assert read.swept == [Swept("", 5)]
+    assert read.swept == [FullScan("", 5)]
     assert pages_asked(reader) == [(None, "7"), ("2", "6"), ("3", "5"), ("3", "7"), ("4", "7")]
 
 
@@ -362,8 +362,8 @@ IN_A_ROW: dict[str, Any] = {"paging": Below("page"), "among": {"limit": 1}} | WO
 
 def test_of_records_with_ids_in_a_row_the_next_ones_are_asked_for(opened: Open) -> None:
     """So that one that was the first or the last of them is missed too."""
-    assert opened(Shelf([2, 4, 5, 7], day=range(4, 6))).read(**IN_A_ROW).swept == [Swept("", 2, (2, 7))]
-    assert opened(Shelf([4, 5], day=range(4, 6))).read(**IN_A_ROW).swept == [Swept("", 2, (None, None))]
+    assert opened(Shelf([2, 4, 5, 7], day=range(4, 6))).read(**IN_A_ROW).swept == [FullScan("", 2, (2, 7))]
+    assert opened(Shelf([4, 5], day=range(4, 6))).read(**IN_A_ROW).swept == [FullScan("", 2, (None, None))]
     nothing = opened(Shelf([2, 7], day=range(4, 6)))
     assert nothing.read(**IN_A_ROW).swept == []
     assert nothing.client.notes["listings that tell nothing, of which nothing is concluded"] == 1
@@ -490,10 +490,10 @@ def test_a_sweep_goes_on_where_an_increment_had_come_to_known_ground(opened: Ope
     reader = opened(BOOK)
     broken = reader.read(since=NOON + timedelta(minutes=45), pages=2)
     assert broken.kept["ended"] == "known"
-    window = replace(TODAY, resume={"entries": broken.kept}, sweep=True)
+    window = replace(TODAY, resume={"entries": broken.kept}, full_refresh=True)
     resumed = reader.read(window, since=NOON + timedelta(minutes=45))
     assert broken.told + resumed.told == list("gfedcbazyx")
-    assert resumed.swept == [Swept("", 4)]
+    assert resumed.swept == [FullScan("", 4)]
 
 
 # What a source does wrong
@@ -518,7 +518,7 @@ def test_a_page_that_names_itself_stops_it(opened: Open) -> None:
 def test_ever_new_links_stop_it(opened: Open, page: list[Any]) -> None:
     reader = opened(Book([[entry("a"), entry("b")]] + [page] * 1_000))
     with pytest.raises(SourceFault, match=f"does not come to an end: {MOST_IDLE_PAGES} pages up to /list"):
-        reader.read(replace(TODAY, sweep=True))
+        reader.read(replace(TODAY, full_refresh=True))
     assert len(reader.asked()) == 1 + MOST_IDLE_PAGES
 
 
@@ -614,6 +614,6 @@ def test_a_page_of_times_to_come_is_asked_for_without_conditions(opened: Open) -
 def test_a_sweep_asks_without_conditions(opened: Open) -> None:
     reader = opened(Tagged())
     first = reader.read()
-    again = reader.read(replace(TODAY, cursors=first.marks, sweep=True))
-    assert (again.told, again.swept) == (["a"], [Swept("", 1)])
+    again = reader.read(replace(TODAY, cursors=first.marks, full_refresh=True))
+    assert (again.told, again.swept) == (["a"], [FullScan("", 1)])
     assert reader.read(replace(TODAY, cursors=again.marks)).told == []

@@ -18,12 +18,12 @@ from pipelines.landing import land
 from pipelines.landing.deletions import Look
 from pipelines.landing.land import Intake
 from pipelines.ledger import Run
-from pipelines.source import Checkpoint, Item, Payload, Skipped, Source, Swept
-from pipelines.transform.run import transform, waiting
+from pipelines.source import Checkpoint, FullScan, Item, Payload, Skipped, Source
+from pipelines.transform.run import pending_partitions, transform
 from pipelines.warehouse.database import Warehouse
 
 DAYS = ("2026-11-01", "2026-11-02", "2026-11-03", "2026-11-04")
-ALL = Swept("", answers=1)
+ALL = FullScan("", answers=1)
 
 
 def at(day: str) -> datetime:
@@ -45,11 +45,11 @@ def take_in(
     day: str = DAYS[0],
     *,
     mode: str = "recorded",
-    look: Look | None = None,
+    get_record: Look | None = None,
     shrink: bool = False,
 ) -> Run:
-    intake = Intake(lambda _: items, mode, at(day), look=look)
-    return land.take_in(warehouse, source, day, nullcontext(intake), shrink=shrink)
+    intake = Intake(lambda _: items, mode, at(day), get_record=get_record)
+    return land.land_intake(warehouse, source, day, nullcontext(intake), shrink=shrink)
 
 
 def rows(warehouse: Warehouse, query: str) -> list[tuple[Any, ...]]:
@@ -94,17 +94,17 @@ def test_what_a_complete_listing_no_longer_tells_is_deleted_with_all_its_rows(
     def sizes() -> set[int]:
         return {number for table in tables for (number,) in rows(warehouse, f"select count(*) from catalog.{table}")}
 
-    take_in(warehouse, civitai, [model(1), model(2), Swept("models", 1)])
+    take_in(warehouse, civitai, [model(1), model(2), FullScan("models", 1)])
     transform(warehouse, civitai, DAYS[0])
     assert sizes() == {2}
-    run = take_in(warehouse, civitai, [model(2), Swept("models", 1)], DAYS[1])
+    run = take_in(warehouse, civitai, [model(2), FullScan("models", 1)], DAYS[1])
     assert (run.counts.fetched, run.counts.unchanged, run.counts.deleted) == (1, 1, 1)
-    assert waiting(warehouse, civitai) == [DAYS[1]]
+    assert pending_partitions(warehouse, civitai) == [DAYS[1]]
     run = transform(warehouse, civitai, DAYS[1])
     assert (run.status, run.counts.fetched, run.counts.deleted) == ("completed", 0, len(tables))
     assert sizes() == {1}
     assert rows(warehouse, "select external_id from catalog.models") == [("2",)]
-    run = take_in(warehouse, civitai, [model(2), model(1), Swept("models", 1)], DAYS[2])
+    run = take_in(warehouse, civitai, [model(2), model(1), FullScan("models", 1)], DAYS[2])
     assert (run.counts.created, run.counts.unchanged, run.counts.deleted) == (1, 1, 0)
     assert transform(warehouse, civitai, DAYS[2]).counts.created == len(tables)
     assert sizes() == {2}
@@ -157,7 +157,7 @@ def test_a_listing_of_one_kind_says_nothing_of_another(warehouse: Warehouse, civ
         return Payload(json.dumps(body).encode(), "here", kind=kind)
 
     take_in(warehouse, civitai, [one("models", 1), one("images", 2), one("images", 3)])
-    run = take_in(warehouse, civitai, [one("images", 3), Swept("images", 1)], DAYS[1])
+    run = take_in(warehouse, civitai, [one("images", 3), FullScan("images", 1)], DAYS[1])
     assert (run.counts.deleted, there(warehouse), gone(warehouse)) == (1, ["1", "3"], ["2"])
 
 
@@ -209,7 +209,7 @@ def test_a_payload_without_an_id_that_can_be_read_may_be_any_record(warehouse: W
 
     take_in(warehouse, civitai, [model(each) for each in (1, 2, 3)])
     cut = Payload(b'{"id": 1, "na', "cut", kind="models")
-    run = take_in(warehouse, civitai, [model(3), cut, Swept("models", 1)], DAYS[1])
+    run = take_in(warehouse, civitai, [model(3), cut, FullScan("models", 1)], DAYS[1])
     assert (run.status, run.counts.deleted, run.counts.quarantined) == ("partial_success", 0, 1)
     assert run.stats["notes"] == {"not deleted: payloads without a readable id": 2}
     assert there(warehouse) == ["1", "2", "3"]
@@ -220,13 +220,13 @@ def test_a_payload_that_is_rejected_with_its_id_is_not_gone(warehouse: Warehouse
         return Payload(f'{{"id": {number}, "name": {name}, "type": "LORA"}}'.encode(), "here", kind="models")
 
     take_in(warehouse, civitai, [model(each) for each in (1, 2, 3)])
-    run = take_in(warehouse, civitai, [model(3), model(1, "[7]"), Swept("models", 1)], DAYS[1])
+    run = take_in(warehouse, civitai, [model(3), model(1, "[7]"), FullScan("models", 1)], DAYS[1])
     assert (run.counts.deleted, there(warehouse), gone(warehouse)) == (1, ["1", "3"], ["2"])
 
 
 def test_several_answers_where_none_can_be_looked_at_prove_nothing(warehouse: Warehouse, comfyui: Source) -> None:
     take_in(warehouse, comfyui, graphs("abc"))
-    run = take_in(warehouse, comfyui, [graph("c"), Swept("", answers=2)], DAYS[1])
+    run = take_in(warehouse, comfyui, [graph("c"), FullScan("", answers=2)], DAYS[1])
     assert run.stats["notes"] == {
         "not deleted: told in several answers, and none can be looked at by itself": 2,
     }
@@ -238,12 +238,12 @@ def test_each_record_that_is_missing_is_looked_at_and_what_is_there_lands(
 ) -> None:
     asked: list[tuple[str, str]] = []
 
-    def look(kind: str, external_id: str) -> Payload | None:
+    def get_record(kind: str, external_id: str) -> Payload | None:
         asked.append((kind, external_id))
         return None if external_id == "a" else graph(external_id, "looked at" if external_id == "b" else "")
 
     take_in(warehouse, comfyui, graphs("abcd"))
-    run = take_in(warehouse, comfyui, [graph("d"), Swept("", answers=2)], DAYS[1], look=look)
+    run = take_in(warehouse, comfyui, [graph("d"), FullScan("", answers=2)], DAYS[1], get_record=get_record)
     assert asked == [("", "a"), ("", "b"), ("", "c")]
     assert (run.counts.fetched, run.counts.updated, run.counts.unchanged, run.counts.deleted) == (3, 1, 2, 1)
     assert run.stats["notes"] == {"left out by a listing, asked for by id": 2}
@@ -251,12 +251,12 @@ def test_each_record_that_is_missing_is_looked_at_and_what_is_there_lands(
 
 
 def test_a_look_that_fails_fails_the_run(warehouse: Warehouse, comfyui: Source) -> None:
-    def look(kind: str, external_id: str) -> Payload | None:
+    def get_record(kind: str, external_id: str) -> Payload | None:
         raise SourceFault("it is ill today")
 
     take_in(warehouse, comfyui, graphs("ab"))
     with pytest.raises(SourceFault, match="ill"):
-        take_in(warehouse, comfyui, [graph("b", "new"), ALL], DAYS[1], look=look)
+        take_in(warehouse, comfyui, [graph("b", "new"), ALL], DAYS[1], get_record=get_record)
     assert there(warehouse) == ["a", "b"]
     assert rows(warehouse, "select count(*) from staging.versions") == [(2,)]
 
@@ -269,7 +269,7 @@ def test_a_run_that_breaks_off_deletes_nothing(warehouse: Warehouse, comfyui: So
 
     take_in(warehouse, comfyui, graphs("ab"))
     with pytest.raises(ConnectionError):
-        land.take_in(warehouse, comfyui, DAYS[1], nullcontext(Intake(broken, "live")))
+        land.land_intake(warehouse, comfyui, DAYS[1], nullcontext(Intake(broken, "live")))
     assert there(warehouse) == ["a", "b"]
 
 
@@ -331,7 +331,7 @@ def test_a_listing_of_some_ids_says_nothing_of_others(warehouse: Warehouse, comf
     """In the order of numbers, whatever day they came in."""
     take_in(warehouse, comfyui, graphs(["7", "9", "10", "11"]))
     take_in(warehouse, comfyui, graphs(["100", "30"]), DAYS[1])
-    run = take_in(warehouse, comfyui, [graph("11"), Swept("", 1, between=(9, 100))], DAYS[2])
+    run = take_in(warehouse, comfyui, [graph("11"), FullScan("", 1, between=(9, 100))], DAYS[2])
     assert (run.counts.deleted, gone(warehouse)) == (2, ["10", "30"])
     assert there(warehouse) == ["100", "11", "7", "9"]
 
@@ -339,7 +339,7 @@ def test_a_listing_of_some_ids_says_nothing_of_others(warehouse: Warehouse, comf
 def test_a_listing_of_some_ids_that_lost_most_of_them_is_not_believed(warehouse: Warehouse, comfyui: Source) -> None:
     """However many others are told beside them."""
     take_in(warehouse, comfyui, graphs(map(str, range(1, 30))))
-    few: list[Item] = [*graphs(["1", "3", *map(str, range(20, 200))]), Swept("", 1, between=(1, 20))]
+    few: list[Item] = [*graphs(["1", "3", *map(str, range(20, 200))]), FullScan("", 1, between=(1, 20))]
     with pytest.raises(SourceFault, match="tells 1 records, and 17 of those it had are missing"):
         take_in(warehouse, comfyui, few, DAYS[1])
     assert take_in(warehouse, comfyui, few, DAYS[1], shrink=True).counts.deleted == 17
@@ -382,7 +382,7 @@ GIVEN_UP = ConnectionError("the line is dead")
 
 
 def go_on(warehouse: Warehouse, source: Source, pages: Pages, day: str = DAYS[0], mode: str = "live") -> Run:
-    return land.take_in(warehouse, source, day, nullcontext(pages.intake(mode)))
+    return land.land_intake(warehouse, source, day, nullcontext(pages.intake(mode)))
 
 
 def break_off(warehouse: Warehouse, source: Source, pages: Pages, day: str = DAYS[0], mode: str = "live") -> None:
@@ -528,7 +528,7 @@ def items(resume):
 landing.BATCH_PAYLOADS = 2
 source = project.sources()["catalog/comfyui"]
 intake = landing.Intake(items, "live")
-landing.take_in(Warehouse(make_url(sys.argv[1])), source, sys.argv[2], nullcontext(intake))
+landing.land_intake(Warehouse(make_url(sys.argv[1])), source, sys.argv[2], nullcontext(intake))
 """
 
 

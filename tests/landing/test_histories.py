@@ -28,7 +28,7 @@ from pipelines.errors import AtlasError
 from pipelines.landing import extract, land, validate
 from pipelines.landing.land import Intake
 from pipelines.source import Item, Source, Window
-from pipelines.transform.run import transform, waiting
+from pipelines.transform.run import pending_partitions, transform
 from pipelines.warehouse.database import OPTIONS, Connection, Warehouse
 from tests import hostile
 from tests.hostile import Api, Asked, Record, Server
@@ -120,7 +120,7 @@ class History:
         for _ in range(draw.randint(3, self.world.most + 2)):
             self.change()
         for _ in range(draw.randint(1, 4)):
-            self.run(sweep=draw.random() < 0.4, crash=draw.random() < 0.35, faults=draw.random() < 0.1)
+            self.run(full_refresh=draw.random() < 0.4, crash=draw.random() < 0.35, faults=draw.random() < 0.1)
             if draw.random() < 0.1:
                 self.transform()
             self.pass_time()
@@ -129,9 +129,9 @@ class History:
         if self.world.wider is None and not self.records:  # of days without posts nothing is concluded
             self.change()
         for day in [None, *self.days_before()]:
-            self.run(sweep=day is None, calm=True, day=day)
+            self.run(full_refresh=day is None, calm=True, day=day)
             if self.resumed:  # what was told before it broke off may have changed since then
-                self.run(sweep=day is None, calm=True, day=day)
+                self.run(full_refresh=day is None, calm=True, day=day)
             assert not self.resumed
         there = self.there()
         assert {key: told for key, told in self.staged().items() if told} == there, "staging is what the source is"
@@ -221,7 +221,13 @@ class History:
     # What is done about it
 
     def run(
-        self, *, sweep: bool, crash: bool = False, faults: bool = False, calm: bool = False, day: str | None = None
+        self,
+        *,
+        full_refresh: bool,
+        crash: bool = False,
+        faults: bool = False,
+        calm: bool = False,
+        day: str | None = None,
     ) -> None:
         """One landing, and what must be true after it however it ended.
 
@@ -234,10 +240,10 @@ class History:
         self.server.script = script if faults else hostile.nothing
         self.runs += 1
         crash_after = self.draw.randint(0, 12) if crash else None
-        self.note(f"run {day} {sweep=} {crash_after=} {faults=}")
-        opened = extract.opened(self.warehouse, self.source, Window.of(day), "live", sweep=sweep)
+        self.note(f"run {day} {full_refresh=} {crash_after=} {faults=}")
+        opened = extract.opened(self.warehouse, self.source, Window.of(day), "live", full_refresh=full_refresh)
         try:
-            run = land.take_in(self.warehouse, self.source, day, self.watched(opened, crash_after), shrink=calm)
+            run = land.land_intake(self.warehouse, self.source, day, self.watched(opened, crash_after), shrink=calm)
         except (Crash, AtlasError) as error:
             self.note(f"{type(error).__name__}: {error}")
             assert not calm, "on a good day nothing fails"
@@ -252,7 +258,7 @@ class History:
         wrong = {key for key, told in untouched.items() if after.get(key) != told}
         # A model that comes just before a first page is asked for more widely hides the one left out behind it.
         certain = (calm and not self.resumed) or not getattr(self.api, "skips", False)
-        if sweep:
+        if full_refresh:
             missed = {key for key in wrong if self.is_swept(self.records[key])}
             assert not (certain and missed), "a sweep tells all that was there all the time"
         elif not self.resumed:
@@ -275,7 +281,7 @@ class History:
             yield replace(intake, items=items)
 
     def transform(self) -> None:
-        for day in waiting(self.warehouse, self.source):
+        for day in pending_partitions(self.warehouse, self.source):
             assert transform(self.warehouse, self.source, day).counts.quarantined == 0
 
     def staged(self) -> dict[str, int | None]:

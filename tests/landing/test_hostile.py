@@ -31,7 +31,7 @@ from pipelines.landing import land as landing
 from pipelines.landing.land import Intake
 from pipelines.ledger import Run
 from pipelines.source import Item, Source, Window
-from pipelines.transform.run import transform, waiting
+from pipelines.transform.run import pending_partitions, transform
 from pipelines.warehouse.database import Warehouse
 from tests import hostile
 from tests.hostile import Api, Asked, CivitAI, Faithless, Fault, Ollama, Server
@@ -72,16 +72,21 @@ class Site:
                 self.api.make(kind, moment)
 
     def land(
-        self, *, sweep: bool = False, shrink: bool = False, crash_after: int | None = None, source: Source | None = None
+        self,
+        *,
+        full_refresh: bool = False,
+        shrink: bool = False,
+        crash_after: int | None = None,
+        source: Source | None = None,
     ) -> Run:
         source = source or self.source
-        opened = extract.opened(self.warehouse, source, Window.of(self.today), "live", sweep=sweep)
-        return landing.take_in(self.warehouse, source, self.today, breaking_off(opened, crash_after), shrink=shrink)
+        opened = extract.opened(self.warehouse, source, Window.of(self.today), "live", full_refresh=full_refresh)
+        return landing.land_intake(self.warehouse, source, self.today, breaking_off(opened, crash_after), shrink=shrink)
 
     def load(self, **more: Any) -> Run:
         """Lands and transforms; the landing."""
         run = self.land(**more)
-        for day in waiting(self.warehouse, self.source):
+        for day in pending_partitions(self.warehouse, self.source):
             assert transform(self.warehouse, self.source, day).counts.quarantined == 0
         return run
 
@@ -189,7 +194,7 @@ def at_once() -> Iterator[None]:
 @pytest.mark.parametrize("stem", EVERY)
 def test_everything_arrives_and_with_nothing_new_nothing_is_written(opened: Open, stem: str) -> None:
     site = opened(stem, size=200)
-    site.load(sweep=True)
+    site.load(full_refresh=True)
     assert site.records() == site.world()
     before = site.held()
     assert sum(map(len, before.values())) > 20
@@ -207,7 +212,7 @@ def test_an_increment_brings_what_is_new_and_asks_for_no_more(opened: Open, stem
     site = opened(stem, records=0)
     for minutes in range(100, 190, 3):
         site.api.make("models", datetime.now(UTC) - timedelta(minutes=minutes))
-    site.land(sweep=True)
+    site.land(full_refresh=True)
     whole = site.requests()
     site.make(2)
     run = site.land()
@@ -232,7 +237,7 @@ def test_an_unchanged_library_costs_one_304(opened: Open) -> None:
 
 def test_an_unchanged_listing_costs_an_increment_one_304(opened: Open) -> None:
     site = opened("huggingface", validators=True)
-    site.load(sweep=True)
+    site.load(full_refresh=True)
     before = site.held()
     site.server.log.clear()
     assert site.load().counts.fetched == 0
@@ -250,7 +255,7 @@ def test_an_unchanged_listing_costs_an_increment_one_304(opened: Open) -> None:
 def test_no_fault_at_any_place_makes_a_table_shorter(opened: Open, at_once: None, stem: str, where: str) -> None:
     """What fails publishes nothing; the next good day has everything, deletions too."""
     site = opened(stem)
-    site.load(sweep=True)
+    site.load(full_refresh=True)
     site.make(2)
     for kind in ("models", "posts", "local", "shown"):
         if kind in site.api.kinds:
@@ -262,12 +267,12 @@ def test_no_fault_at_any_place_makes_a_table_shorter(opened: Open, at_once: None
         site.requests()
         site.server.script = from_number({"first": 0, "second": 1, "last": 3}[where], Fault(name, 0.01))
         with pytest.raises(AtlasError):
-            site.load(sweep=True)
+            site.load(full_refresh=True)
         after = site.held()
         kept = {"staging.payloads", "staging.checkpoints", "staging.arrivals", "staging.rejects"}
         assert {table for table in before if before[table] != after[table]} <= kept, name
     site.server.script = hostile.nothing
-    site.load(sweep=True)
+    site.load(full_refresh=True)
     assert site.records() == site.world()
 
 
@@ -276,7 +281,7 @@ def test_faults_that_pass_cost_requests_and_nothing_else(opened: Open, at_once: 
     stem = EVERY[seed % len(EVERY)]
     site = opened(stem, records=9)
     site.server.script = hostile.chance(seed, 0.2, hostile.NO_LIMITS)
-    site.load(sweep=True)
+    site.load(full_refresh=True)
     assert site.records() == site.world()
 
 
@@ -288,18 +293,18 @@ def test_faults_that_pass_cost_requests_and_nothing_else(opened: Open, at_once: 
 @pytest.mark.parametrize("stem", ["civitai", "huggingface"])
 def test_a_listing_without_end_stops_in_words(opened: Open, stem: str, fault: Faithless) -> None:
     site = opened(stem)
-    site.load(sweep=True)
+    site.load(full_refresh=True)
     before = site.records()
     site.requests()
     path = {"civitai": "/api/v1/models", "huggingface": "/api/models"}[stem]
     site.api.faithless[path] = fault
     with pytest.raises(SourceFault, match=r"repeats itself|does not come to an end"):
-        site.load(sweep=True)
+        site.load(full_refresh=True)
     assert site.requests() <= 2 * (MOST_IDLE_PAGES + 1)  # each with a look across the border
     assert site.last_run()["status"] == "failed"
     assert site.records() == before
     site.api.faithless.clear()
-    site.load(sweep=True)
+    site.load(full_refresh=True)
     assert site.records() == site.world()
 
 
@@ -308,20 +313,20 @@ def test_an_empty_page_with_a_next_one_is_no_end(opened: Open, stem: str) -> Non
     site = opened(stem)
     path = {"civitai": "/api/v1/models", "huggingface": "/api/models"}[stem]
     site.api.faithless[path] = Faithless(hollow=frozenset({0, 1, 3}))
-    site.load(sweep=True)
+    site.load(full_refresh=True)
     assert site.records() == site.world()
 
 
 def test_a_listing_that_is_empty_by_mistake_deletes_nothing(opened: Open) -> None:
     site = opened("huggingface")
-    site.load(sweep=True)
+    site.load(full_refresh=True)
     before, records = site.records(), site.api.records["models"]
     site.api.records["models"] = {}
     with pytest.raises(SourceFault, match="--shrink"):
-        site.load(sweep=True)
+        site.load(full_refresh=True)
     assert site.records() == before
     site.api.records["models"] = records
-    assert site.load(sweep=True).counts.deleted == 0
+    assert site.load(full_refresh=True).counts.deleted == 0
 
 
 # Left alone
@@ -334,7 +339,7 @@ def test_two_runs_at_once_obey_and_keep_to_the_rate(opened: Open) -> None:
         {3: Fault("429 for seconds", 0.4), 7: Fault("429 until a date", 0.2), 8: Fault("429"), 12: Fault("reset")}
     )
     runs: list[Run] = []
-    threads = [threading.Thread(target=lambda: runs.append(site.land(sweep=True))) for _ in range(2)]
+    threads = [threading.Thread(target=lambda: runs.append(site.land(full_refresh=True))) for _ in range(2)]
     for each in threads:
         each.start()
     for each in threads:
@@ -358,7 +363,7 @@ def test_two_processes_at_once_obey_and_keep_to_the_rate(opened: Open) -> None:
         "danbooru.MOST, danbooru.LAST_PAGE = 7, 50; "
         f"source, window = project.sources()['catalog/danbooru'], Window.of('{site.today}'); "
         "w = warehouse_of(settings.load()).__enter__(); "
-        "land.take_in(w, source, window.key, extract.opened(w, source, window, 'live', sweep=True))"
+        "land.land_intake(w, source, window.key, extract.opened(w, source, window, 'live', sweep=True))"
     )
     running = [subprocess.Popen([sys.executable, "-c", program], cwd=project.ROOT, env=environment) for _ in range(2)]
     assert [each.wait(timeout=60) for each in running] == [0, 0]
@@ -372,18 +377,18 @@ def test_a_ban_ends_the_run_as_deferred_and_the_next_one_asks_nothing(opened: Op
     site = opened("huggingface", records=9)
     site.server.script = hostile.at({1: Fault("429 for seconds", 3600)})
     with pytest.raises(Deferred):
-        site.load(sweep=True)
+        site.load(full_refresh=True)
     assert site.requests() == 2
     last = site.last_run()
     assert (last["status"], last["error_text"][:10]) == ("failed", "deferred: ")
     for _ in range(2):
         with pytest.raises(Deferred, match="asks to be left alone until"):
-            site.load(sweep=True)
+            site.load(full_refresh=True)
     assert site.requests() == 0
     with site.warehouse.connect() as connection:
         connection.execute("update ops.rate_limits set blocked_until = now()")
     site.server.script = hostile.nothing
-    site.load(sweep=True)
+    site.load(full_refresh=True)
     assert site.requests() == 2, "of three pages the first had been landed"
     assert site.records() == site.world()
 
@@ -398,7 +403,7 @@ def test_a_clock_that_is_wrong_misses_nothing(opened: Open, hours: int) -> None:
         site.api.make("models", datetime.now(UTC) + skew)
         site.api.change("models", min(site.api.records["models"]), datetime.now(UTC) + skew)
         site.server.script = hostile.at({len(site.server.log): Fault("429 until a date", 0.1)} if number else {})
-        site.load(sweep=not number)
+        site.load(full_refresh=not number)
         assert site.records() == site.world()
     assert site.server.hammered() == []
 
@@ -409,16 +414,16 @@ def test_a_clock_that_is_wrong_misses_nothing(opened: Open, hours: int) -> None:
 @pytest.mark.parametrize("stem", LISTED)
 def test_a_run_that_broke_off_fetches_at_most_one_page_again(opened: Open, stem: str) -> None:
     site = opened(stem)
-    items = site.land(sweep=True).counts.fetched + 12
+    items = site.land(full_refresh=True).counts.fetched + 12
     needed = site.requests()
     a_page = 2 if stem == "civitai" else 1  # with a look across its border
     for crash_after in range(2, items, PAGE + 1):
         site.forget()
         site.requests()
         try:
-            site.land(sweep=True, crash_after=crash_after)
+            site.land(full_refresh=True, crash_after=crash_after)
         except Crash:
-            site.land(sweep=True)
+            site.land(full_refresh=True)
         assert site.requests() <= needed + a_page, crash_after
         assert site.records() == site.world(), crash_after
 
@@ -428,7 +433,7 @@ def test_a_run_that_breaks_off_again_and_again_comes_to_its_end(opened: Open) ->
     site = opened("danbooru", records=9)
     for _ in range(20):
         with suppress(Crash):
-            site.load(sweep=True, crash_after=PAGE_OF_POSTS + 5)
+            site.load(full_refresh=True, crash_after=PAGE_OF_POSTS + 5)
     assert site.records() == site.world()
 
 
@@ -439,7 +444,7 @@ def test_the_record_between_two_pages_is_found_in_the_same_run(opened: Open) -> 
     site = opened("civitai", records=16)
     assert isinstance(site.api, CivitAI)
     site.api.skips = True
-    run = site.load(sweep=True)
+    run = site.load(full_refresh=True)
     assert site.records() == site.world()
     assert run.stats["notes"]["records left out between pages, asked for again"] >= 3
 
@@ -447,7 +452,7 @@ def test_the_record_between_two_pages_is_found_in_the_same_run(opened: Open) -> 
 @pytest.mark.parametrize("stem", LISTED)
 def test_records_that_move_during_a_sweep_are_neither_lost_nor_deleted(opened: Open, stem: str) -> None:
     site = opened(stem, records=12)
-    site.load(sweep=True)
+    site.load(full_refresh=True)
     draw = random.Random(stem)
     kind = site.api.kinds[0]
 
@@ -455,7 +460,7 @@ def test_records_that_move_during_a_sweep_are_neither_lost_nor_deleted(opened: O
         site.api.change(kind, draw.choice(sorted(site.api.records[kind])), datetime.now(UTC))
 
     site.server.before = move
-    run = site.load(sweep=True)
+    run = site.load(full_refresh=True)
     assert run.counts.deleted == 0
     assert site.records() == site.world()
 
@@ -479,7 +484,7 @@ def test_equal_times_across_the_border_of_a_page_lose_nothing(opened: Open) -> N
 @pytest.mark.parametrize("stem", ["civitai", "huggingface"])
 def test_a_record_is_deleted_when_its_own_url_says_so_and_not_before(opened: Open, at_once: None, stem: str) -> None:
     site = opened(stem, records=9)
-    site.load(sweep=True)
+    site.load(full_refresh=True)
     gone, hidden = sorted(site.api.records["models"])[:2]
     deleted = site.api.delete("models", gone)
     kept = site.api.records["models"].pop(hidden)  # told by its own URL alone
@@ -494,13 +499,13 @@ def test_a_record_is_deleted_when_its_own_url_says_so_and_not_before(opened: Ope
         fault = Fault(name)
         site.server.script = lambda asked, fault=fault: fault if asked.path.endswith(gone) else None  # type: ignore[misc]
         with pytest.raises(AtlasError):
-            site.load(sweep=True)
+            site.load(full_refresh=True)
         assert site.records() == before, name
     site.server.script = hostile.nothing
-    assert site.load(sweep=True).counts.deleted == 1
+    assert site.load(full_refresh=True).counts.deleted == 1
     assert site.records()["models"] == before["models"] - {gone}
     site.api.restore("models", gone, deleted)
-    assert site.load(sweep=True).counts.created == 1
+    assert site.load(full_refresh=True).counts.created == 1
     assert site.records() == before
 
 

@@ -58,7 +58,7 @@ def land(warehouse: Warehouse, source: Source, *items: Item, day: str = DAY) -> 
 
 def bring(warehouse: Warehouse, source: Source, path: Path) -> Run:
     intake = bulk_files.intake(source, next(iter(source.contracts)), path, Window.of(DAY))
-    return landing.take_in(warehouse, source, DAY, nullcontext(intake))
+    return landing.land_intake(warehouse, source, DAY, nullcontext(intake))
 
 
 def model(number: int) -> bytes:

@@ -18,8 +18,8 @@ from pipelines.landing import land as landing
 from pipelines.landing.land import Intake
 from pipelines.landing.volatile_fields import Counted, take_out, tree
 from pipelines.ledger import Run
-from pipelines.source import Contract, Item, Payload, Source, Swept
-from pipelines.transform.run import transform, waiting
+from pipelines.source import Contract, FullScan, Item, Payload, Source
+from pipelines.transform.run import pending_partitions, transform
 from pipelines.warehouse.database import Warehouse
 from pipelines.warehouse.declare import metadata
 
@@ -225,7 +225,7 @@ def take(warehouse: Warehouse, source: Source, body: Json, day: str = DAYS[0]) -
 
 
 def transform_all(warehouse: Warehouse, source: Source) -> None:
-    for day in waiting(warehouse, source):
+    for day in pending_partitions(warehouse, source):
         transform(warehouse, source, day)
 
 
@@ -456,18 +456,18 @@ def test_counters_seen_again_since_are_not_taken_back_by_what_was_fetched_in_bet
     assert of_version(shared, number) == 1
 
 
-def sweep(warehouse: Warehouse, source: Source, day: str, *told: Json) -> Run:
+def full_refresh(warehouse: Warehouse, source: Source, day: str, *told: Json) -> Run:
     """A complete listing of models."""
-    items: list[Item] = [*map(payload, told), Swept("models", 1)]
+    items: list[Item] = [*map(payload, told), FullScan("models", 1)]
     intake = Intake(lambda _: items, "recorded", at(day))
-    return landing.take_in(warehouse, source, day, nullcontext(intake), shrink=True)
+    return landing.land_intake(warehouse, source, day, nullcontext(intake), shrink=True)
 
 
 def test_a_series_goes_with_its_record_and_comes_back_with_it(warehouse: Warehouse, civitai: Source) -> None:
     take(warehouse, civitai, model(1, 1))
     take(warehouse, civitai, model(2, 1))
     take(warehouse, civitai, model(1, 2), DAYS[1])
-    assert sweep(warehouse, civitai, DAYS[2], model(2, 1)).counts.deleted == 1
+    assert full_refresh(warehouse, civitai, DAYS[2], model(2, 1)).counts.deleted == 1
     run = transform(warehouse, civitai, DAYS[2])
     assert run.stats["tables"]["catalog.model_stats"]["deleted"] == 2
     assert (series(warehouse, 1), series(warehouse, 2)) == ([], [(DAYS[0], 1)])
@@ -479,7 +479,7 @@ def test_a_series_goes_with_its_record_and_comes_back_with_it(warehouse: Warehou
 def test_a_series_comes_back_with_what_was_counted_when_it_did(warehouse: Warehouse, civitai: Source) -> None:
     take(warehouse, civitai, model(1, 1))
     take(warehouse, civitai, model(2, 1))
-    sweep(warehouse, civitai, DAYS[1], model(2, 1))
+    full_refresh(warehouse, civitai, DAYS[1], model(2, 1))
     transform(warehouse, civitai, DAYS[1])
     take(warehouse, civitai, model(1, 5, name="Another"), DAYS[2])
     assert series(warehouse, 1) == [(DAYS[0], 1), (DAYS[2], 5)]
@@ -489,10 +489,10 @@ def test_counters_of_a_record_that_is_gone_wait_until_it_is_back(warehouse: Ware
     """What was fetched before the tombstone and lands after it."""
     take(warehouse, civitai, model(1, 1))
     take(warehouse, civitai, model(2, 1))
-    sweep(warehouse, civitai, DAYS[2], model(2, 1))
+    full_refresh(warehouse, civitai, DAYS[2], model(2, 1))
     transform(warehouse, civitai, DAYS[2])
     take(warehouse, civitai, model(1, 2), DAYS[1])
     assert series(warehouse, 1) == []
-    assert waiting(warehouse, civitai) == []
+    assert pending_partitions(warehouse, civitai) == []
     take(warehouse, civitai, model(1, 2), DAYS[3])
     assert series(warehouse, 1) == [(DAYS[0], 1), (DAYS[1], 2)]

@@ -103,7 +103,7 @@ def lived(warehouse: Warehouse, civitai: Source) -> Told:
         told.land("9", {"id": 9}, day=day, kind="images")
         told.now.pop(("images", "9"))
         if number == 2:
-            told.sweep("3", day=day, kind="models")
+            told.full_refresh("3", day=day, kind="models")
         told.transform()
     return told
 

@@ -147,5 +147,5 @@ def test_the_schedule_runs_by_itself_at_an_hour_without_sweeps() -> None:
     minute, hour, *every_day = str(prune_schedule.cron_schedule).split()
     assert every_day == ["*", "*", "*"]
     assert minute.isdigit()
-    swept = {source.sweeps.split()[1] for source in project.sources().values() if source.sweeps}
+    swept = {source.full_refresh_cron.split()[1] for source in project.sources().values() if source.full_refresh_cron}
     assert hour not in swept | {"*"}

@@ -112,14 +112,14 @@ def test_a_landing_that_failed_is_tried_again_after_a_while(site: Server, ollama
 def test_sweeps_are_requested_by_the_clock_for_every_source_that_asks_for_them(
     site: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    swept = [source for source in project.sources().values() if source.sweeps]
+    swept = [source for source in project.sources().values() if source.full_refresh_cron]
     assert swept
     for source in swept:
-        schedule = sweep_schedule(source, str(source.sweeps))
+        schedule = sweep_schedule(source, str(source.full_refresh_cron))
         repository = defs.get_repository_def()
         context = dg.build_schedule_context(scheduled_execution_time=SUNDAY, repository_def=repository)
         (request,) = schedule.evaluate_tick(context).run_requests or []
-        assert request.run_config == {"ops": {landing_op(source): {"config": {"sweep": True}}}}
+        assert request.run_config == {"ops": {landing_op(source): {"config": {"full_refresh": True}}}}
         assert request.partition_key == "2026-11-22"
 
     monkeypatch.setenv("ATLAS_MODE", "recorded")

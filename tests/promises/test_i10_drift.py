@@ -230,7 +230,7 @@ class Watched:
         """How many of the payloads hold what holds the path."""
         found = self.known(kind)
         for body in bodies:
-            found.look(msgspec.json.decode(body), b"")
+            found.inspect(msgspec.json.decode(body), b"")
         (node,) = (node for node in found.root.each() if node.path == path)
         return node.holder.seen if node.holder else len(bodies)
 
@@ -238,7 +238,7 @@ class Watched:
         """Paths and types of payloads, as a landing would tell them."""
         found = self.known(kind)
         for body in bodies:
-            found.look(msgspec.json.decode(body), b"")
+            found.inspect(msgspec.json.decode(body), b"")
         return {(row.path, row.type) for row in found.rows() if row.seen}
 
     def another(self, payload: Payload) -> Payload:
@@ -524,7 +524,7 @@ def test_keys_that_are_data_are_one_path() -> None:
     for number in range(200):
         ids = {str(number): {"a": number}, f"1:{number}": {"a": number}, "0c" * 16: {"a": 1}}
         named = {f"key_{number}": {"b": 1}, "k" * 65: 1, "with a space": 1}
-        found.look({"ids": ids, "named": named, "tags": {f"t{number}": [1]}, "link": [1, "x", None, number]}, b"")
+        found.inspect({"ids": ids, "named": named, "tags": {f"t{number}": [1]}, "link": [1, "x", None, number]}, b"")
     told = {(row.path, row.type): row.seen for row in found.rows()}
     assert told["ids.*", "object"] == told["ids.*.a", "number"] == 200
     assert told["tags.*[*]", "number"] == told['named."with a space"', "number"] == 200
@@ -539,11 +539,11 @@ def test_keys_that_are_data_are_one_path() -> None:
 def test_a_stream_has_so_many_paths_and_no_more() -> None:
     found = Paths("s", set(), [])
     for number in range(2_000):
-        found.look({f"a_{number % 60}": {f"b_{number}": {f"c_{number}": 1}}}, b"")
+        found.inspect({f"a_{number % 60}": {f"b_{number}": {f"c_{number}": 1}}}, b"")
     deep: Document = 1
     for _ in range(500):
         deep = {"down": [deep]}
-    found.look(deep, b"")
+    found.inspect(deep, b"")
     assert sum(1 for _ in found.root.each()) < 2 * json_paths.MOST_PATHS
     assert max(node.depth for node in found.root.each()) <= json_paths.DEEPEST
 

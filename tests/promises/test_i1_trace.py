@@ -19,16 +19,16 @@ from pipelines.orchestration.resources import Atlas as Resource
 from pipelines.project import Select, SqlFile
 from pipelines.source import Payload, Source
 from pipelines.transform import run
-from pipelines.transform.change_set import Scope
+from pipelines.transform.change_set import ChangeSet
 from pipelines.warehouse.database import Connection, Warehouse
 from pipelines.warehouse.declare import metadata
-from pipelines.warehouse.table_spec import Shape
+from pipelines.warehouse.table_spec import TableSpec
 from pipelines.warehouse.trace_view import row_of
 from tests.cli.test_cli import FAILED, USAGE, Atlas, atlas, words
 from tests.test_readme import load_recordings
 
 project.load_tables()
-SHAPES = {table.fullname: Shape(table) for table in metadata.sorted_tables if table.schema in project.domains()}
+SHAPES = {table.fullname: TableSpec(table) for table in metadata.sorted_tables if table.schema in project.domains()}
 __all__ = ["atlas"]
 
 
@@ -102,12 +102,12 @@ def test_the_sql_of_each_proof_yields_the_row_from_that_one_payload(loaded: Ware
 def yielded(warehouse: Warehouse, proof: dict[str, Any]) -> set[str]:
     """The keys that the SQL of a proof yields over its one payload."""
     source = project.sources()[proof["stream"].split(".")[0]]
-    shape = Shape(metadata.tables[proof["table_name"]])
+    shape = TableSpec(metadata.tables[proof["table_name"]])
     with warehouse.connect() as connection, connection.transaction(force_rollback=True):
         row = connection.execute("select text from ops.sql where digest = %s", [proof["sql_digest"]]).fetchone()
         assert row is not None
         assert hashlib.sha256(row["text"].encode()).hexdigest() == proof["sql_digest"]
-        scope = Scope(connection, source)
+        scope = ChangeSet(connection, source)
         scope.begin_with([proof["version_id"]], [0], 2**62)
         query = scope.select(Select(SqlFile(project.SQL / proof["sql_path"], row["text"]), shape.table))
         keys = sql.SQL("select {} as key from ({}) as t").format(shape.key_text("t"), query)

@@ -18,7 +18,7 @@ from pipelines.transform import run as transform
 from pipelines.transform import table_digests
 from pipelines.warehouse.database import Warehouse
 from pipelines.warehouse.declare import metadata
-from pipelines.warehouse.table_spec import Shape
+from pipelines.warehouse.table_spec import TableSpec
 from tests.cli.test_cli import PARTIAL, Atlas, atlas, words
 from tests.pasts import SEED, SEEDS, Files, World, files, tables
 from tests.transform.test_change_set import DAYS, any_model, rows
@@ -34,7 +34,9 @@ def differing(warehouse: Warehouse, workers: int = 2) -> dict[str, Compared]:
 def places(warehouse: Warehouse) -> dict[str, set[tuple[str, ...]]]:
     """Place and inserting transaction of each row of the domain."""
     return {
-        table.name: set(rows(warehouse, sql.SQL("select ctid::text, xmin::text from {}").format(Shape(table).target)))
+        table.name: set(
+            rows(warehouse, sql.SQL("select ctid::text, xmin::text from {}").format(TableSpec(table).target))
+        )
         for table in metadata.sorted_tables
         if table.schema == "catalog"
     }
@@ -48,7 +50,7 @@ def kept(warehouse: Warehouse) -> dict[str, tuple[int, int]]:
 def held(warehouse: Warehouse) -> dict[str, tuple[int, int]]:
     with warehouse.connect() as connection:
         counted = {
-            table.fullname: table_digests.counted(connection, Shape(table))
+            table.fullname: table_digests.counted(connection, TableSpec(table))
             for table in metadata.sorted_tables
             if table.schema == "catalog"
         }
@@ -163,14 +165,14 @@ def test_other_sql_is_found_and_brought_in_and_then_changes_nothing_more(three_m
     )
     assert len(derivations) == 3
     source = project.sources()["catalog/civitai"]
-    assert transform.waiting(three_models, source) == []
+    assert transform.pending_partitions(three_models, source) == []
     for day in DAYS:
         assert changed(transform.transform(three_models, source, day).counts) == 0
     assert places(three_models) == before
     assert rows(three_models, "select * from staging.reapplied_versions order by 1, 2") == derivations
 
     files.change("catalog/civitai/models", 0)
-    assert transform.waiting(three_models, source) == [DAYS[1], DAYS[2], DAYS[3]]
+    assert transform.pending_partitions(three_models, source) == [DAYS[1], DAYS[2], DAYS[3]]
     assert sum(changed(transform.transform(three_models, source, day).counts) for day in DAYS) == 3
     assert differing(three_models) == {}
 

@@ -17,7 +17,7 @@ from pipelines.transform import table_digests
 from pipelines.transform.run import transform
 from pipelines.warehouse.database import Warehouse
 from pipelines.warehouse.declare import metadata
-from pipelines.warehouse.table_spec import Shape
+from pipelines.warehouse.table_spec import TableSpec
 from tests.cli.test_cli import FAILED, USAGE, Atlas, atlas, words
 from tests.pasts import SEED, SEEDS, Files, World, files, tables
 from tests.transform.test_change_set import DAYS, Json, rows
@@ -30,7 +30,7 @@ def recorded_is_what_tables_hold(world: World, run: Run) -> None:
     project.load_tables()
     with world.warehouse.connect() as connection:
         for name, noted in run.stats.get("content", {}).items():
-            counted = table_digests.counted(connection, Shape(metadata.tables[name]))
+            counted = table_digests.counted(connection, TableSpec(metadata.tables[name]))
             assert noted == {"rows": counted["rows"], "digest": table_digests.written(counted["digest"])}, name
 
 
@@ -110,7 +110,7 @@ def test_a_row_that_changes_its_parent_stays_the_same_row(world: World) -> None:
     take_in(world, DAYS[0])
     ((_, before),) = rows(world.warehouse, created)
     told.land("2", a_model(id=2, modelVersions=versions), kind="models")
-    told.sweep("1", kind="models")
+    told.full_refresh("1", kind="models")
     take_in(world, DAYS[0])
     assert world.runs[-1].stats["tables"]["catalog.model_versions"]["updated"] == 1
     assert rows(world.warehouse, created)[0][1] == before

@@ -27,8 +27,8 @@ from pipelines.lineage import rebuild
 from pipelines.maintenance import erasure
 from pipelines.orchestration import resources
 from pipelines.orchestration.source_assets import measured, staging_asset, staging_key, table_assets, table_key
-from pipelines.source import Checkpoint, Item, Payload, Source, Swept, Window
-from pipelines.transform.run import transform, waiting
+from pipelines.source import Checkpoint, FullScan, Item, Payload, Source, Window
+from pipelines.transform.run import pending_partitions, transform
 from pipelines.warehouse.database import Warehouse
 
 DAY = "2026-11-02"
@@ -54,7 +54,7 @@ def rows(warehouse: Warehouse, query: str | sql.Composed) -> list[dict[str, Any]
 
 def land(warehouse: Warehouse, source: Source, *items: Item, hours: int = 0) -> Counts:
     intake = Intake(lambda _: items, "recorded", START + timedelta(hours=hours))
-    return landing.take_in(warehouse, source, DAY, nullcontext(intake), shrink=True).counts
+    return landing.land_intake(warehouse, source, DAY, nullcontext(intake), shrink=True).counts
 
 
 def added(counts: Any) -> int:
@@ -95,10 +95,10 @@ def test_the_sum_holds_for_every_recording(warehouse: Warehouse, name: str) -> N
         with extract.opened(warehouse, source, Window(day), "recorded") as intake:
             told = sum(isinstance(item, Payload) for item in intake.items({}))
         opened = extract.opened(warehouse, source, Window(day), "recorded")
-        run = landing.take_in(warehouse, source, day.isoformat(), opened)
+        run = landing.land_intake(warehouse, source, day.isoformat(), opened)
         assert run.counts.fetched == told > 0
         runs.append(run)
-    taken = waiting(warehouse, source)
+    taken = pending_partitions(warehouse, source)
     runs += [transform(warehouse, source, each) for each in taken]
     runs += [transform(warehouse, source, each, full=True) for each in taken]
     runs.append(rebuild.rebuild(warehouse, source.domain, workers=1))
@@ -115,9 +115,9 @@ def test_each_end_that_a_payload_can_have_is_counted_once(warehouse: Warehouse, 
     second = land(warehouse, civitai, counted, changed, three, nameless, hours=1)
     assert second == Counts(fetched=4, updated=2, unchanged=1, quarantined=1)
     late = Payload(json.dumps(model(3, "older")).encode(), "late", version_at=START - timedelta(days=1), kind="models")
-    third = land(warehouse, civitai, counted, changed, late, Swept("models", 1), hours=2)
+    third = land(warehouse, civitai, counted, changed, late, FullScan("models", 1), hours=2)
     assert third == Counts(fetched=3, unchanged=2, duplicates=1)
-    fourth = land(warehouse, civitai, counted, Swept("models", 1), hours=3)
+    fourth = land(warehouse, civitai, counted, FullScan("models", 1), hours=3)
     assert fourth == Counts(fetched=1, unchanged=1, deleted=2)
     assert land(warehouse, civitai, hours=4) == Counts()
     fates = {row["external_id"]: row["n"] for row in rows(warehouse, VERSIONS)}
@@ -140,7 +140,7 @@ def test_each_end_that_a_row_can_have_is_counted_once(warehouse: Warehouse, civi
     assert_conserved(warehouse, *runs)
     twice = model(4, modelVersions=[version | {"id": 4, "images": [image]}])
     changed = [told[0] | {"name": "changed"}, told[1] | {"name": "fits now"}, twice]
-    land(warehouse, civitai, *(payload(each) for each in changed), Swept("models", 1), hours=1)
+    land(warehouse, civitai, *(payload(each) for each in changed), FullScan("models", 1), hours=1)
     runs.append(transform(warehouse, civitai, DAY))
     assert runs[1].counts.duplicates and runs[1].counts.updated and runs[1].counts.deleted
     runs.append(transform(warehouse, civitai, DAY, full=True))
@@ -162,9 +162,9 @@ def test_a_landing_that_goes_on_counts_what_the_one_before_had_fetched(warehouse
                 yield Checkpoint("models", {"page": number + 1})
 
     with pytest.raises(ConnectionResetError):
-        landing.take_in(warehouse, civitai, DAY, nullcontext(Intake(lambda resume: items(resume, True), "live")))
+        landing.land_intake(warehouse, civitai, DAY, nullcontext(Intake(lambda resume: items(resume, True), "live")))
     intake = Intake(lambda resume: items(resume, False), "live")
-    run = landing.take_in(warehouse, civitai, DAY, nullcontext(intake))
+    run = landing.land_intake(warehouse, civitai, DAY, nullcontext(intake))
     assert run.counts == Counts(fetched=5, created=3, quarantined=1, duplicates=1)
     assert run.stats["notes"] == {"payloads taken up from a run that broke off": 3}
     (failed, _) = rows(warehouse, "select * from ops.fetch_runs order by fetch_run_id")

@@ -401,13 +401,13 @@ def found(warehouse: Warehouse) -> Kept:
 def holding(new_warehouse: Callable[[], Warehouse], source: Source, contract: type[Contract]) -> Iterator[Any]:
     """A warehouse and a source with one stream under a contract."""
     warehouse = new_warehouse()
-    yield warehouse, replace(source, name="catalog/corners", contracts={"": contract}, kind="http", look=None)
+    yield warehouse, replace(source, name="catalog/corners", contracts={"": contract}, kind="http", get_record=None)
     warehouse.drop_database(warehouse.database)
 
 
 def bring(warehouse: Warehouse, source: Source, path: Path) -> Run:
     intake = bulk_files.intake(source, "", path, Window.of("2026-11-01"))
-    run = landing.take_in(warehouse, source, "2026-11-01", nullcontext(intake))
+    run = landing.land_intake(warehouse, source, "2026-11-01", nullcontext(intake))
     counts = run.counts
     assert counts.fetched == counts.created + counts.updated + counts.unchanged + counts.quarantined
     return run
@@ -711,7 +711,7 @@ def test_a_payload_that_is_another_less_its_counters_keeps_what_it_says(
     warehouse: Warehouse, comfyui: Source, at_once: bool, first: str
 ) -> None:
     """Their digests are the same."""
-    source = replace(comfyui, contracts={"counting": Counting, "plain": Named}, kind="http", look=None)
+    source = replace(comfyui, contracts={"counting": Counting, "plain": Named}, kind="http", get_record=None)
     bodies = {"counting": b'{"id":"a","x":5}', "plain": b'{"id":"a","x":null}'}
     items = [Payload(bodies[kind], kind, kind=kind) for kind in sorted(bodies, key=lambda each: each != first)]
     for batch in [items] if at_once else [[each] for each in items]:

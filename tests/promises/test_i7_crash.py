@@ -187,7 +187,7 @@ def stage(
 
 def bring(warehouse: Warehouse, source: Source, file: Path, day: str) -> None:
     intake = bulk_files.intake(source, "models", file, Window.of(day))
-    landing.take_in(warehouse, source, day, nullcontext(intake))
+    landing.land_intake(warehouse, source, day, nullcontext(intake))
 
 
 @pytest.fixture(autouse=True)

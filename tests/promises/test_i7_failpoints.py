@@ -210,7 +210,7 @@ from pipelines.warehouse import engine
 source = house.sources()["catalog/ollama"]
 day = datetime.now(UTC).date().isoformat()
 with engine.opened(settings.load()) as warehouse:
-    landing.take_in(warehouse, source, day, fetching.opened(warehouse, source, Window.of(day), "live"))
+    landing.land_intake(warehouse, source, day, fetching.opened(warehouse, source, Window.of(day), "live"))
 """
 """What a Dagster run does to land a live source, without the seconds that Dagster takes to begin."""
 
@@ -294,7 +294,7 @@ class Stage:
     def bring(self, warehouse: Warehouse, day: str, payloads: list[bytes]) -> None:
         (file := self.folder / f"{day}.ndjson").write_bytes(b"\n".join(payloads))
         intake = bulk_files.intake(self.civitai, "models", file, Window.of(day))
-        land.take_in(warehouse, self.civitai, day, nullcontext(intake))
+        land.land_intake(warehouse, self.civitai, day, nullcontext(intake))
 
     def run(self, scenario: str, warehouse: Warehouse, failpoint: str = "") -> Ended:
         """Runs the command of a scenario."""

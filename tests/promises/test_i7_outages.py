@@ -55,7 +55,7 @@ def outages() -> list[tuple[str, signal.Signals, bool]]:
 
 def bring(warehouse: Warehouse, source: Source, file: Path, day: str, payloads: list[bytes]) -> None:
     file.write_bytes(b"\n".join(payloads))
-    land.take_in(warehouse, source, day, nullcontext(bulk_files.intake(source, "models", file, Window.of(day))))
+    land.land_intake(warehouse, source, day, nullcontext(bulk_files.intake(source, "models", file, Window.of(day))))
 
 
 def start(home: Path, failpoint: str, *arguments: str) -> "subprocess.Popen[str]":

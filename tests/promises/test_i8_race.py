@@ -26,11 +26,11 @@ from pipelines.ledger import Counts, Run
 from pipelines.lineage import rebuild
 from pipelines.source import Payload, Source, Window
 from pipelines.transform import table_digests
-from pipelines.transform.run import transform, waiting
+from pipelines.transform.run import pending_partitions, transform
 from pipelines.warehouse import locks, migrate
 from pipelines.warehouse.database import Warehouse
 from pipelines.warehouse.declare import metadata
-from pipelines.warehouse.table_spec import Shape
+from pipelines.warehouse.table_spec import TableSpec
 
 DAY = "2026-11-02"
 PROCESSES, MODELS, BAD = 20, 60, 2
@@ -60,7 +60,7 @@ for each in range(int(processes)):
         os.read(gate, 1)
         warehouse = Warehouse(make_url(url))
         intake = bulk_files.intake(source, "models", Path(file), Window.of(day))
-        landed = land.take_in(warehouse, source, day, nullcontext(intake))
+        landed = land.land_intake(warehouse, source, day, nullcontext(intake))
         runs = [landed, transform(warehouse, source, day)]
         os.write(1, (json.dumps([[str(run.id), vars(run.counts)] for run in runs]) + "\\n").encode())
         os._exit(0)
@@ -96,7 +96,7 @@ def digests(warehouse: Warehouse) -> dict[str, tuple[int, str]]:
         }
         found = {}
         for name in kept:
-            number = table_digests.counted(connection, Shape(metadata.tables[name]))
+            number = table_digests.counted(connection, TableSpec(metadata.tables[name]))
             found[name] = (number["rows"], number["digest"])
     assert found == kept
     return {name: (number, table_digests.written(digest)) for name, (number, digest) in found.items() if number}
@@ -207,7 +207,7 @@ def recorded(warehouse: Warehouse, source: Source) -> None:
     """Lands what was recorded of a source, day by day."""
     for day in recording.days(source):
         opened = extract.opened(warehouse, source, Window(day), "recorded")
-        landing.take_in(warehouse, source, day.isoformat(), opened)
+        landing.land_intake(warehouse, source, day.isoformat(), opened)
 
 
 def test_sources_and_days_transformed_at_once_are_as_one_by_one(warehouse: Warehouse, other: Warehouse) -> None:
@@ -215,10 +215,10 @@ def test_sources_and_days_transformed_at_once_are_as_one_by_one(warehouse: Wareh
     sources = [project.sources()[name] for name in RACING]
     for source in sources:
         recorded(other, source)
-        for day in waiting(other, source):
+        for day in pending_partitions(other, source):
             transform(other, source, day)
     at_once([lambda source=source: recorded(warehouse, source) for source in sources])  # type: ignore[misc]
-    days = [(source, day) for source in sources for day in waiting(warehouse, source)]
+    days = [(source, day) for source in sources for day in pending_partitions(warehouse, source)]
     random.Random(SEED).shuffle(days)
     assert len(days) > len(sources)
     runs = at_once([lambda each=each: transform(warehouse, *each) for each in [*days, *days]])  # type: ignore[misc]

@@ -22,8 +22,8 @@ from pipelines import project
 from pipelines.landing import land as landing
 from pipelines.landing.land import Intake
 from pipelines.ledger import Run
-from pipelines.source import Contract, Item, Payload, Source, Swept
-from pipelines.transform.run import transform, waiting
+from pipelines.source import Contract, FullScan, Item, Payload, Source
+from pipelines.transform.run import pending_partitions, transform
 from pipelines.warehouse.database import Warehouse
 from pipelines.warehouse.declare import audit_columns, metadata
 
@@ -91,7 +91,7 @@ def made(civitai: Source, tmp_path_factory: pytest.TempPathFactory) -> Source:
     for table, text in MADE.items():
         (folder / f"{table}.sql").write_text(text)
     name = f"catalog/{os.path.relpath(folder, project.SQL / 'catalog')}"
-    return replace(civitai, name=name, contracts={"": Anything}, look=None)
+    return replace(civitai, name=name, contracts={"": Anything}, get_record=None)
 
 
 def model(number: int, of: str = "") -> Json:
@@ -125,18 +125,18 @@ class Told:
         items = [payload(name, body) for name, body in bodies.items()]
         return landing.land(self.warehouse, self.source, day, items, fetched_at=self.clock)
 
-    def sweep(self, *gone: str, day: str = DAYS[0], kind: str = "") -> Run:
+    def full_refresh(self, *gone: str, day: str = DAYS[0], kind: str = "") -> Run:
         """A complete listing of a kind that no longer tells some records."""
         self.clock += timedelta(minutes=1)
         for name in gone:
             self.now.pop((kind, name), None)
         told: list[Item] = [payload(name, body, each) for (each, name), body in self.now.items() if each == kind]
-        intake = Intake(lambda _: [*told, Swept(kind, 1)], "recorded", self.clock)
-        return landing.take_in(self.warehouse, self.source, day, nullcontext(intake), shrink=True)
+        intake = Intake(lambda _: [*told, FullScan(kind, 1)], "recorded", self.clock)
+        return landing.land_intake(self.warehouse, self.source, day, nullcontext(intake), shrink=True)
 
     def transform(self, *days: str) -> None:
         """Takes in days, or all that wait."""
-        for day in days or waiting(self.warehouse, self.source):
+        for day in days or pending_partitions(self.warehouse, self.source):
             transform(self.warehouse, self.source, day)
 
 
@@ -378,7 +378,7 @@ def test_what_goes_is_replaced_and_comes_back(teller: Teller, fresh: Fresh, case
         told.transform(day)
     for number, (name, body) in enumerate(records.items(), list(CASES).index(case)):
         if number % 2:
-            assert told.sweep(name, day=DAYS[3]).counts.deleted == 1
+            assert told.full_refresh(name, day=DAYS[3]).counts.deleted == 1
         else:
             told.land(name, {}, day=DAYS[3])
         told.transform(DAYS[3])
@@ -410,7 +410,7 @@ def test_of_three_that_have_a_key_the_others_move_up_as_the_smallest_goes(teller
     assert shown(told.warehouse, IMAGES) == ["https://i/7/a.png"]
     assert rows(told.warehouse, WAITS) == [("b", "catalog.images", "claim"), ("c", "catalog.images", "claim")]
     assert rows(told.warehouse, OPEN) == []
-    told.sweep("a")
+    told.full_refresh("a")
     told.transform()
     assert shown(told.warehouse, IMAGES) == ["https://i/7/b.png"]
     assert rows(told.warehouse, WAITS) == [("c", "catalog.images", "claim")]
@@ -484,7 +484,7 @@ def test_a_child_waits_for_a_required_parent_and_goes_to_wait_again_with_it(tell
             [],
             [],
         )
-        told.sweep("m", day=DAYS[2])
+        told.full_refresh("m", day=DAYS[2])
         told.transform()
         assert (shown(told.warehouse, LABELS), rows(told.warehouse, WAITS), rows(told.warehouse, OPEN)) == (
             [],
@@ -504,7 +504,7 @@ def test_a_nullable_reference_is_null_as_long_as_its_parent_is_not_there(teller:
         told.land("m", {"models": [model(1)], "versions": [version(1, 1, "v")]}, day=DAYS[1])
         told.transform()
         assert (shown(told.warehouse, links), rows(told.warehouse, WAITS)) == ([True], [])
-        told.sweep("m", day=DAYS[2])
+        told.full_refresh("m", day=DAYS[2])
         told.transform()
         assert shown(told.warehouse, links) == [False]
         assert rows(told.warehouse, WAITS) == [("x", "catalog.model_versions", "parent")]
@@ -566,15 +566,15 @@ def history(told: Told, dice: random.Random, step: Callable[[random.Random], tup
     for _ in range(9):
         kind, name, body = step(dice)
         if dice.random() < 0.25 and (kind, name) in told.now:
-            told.sweep(name, day=dice.choice(DAYS), kind=kind)
+            told.full_refresh(name, day=dice.choice(DAYS), kind=kind)
         else:
             told.land(name, body, day=dice.choice(DAYS), kind=kind)
-        if dice.random() < 0.6 and (days := waiting(told.warehouse, told.source)):
+        if dice.random() < 0.6 and (days := pending_partitions(told.warehouse, told.source)):
             told.transform(dice.choice(days))
-    days = waiting(told.warehouse, told.source)
+    days = pending_partitions(told.warehouse, told.source)
     dice.shuffle(days)
     told.transform(*days)
-    assert waiting(told.warehouse, told.source) == []
+    assert pending_partitions(told.warehouse, told.source) == []
 
 
 def step_of_made(dice: random.Random) -> tuple[str, str, Json]:
@@ -594,7 +594,7 @@ def test_a_history_by_chance_ends_in_what_one_load_of_its_last_payloads_makes(
     emptied: Callable[[], Warehouse], made: Source, civitai: Source, which: str, seed: int
 ) -> None:
     dice = random.Random(f"{SEED} {which} {seed}")
-    source, step = (made, step_of_made) if which == "made" else (replace(civitai, look=None), step_of_civitai)
+    source, step = (made, step_of_made) if which == "made" else (replace(civitai, get_record=None), step_of_civitai)
     told = Told(emptied(), source)
     history(told, dice, step)
     found = state(told.warehouse)

@@ -14,7 +14,7 @@ from pipelines.lineage import rebuild, snapshots, time_travel, trace
 from pipelines.maintenance import erasure, retention
 from pipelines.maintenance.retention import Policy
 from pipelines.source import Source
-from pipelines.transform.run import transform, waiting
+from pipelines.transform.run import pending_partitions, transform
 from pipelines.warehouse.database import Warehouse
 from tests.pasts import Files, files
 from tests.transform.test_change_set import DAYS, Told, made, rows, shown
@@ -66,14 +66,14 @@ def test_a_select_that_fails_is_tried_again_when_it_changes(told: Told, files: F
     told.transform()
     fine = change(files, "models", FAILS)
     told.transform()
-    assert waiting(told.warehouse, told.source) == []
+    assert pending_partitions(told.warehouse, told.source) == []
     assert rows(told.warehouse, ENTRIES) == [("1", "select_fails", 1, True)]
     assert shown(told.warehouse, "select name from catalog.models") == ["heron 1"]
     transform(told.warehouse, told.source, DAYS[0], full=True)
     assert rows(told.warehouse, ENTRIES) == [("1", "select_fails", 2, True)]
     (files.folder / "catalog/civitai/models.sql").write_text(fine)
     project.selects.cache_clear()
-    assert waiting(told.warehouse, told.source) == [DAYS[0]]
+    assert pending_partitions(told.warehouse, told.source) == [DAYS[0]]
     told.transform()
     assert rows(told.warehouse, ENTRIES) == [("1", "select_fails", 2, False)]
     assert [each for each in rebuild.check(told.warehouse, "catalog", workers=1) if not each.same] == []
@@ -97,13 +97,13 @@ def test_rows_of_a_select_that_is_gone_go_with_it(told: Told, files: Files) -> N
     assert shown(warehouse, "select count(*) from catalog.model_tags") == [1]
     (files.folder / "catalog/civitai/model_tags.sql").unlink()
     project.selects.cache_clear()
-    assert waiting(warehouse, told.source) == [DAYS[0]]
+    assert pending_partitions(warehouse, told.source) == [DAYS[0]]
     run = transform(warehouse, told.source, DAYS[0])
     assert {name: each["deleted"] for name, each in run.stats["tables"].items() if each["deleted"]} == {
         "catalog.model_tags": 1,
         "catalog.tags": 1,
     }
-    assert waiting(warehouse, told.source) == []
+    assert pending_partitions(warehouse, told.source) == []
     assert [each for each in rebuild.check(warehouse, "catalog", workers=1) if not each.same] == []
     with warehouse.connect() as connection:
         assert not any(each["unproven"] for each in trace.unproven(connection))
@@ -191,7 +191,7 @@ def test_where_the_newest_version_fails_the_one_in_force_is_by_the_sql_of_now(to
     told.land("1", a_model(1), day=DAYS[1], kind="models")
     told.transform()
     assert shown(told.warehouse, "select name from catalog.models") == ["FINE"]
-    assert waiting(told.warehouse, told.source) == differing(told) == []
+    assert pending_partitions(told.warehouse, told.source) == differing(told) == []
 
 
 STATS = """
@@ -210,7 +210,7 @@ def test_a_series_is_derived_whole_once_its_record_is_mended(told: Told, files: 
     told.land("1", a_model(1, name="mended", stats={"downloadCount": 2}), day=DAYS[1], kind="models")
     told.transform()
     assert shown(told.warehouse, "select downloads from catalog.model_stats order by observed_at") == [100, 200]
-    assert waiting(told.warehouse, told.source) == differing(told) == []
+    assert pending_partitions(told.warehouse, told.source) == differing(told) == []
 
 
 def test_counters_of_a_record_on_which_a_select_fails_do_not_wait_for_ever(told: Told, files: Files) -> None:
@@ -220,7 +220,7 @@ def test_counters_of_a_record_on_which_a_select_fails_do_not_wait_for_ever(told:
     told.transform()
     told.land("1", a_model(1, stats={"downloadCount": 2}), day=DAYS[1], kind="models")
     told.transform()
-    assert waiting(told.warehouse, told.source) == []
+    assert pending_partitions(told.warehouse, told.source) == []
     (files.folder / "catalog/civitai/models.sql").write_text(fine)
     project.selects.cache_clear()
     told.transform()
@@ -234,9 +234,9 @@ def test_counters_on_which_a_select_fails_are_followed_by_others_on_which_it_doe
     change(files, "models", wrapped)
     for day, (count, there) in zip(DAYS, ((1, [1]), (0, [1]), (0, [1]), (5, [1, 0, 5])), strict=True):
         told.land("1", a_model(1, stats={"downloadCount": count}), day=day, kind="models")
-        assert (day in waiting(told.warehouse, told.source)) == (day != DAYS[2])
+        assert (day in pending_partitions(told.warehouse, told.source)) == (day != DAYS[2])
         told.transform()
-        assert waiting(told.warehouse, told.source) == []
+        assert pending_partitions(told.warehouse, told.source) == []
         assert shown(told.warehouse, "select downloads from catalog.model_stats order by observed_at") == there
     assert differing(told) == []
 
@@ -248,7 +248,7 @@ def test_a_source_without_any_select_keeps_its_rows_and_lands(told: Told, files:
         path.unlink()
     project.selects.cache_clear()
     told.land("2", a_model(2), day=DAYS[1], kind="models")
-    assert waiting(told.warehouse, told.source) == []
+    assert pending_partitions(told.warehouse, told.source) == []
     for derive in (
         lambda: transform(told.warehouse, told.source, DAYS[1]),
         lambda: rebuild.check(told.warehouse, "catalog", workers=1),

@@ -19,7 +19,7 @@ from pipelines.errors import AtlasError
 from pipelines.landing import land as landing
 from pipelines.ledger import Run
 from pipelines.source import Contract, Payload, Source
-from pipelines.transform.run import transform, waiting
+from pipelines.transform.run import pending_partitions, transform
 from pipelines.warehouse.database import Warehouse
 
 DAY = "2026-11-01"
@@ -320,9 +320,9 @@ def test_what_did_not_change_keeps_its_times_and_what_changed_has_a_new_one(
 
 def test_a_normal_run_takes_only_what_no_transform_has_taken(warehouse: Warehouse, civitai: Source) -> None:
     take(warehouse, civitai, model(1), model(2))
-    assert waiting(warehouse, civitai) == []
+    assert pending_partitions(warehouse, civitai) == []
     land(warehouse, civitai, model(2, description="new"), model(3), days_later=1)
-    assert waiting(warehouse, civitai) == [DAY]
+    assert pending_partitions(warehouse, civitai) == [DAY]
     assert transform(warehouse, civitai, DAY).stats["records"] == 2
     assert transform(warehouse, civitai, DAY).stats["records"] == 0
     assert transform(warehouse, civitai, DAY, full=True).stats["records"] == 3
@@ -344,9 +344,9 @@ def test_another_text_of_a_select_makes_the_next_run_take_everything(warehouse: 
             update staging.versions set applied_sql = 'an older text', attempted_sql = 'an older text'
             """
         )
-    assert waiting(warehouse, civitai) == [DAY]
+    assert pending_partitions(warehouse, civitai) == [DAY]
     assert transform(warehouse, civitai, DAY).stats["records"] == 2
-    assert waiting(warehouse, civitai) == []
+    assert pending_partitions(warehouse, civitai) == []
     assert transform(warehouse, civitai, DAY).stats["records"] == 0
 
 
