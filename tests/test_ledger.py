@@ -63,26 +63,26 @@ def the_row(warehouse: Warehouse, run_id: UUID) -> dict[str, Any]:
 
 @contextmanager
 def working(warehouse: Warehouse, source: Source, kind: ledger.RunKind = "land") -> Iterator[Run]:
-    with ledger.opened(warehouse, source, kind, DAY, code_version="a test") as run:
+    with ledger.open_run(warehouse, source, kind, DAY, code_version="a test") as run:
         yield run
 
 
-def test_a_run_that_still_works_is_not_reaped(warehouse: Warehouse, civitai: Source) -> None:
+def test_a_run_that_still_works_is_not_closed(warehouse: Warehouse, civitai: Source) -> None:
     with working(warehouse, civitai) as run:
-        assert ledger.reap(warehouse) == []
+        assert ledger.close_dead_runs(warehouse) == []
         assert the_row(warehouse, run.id)["status"] == "in_progress"
         run.publish(Counts(), {})
     assert the_row(warehouse, run.id)["status"] == "completed"
 
 
-def test_only_the_run_whose_process_is_gone_is_reaped(warehouse: Warehouse, civitai: Source) -> None:
+def test_only_the_run_whose_process_is_gone_is_closed(warehouse: Warehouse, civitai: Source) -> None:
     open_a_run = """
 import sys
 from pipelines import ledger, project
 from pipelines.warehouse.database import Warehouse
 from sqlalchemy import make_url
 source = project.sources()["catalog/civitai"]
-with ledger.opened(Warehouse(make_url(sys.argv[1])), source, "land", "2026-11-02", code_version="a test") as run:
+with ledger.open_run(Warehouse(make_url(sys.argv[1])), source, "land", "2026-11-02", code_version="a test") as run:
     print(run.id, flush=True)
     sys.stdin.read()
 """
@@ -96,18 +96,18 @@ with ledger.opened(Warehouse(make_url(sys.argv[1])), source, "land", "2026-11-02
     with process, working(warehouse, civitai) as ours:
         assert process.stdout is not None
         theirs = UUID(process.stdout.readline().strip())
-        assert ledger.reap(warehouse) == []
+        assert ledger.close_dead_runs(warehouse) == []
         process.kill()
         process.wait()
         until(lambda: not lock_of(warehouse, theirs))  # the server notices in a moment
-        assert ledger.reap(warehouse) == [theirs]
+        assert ledger.close_dead_runs(warehouse) == [theirs]
         row = the_row(warehouse, theirs)
         assert (row["status"], row["publish_seq"]) == ("failed", None)
         assert row["ended_at"] >= row["started_at"]
-        assert "the process ended without a word" in row["error_text"]
+        assert "the process ended before it closed the run" in row["error_text"]
         assert the_row(warehouse, ours.id)["status"] == "in_progress"
         ours.publish(Counts(), {})
-    assert ledger.reap(warehouse) == []
+    assert ledger.close_dead_runs(warehouse) == []
     assert not lock_of(warehouse, theirs)
     assert not lock_of(warehouse, ours.id)
 
@@ -313,7 +313,7 @@ def test_a_killed_run_of_dagster_is_freed_by_the_next(
         ("land", "completed"),
         ("transform", "completed"),
     ]
-    assert "the process ended without a word" in ended[1]["error_text"]
+    assert "the process ended before it closed the run" in ended[1]["error_text"]
 
 
 def test_dagster_is_told_what_the_ledger_says(

@@ -107,7 +107,7 @@ def as_of(
     """Print a table as CSV as a run left it, or leave the whole domain as it was in a schema."""
     if (table is None) == (not schema):
         raise AtlasError("Name either a TABLE to print, or a schema to make: --schema NAME.", usage=True)
-    with context.warehouse() as warehouse, ledger.reading(warehouse) as connection:
+    with context.warehouse() as warehouse, ledger.open_reader(warehouse) as connection:
         moment = snapshots.moment(connection, run)
         of = _known(domain or (table or moment.source).replace(".", "/").split("/")[0])
         with time_travel.as_of(warehouse, of, moment, schema=schema or None, workers=workers) as then:
@@ -136,7 +136,7 @@ def diff(
     json: AsJson = False,
 ) -> None:
     """Show which rows and cells differ between two runs, and why: another payload, other counters, other SQL."""
-    with context.warehouse() as warehouse, ledger.reading(warehouse) as connection, ExitStack() as stack:
+    with context.warehouse() as warehouse, ledger.open_reader(warehouse) as connection, ExitStack() as stack:
         moments = [snapshots.moment(connection, run) for run in (before, after)]
         of = _known(domain or moments[1].source.split("/")[0])
         old, new = (stack.enter_context(time_travel.as_of(warehouse, of, each, workers=workers)) for each in moments)

@@ -38,7 +38,7 @@ def opened(
         if mode == "recorded":
             place, window = _recorded(stack, source, window), replace(window, full_refresh=not source.supports_backfill)
         else:
-            ledger.reap(warehouse)  # so that what a dead run of this day has landed is taken up
+            ledger.close_dead_runs(warehouse)  # so that what a dead run of this day has landed is taken up
             failpoints.reached("fetch.reaped")
             asked |= {"full_refresh": full_refresh, "read_from": _read_from(source)}
             window = _live_window(warehouse, source, window, full_refresh=full_refresh)

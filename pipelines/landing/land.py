@@ -99,7 +99,7 @@ def land_intake(
     """
     with (
         _taking_turns(),
-        ledger.opened(
+        ledger.open_run(
             warehouse,
             source,
             "land",

@@ -50,7 +50,7 @@ def rebuild(warehouse: Warehouse, domain: str, *, workers: int, notify: Callable
     codes = {name: transform.code_version(files) for name, files in selects.items()}
     every = [select for files in selects.values() for select in files]
     with (
-        ledger.opened(
+        ledger.open_run(
             warehouse, domain, "rebuild", "all", code_version=transform.code_version(every), notify=notify
         ) as run,
         derived(warehouse, domain, run.connection, workers=workers, notify=lambda _: run.advance(1)) as (
@@ -93,7 +93,7 @@ def check(
     Nothing is changed. Transforms of the domain wait meanwhile, readers do not.
     """
     with (
-        ledger.reading(warehouse) as connection,
+        ledger.open_reader(warehouse) as connection,
         derived(warehouse, domain, connection, workers=workers, notify=notify) as (tables, _),
     ):
         return [_compared(connection, TableSpec(like(table, domain)), TableSpec(table)) for table in tables.values()]

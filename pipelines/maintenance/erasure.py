@@ -47,7 +47,7 @@ def erase(
         shadow_schema.drop_forsaken(connection)
         _require_no_copy(connection, source.domain)
     code = transform.code_version(project.selects(source.name))
-    with ledger.opened(warehouse, source, "erase", PARTITION, code_version=code, notify=notify) as run:
+    with ledger.open_run(warehouse, source, "erase", PARTITION, code_version=code, notify=notify) as run:
         with run.connection.transaction():
             _require_no_copy_under_way(run.connection, source.domain)
             for lock in (locks.transform(source.domain), locks.landing(source.name), locks.BODIES):

@@ -47,7 +47,7 @@ def prune(
 ) -> Run:
     """Removes what a policy no longer keeps; the closed run, with how many of each kind."""
     code = " ".join(f"{name}={days}" for name, days in asdict(policy).items())
-    with ledger.opened(
+    with ledger.open_run(
         warehouse, "atlas", "prune", "all", code_version=code, dagster_run_id=dagster_run_id, notify=notify
     ) as run:
         removed = _warehouse(run.connection, policy, run.advance)
@@ -62,7 +62,7 @@ def prune(
 
 def prunable(warehouse: Warehouse, policy: Policy) -> Counter[str]:
     """How many of each kind `prune` would remove: it does, and takes it back. Landings wait meanwhile."""
-    with ledger.reading(warehouse) as connection, connection.transaction(force_rollback=True):
+    with ledger.open_reader(warehouse) as connection, connection.transaction(force_rollback=True):
         found = _warehouse(connection, policy)
     with _dagster(warehouse) as dagster:
         if dagster is not None:

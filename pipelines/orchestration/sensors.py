@@ -27,7 +27,7 @@ follow_sensor = dg.AutomationConditionSensorDefinition(
 )
 def close_dead_runs(context: dg.RunFailureSensorContext) -> None:
     with Atlas().opened() as warehouse:
-        for run_id in ledger.reap(warehouse):
+        for run_id in ledger.close_dead_runs(warehouse):
             context.log.info("closed %s", run_id)
 
 

@@ -540,7 +540,7 @@ def test_a_process_that_was_killed_is_taken_up(warehouse: Warehouse, comfyui: So
         assert process.stdout is not None
         assert process.stdout.readline() == "here\n"
         process.kill()
-    while not ledger.reap(warehouse):
+    while not ledger.close_dead_runs(warehouse):
         pass  # the server notices in a moment that it is gone
     pages = Pages()
     run = go_on(warehouse, comfyui, pages)

@@ -188,7 +188,7 @@ def test_the_database_refuses_a_number_below_zero(warehouse: Warehouse, civitai:
         assert false.fetched == added(asdict(false))
     with (
         pytest.raises(psycopg.errors.CheckViolation, match="not_negative"),
-        ledger.opened(warehouse, civitai, "land", DAY, code_version="a test") as run,
+        ledger.open_run(warehouse, civitai, "land", DAY, code_version="a test") as run,
     ):
         run.publish(false, {})
 

@@ -63,7 +63,7 @@ LABELS = {
     "erase.removed": list(erasure.REMOVE),
     "publish.told_again": ["0", "1", "2"],
     "publish.forgotten": ["arrivals", "rejects", "checkpoints"],
-    "reap.forgotten": ["arrivals", "rejects", "checkpoints"],
+    "dead_runs.discarded": ["arrivals", "rejects", "checkpoints"],
     "ledger.discarded": ["arrivals", "rejects"],
     "transform.took_in": list("0123456"),
     "growth.due": TABLES,
@@ -91,7 +91,7 @@ SCENARIOS = {
     "refused": ["land.faulty"],
     "land": ["bodies", "publish", "ledger", "drift"],
     "failing": ["ledger.failing", "ledger.failed", "ledger.closed", "ledger.discarded"],
-    "reap": ["reap"],
+    "dead_runs": ["dead_runs"],
     "transform": ["transform", "scope", "derive", "write", "growth", "content"],
     "misfits": ["derive.misfit", "derive.sorted_out", "split", "quarantine", "scope.grown"],
     "rebuild": ["rebuild", "beside", "content.kept"],
@@ -203,14 +203,15 @@ class Ollama:
 
 FETCH = """
 from datetime import UTC, datetime
-from pipelines import fetching, house, landing, settings
+from pipelines import project, settings
+from pipelines.landing import extract, land
 from pipelines.source import Window
-from pipelines.warehouse import engine
+from pipelines.warehouse import database
 
-source = house.sources()["catalog/ollama"]
+source = project.sources()["catalog/ollama"]
 day = datetime.now(UTC).date().isoformat()
-with engine.opened(settings.load()) as warehouse:
-    landing.land_intake(warehouse, source, day, fetching.opened(warehouse, source, Window.of(day), "live"))
+with database.opened(settings.load()) as warehouse:
+    land.land_intake(warehouse, source, day, extract.open_intake(warehouse, source, Window.of(day), "live"))
 """
 """What a Dagster run does to land a live source, without the seconds that Dagster takes to begin."""
 
@@ -275,7 +276,7 @@ class Stage:
             connection.execute("insert into catalog.tags (tag_id, name, normalized_name) select ops.key('x'), 'x', 'x'")
         return warehouse
 
-    def make_reap(self, warehouse: Warehouse) -> Warehouse:
+    def make_dead_runs(self, warehouse: Warehouse) -> Warehouse:
         self.make_land(warehouse)
         assert self.run("land", warehouse, "bodies.committed=kill").code == -signal.SIGKILL
         return settled(warehouse)
@@ -312,7 +313,7 @@ class Stage:
             "look back": [*atlas, "as-of", self.first_transform(warehouse), "--schema", "kept"],
             "fetch": ["-c", FETCH],
         }
-        same = {"failing": "land", "reap": "land", "misfits": "transform", "refused": "fetch", "resume": "fetch"}
+        same = {"failing": "land", "dead_runs": "land", "misfits": "transform", "refused": "fetch", "resume": "fetch"}
         process = subprocess.run(
             [sys.executable, *command[same.get(scenario, scenario)]],
             cwd=project.ROOT,
@@ -404,7 +405,7 @@ def test_the_next_run_makes_good(stage: Stage, copied: Callable[[Warehouse], War
     assert runs[-1]["publish_seq"]
     if fault == "kill" and scenario not in FAILING:
         silent = [run for run in runs[already:] if not run["publish_seq"]]
-        assert all("ended without a word" in run["error_text"] for run in silent)
+        assert all("ended before it closed the run" in run["error_text"] for run in silent)
     assert_nothing_left(warehouse)
 
 
