@@ -48,7 +48,7 @@ class Counts:
 
 @dataclass
 class Run:
-    """A run of the ledger: its state while it works, its counts once it is closed. `done` counts items, for displays."""
+    """A run: its state while it works, its counts once it is closed. `done` counts items, for displays."""
 
     id: UUID
     source: str

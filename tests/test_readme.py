@@ -49,7 +49,7 @@ def load_recordings(warehouse: Warehouse) -> None:
     for source in project.sources().values():
         days = [Window(day) for day in recording.days(source)]
         for day in days:
-            land.land_intake(warehouse, source, day.key, extract.opened(warehouse, source, day, "recorded"))
+            land.land_intake(warehouse, source, day.key, extract.open_intake(warehouse, source, day, "recorded"))
         for day in days:
             transform.transform(warehouse, source, day.key)
 

@@ -14,7 +14,7 @@ from pipelines.cli.context import AsJson
 from pipelines.connectors import recording
 from pipelines.errors import AtlasError
 from pipelines.landing import bulk_files as brought
-from pipelines.landing import land as landing
+from pipelines.landing.land import land_intake
 from pipelines.ledger import Run
 from pipelines.settings import Mode
 from pipelines.source import Source, Window
@@ -98,7 +98,7 @@ def land(
     intake = brought.intake(source, kind, files, window)
     day = window.key if window else datetime.now(UTC).date().isoformat()
     with context.warehouse() as warehouse, show.reporting() as reporter:
-        landing.land_intake(warehouse, source, day, nullcontext(intake), notify=reporter)
+        land_intake(warehouse, source, day, nullcontext(intake), notify=reporter)
         waiting = transforms.pending_partitions(warehouse, source)
     if waiting:
         show.err.print(f"To take it into the tables: atlas transform {source.name}", highlight=False)

@@ -136,13 +136,13 @@ def _mend(warehouse: Warehouse, quarantine_id: int, mended: Path, reporter: show
     self_named = source.contracts[kind].external_id is not Contract.external_id
     external_id = None if self_named else found["external_id"]
     payload = Payload(body, f"{mended.name} (mends entry {quarantine_id})", external_id, kind=kind)
-    land.land(
+    land.land_items(
         warehouse,
         source,
         found["partition_key"],
         [payload],
         fetched_at=_received(found),
-        mends=quarantine_id,
+        replaces_entry=quarantine_id,
         notify=reporter,
     )
     with warehouse.connect() as connection:
@@ -165,7 +165,7 @@ def _again(warehouse: Warehouse, quarantine_id: int | None, reporter: show.Repor
             found = _entry(connection, number)
             source, kind = project.find_stream(found["stream"])
             payload = Payload(bytes(found["bytes"]), found["request"], found["external_id"], kind=kind)
-            land.land(
+            land.land_items(
                 warehouse,
                 source,
                 found["partition_key"],

@@ -290,7 +290,7 @@ REMOVE: dict[str, str | sql.Composed] = {
         for kept in ("arrivals", "rejects", "checkpoints")
     },
     # Those of crashed landings go too: of whom they are cannot be told.
-    "bodies": sql.SQL("delete from staging.payloads p where {}").format(stage_bodies.UNNAMED),
+    "bodies": sql.SQL("delete from staging.payloads p where {}").format(stage_bodies.UNREFERENCED),
 }
 
 LIFT = """

@@ -223,7 +223,7 @@ OF_A_SOURCE = {
 }
 
 DOOMED = sql.SQL("create temp table doomed as select payload_id from staging.payloads p where {unnamed}").format(
-    unnamed=stage_bodies.UNNAMED
+    unnamed=stage_bodies.UNREFERENCED
 )
 
 BODIES = sql.SQL("""
@@ -236,7 +236,7 @@ gone as (
 )
 
 select (select count(*) from gone) as removed, (select count(*) from taken) as taken
-""").format(unnamed=stage_bodies.UNNAMED)
+""").format(unnamed=stage_bodies.UNREFERENCED)
 
 TEXTS = """
 with gone as (

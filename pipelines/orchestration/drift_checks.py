@@ -15,7 +15,7 @@ import msgspec
 
 from pipelines import project
 from pipelines.landing import schema_drift
-from pipelines.landing.json_paths import ROOT, named
+from pipelines.landing.json_paths import ROOT, contract_paths
 from pipelines.orchestration.resources import Atlas
 from pipelines.orchestration.source_assets import drift_table, staging_key
 from pipelines.source import Source
@@ -91,7 +91,7 @@ class Reliance:
         sql = "\n".join(select.file.text for select in project.selects(source.name))
         self.quoted = "\n".join(_QUOTED.findall(_COMMENT.sub("", sql)))
         self.named = {
-            source.streams[kind]: {path for path, _ in named(msgspec.inspect.type_info(contract))}
+            source.streams[kind]: {path for path, _ in contract_paths(msgspec.inspect.type_info(contract))}
             for kind, contract in source.contracts.items()
         }
 

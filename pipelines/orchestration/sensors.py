@@ -45,7 +45,7 @@ def news_sensor(source: Source) -> dg.SensorDefinition:
         if settings.load().mode != "live" or source.change_token is None:
             return dg.SkipReason(NOT_LIVE)
         try:
-            with Atlas().opened() as warehouse, extract.live(warehouse, source) as place:
+            with Atlas().opened() as warehouse, extract.open_source(warehouse, source) as place:
                 seen = source.change_token(place)
                 failed = _failed(warehouse, source)
         except AtlasError as error:

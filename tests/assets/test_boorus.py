@@ -264,7 +264,7 @@ def take(warehouse: Warehouse, source: Source, posts: list[Record], tags: list[R
         for kind, records in (("posts", posts), ("tags", tags))
         for record in records
     ]
-    land.land(warehouse, source, DAY, items, fetched_at=TODAY.start)
+    land.land_items(warehouse, source, DAY, items, fetched_at=TODAY.start)
     transform(warehouse, source, DAY)
     assert query(warehouse, "select * from staging.quarantine") == []
 

@@ -30,7 +30,7 @@ def payload(kind: str, document: dict[str, Any]) -> Payload:
 
 def take(warehouse: Warehouse, source: Source, *items: Item, day: date = DAY) -> Run:
     window = Window(day)
-    land.land(warehouse, source, window.key, items, fetched_at=window.start)
+    land.land_items(warehouse, source, window.key, items, fetched_at=window.start)
     return transform(warehouse, source, window.key)
 
 

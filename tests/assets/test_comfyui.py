@@ -33,7 +33,7 @@ WRITING = "being written, left for the next run"
 
 
 def take(warehouse: Warehouse, source: Source, *items: Item) -> Run:
-    land.land(warehouse, source, DAY, items, fetched_at=Window.of(DAY).start)
+    land.land_items(warehouse, source, DAY, items, fetched_at=Window.of(DAY).start)
     return transform(warehouse, source, DAY)
 
 
@@ -445,7 +445,7 @@ def test_every_graph_of_the_package_is_there_once_with_its_nodes_counted(warehou
             skipped += 1
 
     folder = recording.read(comfyui, Window.of(DAY).day).path()
-    landed = land.land(warehouse, comfyui, DAY, read(comfyui, folder), fetched_at=Window.of(DAY).start)
+    landed = land.land_items(warehouse, comfyui, DAY, read(comfyui, folder), fetched_at=Window.of(DAY).start)
     assert transform(warehouse, comfyui, DAY).status == "completed"
     assert column(warehouse, "nodes_count") == expected
     assert len(expected) > 600
@@ -528,5 +528,5 @@ def test_a_prompt_with_nan_lands_repaired_and_its_original_is_kept(
     with warehouse.connect() as connection:
         kept = connection.execute("select original, repairs from staging.payloads").fetchall()
         entries = connection.execute("select * from staging.quarantine").fetchall()
-    assert [(row["original"], row["repairs"]) for row in kept] == [(body, ["NaN is no JSON number: kept as text"])]
+    assert [(row["original"], row["repairs"]) for row in kept] == [(body, ["NaN is not a JSON number: kept as text"])]
     assert entries == []

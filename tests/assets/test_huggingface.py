@@ -35,7 +35,7 @@ def model(name: str, **more: Any) -> Record:
 
 def take(warehouse: Warehouse, source: Source, *records: Record, window: Window = TODAY) -> Run:
     payloads = [Payload(json.dumps(each).encode(), each["id"]) for each in records]
-    landed = land.land(warehouse, source, window.key, payloads, fetched_at=window.start)
+    landed = land.land_items(warehouse, source, window.key, payloads, fetched_at=window.start)
     assert landed.counts.quarantined == 0
     return transform(warehouse, source, window.key)
 

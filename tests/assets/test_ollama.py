@@ -16,7 +16,7 @@ from werkzeug import Request, Response
 from pipelines import project
 from pipelines.connectors.http import Client
 from pipelines.landing import land
-from pipelines.landing.land import Intake
+from pipelines.landing.intake import Intake
 from pipelines.ledger import Run
 from pipelines.source import Cursor, FullScan, Item, Payload, Skipped, Source, Window
 from pipelines.transform.run import transform

@@ -26,7 +26,7 @@ from pipelines import project
 from pipelines.connectors import listing
 from pipelines.errors import AtlasError
 from pipelines.landing import extract, land, validate
-from pipelines.landing.land import Intake
+from pipelines.landing.intake import Intake
 from pipelines.source import Item, Source, Window
 from pipelines.transform.run import pending_partitions, transform
 from pipelines.warehouse.database import OPTIONS, Connection, Warehouse
@@ -241,7 +241,7 @@ class History:
         self.runs += 1
         crash_after = self.draw.randint(0, 12) if crash else None
         self.note(f"run {day} {full_refresh=} {crash_after=} {faults=}")
-        opened = extract.opened(self.warehouse, self.source, Window.of(day), "live", full_refresh=full_refresh)
+        opened = extract.open_intake(self.warehouse, self.source, Window.of(day), "live", full_refresh=full_refresh)
         try:
             run = land.land_intake(self.warehouse, self.source, day, self.watched(opened, crash_after), shrink=calm)
         except (Crash, AtlasError) as error:

@@ -27,8 +27,8 @@ from pipelines.connectors.listing import MOST_IDLE_PAGES
 from pipelines.connectors.rate_limit import Deferred
 from pipelines.errors import AtlasError, SourceFault
 from pipelines.landing import extract
-from pipelines.landing import land as landing
-from pipelines.landing.land import Intake
+from pipelines.landing.intake import Intake
+from pipelines.landing.land import land_intake
 from pipelines.ledger import Run
 from pipelines.source import Item, Source, Window
 from pipelines.transform.run import pending_partitions, transform
@@ -80,8 +80,8 @@ class Site:
         source: Source | None = None,
     ) -> Run:
         source = source or self.source
-        opened = extract.opened(self.warehouse, source, Window.of(self.today), "live", full_refresh=full_refresh)
-        return landing.land_intake(self.warehouse, source, self.today, breaking_off(opened, crash_after), shrink=shrink)
+        opened = extract.open_intake(self.warehouse, source, Window.of(self.today), "live", full_refresh=full_refresh)
+        return land_intake(self.warehouse, source, self.today, breaking_off(opened, crash_after), shrink=shrink)
 
     def load(self, **more: Any) -> Run:
         """Lands and transforms; the landing."""
@@ -363,7 +363,7 @@ def test_two_processes_at_once_obey_and_keep_to_the_rate(opened: Open) -> None:
         "danbooru.MOST, danbooru.LAST_PAGE = 7, 50; "
         f"source, window = project.sources()['catalog/danbooru'], Window.of('{site.today}'); "
         "w = warehouse_of(settings.load()).__enter__(); "
-        "land.land_intake(w, source, window.key, extract.opened(w, source, window, 'live', sweep=True))"
+        "land.land_intake(w, source, window.key, extract.open_intake(w, source, window, 'live', full_refresh=True))"
     )
     running = [subprocess.Popen([sys.executable, "-c", program], cwd=project.ROOT, env=environment) for _ in range(2)]
     assert [each.wait(timeout=60) for each in running] == [0, 0]

@@ -86,13 +86,13 @@ def lived(warehouse: Warehouse, civitai: Source) -> Told:
     bring(warehouse, civitai, b'{"id": 1, "name": 7, "type": "Geheimnis"}', DAYS[2])
     bring(warehouse, civitai, b'{"id": "Geheimnis', DAYS[2])
     with pytest.raises(KeyboardInterrupt):
-        land.land(warehouse, civitai, DAYS[3], breaking_off())
+        land.land_items(warehouse, civitai, DAYS[3], breaking_off())
     told.transform()
     return told
 
 
 def bring(warehouse: Warehouse, source: Source, body: bytes, day: str) -> Run:
-    return land.land(warehouse, source, day, [Payload(body, f"told of {WHO}", WHO, kind="models")])
+    return land.land_items(warehouse, source, day, [Payload(body, f"told of {WHO}", WHO, kind="models")])
 
 
 def breaking_off() -> Iterator[Item]:
@@ -169,7 +169,7 @@ def test_trace_and_as_of_say_that_it_was_erased(lived: Told, civitai: Source) ->
 def test_an_erased_record_does_not_land_again_until_that_is_lifted(lived: Told, civitai: Source) -> None:
     warehouse = lived.warehouse
     erasure.erase(warehouse, civitai, STREAM, WHO)
-    run = land.land(
+    run = land.land_items(
         warehouse,
         civitai,
         DAYS[3],
@@ -209,9 +209,9 @@ def test_a_body_that_came_with_an_erased_record_is_stored_with_another(warehouse
         *(Payload(b'{"nodes": [%d], "links": []}' % each, "x", f"x{each}") for each in range(land.BATCH_PAYLOADS)),
         Payload(graph, "b", "b"),
     ]
-    land.land(warehouse, comfyui, DAYS[0], items[:1])
+    land.land_items(warehouse, comfyui, DAYS[0], items[:1])
     erasure.erase(warehouse, comfyui, comfyui.name, "a")
-    run = land.land(warehouse, comfyui, DAYS[0], items)
+    run = land.land_items(warehouse, comfyui, DAYS[0], items)
     assert run.counts.created == land.BATCH_PAYLOADS + 1
     assert shown(warehouse, "select count(*) from staging.versions where latest and external_id = 'b'") == [1]
 
@@ -242,7 +242,7 @@ def test_a_landing_under_way_that_has_it_is_waited_for(warehouse: Warehouse, mad
         with pytest.raises(AtlasError, match="under way and has just received the record"):
             erasure.erase(warehouse, made, made.name, "a")
 
-    assert land.land(warehouse, made, DAYS[0], items()).counts.created == 1
+    assert land.land_items(warehouse, made, DAYS[0], items()).counts.created == 1
     erasure.erase(warehouse, made, made.name, "a")
     assert shown(warehouse, "select 1 from staging.payloads") == []
 
@@ -256,7 +256,7 @@ def test_a_landing_under_way_that_gets_it_later_skips_it(warehouse: Warehouse, m
         erasure.erase(warehouse, made, made.name, "a")
         yield payload("a", {"models": [model(3)]})
 
-    run = land.land(warehouse, made, DAYS[0], items())
+    run = land.land_items(warehouse, made, DAYS[0], items())
     assert (run.counts.fetched, run.counts.created, run.stats["skipped"]) == (1, 1, {"erased before": 1})
     assert shown(warehouse, "select body -> 'models' from staging.payloads") == [[model(2)]]
 
@@ -272,7 +272,7 @@ def test_lifted_while_a_landing_is_under_way_it_lands_with_the_next(warehouse: W
         assert erasure.lift(warehouse, made.name, "a")
         yield payload("b", {"models": [model(2)]})
 
-    run = land.land(warehouse, made, DAYS[0], items())
+    run = land.land_items(warehouse, made, DAYS[0], items())
     assert (run.counts.fetched, run.counts.created, run.stats["skipped"]) == (1, 1, {"erased before": 1})
     assert told.land("a", {"models": [model(1)]}).counts.created == 1
     told.transform()

@@ -205,7 +205,7 @@ def test_a_landing_under_way_loses_no_body(warehouse: Warehouse, made: Source) -
         assert removed(warehouse, AT_ONCE) == {}
         yield payload("b", {"models": [model(2)]})
 
-    run = land.land(warehouse, made, DAYS[0], items())
+    run = land.land_items(warehouse, made, DAYS[0], items())
     assert run.counts.created == 2
     told.transform()
     assert len(shown(warehouse, "select name from catalog.models")) == 2
@@ -259,7 +259,7 @@ def test_a_body_that_a_landing_has_found_stays_until_it_is_named(warehouse: Ware
         connection.execute("delete from staging.versions")
     with ExitStack() as others, locked(warehouse, "staging.arrivals"):
         # a landing that has asked for the body, and has not yet said that it needs it
-        others.enter_context(beside(lambda: land.land(warehouse, made, DAYS[0], [payload("a", body)])))
+        others.enter_context(beside(lambda: land.land_items(warehouse, made, DAYS[0], [payload("a", body)])))
         wait_until(warehouse, waits_for("relation"))
         pruning = others.enter_context(beside(lambda: retention.prune(warehouse, AT_ONCE)))
         wait_until(warehouse, waits_for("advisory"), pruning)
@@ -367,7 +367,7 @@ def test_a_steady_source_comes_to_a_plateau(warehouse: Warehouse, civitai: Sourc
         bodies[day // STEP % RECORDS].pop("url")
         key = told.clock.date().isoformat()
         items = [payload(str(number), body, "images") for number, body in bodies.items()]
-        land.land(warehouse, civitai, key, items, fetched_at=told.clock)
+        land.land_items(warehouse, civitai, key, items, fetched_at=told.clock)
         told.transform(key)
         ago = 365 - day
         make_old(warehouse, ago)
@@ -401,7 +401,7 @@ def refetch(
     def once(number: int) -> None:
         at = START + timedelta(days=number % days, minutes=number)
         key = at.date().isoformat()
-        run = land.land(warehouse, source, key, items(), fetched_at=at)
+        run = land.land_items(warehouse, source, key, items(), fetched_at=at)
         assert run.counts.created == (0 if number else payloads)
         transform(warehouse, source, key)
         if days > 1:

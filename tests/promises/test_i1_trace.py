@@ -205,7 +205,7 @@ def with_models(warehouse: Warehouse, civitai: Source) -> Warehouse:
     """Two models."""
     body = {"name": "Heron", "type": "LORA", "modelVersions": []}
     items = [Payload(json.dumps(body | {"id": each}).encode(), f"told {each}", kind="models") for each in (1, 2)]
-    land.land(warehouse, civitai, "2026-11-01", items)
+    land.land_items(warehouse, civitai, "2026-11-01", items)
     run.transform(warehouse, civitai, "2026-11-01")
     return warehouse
 

@@ -24,7 +24,7 @@ from psycopg import sql
 
 from pipelines import ledger, project
 from pipelines.landing import bulk_files
-from pipelines.landing import land as landing
+from pipelines.landing.land import land_intake
 from pipelines.source import Source, Window
 from pipelines.transform import run as transform
 from pipelines.warehouse.database import Connection, Warehouse
@@ -187,7 +187,7 @@ def stage(
 
 def bring(warehouse: Warehouse, source: Source, file: Path, day: str) -> None:
     intake = bulk_files.intake(source, "models", file, Window.of(day))
-    landing.land_intake(warehouse, source, day, nullcontext(intake))
+    land_intake(warehouse, source, day, nullcontext(intake))
 
 
 @pytest.fixture(autouse=True)

@@ -61,8 +61,8 @@ ALL_TABLES = [table.name for table in metadata.sorted_tables if table.schema == 
 LABELS = {
     "erase.begun": list("0123456"),
     "erase.removed": list(erasure.REMOVE),
-    "publish.told_again": ["0", "1", "2"],
-    "publish.forgotten": ["arrivals", "rejects", "checkpoints"],
+    "publish.split_repeated": ["0", "1", "2"],
+    "publish.discarded": ["arrivals", "rejects", "checkpoints"],
     "dead_runs.discarded": ["arrivals", "rejects", "checkpoints"],
     "ledger.discarded": ["arrivals", "rejects"],
     "transform.took_in": list("0123456"),
@@ -86,8 +86,8 @@ LABELS = {
 """Failpoints in loops: what each is of."""
 
 SCENARIOS = {
-    "fetch": ["fetch", "http", "turns", "land", "bodies.checkpointed", "publish.renamed"],
-    "resume": ["land.taken_up"],
+    "fetch": ["extract", "http", "turns", "land", "bodies.checkpointed", "publish.renamed"],
+    "resume": ["land.resumed"],
     "refused": ["land.faulty"],
     "land": ["bodies", "publish", "ledger", "drift"],
     "failing": ["ledger.failing", "ledger.failed", "ledger.closed", "ledger.discarded"],
@@ -97,7 +97,7 @@ SCENARIOS = {
     "rebuild": ["rebuild", "beside", "content.kept"],
     "prune": ["prune"],
     "erase": ["erase"],
-    "mend": ["publish.mended"],
+    "mend": ["publish.closed_replaced"],
     "look back": ["beside.kept"],
 }
 """The command that reaches failpoints, by their beginning; the longest counts."""
@@ -114,7 +114,7 @@ ONCE = {"erase": 2, "look back": 2, "mend": 2}
 FAILING = ("failing", "refused")
 """Scenarios of runs that fail by themselves."""
 
-BEGUN = {"failing": "publish.judged=cut"}
+BEGUN = {"failing": "publish.classified=cut"}
 """What happens before, for a failpoint that only a failing run reaches."""
 
 
@@ -439,6 +439,6 @@ def test_a_failpoint_that_is_off_costs_nanoseconds() -> None:
 
 
 def test_a_failpoint_that_cannot_be_read_is_explained(stage: Stage, template: Warehouse) -> None:
-    ended = stage.run("transform", template, "publish.judged=explode")
+    ended = stage.run("transform", template, "publish.classified=explode")
     assert ended.code == 2
-    assert "ATLAS_FAILPOINT has 'publish.judged=explode'" in ended.said
+    assert "ATLAS_FAILPOINT has 'publish.classified=explode'" in ended.said
