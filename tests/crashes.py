@@ -12,7 +12,7 @@ from typing import Any
 from psycopg import sql
 
 from pipelines import project
-from pipelines.lineage.shadow_schema import PASSING
+from pipelines.lineage.shadow_schema import TEMPORARY_PREFIX
 from pipelines.transform import table_digests
 from pipelines.warehouse.database import Warehouse
 from pipelines.warehouse.declare import audit_columns, metadata
@@ -160,7 +160,7 @@ def assert_truthful(runs: list[dict[str, Any]]) -> None:
 
 
 def assert_nothing_left(warehouse: Warehouse) -> None:
-    """No lock, passing schema, body twice, or pages kept for a resumption; the digests are those of the tables."""
+    """No lock, shadow schema, body twice, or pages kept for a resumption; the digests are those of the tables."""
     with settled(warehouse).connect() as connection:
         locks = connection.execute(
             """
@@ -169,7 +169,9 @@ def assert_nothing_left(warehouse: Warehouse) -> None:
             """
         ).fetchall()
         assert locks == []
-        schemas = connection.execute("select nspname from pg_namespace where starts_with(nspname, %s)", [PASSING])
+        schemas = connection.execute(
+            "select nspname from pg_namespace where starts_with(nspname, %s)", [TEMPORARY_PREFIX]
+        )
         assert schemas.fetchall() == []
         twice = connection.execute("select digest from staging.payloads group by digest having count(*) > 1")
         assert twice.fetchall() == []

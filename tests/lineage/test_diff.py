@@ -28,7 +28,7 @@ def told(warehouse: Warehouse, files: Files) -> Told:
 def differences(warehouse: Warehouse, before: Run, after: Run) -> tuple[list[dict[str, Any]], Rows, Rows]:
     """What differs, and both sides of it, row by row."""
     with warehouse.connect() as connection:
-        first, second = (snapshots.moment(connection, str(run.id)) for run in (before, after))
+        first, second = (snapshots.snapshot_of_run(connection, str(run.id)) for run in (before, after))
         with (
             time_travel.as_of(warehouse, "catalog", first) as old,
             time_travel.as_of(warehouse, "catalog", second) as new,
@@ -37,10 +37,10 @@ def differences(warehouse: Warehouse, before: Run, after: Run) -> tuple[list[dic
             return found, all_rows(warehouse, old), all_rows(warehouse, new)
 
 
-def all_rows(warehouse: Warehouse, then: time_travel.Then) -> Rows:
+def all_rows(warehouse: Warehouse, then: time_travel.DomainAsOf) -> Rows:
     found: Rows = {}
     for name in then.tables:
-        shape = then.shape(f"catalog.{name}")
+        shape = then.table_spec(f"catalog.{name}")
         key = " || ' ' || ".join(f"t.{column}::text" for column in shape.key)
         for text, row in rows(warehouse, f"select {key}, to_jsonb(t) from {shape.name} t"):
             found[f"catalog.{name}", text] = {column: row[column] for column in row.keys() - ENGINES_OWN}

@@ -14,7 +14,8 @@ from pipelines.errors import AtlasError
 from pipelines.landing import land
 from pipelines.ledger import Run
 from pipelines.lineage import rebuild, snapshots, time_travel, trace
-from pipelines.lineage.shadow_schema import PASSING
+from pipelines.lineage.erasures import count_erased
+from pipelines.lineage.shadow_schema import TEMPORARY_PREFIX
 from pipelines.maintenance import erasure, retention
 from pipelines.maintenance.retention import Policy
 from pipelines.source import Checkpoint, Item, Payload, Source
@@ -134,11 +135,11 @@ def test_other_records_are_as_if_it_had_never_been_there(lived: Told, civitai: S
         assert all(row["unproven"] == 0 for row in trace.unproven(connection))
         kept = {name: (table["rows"], table["digest"]) for name, table in recorded(lived.warehouse).items()}
         (last,) = shown(lived.warehouse, "select fetch_run_id::text from ops.fetch_runs where kind = 'erase'")
-        moment = snapshots.moment(connection, last)
+        snapshot = snapshots.snapshot_of_run(connection, last)
         with time_travel.as_of(
-            lived.warehouse, "catalog", moment
+            lived.warehouse, "catalog", snapshot
         ) as then:  # what the erasing run says it left is there
-            assert then.differing(connection) == []
+            assert then.differing_tables(connection) == []
     assert kept["catalog.models"][0] == 1
     assert all(each.same for each in rebuild.check(lived.warehouse, "catalog", workers=1))
 
@@ -154,16 +155,18 @@ def test_trace_and_as_of_say_that_it_was_erased(lived: Told, civitai: Source) ->
         warehouse, "select fetch_run_id::text from ops.fetch_runs where kind = 'transform' order by publish_seq limit 1"
     )
     with warehouse.connect() as connection:
-        moment = snapshots.moment(connection, first)
-        assert time_travel.touched_since(connection, "catalog", moment) == []
+        snapshot = snapshots.snapshot_of_run(connection, first)
+        assert time_travel.history_removed_since(connection, "catalog", snapshot) == []
         run = erasure.erase(warehouse, civitai, STREAM, WHO)
         with pytest.raises(AtlasError, match=rf"was erased at .* by run {run.id}"):
             trace.trace(connection, "catalog.models", WHO)
         with pytest.raises(AtlasError, match="has no row"):
             trace.trace(connection, "catalog.models", "never-there")
-        assert time_travel.touched_since(connection, "catalog", moment)[0].startswith(f"run {run.id} erased a record")
-        with time_travel.as_of(warehouse, "catalog", moment) as then:
-            assert "catalog.models" in then.differing(connection)
+        assert time_travel.history_removed_since(connection, "catalog", snapshot)[0].startswith(
+            f"run {run.id} erased a record"
+        )
+        with time_travel.as_of(warehouse, "catalog", snapshot) as then:
+            assert "catalog.models" in then.differing_tables(connection)
 
 
 def test_an_erased_record_does_not_land_again_until_that_is_lifted(lived: Told, civitai: Source) -> None:
@@ -239,7 +242,7 @@ def test_a_landing_under_way_that_has_it_is_waited_for(warehouse: Warehouse, mad
     def items() -> Iterator[Item]:
         yield payload("a", {"models": [model(1)]})
         yield Checkpoint("", {})
-        with pytest.raises(AtlasError, match="under way and has just received the record"):
+        with pytest.raises(AtlasError, match="in progress and has received the record"):
             erasure.erase(warehouse, made, made.name, "a")
 
     assert land.land(warehouse, made, DAYS[0], items()).counts.created == 1
@@ -323,26 +326,30 @@ def test_a_path_of_several_versions_is_forgotten_with_them(warehouse: Warehouse,
     assert shown(warehouse, MINE) == shown(warehouse, SAID) == []
 
 
-def test_nothing_is_erased_while_a_copy_is_being_made(lived: Told, civitai: Source) -> None:
+def test_nothing_is_erased_while_a_schema_to_keep_is_created(lived: Told, civitai: Source) -> None:
     """Of two that pass, as a diff makes them, neither it nor they wait."""
     (last,) = shown(lived.warehouse, "select fetch_run_id::text from ops.fetch_runs where kind = 'transform' limit 1")
     before = found(lived.warehouse, *SECRETS)
     with lived.warehouse.connect() as connection:
-        moment = snapshots.moment(connection, last)
-    copying = time_travel.as_of(lived.warehouse, "catalog", moment, schema="kept")
-    with pytest.raises(AtlasError, match="is being made"), copying:
+        snapshot = snapshots.snapshot_of_run(connection, last)
+    copying = time_travel.as_of(lived.warehouse, "catalog", snapshot, schema="kept")
+    with pytest.raises(AtlasError, match="is creating a schema"), copying:
         erasure.erase(lived.warehouse, civitai, STREAM, WHO)
     assert found(lived.warehouse, *SECRETS) == before
-    with time_travel.as_of(lived.warehouse, "catalog", moment), time_travel.as_of(lived.warehouse, "catalog", moment):
+    with (
+        time_travel.as_of(lived.warehouse, "catalog", snapshot),
+        time_travel.as_of(lived.warehouse, "catalog", snapshot),
+    ):
         erasure.erase(lived.warehouse, civitai, STREAM, WHO)
     assert found(lived.warehouse, *SECRETS) == []
 
 
 def test_what_a_killed_rebuild_left_goes_before(lived: Told, civitai: Source) -> None:
     with lived.warehouse.connect() as connection:
-        connection.execute(f"create schema {PASSING}1; create table {PASSING}1.models as table catalog.models".encode())
+        schema = f"{TEMPORARY_PREFIX}1"
+        connection.execute(f"create schema {schema}; create table {schema}.models as table catalog.models".encode())
     erasure.erase(lived.warehouse, civitai, STREAM, WHO)
-    assert shown(lived.warehouse, f"select nspname from pg_namespace where nspname ~ '^{PASSING}'") == []
+    assert shown(lived.warehouse, f"select nspname from pg_namespace where nspname ~ '^{TEMPORARY_PREFIX}'") == []
 
 
 def test_what_landed_again_is_not_said_to_be_erased(warehouse: Warehouse, made: Source) -> None:
@@ -350,9 +357,9 @@ def test_what_landed_again_is_not_said_to_be_erased(warehouse: Warehouse, made: 
     told.land("a", {"models": [model(1)]})
     erasure.erase(warehouse, made, made.name, "a")
     with warehouse.connect() as connection:
-        assert erasure.count(connection, "catalog") == 1
+        assert count_erased(connection, "catalog") == 1
         assert erasure.lift(warehouse, made.name, "a")
-        assert erasure.count(connection, "catalog") == 0
+        assert count_erased(connection, "catalog") == 0
 
 
 def test_shared_rows_of_it_that_never_fitted_are_forgotten(warehouse: Warehouse, civitai: Source) -> None:
@@ -372,7 +379,7 @@ def test_what_a_kept_schema_holds_is_not_forgotten(lived: Told, civitai: Source)
     before = found(warehouse, *SECRETS)
     with warehouse.connect() as connection:
         (last,) = shown(warehouse, "select fetch_run_id::text from ops.fetch_runs where kind = 'transform' limit 1")
-        with time_travel.as_of(warehouse, "catalog", snapshots.moment(connection, last), schema="kept"):
+        with time_travel.as_of(warehouse, "catalog", snapshots.snapshot_of_run(connection, last), schema="kept"):
             pass
         with pytest.raises(AtlasError, match=r'Drop them first: drop schema "kept" cascade;'):
             erasure.erase(warehouse, civitai, STREAM, WHO)
@@ -405,6 +412,6 @@ def test_the_command_asks_first(lived: Told, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_nothing_to_erase_is_said(warehouse: Warehouse, made: Source) -> None:
-    with pytest.raises(AtlasError, match="Nothing is held of a record 'a'"):
+    with pytest.raises(AtlasError, match="Nothing is stored of record 'a'"):
         erasure.erase(warehouse, made, made.name, "a")
     assert shown(warehouse, "select 1 from staging.erasures") == []

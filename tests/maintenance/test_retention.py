@@ -114,7 +114,7 @@ def test_what_is_out_of_force_goes_and_what_rows_are_derived_from_stays(lived: T
     assert len(stats) == 2 * len(DAYS)
     age(warehouse, 100)
     expected = {"versions": 4, "observations": 5, "quarantine entries": 1, "bodies": 4}
-    with_nothing = retention.prunable(warehouse, Policy())
+    with_nothing = retention.count_prunable(warehouse, Policy())
     assert {name: number for name, number in with_nothing.items() if number} == expected
     assert len(shown(warehouse, "select 1 from staging.versions where not latest")) == 4
     assert removed(warehouse, Policy()) == expected
@@ -132,26 +132,26 @@ def test_a_version_that_is_pruned_is_gone_for_looking_back_which_says_so(lived: 
         (first,) = connection.execute(
             "select fetch_run_id from ops.fetch_runs where kind = 'transform' order by publish_seq limit 1"
         ).fetchall()
-        moment = snapshots.moment(connection, str(first["fetch_run_id"]))
-        with time_travel.as_of(warehouse, "catalog", moment) as then:
-            assert then.differing(connection) == []
+        snapshot = snapshots.snapshot_of_run(connection, str(first["fetch_run_id"]))
+        with time_travel.as_of(warehouse, "catalog", snapshot) as then:
+            assert then.differing_tables(connection) == []
         age(warehouse, 100)
-        assert time_travel.touched_since(connection, "catalog", moment) == []
+        assert time_travel.history_removed_since(connection, "catalog", snapshot) == []
         retention.prune(warehouse, Policy())
-        with time_travel.as_of(warehouse, "catalog", moment) as then:
-            assert "catalog.models" in then.differing(connection)
-        (words,) = time_travel.touched_since(connection, "catalog", moment)
-        assert "pruned what was superseded" in words
-        last = snapshots.moment(connection, max(map(str, shown(warehouse, LAST))))
+        with time_travel.as_of(warehouse, "catalog", snapshot) as then:
+            assert "catalog.models" in then.differing_tables(connection)
+        (words,) = time_travel.history_removed_since(connection, "catalog", snapshot)
+        assert "pruned superseded versions" in words
+        last = snapshots.snapshot_of_run(connection, max(map(str, shown(warehouse, LAST))))
         with time_travel.as_of(warehouse, "catalog", last) as then:
-            assert then.differing(connection) == []
+            assert then.differing_tables(connection) == []
 
 
 def test_a_prune_that_broke_off_is_told_too(lived: Told) -> None:
     warehouse = lived.warehouse
     with warehouse.connect() as connection:
         (first,) = shown(warehouse, LAST.replace(" desc", ""))
-        moment = snapshots.moment(connection, first)
+        snapshot = snapshots.snapshot_of_run(connection, first)
         age(warehouse, 100)
         versions = shown(warehouse, "select count(*) from staging.versions")
 
@@ -162,8 +162,8 @@ def test_a_prune_that_broke_off_is_told_too(lived: Told) -> None:
         with pytest.raises(RuntimeError):
             retention.prune(warehouse, Policy(), notify=interrupted)
         assert shown(warehouse, "select count(*) from staging.versions") < versions
-        (words,) = time_travel.touched_since(connection, "catalog", moment)
-        assert "broke off pruning what was superseded" in words
+        (words,) = time_travel.history_removed_since(connection, "catalog", snapshot)
+        assert "was interrupted while it pruned superseded versions" in words
 
 
 UNPROVEN = "select model_id from catalog.models m where not exists (select from ops.effective_version(m.record_id))"
@@ -220,7 +220,7 @@ def locked(warehouse: Warehouse, table: str) -> Iterator[None]:
 
 
 @contextmanager
-def beside(work: Callable[[], object]) -> Iterator[threading.Thread]:
+def in_thread(work: Callable[[], object]) -> Iterator[threading.Thread]:
     failures: list[BaseException] = []
 
     def caught() -> None:
@@ -259,9 +259,9 @@ def test_a_body_that_a_landing_has_found_stays_until_it_is_named(warehouse: Ware
         connection.execute("delete from staging.versions")
     with ExitStack() as others, locked(warehouse, "staging.arrivals"):
         # a landing that has asked for the body, and has not yet said that it needs it
-        others.enter_context(beside(lambda: land.land(warehouse, made, DAYS[0], [payload("a", body)])))
+        others.enter_context(in_thread(lambda: land.land(warehouse, made, DAYS[0], [payload("a", body)])))
         wait_until(warehouse, waits_for("relation"))
-        pruning = others.enter_context(beside(lambda: retention.prune(warehouse, AT_ONCE)))
+        pruning = others.enter_context(in_thread(lambda: retention.prune(warehouse, AT_ONCE)))
         wait_until(warehouse, waits_for("advisory"), pruning)
     assert len(shown(warehouse, "select 1 from staging.versions join staging.payloads using (payload_id)")) == 1
 
@@ -270,10 +270,10 @@ def test_a_transform_under_way_loses_no_version(warehouse: Warehouse, made: Sour
     told = Told(warehouse, made)
     told.land("a", {"models": [model(1, " first")]})
     with ExitStack() as others, locked(warehouse, "catalog.models"):
-        others.enter_context(beside(lambda: transform(warehouse, made, DAYS[0])))
+        others.enter_context(in_thread(lambda: transform(warehouse, made, DAYS[0])))
         wait_until(warehouse, waits_for("relation"))
         told.land("a", {"models": [model(1, " second")]})  # what the transform takes in is not the latest any more
-        pruning = others.enter_context(beside(lambda: retention.prune(warehouse, AT_ONCE)))
+        pruning = others.enter_context(in_thread(lambda: retention.prune(warehouse, AT_ONCE)))
         wait_until(warehouse, waits_for("advisory"), pruning)
     assert shown(warehouse, "select name from catalog.models") == ["model 1 first"]
     assert shown(warehouse, UNPROVEN) == []
@@ -315,7 +315,7 @@ def test_what_dagster_notes_goes_but_what_tells_of_partitions_and_of_runs_under_
                 [selector, selector, days],
             )
         expected = {"dagster events": 2, "dagster ticks": 3}
-        assert {name: n for name, n in retention.prunable(warehouse, Policy()).items() if n} == expected
+        assert {name: n for name, n in retention.count_prunable(warehouse, Policy()).items() if n} == expected
         assert removed(warehouse, Policy()) == expected
         left = connection.execute("select run_id, asset_key is null as bare from event_logs order by id").fetchall()
         assert [(row["run_id"], row["bare"]) for row in left] == [("done", False), ("done", True), ("going", True)]
@@ -330,8 +330,17 @@ def size(warehouse: Warehouse) -> int:
     return int(shown(warehouse, "select pg_database_size(current_database())")[0])
 
 
-def grown(warehouse: Warehouse) -> dict[str, int]:
-    tables = ("payloads", "versions", "derivations", "observations", "quarantine", "waits", "arrivals", "rejects")
+def row_counts(warehouse: Warehouse) -> dict[str, int]:
+    tables = (
+        "payloads",
+        "versions",
+        "reapplied_versions",
+        "observations",
+        "quarantine",
+        "pending_rows",
+        "arrivals",
+        "rejects",
+    )
     return {name: int(shown(warehouse, f"select count(*) from staging.{name}")[0]) for name in tables}
 
 
@@ -376,7 +385,7 @@ def test_a_steady_source_comes_to_a_plateau(warehouse: Warehouse, civitai: Sourc
             with warehouse.connect() as connection:  # as autovacuum does within a week
                 connection.execute("vacuum")
         if day in (180 // STEP * STEP, 364 // STEP * STEP):
-            counted.append((grown(warehouse), relations(warehouse)))
+            counted.append((row_counts(warehouse), relations(warehouse)))
     (then, small), (now, large) = counted
     print(then, now, {name: (number, large[name]) for name, number in small.items() if number != large[name]})
     for name, number in now.items():

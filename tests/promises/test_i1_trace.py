@@ -23,7 +23,7 @@ from pipelines.transform.change_set import ChangeSet
 from pipelines.warehouse.database import Connection, Warehouse
 from pipelines.warehouse.declare import metadata
 from pipelines.warehouse.table_spec import TableSpec
-from pipelines.warehouse.trace_view import row_of
+from pipelines.warehouse.trace_view import trace_query
 from tests.cli.test_cli import FAILED, USAGE, Atlas, atlas, words
 from tests.test_readme import load_recordings
 
@@ -181,7 +181,7 @@ def test_a_check_of_each_table_finds_it_too(with_models: Warehouse, civitai: Sou
     ],
     ids=["version", "text"],
 )
-def test_a_row_of_which_the_proof_was_taken_away_is_found(connection: Connection, change: str) -> None:
+def test_a_row_whose_proof_was_removed_is_found(connection: Connection, change: str) -> None:
     row = a_row(connection, "catalog.workflows")
     connection.execute(change.encode(), [row["version_id"]])
     assert sum(each["unproven"] for each in trace.unproven(connection)) > 0
@@ -194,9 +194,9 @@ def test_a_row_is_looked_up_by_its_index(connection: Connection) -> None:
     connection.execute("set local enable_seqscan = off")  # small tables are read whole for being small
     for name in SHAPES:
         key = a_row(connection, name)["key"]
-        condition = trace._has_key(connection, SHAPES[name], key)
+        condition = trace._key_condition(connection, SHAPES[name], key)
         assert condition is not None
-        plan = connection.execute(sql.SQL("explain ") + row_of(SHAPES[name], condition)).fetchall()
+        plan = connection.execute(sql.SQL("explain ") + trace_query(SHAPES[name], condition)).fetchall()
         assert not [line for line in plan if "Seq Scan" in line["QUERY PLAN"]], (name, plan)
 
 
@@ -234,7 +234,7 @@ def test_the_command_shows_a_row_by_its_key_or_the_sources_own_id(with_models: W
         (["catalog.models", "7"], "catalog.models has no row '7'. Its key is model_id, or external_id."),
         (
             ["catalog.model_tags", "7"],
-            "catalog.model_tags has no row '7'. Its key is model_id and tag_id, a space between.",
+            "catalog.model_tags has no row '7'. Its key is model_id and tag_id, separated by a space.",
         ),
     ],
 )

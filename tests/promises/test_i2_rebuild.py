@@ -11,9 +11,9 @@ from psycopg import sql
 
 from pipelines import ledger, project
 from pipelines.errors import AtlasError
-from pipelines.lineage import rebuild
-from pipelines.lineage.rebuild import Compared
-from pipelines.lineage.shadow_schema import PASSING, beside
+from pipelines.lineage import rebuild, shadow_schema
+from pipelines.lineage.rebuild import TableComparison
+from pipelines.lineage.shadow_schema import TEMPORARY_PREFIX
 from pipelines.transform import run as transform
 from pipelines.transform import table_digests
 from pipelines.warehouse.database import Warehouse
@@ -26,7 +26,7 @@ from tests.transform.test_change_set import DAYS, any_model, rows
 __all__ = ["atlas", "files"]
 
 
-def differing(warehouse: Warehouse, workers: int = 2) -> dict[str, Compared]:
+def differing(warehouse: Warehouse, workers: int = 2) -> dict[str, TableComparison]:
     """The tables that are not as derived."""
     return {each.table: each for each in rebuild.check(warehouse, "catalog", workers=workers) if not each.same}
 
@@ -91,7 +91,7 @@ BY_HAND = {
         select uuidv7(), record_id, source_id, 'by hand', name, type, nsfw_rating, raw from catalog.models limit 1
         """,
         "catalog.models",
-        "beyond",
+        "extra",
     ),
 }
 
@@ -130,7 +130,7 @@ def test_what_was_done_by_hand_is_found_and_mended_and_nothing_else_touched(thre
     )
     assert (kind, stream, partition, total) == ("rebuild", "catalog", "all", True)
     written = {name: len(each - untouched[name]) for name, each in places(three_models).items()}
-    mended = 0 if what == "beyond" else number
+    mended = 0 if what == "extra" else number
     assert {name: each for name, each in written.items() if each} == ({table.split(".")[1]: mended} if mended else {})
     assert kept(three_models) == held(three_models)
     assert {name: kept(three_models)[name] for name in recorded} == recorded
@@ -145,7 +145,7 @@ def test_the_command_ends_as_its_run_does(three_models: Warehouse, atlas: Atlas)
 def test_a_version_taken_away_by_hand_is_found(three_models: Warehouse) -> None:
     with three_models.connect() as connection:
         connection.execute("delete from staging.versions where external_id = '2'")
-    assert differing(three_models)["catalog.models"].beyond == 1
+    assert differing(three_models)["catalog.models"].extra == 1
     rebuild.rebuild(three_models, "catalog", workers=1)
     assert rows(three_models, "select external_id from catalog.models order by 1") == [("1",), ("3",)]
     assert kept(three_models) == held(three_models)
@@ -243,13 +243,19 @@ def test_rows_of_records_on_which_a_select_fails_are_not_taken_away(three_models
 def test_a_schema_that_a_killed_process_left_goes_with_the_next(three_models: Warehouse) -> None:
     """One that a living process works in stays."""
     with three_models.connect() as connection:
-        connection.execute(f"create schema {PASSING}forsaken; create table {PASSING}forsaken.models ()".encode())
-    with beside(three_models, "catalog") as first, beside(three_models, "catalog") as second:
+        connection.execute(
+            f"create schema {TEMPORARY_PREFIX}abandoned; create table {TEMPORARY_PREFIX}abandoned.models ()".encode()
+        )
+    with (
+        shadow_schema.create(three_models, "catalog") as first,
+        shadow_schema.create(three_models, "catalog") as second,
+    ):
         there = {
-            name for (name,) in rows(three_models, f"select nspname from pg_namespace where nspname ~ '^{PASSING}'")
+            name
+            for (name,) in rows(three_models, f"select nspname from pg_namespace where nspname ~ '^{TEMPORARY_PREFIX}'")
         }
         assert there == {str(each["models"].schema) for each in (first, second)}
-    assert rows(three_models, f"select nspname from pg_namespace where nspname ~ '^{PASSING}'") == []
+    assert rows(three_models, f"select nspname from pg_namespace where nspname ~ '^{TEMPORARY_PREFIX}'") == []
 
 
 def test_it_waits_for_no_transaction_that_reads_or_writes_other_things(three_models: Warehouse) -> None:

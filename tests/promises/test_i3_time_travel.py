@@ -42,13 +42,13 @@ def test_as_of_any_run_the_tables_are_what_they_were(warehouse: Warehouse, files
         for number, run in enumerate(world.runs):
             if run.kind == "land" and run is not world.runs[-2]:
                 continue  # it has left the tables as they were
-            moment = snapshots.moment(connection, str(run.id))
-            with time_travel.as_of(warehouse, "catalog", moment) as then:
+            snapshot = snapshots.snapshot_of_run(connection, str(run.id))
+            with time_travel.as_of(warehouse, "catalog", snapshot) as then:
                 schema = next(iter(then.tables.values())).schema
                 assert tables(warehouse, str(schema)) == world.held[run.id], (
                     f"run {number}, {run.kind} {run.source} {run.partition}"
                 )
-                assert then.differing(connection) == []
+                assert then.differing_tables(connection) == []
 
 
 @pytest.fixture
@@ -61,9 +61,9 @@ def take_in(world: World, day: str) -> None:
     world.done(transform(world.warehouse, world.told["catalog/civitai"].source, day))
     assert [each.table for each in rebuild.check(world.warehouse, "catalog", workers=1) if not each.same] == []
     with world.warehouse.connect() as connection:
-        moment = snapshots.moment(connection, str(world.runs[-1].id))
-        with time_travel.as_of(world.warehouse, "catalog", moment) as then:
-            assert then.differing(connection) == []
+        snapshot = snapshots.snapshot_of_run(connection, str(world.runs[-1].id))
+        with time_travel.as_of(world.warehouse, "catalog", snapshot) as then:
+            assert then.differing_tables(connection) == []
 
 
 def a_model(**more: object) -> Json:
@@ -148,12 +148,12 @@ def test_counters_of_a_record_on_which_a_select_fails_are_not_there_yet(world: W
     told.land("1", a_model(stats={"downloadCount": 2}), kind="models", day=DAYS[1])
     world.done(transform(world.warehouse, told.source, DAYS[1]))
     with world.warehouse.connect() as connection:
-        first, last = (snapshots.moment(connection, str(run.id)) for run in (world.runs[0], world.runs[-1]))
+        first, last = (snapshots.snapshot_of_run(connection, str(run.id)) for run in (world.runs[0], world.runs[-1]))
         with (
             time_travel.as_of(world.warehouse, "catalog", first) as before,
             time_travel.as_of(world.warehouse, "catalog", last) as then,
         ):
-            assert then.differing(connection) == []
+            assert then.differing_tables(connection) == []
             assert list(time_travel.differences(connection, before, then)) == []
 
 
@@ -170,11 +170,14 @@ def test_what_comes_to_rows_on_which_a_select_fails_is_recorded_and_told(world: 
         assert rows(world.warehouse, "select model_version_id from catalog.images") == [(None,)]
     failed, last = world.runs[-2:]
     with world.warehouse.connect() as connection:
-        moment = snapshots.moment(connection, str(last.id))
-        with time_travel.as_of(world.warehouse, "catalog", moment) as then:
-            assert then.differing(connection) == ["catalog.images"]
-            untrue = time_travel.untrue(connection, then)
-    assert untrue is not None and f"SELECT files failed on records in runs {failed.id}: rows of these" in untrue
+        snapshot = snapshots.snapshot_of_run(connection, str(last.id))
+        with time_travel.as_of(world.warehouse, "catalog", snapshot) as then:
+            assert then.differing_tables(connection) == ["catalog.images"]
+            untrue = time_travel.why_not_exact(connection, then)
+    assert (
+        untrue is not None
+        and f"SELECT files failed on records in runs {failed.id}: the rows of these records" in untrue
+    )
 
 
 @pytest.fixture
@@ -199,33 +202,33 @@ def test_the_command_prints_a_table_as_it_was(two_runs: tuple[Warehouse, Run, Ru
     atlas("as-of", first.id, "--schema", "before")
     joined = "select t.name, n.name from before.models t join catalog.models n using (model_id)"
     assert rows(warehouse, joined) == [("heron", "otter")]
-    assert "There is a schema 'before' already" in words(
+    assert "The schema 'before' already exists" in words(
         atlas("as-of", first.id, "--schema", "before", code=USAGE).stderr
     )
 
     with warehouse.connect() as connection:
         connection.execute("update staging.versions set valid_to_run = valid_from_run where valid_to_run is not null")
     touched = words(atlas("as-of", first.id, "catalog.models", code=FAILED).stderr)
-    assert f"This is not quite what run {first.id} recorded: catalog.models" in touched
+    assert f"These tables differ from what run {first.id} recorded: catalog.models" in touched
     differing = atlas("diff", first.id, second.id, code=FAILED)
-    assert f"This is not quite what run {first.id} recorded" in words(differing.stderr)
+    assert f"These tables differ from what run {first.id} recorded" in words(differing.stderr)
     assert "rows differ" in differing.stdout
 
 
 def test_a_schema_that_is_kept_shows_when_it_is_whole(two_runs: tuple[Warehouse, Run, Run, Run]) -> None:
     warehouse, first, *_ = two_runs
-    there = "select nspname from pg_namespace where nspname = 'kept' or nspname ~ '^atlas_passing'"
+    there = "select nspname from pg_namespace where nspname = 'kept' or nspname ~ '^atlas_shadow'"
     with warehouse.connect() as connection:
-        moment = snapshots.moment(connection, str(first.id))
-    with pytest.raises(RuntimeError), time_travel.as_of(warehouse, "catalog", moment, schema="kept"):
+        snapshot = snapshots.snapshot_of_run(connection, str(first.id))
+    with pytest.raises(RuntimeError), time_travel.as_of(warehouse, "catalog", snapshot, schema="kept"):
         raise RuntimeError
     assert rows(warehouse, there) == []
-    with time_travel.as_of(warehouse, "catalog", moment, schema="kept"):
-        ((passing,),) = rows(warehouse, there)
-        assert passing != "kept"
+    with time_travel.as_of(warehouse, "catalog", snapshot, schema="kept"):
+        ((temporary,),) = rows(warehouse, there)
+        assert temporary != "kept"
     assert rows(warehouse, there) == [("kept",)]
-    for name, why in (("kept", "There is a schema 'kept' already"), ("pg_kept", "cannot be called 'pg_kept'")):
-        with pytest.raises(AtlasError, match=why), time_travel.as_of(warehouse, "catalog", moment, schema=name):
+    for name, why in (("kept", "The schema 'kept' already exists"), ("pg_kept", "cannot be called 'pg_kept'")):
+        with pytest.raises(AtlasError, match=why), time_travel.as_of(warehouse, "catalog", snapshot, schema=name):
             pass
     assert rows(warehouse, there) == [("kept",)]
 
@@ -233,7 +236,7 @@ def test_a_schema_that_is_kept_shows_when_it_is_whole(two_runs: tuple[Warehouse,
 @pytest.mark.parametrize(
     ("arguments", "code", "told"),
     [
-        (["ffff", "catalog.models"], USAGE, "There is no run 'ffff' in the ledger. See them with: atlas runs"),
+        (["ffff", "catalog.models"], USAGE, "There is no run 'ffff' in the ledger. List the runs with: atlas runs"),
         (["0", "catalog.models"], USAGE, "There is more than one run '0'"),
         (["%", "catalog.models"], USAGE, "There is no run '%'"),
         (["RUN"], USAGE, "Name either a TABLE to print, or a schema to make: --schema NAME."),
@@ -251,4 +254,4 @@ def test_what_the_command_cannot_show_it_says(
     failed += " values ('catalog/civitai', 'land', 'x', '2026-11-01', 'failed', 'x', now()) returning fetch_run_id"
     names = {"RUN": str(first.id), "FAILED": str(rows(warehouse, failed)[0][0])}
     assert told in words(atlas("as-of", *(names.get(each, each) for each in arguments), code=code).stderr)
-    assert rows(warehouse, "select nspname from pg_namespace where nspname ~ '^atlas_passing'") == []
+    assert rows(warehouse, "select nspname from pg_namespace where nspname ~ '^atlas_shadow'") == []
