@@ -108,14 +108,14 @@ def history_removed_since(connection: Connection, domain: str, snapshot: Snapsho
     return [f"run {row['fetch_run_id']} {done[row['what']]} at {row['at']:%Y-%m-%d %H:%M}" for row in rows]
 
 
-def why_not_exact(connection: Connection, then: DomainAsOf) -> str | None:
+def why_not_exact(connection: Connection, state: DomainAsOf) -> str | None:
     """Which tables differ from what was recorded, and the possible reasons; None if none differs."""
-    differing = then.differing_tables(connection)
+    differing = state.differing_tables(connection)
     if not differing:
         return None
-    removed = history_removed_since(connection, then.domain, then.snapshot)
-    failed = _runs_with_failed_selects(connection, then.domain, then.snapshot)
-    sentences = [f"These tables differ from what run {then.snapshot.run_id} recorded: {', '.join(differing)}."]
+    removed = history_removed_since(connection, state.domain, state.snapshot)
+    failed = _runs_with_failed_selects(connection, state.domain, state.snapshot)
+    sentences = [f"These tables differ from what run {state.snapshot.run_id} recorded: {', '.join(differing)}."]
     if removed:
         sentences.append(f"History was removed since then: {'; '.join(removed)}.")
     if failed:
@@ -126,7 +126,7 @@ def why_not_exact(connection: Connection, then: DomainAsOf) -> str | None:
     if not removed:
         sentences.append(
             "Rows may have been changed by hand, or a migration may have changed staging since then. "
-            f"Run `atlas rebuild {then.domain}`: what later runs leave can then be shown exactly."
+            f"Run `atlas rebuild {state.domain}`: what later runs leave can then be shown exactly."
         )
     return " ".join(sentences)
 

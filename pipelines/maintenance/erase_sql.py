@@ -120,7 +120,7 @@ DELETE: dict[str, str | sql.Composed] = {
     "drift_paths": """
         delete from ops.schema_drift d using forgotten_paths f where (d.stream, d.path) = (f.stream, f.path)
     """,
-    # What failed landings of the source keep for a resumption may contain the record. The next landing starts anew.
+    # What failed landings of the source keep for a resumption may contain the record. The next one starts over.
     **{
         table: sql.SQL(
             """
