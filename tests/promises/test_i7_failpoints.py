@@ -26,7 +26,7 @@ import pytest
 
 from pipelines import failpoints, project
 from pipelines.landing import bulk_files, land
-from pipelines.maintenance import erasure
+from pipelines.maintenance import erase_sql
 from pipelines.source import Source, Window
 from pipelines.transform import run as transform
 from pipelines.warehouse.database import Warehouse
@@ -59,11 +59,11 @@ SOURCES = [source.stem for source in project.find_sources(["catalog"])]
 ALL_TABLES = [table.name for table in metadata.sorted_tables if table.schema == "catalog"]
 
 LABELS = {
-    "erase.begun": list("0123456"),
-    "erase.removed": list(erasure.REMOVE),
-    "publish.split_repeated": ["0", "1", "2"],
-    "publish.discarded": ["arrivals", "rejects", "checkpoints"],
-    "dead_runs.discarded": ["arrivals", "rejects", "checkpoints"],
+    "erase.prepared": list("0123456"),
+    "erase.deleted": list(erase_sql.DELETE),
+    "publish.told_again": ["0", "1", "2"],
+    "publish.forgotten": ["arrivals", "rejects", "checkpoints"],
+    "reap.forgotten": ["arrivals", "rejects", "checkpoints"],
     "ledger.discarded": ["arrivals", "rejects"],
     "transform.took_in": list("0123456"),
     "growth.due": TABLES,
@@ -78,10 +78,10 @@ LABELS = {
     "content.kept": [f"catalog.{name}" for name in ALL_TABLES],
     "rebuild.merged": ALL_TABLES,
     "rebuild.deleted": ALL_TABLES,
-    "rebuild.set_aside": SOURCES,
-    "beside.source": SOURCES,
-    "beside.in_force": SOURCES,
-    "beside.derived": ["civitai"],
+    "rebuild.source_recorded": SOURCES,
+    "shadow.source": SOURCES,
+    "shadow.effective": SOURCES,
+    "shadow.applied": ["civitai"],
 }
 """Failpoints in loops: what each is of."""
 
@@ -94,11 +94,11 @@ SCENARIOS = {
     "dead_runs": ["dead_runs"],
     "transform": ["transform", "scope", "derive", "write", "growth", "content"],
     "misfits": ["derive.misfit", "derive.sorted_out", "split", "quarantine", "scope.grown"],
-    "rebuild": ["rebuild", "beside", "content.kept"],
+    "rebuild": ["rebuild", "shadow", "content.kept"],
     "prune": ["prune"],
     "erase": ["erase"],
-    "mend": ["publish.closed_replaced"],
-    "look back": ["beside.kept"],
+    "mend": ["publish.mended"],
+    "look back": ["shadow.kept"],
 }
 """The command that reaches failpoints, by their beginning; the longest counts."""
 

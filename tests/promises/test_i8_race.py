@@ -120,7 +120,7 @@ def assert_at_rest(warehouse: Warehouse) -> None:
     assert rows(warehouse, "select from ops.fetch_runs where publish_seq is null or error_text is not null") == []
     for name in ("arrivals", "rejects", "checkpoints"):
         assert rows(warehouse, f"select from staging.{name}") == []
-    assert rows(warehouse, "select from pg_namespace where starts_with(nspname, 'atlas_passing_')") == []
+    assert rows(warehouse, "select from pg_namespace where starts_with(nspname, 'atlas_shadow_')") == []
     until(
         lambda: (
             not rows(
@@ -250,7 +250,7 @@ def test_landings_transforms_rebuilds_and_checks_at_once(
             runs.append(rebuild.rebuild(warehouse, "catalog", workers=1))
         return runs
 
-    def checking() -> list[rebuild.Compared]:
+    def checking() -> list[rebuild.TableComparison]:
         found = rebuild.check(warehouse, "catalog", workers=2)
         while not done.is_set():
             found += rebuild.check(warehouse, "catalog", workers=1)
