@@ -87,13 +87,13 @@ def history(warehouse: Warehouse, civitai: Source) -> Told:
     land_body(warehouse, civitai, b'{"id": 1, "name": 7, "type": "Geheimnis"}', DAYS[2])
     land_body(warehouse, civitai, b'{"id": "Geheimnis', DAYS[2])
     with pytest.raises(KeyboardInterrupt):
-        land.land(warehouse, civitai, DAYS[3], interrupted())
+        land.land_items(warehouse, civitai, DAYS[3], interrupted())
     told.transform()
     return told
 
 
 def land_body(warehouse: Warehouse, source: Source, body: bytes, day: str) -> Run:
-    return land.land(warehouse, source, day, [Payload(body, f"told of {WHO}", WHO, kind="models")])
+    return land.land_items(warehouse, source, day, [Payload(body, f"told of {WHO}", WHO, kind="models")])
 
 
 def interrupted() -> Iterator[Item]:

@@ -259,7 +259,7 @@ def test_a_body_that_a_landing_has_found_stays_until_it_is_named(warehouse: Ware
         connection.execute("delete from staging.versions")
     with ExitStack() as others, locked(warehouse, "staging.arrivals"):
         # a landing that has found the body, and has not yet written the arrival that names it
-        others.enter_context(in_thread(lambda: land.land(warehouse, made, DAYS[0], [payload("a", body)])))
+        others.enter_context(in_thread(lambda: land.land_items(warehouse, made, DAYS[0], [payload("a", body)])))
         wait_until(warehouse, waits_for("relation"))
         pruning = others.enter_context(in_thread(lambda: retention.prune(warehouse, AT_ONCE)))
         wait_until(warehouse, waits_for("advisory"), pruning)
