@@ -56,7 +56,7 @@ def missing(
             continue
         if unread:
             found.notes["not deleted: payloads without a readable id"] = len(absent)
-        elif each.answers > 1 and get_record is None:
+        elif each.responses > 1 and get_record is None:
             found.notes["not deleted: told in several answers, and none can be looked at by itself"] = len(absent)
         elif not shrink and _unbelievable(told, len(absent)):
             raise SourceFault(
@@ -77,7 +77,7 @@ def _compared(run: Run, stream: str, full_scans: FullScan, at: datetime) -> tupl
 
     The last two of the ids that the listing is of, in the order of numbers, which no other stream's ids need be.
     """
-    above, below = ("" if each is None else str(each) for each in full_scans.between)
+    above, below = ("" if each is None else str(each) for each in full_scans.id_range)
     parameters = {"run": run.id, "stream": stream, "at": at, "above": above, "below": below}
     row = run.connection.execute(
         """

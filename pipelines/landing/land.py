@@ -192,10 +192,12 @@ class _Landing:
                 self.bodies.settle()
                 failpoints.reached("land.checkpointed")
             case Cursor():
-                self.marks[item.listing] = dict(item.cursor)
+                self.marks[item.listing] = dict(item.value)
             case FullScan() if self.intake.mode != "brought":
                 others = [
-                    each for each in self.progress.full_scans if (each.kind, each.between) != (item.kind, item.between)
+                    each
+                    for each in self.progress.full_scans
+                    if (each.kind, each.id_range) != (item.kind, item.id_range)
                 ]
                 self.progress.full_scans = [*others, item]
 
