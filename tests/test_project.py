@@ -696,17 +696,20 @@ from payloads as p
 
 SCRIPT = """
 import json, sys
-from pipelines import fetching, house, landing, recording, settings, transform
+from pipelines import project, settings
+from pipelines.connectors import recording
 from pipelines.definitions import defs
+from pipelines.landing import extract, land
 from pipelines.source import Window
-from pipelines.warehouse import engine
-source = house.sources()["catalog/example"]
-told = {"root": str(house.ROOT), "sources": list(house.sources()), "runs": []}
+from pipelines.transform import run as transform
+from pipelines.warehouse import database
+source = project.sources()["catalog/example"]
+told = {"root": str(project.ROOT), "sources": list(project.sources()), "runs": []}
 told["assets"] = [key.to_user_string() for key in defs.resolve_asset_graph().get_all_asset_keys()]
-with engine.opened(settings.load()) as warehouse:
+with database.opened(settings.load()) as warehouse:
     for day in recording.days(source):
-        opened = fetching.opened(warehouse, source, Window(day), "recorded")
-        runs = [landing.land_intake(warehouse, source, str(day), opened)]
+        opened = extract.opened(warehouse, source, Window(day), "recorded")
+        runs = [land.land_intake(warehouse, source, str(day), opened)]
         runs.append(transform.transform(warehouse, source, str(day)))
         told["runs"] += [[run.kind, run.status, run.counts.fetched, run.counts.created] for run in runs]
 json.dump(told, sys.stdout)

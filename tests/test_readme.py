@@ -228,10 +228,9 @@ def test_what_is_wrong_with_a_new_source_is_told(
     says(f"Recorded are {source}: none.", "run", source, code=2)
 
     text = connector.read_text()
+    unknown = "TypeError: source.__init__() got an unexpected keyword argument 'start', from line "
     for wrong, words in {
-        text.replace(
-            "start_date=", "start="
-        ): "TypeError: source.__init__() got an unexpected keyword argument 'start'",
+        text.replace("start_date=", "start="): unknown,
         text.replace("def fetch", "dev fetch"): "invalid syntax in line ",
         f"import nothing_so_called\n{text}": "ModuleNotFoundError: No module named 'nothing_so_called', from line 1.",
     }.items():
