@@ -329,9 +329,9 @@ def test_every_stored_body_is_the_value_that_was_received(loaded: Loaded) -> Non
 
 def tells(swept: FullScan, kind: str, external_id: str) -> bool:
     """Whether a complete listing tells a record, if there is one."""
-    if kind != swept.kind or swept.between == (None, None):
+    if kind != swept.kind or swept.id_range == (None, None):
         return kind == swept.kind
-    above, below = swept.between
+    above, below = swept.id_range
     return (above is None or int(external_id) > above) and (below is None or int(external_id) < below)
 
 
@@ -948,7 +948,7 @@ def test_rows_of_a_record_that_is_gone_go_and_come_back_with_it(
     poor_day, rich_day = (Window(days[-1].window.day + timedelta(days=after)) for after in (1, 2))
 
     told: list[Item] = [payload for record, payload in latest.items() if record not in gone]
-    told += [FullScan(kind, answers=1) for kind in source.contracts]
+    told += [FullScan(kind, responses=1) for kind in source.contracts]
     intake = Intake(lambda _: told, "recorded", poor_day.start)
     landed = land_intake(warehouse, source, poor_day.key, nullcontext(intake), shrink=True)
     assert landed.counts.deleted == len(gone)

@@ -54,7 +54,7 @@ def find_deleted(
             continue
         if without_id:
             found.notes["not deleted: payloads without a readable id"] = len(missing)
-        elif scan.answers > 1 and get_record is None:
+        elif scan.responses > 1 and get_record is None:
             found.notes["not deleted: listed in several answers, and no record can be fetched by id"] = len(missing)
         elif not shrink and _too_many(listed, len(missing)):
             raise SourceFault(
@@ -75,7 +75,7 @@ def _compare(run: Run, stream: str, scan: FullScan, started_at: datetime) -> tup
 
     Records outside the range of ids of the scan do not count. Its ids are numbers, those of other streams need not be.
     """
-    above, below = ("" if each is None else str(each) for each in scan.between)
+    above, below = ("" if each is None else str(each) for each in scan.id_range)
     parameters = {"run": run.id, "stream": stream, "at": started_at, "above": above, "below": below}
     row = run.connection.execute(COUNT_LISTED, parameters).fetchone()
     assert row is not None

@@ -20,7 +20,7 @@ import httpx
 from pipelines import failpoints, ledger, settings
 from pipelines.connectors import recording
 from pipelines.connectors.http import Client, without_secrets
-from pipelines.connectors.rate_limit import Turns
+from pipelines.connectors.rate_limit import RateLimit
 from pipelines.errors import AtlasError
 from pipelines.landing.intake import GetRecord, Intake
 from pipelines.settings import Mode
@@ -49,7 +49,7 @@ def open_intake(
             place = stack.enter_context(open_source(warehouse, source))
         failpoints.reached("extract.opened")
         yield Intake(
-            lambda resume: source.fetch(place, replace(window, resume=resume)),
+            lambda resume: source.fetch(place, replace(window, checkpoints=resume)),
             mode,
             window.start if mode == "recorded" else None,
             get_record=_get_record(source, place),
@@ -74,14 +74,14 @@ def open_source(warehouse: Warehouse, source: Source) -> Iterator[Client | Path]
             usage=True,
         )
     with ExitStack() as stack:
-        urls = {place: settings.base_url(source.stem, place) or url for place, url in source.extra_urls.items()}
-        places = {
-            place: stack.enter_context(_client(warehouse, stack, source, url, contact))
-            for place, url in urls.items()
+        urls = {name: settings.base_url(source.stem, name) or url for name, url in source.extra_urls.items()}
+        endpoints = {
+            name: stack.enter_context(_client(warehouse, stack, source, url, contact))
+            for name, url in urls.items()
             if url
         }
         token = settings.token(source.stem)
-        yield stack.enter_context(_client(warehouse, stack, source, base_url, contact, token, places))
+        yield stack.enter_context(_client(warehouse, stack, source, base_url, contact, token, endpoints))
 
 
 def _client(
@@ -91,7 +91,7 @@ def _client(
     base_url: str,
     contact: str | None,
     token: str | None = None,
-    places: Mapping[str, Client] | None = None,
+    endpoints: Mapping[str, Client] | None = None,
 ) -> Client:
     try:
         url = httpx.URL(base_url)
@@ -101,19 +101,23 @@ def _client(
         raise AtlasError(
             f"{source.name} cannot be read from {base_url!r}: that is not an http or https URL.", usage=True
         )
-    turns = Turns(stack.enter_context(warehouse.connect()), url.netloc.decode(), source.rate)
-    return Client(source.name, base_url, token=token, auth=source.auth, contact=contact, turns=turns, places=places)
+    limit = RateLimit(stack.enter_context(warehouse.connect()), url.netloc.decode(), source.rate)
+    return Client(
+        source.name, base_url, token=token, auth=source.auth, contact=contact, rate_limit=limit, endpoints=endpoints
+    )
 
 
 def _recorded(stack: ExitStack, source: Source, window: Window) -> Client | Path:
     recorded = recording.read(source, window.day)
     if source.kind == "folder":
         return recorded.path()
-    places = {
-        place: stack.enter_context(Client(source.name, f"https://{place}", transport=recorded.transport()))
-        for place in source.extra_urls
+    endpoints = {
+        name: stack.enter_context(Client(source.name, f"https://{name}", transport=recorded.transport()))
+        for name in source.extra_urls
     }
-    return stack.enter_context(Client(source.name, source.base_url, transport=recorded.transport(), places=places))
+    return stack.enter_context(
+        Client(source.name, source.base_url, transport=recorded.transport(), endpoints=endpoints)
+    )
 
 
 def _live_window(warehouse: Warehouse, source: Source, window: Window, *, full_refresh: bool) -> Window:

@@ -165,10 +165,12 @@ class _Landing:
                 self.bodies.wait()
                 failpoints.reached("land.checkpointed")
             case Cursor():
-                self.cursors[item.listing] = dict(item.cursor)
+                self.cursors[item.listing] = dict(item.value)
             case FullScan() if self.intake.mode != "files":
                 others = [
-                    each for each in self.progress.full_scans if (each.kind, each.between) != (item.kind, item.between)
+                    each
+                    for each in self.progress.full_scans
+                    if (each.kind, each.id_range) != (item.kind, item.id_range)
                 ]
                 self.progress.full_scans = [*others, item]
 

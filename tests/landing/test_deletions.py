@@ -22,7 +22,7 @@ from pipelines.transform.run import pending_partitions, transform
 from pipelines.warehouse.database import Warehouse
 
 DAYS = ("2026-11-01", "2026-11-02", "2026-11-03", "2026-11-04")
-ALL = FullScan("", answers=1)
+ALL = FullScan("", responses=1)
 
 
 def at(day: str) -> datetime:
@@ -225,7 +225,7 @@ def test_a_payload_that_is_rejected_with_its_id_is_not_gone(warehouse: Warehouse
 
 def test_several_answers_where_none_can_be_looked_at_prove_nothing(warehouse: Warehouse, comfyui: Source) -> None:
     take_in(warehouse, comfyui, graphs("abc"))
-    run = take_in(warehouse, comfyui, [graph("c"), FullScan("", answers=2)], DAYS[1])
+    run = take_in(warehouse, comfyui, [graph("c"), FullScan("", responses=2)], DAYS[1])
     assert run.stats["notes"] == {
         "not deleted: listed in several answers, and no record can be fetched by id": 2,
     }
@@ -242,7 +242,7 @@ def test_each_record_that_is_missing_is_looked_at_and_what_is_there_lands(
         return None if external_id == "a" else graph(external_id, "looked at" if external_id == "b" else "")
 
     take_in(warehouse, comfyui, graphs("abcd"))
-    run = take_in(warehouse, comfyui, [graph("d"), FullScan("", answers=2)], DAYS[1], get_record=get_record)
+    run = take_in(warehouse, comfyui, [graph("d"), FullScan("", responses=2)], DAYS[1], get_record=get_record)
     assert asked == [("", "a"), ("", "b"), ("", "c")]
     assert (run.counts.fetched, run.counts.updated, run.counts.unchanged, run.counts.deleted) == (3, 1, 2, 1)
     assert run.stats["notes"] == {"missing from a full scan, fetched by id": 2}
@@ -330,7 +330,7 @@ def test_a_listing_of_some_ids_says_nothing_of_others(warehouse: Warehouse, comf
     """In the order of numbers, whatever day they came in."""
     take_in(warehouse, comfyui, graphs(["7", "9", "10", "11"]))
     take_in(warehouse, comfyui, graphs(["100", "30"]), DAYS[1])
-    run = take_in(warehouse, comfyui, [graph("11"), FullScan("", 1, between=(9, 100))], DAYS[2])
+    run = take_in(warehouse, comfyui, [graph("11"), FullScan("", 1, id_range=(9, 100))], DAYS[2])
     assert (run.counts.deleted, gone(warehouse)) == (2, ["10", "30"])
     assert there(warehouse) == ["100", "11", "7", "9"]
 
@@ -338,7 +338,7 @@ def test_a_listing_of_some_ids_says_nothing_of_others(warehouse: Warehouse, comf
 def test_a_listing_of_some_ids_that_lost_most_of_them_is_not_believed(warehouse: Warehouse, comfyui: Source) -> None:
     """However many others are told beside them."""
     take_in(warehouse, comfyui, graphs(map(str, range(1, 30))))
-    few: list[Item] = [*graphs(["1", "3", *map(str, range(20, 200))]), FullScan("", 1, between=(1, 20))]
+    few: list[Item] = [*graphs(["1", "3", *map(str, range(20, 200))]), FullScan("", 1, id_range=(1, 20))]
     with pytest.raises(SourceFault, match="lists 1 records, and lacks 17 of those that it had"):
         take_in(warehouse, comfyui, few, DAYS[1])
     assert take_in(warehouse, comfyui, few, DAYS[1], shrink=True).counts.deleted == 17

@@ -271,7 +271,7 @@ class History:
         with opened as intake:
 
             def items(resume: dict[str, dict[str, Any]]) -> Iterator[Item]:
-                began = [datetime.fromisoformat(state["began"]) for state in resume.values()]
+                began = [datetime.fromisoformat(state["started_at"]) for state in resume.values()]
                 self.resumed, self.began = bool(resume), min([Clock.now(), *began])
                 for number, item in enumerate(intake.items(resume)):
                     if number == crash_after:
@@ -373,9 +373,9 @@ def of_seed(seed: str, warehouse: Warehouse, server: Server, monkeypatch: pytest
     wider = world.wider
     swept = timedelta(days=draw.choice([1, 30]))
     if wider is None:
-        monkeypatch.setattr(f"assets.catalog.{stem}.MOST", usual + 6)
+        monkeypatch.setattr(f"assets.catalog.{stem}.PAGE_SIZE", usual + 6)
         monkeypatch.setattr(f"assets.catalog.{stem}.LAST_PAGE", 50)
-        monkeypatch.setattr(f"assets.catalog.{stem}.SWEPT", swept)
+        monkeypatch.setattr("assets.catalog._booru.REFRESHED", swept)
     api = hostile.APIS[stem](
         size=lambda limit: usual + wider(limit) if wider else limit, validators=draw.random() < 0.5
     )
