@@ -3,12 +3,12 @@
 import dagster as dg
 
 from pipelines import project
+from pipelines.orchestration.assets import staging_asset, table_assets
 from pipelines.orchestration.checks import ledger_checks, proof_checks
 from pipelines.orchestration.drift_checks import drift_check
-from pipelines.orchestration.keeping import prune_schedule
 from pipelines.orchestration.resources import Atlas
+from pipelines.orchestration.schedules import prune_schedule
 from pipelines.orchestration.sensors import close_dead_runs, follow_sensor, news_sensor, sweep_schedule
-from pipelines.orchestration.source_assets import staging_asset, table_assets
 
 SOURCES = project.sources().values()
 

@@ -23,8 +23,8 @@ from pipelines import ledger, project
 from pipelines.landing import land as landing
 from pipelines.ledger import Counts, Run
 from pipelines.orchestration import resources
+from pipelines.orchestration.assets import measured, staging_asset, staging_key, table_assets, table_key
 from pipelines.orchestration.checks import ledger_checks
-from pipelines.orchestration.source_assets import measured, staging_asset, staging_key, table_assets, table_key
 from pipelines.source import Item, Payload, Source
 from pipelines.transform import run as transform
 from pipelines.warehouse import locks

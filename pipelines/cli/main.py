@@ -10,7 +10,7 @@ import psycopg
 import sqlalchemy.exc
 import typer
 
-from pipelines.cli import ask, context, db, drift, keep, move, prove, quarantine, show, too_early, ui
+from pipelines.cli import ask, context, db, drift, lineage, load, maintenance, quarantine, show, too_early, ui
 from pipelines.errors import AtlasError
 
 app = typer.Typer(
@@ -21,17 +21,17 @@ app = typer.Typer(
 )
 app.add_typer(db.app, name="db")
 app.add_typer(quarantine.app, name="quarantine")
-app.command()(move.run)
-app.command()(move.land)
-app.command()(move.transform)
-app.command()(move.runs)
+app.command()(load.run)
+app.command()(load.land)
+app.command()(load.transform)
+app.command()(load.runs)
 app.command()(ask.ask)
-app.command("trace")(prove.trace_)
-app.command("rebuild")(prove.rebuild_)
-app.command("as-of")(prove.as_of)
-app.command()(prove.diff)
-app.command()(keep.prune)
-app.command()(keep.erase)
+app.command("trace")(lineage.trace_)
+app.command("rebuild")(lineage.rebuild_)
+app.command("as-of")(lineage.as_of)
+app.command()(lineage.diff)
+app.command()(maintenance.prune)
+app.command()(maintenance.erase)
 app.command("drift")(drift.drift_)
 app.command()(ui.ui)
 

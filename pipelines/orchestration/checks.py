@@ -8,8 +8,8 @@ import dagster as dg
 from pipelines import project
 from pipelines.ledger import Counts
 from pipelines.lineage import trace
+from pipelines.orchestration.assets import staging_key, table_key
 from pipelines.orchestration.resources import Atlas
-from pipelines.orchestration.source_assets import staging_key, table_key
 from pipelines.source import Source
 
 

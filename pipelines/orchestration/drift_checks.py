@@ -16,8 +16,8 @@ import msgspec
 from pipelines import project
 from pipelines.landing import schema_drift
 from pipelines.landing.json_paths import ROOT, named
+from pipelines.orchestration.assets import drift_table, staging_key
 from pipelines.orchestration.resources import Atlas
-from pipelines.orchestration.source_assets import drift_table, staging_key
 from pipelines.source import Source
 from pipelines.warehouse.database import Connection
 

@@ -7,8 +7,8 @@ import dagster as dg
 from pipelines import ledger, settings
 from pipelines.errors import AtlasError
 from pipelines.landing import extract
+from pipelines.orchestration.assets import landing_op, staging_key
 from pipelines.orchestration.resources import Atlas
-from pipelines.orchestration.source_assets import landing_op, staging_key
 from pipelines.source import Source
 from pipelines.warehouse.database import Warehouse
 

@@ -10,8 +10,8 @@ from werkzeug import Request, Response
 
 from pipelines import project
 from pipelines.definitions import defs
+from pipelines.orchestration.assets import landing_op
 from pipelines.orchestration.sensors import NOT_LIVE, news_sensor, sweep_schedule
-from pipelines.orchestration.source_assets import landing_op
 from pipelines.source import Source
 from pipelines.warehouse.database import Warehouse
 

@@ -23,17 +23,17 @@ import pytest
 
 from pipelines import project
 from pipelines.cli import main
+from pipelines.columns import Read, Steps, paths_read
 from pipelines.landing import json_paths, jsonb, schema_drift
 from pipelines.landing import land as landing
 from pipelines.landing.json_paths import Paths
 from pipelines.ledger import Run
+from pipelines.orchestration.assets import measured
 from pipelines.orchestration.drift_checks import DAYS, Reliance, drift_check
 from pipelines.orchestration.resources import Atlas
-from pipelines.orchestration.source_assets import measured
 from pipelines.source import Payload, Source
 from pipelines.transform.run import transform
 from pipelines.warehouse.database import Warehouse
-from tests.reading import Read, Steps, paths_read
 from tests.test_conformance import everything
 from tests.transform.test_change_set import Told, made
 

@@ -26,7 +26,7 @@ from pipelines.ledger import Counts, Run
 from pipelines.lineage import rebuild
 from pipelines.maintenance import erasure
 from pipelines.orchestration import resources
-from pipelines.orchestration.source_assets import measured, staging_asset, staging_key, table_assets, table_key
+from pipelines.orchestration.assets import measured, staging_asset, staging_key, table_assets, table_key
 from pipelines.source import Checkpoint, FullScan, Item, Payload, Source, Window
 from pipelines.transform.run import pending_partitions, transform
 from pipelines.warehouse.database import Warehouse

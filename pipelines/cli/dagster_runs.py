@@ -17,7 +17,7 @@ from pipelines import project
 from pipelines.errors import AtlasError
 from pipelines.ledger import Run
 from pipelines.orchestration import resources
-from pipelines.orchestration.source_assets import staging_asset, table_assets
+from pipelines.orchestration.assets import staging_asset, table_assets
 from pipelines.settings import Mode, Settings
 from pipelines.source import Source
 from pipelines.transform import run as transform

@@ -62,9 +62,9 @@ def run(
         )
         raise AtlasError(f"Nothing is recorded for these days. Recorded are {there}. Use --live for today.", usage=True)
     with context.warehouse() as warehouse, show.reporting() as reporter:
-        from pipelines.cli import execute  # Dagster takes seconds to import
+        from pipelines.cli import dagster_runs  # Dagster takes seconds to import
 
-        execute.run(
+        dagster_runs.run(
             warehouse,
             context.in_force(),
             work,
