@@ -142,10 +142,12 @@ def test_the_job_waits_for_a_migration_and_works_with_what_it_has_made(aged: War
     assert versions(aged) == 1
 
 
-def test_the_schedule_runs_by_itself_at_an_hour_without_sweeps() -> None:
+def test_the_schedule_runs_by_itself_at_an_hour_without_full_refreshes() -> None:
     assert prune_schedule.default_status == dg.DefaultScheduleStatus.RUNNING
     minute, hour, *every_day = str(prune_schedule.cron_schedule).split()
     assert every_day == ["*", "*", "*"]
     assert minute.isdigit()
-    swept = {source.full_refresh_cron.split()[1] for source in project.sources().values() if source.full_refresh_cron}
-    assert hour not in swept | {"*"}
+    refreshed = {
+        source.full_refresh_cron.split()[1] for source in project.sources().values() if source.full_refresh_cron
+    }
+    assert hour not in {cron.split()[1] for cron in crons} | {"*"}

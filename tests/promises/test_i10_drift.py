@@ -28,7 +28,7 @@ from pipelines.landing import json_paths, jsonb, schema_drift
 from pipelines.landing import land as landing
 from pipelines.landing.json_paths import Paths
 from pipelines.ledger import Run
-from pipelines.orchestration.assets import measured
+from pipelines.orchestration.assets import run_metadata
 from pipelines.orchestration.drift_checks import DAYS, Reliance, drift_check
 from pipelines.orchestration.resources import Atlas
 from pipelines.project import SqlFile
@@ -389,7 +389,7 @@ def test_what_is_new_and_what_is_gone_is_told_after_one_run(
     assert (gone["missed"], gone["share"]) == (30, 0.5)
     (sample,) = shaped.ask("select body from staging.payloads where payload_id::text = %s", new["payload_id"])
     assert sample["body"]["kind"] == 1
-    shown = measured(run, None)["drift"].value
+    shown = run_metadata(run, None)["drift"].value
     assert "| new path | catalog/civitai.models | `kind` | number | 50.0% |" in shown
 
     monkeypatch.setenv("DATABASE_URL", shaped.warehouse.url.render_as_string(hide_password=False))
