@@ -161,7 +161,7 @@ def test_a_load_prints_what_it_is_said_to_print(with_dagster: Warehouse, tmp_pat
 
 @pytest.fixture
 def example(tmp_path: Path) -> dict[str, str]:
-    """A copy of the house with the example of a new source: those blocks of the README that follow a line with nothing
+    """A copy of the project with the example of a new source: the blocks of the README that follow a line with nothing
     but their path.
     """
     written = re.findall(r"^`((?:assets|sql|samples)/\S+)`:?\n+```\w*\n(.*?)^```$", README.read_text(), re.M | re.S)
@@ -201,7 +201,8 @@ def test_what_is_wrong_with_a_new_source_is_told(
 
     select.unlink()
     says(
-        f"{source} has no SELECT files: its payloads wait in staging, rows that it has stay. Add sql/{source}/",
+        f"{source} has no SELECT files: its payloads stay pending in staging, its rows stay as they are. "
+        f"Add sql/{source}/",
         "run",
         source,
         code=0,
@@ -229,7 +230,7 @@ def test_what_is_wrong_with_a_new_source_is_told(
 
     text = connector.read_text()
     for wrong, words in {
-        text.replace("since=", "sinc="): "TypeError: source() got an unexpected keyword argument 'sinc', from line ",
+        text.replace("rate=", "rat="): "TypeError: source() got an unexpected keyword argument 'rat', from line ",
         text.replace("def fetch", "dev fetch"): "invalid syntax in line ",
         f"import nothing_so_called\n{text}": "ModuleNotFoundError: No module named 'nothing_so_called', from line 1.",
     }.items():

@@ -147,7 +147,5 @@ def test_the_schedule_runs_by_itself_at_an_hour_without_full_refreshes() -> None
     minute, hour, *every_day = str(prune_schedule.cron_schedule).split()
     assert every_day == ["*", "*", "*"]
     assert minute.isdigit()
-    refreshed = {
-        source.full_refresh_cron.split()[1] for source in project.sources().values() if source.full_refresh_cron
-    }
+    crons = [source.full_refresh_cron for source in project.sources().values() if source.full_refresh_cron]
     assert hour not in {cron.split()[1] for cron in crons} | {"*"}
