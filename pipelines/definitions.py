@@ -1,14 +1,14 @@
-"""The Dagster code location: every source that the house holds, as assets, with what watches them."""
+"""The Dagster code location: an asset for each source and SELECT file, with their checks, sensors and schedules."""
 
 import dagster as dg
 
 from pipelines import project
+from pipelines.orchestration.assets import staging_asset, table_assets
 from pipelines.orchestration.checks import ledger_checks, proof_checks
 from pipelines.orchestration.drift_checks import drift_check
-from pipelines.orchestration.keeping import prune_schedule
 from pipelines.orchestration.resources import Atlas
-from pipelines.orchestration.sensors import close_dead_runs, follow_sensor, news_sensor, sweep_schedule
-from pipelines.orchestration.source_assets import staging_asset, table_assets
+from pipelines.orchestration.schedules import full_refresh_schedule, prune_schedule
+from pipelines.orchestration.sensors import close_dead_runs, follow_sensor, news_sensor
 
 SOURCES = project.sources().values()
 
@@ -21,7 +21,7 @@ defs = dg.Definitions(
     sensors=[follow_sensor, close_dead_runs, *(news_sensor(source) for source in SOURCES)],
     schedules=[
         prune_schedule,
-        *(sweep_schedule(source, source.full_refresh_cron) for source in SOURCES if source.full_refresh_cron),
+        *(full_refresh_schedule(source, source.full_refresh_cron) for source in SOURCES if source.full_refresh_cron),
     ],
     resources={"atlas": Atlas()},
 )

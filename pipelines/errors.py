@@ -1,8 +1,8 @@
-"""What a user is told when something cannot be done: the thing, the reason, the next step; never a traceback."""
+"""Errors that are shown to a user without a traceback: what failed, the reason, the next step."""
 
 
 class AtlasError(Exception):
-    """One sentence for a person. `usage` tells a wrong command (exit 2) from a failed one (exit 1)."""
+    """An error with a message for the user. usage: the command was wrong (exit code 2), else it failed (1)."""
 
     def __init__(self, message: str, *, usage: bool = False) -> None:
         super().__init__(message)
@@ -10,16 +10,16 @@ class AtlasError(Exception):
 
 
 class SourceFault(AtlasError):
-    """The source answers in a way that no later page can be trusted after: a run does not go on from here."""
+    """The source answers in a way that makes its next pages unreliable: the run stops here."""
 
 
 class NotRecorded(AtlasError):
-    """A recording holds no answer to a request."""
+    """A recording has no answer to a request."""
 
 
 class Refused(SourceFault):
-    """The source answers a request with a status that says no."""
+    """The source answers a request with an error status."""
 
 
 class Unreachable(AtlasError):
-    """Nobody answers where the source should be."""
+    """The source does not answer."""

@@ -1,7 +1,10 @@
-"""Where everything is found: sources, SELECT files, tables, checks and questions, by their place alone.
+"""Finds sources, SELECT files, tables, checks and questions by their paths; nothing is registered.
 
-Nothing is registered. A module in `assets/<domain>/` is a source, `sql/<domain>/<source>/<table>.sql` is a table of
-it, `samples/<domain>/<source>/<day>.json` a recording. This is the only module that imports `assets`, by name.
+    assets/<domain>/<source>.py                  a source
+    sql/<domain>/<source>/<table>.sql            the SELECT that fills a table from it
+    samples/<domain>/<source>/<day>.json         its recording of a day
+
+Belongs here: where files lie. Not here: what they hold. This is the only module that imports `assets`, by name.
 """
 
 import hashlib
@@ -24,7 +27,7 @@ ASSETS, SQL, SAMPLES = ROOT / "assets", ROOT / "sql", ROOT / "samples"
 
 @dataclass(frozen=True)
 class SqlFile:
-    """A SELECT as it stands in a file: one sentence about it, its text, and the digest of both."""
+    """A SELECT in a file."""
 
     path: Path
     text: str
@@ -39,15 +42,17 @@ class SqlFile:
 
     @property
     def address(self) -> str:
+        """The path below `sql/` without suffix, such as `catalog/civitai/models`."""
         return self.path.relative_to(SQL).with_suffix("").as_posix()
 
     @property
     def digest(self) -> str:
+        """The SHA-256 of the text, comments included."""
         return hashlib.sha256(self.text.encode()).hexdigest()
 
     @property
     def sentence(self) -> str:
-        """The comment the file begins with."""
+        """The comment that the file begins with: one sentence on what it selects."""
         lines = []
         for line in self.text.splitlines():
             if not line.startswith("--"):
@@ -70,12 +75,8 @@ def domains() -> list[str]:
 
 @cache
 def load_tables() -> None:
-    """Declares the tables of every domain on `metadata`, and the views over them that analysts read."""
-    for module in (
-        "ops_tables",
-        "staging_tables",
-        "functions",
-    ):
+    """Declares the tables, functions and views of the engine, the tables of every domain, and the marts."""
+    for module in ("ops_tables", "staging_tables", "functions"):
         importlib.import_module(f"pipelines.warehouse.{module}")
     for domain in domains():
         importlib.import_module(f"assets.{domain}.tables")
@@ -87,14 +88,14 @@ def load_tables() -> None:
 
 
 def objects() -> tuple[SqlObject, ...]:
-    """Every function and view that the warehouse holds, in the order in which they are created."""
+    """Every function and view of the warehouse, in the order of their creation."""
     load_tables()
     return tuple(DECLARED.values())
 
 
 @cache
 def sources() -> dict[str, Source]:
-    """Every source by its name."""
+    """Every source by its name. Raises AtlasError where a connector cannot be imported, or declares not one source."""
     found: dict[str, Source] = {}
     for path in sorted(ASSETS.glob("*/*.py")):
         if path.stem == "tables" or path.stem.startswith("_"):
@@ -103,7 +104,7 @@ def sources() -> dict[str, Source]:
             module = importlib.import_module(f"assets.{path.parent.name}.{path.stem}")
         except Exception as error:
             raise AtlasError(
-                f"{path.relative_to(ROOT)} cannot be imported: {_fault(error, path)}. Mend it and try again."
+                f"{path.relative_to(ROOT)} cannot be imported: {_fault(error, path)}. Fix it and try again."
             ) from error
         declared = [value for value in vars(module).values() if isinstance(value, Source)]
         if len(declared) != 1:
@@ -115,7 +116,7 @@ def sources() -> dict[str, Source]:
 
 
 def _fault(error: Exception, path: Path) -> str:
-    """What is wrong with a module, and in which of its lines."""
+    """Why a module cannot be imported, and the line."""
     if isinstance(error, SyntaxError) and error.filename == str(path):
         return f"{error.msg} in line {error.lineno}"
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
@@ -123,7 +124,7 @@ def _fault(error: Exception, path: Path) -> str:
 
 
 def find_stream(name: str) -> tuple[Source, str]:
-    """The source and the kind of a stream's name."""
+    """The source and the kind of a stream. Raises AtlasError for an unknown name."""
     streams = {stream: (source, kind) for source in sources().values() for kind, stream in source.streams.items()}
     if name not in streams:
         raise AtlasError(f"There is no stream {name!r}. There are: {', '.join(streams)}.", usage=True)
@@ -131,7 +132,7 @@ def find_stream(name: str) -> tuple[Source, str]:
 
 
 def find_sources(names: list[str]) -> list[Source]:
-    """The sources that a list of `domain` and `domain/source` names; all of them for an empty list."""
+    """The sources that names of domains and sources stand for; all of them for an empty list."""
     if not names:
         return list(sources().values())
     chosen: dict[str, Source] = {}
@@ -145,7 +146,7 @@ def find_sources(names: list[str]) -> list[Source]:
 
 @cache
 def selects(source: str) -> tuple[Select, ...]:
-    """The SELECT files of a source, parents before the tables that refer to them."""
+    """The SELECT files of a source, referenced tables first. Raises AtlasError for a file without a table."""
     load_tables()
     domain = source.split("/")[0]
     files = {f"{domain}.{path.stem}": path for path in (SQL / source).glob("*.sql")}
@@ -160,18 +161,18 @@ def selects(source: str) -> tuple[Select, ...]:
 
 
 def without_selects(source: str) -> AtlasError:
-    """That nothing can be derived from a source's payloads."""
+    """The message that the payloads of a source fill no table."""
     return AtlasError(
-        f"{source} has no SELECT files: its payloads wait in staging, rows that it has stay. "
+        f"{source} has no SELECT files: its payloads stay pending in staging, its rows stay as they are. "
         f"Add sql/{source}/<table>.sql, and run: atlas transform {source}"
     )
 
 
 def checks(domain: str) -> list[SqlFile]:
-    """The SELECTs of bad rows of a domain; an empty result passes."""
+    """The checks of a domain: SELECTs of bad rows; an empty result passes."""
     return [SqlFile.read(path) for path in sorted((SQL / domain / "checks").glob("*.sql"))]
 
 
 def questions() -> list[SqlFile]:
-    """The questions that come with their SELECT, over all domains."""
+    """The questions of all domains."""
     return [SqlFile.read(path) for path in sorted(SQL.glob("*/questions/*.sql"))]

@@ -1,4 +1,4 @@
-"""What can be set: by flag, by environment, by `atlas.toml` in the working directory, in this order."""
+"""The settings: a flag overrides the environment, which overrides `atlas.toml` in the working directory."""
 
 import os
 import tomllib
@@ -26,16 +26,16 @@ class Settings(BaseSettings):
     database_url: str | None = Field(
         None, validation_alias="DATABASE_URL", description="Postgres 18 to use; unset: the embedded one"
     )
-    home: Path = Field(HOME, description="Folder of the embedded server and of Dagster's files")
+    home: Path = Field(HOME, description="Folder of the embedded server and Dagster's files")
     mode: Mode = Field("recorded", description="recorded replays samples/, live asks the sources")
-    contact: str | None = Field(None, description="How operators of sources can reach you: sent in the User-Agent")
-    keep_versions_days: int = Field(90, ge=0, description="How long the past can be looked at: superseded versions")
-    keep_quarantine_days: int = Field(90, ge=0, description="How long closed quarantine entries stay")
-    keep_events_days: int = Field(14, ge=0, description="How long Dagster's events of finished runs and ticks stay")
+    contact: str | None = Field(None, description="How operators of sources can reach you; sent in the User-Agent")
+    keep_versions_days: int = Field(90, ge=0, description="Days that superseded versions are kept, for `as-of`")
+    keep_quarantine_days: int = Field(90, ge=0, description="Days that closed quarantine entries are kept")
+    keep_events_days: int = Field(14, ge=0, description="Days that Dagster's events and ticks are kept")
     sql_echo: bool = Field(False, validation_alias="SQL_ECHO", description="Log SQLAlchemy's statements")
 
     def environment(self) -> dict[str, str]:
-        """The variables that set the same in a process that works elsewhere."""
+        """Environment variables that give another process the same settings."""
         set_ = self.model_dump(exclude_none=True, exclude={"database_url", "sql_echo"})
         named = {f"ATLAS_{name.upper()}": str(value) for name, value in set_.items()} | {"SQL_ECHO": str(self.sql_echo)}
         return named | ({"DATABASE_URL": self.database_url} if self.database_url else {})
@@ -53,7 +53,7 @@ class Settings(BaseSettings):
 
 
 def load(**flags: object) -> Settings:
-    """The settings in force; flags that are None count as not given."""
+    """The effective settings. Raises AtlasError for an invalid one. A flag that is None counts as not given."""
     try:
         return Settings(**{name: value for name, value in flags.items() if value is not None})  # type: ignore[arg-type]
     except tomllib.TOMLDecodeError as error:
@@ -74,14 +74,14 @@ def load(**flags: object) -> Settings:
 
 
 def base_url(stem: str, place: str = "") -> str | None:
-    """Where a source is read instead of its usual place: `ATLAS_<SOURCE>_BASE_URL`; of another place of it,
+    """The URL that overrides the base URL of a source: `ATLAS_<SOURCE>_BASE_URL`, or of another server that it reads:
     `ATLAS_<SOURCE>_<PLACE>_BASE_URL`.
     """
     return os.environ.get(_variable(stem, place, "BASE_URL"))
 
 
 def token(stem: str) -> str | None:
-    """The source's secret, from the environment only: `ATLAS_<SOURCE>_TOKEN`."""
+    """The API token of a source, from the environment only: `ATLAS_<SOURCE>_TOKEN`."""
     return os.environ.get(_variable(stem, "TOKEN"))
 
 
@@ -89,8 +89,8 @@ def _variable(*words: str) -> str:
     return "_".join(word.upper() for word in ("ATLAS", *words) if word)
 
 
-def strangers(places: Mapping[str, Iterable[str]]) -> list[str]:
-    """Variables of the environment that look like settings and are none. places: where each source reads, besides."""
+def unknown_variables(places: Mapping[str, Iterable[str]]) -> list[str]:
+    """Environment variables `ATLAS_…` that no setting has. places: by source, the other servers that it reads."""
     known = {"ATLAS_FAILPOINT", "ATLAS_DAGSTER_URL", *(_variable(name) for name in Settings.model_fields)}
     for stem, others in places.items():
         known |= {_variable(stem, "TOKEN"), *(_variable(stem, place, "BASE_URL") for place in ("", *others))}

@@ -23,8 +23,8 @@ from pipelines import ledger, project
 from pipelines.landing.land import land_items
 from pipelines.ledger import Counts, Run
 from pipelines.orchestration import resources
+from pipelines.orchestration.assets import run_metadata, staging_asset, staging_key, table_assets, table_key
 from pipelines.orchestration.checks import ledger_checks
-from pipelines.orchestration.source_assets import measured, staging_asset, staging_key, table_assets, table_key
 from pipelines.source import Item, Payload, Source
 from pipelines.transform import run as transform
 from pipelines.warehouse import locks
@@ -367,6 +367,6 @@ def test_dagster_is_told_what_the_ledger_says(
 
 def test_metadata_of_a_landing_holds_its_statistics(warehouse: Warehouse, civitai: Source) -> None:
     run = land_items(warehouse, civitai, DAY, [a_model(1)])
-    told = measured(run, None)
+    told = run_metadata(run, None)
     assert told["fetch_run_id"] == str(run.id)
     assert told["bytes"] == len(a_model(1).body)

@@ -1,4 +1,4 @@
-"""The rules of the house (DESIGN.md, section 1): where things lie, who may import whom, what a SELECT file may say."""
+"""The rules of the project (DESIGN.md, section 1): where things lie, who imports whom, what a SELECT file may say."""
 
 import ast
 import json
@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
@@ -40,7 +41,24 @@ SOURCES = list(project.sources().values())
 SELECTS = [select for source in SOURCES for select in project.selects(source.name)]
 MARTS = [SqlFile.read(path) for path in sorted((project.SQL / "marts").glob("*.sql"))]
 ASKED = [*project.questions(), *(check for domain in project.domains() for check in project.checks(domain)), *MARTS]
-LONGEST_MODULE = 330
+LONGEST_MODULE, LONGEST_FUNCTION, MOST_MODULES = 300, 50, 15
+"""Lines of a module and of a function of pipelines/, and modules of a folder."""
+LAYERS = (
+    {"definitions"},
+    {"cli"},
+    {"orchestration"},
+    {"maintenance"},
+    {"lineage"},
+    {"transform"},
+    {"landing"},
+    {"connectors"},
+    {"ledger", "quarantine"},
+    {"project", "columns"},
+    {"warehouse"},
+    {"source", "settings", "errors", "failpoints"},
+)
+"""Modules and packages of pipelines/. Each may import those of its own layer, without a cycle, and of those below."""
+FORBIDDEN_WORDS = re.compile(r"\b(told|judged|misfits?|bury|buried)\b", re.I)
 
 every_source = pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.name)
 every_select = pytest.mark.parametrize("select", SELECTS, ids=lambda select: select.file.address)
@@ -111,7 +129,7 @@ def paginators(source: Source) -> set[str]:
 
 
 @every_source
-def test_a_source_can_be_asked_for_news(source: Source) -> None:
+def test_a_source_has_a_change_token(source: Source) -> None:
     assert source.change_token
 
 
@@ -122,7 +140,7 @@ def test_a_source_on_somebody_elses_server_keeps_to_a_rate(source: Source) -> No
 
 
 @every_source
-def test_a_source_with_several_pages_can_be_asked_for_one_record(source: Source) -> None:
+def test_a_source_listed_in_several_pages_has_get_record(source: Source) -> None:
     """A listing may leave out records between two pages: nothing is gone unless its own URL says so."""
     assert source.get_record or paginators(source) <= {"SinglePage"}
 
@@ -484,11 +502,34 @@ def test_no_module_imports_itself_by_a_detour() -> None:
         pytest.fail(" imports ".join(reversed(error.args[1])))
 
 
+def layer(name: str) -> int:
+    """The place of a module of ours in `LAYERS`."""
+    part = name.split(".")[1]
+    (found,) = [number for number, parts in enumerate(LAYERS) if part in parts]
+    return found
+
+
+def test_imports_run_downwards() -> None:
+    named = {part for parts in LAYERS for part in parts}
+    ours = {
+        path.stem for path in (ROOT / "pipelines").iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()
+    }
+    assert named == ours - {"__init__"}, "a module of pipelines/ has no place in LAYERS"
+    upwards = [
+        f"{name} imports {each}"
+        for name, found in imports("pipelines").items()
+        for each in found & modules("pipelines").keys() - {"pipelines"}
+        if name != "pipelines" and layer(each) < layer(name)
+    ]
+    assert upwards == []
+
+
 # How modules and columns look
 
 EVERY_MODULE = modules("pipelines", "assets", "migrations", "tests")
 IDENTIFIER = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
 UNITS = {"bytes", "kb", "mb", "gb", "ms", "seconds", "minutes", "hours", "days", "pixels", "percent"}
+TIMES = {"at", "until"}
 OWN_TABLES = [table for table in metadata.sorted_tables if table.schema not in {"ops", "staging"}]
 every_table = pytest.mark.parametrize("table", metadata.sorted_tables, ids=lambda table: table.fullname)
 
@@ -503,13 +544,42 @@ def test_a_module_has_one_idea() -> None:
     assert {name: lines for name, lines in lengths.items() if lines > LONGEST_MODULE} == {}
 
 
+def test_a_function_can_be_read_at_once() -> None:
+    lengths = {
+        f"{name}.{node.name}": (node.end_lineno or 0) - node.lineno + 1
+        for name, path in modules("pipelines").items()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    }
+    assert {name: lines for name, lines in lengths.items() if lines > LONGEST_FUNCTION} == {}
+
+
+def test_a_folder_has_few_modules() -> None:
+    held = Counter(path.parent.relative_to(ROOT).as_posix() for path in modules("pipelines").values())
+    assert {folder: number for folder, number in held.items() if number > MOST_MODULES} == {}
+
+
+def test_words_are_those_of_the_field() -> None:
+    """Identifiers, SQL, comments and messages; a word is delimited as by `grep -w`."""
+    folders = [path for folder in ("pipelines", "assets", "sql", "migrations") for path in (ROOT / folder).rglob("*")]
+    texts = [path for path in folders if path.suffix in {".py", ".sql", ".yaml", ".mako"}]
+    found = [
+        f"{path.relative_to(ROOT)}:{number}: {line.strip()}"
+        for path in (*texts, README)
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if FORBIDDEN_WORDS.search(line)
+    ]
+    assert len(texts) > 100
+    assert found == []
+
+
 @every_table
 def test_names_of_columns_tell_their_kind(table: Table) -> None:
     assert IDENTIFIER.fullmatch(table.name)
     for column in table.columns:
         assert IDENTIFIER.fullmatch(column.name), column
         words = column.name.split("_")
-        if words[-1] == "at":
+        if words[-1] in TIMES:
             assert column.type is Timestamp, column
         if words[-1] == "id":
             assert (
@@ -520,7 +590,9 @@ def test_names_of_columns_tell_their_kind(table: Table) -> None:
 
 @every_table
 def test_times_are_named_so(table: Table) -> None:
-    assert [each.name for each in table.columns if each.type is Timestamp and not each.name.endswith("_at")] == []
+    """A moment ends in `_at`, the end of a span of time in `_until`."""
+    times = [each.name for each in table.columns if each.type is Timestamp]
+    assert [name for name in times if name.rpartition("_")[2] not in TIMES] == []
 
 
 @pytest.mark.parametrize("table", OWN_TABLES, ids=lambda table: table.fullname)
@@ -637,7 +709,7 @@ def test_the_readme_tells_of_the_settings_of_each_source(ending: str) -> None:
 # A new source
 
 CONNECTOR = '''
-"""Example: three small things, told by one page."""
+"""Example: three small things, listed on one page."""
 
 from collections.abc import Iterator
 from datetime import date
@@ -701,18 +773,18 @@ from pipelines.connectors import recording
 from pipelines.definitions import defs
 from pipelines.landing import extract, land
 from pipelines.source import Window
-from pipelines.transform import run as transform
+from pipelines.transform.run import transform
 from pipelines.warehouse import database
 source = project.sources()["catalog/example"]
-told = {"root": str(project.ROOT), "sources": list(project.sources()), "runs": []}
-told["assets"] = [key.to_user_string() for key in defs.resolve_asset_graph().get_all_asset_keys()]
+found = {"root": str(project.ROOT), "sources": list(project.sources()), "runs": []}
+found["assets"] = [key.to_user_string() for key in defs.resolve_asset_graph().get_all_asset_keys()]
 with database.opened(settings.load()) as warehouse:
     for day in recording.days(source):
         opened = extract.opened(warehouse, source, Window(day), "recorded")
         runs = [land.land_intake(warehouse, source, str(day), opened)]
-        runs.append(transform.transform(warehouse, source, str(day)))
-        told["runs"] += [[run.kind, run.status, run.counts.fetched, run.counts.created] for run in runs]
-json.dump(told, sys.stdout)
+        runs.append(transform(warehouse, source, str(day)))
+        found["runs"] += [[run.kind, run.status, run.counts.fetched, run.counts.created] for run in runs]
+json.dump(found, sys.stdout)
 """
 
 
@@ -743,11 +815,11 @@ def test_a_source_is_added_by_its_own_files_alone(tmp_path: Path, warehouse: War
         [sys.executable, "-c", SCRIPT], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
-    assert told["root"] == str(tmp_path)
-    assert set(told["sources"]) == {*project.sources(), "catalog/example"}
-    assert {"catalog/example", "catalog/example/workflows"} <= set(told["assets"])
-    assert told["runs"] == [["land", "completed", 3, 3], ["transform", "completed", 3, 3]]
+    found = json.loads(done.stdout)
+    assert found["root"] == str(tmp_path)
+    assert set(found["sources"]) == {*project.sources(), "catalog/example"}
+    assert {"catalog/example", "catalog/example/workflows"} <= set(found["assets"])
+    assert found["runs"] == [["land", "completed", 3, 3], ["transform", "completed", 3, 3]]
     with warehouse.connect() as connection:
-        found = connection.execute("select title, nodes_count from catalog.workflows order by nodes_count").fetchall()
-    assert found == [{"title": f"thing {number}", "nodes_count": number} for number in range(3)]
+        rows = connection.execute("select title, nodes_count from catalog.workflows order by nodes_count").fetchall()
+    assert rows == [{"title": f"thing {number}", "nodes_count": number} for number in range(3)]

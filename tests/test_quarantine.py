@@ -327,7 +327,7 @@ def various(new_warehouse: Callable[[], Warehouse], civitai: Source) -> Iterator
         (["2", "--with", "cut.json"], "cut.json should hold one JSON document"),
         (["2", "--with", "none.json"], "There is no file"),
         (["3"], "Entry 3 is a row of catalog.models"),
-        (["--with", "good.json"], "Mended bytes belong to one entry"),
+        (["--with", "good.json"], "A repaired payload is for one entry"),
     ],
 )
 def test_what_cannot_be_replayed_is_told_in_a_sentence(

@@ -161,7 +161,7 @@ def test_a_load_prints_what_it_is_said_to_print(with_dagster: Warehouse, tmp_pat
 
 @pytest.fixture
 def example(tmp_path: Path) -> dict[str, str]:
-    """A copy of the house with the example of a new source: those blocks of the README that follow a line with nothing
+    """A copy of the project with the example of a new source: the blocks of the README that follow a line with nothing
     but their path.
     """
     written = re.findall(r"^`((?:assets|sql|samples)/\S+)`:?\n+```\w*\n(.*?)^```$", README.read_text(), re.M | re.S)
@@ -201,7 +201,8 @@ def test_what_is_wrong_with_a_new_source_is_told(
 
     select.unlink()
     says(
-        f"{source} has no SELECT files: its payloads wait in staging, rows that it has stay. Add sql/{source}/",
+        f"{source} has no SELECT files: its payloads stay pending in staging, its rows stay as they are. "
+        f"Add sql/{source}/",
         "run",
         source,
         code=0,

@@ -1,4 +1,9 @@
-"""The `atlas` command: what a person types, and how it is shown. Nothing imports it."""
+"""The `atlas` command: one module for each group of commands.
+
+    main ──> load, runs, ask, lineage, maintenance, quarantine, drift, db, ui ──> show, context
+
+Belongs here: options, messages and exit codes. Not here: what a command does. No other package imports this one.
+"""
 
 import os
 import signal
@@ -6,7 +11,7 @@ from types import FrameType
 
 
 def too_early(number: int, frame: FrameType | None) -> None:
-    """Ends the process where Ctrl-C would show a traceback: the imports take most of a second."""
+    """Ends the process where Ctrl-C during the imports, which take most of a second, would show a traceback."""
     os.write(2, b"error: Interrupted before anything was done.\n")
     os._exit(1)
 

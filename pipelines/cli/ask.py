@@ -1,4 +1,4 @@
-"""`atlas ask`: the questions that come with their SELECT, in `sql/<domain>/questions/`."""
+"""`atlas ask`: answers questions; each is a SELECT in `sql/<domain>/questions/`."""
 
 from typing import Annotated
 
@@ -11,10 +11,10 @@ from pipelines.errors import AtlasError
 
 
 def ask(
-    questions: Annotated[list[str] | None, typer.Argument(help="Names of questions; all of them if none.")] = None,
+    questions: Annotated[list[str] | None, typer.Argument(help="Names of questions; without any, all.")] = None,
     json: AsJson = False,
 ) -> None:
-    """Answer questions about the warehouse; each is a SELECT to start from."""
+    """Answer questions about the warehouse. Each is a SELECT that you can build on."""
     known = {each.name: each for each in project.questions()}
     unknown = [name for name in questions or [] if name not in known]
     if unknown:

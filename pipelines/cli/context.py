@@ -1,4 +1,4 @@
-"""What every command shares: settings from its flags, an open warehouse, and how it ends."""
+"""What commands share: settings from flags, the open warehouse, questions to the user, exit codes."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +10,7 @@ from pipelines import ledger, project, settings
 from pipelines.cli import show
 from pipelines.errors import AtlasError
 from pipelines.ledger import Run
-from pipelines.settings import Settings, strangers
+from pipelines.settings import Settings, unknown_variables
 from pipelines.warehouse import database, migrate
 from pipelines.warehouse.database import Warehouse
 
@@ -22,10 +22,11 @@ Database = Annotated[
 FAILED, PARTIAL = 1, 3
 
 flags: dict[str, Any] = {}
-"""Flags given before the command's name."""
+"""Options given before the name of the command."""
 
 
-def in_force(**more: Any) -> Settings:
+def current_settings(**more: Any) -> Settings:
+    """The settings from flags, the environment and `atlas.toml`."""
     return settings.load(**flags, **more)
 
 
@@ -33,10 +34,11 @@ def in_force(**more: Any) -> Settings:
 def warehouse() -> Iterator[Warehouse]:
     """The warehouse at its newest revision, with the ledger rows of dead processes closed.
 
-    The embedded one is ours alone, and made ready where it is not; a server of somebody else's is only asked.
+    The embedded database is created and migrated. Any other database is only checked: raises AtlasError where
+    migrations are pending.
     """
-    settings = in_force()
-    name_strangers()
+    settings = current_settings()
+    warn_unknown_variables()
     with database.opened(settings) as opened:
         if settings.database_url is None:
             migrate.ensure(opened, project.objects())
@@ -46,16 +48,16 @@ def warehouse() -> Iterator[Warehouse]:
         yield opened
 
 
-def name_strangers() -> None:
-    """Says which variables look like settings and are none; asks connectors only where there may be one."""
-    if not strangers({}):
+def warn_unknown_variables() -> None:
+    """Warns of environment variables that no setting has; imports connectors only where there may be one."""
+    if not unknown_variables({}):
         return
-    for name in strangers({source.stem: source.extra_urls for source in project.sources().values()}):
-        show.err.print(f"{name} is no setting, and of no source: nothing reads it.", highlight=False)
+    for name in unknown_variables({source.stem: source.extra_urls for source in project.sources().values()}):
+        show.err.print(f"{name} is not the name of a setting: it has no effect.", highlight=False)
 
 
 def confirm(question: str, otherwise: str) -> None:
-    """Asks; fails with a sentence where the answer is no, or there is none."""
+    """Asks the user. Raises AtlasError with the text `otherwise` where the answer is no, or there is none."""
     try:
         agreed = typer.confirm(question, err=True)
     except typer.Abort:
@@ -65,7 +67,7 @@ def confirm(question: str, otherwise: str) -> None:
 
 
 def end(runs: list[Run]) -> None:
-    """Ends the command by what became of its runs: 0 all completed, 1 one failed, 3 something is in quarantine."""
+    """Ends the command with the exit code of its runs: 0 all completed, 1 one failed, 3 one succeeded in part."""
     statuses = {run.status for run in runs}
     if "failed" in statuses:
         raise typer.Exit(FAILED)

@@ -19,7 +19,7 @@ app = typer.Typer(help="The database itself: migrate, status, ensure, drop, shel
 @app.command()
 def migrate(json: AsJson = False) -> None:
     """Apply the migrations that are pending."""
-    with database.opened(context.in_force()) as warehouse:
+    with database.opened(context.current_settings()) as warehouse:
         applied = schema.migrate(warehouse, project.objects())
     if json:
         show.as_json({"applied": applied, "revision": schema.head()})
@@ -30,7 +30,7 @@ def migrate(json: AsJson = False) -> None:
 @app.command()
 def status(json: AsJson = False) -> None:
     """Show where the database is, its revision, and what is pending. Exit code 3 if something is."""
-    with database.opened(context.in_force()) as warehouse:
+    with database.opened(context.current_settings()) as warehouse:
         exists = warehouse.database in warehouse.databases()
         current = schema.current(warehouse) if exists else None
         pending = schema.pending(warehouse, project.objects()) if exists else [schema.head()]
@@ -54,7 +54,7 @@ def status(json: AsJson = False) -> None:
 @app.command()
 def ensure(json: AsJson = False) -> None:
     """Create the database where it is missing, and bring it to the newest revision."""
-    with database.opened(context.in_force()) as warehouse:
+    with database.opened(context.current_settings()) as warehouse:
         applied = schema.ensure(warehouse, project.objects())
     if json:
         show.as_json({"applied": applied, "revision": schema.head()})
@@ -68,7 +68,7 @@ def drop(
     json: AsJson = False,
 ) -> None:
     """Drop the warehouse and Dagster's database beside it, with all they hold. Asks first."""
-    with database.opened(context.in_force()) as warehouse:
+    with database.opened(context.current_settings()) as warehouse:
         names = [warehouse.database, str(warehouse.dagster_url.database)]
         there = [name for name in names if name in warehouse.databases()]
         if there and not yes:

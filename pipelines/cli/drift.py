@@ -1,4 +1,4 @@
-"""`atlas drift`: what has changed in the shape of payloads."""
+"""`atlas drift`: JSON paths and types that are new in payloads, or have vanished from them."""
 
 from typing import Annotated
 
@@ -12,11 +12,11 @@ from pipelines.landing import schema_drift
 
 def drift_(
     names: Annotated[
-        list[str] | None, typer.Argument(help="Domains and sources; all by default.", metavar="[SOURCE]")
+        list[str] | None, typer.Argument(help="Domains and sources; without any, all of them.", metavar="[SOURCE]")
     ] = None,
     json: AsJson = False,
 ) -> None:
-    """Show JSON paths and types that came after a stream's first landing, and those that are gone; newest first."""
+    """Show JSON paths and types that are new since the first landing of a stream, or have vanished; newest first."""
     streams = [stream for source in project.find_sources(names or []) for stream in source.streams.values()]
     with context.warehouse() as warehouse, warehouse.connect() as connection:
         found = schema_drift.changes(connection, streams)
@@ -36,4 +36,4 @@ def drift_(
         }
         for each in found
     ]
-    show.table("What payloads have come to hold, and hold no more", rows)
+    show.table("New and vanished JSON paths", rows)

@@ -1,4 +1,7 @@
-"""The entry point: commands, and every error as a sentence with an exit code (0 done, 1 failed, 2 usage, 3 partial)."""
+"""The entry point: registers the commands, and turns each error into a sentence and an exit code.
+
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 done in part.
+"""
 
 import logging
 import signal
@@ -10,28 +13,28 @@ import psycopg
 import sqlalchemy.exc
 import typer
 
-from pipelines.cli import ask, context, db, drift, keep, move, prove, quarantine, show, too_early, ui
+from pipelines.cli import ask, context, db, drift, lineage, load, maintenance, quarantine, runs, show, too_early, ui
 from pipelines.errors import AtlasError
 
 app = typer.Typer(
-    help="The Model Atlas warehouse: load it, ask it, prove it.",
+    help="The Model Atlas warehouse: load it, query it, and trace where each row comes from.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(db.app, name="db")
 app.add_typer(quarantine.app, name="quarantine")
-app.command()(move.run)
-app.command()(move.land)
-app.command()(move.transform)
-app.command()(move.runs)
+app.command()(load.run)
+app.command()(load.land)
+app.command()(load.transform)
+app.command()(runs.runs)
 app.command()(ask.ask)
-app.command("trace")(prove.trace_)
-app.command("rebuild")(prove.rebuild_)
-app.command("as-of")(prove.as_of)
-app.command()(prove.diff)
-app.command()(keep.prune)
-app.command()(keep.erase)
+app.command("trace")(lineage.trace_)
+app.command("rebuild")(lineage.rebuild_)
+app.command("as-of")(lineage.as_of)
+app.command()(lineage.diff)
+app.command()(maintenance.prune)
+app.command()(maintenance.erase)
 app.command("drift")(drift.drift_)
 app.command()(ui.ui)
 
@@ -49,7 +52,7 @@ INTERRUPTED = 130
 
 
 def main() -> None:
-    logging.getLogger("psycopg").setLevel(logging.ERROR)  # a rollback that Ctrl-C cuts off is none of the user's
+    logging.getLogger("psycopg").setLevel(logging.ERROR)  # it warns of a rollback that Ctrl-C interrupts
     if signal.getsignal(signal.SIGINT) is too_early:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
@@ -60,13 +63,13 @@ def main() -> None:
     except SystemExit as end:
         if end.code != INTERRUPTED:
             raise
-        show.error("Interrupted. What was published stays; the ledger says what was not. Run the command again.")
+        show.error("Interrupted. What was published stays; `atlas runs` shows what was not. Run the command again.")
         sys.exit(1)
     except (psycopg.OperationalError, sqlalchemy.exc.OperationalError) as error:
-        show.error(f"The database went away: {_first_line(error)}. Run the command again when it is back.")
+        show.error(f"The database connection was lost: {_first_line(error)}. Run the command again when it is back.")
         sys.exit(1)
     except psycopg.errors.InsufficientPrivilege as error:
-        show.error(f"The database refuses: {_first_line(error)}. Give its user the right, or name another user.")
+        show.error(f"The database refuses: {_first_line(error)}. Grant the privilege to the user, or use another.")
         sys.exit(1)
 
 

@@ -1,4 +1,7 @@
-"""`atlas quarantine`: what is not where it should be, why, and bringing it in."""
+"""`atlas quarantine`: lists payloads and rows that were refused, shows why, and lands payloads again.
+
+Belongs here: options and output. Not here: the entries (`pipelines.quarantine`), landing (`landing.land`).
+"""
 
 from datetime import datetime
 from pathlib import Path
@@ -15,7 +18,7 @@ from pipelines.landing import land
 from pipelines.source import Contract, Payload, Window
 from pipelines.warehouse.database import Connection, Warehouse
 
-app = typer.Typer(help="What is not where it should be, and why.", no_args_is_help=True)
+app = typer.Typer(help="Payloads and rows that were refused, and why.", no_args_is_help=True)
 
 Number = Annotated[int, typer.Argument(help="Number of the entry, as `list` shows it.", metavar="ID")]
 
@@ -23,7 +26,7 @@ Number = Annotated[int, typer.Argument(help="Number of the entry, as `list` show
 @app.command("list")
 def list_(
     stream: Annotated[
-        str | None, typer.Argument(help="Only this domain, source or stream, as the list names it.", metavar="[SOURCE]")
+        str | None, typer.Argument(help="Only this domain, source or stream.", metavar="[SOURCE]")
     ] = None,
     closed: Annotated[bool, typer.Option("--closed", help="Show closed entries too.")] = False,
     json: AsJson = False,
@@ -42,6 +45,7 @@ def list_(
 
 
 def _brief(row: dict[str, Any]) -> dict[str, Any]:
+    """An entry as the list shows it."""
     where = row["path"] or (f"byte {row['byte_offset']}" if row["byte_offset"] is not None else row["constraint_name"])
     return {
         "id": row["quarantine_id"],
@@ -58,7 +62,7 @@ def _brief(row: dict[str, Any]) -> dict[str, Any]:
 
 @app.command("show")
 def show_(quarantine_id: Number, json: AsJson = False) -> None:
-    """Show an entry whole, with its exact bytes (in JSON: base64) or its row."""
+    """Show all of an entry, with its exact bytes (in JSON: base64) or its row."""
     with context.warehouse() as warehouse, warehouse.connect() as connection:
         found = quarantine.entry(connection, quarantine_id)
     found["digest"] = found["digest"] and found["digest"].hex()
@@ -78,24 +82,25 @@ def show_(quarantine_id: Number, json: AsJson = False) -> None:
 @app.command()
 def replay(
     quarantine_id: Annotated[
-        int | None, typer.Argument(help="Number of one entry; all of them if none.", metavar="[ID]")
+        int | None, typer.Argument(help="Number of one entry; without one, all entries.", metavar="[ID]")
     ] = None,
-    mended: Annotated[Path | None, typer.Option("--with", help="File with the mended payload of this entry.")] = None,
+    repaired: Annotated[Path | None, typer.Option("--with", help="File with the repaired payload.")] = None,
     json: AsJson = False,
 ) -> None:
-    """Try again what did not land: after a contract has changed, or with mended bytes.
+    """Land payloads again after a contract has changed, or land a repaired payload.
 
-    Rows that did not fit are tried again by `atlas transform --full`, or when their record changes.
+    Refused rows are tried again by `atlas transform --full`, or when their record changes.
     """
-    if mended and quarantine_id is None:
+    if repaired and quarantine_id is None:
         raise AtlasError(
-            "Mended bytes belong to one entry. Give its number: atlas quarantine replay ID --with FILE", usage=True
+            "A repaired payload is for one entry. Give its number: atlas quarantine replay ID --with FILE",
+            usage=True,
         )
     with context.warehouse() as warehouse, show.reporting() as reporter:
-        if mended and quarantine_id is not None:
-            _mend(warehouse, quarantine_id, mended, reporter)
+        if repaired and quarantine_id is not None:
+            _land_repaired(warehouse, quarantine_id, repaired, reporter)
         else:
-            _again(warehouse, quarantine_id, reporter)
+            _land_again(warehouse, quarantine_id, reporter)
     if json:
         show.as_json([show.run_as_dict(run) for run in reporter.runs])
     else:
@@ -104,10 +109,11 @@ def replay(
 
 
 def _entry(connection: Connection, quarantine_id: int) -> dict[str, Any]:
+    """An open entry of a payload. Raises AtlasError for one that is closed, or of a row."""
     found = quarantine.entry(connection, quarantine_id)
     if found["stage"] != "land":
         raise AtlasError(
-            f"Entry {quarantine_id} is a row of {found['table_name']}, not a payload: mend its record at the source, "
+            f"Entry {quarantine_id} is a row of {found['table_name']}, not a payload: repair its record at the source, "
             f"or the SELECT, and run: atlas transform {found['stream']} --full",
             usage=True,
         )
@@ -117,25 +123,26 @@ def _entry(connection: Connection, quarantine_id: int) -> dict[str, Any]:
 
 
 def _received(found: dict[str, Any]) -> datetime:
-    """When an entry's payload was received; mended, it is no newer than what came after it."""
+    """When the payload of an entry was received: a repaired one is not newer than what was received after it."""
     seen: datetime = found["last_at"]
     return min(Window.of(found["partition_key"]).last, seen)
 
 
-def _mend(warehouse: Warehouse, quarantine_id: int, mended: Path, reporter: show.Reporter) -> None:
+def _land_repaired(warehouse: Warehouse, quarantine_id: int, repaired: Path, reporter: show.Reporter) -> None:
+    """Lands a repaired payload in place of the one of an entry. Raises AtlasError where it is of another record."""
     with warehouse.connect() as connection:
         found = _entry(connection, quarantine_id)
-    if not mended.is_file():
-        raise AtlasError(f"There is no file {mended}.", usage=True)
-    body = mended.read_bytes().strip()
+    if not repaired.is_file():
+        raise AtlasError(f"There is no file {repaired}.", usage=True)
+    body = repaired.read_bytes().strip()
     try:
         msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise AtlasError(f"{mended.name} should hold one JSON document: {error}.", usage=True) from None
+        raise AtlasError(f"{repaired.name} should hold one JSON document: {error}.", usage=True) from None
     source, kind = project.find_stream(found["stream"])
     self_named = source.contracts[kind].external_id is not Contract.external_id
     external_id = None if self_named else found["external_id"]
-    payload = Payload(body, f"{mended.name} (mends entry {quarantine_id})", external_id, kind=kind)
+    payload = Payload(body, f"{repaired.name} (repairs entry {quarantine_id})", external_id, kind=kind)
     land.land_items(
         warehouse,
         source,
@@ -149,13 +156,13 @@ def _mend(warehouse: Warehouse, quarantine_id: int, mended: Path, reporter: show
         left = quarantine.entry(connection, quarantine_id)
     if reporter.runs[-1].status == "completed" and not left["closed_at"]:
         raise AtlasError(
-            f"{mended.name} has landed, but it is of another record than entry {quarantine_id}, which stays open: "
+            f"{repaired.name} has landed, but it is of another record than entry {quarantine_id}, which stays open: "
             f"that is of {left['external_id']}."
         )
 
 
-def _again(warehouse: Warehouse, quarantine_id: int | None, reporter: show.Reporter) -> None:
-    """Lands entries again one by one, each as of the day it was received."""
+def _land_again(warehouse: Warehouse, quarantine_id: int | None, reporter: show.Reporter) -> None:
+    """Lands one entry again, or all of them one by one, each as of the day it was received."""
     with warehouse.connect() as connection:
         if quarantine_id is None:
             chosen = [row["quarantine_id"] for row in quarantine.entries(connection) if row["stage"] == "land"]

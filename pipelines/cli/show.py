@@ -1,7 +1,7 @@
-"""How the command shows things: tables and sentences for people, JSON for programs, progress while it works.
+"""How commands print: tables and messages for people, JSON for programs, progress of runs.
 
-Results go to standard output, progress and errors to standard error; with `--json` standard output holds one JSON
-document and nothing else.
+Results go to standard output, progress and errors to standard error. With `--json`, standard output is one JSON
+document.
 """
 
 import base64
@@ -25,7 +25,7 @@ LONGEST_CELL = 300
 SHORT_CELL = 16
 PIPE_WIDTH = 160
 ID_LENGTH = 18
-"""So much of a run's id tells it from others, since it grows with time."""
+"""How many characters of a run's id are shown: they begin with the time, and are unique in practice."""
 DONE = {"land": "landed", "transform": "transformed", "rebuild": "rebuilt", "prune": "pruned", "erase": "erased"}
 
 out = Console(width=None if sys.stdout.isatty() else PIPE_WIDTH)
@@ -38,7 +38,7 @@ def as_json(value: Any) -> None:
 
 
 def visible(exact: bytes) -> str:
-    """Bytes as text that does nothing to a terminal."""
+    """Bytes as text without control characters, which a terminal would obey."""
     text = exact.decode(errors="backslashreplace")
     return "".join(each if each.isprintable() or each in "\n\t" else repr(each)[1:-1] for each in text)
 
@@ -57,7 +57,7 @@ def _plain(value: Any) -> Any:
 
 
 def table(title: str, rows: Sequence[Mapping[str, Any]], *, columns: Iterable[str] | None = None) -> None:
-    """Prints rows as a table; numbers to the right, long texts cut."""
+    """Prints rows as a table; numbers are right-aligned, long texts shortened."""
     names = list(columns) if columns is not None else list(rows[0]) if rows else []
     out.print(title, style="bold", markup=False, highlight=False)
     shown = Table(header_style="bold", pad_edge=False, box=None)
@@ -83,13 +83,13 @@ def _cell(value: Any) -> str:
 
 
 def short(value: Any) -> str:
-    """A value in one line, cut where it is long."""
+    """A value as one line, shortened where it is long."""
     text = " ".join((value if isinstance(value, str) else document(value)).split())
     return text if len(text) <= LONGEST_CELL else text[: LONGEST_CELL - 1] + "…"
 
 
 def fields(values: Mapping[str, Any]) -> None:
-    """Prints names with their values, one below the other."""
+    """Prints names with their values, one a line."""
     widest = max(map(len, values))
     for name, value in values.items():
         out.print(f"{name:>{widest}}  {value}", highlight=False, markup=False)
@@ -121,9 +121,9 @@ def run_line(run: Run) -> str:
 
 
 def counts(row: Mapping[str, int], stats: Mapping[str, Any]) -> str:
-    """What became of what a run fetched; zeros only where a zero is news."""
-    telling = {"fetched", "created", "updated", "deleted"}
-    words = [f"{row[name]:,} {name}" for name in vars(Counts()) if row[name] or name in telling]
+    """The counts of a run in words; of those that are zero only the main ones."""
+    always = {"fetched", "created", "updated", "deleted"}
+    words = [f"{row[name]:,} {name}" for name in vars(Counts()) if row[name] or name in always]
     words += [f"{number:,} skipped ({reason})" for reason, number in stats.get("skipped", {}).items()]
     words += [f"{stats['renamed']:,} renamed"] if stats.get("renamed") else []
     words += [f"{number:,} {note}" for note, number in stats.get("notes", {}).items() if note != "requests"]
@@ -131,7 +131,7 @@ def counts(row: Mapping[str, int], stats: Mapping[str, Any]) -> str:
 
 
 def ledger(title: str, rows: Sequence[Mapping[str, Any]], *, ids: bool = False) -> None:
-    """Prints rows of the ledger. ids: with the beginning of each run's id, which names it."""
+    """Prints rows of the ledger. ids: with the first characters of each run's id."""
     table(
         title,
         [
@@ -141,7 +141,7 @@ def ledger(title: str, rows: Sequence[Mapping[str, Any]], *, ids: bool = False) 
                 "source": row["stream"],
                 "day": row["partition_key"],
                 "status": row["status"],
-                "what became of it": row["error_text"] or counts(row, row["stats"]),
+                "result": row["error_text"] or counts(row, row["stats"]),
             }
             for row in rows
         ],
@@ -149,12 +149,12 @@ def ledger(title: str, rows: Sequence[Mapping[str, Any]], *, ids: bool = False) 
 
 
 class Reporter:
-    """Follows runs: a line each, moving on a terminal. Keeps the runs that ended."""
+    """Shows runs as they go: a line each, updated in place on a terminal. Keeps the runs that ended."""
 
     def __init__(self, progress: Progress | None) -> None:
         self._progress = progress
         self._tasks: dict[Any, TaskID] = {}
-        self._waiting = progress.add_task("getting ready", total=None, words="") if progress else None
+        self._starting = progress.add_task("starting", total=None, words="") if progress else None
         self.runs: list[Run] = []
 
     def __call__(self, run: Run) -> None:
@@ -162,14 +162,14 @@ class Reporter:
         if ended:
             self.runs.append(run)
         if self._progress is not None:
-            self._move(self._progress, run, ended)
+            self._show(self._progress, run, ended)
         elif ended:
             err.print(run_line(run), highlight=False)
 
-    def _move(self, progress: Progress, run: Run, ended: bool) -> None:
-        if self._waiting is not None:
-            progress.remove_task(self._waiting)
-            self._waiting = None
+    def _show(self, progress: Progress, run: Run, ended: bool) -> None:
+        if self._starting is not None:
+            progress.remove_task(self._starting)
+            self._starting = None
         if run.id not in self._tasks:
             self._tasks[run.id] = progress.add_task(f"{run.kind} {run.source} {run.partition}", total=None, words="")
         words = f"{run.counts.fetched:,} fetched, {run.status}" if ended else f"{run.done:,} so far"

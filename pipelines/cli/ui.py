@@ -1,7 +1,7 @@
-"""`atlas ui`: Dagster's webserver and daemon over the warehouse, on this machine alone, until Ctrl-C.
+"""`atlas ui`: runs Dagster's webserver and daemon over the warehouse, on 127.0.0.1, until Ctrl-C.
 
-The launcher keeps the embedded server for as long as they run and stops it last. Its children die with it, however it
-dies (PR_SET_PDEATHSIG); a shell that starts it in the background hands down an ignored SIGINT, so it sets its own.
+This process keeps the embedded server up while they run, and stops it last. Its children are killed when it dies
+(PR_SET_PDEATHSIG). A shell that starts it in the background lets it inherit an ignored SIGINT, so it sets a handler.
 """
 
 import ctypes
@@ -28,26 +28,26 @@ PATIENCE_S = 60
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 SERVING = ("--workspace", "workspace.yaml", "--code-server-log-level", "error")
-"""A code server that makes room for its successor warns of it each minute: that is no news."""
+"""Options of both programs. A code server that is replaced logs a warning each minute, which says nothing."""
 
 
 def ui(port: Annotated[int, typer.Option(min=1, max=65535, help="Port on 127.0.0.1.")] = 3000) -> None:
     """Open the Dagster UI over the warehouse; Ctrl-C ends it."""
-    with socket.socket() as probe:
-        if probe.connect_ex(("127.0.0.1", port)) == 0:
-            raise AtlasError(f"Something answers on port {port} already. Choose another: make ui PORT={port + 1}")
+    with socket.socket() as client:
+        if client.connect_ex(("127.0.0.1", port)) == 0:
+            raise AtlasError(f"Port {port} is already in use. Choose another: make ui PORT={port + 1}")
 
-    context.name_strangers()
+    context.warn_unknown_variables()
     from pipelines.orchestration import resources  # Dagster takes seconds to import
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _stop)
-    with database.opened(context.in_force()) as warehouse:
+    with database.opened(context.current_settings()) as warehouse:
         migrate.ensure(warehouse, project.objects())
         ledger.close_dead_runs(warehouse)
-        with resources.instance(warehouse, context.in_force().home) as instance:
+        with resources.instance(warehouse, context.current_settings().home) as instance:
             resources.report_dead_runs(warehouse, instance)
-        os.environ |= context.in_force().environment() | {"DATABASE_URL": warehouse.conninfo}
+        os.environ |= context.current_settings().environment() | {"DATABASE_URL": warehouse.conninfo}
         with resources.alive(warehouse):
             _serve(port)
 
@@ -58,7 +58,7 @@ def _stop(number: int, _: FrameType | None) -> None:
 
 def _serve(port: int) -> None:
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)  # runs outlive their code server, and come to us
+        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)  # runs outlive their code server, and become our children
     programs = Path(sys.executable).parent
     children = [
         _start(
@@ -86,7 +86,7 @@ def _serve(port: int) -> None:
 
 
 def _end(children: list[subprocess.Popen[bytes]]) -> None:
-    """Ctrl-C for each child's group, where its code servers and runs are too; what stays is ended the hard way."""
+    """Sends SIGINT to each child's process group, with its code servers and runs; then SIGTERM and SIGKILL."""
     for number, patience_s in ((signal.SIGINT, 10), (signal.SIGTERM, 5), (signal.SIGKILL, 5)):
         left = [child for child in children if _signalled(child, number)]
         deadline = time.monotonic() + patience_s
@@ -96,7 +96,7 @@ def _end(children: list[subprocess.Popen[bytes]]) -> None:
 
 
 def _signalled(child: subprocess.Popen[bytes], number: int) -> bool:
-    """Whether anybody of a child's group was there to get a signal."""
+    """Sends a signal to a child's process group; whether the group has a process."""
     if child.poll() is not None:
         with suppress(ChildProcessError):
             while os.waitpid(-child.pid, os.WNOHANG)[0]:
@@ -109,7 +109,7 @@ def _signalled(child: subprocess.Popen[bytes], number: int) -> bool:
 
 
 def _start(command: list[str | Path]) -> subprocess.Popen[bytes]:
-    """A child in a process group of its own: Ctrl-C reaches it once, through the launcher."""
+    """A child in a process group of its own: Ctrl-C in the terminal reaches only this process, which passes it on."""
     return subprocess.Popen(command, cwd=project.ROOT, preexec_fn=_die_with_parent, start_new_session=True)
 
 

@@ -1,4 +1,9 @@
-"""Checks: what Dagster was told of a run is what the ledger says; each row of a table leads to its payload."""
+"""The checks `ledger_agrees` on every asset and `proven` on each table.
+
+    newest materialization = row of ops.fetch_runs        every row of a table ──ops.trace──> payload, run, SQL
+
+Belongs here: checks that compare Dagster, ledger and tables. Not here: the check `drift` (`drift_checks`).
+"""
 
 from collections.abc import Iterator
 from typing import Any
@@ -8,13 +13,13 @@ import dagster as dg
 from pipelines import project
 from pipelines.ledger import Counts
 from pipelines.lineage import trace
+from pipelines.orchestration.assets import staging_key, table_key
 from pipelines.orchestration.resources import Atlas
-from pipelines.orchestration.source_assets import staging_key, table_key
 from pipelines.source import Source
 
 
 def ledger_checks(source: Source) -> dg.AssetChecksDefinition:
-    """One check an asset of the source: the counts in its newest materialization are the ledger's."""
+    """A check for each asset of a source: its newest materialization has the counts of its ledger row."""
     tables: dict[dg.AssetKey, str | None] = {staging_key(source): None}
     tables |= {table_key(select): select.table.fullname for select in project.selects(source.name)}
 
@@ -22,35 +27,35 @@ def ledger_checks(source: Source) -> dg.AssetChecksDefinition:
         name=f"{source.domain}__{source.stem}__ledger",
         specs=[
             dg.AssetCheckSpec(
-                "ledger_agrees", asset=key, description="Metadata and ops.fetch_runs tell the same counts."
+                "ledger_agrees", asset=key, description="The metadata has the same counts as ops.fetch_runs."
             )
             for key in tables
         ],
         required_resource_keys={"atlas"},
         can_subset=True,
     )
-    def agrees(context: dg.AssetCheckExecutionContext) -> Iterator[dg.AssetCheckResult]:
+    def ledger_agrees(context: dg.AssetCheckExecutionContext) -> Iterator[dg.AssetCheckResult]:
         atlas: Atlas = context.resources.atlas
         with atlas.opened() as warehouse, warehouse.connect() as connection:
             for check in context.selected_asset_check_keys:
                 event = context.instance.get_latest_materialization_event(check.asset_key)
-                told = _told(event.asset_materialization) if event else {}
+                reported = _reported(event.asset_materialization) if event else {}
                 row = connection.execute(
-                    "select * from ops.fetch_runs where fetch_run_id::text = %s", [told.pop("fetch_run_id", None)]
+                    "select * from ops.fetch_runs where fetch_run_id::text = %s", [reported.pop("fetch_run_id", None)]
                 ).fetchone()
-                written = _written(row, tables[check.asset_key]) if row else {}
+                recorded = _recorded(row, tables[check.asset_key]) if row else {}
                 yield dg.AssetCheckResult(
-                    passed=bool(written) and told == written,
+                    passed=bool(recorded) and reported == recorded,
                     check_name=check.name,
                     asset_key=check.asset_key,
-                    metadata={"materialization": told, "ledger": written},
+                    metadata={"materialization": reported, "ledger": recorded},
                 )
 
-    return agrees
+    return ledger_agrees
 
 
 def proof_checks(source: Source) -> dg.AssetChecksDefinition:
-    """One check a table of the source: it has no row that nothing proves, whichever source it is from."""
+    """A check for each table of a source: each of its rows, of other sources too, leads to its payload."""
     tables = {table_key(select): select.table.fullname for select in project.selects(source.name)}
 
     @dg.multi_asset_check(
@@ -74,11 +79,13 @@ def proof_checks(source: Source) -> dg.AssetChecksDefinition:
 NAMES = tuple(vars(Counts()))
 
 
-def _told(materialization: dg.AssetMaterialization | None) -> dict[str, Any]:
+def _reported(materialization: dg.AssetMaterialization | None) -> dict[str, Any]:
+    """The id of the run and its counts in the metadata of a materialization."""
     metadata = materialization.metadata if materialization else {}
     return {name: value.value for name, value in metadata.items() if name in (*NAMES, "fetch_run_id")}
 
 
-def _written(row: dict[str, Any], table: str | None) -> dict[str, Any]:
+def _recorded(row: dict[str, Any], table: str | None) -> dict[str, Any]:
+    """The counts in a ledger row: of the run, or of one table in it."""
     counts = row["stats"]["tables"][table] if table else row
     return {name: counts[name] for name in NAMES}

@@ -1,10 +1,11 @@
-"""A check on each source's staging asset: nothing that its SQL relies on has gone, or changed its type.
+"""The check `drift` on each staging asset: the JSON paths that SELECT files rely on are still there, of the same types.
 
-It warns of a path that vanished, for as long as it is gone and relied upon; of a type that came beside another or
-vanished, for `DAYS`. New paths, a first null, and what no SELECT reads are told and pass. What the SQL relies on is
-what a contract names, and each path whose last key stands in quotes in a SELECT file of the source: that may be one
-path too many, and is never one too few that is read by name. Keys that are read as data (`.*`) are not looked for.
-Belongs here: what of the drift is worth a warning. Not: what drift is (`pipelines.landing.schema_drift`).
+    ops.schema_drift ──changes──> those that SELECT files or the contract rely on ──> a warning in the Dagster UI
+
+It warns of a path that vanished, for as long as it is gone, and of a type that is new or vanished, for `DAYS`. New
+paths, a first value after nulls, and paths that nothing relies on are listed in the metadata, and the check passes.
+A SELECT relies on the paths that it reads by name. Keys that it reads as data (`.*`) are not watched.
+Belongs here: which changes deserve a warning. Not here: what counts as drift (`pipelines.landing.schema_drift`).
 """
 
 import re
@@ -16,58 +17,61 @@ import msgspec
 from pipelines import project
 from pipelines.landing import schema_drift
 from pipelines.landing.json_paths import ROOT, contract_paths
+from pipelines.orchestration.assets import drift_table, staging_key
 from pipelines.orchestration.resources import Atlas
-from pipelines.orchestration.source_assets import drift_table, staging_key
 from pipelines.source import Source
 from pipelines.warehouse.database import Connection
 
 DAYS = 30
-"""So long a change of type is worth a warning: there is nothing that tells when the SQL has followed it."""
+"""How many days a changed type is worth a warning: the check cannot know when the SELECT has been adapted to it."""
 
 Change = dict[str, Any]
 
-_COMMENT, _QUOTED = re.compile("--.*"), re.compile("'[^']*'")
-_NAMES = re.compile(r'(?:^|\.)("(?:[^"\\]|\\.)*"|[^.\[*"]+)')
+_KEY = re.compile(r'\[(?:\*|\d+)\]|(\*|"(?:[^"\\]|\\.)*"|[^.\[]+)')
 
 
 def drift_check(source: Source) -> dg.AssetChecksDefinition:
-    """Warns where payloads of a source no longer are what its SQL relies on."""
+    """Warns where the payloads of a source no longer have what its SELECT files rely on."""
 
     @dg.asset_check(
         name="drift",
         asset=staging_key(source),
-        description="What the SELECT files rely on is there, with the types it had.",
+        description="The JSON paths that SELECT files rely on are there, with the types they had.",
         required_resource_keys={"atlas"},
     )
-    def drifted(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
+    def drift(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
         atlas: Atlas = context.resources.atlas
+        reliance = Reliance(source)
         with atlas.opened() as warehouse, warehouse.connect() as connection:
             changes = schema_drift.changes(connection, list(source.streams.values()))
-            worth = worth_a_warning(connection, source, changes)
-        others = [each for each in changes if each not in worth]
-        tables = {name: found for name, found in (("relied_upon", worth), ("others", others)) if found}
+            warned = worth_a_warning(connection, source, reliance, changes)
+        others = [each for each in changes if each not in warned]
+        tables = {name: found for name, found in (("relied_upon", warned), ("others", others)) if found}
         return dg.AssetCheckResult(
-            passed=not worth,
+            passed=not warned,
             severity=dg.AssetCheckSeverity.WARN,
-            description=", ".join(f"{each['what']} {each['path']} ({each['type']})" for each in worth[:5]) or None,
+            description=", ".join(f"{each['what']} {each['path']} ({each['type']})" for each in warned[:5]) or None,
             metadata={
                 "changes": len(changes),
                 **{name: dg.MetadataValue.md(drift_table(found)) for name, found in tables.items()},
+                **({"not_followed": reliance.problems} if reliance.problems else {}),
             },
         )
 
-    return drifted
+    return drift
 
 
-def worth_a_warning(connection: Connection, source: Source, changes: list[Change]) -> list[Change]:
-    """Those changes that may leave a column empty without a word."""
+def worth_a_warning(
+    connection: Connection, source: Source, reliance: "Reliance", changes: list[Change]
+) -> list[Change]:
+    """The changes that may leave a column NULL although no row is refused."""
     parameters = {
         "streams": list(source.streams.values()),
         "runs": [each["run"] for each in changes],
         "days": DAYS,
     }
-    recent = {row["fetch_run_id"] for row in connection.execute(RECENT, parameters)}
-    several = {(row["stream"], row["path"]) for row in connection.execute(SEVERAL, parameters)}
+    recent = {row["fetch_run_id"] for row in connection.execute(RECENT_RUNS, parameters)}
+    several_types = {(row["stream"], row["path"]) for row in connection.execute(SEVERAL_TYPES, parameters)}
 
     def is_worth_it(change: Change) -> bool:
         match change["what"]:
@@ -76,38 +80,67 @@ def worth_a_warning(connection: Connection, source: Source, changes: list[Change
             case "vanished type":
                 return change["run"] in recent
             case "new type":
-                unlike = change["type"] != "null" and (change["stream"], change["path"]) in several
-                return unlike and change["run"] in recent
+                another = change["type"] != "null" and (change["stream"], change["path"]) in several_types
+                return another and change["run"] in recent
         return False
 
-    relies = Reliance(source)
-    return [each for each in changes if is_worth_it(each) and relies.on(each["stream"], each["path"])]
+    return [each for each in changes if is_worth_it(each) and reliance.on(each["stream"], each["path"])]
 
 
 class Reliance:
-    """What the SQL of a source relies on, as far as contracts and what SELECT files quote tell."""
+    """The JSON paths that the SELECT files and the contract of a source rely on.
+
+    problems: the SELECT files that could not be followed, with the reason. Where there is one, every path counts.
+    """
 
     def __init__(self, source: Source) -> None:
-        sql = "\n".join(select.file.text for select in project.selects(source.name))
-        self.quoted = "\n".join(_QUOTED.findall(_COMMENT.sub("", sql)))
-        self.named = {
+        from pipelines import columns  # sqlglot takes a while to import, and the definitions do not need it
+
+        found = {select.file.address: columns.reads(source, select) for select in project.selects(source.name)}
+        self.problems = {f"sql/{address}.sql": reads.problem for address, reads in found.items() if reads.problem}
+        self.read = {
+            (source.streams[kind], _without_elements(steps)) for reads in found.values() for kind, steps in reads.paths
+        }
+        self.unresolved = {
+            step for reads in found.values() for steps in reads.unresolved for step in _without_elements(steps)
+        }
+        self.contracts = {
             source.streams[kind]: {path for path, _ in contract_paths(msgspec.inspect.type_info(contract))}
             for kind, contract in source.contracts.items()
         }
 
     def on(self, stream: str, path: str) -> bool:
-        if path == ROOT or path in self.named[stream]:
+        """Whether something relies on a path, written as `ops.schema_drift` has it."""
+        if self.problems or path == ROOT or path in self.contracts[stream]:
             return True
-        names = [name.strip('"') for name in _NAMES.findall(path)]
-        return not names or re.search(rf"(?<!\w){re.escape(names[-1])}(?!\w)", self.quoted) is not None
+        keys = [msgspec.json.decode(key) if key.startswith('"') else key for key in _KEY.findall(path) if key]
+        if keys and keys[-1] in self.unresolved:
+            return True
+        return any(_leads_to(keys, read) for of_stream, read in self.read if of_stream == stream)
 
 
-RECENT = """
+def _without_elements(steps: tuple[str | int, ...]) -> tuple[str, ...]:
+    """The keys of a path: a lax JSON path steps into arrays by itself, so steps to elements are not compared."""
+    return tuple(step for step in steps if isinstance(step, str) and step != "[*]")
+
+
+def _leads_to(keys: list[str], read: tuple[str, ...]) -> bool:
+    """Whether keys are those of a path that is read, or its first ones; `*` in them stands for keys without a name."""
+    if len(keys) > len(read) or not all(
+        key == step or "*" in (key, step) or (step.startswith("~") and re.search(step[1:], key))
+        for key, step in zip(keys, read, strict=False)
+    ):
+        return False
+    is_data = bool(keys) and (read[len(keys) - 1] == "*" or read[len(keys) - 1].startswith("~"))
+    return not is_data or keys[-1] == "*"
+
+
+RECENT_RUNS = """
 select fetch_run_id from ops.fetch_runs
 where fetch_run_id = any(%(runs)s) and ended_at > now() - make_interval(days => %(days)s)
 """
 
-SEVERAL = """
+SEVERAL_TYPES = """
 select stream, path from ops.schema_drift
 where stream = any(%(streams)s) and type <> 'null'
 group by stream, path having count(*) > 1

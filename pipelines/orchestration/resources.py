@@ -1,4 +1,9 @@
-"""What an asset is given to work with, and Dagster's instance over the same server as the warehouse."""
+"""The resource `atlas`, which gives assets the warehouse, and Dagster's instance on the same server.
+
+    settings ──Atlas──> warehouse for an asset        Warehouse ──instance──> Dagster's database <name>_dagster
+
+Belongs here: what an asset needs to run, and Dagster's own storage. Not here: which assets there are (`assets`).
+"""
 
 import os
 from collections.abc import Callable, Iterator
@@ -15,23 +20,28 @@ from pipelines.settings import Mode
 from pipelines.warehouse import database, locks, migrate
 from pipelines.warehouse.database import Warehouse
 
+NOT_LIVE = "Recordings do not change. Set ATLAS_MODE=live to ask the sources themselves."
+
 
 @dataclass(frozen=True)
 class Atlas:
-    """The warehouse for the length of an asset's work: an open one, else the one of the settings."""
+    """The warehouse that assets, checks and sensors use: the one given, else the one that the settings name."""
 
     warehouse: Warehouse | None = None
     mode: Mode | None = None
     notify: Callable[[Run], None] = silent
 
     @contextmanager
-    def opened(self, *, patient: bool = False) -> Iterator[Warehouse]:
-        """patient: where a migration is under way, its end is waited for; a tick of a sensor has no time for that."""
+    def opened(self, *, wait_for_migration: bool = False) -> Iterator[Warehouse]:
+        """The open warehouse. Raises AtlasError where migrations are pending.
+
+        wait_for_migration: lets a migration that runs end first, for which the tick of a sensor has no time.
+        """
         if self.warehouse is not None:
             yield self.warehouse
             return
         with database.opened(settings.load()) as warehouse:
-            if patient:
+            if wait_for_migration:
                 with warehouse.connect() as connection:
                     locks.acquire_shared(connection, locks.MIGRATION)
             migrate.require(warehouse, project.objects())
@@ -43,7 +53,7 @@ class Atlas:
 
 
 def prepare_home(warehouse: Warehouse, home: Path) -> Path:
-    """Dagster's home under the Atlas home, for this process and its children; the folder."""
+    """Creates Dagster's home under the Atlas home, for this process and its children; returns the folder."""
     folder = home.resolve() / "dagster"
     folder.mkdir(parents=True, exist_ok=True)
     config = folder / "dagster.yaml"
@@ -57,7 +67,7 @@ def prepare_home(warehouse: Warehouse, home: Path) -> Path:
 
 @contextmanager
 def instance(warehouse: Warehouse, home: Path) -> Iterator[dg.DagsterInstance]:
-    """Dagster's instance in this process; its database is created where it is missing."""
+    """Dagster's instance in this process. Creates its database where it is missing."""
     warehouse.create_database(str(warehouse.dagster_url.database))
     reference = InstanceRef.from_dir(str(prepare_home(warehouse, home)), overrides={"compute_logs": NO_COMPUTE_LOGS})
     with dg.DagsterInstance.from_ref(reference) as opened:
@@ -65,10 +75,10 @@ def instance(warehouse: Warehouse, home: Path) -> Iterator[dg.DagsterInstance]:
 
 
 def report_dead_runs(warehouse: Warehouse, dagster: dg.DagsterInstance) -> list[str]:
-    """Reports as failed each run that Dagster believes in progress, if no process of ours is alive; their ids.
+    """Reports runs as failed whose process is gone, and frees their pool slots; returns their ids.
 
-    Whoever runs Dagster holds `locks.DAGSTER_SERVICES` shared; only who gets it alone knows that nobody does. It frees
-    the pools that dead runs hold for ever otherwise.
+    Each process that runs Dagster holds the lock `DAGSTER_SERVICES` shared. Who gets it exclusively knows that none
+    does, and that no run in progress is alive.
     """
     with warehouse.connect() as connection:
         if not locks.try_acquire(connection, locks.DAGSTER_SERVICES):
@@ -83,13 +93,13 @@ def report_dead_runs(warehouse: Warehouse, dagster: dg.DagsterInstance) -> list[
 
 @contextmanager
 def alive(warehouse: Warehouse) -> Iterator[None]:
-    """Holds the lock that tells others that Dagster runs here."""
+    """Holds the lock that shows other processes that Dagster runs here."""
     with warehouse.connect() as connection:
         locks.acquire_shared(connection, locks.DAGSTER_SERVICES)
         yield
 
 
-# Capturing a step's output takes two processes a stream, which Ctrl-C in a terminal would reach too.
+# Capturing a step's output starts two processes a stream, and Ctrl-C in a terminal would reach them too.
 NO_COMPUTE_LOGS = {"module": "dagster._core.storage.noop_compute_log_manager", "class": "NoOpComputeLogManager"}
 UNFINISHED = [
     dg.DagsterRunStatus.STARTING,

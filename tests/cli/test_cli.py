@@ -104,7 +104,7 @@ def models(tmp_path: Path) -> Path:
         ),
         (["quarantine", "show", "7"], "There is no quarantine entry 7. See them with: atlas quarantine list"),
         (["ask", "why"], "There is no question 'why'. There are: "),
-        (["run", "--partition", "2026-02-30"], "'2026-02-30' is no day. Write it as YYYY-MM-DD."),
+        (["run", "--partition", "2026-02-30"], "'2026-02-30' is not a day. Write it as YYYY-MM-DD."),
         (["run", "--partition", "2026-11-01", "--from", "2026-11-01"], "Give either --partition or --from and --to."),
         (["run", "--from", "2026-11-02", "--to", "2026-11-01"], "The range 2026-11-02 to 2026-11-01 is empty."),
     ],
@@ -396,7 +396,7 @@ def test_a_wrong_setting_is_named_with_its_value(
 def test_a_variable_that_nothing_reads_is_named_and_an_empty_one_is_none(atlas: Atlas) -> None:
     real = {"ATLAS_CIVITAI_TOKEN": "t", "ATLAS_OLLAMA_LIBRARY_BASE_URL": "http://127.0.0.1:1", "ATLAS_MODE": ""}
     done = atlas("runs", ATLAS_CIVITIA_TOKEN=SECRET, **real)
-    assert words(done.stderr) == "ATLAS_CIVITIA_TOKEN is no setting, and of no source: nothing reads it."
+    assert words(done.stderr) == "ATLAS_CIVITIA_TOKEN is not the name of a setting: it has no effect."
 
 
 def test_what_a_folder_sets_holds_for_a_process_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

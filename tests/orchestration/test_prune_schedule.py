@@ -16,7 +16,7 @@ import pytest
 from pipelines import project
 from pipelines.definitions import defs
 from pipelines.landing import land
-from pipelines.orchestration.keeping import prune_schedule
+from pipelines.orchestration.schedules import prune_schedule
 from pipelines.source import Payload, Source
 from pipelines.transform.run import transform
 from pipelines.warehouse import locks
@@ -142,10 +142,10 @@ def test_the_job_waits_for_a_migration_and_works_with_what_it_has_made(aged: War
     assert versions(aged) == 1
 
 
-def test_the_schedule_runs_by_itself_at_an_hour_without_sweeps() -> None:
+def test_the_schedule_runs_by_itself_at_an_hour_without_full_refreshes() -> None:
     assert prune_schedule.default_status == dg.DefaultScheduleStatus.RUNNING
     minute, hour, *every_day = str(prune_schedule.cron_schedule).split()
     assert every_day == ["*", "*", "*"]
     assert minute.isdigit()
-    swept = {source.full_refresh_cron.split()[1] for source in project.sources().values() if source.full_refresh_cron}
-    assert hour not in swept | {"*"}
+    crons = [source.full_refresh_cron for source in project.sources().values() if source.full_refresh_cron]
+    assert hour not in {cron.split()[1] for cron in crons} | {"*"}

@@ -10,8 +10,10 @@ from werkzeug import Request, Response
 
 from pipelines import project
 from pipelines.definitions import defs
-from pipelines.orchestration.sensors import NOT_LIVE, news_sensor, sweep_schedule
-from pipelines.orchestration.source_assets import landing_op
+from pipelines.orchestration.assets import landing_op
+from pipelines.orchestration.resources import NOT_LIVE
+from pipelines.orchestration.schedules import full_refresh_schedule
+from pipelines.orchestration.sensors import news_sensor
 from pipelines.source import Source
 from pipelines.warehouse.database import Warehouse
 
@@ -109,13 +111,13 @@ def test_a_landing_that_failed_is_tried_again_after_a_while(site: Server, ollama
             assert isinstance(tick(ollama, cursor)[0], dg.RunRequest) == again
 
 
-def test_sweeps_are_requested_by_the_clock_for_every_source_that_asks_for_them(
+def test_full_refreshes_are_requested_at_their_hour_for_every_source_that_declares_one(
     site: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    swept = [source for source in project.sources().values() if source.full_refresh_cron]
-    assert swept
-    for source in swept:
-        schedule = sweep_schedule(source, str(source.full_refresh_cron))
+    refreshed = [source for source in project.sources().values() if source.full_refresh_cron]
+    assert refreshed
+    for source in refreshed:
+        schedule = full_refresh_schedule(source, str(source.full_refresh_cron))
         repository = defs.get_repository_def()
         context = dg.build_schedule_context(scheduled_execution_time=SUNDAY, repository_def=repository)
         (request,) = schedule.evaluate_tick(context).run_requests or []

@@ -1,6 +1,6 @@
 """I10, drift: whatever happens to a JSON path that a SELECT relies on is noticed; nothing turns into NULL in silence.
 
-The paths are found in the SELECT files (`reading`). Each is dropped, renamed, re-typed and nested in payloads of the
+The paths are found in the SELECT files (`columns`). Each is dropped, renamed, re-typed and nested in payloads of the
 recording: first in one payload a mutant, among many in one landing; what that does not show, in all payloads of a
 stream, as a source would that changes. A mutant is noticed by its contract, by a row that does not fit, by a path or a
 type that is new, or by one that is gone.
@@ -23,17 +23,18 @@ import pytest
 
 from pipelines import project
 from pipelines.cli import main
+from pipelines.columns import Read, Steps, reads
 from pipelines.landing import json_paths, jsonb, schema_drift
 from pipelines.landing.json_paths import StreamPaths
 from pipelines.landing.land import land_items
 from pipelines.ledger import Run
+from pipelines.orchestration.assets import run_metadata
 from pipelines.orchestration.drift_checks import DAYS, Reliance, drift_check
 from pipelines.orchestration.resources import Atlas
-from pipelines.orchestration.source_assets import measured
+from pipelines.project import SqlFile
 from pipelines.source import Payload, Source
 from pipelines.transform.run import transform
 from pipelines.warehouse.database import Warehouse
-from tests.reading import Read, Steps, paths_read
 from tests.test_conformance import everything
 from tests.transform.test_change_set import Told, made
 
@@ -84,7 +85,7 @@ def recorded(name: str) -> list[Payload]:
 def relied_upon(name: str) -> frozenset[Read]:
     """What the SELECT files of a source read, and what holds it."""
     source = project.sources()[name]
-    read = set().union(*(paths_read(source, select) for select in project.selects(name)))
+    read = set().union(*(reads(source, select).paths for select in project.selects(name)))
     return frozenset((kind, steps[:length]) for kind, steps in read for length in range(1, len(steps) + 1))
 
 
@@ -268,7 +269,7 @@ def watched(warehouse: Warehouse, name: str) -> Watched:
 @every_source
 def test_each_select_file_relies_on_paths_that_the_recording_has(name: str) -> None:
     source = project.sources()[name]
-    read = {select.file.address: paths_read(source, select) for select in project.selects(name)}
+    read = {select.file.address: reads(source, select).paths for select in project.selects(name)}
     assert all(read.values()), [address for address, found in read.items() if not found]
     every = set().union(*read.values())
     for payload in recorded(name):
@@ -388,7 +389,7 @@ def test_what_is_new_and_what_is_gone_is_told_after_one_run(
     assert (gone["missed"], gone["share"]) == (30, 0.5)
     (sample,) = shaped.ask("select body from staging.payloads where payload_id::text = %s", new["payload_id"])
     assert sample["body"]["kind"] == 1
-    shown = measured(run, None)["drift"].value
+    shown = run_metadata(run, None)["drift"].value
     assert "| new path | catalog/civitai.models | `kind` | number | 50.0% |" in shown
 
     monkeypatch.setenv("DATABASE_URL", shaped.warehouse.url.render_as_string(hide_password=False))
@@ -485,6 +486,30 @@ def test_what_the_check_takes_for_relied_upon_holds_all_that_the_select_files_re
     assert [each for each in sorted(written) if not relies.on(*each)] == []
     assert len(written) > len(source.contracts)
     assert not any(relies.on(stream, "creator.username") for stream in source.streams.values())
+
+
+def test_of_a_select_that_cannot_be_followed_every_path_is_relied_upon_and_the_check_says_so(
+    shaped: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = project.SQL / "catalog/civitai/models.sql"
+    broken = [
+        replace(each, file=SqlFile(path, "select p.body -> from models as p"))
+        for each in project.selects("catalog/civitai")
+    ]
+    monkeypatch.setattr(project, "selects", lambda name: broken)
+    relies = Reliance(shaped.source)
+    assert relies.on("catalog/civitai.models", "creator.username")
+    assert list(relies.problems) == ["sql/catalog/civitai/models.sql"]
+    with dg.DagsterInstance.ephemeral() as instance:
+        result = dg.materialize(
+            [drift_check(shaped.source)],
+            instance=instance,
+            resources={"atlas": Atlas(shaped.warehouse)},
+            selection=dg.AssetSelection.all_asset_checks(),
+        )
+    (check,) = result.get_asset_check_evaluations()
+    assert check.passed
+    assert check.metadata["not_followed"].value == relies.problems
 
 
 def test_what_a_contract_names_is_relied_upon_though_the_sql_reads_it_by_a_pattern() -> None:

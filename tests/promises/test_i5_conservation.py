@@ -26,7 +26,7 @@ from pipelines.ledger import Counts, Run
 from pipelines.lineage import rebuild
 from pipelines.maintenance import erasure
 from pipelines.orchestration import resources
-from pipelines.orchestration.source_assets import measured, staging_asset, staging_key, table_assets, table_key
+from pipelines.orchestration.assets import run_metadata, staging_asset, staging_key, table_assets, table_key
 from pipelines.source import Checkpoint, FullScan, Item, Payload, Source, Window
 from pipelines.transform.run import pending_partitions, transform
 from pipelines.warehouse.database import Warehouse
@@ -82,7 +82,7 @@ def assert_conserved(warehouse: Warehouse, *runs: Run) -> None:
     written = {row["fetch_run_id"]: row for row in rows(warehouse, "select * from ops.fetch_runs")}
     for run in runs:
         assert asdict(run.counts) == {name: written[run.id][name] for name in NUMBERS}
-        told = measured(run, None)
+        told = run_metadata(run, None)
         assert {name: told[name] for name in NUMBERS} == asdict(run.counts)
 
 

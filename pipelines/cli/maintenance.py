@@ -1,4 +1,4 @@
-"""Commands that remove: `prune` what is old and needed by nothing, `erase` a record for good."""
+"""`atlas prune` removes old data that nothing needs, `atlas erase` removes a record for good."""
 
 from typing import Annotated, Any
 
@@ -13,6 +13,7 @@ from pipelines.maintenance.retention import Policy
 
 
 def _days(name: str, what: str) -> object:
+    """An option that overrides a `keep_…_days` setting."""
     return typer.Option(
         f"--{name}-days", min=0, help=f"Days to keep {what}, instead of ATLAS_KEEP_{name.upper()}_DAYS."
     )
@@ -22,12 +23,12 @@ def prune(
     versions: Annotated[int | None, _days("versions", "superseded versions")] = None,
     quarantine: Annotated[int | None, _days("quarantine", "closed quarantine entries")] = None,
     events: Annotated[int | None, _days("events", "Dagster's events and ticks")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Count, and remove nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count what would be removed.")] = False,
     json: AsJson = False,
 ) -> None:
-    """Remove what is older than the policy keeps and needed by nothing: what rows are derived from stays."""
+    """Remove what is older than the settings keep. What the rows of tables are derived from stays."""
     policy = Policy.of(
-        context.in_force(keep_versions_days=versions, keep_quarantine_days=quarantine, keep_events_days=events)
+        context.current_settings(keep_versions_days=versions, keep_quarantine_days=quarantine, keep_events_days=events)
     )
     with context.warehouse() as warehouse, show.reporting() as reporter:
         if dry_run:
@@ -43,7 +44,7 @@ def prune(
 def erase(
     stream: Annotated[str, typer.Argument(help="Stream of the record: domain/source, or domain/source.kind.")],
     external_id: Annotated[str, typer.Argument(help="The source's own id of the record.")],
-    lift: Annotated[bool, typer.Option("--lift", help="Let an erased record land again.")] = False,
+    lift: Annotated[bool, typer.Option("--lift", help="Allow an erased record to land again.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     json: AsJson = False,
 ) -> None:

@@ -1,10 +1,11 @@
-"""Assets of a source: its staging asset, which lands, and one asset a SELECT file, which are transformed together.
+"""The assets of a source: its staging asset, which lands it, and one asset for each of its SELECT files.
 
     catalog/civitai ──> catalog/civitai/models, catalog/civitai/images, …
 
-A run takes a range of partitions; each has its own ledger row and its own materialization. A partition that fails
-spoils only itself: the good ones are recorded, then the run fails and names the bad ones. The tables of a source
-cannot be chosen one by one, since they show together or not at all.
+A run processes a range of partitions; each has its own ledger row and its own materialization. Where a partition
+fails, the others are materialized first, then the run fails and names it. The tables of a source are written in one
+transaction, so they are materialized together.
+Belongs here: asset specs, and what a run reports as metadata. Not here: what a run does (`landing`, `transform`).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -30,14 +31,17 @@ Work = Callable[[Warehouse, str], Run]
 
 
 class LandConfig(dg.Config):
-    """sweep: asks for everything, not only for what is new. shrink: believes a listing that has lost many records."""
+    """full_refresh: reads all of the source, not only what is new.
+
+    shrink: accepts a listing that has lost more than a fifth of its records.
+    """
 
     full_refresh: bool = False
     shrink: bool = False
 
 
 class TransformConfig(dg.Config):
-    """full: takes in all latest versions of the partition again, not only those that wait."""
+    """full: applies all latest versions of the partition again, not only pending ones."""
 
     full: bool = False
 
@@ -51,7 +55,7 @@ def table_key(select: Select) -> dg.AssetKey:
 
 
 def days(source: Source) -> dg.DailyPartitionsDefinition:
-    """A partition a day, today's included."""
+    """One partition a day, from the first day of the source to today."""
     return dg.DailyPartitionsDefinition(start_date=source.start_date.isoformat(), end_offset=1)
 
 
@@ -60,7 +64,7 @@ def landing_op(source: Source) -> str:
 
 
 def staging_asset(source: Source) -> dg.AssetsDefinition:
-    """The asset that lands a source."""
+    """The staging asset of a source, which lands it."""
 
     @dg.multi_asset(
         name=landing_op(source),
@@ -102,7 +106,7 @@ def staging_asset(source: Source) -> dg.AssetsDefinition:
 
 
 def table_assets(source: Source) -> dg.AssetsDefinition:
-    """The assets of a source's tables."""
+    """The assets of a source's tables, which are transformed together."""
     selects = project.selects(source.name)
 
     @dg.multi_asset(
@@ -159,10 +163,10 @@ FOLLOW = (
 def _each_partition(
     context: dg.AssetExecutionContext, atlas: Atlas, work: Work, keys: Mapping[dg.AssetKey, str | None]
 ) -> Any:
-    """Does the work for each partition of the run and yields a result an asset."""
+    """Calls `work` for each partition of the run; yields a result for each asset. Raises dg.Failure if one failed."""
     done: dict[str, Run] = {}
     failed: dict[str, str] = {}
-    with atlas.opened(patient=True) as warehouse:
+    with atlas.opened(wait_for_migration=True) as warehouse:
         for partition in context.partition_keys:
             try:
                 done[partition] = work(warehouse, partition)
@@ -174,42 +178,42 @@ def _each_partition(
     if failed:
         for partition, run in done.items():
             for key, table in keys.items():
-                context.log_event(dg.AssetMaterialization(key, metadata=measured(run, table), partition=partition))
+                context.log_event(dg.AssetMaterialization(key, metadata=run_metadata(run, table), partition=partition))
         raise dg.Failure(
-            "; ".join(f"partition {partition}: {words}" for partition, words in failed.items()),
+            "; ".join(f"partition {partition}: {reason}" for partition, reason in failed.items()),
             metadata={"failed_partitions": sorted(failed)},
             allow_retries=False,
         )
     for key, table in keys.items():
         for partition, run in done.items():
-            context.add_asset_metadata(measured(run, table), asset_key=key, partition_key=partition)
+            context.add_asset_metadata(run_metadata(run, table), asset_key=key, partition_key=partition)
         yield dg.MaterializeResult(key)
 
 
 MOST_CHANGES = 50
-"""So many lines the UI shows of what has drifted."""
+"""How many rows a drift table in the UI has at most."""
 
 
-def measured(run: Run, table: str | None) -> dict[str, Any]:
-    """The ledger's numbers of a run, or of one table in it, as metadata."""
+def run_metadata(run: Run, table: str | None) -> dict[str, Any]:
+    """The counts of a run, or of one table in it, as in the ledger."""
     counts = run.stats["tables"][table] if table else asdict(run.counts)
     extra: dict[str, Any] = (
         {} if table else {name: value for name, value in run.stats.items() if isinstance(value, int)}
     )
     if not table and run.stats.get("drift"):
         extra["drift"] = dg.MetadataValue.md(drift_table(run.stats["drift"]))
-    proof = {"proof": dg.MetadataValue.md(PROOF.format(table=table))} if table else {}
+    proof = {"proof": dg.MetadataValue.md(HOW_TO_TRACE.format(table=table))} if table else {}
     return {"fetch_run_id": str(run.id), "status": run.status, **counts, **extra, **proof}
 
 
-PROOF = """`atlas trace {table} KEY` shows what proves a row; for all rows:
+HOW_TO_TRACE = """`atlas trace {table} KEY` shows which payload and run a row comes from; for all rows:
 ```sql
 select * from ops.trace where table_name = '{table}'
 ```"""
 
 
 def drift_table(changes: Sequence[Mapping[str, Any]]) -> str:
-    """Paths that a landing was the first to see, and those that are gone, as Markdown."""
+    """New and vanished JSON paths and types as a Markdown table."""
     lines = ["| what | stream | path | type | share | sample |", "|---|---|---|---|---|---|"]
     for each in changes[:MOST_CHANGES]:
         path = each["path"].replace("|", r"\|")
@@ -221,7 +225,7 @@ def drift_table(changes: Sequence[Mapping[str, Any]]) -> str:
 
 
 def column_schema(table: Table) -> dg.TableSchema:
-    """The table's columns with their types and comments, for the catalogue in the UI."""
+    """The columns of a table with their types and comments, as Dagster's catalog shows them."""
     dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
     return dg.TableSchema(
         columns=[

@@ -1,4 +1,7 @@
-"""Commands that prove: trace a row, derive a domain anew, look back at it, tell what changed and why."""
+"""`atlas trace`, `rebuild`, `as-of` and `diff`: where rows come from, and what tables were after a run.
+
+Belongs here: their options and output. Not here: how rows are traced and derived again (`pipelines.lineage`).
+"""
 
 import sys
 from collections.abc import Iterator
@@ -18,26 +21,27 @@ from pipelines.transform import table_digests
 from pipelines.warehouse.database import Connection
 from pipelines.warehouse.table_spec import TableSpec, names
 
-Workers = Annotated[int, typer.Option(min=1, help="How many sources are derived side by side.")]
-RunId = Annotated[str, typer.Argument(help="A run of the ledger, by its id or the beginning of it.", metavar="RUN")]
+Workers = Annotated[int, typer.Option(min=1, help="How many sources are derived in parallel.")]
+RunId = Annotated[str, typer.Argument(help="Id of a run in the ledger, or its first characters.", metavar="RUN")]
 
 
 def trace_(
     table: Annotated[str | None, typer.Argument(help="Table of a domain: catalog.models.", metavar="[TABLE]")] = None,
     key: Annotated[
-        list[str] | None, typer.Argument(help="Primary key of the row, or the source's own id of it.", metavar="[KEY]")
+        list[str] | None,
+        typer.Argument(help="Primary key of the row, or its id at the source.", metavar="[KEY]"),
     ] = None,
     json: AsJson = False,
 ) -> None:
-    """Show what proves a row: payload, request, runs, SQL. Without a row: how many rows of each table are proven."""
+    """Show where a row comes from: payload, request, runs, SQL. Without a row: count rows that lead to no payload."""
     with context.warehouse() as warehouse, warehouse.connect() as connection:
         if table is None:
             counted = trace.unproven(connection)
-            show.as_json(counted) if json else show.table("Rows, and those that nothing proves", counted)
+            show.as_json(counted) if json else show.table("Rows, and rows that lead to no payload", counted)
             if unproven := [row["table_name"] for row in counted if row["unproven"]]:
                 raise AtlasError(
                     f"Rows of {', '.join(unproven)} lead to no payload: they were not written by Model Atlas. "
-                    "What differs from staging is told by: atlas rebuild DOMAIN --check; atlas rebuild DOMAIN mends it."
+                    "To compare them with staging: atlas rebuild DOMAIN --check. To repair them: atlas rebuild DOMAIN."
                 )
             return
         if not key:
@@ -66,12 +70,12 @@ def trace_(
 
 
 def rebuild_(
-    domain: Annotated[str, typer.Argument(help="The domain to derive anew.")],
-    check: Annotated[bool, typer.Option("--check", help="Compare, and change nothing.")] = False,
+    domain: Annotated[str, typer.Argument(help="The domain to derive again.")],
+    check: Annotated[bool, typer.Option("--check", help="Compare only; change nothing.")] = False,
     workers: Workers = 2,
     json: AsJson = False,
 ) -> None:
-    """Derive a domain anew from staging, by the SELECT files as they are: to compare, or to put in its place."""
+    """Derive a domain again from staging with the current SELECT files, and replace or compare its tables."""
     _known(domain)
     with context.warehouse() as warehouse, show.reporting() as reporter:
         if not check:
@@ -86,26 +90,26 @@ def rebuild_(
     if erased:
         show.err.print(f"{erased:,} records were erased: neither staging nor the tables have them", highlight=False)
     rows = [asdict(each) for each in compared]
-    show.as_json(rows) if json else show.table("As it is, and as derived from staging", rows)
+    show.as_json(rows) if json else show.table("Tables compared with what staging gives", rows)
     if not all(each.same for each in compared):
         raise AtlasError(
-            "The tables are not what staging gives by the SELECT files as they are. Where the files have changed: "
-            f"atlas transform {domain}. Where rows were changed by hand: atlas rebuild {domain}."
+            "The tables differ from what staging gives. Where the SELECT files have changed, run: "
+            f"atlas transform {domain}. Where rows were changed by hand, run: atlas rebuild {domain}."
         )
 
 
 def as_of(
     run: RunId,
     table: Annotated[str | None, typer.Argument(help="The table to print.", metavar="[TABLE]")] = None,
-    schema: Annotated[str | None, typer.Option(help="Leave the whole domain as it was, in a new schema.")] = None,
-    domain: Annotated[str | None, typer.Option(help="Another domain than the run's.")] = None,
+    schema: Annotated[str | None, typer.Option(help="Write the whole domain as it was into a new schema.")] = None,
+    domain: Annotated[str | None, typer.Option(help="A domain other than the run's.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="How many rows to print.")] = None,
     workers: Workers = 2,
     json: AsJson = False,
 ) -> None:
-    """Print a table as CSV as a run left it, or leave the whole domain as it was in a schema."""
+    """Print a table as CSV as it was after a run, or write the whole domain as it was into a schema."""
     if (table is None) == (not schema):
-        raise AtlasError("Name either a TABLE to print, or a schema to make: --schema NAME.", usage=True)
+        raise AtlasError("Name either a TABLE to print, or a schema to create: --schema NAME.", usage=True)
     with context.warehouse() as warehouse, ledger.open_reader(warehouse) as connection:
         moment = snapshots.snapshot_of_run(connection, run)
         of = _known(domain or (table or moment.source).replace(".", "/").split("/")[0])
@@ -118,9 +122,9 @@ def as_of(
             }
     if schema:
         rows = [{"table": f"{schema}.{name}", "rows": number} for name, number in sizes.items()]
-        show.as_json(rows) if json else show.table(f"As run {moment.run_id} left it", rows)
+        show.as_json(rows) if json else show.table(f"As it was after run {moment.run_id}", rows)
         drop = sql.SQL("drop schema {} cascade;").format(sql.Identifier(schema)).as_string()
-        show.err.print(f"It stays until somebody says in psql: {drop}", highlight=False, markup=False)
+        show.err.print(f"The schema stays until it is dropped in psql: {drop}", highlight=False, markup=False)
     if untrue:
         raise AtlasError(untrue)
     show.err.print(f"as recorded by run {moment.run_id}", highlight=False)
@@ -129,7 +133,7 @@ def as_of(
 def diff(
     before: RunId,
     after: RunId,
-    domain: Annotated[str | None, typer.Option(help="Another domain than the run's.")] = None,
+    domain: Annotated[str | None, typer.Option(help="A domain other than the run's.")] = None,
     table: Annotated[str | None, typer.Option(help="Only this table.")] = None,
     workers: Workers = 2,
     json: AsJson = False,
@@ -158,7 +162,7 @@ def diff(
 
 
 def _difference(each: dict[str, Any]) -> str:
-    """One difference in one line, and a line for each cell."""
+    """A changed row in one line, and a line for each cell."""
     proof = each["after"] if each["change"] != "removed" else each["before"]
     words = {
         "payload": f"payload {proof and (proof.get('request') or '')}",
@@ -172,7 +176,7 @@ def _difference(each: dict[str, Any]) -> str:
 
 
 def _print_rows(connection: Connection, shape: TableSpec, limit: int | None, json: bool) -> None:
-    """A table's rows as CSV, or as one JSON document; without what the engine fills."""
+    """Prints rows as CSV, or as one JSON document; without audit columns that the engine fills."""
     query = sql.SQL("select {} from {} order by {} limit {}").format(
         names(shape.content), shape.target, names(shape.key), sql.Literal(limit) if limit else sql.SQL("all")
     )
@@ -186,6 +190,7 @@ def _print_rows(connection: Connection, shape: TableSpec, limit: int | None, jso
 
 
 def _known(domain: str) -> str:
+    """The domain. Raises AtlasError where it does not exist."""
     if domain not in project.domains():
         raise AtlasError(f"There is no domain {domain!r}. There are: {', '.join(project.domains())}.", usage=True)
     return domain

@@ -1,7 +1,8 @@
-"""`atlas run`: Dagster runs executed in this process, landing first, then transforming.
+"""`atlas run`: executes Dagster runs in this process, for each source one that lands and one that transforms.
 
-Landing and transforming are separate runs, so that good days go on where one fails. Only this module and `ui` import
-Dagster for the command.
+They are separate runs, so that where a day fails to land, the other days are transformed all the same.
+Belongs here: how the command executes Dagster assets. Not here: the assets (`orchestration.assets`). Only this module
+and `ui` import Dagster for the command line.
 """
 
 import logging
@@ -17,7 +18,7 @@ from pipelines import project
 from pipelines.errors import AtlasError
 from pipelines.ledger import Run
 from pipelines.orchestration import resources
-from pipelines.orchestration.source_assets import staging_asset, table_assets
+from pipelines.orchestration.assets import staging_asset, table_assets
 from pipelines.settings import Mode, Settings
 from pipelines.source import Source
 from pipelines.transform import run as transform
@@ -37,7 +38,7 @@ def run(
     shrink: bool,
     notify: Callable[[Run], None],
 ) -> None:
-    """Lands and transforms each source for its days; whatever fails is in the ledger, and the rest goes on."""
+    """Lands and transforms each source for its days. A failure is in the ledger and does not stop the others."""
     logging.getLogger("dagster").setLevel(logging.CRITICAL)
     atlas = resources.Atlas(warehouse, mode, notify)
     with resources.instance(warehouse, settings.home) as instance:
@@ -66,6 +67,7 @@ def _materialize(
     atlas: resources.Atlas,
     config: dict[str, bool],
 ) -> None:
+    """Materializes a range of partitions. Raises AtlasError for a failure that no ledger row reports."""
     result = dg.materialize(
         [assets],
         instance=instance,
@@ -83,16 +85,16 @@ def _materialize(
     if run is not None and run.tags.get("dagster/failure_reason") == "UNEXPECTED_TERMINATION":
         raise KeyboardInterrupt
     with atlas.opened() as warehouse, warehouse.connect() as connection:
-        told = connection.execute(
+        recorded = connection.execute(
             "select from ops.fetch_runs where dagster_run_id = %s and status = 'failed'", [result.run_id]
         ).fetchone()
-    if told is None:
+    if recorded is None:
         errors = [event.step_failure_data.error for event in result.get_step_failure_events()]
         raise AtlasError("; ".join(error.message.strip() for error in errors if error) or "the Dagster run failed")
 
 
 def _ranges(days: list[date]) -> list[tuple[date, date]]:
-    """Days as ranges without gaps."""
+    """The first and last day of each series of consecutive days."""
     ranges: list[tuple[date, date]] = []
     for day in sorted(days):
         if ranges and day - ranges[-1][1] == timedelta(days=1):

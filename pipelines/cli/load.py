@@ -1,4 +1,7 @@
-"""Commands that move data and show what was moved: run, land, transform, runs."""
+"""`atlas run`, `land` and `transform`: fetch payloads, land them in staging, transform them into tables.
+
+Belongs here: options, and which days of which sources. Not here: how Dagster runs are executed (`dagster_runs`).
+"""
 
 from collections.abc import Iterable
 from contextlib import nullcontext
@@ -7,6 +10,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from psycopg import sql
 
 from pipelines import project
 from pipelines.cli import context, show
@@ -21,10 +25,14 @@ from pipelines.source import Source, Window
 from pipelines.transform import run as transforms
 from pipelines.warehouse.database import Warehouse
 
-Sources = Annotated[list[str] | None, typer.Argument(help="Domains or sources (domain/source); all of them if none.")]
+Sources = Annotated[
+    list[str] | None, typer.Argument(help="Domains or sources (domain/source); without any, all of them.")
+]
 Day = Annotated[str | None, typer.Option("--partition", help="One day, YYYY-MM-DD.", metavar="DAY")]
-Wanted = tuple[date | None, date | None]
-Full = Annotated[bool, typer.Option("--full", help="Take in all latest versions again, not only those that wait.")]
+DayRange = tuple[date | None, date | None]
+"""First and last day; None where that end is open."""
+Work = list[tuple[Source, list[date]]]
+Full = Annotated[bool, typer.Option("--full", help="Apply all latest versions again, not only pending ones.")]
 
 
 def run(
@@ -37,10 +45,10 @@ def run(
         bool | None, typer.Option("--live/--recorded", help="Ask the sources, or replay samples/ (ATLAS_MODE).")
     ] = None,
     full_refresh: Annotated[
-        bool, typer.Option("--full-refresh", help="Live: ask for everything, not only for what is new.")
+        bool, typer.Option("--full-refresh", help="Live: read all of the source, not only what is new.")
     ] = False,
     shrink: Annotated[
-        bool, typer.Option("--shrink", help="Believe a listing that has lost more than a fifth of its records.")
+        bool, typer.Option("--shrink", help="Accept a listing that has lost more than a fifth of its records.")
     ] = False,
     json: AsJson = False,
 ) -> None:
@@ -48,25 +56,16 @@ def run(
 
     Without days: every recorded day, or today when live.
     """
-    mode: Mode = context.in_force(mode=None if live is None else "live" if live else "recorded").mode
+    mode: Mode = context.current_settings(mode=None if live is None else "live" if live else "recorded").mode
     if full_refresh and mode != "live":
-        raise AtlasError("Only a live source can be asked for everything: --full-refresh goes with --live.", usage=True)
-    wanted = _wanted(partition, since, until)
-    work = [(source, _days(source, mode, wanted)) for source in project.find_sources(sources or [])]
-    if mode == "live" and not any(days for _, days in work):
-        begin = "; ".join(f"{source.name} on {source.start_date}" for source, _ in work)
-        raise AtlasError(f"No source can be asked for these days. They begin: {begin}.", usage=True)
-    if not any(days for _, days in work):
-        there = "; ".join(
-            f"{source.name}: {', '.join(map(str, recording.days(source))) or 'none'}" for source, _ in work
-        )
-        raise AtlasError(f"Nothing is recorded for these days. Recorded are {there}. Use --live for today.", usage=True)
+        raise AtlasError("A recording is always read whole: --full-refresh goes with --live.", usage=True)
+    work = _work(project.find_sources(sources or []), mode, _day_range(partition, since, until))
     with context.warehouse() as warehouse, show.reporting() as reporter:
-        from pipelines.cli import execute  # Dagster takes seconds to import
+        from pipelines.cli import dagster_runs  # Dagster takes seconds to import
 
-        execute.run(
+        dagster_runs.run(
             warehouse,
-            context.in_force(),
+            context.current_settings(),
             work,
             mode=mode,
             full=full,
@@ -75,7 +74,7 @@ def run(
             notify=reporter,
         )
         rows = _row_counts(warehouse, [source for source, _ in work])
-    _tell_what_stays([source for source, _ in work])
+    _warn_without_selects([source for source, _ in work])
     if json:
         show.as_json({"runs": [show.run_as_dict(each) for each in reporter.runs], "rows": rows})
     else:
@@ -85,24 +84,24 @@ def run(
 
 
 def land(
-    stream: Annotated[str, typer.Argument(help="What the payloads are: domain/source, or domain/source.kind.")],
+    stream: Annotated[str, typer.Argument(help="Stream of the payloads: domain/source, or domain/source.kind.")],
     files: Annotated[Path, typer.Option("--from", help="File or folder: NDJSON or JSON, .gz and .zst too.")],
     partition: Day = None,
     json: AsJson = False,
 ) -> None:
-    """Land payloads from files, through the same door as fetched ones."""
+    """Land payloads from files, exactly as fetched ones are landed."""
     source, kind = project.find_stream(stream)
     window = _window(partition) if partition else None
     if window and window.day < source.start_date:
-        raise AtlasError(f"{source.name} begins on {source.start_date}: {window.key} is no day of it.", usage=True)
+        raise AtlasError(f"{source.name} begins on {source.start_date}; {window.key} is before that.", usage=True)
     intake = brought.intake(source, kind, files, window)
     day = window.key if window else datetime.now(UTC).date().isoformat()
     with context.warehouse() as warehouse, show.reporting() as reporter:
         land_intake(warehouse, source, day, nullcontext(intake), notify=reporter)
-        waiting = transforms.pending_partitions(warehouse, source)
-    if waiting:
-        show.err.print(f"To take it into the tables: atlas transform {source.name}", highlight=False)
-    _tell_what_stays([source])
+        pending = transforms.pending_partitions(warehouse, source)
+    if pending:
+        show.err.print(f"To apply it to the tables, run: atlas transform {source.name}", highlight=False)
+    _warn_without_selects([source])
     _end(reporter.runs, json)
 
 
@@ -112,7 +111,7 @@ def transform(
     full: Full = False,
     json: AsJson = False,
 ) -> None:
-    """Take what waits in staging into the tables: every partition that has news, or one."""
+    """Apply pending payloads to the tables: of every partition that has any, or of one."""
     with context.warehouse() as warehouse, show.reporting() as reporter:
         chosen = project.find_sources(sources)
         for source in chosen:
@@ -121,50 +120,23 @@ def transform(
             days = [_window(partition).key] if partition else _transformable(warehouse, source, full)
             for day in days:
                 transforms.transform(warehouse, source, day, full=full, notify=reporter)
-    _tell_what_stays(chosen)
+    _warn_without_selects(chosen)
     _end(reporter.runs, json)
 
 
-def runs(
-    stream: Annotated[
-        str | None, typer.Argument(help="Only this source, domain/source, or all of a domain.", metavar="[SOURCE]")
-    ] = None,
-    limit: Annotated[int, typer.Option(min=1, help="How many, newest first.")] = 20,
-    json: AsJson = False,
-) -> None:
-    """Show the ledger: what was landed and transformed, and how it ended."""
-    wanted = None
-    if stream:
-        wanted = [stream, *(source.name for source in project.find_sources([stream]))]
-    with context.warehouse() as warehouse, warehouse.connect() as connection:
-        rows = connection.execute(
-            """
-            select fetch_run_id, stream, kind, partition_key, status, started_at, ended_at, fetched, created, updated,
-                unchanged, deleted, quarantined, duplicates, stats, error_text
-            from ops.fetch_runs
-            where %(wanted)s::text[] is null or stream = any(%(wanted)s)
-            order by fetch_run_id desc limit %(limit)s
-            """,
-            {"wanted": wanted, "limit": limit},
-        ).fetchall()
-    if json:
-        show.as_json(rows)
-        return
-    show.ledger("Ledger, newest first", rows, ids=True)
-
-
 def _window(text: str) -> Window:
+    """The day that a text names. Raises AtlasError for a text that is not a day, or a day in the future."""
     try:
         window = Window.of(text)
     except ValueError:
-        raise AtlasError(f"{text!r} is no day. Write it as YYYY-MM-DD.", usage=True) from None
+        raise AtlasError(f"{text!r} is not a day. Write it as YYYY-MM-DD.", usage=True) from None
     if window.day > datetime.now(UTC).date():
-        raise AtlasError(f"{text} has not come yet.", usage=True)
+        raise AtlasError(f"{text} is in the future.", usage=True)
     return window
 
 
-def _wanted(partition: str | None, since: str | None, until: str | None) -> Wanted | None:
-    """The first and last day that were asked for, either of them open; None if none was named."""
+def _day_range(partition: str | None, since: str | None, until: str | None) -> DayRange | None:
+    """The days that the options name; None if they name none."""
     if partition and (since or until):
         raise AtlasError("Give either --partition or --from and --to.", usage=True)
     if partition:
@@ -177,8 +149,22 @@ def _wanted(partition: str | None, since: str | None, until: str | None) -> Want
     return first, last
 
 
-def _days(source: Source, mode: Mode, wanted: Wanted | None) -> list[date]:
-    """The days a source is to be run for: of its recordings, or up to today when live."""
+def _work(sources: list[Source], mode: Mode, wanted: DayRange | None) -> Work:
+    """The days to run for each source. Raises AtlasError where there is not a single one."""
+    work = [(source, _days(source, mode, wanted)) for source in sources]
+    if any(days for _, days in work):
+        return work
+    if mode == "live":
+        begin = "; ".join(f"{source.name} on {source.start_date}" for source in sources)
+        raise AtlasError(f"No source has data for these days. They begin: {begin}.", usage=True)
+    recorded = "; ".join(
+        f"{source.name}: {', '.join(map(str, recording.days(source))) or 'none'}" for source in sources
+    )
+    raise AtlasError(f"Nothing is recorded for these days. Recorded are {recorded}. Use --live for today.", usage=True)
+
+
+def _days(source: Source, mode: Mode, wanted: DayRange | None) -> list[date]:
+    """The days to run for a source: those of its recordings, or, live, those up to today."""
     today = datetime.now(UTC).date()
     first, last = wanted or ((None, None) if mode == "recorded" else (today, today))
     first, last = max(first or source.start_date, source.start_date), min(last or today, today)
@@ -188,6 +174,7 @@ def _days(source: Source, mode: Mode, wanted: Wanted | None) -> list[date]:
 
 
 def _transformable(warehouse: Warehouse, source: Source, full: bool) -> list[str]:
+    """The partitions with pending payloads; with `full`, all that have a latest version."""
     if not full:
         return transforms.pending_partitions(warehouse, source)
     with warehouse.connect() as connection:
@@ -199,8 +186,7 @@ def _transformable(warehouse: Warehouse, source: Source, full: bool) -> list[str
 
 
 def _row_counts(warehouse: Warehouse, sources: Iterable[Source]) -> dict[str, int]:
-    from psycopg import sql
-
+    """How many rows each table of the sources has."""
     tables = sorted({select.table.fullname for source in sources for select in project.selects(source.name)})
     counts = {}
     with warehouse.connect() as connection:
@@ -211,7 +197,7 @@ def _row_counts(warehouse: Warehouse, sources: Iterable[Source]) -> dict[str, in
     return counts
 
 
-def _tell_what_stays(sources: Iterable[Source]) -> None:
+def _warn_without_selects(sources: Iterable[Source]) -> None:
     for source in sources:
         if not project.selects(source.name):
             show.err.print(str(project.without_selects(source.name)), highlight=False, markup=False)
