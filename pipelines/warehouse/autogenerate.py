@@ -14,16 +14,18 @@ from collections.abc import Iterable
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from alembic import command
 from alembic.autogenerate import renderers
 from alembic.autogenerate.api import AutogenContext
+from alembic.ddl.postgresql import PostgresqlImpl
 from alembic.operations import ops
 from alembic.runtime.plugins import Plugin
 from alembic.script import Script, ScriptDirectory
 from alembic.util import DispatchPriority, PriorityDispatchResult
 from psycopg import sql
-from sqlalchemy import CheckConstraint, Connection, MetaData, Table, text
+from sqlalchemy import CheckConstraint, ClauseElement, Connection, MetaData, Table, text
 from sqlalchemy.exc import ProgrammingError
 
 from pipelines.errors import AtlasError
@@ -33,7 +35,7 @@ from pipelines.warehouse.database import Warehouse
 ID_LENGTH = 32
 """Length of alembic_version.version_num."""
 
-SCHEMAS = "select nspname, obj_description(oid, 'pg_namespace') from pg_namespace"
+SCHEMAS = "select nspname, obj_description(oid, 'pg_namespace') from pg_namespace order by nspname"
 SEQUENCES = """
 select format('%s.%s', n.nspname, c.relname) from pg_class c join pg_namespace n on n.oid = c.relnamespace
 where c.relkind = 'S' and n.nspname = any(:schemas)
@@ -118,9 +120,25 @@ class Statements(ops.MigrateOperation):
 
 @renderers.dispatch_for(Statements)
 def _render(_: AutogenContext, operation: Statements) -> list[str]:
-    # Alembic reads `:name` as a parameter.
-    escaped = [re.sub(r"(?<![:\w\\]):(?=\w)", r"\:", each) for each in operation.upgrade]
-    return [f"op.execute({each!r})" for each in escaped]
+    return [f"op.execute({_without_parameters(each)!r})" for each in operation.upgrade]
+
+
+class Renderer(PostgresqlImpl):
+    """Writes SQL texts so that they mean in a migration what they mean in a declaration.
+
+    Alembic uses the newest subclass of its implementation for a dialect.
+    """
+
+    __dialect__ = "postgresql"
+
+    def render_ddl_sql_expr(self, expr: ClauseElement, is_server_default: bool = False, **options: Any) -> str:
+        rendered = super().render_ddl_sql_expr(expr, is_server_default, **options)
+        return _without_parameters(rendered.replace("%%", "%"))  # doubled for the driver
+
+
+def _without_parameters(statement: str) -> str:
+    """Escapes the colon of `:name`, which SQLAlchemy takes for a parameter."""
+    return re.sub(r"(?<![:\w\\]):(?=\w)", r"\:", statement)
 
 
 def setup(plugin: Plugin) -> None:
@@ -156,7 +174,7 @@ def _compare_removed_schemas(
     connection, metadata = _compared(context)
     for name in sorted(_sequences(connection, schemas) - _declared_sequences(metadata)):
         upgrade_ops.ops.append(Statements([f"drop sequence {name}"], [f"create sequence {name}"]))
-    for name, comment in sorted(connection.execute(text(SCHEMAS)).tuples()):
+    for name, comment in connection.execute(text(SCHEMAS)):
         if name in schemas and name not in metadata.info["schemas"]:
             upgrade_ops.ops.append(
                 Statements([f"drop schema {name}"], [f"create schema {name}", _comment(name, comment)])
