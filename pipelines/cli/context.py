@@ -37,7 +37,7 @@ def warehouse() -> Iterator[Warehouse]:
     """
     settings = in_force()
     name_strangers()
-    with database.opened(settings) as opened:
+    with database.open_warehouse(settings) as opened:
         if settings.database_url is None:
             migrate.ensure(opened, project.objects())
         else:

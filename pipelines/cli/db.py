@@ -20,7 +20,7 @@ app = typer.Typer(help="The database itself: migrate, status, revision, ensure, 
 def migrate(json: AsJson = False) -> None:
     """Apply pending migrations, and functions and views whose text changed."""
     settings = context.in_force()
-    with database.opened(settings) as warehouse:
+    with database.open_warehouse(settings) as warehouse:
         apply = schema.ensure if settings.database_url is None else schema.migrate
         applied = apply(warehouse, project.objects())
     if json:
@@ -32,7 +32,7 @@ def migrate(json: AsJson = False) -> None:
 @app.command()
 def status(json: AsJson = False) -> None:
     """Show the database's address, its revision, and what `migrate` would apply. Exit code 3 if anything."""
-    with database.opened(context.in_force()) as warehouse:
+    with database.open_warehouse(context.in_force()) as warehouse:
         exists = warehouse.database in warehouse.databases()
         current = schema.current(warehouse) if exists else None
         pending = schema.pending(warehouse, project.objects()) if exists else schema.everything(project.objects())
@@ -65,7 +65,7 @@ def revision(
     json: AsJson = False,
 ) -> None:
     """Write a migration of what the declared tables and the database differ in. Applies nothing."""
-    with database.opened(context.in_force()) as warehouse:
+    with database.open_warehouse(context.in_force()) as warehouse:
         written = autogenerate.write(warehouse, message)
     if json:
         show.as_json({"written": written})
@@ -78,7 +78,7 @@ def revision(
 @app.command()
 def ensure(json: AsJson = False) -> None:
     """Create the database where it is missing, and bring it to the newest revision."""
-    with database.opened(context.in_force()) as warehouse:
+    with database.open_warehouse(context.in_force()) as warehouse:
         applied = schema.ensure(warehouse, project.objects())
     if json:
         show.as_json({"applied": applied, "revision": schema.head()})
@@ -92,7 +92,7 @@ def drop(
     json: AsJson = False,
 ) -> None:
     """Drop the warehouse and Dagster's database beside it, with all they hold. Asks first."""
-    with database.opened(context.in_force()) as warehouse:
+    with database.open_warehouse(context.in_force()) as warehouse:
         names = [warehouse.database, str(warehouse.dagster_url.database)]
         there = [name for name in names if name in warehouse.databases()]
         if there and not yes:

@@ -131,8 +131,10 @@ class Renderer(PostgresqlImpl):
 
     __dialect__ = "postgresql"
 
-    def render_ddl_sql_expr(self, expr: ClauseElement, is_server_default: bool = False, **options: Any) -> str:
-        rendered = super().render_ddl_sql_expr(expr, is_server_default, **options)
+    def render_ddl_sql_expr(
+        self, expr: ClauseElement, is_server_default: bool = False, is_index: bool = False, **options: Any
+    ) -> str:
+        rendered = super().render_ddl_sql_expr(expr, is_server_default, is_index, **options)
         return _without_parameters(rendered.replace("%%", "%"))  # doubled for the driver
 
 

@@ -30,7 +30,7 @@ from pipelines import project
 from pipelines.errors import AtlasError
 from pipelines.warehouse import autogenerate, declare, migrate
 from pipelines.warehouse.database import Warehouse
-from pipelines.warehouse.declare import domain_schema, limited, one_of
+from pipelines.warehouse.declare import declare_schema, limited_text, one_of
 
 COMMENT = "Toys: theirs, 50% of them"
 
@@ -93,12 +93,12 @@ def toys(
     """Declares a toy domain. columns: of its table, beyond the usual ones; more: declares what else there is."""
     metadata = MetaData(naming_convention=declare.metadata.naming_convention)
     monkeypatch.setattr(declare, "metadata", metadata)
-    domain_schema("toys", comment)
+    declare_schema("toys", comment)
     Table(
         "toys",
         metadata,
         Column("toy_id", BigInteger, Identity(always=True), primary_key=True, comment="Number of the toy"),
-        *limited("name", 50, comment="As its owner calls it"),
+        *limited_text("name", 50, comment="As its owner calls it"),
         Column("kind", Text, nullable=False, comment="What it is"),
         one_of("kind", kinds),
         Column("weight", Integer, server_default=text(default), comment="In grams"),
@@ -112,7 +112,8 @@ def toys(
 
 def shelf(metadata: MetaData) -> None:
     """Declares another domain, with a table that has what is hard to render."""
-    domain_schema("shelf", "What is on the shelf")
+    declare_schema("shelf", "What is on the shelf")
+    numbers(metadata)
     Table(
         "parts",
         metadata,
@@ -144,7 +145,7 @@ CHANGES: dict[str, tuple[dict[str, Any], list[str]]] = {
         ['sa.Column("owner", postgresql.JSONB(astext_type=sa.Text()), nullable=True, comment="Whose it is")'],
     ),
     "new check of a new column": (
-        {"columns": lambda: limited("owner", 9, comment="Whose it is"), "weight": "weight > length(owner)"},
+        {"columns": lambda: limited_text("owner", 9, comment="Whose it is"), "weight": "weight > length(owner)"},
         ["create_check_constraint(", "length(owner) <= 9", "weight > length(owner)"],
     ),
     "new index": ({"columns": lambda: [Index(None, "kind", "weight")]}, ['create_index(op.f("toys_kind_weight_idx")']),
@@ -188,7 +189,7 @@ def test_what_is_no_longer_declared_is_dropped(
     with warehouse.connect() as connection:
         connection.execute("create schema theirs create table theirs (id bigint)")
     with_theirs = dump(warehouse)
-    toys(monkeypatch, columns=lambda: [Index(None, "kind")], more=lambda metadata: (shelf(metadata), numbers(metadata)))
+    toys(monkeypatch, columns=lambda: [Index(None, "kind")], more=shelf)
     written(warehouse, "More")
     migrate.migrate(warehouse, ())
     toys(monkeypatch)
