@@ -13,7 +13,7 @@ STRICTLY := 'error,ignore:Property `ScheduleDefinition.environment_vars`'
 
 HISTORIES ?= 10000
 
-.PHONY: help install run ui test test-histories test-faults bench lint lock clean db-migrate db-status db-ensure db-drop db-shell
+.PHONY: help install run ui test test-histories test-faults bench lint lock clean db-migrate db-apply db-status db-check db-ensure db-drop db-shell
 
 help: ## what can be made
 	@grep -hE '^[a-z -]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\n\t/'
@@ -61,7 +61,7 @@ lock: ## write the lock file anew from pyproject.toml
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --extra dev --generate-hashes \
 		--no-emit-index-url --no-header pyproject.toml --output-file requirements.lock
 
-db-migrate db-status db-ensure db-drop db-shell: install ## the database itself
+db-migrate db-apply db-status db-check db-ensure db-drop db-shell: install ## the database itself
 	$(ATLAS) db $(@:db-%=%)
 
 clean: ## remove the environment; the warehouse in .atlas stays

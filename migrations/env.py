@@ -1,16 +1,19 @@
-"""How Alembic runs: on the connection it is handed, in one transaction, comparing with the tables of every domain."""
+"""How Alembic runs: on the connection it is given, in one transaction, comparing with the tables of every domain."""
 
 from alembic import context
 
 from pipelines import project
-from pipelines.warehouse.declare import metadata
+from pipelines.warehouse import autogenerate, declare
 
 project.load_tables()
+schemas = autogenerate.managed_schemas(declare.metadata, context.script)
 context.configure(
     connection=context.config.attributes["connection"],
-    target_metadata=metadata,
+    target_metadata=declare.metadata,
     include_schemas=True,
-    include_name=lambda name, kind, _: kind != "schema" or name in {table.schema for table in metadata.tables.values()},
+    include_name=lambda name, kind, _: kind != "schema" or name in schemas,
+    autogenerate_plugins=["alembic.autogenerate.*", "alembic.ext.checkconstraint_byname", "atlas"],
+    compare_server_default=True,
     transaction_per_migration=False,
 )
 with context.begin_transaction():

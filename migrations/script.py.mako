@@ -1,11 +1,12 @@
-"""${message}
-
-Revision: ${up_revision}, after ${down_revision or "nothing"}
-"""
+<%!
+def body(text):
+    """The operations without Alembic's own comments."""
+    return "\n".join(line for line in text.splitlines() if not line.lstrip().startswith("# ###")).strip() or "pass"
+%>\
+"""${message}"""
 
 import sqlalchemy as sa
 from alembic import op
-
 ${imports if imports else ""}
 revision = ${repr(up_revision)}
 down_revision = ${repr(down_revision)}
@@ -14,8 +15,8 @@ depends_on = None
 
 
 def upgrade() -> None:
-    ${upgrades if upgrades else "pass"}
+    ${body(upgrades or "")}
 
 
 def downgrade() -> None:
-    ${downgrades if downgrades else "pass"}
+    ${body(downgrades or "")}

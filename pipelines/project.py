@@ -18,7 +18,7 @@ from sqlalchemy import Table
 
 from pipelines.errors import AtlasError
 from pipelines.source import Source
-from pipelines.warehouse.declare import domain_schema, metadata
+from pipelines.warehouse.declare import declare_schema, metadata
 from pipelines.warehouse.objects import DECLARED, SqlObject, view
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -81,7 +81,7 @@ def load_tables() -> None:
     for domain in domains():
         importlib.import_module(f"assets.{domain}.tables")
     importlib.import_module("pipelines.warehouse.trace_view").declare()
-    marts = domain_schema("marts", "What analysts read: views over the domains")
+    marts = declare_schema("marts", "What analysts read: views over the domains")
     for path in sorted((SQL / "marts").glob("*.sql")):
         file = SqlFile.read(path)
         view(f"{marts}.{file.name}", file.text, file.sentence)

@@ -778,7 +778,7 @@ from pipelines.warehouse import database
 source = project.sources()["catalog/example"]
 found = {"root": str(project.ROOT), "sources": list(project.sources()), "runs": []}
 found["assets"] = [key.to_user_string() for key in defs.resolve_asset_graph().get_all_asset_keys()]
-with database.opened(settings.load()) as warehouse:
+with database.open_warehouse(settings.load()) as warehouse:
     for day in recording.days(source):
         opened = extract.opened(warehouse, source, Window(day), "recorded")
         runs = [land.land_intake(warehouse, source, str(day), opened)]

@@ -1,4 +1,4 @@
-"""The tables of the catalogue: models, their versions and files, media, workflows and prompts, and the tags on them."""
+"""Tables of the catalogue: models, their versions and files, images, workflows, prompts, and their tags."""
 
 from sqlalchemy import BigInteger, CheckConstraint, Column, ForeignKey, Index, Integer, Numeric, Table, Text
 from sqlalchemy.dialects.postgresql import JSONB, UUID
@@ -6,8 +6,8 @@ from sqlalchemy.dialects.postgresql import JSONB, UUID
 from pipelines.warehouse.declare import (
     Timestamp,
     created_column,
-    domain_schema,
-    limited,
+    declare_schema,
+    limited_text,
     metadata,
     one_of,
     record_column,
@@ -15,7 +15,7 @@ from pipelines.warehouse.declare import (
     updated_column,
 )
 
-SCHEMA = domain_schema("catalog", "Models and media: what exists, where it is published, what it was made with")
+SCHEMA = declare_schema("catalog", "Models and media: what exists, where it is published, how it was made")
 
 MODEL_TYPES = (
     "Checkpoint",
@@ -44,7 +44,7 @@ def _source(*, nullable: bool = False) -> Column[object]:
         ForeignKey("ops.sources.source_id"),
         nullable=nullable,
         index=True,
-        comment="Source that published it",
+        comment="Source that publishes it",
     )
 
 
@@ -56,18 +56,18 @@ def _parent(column: str, target: str, comment: str, *, nullable: bool = False) -
 
 
 def _external_id() -> tuple[Column[object], CheckConstraint]:
-    return limited("external_id", 255, nullable=False, comment="The source's own id")
+    return limited_text("external_id", 255, nullable=False, comment="The source's own id")
 
 
 def _metadata() -> Column[object]:
-    return Column("metadata", JSONB, comment="What the source says beyond the columns, as it says it")
+    return Column("metadata", JSONB, comment="Further fields of the payload, as the source sends them")
 
 
 def _sha256() -> tuple[Column[object], CheckConstraint]:
     return Column(
         "sha256",
         Text,
-        comment="Of the file's content, 64 lower hex digits",
+        comment="sha256 of the file's content, lower hex",
     ), CheckConstraint("sha256 ~ '^[0-9a-f]{64}$'", name="sha256")
 
 
@@ -78,18 +78,18 @@ models = Table(
     record_column(),
     _source(),
     *_external_id(),
-    *limited("name", 500, nullable=False, comment="As its publisher calls it"),
+    *limited_text("name", 500, nullable=False, comment="Name as published"),
     Column(
         "type",
         Text,
         nullable=False,
-        comment="Unknown ones are Other; raw has the original",
+        comment="Type of model; unknown ones are Other, raw has the original",
     ),
     one_of("type", MODEL_TYPES),
-    Column("description", Text, comment="As published, HTML or Markdown"),
-    Column("nsfw_rating", Text, nullable=False, comment="Over all sources alike"),
+    Column("description", Text, comment="Description as published, HTML or Markdown"),
+    Column("nsfw_rating", Text, nullable=False, comment="Rating on one scale for all sources"),
     one_of("nsfw_rating", RATINGS),
-    Column("raw", JSONB, nullable=False, comment="The payload less the parts that became rows of their own"),
+    Column("raw", JSONB, nullable=False, comment="The payload without the parts that are rows of other tables"),
     created_column(),
     updated_column(),
     unique("source_id", "external_id"),
@@ -97,7 +97,7 @@ models = Table(
     Index(None, "created_at"),
     Index(None, "raw", postgresql_using="gin", postgresql_ops={"raw": "jsonb_path_ops"}),
     schema=SCHEMA,
-    comment="One row a model of a source",
+    comment="One row per model of a source",
 )
 
 model_versions = Table(
@@ -107,14 +107,16 @@ model_versions = Table(
     record_column(),
     _parent("model_id", "models.model_id", "Model it is a version of"),
     *_external_id(),
-    *limited("version_label", 255, nullable=False, comment="As published; repeated labels of a model are suffixed"),
-    Column("published_at", Timestamp, comment="When its publisher released it"),
-    Column("checksum", Text, comment="sha256 of its primary file, where the source gives it"),
+    *limited_text(
+        "version_label", 255, nullable=False, comment="Label as published; labels that a model repeats get a suffix"
+    ),
+    Column("published_at", Timestamp, comment="When it was published"),
+    Column("checksum", Text, comment="sha256 of its primary file, if the source states it"),
     _metadata(),
     created_column(),
     unique("model_id", "version_label"),
     schema=SCHEMA,
-    comment="One row a version of a model",
+    comment="One row per version of a model",
 )
 
 tags = Table(
@@ -122,14 +124,16 @@ tags = Table(
     metadata,
     _key("tag_id", "ops.key(source, normalized name)"),
     _source(nullable=True),
-    *limited("name", 255, nullable=False, comment="Readable form; the spelling used is on the row that links it"),
-    *limited("normalized_name", 255, nullable=False, index=True, comment="ops.tag_name(name)"),
-    Column("category", Text, comment="The source's own class of tag"),
+    *limited_text(
+        "name", 255, nullable=False, comment="Readable form; the spelling used is in the table that links it"
+    ),
+    *limited_text("normalized_name", 255, nullable=False, index=True, comment="ops.tag_name(name)"),
+    Column("category", Text, comment="Category by the source"),
     created_column(),
     record_column(nullable=True),
     unique("normalized_name", "source_id", nulls_not_distinct=True),
     schema=SCHEMA,
-    comment="One row a tag of a source, shared by all that carry it; owned by the tag's own record where there is one",
+    comment="One row per tag of a source, shared by what is tagged; owned by a record of the tag, if there is one",
 )
 
 model_tags = Table(
@@ -152,9 +156,9 @@ model_tags = Table(
         comment="Tag",
     ),
     record_column(),
-    Column("spelling", Text, comment="The tag as this model spells it"),
+    Column("spelling", Text, comment="The tag as spelled on this model"),
     schema=SCHEMA,
-    comment="One row a tag on a model",
+    comment="One row per model and tag",
 )
 
 model_stats = Table(
@@ -167,20 +171,20 @@ model_stats = Table(
         primary_key=True,
         comment="Model",
     ),
-    Column("observed_at", Timestamp, primary_key=True, comment="When the source said so"),
+    Column("observed_at", Timestamp, primary_key=True, comment="When the counters were received"),
     record_column(),
-    Column("downloads", BigInteger, comment="As the source counts them"),
-    Column("likes", BigInteger, comment="Likes, thumbs up"),
-    Column("rating", Numeric, comment="Mean rating, where the source has one"),
+    Column("downloads", BigInteger, comment="Downloads as the source counts them"),
+    Column("likes", BigInteger, comment="Likes"),
+    Column("rating", Numeric, comment="Mean rating, if the source has one"),
     _metadata(),
     schema=SCHEMA,
-    comment="One row a model and time at which its counters had changed",
+    comment="One row per model and time at which its counters changed",
 )
 
 artifacts = Table(
     "artifacts",
     metadata,
-    _key("artifact_id", "ops.key of its version's key parts and the file"),
+    _key("artifact_id", "ops.key(source, model or version, file)"),
     record_column(),
     _parent("model_version_id", "model_versions.model_version_id", "Version it belongs to"),
     *_external_id(),
@@ -188,23 +192,23 @@ artifacts = Table(
         "kind",
         Text,
         nullable=False,
-        comment="Unknown ones are Other; metadata has the original",
+        comment="Kind of file; unknown ones are Other, metadata has the original",
     ),
     one_of("kind", ARTIFACT_KINDS),
-    *limited("file_name", 500, nullable=False, comment="As published"),
+    *limited_text("file_name", 500, nullable=False, comment="File name as published"),
     Column(
         "size_bytes",
         BigInteger,
-        comment="As the source states it, rounded to bytes",
+        comment="Size as the source states it, in bytes",
     ),
     CheckConstraint("size_bytes >= 0", name="size_bytes"),
     *_sha256(),
-    *limited("url", 1000, comment="Where it can be downloaded"),
+    *limited_text("url", 1000, comment="Address of the download"),
     _metadata(),
     created_column(),
     Index(None, "sha256", postgresql_using="hash"),
     schema=SCHEMA,
-    comment="One row a file of a model version; the same content twice in one version is one row",
+    comment="One row per file of a model version; files of one version with equal content are one row",
 )
 
 images = Table(
@@ -213,23 +217,28 @@ images = Table(
     _key("image_id", "ops.key(source, image)"),
     record_column(),
     _source(),
-    _parent("model_id", "models.model_id", "Model it shows, where the source names it", nullable=True),
-    _parent("model_version_id", "model_versions.model_version_id", "Version it shows", nullable=True),
+    _parent("model_id", "models.model_id", "Model that made it, if the source names it", nullable=True),
+    _parent(
+        "model_version_id",
+        "model_versions.model_version_id",
+        "Version that made it, if the source names it",
+        nullable=True,
+    ),
     *_external_id(),
     *_sha256(),
     Column(
         "md5",
         Text,
-        comment="Of the file's content, 32 lower hex digits",
+        comment="md5 of the file's content, lower hex",
     ),
     CheckConstraint("md5 ~ '^[0-9a-f]{32}$'", name="md5"),
-    Column("preview_url", Text, comment="A smaller rendering"),
-    Column("url", Text, comment="The image itself"),
-    Column("width", Integer, comment="Pixels"),
+    Column("preview_url", Text, comment="Address of a smaller rendering"),
+    Column("url", Text, comment="Address of the image"),
+    Column("width", Integer, comment="In pixels"),
     CheckConstraint("width > 0", name="width"),
-    Column("height", Integer, comment="Pixels"),
+    Column("height", Integer, comment="In pixels"),
     CheckConstraint("height > 0", name="height"),
-    Column("rating", Text, nullable=False, comment="Over all sources alike"),
+    Column("rating", Text, nullable=False, comment="Rating on one scale for all sources"),
     one_of("rating", RATINGS),
     _metadata(),
     created_column(),
@@ -237,7 +246,7 @@ images = Table(
     unique("source_id", "external_id"),
     Index(None, "sha256", postgresql_using="hash"),
     schema=SCHEMA,
-    comment="One row an image of a source",
+    comment="One row per image of a source",
 )
 
 image_tags = Table(
@@ -260,9 +269,9 @@ image_tags = Table(
         comment="Tag",
     ),
     record_column(),
-    Column("spelling", Text, comment="The tag as this image spells it"),
+    Column("spelling", Text, comment="The tag as spelled on this image"),
     schema=SCHEMA,
-    comment="One row a tag on an image",
+    comment="One row per image and tag",
 )
 
 workflows = Table(
@@ -272,15 +281,15 @@ workflows = Table(
     record_column(),
     _source(),
     *_external_id(),
-    *limited("title", 500, comment="Its own title, else its file's name"),
+    *limited_text("title", 500, comment="Title, else the name of the file"),
     Column(
-        "graph", JSONB, nullable=False, comment="The graph, UI format (nodes, links) or API format (numbered nodes)"
+        "graph", JSONB, nullable=False, comment="The graph, in UI format (nodes, links) or API format (numbered nodes)"
     ),
     Column(
         "nodes_count",
         Integer,
         nullable=False,
-        comment="Top-level nodes",
+        comment="Number of top-level nodes",
     ),
     CheckConstraint("nodes_count >= 0", name="nodes_count"),
     created_column(),
@@ -288,23 +297,23 @@ workflows = Table(
     unique("source_id", "external_id"),
     Index(None, "graph", postgresql_using="gin", postgresql_ops={"graph": "jsonb_path_ops"}),
     schema=SCHEMA,
-    comment="One row a workflow graph",
+    comment="One row per workflow",
 )
 
 prompts = Table(
     "prompts",
     metadata,
-    _key("prompt_id", "ops.key of the place it was found in"),
+    _key("prompt_id", "ops.key of where it was found: an image, a node of a workflow, a model"),
     record_column(),
     _source(),
     _parent("model_id", "models.model_id", "Model it was written for", nullable=True),
     _parent("model_version_id", "model_versions.model_version_id", "Version it was written for", nullable=True),
     _parent("workflow_id", "workflows.workflow_id", "Workflow it is part of", nullable=True),
-    _parent("image_id", "images.image_id", "Image it made", nullable=True),
+    _parent("image_id", "images.image_id", "Image that was made with it", nullable=True),
     Column("text", Text, nullable=False, comment="The prompt"),
-    Column("negative_text", Text, comment="What the image should not show"),
+    Column("negative_text", Text, comment="The negative prompt"),
     _metadata(),
     created_column(),
     schema=SCHEMA,
-    comment="One row a prompt, from image metadata or from a text-encoder node",
+    comment="One row per prompt, from image metadata or from a text-encoder node",
 )

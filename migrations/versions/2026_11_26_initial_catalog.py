@@ -12,9 +12,7 @@ depends_on = None
 
 def upgrade() -> None:
     op.execute("create schema catalog")
-    op.execute(
-        "comment on schema catalog is 'Models and media: what exists, where it is published, what it was made with'"
-    )
+    op.execute("comment on schema catalog is 'Models and media: what exists, where it is published, how it was made'")
 
     op.create_table(
         "models",
@@ -23,19 +21,21 @@ def upgrade() -> None:
             "record_id",
             sa.UUID(),
             nullable=False,
-            comment="Record (stream, external id) the row was derived from; staging.versions holds its proof",
+            comment="Record that the row is derived from; its versions are in staging.versions",
         ),
-        sa.Column("source_id", sa.UUID(), nullable=False, comment="Source that published it"),
+        sa.Column("source_id", sa.UUID(), nullable=False, comment="Source that publishes it"),
         sa.Column("external_id", sa.Text(), nullable=False, comment="The source's own id"),
-        sa.Column("name", sa.Text(), nullable=False, comment="As its publisher calls it"),
-        sa.Column("type", sa.Text(), nullable=False, comment="Unknown ones are Other; raw has the original"),
-        sa.Column("description", sa.Text(), nullable=True, comment="As published, HTML or Markdown"),
-        sa.Column("nsfw_rating", sa.Text(), nullable=False, comment="Over all sources alike"),
+        sa.Column("name", sa.Text(), nullable=False, comment="Name as published"),
+        sa.Column(
+            "type", sa.Text(), nullable=False, comment="Type of model; unknown ones are Other, raw has the original"
+        ),
+        sa.Column("description", sa.Text(), nullable=True, comment="Description as published, HTML or Markdown"),
+        sa.Column("nsfw_rating", sa.Text(), nullable=False, comment="Rating on one scale for all sources"),
         sa.Column(
             "raw",
             postgresql.JSONB(astext_type=sa.Text()),
             nullable=False,
-            comment="The payload less the parts that became rows of their own",
+            comment="The payload without the parts that are rows of other tables",
         ),
         sa.Column(
             "created_at",
@@ -71,7 +71,7 @@ def upgrade() -> None:
             postgresql_nulls_not_distinct=None,
         ),
         schema="catalog",
-        comment="One row a model of a source",
+        comment="One row per model of a source",
     )
     op.create_index(op.f("models_created_at_idx"), "models", ["created_at"], unique=False, schema="catalog")
     op.create_index(
@@ -89,12 +89,12 @@ def upgrade() -> None:
     op.create_table(
         "tags",
         sa.Column("tag_id", sa.UUID(), nullable=False, comment="ops.key(source, normalized name)"),
-        sa.Column("source_id", sa.UUID(), nullable=True, comment="Source that published it"),
+        sa.Column("source_id", sa.UUID(), nullable=True, comment="Source that publishes it"),
         sa.Column(
-            "name", sa.Text(), nullable=False, comment="Readable form; the spelling used is on the row that links it"
+            "name", sa.Text(), nullable=False, comment="Readable form; the spelling used is in the table that links it"
         ),
         sa.Column("normalized_name", sa.Text(), nullable=False, comment="ops.tag_name(name)"),
-        sa.Column("category", sa.Text(), nullable=True, comment="The source's own class of tag"),
+        sa.Column("category", sa.Text(), nullable=True, comment="Category by the source"),
         sa.Column(
             "created_at",
             postgresql.TIMESTAMP(timezone=True),
@@ -106,7 +106,7 @@ def upgrade() -> None:
             "record_id",
             sa.UUID(),
             nullable=True,
-            comment="Record (stream, external id) the row was derived from; staging.versions holds its proof; null = shared by the rows that refer to it",
+            comment="Record that the row is derived from; its versions are in staging.versions; null = shared by the rows that refer to it",
         ),
         sa.CheckConstraint("length(name) <= 255", name=op.f("tags_name_check")),
         sa.CheckConstraint("length(normalized_name) <= 255", name=op.f("tags_normalized_name_check")),
@@ -121,7 +121,7 @@ def upgrade() -> None:
             postgresql_nulls_not_distinct=True,
         ),
         schema="catalog",
-        comment="One row a tag of a source, shared by all that carry it; owned by the tag's own record where there is one",
+        comment="One row per tag of a source, shared by what is tagged; owned by a record of the tag, if there is one",
     )
     op.create_index(op.f("tags_normalized_name_idx"), "tags", ["normalized_name"], unique=False, schema="catalog")
     op.create_index(op.f("tags_record_id_idx"), "tags", ["record_id"], unique=False, schema="catalog")
@@ -133,18 +133,18 @@ def upgrade() -> None:
             "record_id",
             sa.UUID(),
             nullable=False,
-            comment="Record (stream, external id) the row was derived from; staging.versions holds its proof",
+            comment="Record that the row is derived from; its versions are in staging.versions",
         ),
-        sa.Column("source_id", sa.UUID(), nullable=False, comment="Source that published it"),
+        sa.Column("source_id", sa.UUID(), nullable=False, comment="Source that publishes it"),
         sa.Column("external_id", sa.Text(), nullable=False, comment="The source's own id"),
-        sa.Column("title", sa.Text(), nullable=True, comment="Its own title, else its file's name"),
+        sa.Column("title", sa.Text(), nullable=True, comment="Title, else the name of the file"),
         sa.Column(
             "graph",
             postgresql.JSONB(astext_type=sa.Text()),
             nullable=False,
-            comment="The graph, UI format (nodes, links) or API format (numbered nodes)",
+            comment="The graph, in UI format (nodes, links) or API format (numbered nodes)",
         ),
-        sa.Column("nodes_count", sa.Integer(), nullable=False, comment="Top-level nodes"),
+        sa.Column("nodes_count", sa.Integer(), nullable=False, comment="Number of top-level nodes"),
         sa.Column(
             "created_at",
             postgresql.TIMESTAMP(timezone=True),
@@ -173,7 +173,7 @@ def upgrade() -> None:
             postgresql_nulls_not_distinct=None,
         ),
         schema="catalog",
-        comment="One row a workflow graph",
+        comment="One row per workflow",
     )
     op.create_index(
         op.f("workflows_graph_idx"),
@@ -190,29 +190,32 @@ def upgrade() -> None:
         "model_stats",
         sa.Column("model_id", sa.UUID(), nullable=False, comment="Model"),
         sa.Column(
-            "observed_at", postgresql.TIMESTAMP(timezone=True), nullable=False, comment="When the source said so"
+            "observed_at",
+            postgresql.TIMESTAMP(timezone=True),
+            nullable=False,
+            comment="When the counters were received",
         ),
         sa.Column(
             "record_id",
             sa.UUID(),
             nullable=False,
-            comment="Record (stream, external id) the row was derived from; staging.versions holds its proof",
+            comment="Record that the row is derived from; its versions are in staging.versions",
         ),
-        sa.Column("downloads", sa.BigInteger(), nullable=True, comment="As the source counts them"),
-        sa.Column("likes", sa.BigInteger(), nullable=True, comment="Likes, thumbs up"),
-        sa.Column("rating", sa.Numeric(), nullable=True, comment="Mean rating, where the source has one"),
+        sa.Column("downloads", sa.BigInteger(), nullable=True, comment="Downloads as the source counts them"),
+        sa.Column("likes", sa.BigInteger(), nullable=True, comment="Likes"),
+        sa.Column("rating", sa.Numeric(), nullable=True, comment="Mean rating, if the source has one"),
         sa.Column(
             "metadata",
             postgresql.JSONB(astext_type=sa.Text()),
             nullable=True,
-            comment="What the source says beyond the columns, as it says it",
+            comment="Further fields of the payload, as the source sends them",
         ),
         sa.ForeignKeyConstraint(
             ["model_id"], ["catalog.models.model_id"], name=op.f("model_stats_model_id_fkey"), ondelete="CASCADE"
         ),
         sa.PrimaryKeyConstraint("model_id", "observed_at", name=op.f("model_stats_pkey")),
         schema="catalog",
-        comment="One row a model and time at which its counters had changed",
+        comment="One row per model and time at which its counters changed",
     )
     op.create_index(op.f("model_stats_record_id_idx"), "model_stats", ["record_id"], unique=False, schema="catalog")
     op.create_table(
@@ -223,9 +226,9 @@ def upgrade() -> None:
             "record_id",
             sa.UUID(),
             nullable=False,
-            comment="Record (stream, external id) the row was derived from; staging.versions holds its proof",
+            comment="Record that the row is derived from; its versions are in staging.versions",
         ),
-        sa.Column("spelling", sa.Text(), nullable=True, comment="The tag as this model spells it"),
+        sa.Column("spelling", sa.Text(), nullable=True, comment="The tag as spelled on this model"),
         sa.ForeignKeyConstraint(
             ["model_id"], ["catalog.models.model_id"], name=op.f("model_tags_model_id_fkey"), ondelete="CASCADE"
         ),
@@ -234,7 +237,7 @@ def upgrade() -> None:
         ),
         sa.PrimaryKeyConstraint("model_id", "tag_id", name=op.f("model_tags_pkey")),
         schema="catalog",
-        comment="One row a tag on a model",
+        comment="One row per model and tag",
     )
     op.create_index(op.f("model_tags_model_id_idx"), "model_tags", ["model_id"], unique=False, schema="catalog")
     op.create_index(op.f("model_tags_record_id_idx"), "model_tags", ["record_id"], unique=False, schema="catalog")
@@ -251,24 +254,23 @@ def upgrade() -> None:
             "record_id",
             sa.UUID(),
             nullable=False,
-            comment="Record (stream, external id) the row was derived from; staging.versions holds its proof",
+            comment="Record that the row is derived from; its versions are in staging.versions",
         ),
         sa.Column("model_id", sa.UUID(), nullable=False, comment="Model it is a version of"),
         sa.Column("external_id", sa.Text(), nullable=False, comment="The source's own id"),
         sa.Column(
-            "version_label", sa.Text(), nullable=False, comment="As published; repeated labels of a model are suffixed"
+            "version_label",
+            sa.Text(),
+            nullable=False,
+            comment="Label as published; labels that a model repeats get a suffix",
         ),
-        sa.Column(
-            "published_at", postgresql.TIMESTAMP(timezone=True), nullable=True, comment="When its publisher released it"
-        ),
-        sa.Column(
-            "checksum", sa.Text(), nullable=True, comment="sha256 of its primary file, where the source gives it"
-        ),
+        sa.Column("published_at", postgresql.TIMESTAMP(timezone=True), nullable=True, comment="When it was published"),
+        sa.Column("checksum", sa.Text(), nullable=True, comment="sha256 of its primary file, if the source states it"),
         sa.Column(
             "metadata",
             postgresql.JSONB(astext_type=sa.Text()),
             nullable=True,
-            comment="What the source says beyond the columns, as it says it",
+            comment="Further fields of the payload, as the source sends them",
         ),
         sa.Column(
             "created_at",
@@ -292,7 +294,7 @@ def upgrade() -> None:
             postgresql_nulls_not_distinct=None,
         ),
         schema="catalog",
-        comment="One row a version of a model",
+        comment="One row per version of a model",
     )
     op.create_index(op.f("model_versions_model_id_idx"), "model_versions", ["model_id"], unique=False, schema="catalog")
     op.create_index(
@@ -300,25 +302,27 @@ def upgrade() -> None:
     )
     op.create_table(
         "artifacts",
-        sa.Column("artifact_id", sa.UUID(), nullable=False, comment="ops.key of its version's key parts and the file"),
+        sa.Column("artifact_id", sa.UUID(), nullable=False, comment="ops.key(source, model or version, file)"),
         sa.Column(
             "record_id",
             sa.UUID(),
             nullable=False,
-            comment="Record (stream, external id) the row was derived from; staging.versions holds its proof",
+            comment="Record that the row is derived from; its versions are in staging.versions",
         ),
         sa.Column("model_version_id", sa.UUID(), nullable=False, comment="Version it belongs to"),
         sa.Column("external_id", sa.Text(), nullable=False, comment="The source's own id"),
-        sa.Column("kind", sa.Text(), nullable=False, comment="Unknown ones are Other; metadata has the original"),
-        sa.Column("file_name", sa.Text(), nullable=False, comment="As published"),
-        sa.Column("size_bytes", sa.BigInteger(), nullable=True, comment="As the source states it, rounded to bytes"),
-        sa.Column("sha256", sa.Text(), nullable=True, comment="Of the file's content, 64 lower hex digits"),
-        sa.Column("url", sa.Text(), nullable=True, comment="Where it can be downloaded"),
+        sa.Column(
+            "kind", sa.Text(), nullable=False, comment="Kind of file; unknown ones are Other, metadata has the original"
+        ),
+        sa.Column("file_name", sa.Text(), nullable=False, comment="File name as published"),
+        sa.Column("size_bytes", sa.BigInteger(), nullable=True, comment="Size as the source states it, in bytes"),
+        sa.Column("sha256", sa.Text(), nullable=True, comment="sha256 of the file's content, lower hex"),
+        sa.Column("url", sa.Text(), nullable=True, comment="Address of the download"),
         sa.Column(
             "metadata",
             postgresql.JSONB(astext_type=sa.Text()),
             nullable=True,
-            comment="What the source says beyond the columns, as it says it",
+            comment="Further fields of the payload, as the source sends them",
         ),
         sa.Column(
             "created_at",
@@ -343,7 +347,7 @@ def upgrade() -> None:
         ),
         sa.PrimaryKeyConstraint("artifact_id", name=op.f("artifacts_pkey")),
         schema="catalog",
-        comment="One row a file of a model version; the same content twice in one version is one row",
+        comment="One row per file of a model version; files of one version with equal content are one row",
     )
     op.create_index(
         op.f("artifacts_model_version_id_idx"), "artifacts", ["model_version_id"], unique=False, schema="catalog"
@@ -359,24 +363,24 @@ def upgrade() -> None:
             "record_id",
             sa.UUID(),
             nullable=False,
-            comment="Record (stream, external id) the row was derived from; staging.versions holds its proof",
+            comment="Record that the row is derived from; its versions are in staging.versions",
         ),
-        sa.Column("source_id", sa.UUID(), nullable=False, comment="Source that published it"),
-        sa.Column("model_id", sa.UUID(), nullable=True, comment="Model it shows, where the source names it"),
-        sa.Column("model_version_id", sa.UUID(), nullable=True, comment="Version it shows"),
+        sa.Column("source_id", sa.UUID(), nullable=False, comment="Source that publishes it"),
+        sa.Column("model_id", sa.UUID(), nullable=True, comment="Model that made it, if the source names it"),
+        sa.Column("model_version_id", sa.UUID(), nullable=True, comment="Version that made it, if the source names it"),
         sa.Column("external_id", sa.Text(), nullable=False, comment="The source's own id"),
-        sa.Column("sha256", sa.Text(), nullable=True, comment="Of the file's content, 64 lower hex digits"),
-        sa.Column("md5", sa.Text(), nullable=True, comment="Of the file's content, 32 lower hex digits"),
-        sa.Column("preview_url", sa.Text(), nullable=True, comment="A smaller rendering"),
-        sa.Column("url", sa.Text(), nullable=True, comment="The image itself"),
-        sa.Column("width", sa.Integer(), nullable=True, comment="Pixels"),
-        sa.Column("height", sa.Integer(), nullable=True, comment="Pixels"),
-        sa.Column("rating", sa.Text(), nullable=False, comment="Over all sources alike"),
+        sa.Column("sha256", sa.Text(), nullable=True, comment="sha256 of the file's content, lower hex"),
+        sa.Column("md5", sa.Text(), nullable=True, comment="md5 of the file's content, lower hex"),
+        sa.Column("preview_url", sa.Text(), nullable=True, comment="Address of a smaller rendering"),
+        sa.Column("url", sa.Text(), nullable=True, comment="Address of the image"),
+        sa.Column("width", sa.Integer(), nullable=True, comment="In pixels"),
+        sa.Column("height", sa.Integer(), nullable=True, comment="In pixels"),
+        sa.Column("rating", sa.Text(), nullable=False, comment="Rating on one scale for all sources"),
         sa.Column(
             "metadata",
             postgresql.JSONB(astext_type=sa.Text()),
             nullable=True,
-            comment="What the source says beyond the columns, as it says it",
+            comment="Further fields of the payload, as the source sends them",
         ),
         sa.Column(
             "created_at",
@@ -420,7 +424,7 @@ def upgrade() -> None:
             postgresql_nulls_not_distinct=None,
         ),
         schema="catalog",
-        comment="One row an image of a source",
+        comment="One row per image of a source",
     )
     op.create_index(op.f("images_model_id_idx"), "images", ["model_id"], unique=False, schema="catalog")
     op.create_index(op.f("images_model_version_id_idx"), "images", ["model_version_id"], unique=False, schema="catalog")
@@ -437,9 +441,9 @@ def upgrade() -> None:
             "record_id",
             sa.UUID(),
             nullable=False,
-            comment="Record (stream, external id) the row was derived from; staging.versions holds its proof",
+            comment="Record that the row is derived from; its versions are in staging.versions",
         ),
-        sa.Column("spelling", sa.Text(), nullable=True, comment="The tag as this image spells it"),
+        sa.Column("spelling", sa.Text(), nullable=True, comment="The tag as spelled on this image"),
         sa.ForeignKeyConstraint(
             ["image_id"], ["catalog.images.image_id"], name=op.f("image_tags_image_id_fkey"), ondelete="CASCADE"
         ),
@@ -448,32 +452,37 @@ def upgrade() -> None:
         ),
         sa.PrimaryKeyConstraint("image_id", "tag_id", name=op.f("image_tags_pkey")),
         schema="catalog",
-        comment="One row a tag on an image",
+        comment="One row per image and tag",
     )
     op.create_index(op.f("image_tags_image_id_idx"), "image_tags", ["image_id"], unique=False, schema="catalog")
     op.create_index(op.f("image_tags_record_id_idx"), "image_tags", ["record_id"], unique=False, schema="catalog")
     op.create_index(op.f("image_tags_tag_id_idx"), "image_tags", ["tag_id"], unique=False, schema="catalog")
     op.create_table(
         "prompts",
-        sa.Column("prompt_id", sa.UUID(), nullable=False, comment="ops.key of the place it was found in"),
+        sa.Column(
+            "prompt_id",
+            sa.UUID(),
+            nullable=False,
+            comment="ops.key of where it was found: an image, a node of a workflow, a model",
+        ),
         sa.Column(
             "record_id",
             sa.UUID(),
             nullable=False,
-            comment="Record (stream, external id) the row was derived from; staging.versions holds its proof",
+            comment="Record that the row is derived from; its versions are in staging.versions",
         ),
-        sa.Column("source_id", sa.UUID(), nullable=False, comment="Source that published it"),
+        sa.Column("source_id", sa.UUID(), nullable=False, comment="Source that publishes it"),
         sa.Column("model_id", sa.UUID(), nullable=True, comment="Model it was written for"),
         sa.Column("model_version_id", sa.UUID(), nullable=True, comment="Version it was written for"),
         sa.Column("workflow_id", sa.UUID(), nullable=True, comment="Workflow it is part of"),
-        sa.Column("image_id", sa.UUID(), nullable=True, comment="Image it made"),
+        sa.Column("image_id", sa.UUID(), nullable=True, comment="Image that was made with it"),
         sa.Column("text", sa.Text(), nullable=False, comment="The prompt"),
-        sa.Column("negative_text", sa.Text(), nullable=True, comment="What the image should not show"),
+        sa.Column("negative_text", sa.Text(), nullable=True, comment="The negative prompt"),
         sa.Column(
             "metadata",
             postgresql.JSONB(astext_type=sa.Text()),
             nullable=True,
-            comment="What the source says beyond the columns, as it says it",
+            comment="Further fields of the payload, as the source sends them",
         ),
         sa.Column(
             "created_at",
@@ -503,7 +512,7 @@ def upgrade() -> None:
         ),
         sa.PrimaryKeyConstraint("prompt_id", name=op.f("prompts_pkey")),
         schema="catalog",
-        comment="One row a prompt, from image metadata or from a text-encoder node",
+        comment="One row per prompt, from image metadata or from a text-encoder node",
     )
     op.create_index(op.f("prompts_image_id_idx"), "prompts", ["image_id"], unique=False, schema="catalog")
     op.create_index(op.f("prompts_model_id_idx"), "prompts", ["model_id"], unique=False, schema="catalog")

@@ -12,12 +12,12 @@ depends_on = None
 
 def upgrade() -> None:
     op.execute("create schema ops")
-    op.execute("comment on schema ops is 'The ledger of every run, the sources, and functions that SELECTs share'")
+    op.execute("comment on schema ops is 'Sources, the ledger of runs, and functions that SELECT files share'")
     op.execute(sa.schema.CreateSequence(sa.Sequence("publish_seq", schema="ops")))
     op.create_table(
         "objects",
         sa.Column(
-            "name", sa.Text(), nullable=False, comment="As SQL refers to it, a function with the types of its arguments"
+            "name", sa.Text(), nullable=False, comment="Name in SQL; for a function with the types of its arguments"
         ),
         sa.Column("kind", sa.Text(), nullable=False, comment="function or view"),
         sa.Column("digest", sa.Text(), nullable=False, comment="sha256 of the statements that created it, lower hex"),
@@ -26,51 +26,46 @@ def upgrade() -> None:
             sa.BigInteger(),
             sa.Identity(always=True),
             nullable=False,
-            comment="Order in which objects were created first",
+            comment="Order of first creation",
         ),
         sa.CheckConstraint("kind in ('function', 'view')", name=op.f("objects_kind_check")),
         sa.PrimaryKeyConstraint("name", name=op.f("objects_pkey")),
         schema="ops",
-        comment="Functions and views as created from their declarations; one whose text changes is created again",
+        comment="One row per function or view; an object is created again when its declared text changes",
     )
     op.create_table(
         "rate_limits",
-        sa.Column("host", sa.Text(), nullable=False, comment="Host and port that sources are read from"),
+        sa.Column("host", sa.Text(), nullable=False, comment="Host and port"),
         sa.Column(
             "next_request_at",
             postgresql.TIMESTAMP(timezone=True),
             server_default=sa.text("'epoch'"),
             nullable=False,
-            comment="Not to be asked before",
+            comment="No request is sent before",
         ),
         sa.Column(
             "blocked_until",
             postgresql.TIMESTAMP(timezone=True),
             server_default=sa.text("'epoch'"),
             nullable=False,
-            comment="It asked to be left alone until then",
+            comment="End of the wait that the host asked for (Retry-After)",
         ),
         sa.PrimaryKeyConstraint("host", name=op.f("rate_limits_pkey")),
         schema="ops",
-        comment="Whose turn it is: when each host may be asked next, by whichever run",
+        comment="One row per host: when the next request of any run may be sent",
     )
     op.create_table(
         "sources",
         sa.Column("source_id", sa.UUID(), nullable=False, comment="ops.key(name)"),
         sa.Column("name", sa.Text(), nullable=False, comment="domain/source"),
         sa.Column("kind", sa.Text(), nullable=False, comment="How the source is read: http, folder"),
-        sa.Column(
-            "base_url",
-            sa.Text(),
-            nullable=True,
-            comment="Where it is read when nothing else is set; never with secrets",
-        ),
+        sa.Column("base_url", sa.Text(), nullable=True, comment="Default address, without secrets"),
         sa.Column(
             "is_active",
             sa.Boolean(),
             server_default=sa.text("true"),
             nullable=False,
-            comment="Set when its connector runs",
+            comment="Whether a connector declares it; set when the connector runs",
         ),
         sa.Column(
             "created_at",
@@ -90,60 +85,62 @@ def upgrade() -> None:
             postgresql_nulls_not_distinct=None,
         ),
         schema="ops",
-        comment="One row a source, written from its declaration",
+        comment="One row per source, written from its connector",
     )
     op.create_table(
         "sql",
         sa.Column("digest", sa.Text(), nullable=False, comment="sha256 of the text, lower hex"),
-        sa.Column("path", sa.Text(), nullable=False, comment="File it was read from, below sql/"),
-        sa.Column("text", sa.Text(), nullable=False, comment="The SELECT as it was run"),
+        sa.Column("path", sa.Text(), nullable=False, comment="Path of the file, below sql/"),
+        sa.Column("text", sa.Text(), nullable=False, comment="Text of the SELECT"),
         sa.PrimaryKeyConstraint("digest", name=op.f("sql_pkey")),
         schema="ops",
-        comment="Each SELECT that ever ran, by digest",
+        comment="One row per text of a SELECT file that a run applied",
     )
     op.create_table(
         "table_digests",
         sa.Column("table_name", sa.Text(), nullable=False, comment="schema.table"),
-        sa.Column("rows", sa.BigInteger(), nullable=False, comment="How many rows it has"),
+        sa.Column("rows", sa.BigInteger(), nullable=False, comment="Number of rows"),
         sa.Column(
-            "digest", sa.BigInteger(), nullable=False, comment="Sum of the hashes of its rows, audit columns left out"
+            "digest", sa.BigInteger(), nullable=False, comment="Sum of the hashes of its rows, without audit columns"
         ),
         sa.PrimaryKeyConstraint("table_name", name=op.f("table_digests_pkey")),
         schema="ops",
-        comment="What the tables of the domains hold, kept up by each transform; its runs keep what they left behind",
+        comment="One row per table of a domain: its contents in numbers, updated by each transform",
     )
     op.create_table(
         "fetch_runs",
         sa.Column(
-            "fetch_run_id", sa.UUID(), server_default=sa.text("uuidv7()"), nullable=False, comment="Grows with time"
+            "fetch_run_id",
+            sa.UUID(),
+            server_default=sa.text("uuidv7()"),
+            nullable=False,
+            comment="UUID v7: grows with time",
         ),
         sa.Column(
             "publish_seq",
             sa.BigInteger(),
             nullable=True,
-            comment="Order in which runs became visible, drawn under the lock",
+            comment="Order in which runs were published; null = not published",
         ),
-        sa.Column("source_id", sa.UUID(), nullable=True, comment="Source of the run, if it has one"),
-        sa.Column(
-            "stream", sa.Text(), nullable=False, comment="What was landed or transformed: domain/source; or a domain"
-        ),
-        sa.Column("kind", sa.Text(), nullable=False, comment="What was done"),
-        sa.Column("asset_key", sa.Text(), nullable=False, comment="Dagster asset the run stands for"),
-        sa.Column("partition_key", sa.Text(), nullable=False, comment="Day that was landed or transformed, or all"),
-        sa.Column("dagster_run_id", sa.Text(), nullable=True, comment="Dagster run it was part of, if any"),
-        sa.Column("status", sa.Text(), nullable=False, comment="How it stands"),
+        sa.Column("source_id", sa.UUID(), nullable=True, comment="Source; null = the run is of a whole domain"),
+        sa.Column("stream", sa.Text(), nullable=False, comment="domain/source, or a domain"),
+        sa.Column("kind", sa.Text(), nullable=False, comment="Kind of run"),
+        sa.Column("asset_key", sa.Text(), nullable=False, comment="Dagster asset of the run"),
+        sa.Column("partition_key", sa.Text(), nullable=False, comment="Partition: a day, or all"),
+        sa.Column("dagster_run_id", sa.Text(), nullable=True, comment="Dagster run that executed it; null = none did"),
+        sa.Column("status", sa.Text(), nullable=False, comment="Status"),
         sa.Column(
             "started_at",
             postgresql.TIMESTAMP(timezone=True),
             server_default=sa.text("now()"),
             nullable=False,
-            comment="Opened before any work",
+            comment="When the run was opened, before it read anything",
         ),
         sa.Column(
             "ended_at",
             postgresql.TIMESTAMP(timezone=True),
             nullable=True,
-            comment="Closed, together with the data it published",
+            comment="When the run was closed, in the transaction that published its data",
         ),
         sa.Column(
             "fetched",
@@ -153,58 +150,50 @@ def upgrade() -> None:
             comment="Payloads received, or rows yielded by the SELECTs",
         ),
         sa.Column(
-            "created",
-            sa.BigInteger(),
-            server_default=sa.text("0"),
-            nullable=False,
-            comment="New records, or rows inserted",
+            "created", sa.BigInteger(), server_default=sa.text("0"), nullable=False, comment="Records or rows inserted"
         ),
         sa.Column(
-            "updated",
-            sa.BigInteger(),
-            server_default=sa.text("0"),
-            nullable=False,
-            comment="Records or rows that changed",
+            "updated", sa.BigInteger(), server_default=sa.text("0"), nullable=False, comment="Records or rows updated"
         ),
         sa.Column(
             "unchanged",
             sa.BigInteger(),
             server_default=sa.text("0"),
             nullable=False,
-            comment="Records or rows that were already there, the same",
+            comment="Records or rows that were equal already",
         ),
         sa.Column(
             "deleted",
             sa.BigInteger(),
             server_default=sa.text("0"),
             nullable=False,
-            comment="Records or rows taken away; outside the sum of the others",
+            comment="Records or rows deleted; not part of fetched",
         ),
         sa.Column(
             "quarantined",
             sa.BigInteger(),
             server_default=sa.text("0"),
             nullable=False,
-            comment="Payloads or rows that are in staging.quarantine instead",
+            comment="Payloads or rows that were quarantined",
         ),
         sa.Column(
             "duplicates",
             sa.BigInteger(),
             server_default=sa.text("0"),
             nullable=False,
-            comment="Payloads of a record that a later one supersedes; rows yielded twice",
+            comment="Payloads of a record that a later payload of the run supersedes; rows yielded twice",
         ),
         sa.Column(
             "cursor_from",
             postgresql.JSONB(astext_type=sa.Text()),
             nullable=True,
-            comment="Where the fetch began, for sources that resume",
+            comment="Cursor at which the extraction started",
         ),
         sa.Column(
             "cursor_to",
             postgresql.JSONB(astext_type=sa.Text()),
             nullable=True,
-            comment="Where the fetch ended, for sources that resume",
+            comment="Cursor at which the extraction ended",
         ),
         sa.Column("code_version", sa.Text(), nullable=False, comment="Digest of the connector or of the SELECT files"),
         sa.Column(
@@ -212,9 +201,9 @@ def upgrade() -> None:
             postgresql.JSONB(astext_type=sa.Text()),
             server_default=sa.text("'{}'"),
             nullable=False,
-            comment="Bytes, skipped, counts a table, SQL digests",
+            comment="Bytes, skipped records, counts per table, digests of SELECT files",
         ),
-        sa.Column("error_text", sa.Text(), nullable=True, comment="Why it failed"),
+        sa.Column("error_text", sa.Text(), nullable=True, comment="Error of a failed run"),
         sa.CheckConstraint(
             "(ended_at is null) = (status in ('pending', 'in_progress'))", name=op.f("fetch_runs_ended_check")
         ),
@@ -237,7 +226,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("fetch_run_id", name=op.f("fetch_runs_pkey")),
         sa.UniqueConstraint("publish_seq", name=op.f("fetch_runs_publish_seq_key")),
         schema="ops",
-        comment="The ledger: one row for each landing and each transform of a source's partition",
+        comment="The ledger: one row per run",
     )
     op.create_index(op.f("fetch_runs_dagster_run_id_idx"), "fetch_runs", ["dagster_run_id"], unique=False, schema="ops")
     op.create_index(op.f("fetch_runs_source_id_idx"), "fetch_runs", ["source_id"], unique=False, schema="ops")
@@ -259,42 +248,39 @@ def upgrade() -> None:
             nullable=False,
             comment="modelVersions[*].files[*].sizeKB; *: any other key; $: the payload",
         ),
-        sa.Column("type", sa.Text(), nullable=False, comment="What was there"),
-        sa.Column("first_run", sa.UUID(), nullable=False, comment="Landing that saw it first"),
-        sa.Column("last_run", sa.UUID(), nullable=False, comment="Landing that saw it last"),
+        sa.Column("type", sa.Text(), nullable=False, comment="JSON type of the value"),
+        sa.Column("first_run", sa.UUID(), nullable=False, comment="Landing that received it first"),
+        sa.Column("last_run", sa.UUID(), nullable=False, comment="Landing that received it last"),
         sa.Column(
             "payloads",
             sa.BigInteger(),
             server_default=sa.text("0"),
             nullable=False,
-            comment="Payloads that had it, of those looked at",
+            comment="Sampled payloads that contain the path with this type",
         ),
         sa.Column(
             "of_payloads",
             sa.BigInteger(),
             server_default=sa.text("0"),
             nullable=False,
-            comment="Payloads looked at that had the object or array it is in",
+            comment="Sampled payloads that contain the object or array around it",
         ),
         sa.Column(
             "missed",
             sa.BigInteger(),
             server_default=sa.text("0"),
             nullable=False,
-            comment="How many of these came since the last that had it",
+            comment="How many of these were received after the last one that contains it",
         ),
         sa.Column(
             "share",
             sa.Numeric(),
             sa.Computed("round(least(payloads, of_payloads) / nullif(of_payloads, 0)::numeric, 4)", persisted=True),
             nullable=True,
-            comment="payloads of of_payloads, at most 1",
+            comment="payloads / of_payloads, at most 1",
         ),
         sa.Column(
-            "payload_id",
-            sa.UUID(),
-            nullable=True,
-            comment="The first payload that was seen with it; it may be gone since",
+            "payload_id", sa.UUID(), nullable=True, comment="First payload that contains it; may be deleted since"
         ),
         sa.CheckConstraint(
             "type in ('null', 'boolean', 'number', 'string', 'array', 'object')", name=op.f("schema_drift_type_check")
@@ -305,7 +291,7 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["last_run"], ["ops.fetch_runs.fetch_run_id"], name=op.f("schema_drift_last_run_fkey")),
         sa.PrimaryKeyConstraint("stream", "path", "type", name=op.f("schema_drift_pkey")),
         schema="ops",
-        comment="One row a stream, JSON path and type: what payloads hold, since and until which landing; from a sample",
+        comment="One row per stream, JSON path and type found in a sample of its payloads",
     )
 
 

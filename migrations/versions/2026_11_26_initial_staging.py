@@ -13,64 +13,74 @@ depends_on = None
 def upgrade() -> None:
     op.execute("create schema staging")
     op.execute(
-        "comment on schema staging is 'Raw payloads as the sources sent them, their versions, and what did not fit'"
+        "comment on schema staging is 'Raw payloads as the sources sent them, their versions, and the quarantine'"
     )
 
     op.create_table(
         "arrivals",
-        sa.Column("fetch_run_id", sa.UUID(), nullable=False, comment="Landing under way, or one that broke off"),
+        sa.Column("fetch_run_id", sa.UUID(), nullable=False, comment="Landing in progress or interrupted"),
         sa.Column("sequence", sa.BigInteger(), nullable=False, comment="Order received"),
         sa.Column("stream", sa.Text(), nullable=False, comment="domain/source, or domain/source.kind"),
         sa.Column("external_id", sa.Text(), nullable=False, comment="The source's own id of the record"),
         sa.Column(
-            "digest", sa.LargeBinary(), nullable=False, comment="sha256 of the bytes as received, counters left out"
+            "digest",
+            sa.LargeBinary(),
+            nullable=False,
+            comment="sha256 of the bytes as received, without volatile fields",
         ),
         sa.Column(
             "version_at",
             postgresql.TIMESTAMP(timezone=True),
             nullable=False,
-            comment="The source's modification time, else that of its fetch",
+            comment="Modification time by the source, else fetched_at",
         ),
-        sa.Column("fetched_at", postgresql.TIMESTAMP(timezone=True), nullable=False, comment="When it was received"),
+        sa.Column(
+            "fetched_at", postgresql.TIMESTAMP(timezone=True), nullable=False, comment="When the payload was received"
+        ),
         sa.Column("request", sa.Text(), nullable=False, comment="URL without secrets, or file:line"),
-        sa.Column("counters_digest", sa.LargeBinary(), nullable=True, comment="sha256 of the counters"),
+        sa.Column("counters_digest", sa.LargeBinary(), nullable=True, comment="sha256 of the volatile fields"),
         sa.Column(
             "counters",
             postgresql.JSONB(astext_type=sa.Text()),
             nullable=True,
-            comment="The volatile parts of the payload",
+            comment="The volatile fields of the payload",
         ),
         sa.Column(
-            "paths", postgresql.JSONB(astext_type=sa.Text()), nullable=True, comment="Where in the payload they are"
+            "paths",
+            postgresql.JSONB(astext_type=sa.Text()),
+            nullable=True,
+            comment="Paths of the volatile fields in the payload",
         ),
         schema="staging",
-        comment="Payloads of landings under way, before they are published",
+        comment="Payloads of landings in progress, before they are published",
         prefixes=["unlogged"],
     )
     op.create_index(op.f("arrivals_fetch_run_id_idx"), "arrivals", ["fetch_run_id"], unique=False, schema="staging")
     op.create_table(
         "checkpoints",
-        sa.Column("fetch_run_id", sa.UUID(), nullable=False, comment="Landing under way, or one that broke off"),
+        sa.Column("fetch_run_id", sa.UUID(), nullable=False, comment="Landing in progress or interrupted"),
         sa.Column(
             "progress",
             postgresql.JSONB(astext_type=sa.Text()),
             nullable=False,
-            comment="How far its listings were read, and what it counted",
+            comment="Positions in its listings, and its counts",
         ),
         sa.PrimaryKeyConstraint("fetch_run_id", name=op.f("checkpoints_pkey")),
         schema="staging",
-        comment="Where a landing that broke off goes on",
+        comment="One row per landing that can be resumed",
         prefixes=["unlogged"],
     )
     op.create_table(
         "pending_rows",
-        sa.Column("record_id", sa.UUID(), nullable=False, comment="Record that has a row that waits"),
-        sa.Column("stream", sa.Text(), nullable=False, comment="Its stream"),
-        sa.Column("table_name", sa.Text(), nullable=False, comment="Table of the row that is waited for"),
-        sa.Column("key", sa.Text(), nullable=False, comment="Key of that row"),
-        sa.Column("reason", sa.Text(), nullable=False, comment="parent: until it comes; claim, unique: until it goes"),
+        sa.Column("record_id", sa.UUID(), nullable=False, comment="Record that yields the pending row"),
+        sa.Column("stream", sa.Text(), nullable=False, comment="Stream of the record"),
+        sa.Column("table_name", sa.Text(), nullable=False, comment="Table of the other row"),
+        sa.Column("key", sa.Text(), nullable=False, comment="Key of the other row"),
+        sa.Column(
+            "reason", sa.Text(), nullable=False, comment="parent: until it exists; claim, unique: until it is deleted"
+        ),
         schema="staging",
-        comment="Which rows wait for which: a child for its parent, a claim for the row that has what it claims",
+        comment="One row per pending row and the row it depends on: a missing parent, or the owner of the same key",
     )
     op.create_index(op.f("pending_rows_record_id_idx"), "pending_rows", ["record_id"], unique=False, schema="staging")
     op.create_index(
@@ -78,19 +88,19 @@ def upgrade() -> None:
     )
     op.create_table(
         "rejects",
-        sa.Column("fetch_run_id", sa.UUID(), nullable=False, comment="Landing under way, or one that broke off"),
+        sa.Column("fetch_run_id", sa.UUID(), nullable=False, comment="Landing in progress or interrupted"),
         sa.Column("place", sa.BigInteger(), sa.Identity(always=True), nullable=False, comment="Order received"),
         sa.Column("stream", sa.Text(), nullable=False, comment="domain/source, or domain/source.kind"),
         sa.Column("bytes", sa.LargeBinary(), nullable=False, comment="The payload exactly as received"),
         sa.Column("digest", sa.LargeBinary(), nullable=False, comment="sha256 of bytes"),
         sa.Column("request", sa.Text(), nullable=False, comment="URL without secrets, or file:line"),
-        sa.Column("external_id", sa.Text(), nullable=True, comment="The source's own id, where it could be read"),
+        sa.Column("external_id", sa.Text(), nullable=True, comment="The source's own id, if it can be read"),
         sa.Column("reason", sa.Text(), nullable=False, comment="Reason code"),
         sa.Column("detail", sa.Text(), nullable=False, comment="The reason in words"),
-        sa.Column("path", sa.Text(), nullable=True, comment="JSON path of the value that is wrong"),
-        sa.Column("byte_offset", sa.BigInteger(), nullable=True, comment="Byte at which the payload stops being JSON"),
+        sa.Column("path", sa.Text(), nullable=True, comment="JSON path of the invalid value"),
+        sa.Column("byte_offset", sa.BigInteger(), nullable=True, comment="Byte at which the JSON syntax is wrong"),
         schema="staging",
-        comment="Payloads that landings under way reject, before they are published",
+        comment="Payloads that landings in progress reject, before they are published",
         prefixes=["unlogged"],
     )
     op.create_index(op.f("rejects_fetch_run_id_idx"), "rejects", ["fetch_run_id"], unique=False, schema="staging")
@@ -99,7 +109,7 @@ def upgrade() -> None:
         sa.Column("fetch_run_id", sa.UUID(), nullable=False, comment="Run that erased it"),
         sa.Column("stream", sa.Text(), nullable=False, comment="domain/source, or domain/source.kind"),
         sa.Column(
-            "record_id", sa.UUID(), nullable=False, comment="ops.key(stream, external_id); the id itself is not kept"
+            "record_id", sa.UUID(), nullable=False, comment="ops.key(stream, external_id); the external id is not kept"
         ),
         sa.Column(
             "digest", sa.LargeBinary(), nullable=False, comment="sha256 of the digests of its versions, in their order"
@@ -112,17 +122,20 @@ def upgrade() -> None:
             comment="When it was erased",
         ),
         sa.Column(
-            "lifted_at", postgresql.TIMESTAMP(timezone=True), nullable=True, comment="Since when it may land again"
+            "lifted_at",
+            postgresql.TIMESTAMP(timezone=True),
+            nullable=True,
+            comment="When landing it was allowed again; null = it is not",
         ),
         sa.ForeignKeyConstraint(
             ["fetch_run_id"], ["ops.fetch_runs.fetch_run_id"], name=op.f("erasures_fetch_run_id_fkey")
         ),
         sa.PrimaryKeyConstraint("fetch_run_id", name=op.f("erasures_pkey")),
         schema="staging",
-        comment="Records that were erased, and do not land again: what is left of them",
+        comment="One row per erased record, which does not land again until lifted_at is set",
     )
     op.create_index(
-        "erasures_in_force_key",
+        "erasures_effective_key",
         "erasures",
         ["record_id"],
         unique=True,
@@ -136,27 +149,41 @@ def upgrade() -> None:
         ),
         sa.Column("stream", sa.Text(), nullable=False, comment="domain/source, or domain/source.kind"),
         sa.Column("record_id", sa.UUID(), nullable=False, comment="ops.key(stream, external_id)"),
-        sa.Column("digest", sa.LargeBinary(), nullable=False, comment="sha256 of the counters as received"),
+        sa.Column("digest", sa.LargeBinary(), nullable=False, comment="sha256 of the volatile fields as received"),
         sa.Column(
             "counters",
             postgresql.JSONB(astext_type=sa.Text()),
             nullable=False,
-            comment="The volatile parts of a payload, in its structure",
+            comment="The volatile fields of a payload, in its structure",
         ),
         sa.Column(
-            "paths", postgresql.JSONB(astext_type=sa.Text()), nullable=False, comment="Where in the payload they are"
+            "paths",
+            postgresql.JSONB(astext_type=sa.Text()),
+            nullable=False,
+            comment="Paths of the volatile fields in the payload",
         ),
         sa.Column(
-            "observed_at", postgresql.TIMESTAMP(timezone=True), nullable=False, comment="When the source said so"
+            "observed_at",
+            postgresql.TIMESTAMP(timezone=True),
+            nullable=False,
+            comment="When the values were received first",
         ),
         sa.Column(
-            "seen_at", postgresql.TIMESTAMP(timezone=True), nullable=False, comment="When it said the same last, by day"
+            "seen_at",
+            postgresql.TIMESTAMP(timezone=True),
+            nullable=False,
+            comment="When the same values were received last, to the day",
         ),
         sa.Column("request", sa.Text(), nullable=False, comment="URL without secrets, or file:line"),
-        sa.Column("partition_key", sa.Text(), nullable=False, comment="Day under which it was fetched"),
+        sa.Column("partition_key", sa.Text(), nullable=False, comment="Partition in which it was fetched"),
         sa.Column("landed_run", sa.UUID(), nullable=False, comment="Landing that published it"),
-        sa.Column("latest", sa.Boolean(), nullable=False, comment="What the source says now"),
-        sa.Column("valid_from_run", sa.UUID(), nullable=True, comment="Transform that took it into the tables"),
+        sa.Column("latest", sa.Boolean(), nullable=False, comment="Whether it is the newest of its record"),
+        sa.Column(
+            "valid_from_run",
+            sa.UUID(),
+            nullable=True,
+            comment="Transform that applied it to the tables; null = not applied",
+        ),
         sa.ForeignKeyConstraint(
             ["landed_run"], ["ops.fetch_runs.fetch_run_id"], name=op.f("observations_landed_run_fkey")
         ),
@@ -165,7 +192,7 @@ def upgrade() -> None:
         ),
         sa.PrimaryKeyConstraint("observation_id", name=op.f("observations_pkey")),
         schema="staging",
-        comment="One row a record and time at which its counters had changed; they make no version of their own",
+        comment="One row per record and time at which its volatile fields changed; they are not part of a version",
     )
     op.create_index(
         "observations_latest_key",
@@ -176,55 +203,59 @@ def upgrade() -> None:
         postgresql_where=sa.text("latest"),
     )
     op.create_index(
-        "observations_record_key", "observations", ["record_id", "observed_at"], unique=True, schema="staging"
-    )
-    op.create_index(
-        "observations_waiting_idx",
+        "observations_pending_idx",
         "observations",
         ["stream", "partition_key"],
         unique=False,
         schema="staging",
         postgresql_where=sa.text("valid_from_run is null"),
     )
+    op.create_index(
+        "observations_record_key", "observations", ["record_id", "observed_at"], unique=True, schema="staging"
+    )
     op.create_table(
         "payloads",
         sa.Column(
-            "payload_id", sa.UUID(), server_default=sa.text("uuidv7()"), nullable=False, comment="Grows with time"
+            "payload_id",
+            sa.UUID(),
+            server_default=sa.text("uuidv7()"),
+            nullable=False,
+            comment="UUID v7: grows with time",
         ),
         sa.Column("fetch_run_id", sa.UUID(), nullable=False, comment="Run that wrote the body"),
         sa.Column(
-            "digest", sa.LargeBinary(), nullable=False, comment="sha256 of the bytes as received, counters left out"
+            "digest",
+            sa.LargeBinary(),
+            nullable=False,
+            comment="sha256 of the bytes as received, without volatile fields",
         ),
         sa.Column(
-            "body",
-            postgresql.JSONB(astext_type=sa.Text()),
-            nullable=False,
-            comment="The payload, as the source sent it",
+            "body", postgresql.JSONB(astext_type=sa.Text()), nullable=False, comment="The payload as the source sent it"
         ),
         sa.Column(
             "original",
             sa.LargeBinary(),
             nullable=True,
-            comment="The exact bytes, where jsonb cannot hold the same value",
+            comment="The exact bytes, where jsonb cannot represent the same value",
         ),
         sa.Column(
             "repairs",
             postgresql.ARRAY(sa.Text()),
             nullable=True,
-            comment="What had to be changed in body, where original is kept",
+            comment="What was changed in body, where original is kept",
         ),
         sa.Column(
             "counters_digest",
             sa.LargeBinary(),
             nullable=True,
-            comment="sha256 of the counters that body holds, where it has any",
+            comment="sha256 of the volatile fields in body; null = it has none",
         ),
         sa.ForeignKeyConstraint(
             ["fetch_run_id"], ["ops.fetch_runs.fetch_run_id"], name=op.f("payloads_fetch_run_id_fkey")
         ),
         sa.PrimaryKeyConstraint("payload_id", name=op.f("payloads_pkey")),
         schema="staging",
-        comment="Bodies, append-only; a body counts once a version names it",
+        comment="One row per body, append-only; a body that no version refers to is invisible",
     )
     op.create_index(
         op.f("payloads_digest_idx"), "payloads", ["digest"], unique=False, schema="staging", postgresql_using="hash"
@@ -240,50 +271,43 @@ def upgrade() -> None:
         ),
         sa.Column("stage", sa.Text(), nullable=False, comment="land or transform"),
         sa.Column("stream", sa.Text(), nullable=False, comment="domain/source"),
-        sa.Column("partition_key", sa.Text(), nullable=False, comment="Day of the run that saw it first"),
-        sa.Column("external_id", sa.Text(), nullable=True, comment="The source's own id, where it could be read"),
-        sa.Column(
-            "record_id", sa.UUID(), nullable=True, comment="ops.key(stream, external_id), where it could be read"
-        ),
+        sa.Column("partition_key", sa.Text(), nullable=False, comment="Partition of the first run"),
+        sa.Column("external_id", sa.Text(), nullable=True, comment="The source's own id, if it can be read"),
+        sa.Column("record_id", sa.UUID(), nullable=True, comment="ops.key(stream, external_id), if it can be read"),
         sa.Column("request", sa.Text(), nullable=True, comment="URL without secrets, or file:line"),
         sa.Column("reason", sa.Text(), nullable=False, comment="Reason code"),
         sa.Column("detail", sa.Text(), nullable=False, comment="The reason in words"),
-        sa.Column("path", sa.Text(), nullable=True, comment="JSON path of the value that is wrong"),
-        sa.Column("byte_offset", sa.BigInteger(), nullable=True, comment="Byte at which the payload stops being JSON"),
+        sa.Column("path", sa.Text(), nullable=True, comment="JSON path of the invalid value"),
+        sa.Column("byte_offset", sa.BigInteger(), nullable=True, comment="Byte at which the JSON syntax is wrong"),
         sa.Column("digest", sa.LargeBinary(), nullable=True, comment="sha256 of bytes"),
         sa.Column("bytes", sa.LargeBinary(), nullable=True, comment="The payload exactly as received"),
-        sa.Column("table_name", sa.Text(), nullable=True, comment="Table the row was meant for"),
+        sa.Column("table_name", sa.Text(), nullable=True, comment="Table of the row"),
         sa.Column("row_key", sa.Text(), nullable=True, comment="Key of the row"),
-        sa.Column("constraint_name", sa.Text(), nullable=True, comment="Constraint or column the row does not fit"),
+        sa.Column("constraint_name", sa.Text(), nullable=True, comment="Constraint or column that the row violates"),
         sa.Column(
             "row", postgresql.JSONB(astext_type=sa.Text()), nullable=True, comment="The row as the SELECT yielded it"
         ),
-        sa.Column("first_run", sa.UUID(), nullable=False, comment="Run that saw it first"),
-        sa.Column("last_run", sa.UUID(), nullable=False, comment="Run that saw it last"),
-        sa.Column("closed_run", sa.UUID(), nullable=True, comment="Run in which it landed or fitted after all"),
+        sa.Column("first_run", sa.UUID(), nullable=False, comment="First run that found it"),
+        sa.Column("last_run", sa.UUID(), nullable=False, comment="Last run that found it"),
+        sa.Column("closed_run", sa.UUID(), nullable=True, comment="Run that landed the payload or inserted the row"),
         sa.Column(
-            "seen", sa.BigInteger(), server_default=sa.text("1"), nullable=False, comment="How often it was seen"
+            "seen", sa.BigInteger(), server_default=sa.text("1"), nullable=False, comment="How often it was found"
         ),
         sa.Column(
             "first_at",
             postgresql.TIMESTAMP(timezone=True),
             server_default=sa.text("now()"),
             nullable=False,
-            comment="Seen first",
+            comment="When it was found first",
         ),
         sa.Column(
             "last_at",
             postgresql.TIMESTAMP(timezone=True),
             server_default=sa.text("now()"),
             nullable=False,
-            comment="Seen last",
+            comment="When it was found last",
         ),
-        sa.Column(
-            "closed_at",
-            postgresql.TIMESTAMP(timezone=True),
-            nullable=True,
-            comment="When it landed or fitted after all",
-        ),
+        sa.Column("closed_at", postgresql.TIMESTAMP(timezone=True), nullable=True, comment="When closed_run closed it"),
         sa.CheckConstraint(
             "stage <> 'land' or (digest is not null and bytes is not null)", name=op.f("quarantine_land_check")
         ),
@@ -300,7 +324,7 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["last_run"], ["ops.fetch_runs.fetch_run_id"], name=op.f("quarantine_last_run_fkey")),
         sa.PrimaryKeyConstraint("quarantine_id", name=op.f("quarantine_pkey")),
         schema="staging",
-        comment="Whatever is not where it should be: payloads that did not land, rows that did not fit",
+        comment="One row per rejected payload or row, with its reason",
     )
     op.create_index(
         "quarantine_payload_key",
@@ -328,40 +352,55 @@ def upgrade() -> None:
         sa.Column("stream", sa.Text(), nullable=False, comment="domain/source"),
         sa.Column("external_id", sa.Text(), nullable=False, comment="The source's own id of the record"),
         sa.Column("record_id", sa.UUID(), nullable=False, comment="ops.key(stream, external_id)"),
-        sa.Column("payload_id", sa.UUID(), nullable=True, comment="Body; null = a tombstone"),
+        sa.Column("payload_id", sa.UUID(), nullable=True, comment="Body; null = tombstone"),
         sa.Column(
-            "digest", sa.LargeBinary(), nullable=True, comment="sha256 of the bytes as received, counters left out"
+            "digest",
+            sa.LargeBinary(),
+            nullable=True,
+            comment="sha256 of the bytes as received, without volatile fields",
         ),
         sa.Column(
             "version_at",
             postgresql.TIMESTAMP(timezone=True),
             nullable=False,
-            comment="The source's modification time, else its last fetch",
+            comment="Modification time by the source, else fetched_at",
         ),
-        sa.Column("fetched_at", postgresql.TIMESTAMP(timezone=True), nullable=False, comment="When it was received"),
+        sa.Column(
+            "fetched_at", postgresql.TIMESTAMP(timezone=True), nullable=False, comment="When the payload was received"
+        ),
         sa.Column("request", sa.Text(), nullable=False, comment="URL without secrets, or file:line"),
-        sa.Column("partition_key", sa.Text(), nullable=False, comment="Day under which it was fetched"),
+        sa.Column("partition_key", sa.Text(), nullable=False, comment="Partition in which it was fetched"),
         sa.Column("landed_run", sa.UUID(), nullable=False, comment="Landing that published it"),
-        sa.Column("latest", sa.Boolean(), nullable=False, comment="What the source says now"),
-        sa.Column("valid_from_run", sa.UUID(), nullable=True, comment="Transform that took it into the tables"),
-        sa.Column("valid_to_run", sa.UUID(), nullable=True, comment="Transform that took it out of the tables"),
+        sa.Column("latest", sa.Boolean(), nullable=False, comment="Whether it is the newest of its record"),
+        sa.Column(
+            "valid_from_run",
+            sa.UUID(),
+            nullable=True,
+            comment="Transform that applied it to the tables; null = not applied",
+        ),
+        sa.Column(
+            "valid_to_run",
+            sa.UUID(),
+            nullable=True,
+            comment="Transform that replaced it or deleted its rows; null = effective, if applied",
+        ),
         sa.Column(
             "renamed_from",
             sa.UUID(),
             nullable=True,
-            comment="Record with the same content that was gone when this one came: a file renamed",
+            comment="Deleted record with the same digest, of which this one is the new name",
         ),
         sa.Column(
             "applied_sql",
             sa.Text(),
             nullable=True,
-            comment="Digest of the SELECT files that its rows are by; null: none, or they failed since",
+            comment="SELECT files (digest) that derived its rows; null = none, or they failed since",
         ),
         sa.Column(
             "attempted_sql",
             sa.Text(),
             nullable=True,
-            comment="Digest of the SELECT files that were run over it last; null: none were yet",
+            comment="SELECT files (digest) that were run on it last; null = none",
         ),
         sa.CheckConstraint("(payload_id is null) = (digest is null)", name=op.f("versions_tombstone_check")),
         sa.ForeignKeyConstraint(["landed_run"], ["ops.fetch_runs.fetch_run_id"], name=op.f("versions_landed_run_fkey")),
@@ -374,11 +413,11 @@ def upgrade() -> None:
         ),
         sa.PrimaryKeyConstraint("version_id", name=op.f("versions_pkey")),
         schema="staging",
-        comment="One row a version of a record: what was received when, and which transforms took it in and out",
+        comment="One row per version of a record: when it was received, and which transforms applied and replaced it",
         postgresql_with={"fillfactor": "40"},
     )
     op.create_index(
-        "versions_in_force_key",
+        "versions_effective_key",
         "versions",
         ["record_id"],
         unique=True,
@@ -407,10 +446,7 @@ def upgrade() -> None:
         "reapplied_versions",
         sa.Column("version_id", sa.BigInteger(), nullable=False, comment="Version"),
         sa.Column(
-            "fetch_run_id",
-            sa.UUID(),
-            nullable=False,
-            comment="Transform that derived its rows anew, by other SQL than the transform before",
+            "fetch_run_id", sa.UUID(), nullable=False, comment="Transform that derived its rows again by changed SQL"
         ),
         sa.ForeignKeyConstraint(
             ["fetch_run_id"], ["ops.fetch_runs.fetch_run_id"], name=op.f("reapplied_versions_fetch_run_id_fkey")
@@ -420,7 +456,7 @@ def upgrade() -> None:
         ),
         sa.PrimaryKeyConstraint("version_id", "fetch_run_id", name=op.f("reapplied_versions_pkey")),
         schema="staging",
-        comment="One row each time a version in force was derived by other SQL; else that of its valid_from_run holds",
+        comment="One row per transform that derived rows of an effective version again by changed SQL",
     )
 
 
@@ -431,7 +467,7 @@ def downgrade() -> None:
     op.drop_index("versions_partition_idx", table_name="versions", schema="staging", postgresql_where=sa.text("latest"))
     op.drop_index("versions_latest_key", table_name="versions", schema="staging", postgresql_where=sa.text("latest"))
     op.drop_index(
-        "versions_in_force_key",
+        "versions_effective_key",
         table_name="versions",
         schema="staging",
         postgresql_where=sa.text("valid_from_run is not null and valid_to_run is null"),
@@ -451,19 +487,19 @@ def downgrade() -> None:
     op.drop_table("quarantine", schema="staging")
     op.drop_index(op.f("payloads_digest_idx"), table_name="payloads", schema="staging", postgresql_using="hash")
     op.drop_table("payloads", schema="staging")
+    op.drop_index("observations_record_key", table_name="observations", schema="staging")
     op.drop_index(
-        "observations_waiting_idx",
+        "observations_pending_idx",
         table_name="observations",
         schema="staging",
         postgresql_where=sa.text("valid_from_run is null"),
     )
-    op.drop_index("observations_record_key", table_name="observations", schema="staging")
     op.drop_index(
         "observations_latest_key", table_name="observations", schema="staging", postgresql_where=sa.text("latest")
     )
     op.drop_table("observations", schema="staging")
     op.drop_index(
-        "erasures_in_force_key", table_name="erasures", schema="staging", postgresql_where=sa.text("lifted_at is null")
+        "erasures_effective_key", table_name="erasures", schema="staging", postgresql_where=sa.text("lifted_at is null")
     )
     op.drop_table("erasures", schema="staging")
     op.drop_index(op.f("rejects_fetch_run_id_idx"), table_name="rejects", schema="staging")

@@ -39,7 +39,7 @@ def warehouse() -> Iterator[Warehouse]:
     """
     settings = current_settings()
     warn_unknown_variables()
-    with database.opened(settings) as opened:
+    with database.open_warehouse(settings) as opened:
         if settings.database_url is None:
             migrate.ensure(opened, project.objects())
         else:

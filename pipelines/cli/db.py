@@ -1,4 +1,4 @@
-"""`atlas db`: the database itself: migrate, status, ensure, drop, shell."""
+"""`atlas db`: the database itself: migrate, status, revision, ensure, drop, shell."""
 
 import os
 import subprocess
@@ -10,17 +10,19 @@ from pipelines import project
 from pipelines.cli import context, show
 from pipelines.cli.context import AsJson
 from pipelines.errors import AtlasError
-from pipelines.warehouse import database, embedded
+from pipelines.warehouse import autogenerate, database, embedded
 from pipelines.warehouse import migrate as schema
 
-app = typer.Typer(help="The database itself: migrate, status, ensure, drop, shell.", no_args_is_help=True)
+app = typer.Typer(help="The database itself: migrate, status, revision, ensure, drop, shell.", no_args_is_help=True)
 
 
 @app.command()
 def migrate(json: AsJson = False) -> None:
-    """Apply the migrations that are pending."""
-    with database.opened(context.current_settings()) as warehouse:
-        applied = schema.migrate(warehouse, project.objects())
+    """Apply pending migrations, and functions and views whose text changed."""
+    settings = context.current_settings()
+    with database.open_warehouse(settings) as warehouse:
+        apply = schema.ensure if settings.database_url is None else schema.migrate
+        applied = apply(warehouse, project.objects())
     if json:
         show.as_json({"applied": applied, "revision": schema.head()})
     else:
@@ -29,11 +31,11 @@ def migrate(json: AsJson = False) -> None:
 
 @app.command()
 def status(json: AsJson = False) -> None:
-    """Show where the database is, its revision, and what is pending. Exit code 3 if something is."""
-    with database.opened(context.current_settings()) as warehouse:
+    """Show the database's address, its revision, and what `migrate` would apply. Exit code 3 if anything."""
+    with database.open_warehouse(context.current_settings()) as warehouse:
         exists = warehouse.database in warehouse.databases()
         current = schema.current(warehouse) if exists else None
-        pending = schema.pending(warehouse, project.objects()) if exists else [schema.head()]
+        pending = schema.pending(warehouse, project.objects()) if exists else schema.everything(project.objects())
         found = {
             "database": warehouse.url.difference_update_query(["password", "sslpassword"]).render_as_string(),
             "exists": exists,
@@ -51,10 +53,32 @@ def status(json: AsJson = False) -> None:
         raise typer.Exit(context.PARTIAL)
 
 
+app.command("apply", help="Another name of `migrate`.")(migrate)
+app.command("check", help="Another name of `status`.")(status)
+
+
+@app.command()
+def revision(
+    message: Annotated[
+        str, typer.Option("--message", "-m", metavar="TEXT", help="What the migration does; its file is named by it.")
+    ],
+    json: AsJson = False,
+) -> None:
+    """Write a migration of what the declared tables and the database differ in. Applies nothing."""
+    with database.open_warehouse(context.current_settings()) as warehouse:
+        written = autogenerate.write(warehouse, message)
+    if json:
+        show.as_json({"written": written})
+    elif written:
+        show.out.print(f"Wrote {written}. Read it, then run: atlas db migrate", highlight=False, soft_wrap=True)
+    else:
+        show.out.print("The tables are as declared: there is nothing to write.", highlight=False)
+
+
 @app.command()
 def ensure(json: AsJson = False) -> None:
     """Create the database where it is missing, and bring it to the newest revision."""
-    with database.opened(context.current_settings()) as warehouse:
+    with database.open_warehouse(context.current_settings()) as warehouse:
         applied = schema.ensure(warehouse, project.objects())
     if json:
         show.as_json({"applied": applied, "revision": schema.head()})
@@ -68,7 +92,7 @@ def drop(
     json: AsJson = False,
 ) -> None:
     """Drop the warehouse and Dagster's database beside it, with all they hold. Asks first."""
-    with database.opened(context.current_settings()) as warehouse:
+    with database.open_warehouse(context.current_settings()) as warehouse:
         names = [warehouse.database, str(warehouse.dagster_url.database)]
         there = [name for name in names if name in warehouse.databases()]
         if there and not yes:

@@ -42,7 +42,7 @@ def ui(port: Annotated[int, typer.Option(min=1, max=65535, help="Port on 127.0.0
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _stop)
-    with database.opened(context.current_settings()) as warehouse:
+    with database.open_warehouse(context.current_settings()) as warehouse:
         migrate.ensure(warehouse, project.objects())
         ledger.close_dead_runs(warehouse)
         with resources.instance(warehouse, context.current_settings().home) as instance:

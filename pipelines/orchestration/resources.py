@@ -40,7 +40,7 @@ class Atlas:
         if self.warehouse is not None:
             yield self.warehouse
             return
-        with database.opened(settings.load()) as warehouse:
+        with database.open_warehouse(settings.load()) as warehouse:
             if wait_for_migration:
                 with warehouse.connect() as connection:
                     locks.acquire_shared(connection, locks.MIGRATION)

@@ -1,7 +1,9 @@
-"""Connections to the warehouse: which server, which database, and one sentence when there is none.
+"""The warehouse: which server and database the settings name, and connections to it.
 
-`opened` yields the `Warehouse` that everything else is given: the server of DATABASE_URL, or the embedded one, whose
-share is kept until the block ends. Every connection speaks UTC.
+    settings ──open_warehouse──> Warehouse (server of DATABASE_URL, or the embedded one) ──connect, engine──> connection
+
+Every connection has the time zone UTC. Belongs here: databases and connections. Not here: the embedded server
+(`embedded`), tables (`migrate`).
 """
 
 from collections.abc import Iterator
@@ -29,7 +31,7 @@ Connection = psycopg.Connection[dict[str, Any]]
 
 @dataclass(frozen=True)
 class Warehouse:
-    """One warehouse database, and Dagster's own database beside it on the same server."""
+    """A warehouse database. Dagster's database is on the same server, named <database>_dagster."""
 
     url: URL
     echo: bool = False
@@ -40,7 +42,7 @@ class Warehouse:
 
     @property
     def dagster_url(self) -> URL:
-        """Dagster's storage keeps its own `alembic_version`, and its driver is psycopg2."""
+        """Address of Dagster's database, which has an `alembic_version` of its own; Dagster's driver is psycopg2."""
         return self.url.set(drivername="postgresql+psycopg2", database=f"{self.database}_dagster")
 
     @property
@@ -48,7 +50,7 @@ class Warehouse:
         return self.url.set(drivername="postgresql").render_as_string(hide_password=False)
 
     def connect(self, database: str | None = None) -> Connection:
-        """A connection in autocommit mode, rows as dicts."""
+        """Returns a connection in autocommit mode, with rows as dicts. Raises AtlasError where it fails."""
         try:
             return psycopg.connect(
                 self.conninfo,
@@ -76,7 +78,7 @@ class Warehouse:
             return {row["datname"] for row in connection.execute("select datname from pg_database")}
 
     def create_database(self, name: str) -> bool:
-        """Creates a database unless it is there; whether it was created."""
+        """Creates a database unless it exists; returns whether it was created."""
         if name in self.databases():
             return False
         with self.connect("postgres") as connection:
@@ -97,7 +99,7 @@ def _unreachable(url: URL, error: psycopg.OperationalError) -> str:
         return f"The database {url.database!r} does not exist yet. Create it with: atlas db ensure"
     where = f"{url.host}:{url.port or 5432}" if url.host else url.query.get("host") or "localhost"
     return (
-        f"Cannot reach Postgres at {where}: {reason}. "
+        f"Cannot connect to PostgreSQL at {where}: {reason}. "
         "Check DATABASE_URL and that the server runs, or unset DATABASE_URL to use the embedded server."
     )
 
@@ -105,7 +107,7 @@ def _unreachable(url: URL, error: psycopg.OperationalError) -> str:
 def _parsed(text: str) -> URL:
     if text.split("?")[0].count("@") > 1:
         raise AtlasError(
-            "The user or password in DATABASE_URL holds an @. Write it as %40, so that the host can be told from it.",
+            "The user or password in DATABASE_URL contains an @. Write it as %40: an @ ends the password in a URL.",
             usage=True,
         )
     try:
@@ -113,7 +115,7 @@ def _parsed(text: str) -> URL:
         url = make_url(text)
     except Exception:
         raise AtlasError(
-            "DATABASE_URL is not a Postgres URL. It should look like postgresql://user@host:5432/atlas.", usage=True
+            "DATABASE_URL is not a PostgreSQL URL. It should look like postgresql://user@host:5432/atlas.", usage=True
         ) from None
     return url.set(drivername="postgresql", database=url.database or DATABASE)
 
@@ -123,14 +125,17 @@ def _check_version(warehouse: Warehouse) -> None:
         version = connection.info.server_version // 10000
     if version < MINIMUM_VERSION:
         raise AtlasError(
-            f"The server of DATABASE_URL is Postgres {version}; the warehouse needs {MINIMUM_VERSION} or newer. "
-            "Point DATABASE_URL at a newer server, or unset it to use the embedded one."
+            f"The server of DATABASE_URL is PostgreSQL {version}; the warehouse needs {MINIMUM_VERSION} or newer. "
+            "Set DATABASE_URL to a newer server, or unset it to use the embedded one."
         )
 
 
 @contextmanager
-def opened(settings: Settings) -> Iterator[Warehouse]:
-    """The warehouse of these settings, for as long as the block lasts."""
+def open_warehouse(settings: Settings) -> Iterator[Warehouse]:
+    """The warehouse that the settings name; the embedded server is in use until the block ends.
+
+    Raises AtlasError where DATABASE_URL is malformed, or its server cannot be reached or is too old.
+    """
     if settings.database_url:
         warehouse = Warehouse(_parsed(settings.database_url), settings.sql_echo)
         _check_version(warehouse)

@@ -1,9 +1,9 @@
-"""The words that tables are declared with, on one `metadata`, and the functions that SELECTs share.
+"""What tables are declared with: one `metadata`, its naming convention, and columns and constraints that recur.
 
-The tables of `ops` and `staging` are declared in the modules of these names, those of a domain in
-`assets/<domain>/tables.py`, so that the engine can read from a table alone what it must know: its key, whether its rows
-are owned by a record (`record_id`) or shared, which columns are audit columns, and every constraint that a row must
-fit. Belongs here: words. Not: tables.
+Tables of `ops` and `staging` are declared in `ops_tables` and `staging_tables`, those of a domain in
+`assets/<domain>/tables.py`. The engine reads from a declaration all that it needs to know of a table: the key, whether
+a record owns its rows (`record_id`) or they are shared, the audit columns, and every constraint.
+Belongs here: helpers for declarations. Not here: tables.
 """
 
 from collections.abc import Sequence
@@ -25,21 +25,21 @@ Timestamp = TIMESTAMP(timezone=True)
 
 
 def one_of(column: str, values: Sequence[str]) -> CheckConstraint:
-    """A CHECK that holds a text column to an enumeration."""
+    """A CHECK that limits a text column to an enumeration."""
     listed = ", ".join(f"'{value}'" for value in values)
     return CheckConstraint(f"{column} in ({listed})", name=column)
 
 
-def limited(
+def limited_text(
     name: str, length: int, *, comment: str, nullable: bool = True, index: bool = False
 ) -> tuple[Column[object], CheckConstraint]:
-    """A text column with a greatest length; varchar(n) would cut spaces beyond it without a word."""
+    """A text column and the CHECK of its maximum length; varchar(n) would cut spaces beyond it silently."""
     column: Column[object] = Column(name, Text, nullable=nullable, index=index, comment=comment)
     return column, CheckConstraint(f"length({name}) <= {length}", name=name)
 
 
 def unique(*columns: str, nulls_not_distinct: bool = False) -> UniqueConstraint:
-    """A unique constraint that rows may pass through while one transaction swaps them."""
+    """A unique constraint that a transaction may defer while it swaps keys."""
     return UniqueConstraint(
         *columns,
         deferrable=True,
@@ -49,16 +49,16 @@ def unique(*columns: str, nulls_not_distinct: bool = False) -> UniqueConstraint:
 
 
 def record_column(*, nullable: bool = False) -> Column[object]:
-    """The record that owns a row; the record's version in force is the row's proof.
+    """The record that owns a row; the row is derived from the record's effective version.
 
-    nullable: rows are shared, and live as long as something refers to them, unless a record of its own tells one.
+    nullable: rows are shared, and exist as long as a row refers to them; a record of its own may own one as well.
     """
     return Column(
         "record_id",
         UUID,
         nullable=nullable,
         index=True,
-        comment="Record (stream, external id) the row was derived from; staging.versions holds its proof"
+        comment="Record that the row is derived from; its versions are in staging.versions"
         + ("; null = shared by the rows that refer to it" if nullable else ""),
     )
 
@@ -72,19 +72,20 @@ def updated_column() -> Column[object]:
 
 
 def _audit_column(name: str, comment: str) -> Column[object]:
-    """Filled by the engine, not by a SELECT; outside of comparison, digest and rebuild."""
+    """A column that the engine fills, not a SELECT; comparison, digest and rebuild leave it out."""
     return Column(name, Timestamp, nullable=False, server_default=func.now(), comment=comment, info={"audit": True})
 
 
 def audit_columns(table: Table) -> set[str]:
+    """Names of the audit columns of a table."""
     return {column.name for column in table.columns if column.info.get("audit")}
 
 
-def domain_schema(name: str, comment: str) -> str:
-    """Declares a domain's schema; its name, for the tables in it."""
+def declare_schema(name: str, comment: str) -> str:
+    """Declares a schema with its comment; returns its name, for the tables in it."""
     metadata.info.setdefault("schemas", {})[name] = comment
     return name
 
 
-domain_schema("ops", "The ledger of every run, the sources, and functions that SELECTs share")
-domain_schema("staging", "Raw payloads as the sources sent them, their versions, and what did not fit")
+declare_schema("ops", "Sources, the ledger of runs, and functions that SELECT files share")
+declare_schema("staging", "Raw payloads as the sources sent them, their versions, and the quarantine")

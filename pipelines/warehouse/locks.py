@@ -1,18 +1,19 @@
 """Every advisory lock of the warehouse, and the order in which they are taken.
 
-    DAGSTER_SERVICES     shared while Dagster runs here; whoever gets it alone knows that none does
-    MIGRATION            shared by each run and each long reader; alone by a migration
-    SOURCES              alone, while a run writes its source
-    run(id)              alone, for as long as the process of a run lives
-    kept_schemas(domain) shared while a schema that is to stay is made; alone by an erasure
-    shadow_schema(name)  alone, for as long as the process that made a passing schema lives
-    transform(domain)    alone, by whatever writes the tables of a domain
-    landing(source)      alone, by whatever publishes or removes versions of a source
-    BODIES               shared while a batch of bodies is written; alone by whatever removes bodies
-    host(name)           alone, while a request is under way, on a connection that takes no other lock
+    DAGSTER_SERVICES     shared while Dagster runs; report_dead_runs tries it exclusively: it succeeds if none runs
+    MIGRATION            shared by each run and each long reader; exclusive in a migration
+    SOURCES              exclusive, while a run writes its row of ops.sources
+    run(id)              exclusive, while the process of a run lives; other processes only try it
+    kept_schemas(domain) shared while a schema that stays is made; an erasure tries it exclusively
+    transform(domain)    exclusive, in whatever writes the tables of a domain
+    shadow_schema(name)  exclusive, while the process that made a temporary schema lives; others only try it
+    landing(source)      exclusive, in whatever publishes or removes versions of a source
+    BODIES               shared while a batch of bodies is written; exclusive in whatever removes bodies
+    host(name)           exclusive during a request, on a connection that takes no other lock
 
-A lock further down is never held when one further up is waited for, so that no two processes wait for each other.
-Postgres lets go of a lock with the session or the transaction that holds it: nothing is left of a killed process.
+A process that holds a lock never waits for one that stands above it, so that no two processes wait for each other.
+One exception: `retention.prunable` locks one domain after the other; no other process locks two of them.
+PostgreSQL releases a lock with the session or the transaction that holds it: a killed process leaves none.
 """
 
 from typing import LiteralString
@@ -51,28 +52,28 @@ def host(name: str) -> str:
 
 
 def acquire(connection: Connection, name: str) -> None:
-    """Waits for a lock and holds it until `release`, or until the session ends."""
+    """Waits for an exclusive lock, which is held until `release` or the end of the session."""
     connection.execute("select pg_advisory_lock(hashtextextended(%s, 0))", [name])
 
 
 def acquire_shared(connection: Connection, name: str) -> None:
-    """As `acquire`, beside others that hold it shared."""
+    """Waits for a shared lock, which is held until `release_shared` or the end of the session."""
     connection.execute("select pg_advisory_lock_shared(hashtextextended(%s, 0))", [name])
 
 
 def acquire_for_transaction(connection: Connection, name: str) -> None:
-    """Waits for a lock and holds it until the transaction ends."""
+    """Waits for an exclusive lock, which is held until the end of the transaction."""
     connection.execute("select pg_advisory_xact_lock(hashtextextended(%s, 0))", [name])
 
 
 def try_acquire(connection: Connection, name: str) -> bool:
-    """As `acquire`, without waiting; whether it was free."""
-    return _answer(connection, "select pg_try_advisory_lock(hashtextextended(%s, 0)) as acquired", name)
+    """As `acquire`, without waiting; returns whether the lock was free."""
+    return _acquired(connection, "select pg_try_advisory_lock(hashtextextended(%s, 0)) as acquired", name)
 
 
 def try_acquire_for_transaction(connection: Connection, name: str) -> bool:
-    """As `acquire_for_transaction`, without waiting; whether it was free."""
-    return _answer(connection, "select pg_try_advisory_xact_lock(hashtextextended(%s, 0)) as acquired", name)
+    """As `acquire_for_transaction`, without waiting; returns whether the lock was free."""
+    return _acquired(connection, "select pg_try_advisory_xact_lock(hashtextextended(%s, 0)) as acquired", name)
 
 
 def release(connection: Connection, name: str) -> None:
@@ -83,6 +84,6 @@ def release_shared(connection: Connection, name: str) -> None:
     connection.execute("select pg_advisory_unlock_shared(hashtextextended(%s, 0))", [name])
 
 
-def _answer(connection: Connection, statement: LiteralString, name: str) -> bool:
+def _acquired(connection: Connection, statement: LiteralString, name: str) -> bool:
     row = connection.execute(statement, [name]).fetchone()
     return bool(row and row["acquired"])

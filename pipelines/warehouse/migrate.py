@@ -1,88 +1,116 @@
-"""The warehouse's schema over time: Alembic's migrations of tables, then functions and views from their declarations.
+"""Brings a database to the newest schema: migrations of tables, then functions and views from their declarations.
 
-Both run from here and from nowhere else, in one transaction. Belongs here: when. Not: what an object is (`objects`).
+    drop views ──> apply pending migrations (Alembic) ──> create functions and views whose text changed
+
+All of it is one transaction: a failure leaves the database as it was. Belongs here: when, and in which order. Not here:
+what an object is (`objects`), how a migration is written (`autogenerate`).
 """
 
+from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import psycopg
 from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 from alembic.script.revision import RevisionError
 from psycopg.rows import dict_row
 from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
 
 from pipelines.errors import AtlasError
 from pipelines.warehouse import locks, objects
 from pipelines.warehouse.database import Warehouse
 from pipelines.warehouse.objects import SqlObject
 
-
-def _config(connection: Connection | None = None) -> Config:
-    config = Config(toml_file=Path(__file__).resolve().parents[2] / "pyproject.toml")
-    config.attributes["connection"] = connection
-    return config
+PYPROJECT = Path(__file__).resolve().parents[2] / "pyproject.toml"
 
 
-def head() -> str:
-    """The newest revision there is."""
-    return str(ScriptDirectory.from_config(_config()).get_current_head())
+def config(connection: Connection | None = None) -> Config:
+    """Alembic's configuration. connection: what `migrations/env.py` runs on."""
+    found = Config(toml_file=PYPROJECT, cmd_opts=Namespace(quiet=True))
+    found.attributes["connection"] = connection
+    return found
+
+
+def head() -> str | None:
+    """The newest revision; None where there is no migration."""
+    return ScriptDirectory.from_config(config()).get_current_head()
 
 
 def current(warehouse: Warehouse) -> str | None:
     """The revision a warehouse is at; None before the first."""
     with warehouse.connect() as connection:
-        there = connection.execute("select to_regclass('public.alembic_version') as name").fetchone()
-        if there is None or there["name"] is None:
+        found = connection.execute("select to_regclass('public.alembic_version') as name").fetchone()
+        if found is None or found["name"] is None:
             return None
         row = connection.execute("select version_num from public.alembic_version").fetchone()
         return str(row["version_num"]) if row else None
 
 
+def everything(declared: Sequence[SqlObject]) -> list[str]:
+    """What `migrate` would apply to an empty database, in order."""
+    return _revisions_after("base") + [each.name for each in declared]
+
+
 def pending(warehouse: Warehouse, declared: Sequence[SqlObject]) -> list[str]:
-    """What `migrate` would apply, in order: revisions, then functions and views whose text has changed."""
+    """What `migrate` would apply, in order: revisions, then functions and views whose text has changed.
+
+    Raises AtlasError where the database is at a revision that the project does not have.
+    """
     at = current(warehouse)
     try:
-        steps = list(ScriptDirectory.from_config(_config()).iterate_revisions("head", at or "base"))
+        revisions = _revisions_after(at or "base")
     except RevisionError:
         raise AtlasError(
             f"The database is at revision {at}, which this project does not know: a newer version of it made it. "
             "Update the project."
         ) from None
     with warehouse.connect() as connection, connection.cursor() as cursor:
-        return [step.revision for step in reversed(steps)] + objects.changed(cursor, declared)
+        return revisions + objects.changed(cursor, declared)
+
+
+def _revisions_after(revision: str) -> list[str]:
+    steps = ScriptDirectory.from_config(config()).iterate_revisions("head", revision)
+    return [step.revision for step in steps][::-1]
 
 
 def migrate(warehouse: Warehouse, declared: Sequence[SqlObject]) -> list[str]:
-    """Applies what is pending, one process at a time, when no run is under way; what was applied."""
+    """Applies what is pending, once no run and no other migration is in progress; returns what was applied.
+
+    Raises AtlasError where an object that the project does not declare depends on one that has to be dropped.
+    """
     if not pending(warehouse, declared):
         return []
     with _locked(warehouse) as (connection, cursor):
         steps = pending(warehouse, declared)
         if steps:
-            objects.drop_views(cursor)
-            command.upgrade(_config(connection), "head")
+            objects.drop(cursor, "view")
+            command.upgrade(config(connection), "head")
             objects.create(cursor, declared)
     return steps
 
 
 def downgrade(warehouse: Warehouse, revision: str = "base") -> None:
-    """Takes migrations back, down to a revision, with their data; functions and views go until the next `migrate`."""
+    """Reverses migrations down to a revision, which deletes their data. The next `migrate` creates functions and views.
+
+    Raises AtlasError as `migrate` does.
+    """
     with _locked(warehouse) as (connection, cursor):
-        objects.drop_all(cursor)
-        command.downgrade(_config(connection), revision)
+        objects.drop(cursor, "view", "function")
+        command.downgrade(config(connection), revision)
 
 
 def require(warehouse: Warehouse, declared: Sequence[SqlObject]) -> None:
-    """Fails with a sentence unless nothing is pending."""
+    """Raises AtlasError unless nothing is pending."""
     if pending(warehouse, declared):
         raise AtlasError(f"The tables of database {warehouse.database!r} are not up to date. Run: atlas db migrate")
 
 
 def ensure(warehouse: Warehouse, declared: Sequence[SqlObject]) -> list[str]:
-    """Creates the warehouse's database and Dagster's where they are missing, and migrates; what was applied."""
+    """Creates the warehouse's database and Dagster's where they are missing, and migrates; returns what was applied."""
     warehouse.create_database(warehouse.database)
     warehouse.create_database(str(warehouse.dagster_url.database))
     return migrate(warehouse, declared)
@@ -90,10 +118,26 @@ def ensure(warehouse: Warehouse, declared: Sequence[SqlObject]) -> list[str]:
 
 @contextmanager
 def _locked(warehouse: Warehouse) -> Iterator[tuple[Connection, objects.Cursor]]:
-    """A transaction that no run and no other migration is beside, for Alembic and for statements of our own."""
+    """A transaction that holds the lock of migrations: its connection for Alembic, and a cursor on it."""
     with warehouse.engine.begin() as connection:
         driver = connection.connection.driver_connection
         assert driver is not None
         locks.acquire_for_transaction(driver, locks.MIGRATION)
         with driver.cursor(row_factory=dict_row) as cursor:
-            yield connection, cursor
+            try:
+                yield connection, cursor
+            except (psycopg.Error, DBAPIError) as error:
+                raise _dependents(error) or error from None
+
+
+def _dependents(error: psycopg.Error | DBAPIError) -> AtlasError | None:
+    """The error that names which objects depend on one that has to be dropped or altered, if this was the cause."""
+    cause = error.orig if isinstance(error, DBAPIError) else error
+    if not isinstance(cause, psycopg.errors.DependentObjectsStillExist | psycopg.errors.FeatureNotSupported):
+        return None
+    if not cause.diag.message_detail:
+        return None
+    return AtlasError(
+        f"The migration failed: {cause.diag.message_primary}: {'; '.join(cause.diag.message_detail.splitlines())}. "
+        "Drop what depends on it, then run: atlas db migrate"
+    )

@@ -1,8 +1,8 @@
-"""Functions and views: declared as text, created again when a text changes, as Flyway's repeatable migrations are.
+"""Functions and views: declared as text, and created again when a text changes, as Flyway's repeatable migrations are.
 
-    declared text ──digest differs from ops.objects?──> drop the views, migrate the tables, create functions and views
+    declared text ──digest differs from that in ops.objects──> create or replace, comment, record the digest
 
-Belongs here: what is declared, and bringing the database up to it. Not: tables, which `migrate` changes step by step.
+Belongs here: declaring objects, and creating and dropping them. Not here: when (`migrate`), tables (`migrations/`).
 """
 
 import hashlib
@@ -13,17 +13,27 @@ from typing import Any, Literal
 import psycopg
 from psycopg import sql
 
+from pipelines.errors import AtlasError
+
 Cursor = psycopg.Cursor[dict[str, Any]]
+Kind = Literal["function", "view"]
+REFUSED = (
+    psycopg.errors.SyntaxError,
+    psycopg.errors.UndefinedTable,
+    psycopg.errors.UndefinedColumn,
+    psycopg.errors.UndefinedFunction,
+)
+"""How PostgreSQL refuses a text that is wrong, or newer than the tables."""
 
 
 @dataclass(frozen=True)
 class SqlObject:
     """A function or a view. name: as SQL refers to it, a function with the types of its arguments.
 
-    create: its `create or replace` statement. comments: COMMENT ON statements.
+    create: its `create or replace` statement. comments: its COMMENT ON statements.
     """
 
-    kind: Literal["function", "view"]
+    kind: Kind
     name: str
     create: str
     comments: tuple[str, ...]
@@ -55,32 +65,37 @@ def _comment(kind: str, name: str, words: str) -> str:
 
 
 def changed(cursor: Cursor, objects: Sequence[SqlObject]) -> list[str]:
-    """Names of the objects whose text is not what the database was given, and of those no longer declared."""
-    recorded = _recorded(cursor)
-    declared = {each.name: each.digest for each in objects}
-    names = [name for name, digest in declared.items() if recorded.get(name, ("", ""))[1] != digest]
-    return names + sorted(recorded.keys() - declared.keys())
+    """Names of the objects that are missing or have another text, then of those that are no longer declared."""
+    created = _created(cursor)
+    names = [each.name for each in objects if each.name not in created or created[each.name][1] != each.digest]
+    return names + sorted(created.keys() - {each.name for each in objects})
 
 
-def drop_views(cursor: Cursor) -> None:
-    """Drops the recorded views, the last created first, so that a migration may change what they read."""
-    views = [name for name, (kind, _) in _recorded(cursor).items() if kind == "view"]
-    for name in reversed(views):
-        cursor.execute(f"drop view if exists {name}".encode())
-    if views:
-        cursor.execute("delete from ops.objects where kind = 'view'")
+def drop(cursor: Cursor, *kinds: Kind) -> None:
+    """Drops the objects of these kinds that `create` created, the last one first, so that tables can be changed."""
+    for name, (kind, _) in reversed(_created(cursor).items()):
+        if kind in kinds:
+            _drop(cursor, kind, name)
 
 
 def create(cursor: Cursor, objects: Sequence[SqlObject]) -> None:
-    """Creates the objects, drops functions that are no longer declared, and records the digests."""
-    recorded = _recorded(cursor)
-    for name in sorted(recorded.keys() - {each.name for each in objects}):
-        cursor.execute(f"drop {recorded[name][0]} if exists {name}".encode())
-        cursor.execute("delete from ops.objects where name = %s", [name])
+    """Drops objects that are no longer declared, and creates those that are missing or have another text.
+
+    Raises AtlasError where PostgreSQL does not accept a text.
+    """
+    created = _created(cursor)
+    for name in sorted(created.keys() - {each.name for each in objects}):
+        _drop(cursor, created[name][0], name)
     for each in objects:
-        if recorded.get(each.name, ("", ""))[1] == each.digest:
+        if each.name in created and created[each.name][1] == each.digest:
             continue
-        _create(cursor, each)
+        try:
+            _create(cursor, each)
+        except REFUSED as error:
+            raise AtlasError(
+                f"The {each.kind} {each.name} cannot be created: {error.diag.message_primary}. "
+                "Correct its text; a table or column that is new needs a migration first: atlas db revision -m TEXT"
+            ) from error
         cursor.execute(
             """
             insert into ops.objects (name, kind, digest) values (%s, %s, %s)
@@ -90,29 +105,30 @@ def create(cursor: Cursor, objects: Sequence[SqlObject]) -> None:
         )
 
 
-def drop_all(cursor: Cursor) -> None:
-    """Drops every recorded object: what a downgrade leaves of the tables may not have what they read."""
-    drop_views(cursor)
-    for name in reversed(_recorded(cursor)):
-        cursor.execute(f"drop function if exists {name}".encode())
-        cursor.execute("delete from ops.objects where name = %s", [name])
-
-
 def _create(cursor: Cursor, each: SqlObject) -> None:
     try:
         with cursor.connection.transaction():
-            cursor.execute(each.create.encode())
-    except psycopg.errors.InvalidFunctionDefinition:  # another return type or other names of arguments
-        cursor.execute(f"drop {each.kind} {each.name}".encode())
-        cursor.execute(each.create.encode())
+            _execute(cursor, each.create)
+    except psycopg.errors.InvalidFunctionDefinition:  # "create or replace" keeps result type and names of arguments
+        _execute(cursor, f"drop {each.kind} {each.name}")
+        _execute(cursor, each.create)
     for comment in each.comments:
-        cursor.execute(comment.encode())
+        _execute(cursor, comment)
 
 
-def _recorded(cursor: Cursor) -> dict[str, tuple[str, str]]:
+def _drop(cursor: Cursor, kind: str, name: str) -> None:
+    _execute(cursor, f"drop {kind} if exists {name}")
+    cursor.execute("delete from ops.objects where name = %s", [name])
+
+
+def _execute(cursor: Cursor, statement: str) -> None:
+    cursor.execute(statement.encode())  # psycopg's types want a literal or bytes
+
+
+def _created(cursor: Cursor) -> dict[str, tuple[Kind, str]]:
     """Kind and digest of each object in the database by its name, in the order of creation."""
-    there = cursor.execute("select to_regclass('ops.objects') as name").fetchone()
-    if there is None or there["name"] is None:
+    table = cursor.execute("select to_regclass('ops.objects') as name").fetchone()
+    if table is None or table["name"] is None:
         return {}
     rows = cursor.execute("select name, kind, digest from ops.objects order by created_order")
     return {row["name"]: (row["kind"], row["digest"]) for row in rows}

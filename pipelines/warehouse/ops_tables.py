@@ -1,4 +1,4 @@
-"""`ops`: the sources, the ledger of every run, each SELECT that ever ran, and whose turn it is to ask a host."""
+"""Tables of `ops`: sources, the ledger of runs, SELECT texts, rate limits, table digests, objects, schema drift."""
 
 import sqlalchemy
 from sqlalchemy import (
@@ -18,7 +18,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB, UUID
 
-from pipelines.warehouse.declare import Timestamp, created_column, limited, metadata, one_of, unique
+from pipelines.warehouse.declare import Timestamp, created_column, limited_text, metadata, one_of, unique
 
 RUN_KINDS = ("land", "transform", "rebuild", "prune", "erase")
 RUN_STATUSES = ("pending", "in_progress", "completed", "failed", "partial_success")
@@ -33,14 +33,20 @@ sources = Table(
     "sources",
     metadata,
     Column("source_id", UUID, primary_key=True, comment="ops.key(name)"),
-    *limited("name", 255, nullable=False, comment="domain/source"),
+    *limited_text("name", 255, nullable=False, comment="domain/source"),
     Column("kind", Text, nullable=False, comment="How the source is read: http, folder"),
-    *limited("base_url", 500, comment="Where it is read when nothing else is set; never with secrets"),
-    Column("is_active", Boolean, nullable=False, server_default=text("true"), comment="Set when its connector runs"),
+    *limited_text("base_url", 500, comment="Default address, without secrets"),
+    Column(
+        "is_active",
+        Boolean,
+        nullable=False,
+        server_default=text("true"),
+        comment="Whether a connector declares it; set when the connector runs",
+    ),
     created_column(),
     unique("name"),
     schema="ops",
-    comment="One row a source, written from its declaration",
+    comment="One row per source, written from its connector",
 )
 
 publish_seq = sqlalchemy.Sequence("publish_seq", schema="ops", metadata=metadata)
@@ -48,41 +54,56 @@ publish_seq = sqlalchemy.Sequence("publish_seq", schema="ops", metadata=metadata
 fetch_runs = Table(
     "fetch_runs",
     metadata,
-    Column("fetch_run_id", UUID, primary_key=True, server_default=text("uuidv7()"), comment="Grows with time"),
-    Column("publish_seq", BigInteger, unique=True, comment="Order in which runs became visible, drawn under the lock"),
     Column(
-        "source_id", UUID, ForeignKey("ops.sources.source_id"), index=True, comment="Source of the run, if it has one"
+        "fetch_run_id",
+        UUID,
+        primary_key=True,
+        server_default=text("uuidv7()"),
+        comment="UUID v7: grows with time",
     ),
-    Column("stream", Text, nullable=False, comment="What was landed or transformed: domain/source; or a domain"),
-    Column("kind", Text, nullable=False, comment="What was done"),
+    Column("publish_seq", BigInteger, unique=True, comment="Order in which runs were published; null = not published"),
+    Column(
+        "source_id",
+        UUID,
+        ForeignKey("ops.sources.source_id"),
+        index=True,
+        comment="Source; null = the run is of a whole domain",
+    ),
+    Column("stream", Text, nullable=False, comment="domain/source, or a domain"),
+    Column("kind", Text, nullable=False, comment="Kind of run"),
     one_of("kind", RUN_KINDS),
-    Column("asset_key", Text, nullable=False, comment="Dagster asset the run stands for"),
-    Column("partition_key", Text, nullable=False, comment="Day that was landed or transformed, or all"),
-    Column("dagster_run_id", Text, index=True, comment="Dagster run it was part of, if any"),
-    Column("status", Text, nullable=False, index=True, comment="How it stands"),
+    Column("asset_key", Text, nullable=False, comment="Dagster asset of the run"),
+    Column("partition_key", Text, nullable=False, comment="Partition: a day, or all"),
+    Column("dagster_run_id", Text, index=True, comment="Dagster run that executed it; null = none did"),
+    Column("status", Text, nullable=False, index=True, comment="Status"),
     one_of("status", RUN_STATUSES),
     Column(
-        "started_at", Timestamp, nullable=False, server_default=func.now(), index=True, comment="Opened before any work"
+        "started_at",
+        Timestamp,
+        nullable=False,
+        server_default=func.now(),
+        index=True,
+        comment="When the run was opened, before it read anything",
     ),
-    Column("ended_at", Timestamp, comment="Closed, together with the data it published"),
+    Column("ended_at", Timestamp, comment="When the run was closed, in the transaction that published its data"),
     _count("fetched", "Payloads received, or rows yielded by the SELECTs"),
-    _count("created", "New records, or rows inserted"),
-    _count("updated", "Records or rows that changed"),
-    _count("unchanged", "Records or rows that were already there, the same"),
-    _count("deleted", "Records or rows taken away; outside the sum of the others"),
-    _count("quarantined", "Payloads or rows that are in staging.quarantine instead"),
-    _count("duplicates", "Payloads of a record that a later one supersedes; rows yielded twice"),
-    Column("cursor_from", JSONB, comment="Where the fetch began, for sources that resume"),
-    Column("cursor_to", JSONB, comment="Where the fetch ended, for sources that resume"),
+    _count("created", "Records or rows inserted"),
+    _count("updated", "Records or rows updated"),
+    _count("unchanged", "Records or rows that were equal already"),
+    _count("deleted", "Records or rows deleted; not part of fetched"),
+    _count("quarantined", "Payloads or rows that were quarantined"),
+    _count("duplicates", "Payloads of a record that a later payload of the run supersedes; rows yielded twice"),
+    Column("cursor_from", JSONB, comment="Cursor at which the extraction started"),
+    Column("cursor_to", JSONB, comment="Cursor at which the extraction ended"),
     Column("code_version", Text, nullable=False, comment="Digest of the connector or of the SELECT files"),
     Column(
         "stats",
         JSONB,
         nullable=False,
         server_default=text("'{}'"),
-        comment="Bytes, skipped, counts a table, SQL digests",
+        comment="Bytes, skipped records, counts per table, digests of SELECT files",
     ),
-    Column("error_text", Text, comment="Why it failed"),
+    Column("error_text", Text, comment="Error of a failed run"),
     CheckConstraint(
         "fetched = created + updated + unchanged + quarantined + duplicates",
         name="conservation",
@@ -94,57 +115,61 @@ fetch_runs = Table(
     CheckConstraint("(ended_at is null) = (status in ('pending', 'in_progress'))", name="ended"),
     Index(None, "stream", "kind", "partition_key", "publish_seq"),
     schema="ops",
-    comment="The ledger: one row for each landing and each transform of a source's partition",
+    comment="The ledger: one row per run",
 )
 
 rate_limits = Table(
     "rate_limits",
     metadata,
-    Column("host", Text, primary_key=True, comment="Host and port that sources are read from"),
+    Column("host", Text, primary_key=True, comment="Host and port"),
     Column(
-        "next_request_at", Timestamp, nullable=False, server_default=text("'epoch'"), comment="Not to be asked before"
+        "next_request_at",
+        Timestamp,
+        nullable=False,
+        server_default=text("'epoch'"),
+        comment="No request is sent before",
     ),
     Column(
         "blocked_until",
         Timestamp,
         nullable=False,
         server_default=text("'epoch'"),
-        comment="It asked to be left alone until then",
+        comment="End of the wait that the host asked for (Retry-After)",
     ),
     schema="ops",
-    comment="Whose turn it is: when each host may be asked next, by whichever run",
+    comment="One row per host: when the next request of any run may be sent",
 )
 
 sql_texts = Table(
     "sql",
     metadata,
     Column("digest", Text, primary_key=True, comment="sha256 of the text, lower hex"),
-    Column("path", Text, nullable=False, comment="File it was read from, below sql/"),
-    Column("text", Text, nullable=False, comment="The SELECT as it was run"),
+    Column("path", Text, nullable=False, comment="Path of the file, below sql/"),
+    Column("text", Text, nullable=False, comment="Text of the SELECT"),
     schema="ops",
-    comment="Each SELECT that ever ran, by digest",
+    comment="One row per text of a SELECT file that a run applied",
 )
 
 table_digests = Table(
     "table_digests",
     metadata,
     Column("table_name", Text, primary_key=True, comment="schema.table"),
-    Column("rows", BigInteger, nullable=False, comment="How many rows it has"),
-    Column("digest", BigInteger, nullable=False, comment="Sum of the hashes of its rows, audit columns left out"),
+    Column("rows", BigInteger, nullable=False, comment="Number of rows"),
+    Column("digest", BigInteger, nullable=False, comment="Sum of the hashes of its rows, without audit columns"),
     schema="ops",
-    comment="What the tables of the domains hold, kept up by each transform; its runs keep what they left behind",
+    comment="One row per table of a domain: its contents in numbers, updated by each transform",
 )
 
 objects = Table(
     "objects",
     metadata,
-    Column("name", Text, primary_key=True, comment="As SQL refers to it, a function with the types of its arguments"),
+    Column("name", Text, primary_key=True, comment="Name in SQL; for a function with the types of its arguments"),
     Column("kind", Text, nullable=False, comment="function or view"),
     one_of("kind", ("function", "view")),
     Column("digest", Text, nullable=False, comment="sha256 of the statements that created it, lower hex"),
-    Column("created_order", BigInteger, Identity(always=True), comment="Order in which objects were created first"),
+    Column("created_order", BigInteger, Identity(always=True), comment="Order of first creation"),
     schema="ops",
-    comment="Functions and views as created from their declarations; one whose text changes is created again",
+    comment="One row per function or view; an object is created again when its declared text changes",
 )
 
 schema_drift = Table(
@@ -154,28 +179,32 @@ schema_drift = Table(
     Column(
         "path", Text, primary_key=True, comment="modelVersions[*].files[*].sizeKB; *: any other key; $: the payload"
     ),
-    Column("type", Text, primary_key=True, comment="What was there"),
+    Column("type", Text, primary_key=True, comment="JSON type of the value"),
     one_of("type", JSON_TYPES),
     Column(
         "first_run",
         UUID,
         ForeignKey("ops.fetch_runs.fetch_run_id"),
         nullable=False,
-        comment="Landing that saw it first",
+        comment="Landing that received it first",
     ),
     Column(
-        "last_run", UUID, ForeignKey("ops.fetch_runs.fetch_run_id"), nullable=False, comment="Landing that saw it last"
+        "last_run",
+        UUID,
+        ForeignKey("ops.fetch_runs.fetch_run_id"),
+        nullable=False,
+        comment="Landing that received it last",
     ),
-    _count("payloads", "Payloads that had it, of those looked at"),
-    _count("of_payloads", "Payloads looked at that had the object or array it is in"),
-    _count("missed", "How many of these came since the last that had it"),
+    _count("payloads", "Sampled payloads that contain the path with this type"),
+    _count("of_payloads", "Sampled payloads that contain the object or array around it"),
+    _count("missed", "How many of these were received after the last one that contains it"),
     Column(
         "share",
         Numeric,
         Computed("round(least(payloads, of_payloads) / nullif(of_payloads, 0)::numeric, 4)", persisted=True),
-        comment="payloads of of_payloads, at most 1",
+        comment="payloads / of_payloads, at most 1",
     ),
-    Column("payload_id", UUID, comment="The first payload that was seen with it; it may be gone since"),
+    Column("payload_id", UUID, comment="First payload that contains it; may be deleted since"),
     schema="ops",
-    comment="One row a stream, JSON path and type: what payloads hold, since and until which landing; from a sample",
+    comment="One row per stream, JSON path and type found in a sample of its payloads",
 )

@@ -28,7 +28,7 @@ from pipelines.warehouse.database import Warehouse
 
 DONE, FAILED, USAGE, PARTIAL = 0, 1, 2, 3
 SECRET = "hunter2-and-nothing-else"
-REVISIONS = sorted(path.name.partition("_")[0] for path in (project.ROOT / "migrations" / "versions").glob("*.py"))
+EVERYTHING = migrate.everything(project.objects())
 
 Atlas = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -133,7 +133,7 @@ def test_a_past_day_cannot_be_fetched_live(atlas: Atlas, warehouse: Warehouse) -
 
 def test_recordings_fill_a_fresh_database_and_then_change_nothing(atlas: Atlas, warehouse: Warehouse) -> None:
     warehouse.drop_database(warehouse.database)
-    assert json.loads(atlas("db", "ensure", "--json").stdout) == {"applied": REVISIONS, "revision": migrate.head()}
+    assert json.loads(atlas("db", "ensure", "--json").stdout) == {"applied": EVERYTHING, "revision": migrate.head()}
 
     first = json.loads(atlas("run", "--json").stdout)
     assert {(run["stream"], run["kind"], run["partition_key"]) for run in first["runs"]} == {
@@ -198,6 +198,9 @@ def test_json_is_one_document_and_nothing_else(atlas: Atlas, models: Path) -> No
     assert replayed["quarantined"] == 1
     assert json.loads(atlas("db", "migrate", "--json").stdout)["applied"] == []
     assert json.loads(atlas("db", "status", "--json").stdout)["pending"] == []
+    assert json.loads(atlas("db", "apply", "--json").stdout)["applied"] == []
+    assert json.loads(atlas("db", "check", "--json").stdout)["pending"] == []
+    assert json.loads(atlas("db", "revision", "-m", "Nothing", "--json").stdout) == {"written": None}
 
 
 def test_a_person_sees_each_run_and_why_something_is_missing(atlas: Atlas, models: Path) -> None:
@@ -207,10 +210,10 @@ def test_a_person_sees_each_run_and_why_something_is_missing(atlas: Atlas, model
     assert "not_json" in atlas("quarantine", "list").stdout
 
 
-def test_status_tells_what_is_pending_until_ensure_has_run(atlas: Atlas, warehouse: Warehouse) -> None:
+def test_status_shows_what_is_pending_until_ensure_has_run(atlas: Atlas, warehouse: Warehouse) -> None:
     warehouse.drop_database(warehouse.database)
     status = json.loads(atlas("db", "status", "--json", code=PARTIAL).stdout)
-    assert (status["exists"], status["revision"], status["pending"]) == (False, None, [migrate.head()])
+    assert (status["exists"], status["revision"], status["pending"]) == (False, None, EVERYTHING)
     done = atlas("runs", code=FAILED)
     assert f"The database '{warehouse.database}' does not exist yet. Create it with: atlas db ensure" in words(
         done.stderr
@@ -218,7 +221,7 @@ def test_status_tells_what_is_pending_until_ensure_has_run(atlas: Atlas, warehou
 
     warehouse.create_database(warehouse.database)
     status = json.loads(atlas("db", "status", "--json", code=PARTIAL).stdout)
-    assert (status["exists"], status["revision"], status["pending"]) == (True, None, REVISIONS)
+    assert (status["exists"], status["revision"], status["pending"]) == (True, None, EVERYTHING)
     assert "Run: atlas db migrate" in words(atlas("runs", code=FAILED).stderr)
 
     assert f"Ready, at revision {migrate.head()}." in atlas("db", "ensure").stdout
@@ -250,7 +253,7 @@ def test_an_unreachable_server_is_one_sentence_without_the_password(atlas: Atlas
     url = f"postgresql://me:{SECRET}@127.0.0.1:{closed_port()}/atlas"
     for arguments in (["db", "status"], ["runs", "--json"]):
         done = atlas(*arguments, code=FAILED, DATABASE_URL=url)
-        assert "error: Cannot reach Postgres at 127.0.0.1" in words(done.stderr)
+        assert "error: Cannot connect to PostgreSQL at 127.0.0.1" in words(done.stderr)
         assert "Check DATABASE_URL" in words(done.stderr)
         assert done.stdout == ""
         assert SECRET not in done.stdout + done.stderr
@@ -259,7 +262,7 @@ def test_an_unreachable_server_is_one_sentence_without_the_password(atlas: Atlas
 @pytest.mark.parametrize("url", [f"postgresql://me:{SECRET}@host:port/atlas", f"mysql://me:{SECRET}@host/atlas", "?"])
 def test_a_malformed_url_is_one_sentence(atlas: Atlas, url: str) -> None:
     done = atlas("db", "status", code=USAGE, DATABASE_URL=url)
-    assert "DATABASE_URL is not a Postgres URL. It should look like postgresql://" in words(done.stderr)
+    assert "DATABASE_URL is not a PostgreSQL URL. It should look like postgresql://" in words(done.stderr)
     assert SECRET not in done.stdout + done.stderr
 
 
@@ -366,7 +369,7 @@ def test_a_server_that_is_too_old_is_one_sentence(atlas: Atlas, old_server: str)
     for arguments in (["db", "ensure"], ["runs", "--json"]):
         done = atlas(*arguments, code=FAILED, DATABASE_URL=old_server)
         assert re.fullmatch(
-            r"error: The server of DATABASE_URL is Postgres 16; the warehouse needs 18 or newer\. .+",
+            r"error: The server of DATABASE_URL is PostgreSQL 16; the warehouse needs 18 or newer\. .+",
             words(done.stderr),
         )
         assert done.stdout == ""

@@ -359,7 +359,7 @@ def test_two_processes_at_once_obey_and_keep_to_the_rate(opened: Open) -> None:
     program = (
         "from pipelines import project, settings; from pipelines.landing import extract, land; "
         "from pipelines.source import Window; "
-        "from pipelines.warehouse.database import opened as warehouse_of; from assets.catalog import danbooru; "
+        "from pipelines.warehouse.database import open_warehouse as warehouse_of; from assets.catalog import danbooru; "
         "danbooru.PAGE_SIZE, danbooru.LAST_PAGE = 7, 50; "
         f"source, window = project.sources()['catalog/danbooru'], Window.of('{site.today}'); "
         "w = warehouse_of(settings.load()).__enter__(); "

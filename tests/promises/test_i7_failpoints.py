@@ -210,7 +210,7 @@ from pipelines.warehouse import database
 
 source = project.sources()["catalog/ollama"]
 day = datetime.now(UTC).date().isoformat()
-with database.opened(settings.load()) as warehouse:
+with database.open_warehouse(settings.load()) as warehouse:
     land.land_intake(warehouse, source, day, extract.open_intake(warehouse, source, Window.of(day), "live"))
 """
 """What a Dagster run does to land a live source, without the seconds that Dagster takes to begin."""

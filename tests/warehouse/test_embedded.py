@@ -406,8 +406,8 @@ def test_server_that_cannot_start_says_why_and_holds_nothing(home: Path) -> None
 
 
 def test_server_that_lives_but_does_not_answer(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embedded, "PATIENCE_S", 0.3)
+    monkeypatch.setattr(embedded, "TIMEOUT_S", 0.3)
     with (home / "postgres.alive.lock").open("w") as alive:
         fcntl.flock(alive, fcntl.LOCK_EX)
-        with pytest.raises(embedded.EmbeddedError, match=r"has not answered for 0\.3 s.*try again"):
+        with pytest.raises(embedded.EmbeddedError, match=r"did not accept connections for 0\.3 s.*try again"):
             embedded.acquire(home)

@@ -1,8 +1,6 @@
 """Migrations: what they make is what the tables declare, and taking them back leaves nothing."""
 
 import difflib
-import os
-import subprocess
 from collections.abc import Callable
 
 import pytest
@@ -10,32 +8,14 @@ from sqlalchemy import text
 
 from pipelines import project
 from pipelines.errors import AtlasError
-from pipelines.warehouse import embedded, migrate, objects
+from pipelines.warehouse import migrate, objects
 from pipelines.warehouse.database import Warehouse
 from pipelines.warehouse.declare import metadata
 
-
-@pytest.fixture
-def empty(template: Warehouse) -> Callable[[str], Warehouse]:
-    """Makes a database without any table."""
-
-    def make(name: str) -> Warehouse:
-        warehouse = Warehouse(template.url.set(database=f"{template.database}_{name}"))
-        warehouse.drop_database(warehouse.database)
-        warehouse.create_database(warehouse.database)
-        return warehouse
-
-    return make
+Dump = Callable[[Warehouse], list[str]]
 
 
-def dump(warehouse: Warehouse) -> list[str]:
-    """The schema as pg_dump writes it, less Alembic's own table and the dump's random tokens."""
-    command = [str(embedded.BIN / "pg_dump"), "--schema-only", "--exclude-table=alembic_version", warehouse.conninfo]
-    written = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ | {"LC_ALL": "C"})
-    return [line for line in written.stdout.splitlines() if not line.startswith(("\\restrict", "\\unrestrict"))]
-
-
-def test_migrations_make_what_the_tables_declare(empty: Callable[[str], Warehouse]) -> None:
+def test_migrations_make_what_the_tables_declare(empty: Callable[[str], Warehouse], dump: Dump) -> None:
     migrated, declared = empty("migrated"), empty("declared")
     project.load_tables()
     migrate.migrate(migrated, project.objects())
@@ -51,7 +31,7 @@ def test_migrations_make_what_the_tables_declare(empty: Callable[[str], Warehous
     assert sum("COMMENT ON COLUMN" in line for line in dump(migrated)) > 100
 
 
-def test_up_down_up_leaves_nothing_behind(empty: Callable[[str], Warehouse]) -> None:
+def test_up_down_up_leaves_nothing_behind(empty: Callable[[str], Warehouse], dump: Dump) -> None:
     warehouse = empty("down")
     before = dump(warehouse)
     everything = migrate.pending(empty("other"), project.objects())
@@ -88,7 +68,7 @@ def test_every_table_and_column_has_a_comment(warehouse: Warehouse) -> None:
     assert tables == 10
 
 
-def test_an_unknown_revision_is_told_in_a_sentence(warehouse: Warehouse) -> None:
+def test_an_unknown_revision_is_an_error_that_names_it(warehouse: Warehouse) -> None:
     with warehouse.connect() as connection:
         connection.execute("update alembic_version set version_num = 'from_the_future'")
     with pytest.raises(AtlasError, match="from_the_future, which this project does not know"):

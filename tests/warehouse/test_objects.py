@@ -1,0 +1,102 @@
+"""Functions and views: created again when their text changes, dropped when no longer declared, all or nothing."""
+
+from collections.abc import Callable, Sequence
+
+import pytest
+
+from pipelines import project
+from pipelines.errors import AtlasError
+from pipelines.warehouse import migrate, objects
+from pipelines.warehouse.database import Warehouse
+from pipelines.warehouse.objects import SqlObject
+
+Declare = Callable[..., Sequence[SqlObject]]
+
+
+@pytest.fixture
+def declare(monkeypatch: pytest.MonkeyPatch) -> Declare:
+    """Declares a function and a view over it beside those of the project."""
+    there = project.objects()
+
+    def declared(
+        number: str = "1", result: str = "integer", column: str = "one", view: bool = True
+    ) -> Sequence[SqlObject]:
+        monkeypatch.setattr(objects, "DECLARED", {each.name: each for each in there})
+        create = f"create or replace function ops.one() returns {result} language sql return {number}"
+        objects.function("ops.one()", create, "A number: 100%")
+        if view:
+            objects.view("ops.ones", f"select ops.one() as {column}", "Ones", {column: "One of them"})
+        return tuple(objects.DECLARED.values())
+
+    return declared
+
+
+def answer(warehouse: Warehouse, question: str) -> object:
+    with warehouse.connect() as connection:
+        row = connection.execute(question.encode()).fetchone()
+    return row and next(iter(row.values()))
+
+
+def test_an_object_is_created_again_when_its_text_changes(warehouse: Warehouse, declare: Declare) -> None:
+    assert migrate.pending(warehouse, declare()) == ["ops.one()", "ops.ones"]
+    assert migrate.migrate(warehouse, declare()) == ["ops.one()", "ops.ones"]
+    assert answer(warehouse, "select one from ops.ones") == 1
+    assert answer(warehouse, "select obj_description('ops.one'::regproc)") == "A number: 100%"
+    assert answer(warehouse, "select col_description('ops.ones'::regclass, 1)") == "One of them"
+    assert migrate.migrate(warehouse, declare()) == []
+
+    assert migrate.migrate(warehouse, declare(number="2")) == ["ops.one()"]
+    assert answer(warehouse, "select one from ops.ones") == 2
+    assert migrate.migrate(warehouse, declare(number="'two'", result="text")) == ["ops.one()"]
+    assert answer(warehouse, "select one from ops.ones") == "two"
+    assert migrate.migrate(warehouse, declare(number="'two'", result="text", column="uno")) == ["ops.ones"]
+    assert answer(warehouse, "select uno from ops.ones") == "two"
+    assert answer(warehouse, "select count(*) from ops.objects") == len(declare())
+    assert migrate.pending(warehouse, declare(number="'two'", result="text", column="uno")) == []
+
+
+def test_an_object_that_is_no_longer_declared_is_dropped(warehouse: Warehouse, declare: Declare) -> None:
+    migrate.migrate(warehouse, declare())
+    assert migrate.migrate(warehouse, declare(view=False)) == ["ops.ones"]
+    assert answer(warehouse, "select to_regclass('ops.ones')") is None
+    assert migrate.migrate(warehouse, project.objects()) == ["ops.one()"]
+    assert answer(warehouse, "select to_regprocedure('ops.one()')") is None
+    assert migrate.pending(warehouse, project.objects()) == []
+
+
+def test_a_failure_in_between_leaves_the_objects_as_they_were(warehouse: Warehouse, declare: Declare) -> None:
+    migrate.migrate(warehouse, declare())
+    broken = declare(number="2", column="one, nowhere.at_all")
+    with pytest.raises(AtlasError, match=r"view ops\.ones cannot be created: missing FROM.* atlas db revision -m TEXT"):
+        migrate.migrate(warehouse, broken)
+    assert answer(warehouse, "select one from ops.ones") == 1
+    assert answer(warehouse, "select count(*) from marts.models") == 0
+    assert migrate.pending(warehouse, declare()) == []
+    assert migrate.pending(warehouse, broken) == ["ops.one()", "ops.ones"]
+
+
+def test_a_view_of_somebody_else_is_named_and_stays(warehouse: Warehouse, declare: Declare) -> None:
+    with warehouse.connect() as connection:
+        connection.execute("create view public.theirs as select * from marts.models")
+    with pytest.raises(AtlasError, match=r"view theirs depends on view marts\.models\. Drop .* atlas db migrate"):
+        migrate.migrate(warehouse, declare())
+    with pytest.raises(AtlasError, match=r"view theirs depends on view marts\.models"):
+        migrate.downgrade(warehouse)
+    assert answer(warehouse, "select count(*) from public.theirs") == 0
+    assert migrate.pending(warehouse, project.objects()) == []
+    with warehouse.connect() as connection:
+        connection.execute("drop view public.theirs")
+        connection.execute("create view public.theirs as select name from catalog.models")
+    with pytest.raises(AtlasError, match=r"view theirs depends on .*catalog\.models"):
+        migrate.downgrade(warehouse)
+    assert migrate.migrate(warehouse, declare()) == ["ops.one()", "ops.ones"]
+    assert answer(warehouse, "select count(*) from public.theirs") == 0
+
+
+def test_a_downgrade_takes_objects_along_and_migrate_creates_them(warehouse: Warehouse, declare: Declare) -> None:
+    migrate.migrate(warehouse, declare())
+    migrate.downgrade(warehouse, "2026_11_26_initial_staging")
+    assert answer(warehouse, "select to_regprocedure('ops.one()')") is None
+    applied = migrate.migrate(warehouse, declare())
+    assert applied[0] == "2026_11_26_initial_marts" and applied[-2:] == ["ops.one()", "ops.ones"]
+    assert answer(warehouse, "select one from ops.ones") == 1
