@@ -1,14 +1,14 @@
-"""Named places between two steps, where a test makes a process die: whatever it leaves, the next run makes good.
+"""Failpoints: named places between two steps, at which a test makes the process die.
 
-    ATLAS_FAILPOINT=publish.judged=kill        one place, one fault
+    ATLAS_FAILPOINT=publish.classified=kill    one failpoint, one fault
     ATLAS_FAILPOINT=bodies.committed:2=cut     when it is reached for the second time
     ATLAS_FAILPOINT=write.merged.models=cut,ledger.failing=kill
 
-`kill` is kill -9; `cut` has the server end every connection to the database of DATABASE_URL, so that it is for a
-database of a test's own; `cancel` is Ctrl-C; `hold` stops the process until it gets SIGCONT; `tell` (`*=tell`:
-everywhere) only says on standard error what is reached, as the others do too. The environment is read once, at import;
-where nothing is set a call costs nanoseconds. Belongs here: what happens at a place. Not: what must hold after it
-(tests/test_i7_failpoints.py).
+`kill` sends SIGKILL; `cut` terminates every connection to the database of DATABASE_URL, which must be a test's own;
+`cancel` sends SIGINT; `hold` stops the process until it gets SIGCONT; `tell` only prints the name. `*=tell` prints each
+failpoint when it is reached first. Every fault prints its name on standard error. The environment is read once, at
+import; without it a call costs nanoseconds. Belongs here: the faults. Not here: what must hold after them
+(tests/promises/test_i7_failpoints.py).
 """
 
 import os
@@ -30,7 +30,7 @@ FAULTS = ("kill", "cut", "cancel", "hold", "tell")
 
 
 def reached(name: str, of: str = "") -> None:
-    """Says that a place is reached; of: which of several that share its name, such as a table."""
+    """A failpoint. of: which one of several that share the name, such as a table."""
     if _SET:
         _reach(name, f"{name}.{of}" if of else name)
 
@@ -45,12 +45,12 @@ def _reach(name: str, full: str) -> None:
             fault = rules.get(("*", 1))
     if fault:
         os.write(2, f"failpoint {full}: {fault}\n".encode())
-        _strike(fault)
+        _execute(fault)
 
 
 @cache
 def _rules() -> dict[tuple[str, int], str]:
-    """What is to happen, by name and number of times."""
+    """The fault of each failpoint and count. Raises AtlasError if the environment variable cannot be parsed."""
     rules = {}
     for rule in _SET.split(","):
         place, _, fault = rule.partition("=")
@@ -64,7 +64,7 @@ def _rules() -> dict[tuple[str, int], str]:
     return rules
 
 
-def _strike(fault: str) -> None:
+def _execute(fault: str) -> None:
     if fault == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
     elif fault == "cut":

@@ -1,8 +1,12 @@
 """`ops.fetch_runs`: one row for each landing and each transform, opened before any work and closed with it.
 
-A run is closed in the transaction that publishes its data, so the ledger and the tables cannot disagree. While it
-works it holds an advisory lock under its id; whoever can take that lock knows that the process is gone, and `reap`
-then closes the row truthfully. Belongs here: rows of `ops.fetch_runs` and `ops.sources`. Not: what a run does.
+    open_run ──> in_progress ──> Run.publish: completed, partial_success
+                      ├── exception in the block ──> failed
+                      └── process killed ──> close_dead_runs: failed
+
+A run is closed in the transaction that publishes its data, so the ledger and the tables cannot disagree. Each process
+holds an advisory lock on the id of its run; a lock that another session can acquire means that the process is gone.
+Belongs here: rows of `ops.fetch_runs` and `ops.sources`. Not here: the work of a run.
 """
 
 from collections.abc import Callable, Iterator
@@ -26,7 +30,7 @@ Status = Literal["in_progress", "completed", "failed", "partial_success"]
 
 @dataclass
 class Counts:
-    """What became of everything a run fetched; `deleted` stands outside the sum."""
+    """The counts of a run. `fetched` is the sum of the others, `deleted` excepted."""
 
     fetched: int = 0
     created: int = 0
@@ -44,7 +48,7 @@ class Counts:
 
 @dataclass
 class Run:
-    """A run while it works, and what it did once it is closed. `done` grows as items pass, for progress displays."""
+    """A run: its state while it works, its counts once it is closed. `done` counts items, for displays."""
 
     id: UUID
     source: str
@@ -59,7 +63,7 @@ class Run:
     error: str | None = None
 
     def advance(self, items: int) -> None:
-        """Tells whoever watches that `items` more have passed."""
+        """Adds to `done` and notifies."""
         self.done += items
         self.notify(self)
 
@@ -71,7 +75,7 @@ class Run:
         cursor_from: dict[str, Any] | None = None,
         cursor_to: dict[str, Any] | None = None,
     ) -> None:
-        """Closes the row inside the caller's transaction; it shows when that commits, with the data."""
+        """Closes the row in the caller's transaction, so that it becomes visible together with the data."""
         self.counts, self.stats = counts, stats
         self.status = "partial_success" if counts.quarantined else "completed"
         failpoints.reached("ledger.publishing")
@@ -97,19 +101,19 @@ class Run:
 
 
 def silent(_: Run) -> None:
-    """Watches nothing."""
+    """A `notify` that does nothing."""
 
 
 @contextmanager
-def reading(warehouse: Warehouse) -> Iterator[Connection]:
-    """A connection for what reads for long and is no run: a migration waits for it, and it for a migration."""
+def open_reader(warehouse: Warehouse) -> Iterator[Connection]:
+    """A connection for a long read that is not a run. A migration waits until it is closed, and it for a migration."""
     with warehouse.connect() as connection:
         locks.acquire_shared(connection, locks.MIGRATION)
         yield connection
 
 
 @contextmanager
-def opened(
+def open_run(
     warehouse: Warehouse,
     subject: Source | str,
     kind: RunKind,
@@ -119,11 +123,11 @@ def opened(
     dagster_run_id: str | None = None,
     notify: Callable[[Run], None] = silent,
 ) -> Iterator[Run]:
-    """A run in the ledger; the block must `publish` it. Whatever ends the block otherwise is written as its error.
+    """Inserts a run; the block must `publish` it. An exception in the block closes the run as failed, and is raised.
 
-    subject: the source, or the name of what is no source's alone, such as a domain.
+    subject: the source, or the name of a domain for a run of several sources.
     """
-    with reading(warehouse) as connection:
+    with open_reader(warehouse) as connection:
         run = Run(
             _insert(connection, subject, kind, partition, code_version, dagster_run_id),
             subject if isinstance(subject, str) else subject.name,
@@ -139,7 +143,7 @@ def opened(
             failpoints.reached("ledger.ended")
         except BaseException as error:
             run.status, run.counts = "failed", Counts()
-            run.error = _words(error)
+            run.error = _error_text(error)
             _fail(warehouse, run)
             raise
         finally:
@@ -158,7 +162,7 @@ def _insert(
     with connection.transaction():
         if isinstance(subject, Source):
             locks.acquire_for_transaction(connection, locks.SOURCES)
-            connection.execute(DECLARE, {"name": subject.name, "kind": subject.kind, "base_url": subject.base_url})
+            connection.execute(MERGE_SOURCE, {"name": subject.name, "kind": subject.kind, "base_url": subject.base_url})
         failpoints.reached("ledger.declared")
         row = connection.execute(
             """
@@ -185,28 +189,29 @@ def _insert(
     return UUID(str(row["fetch_run_id"]))
 
 
-def _words(error: BaseException) -> str:
+def _error_text(error: BaseException) -> str:
     if isinstance(error, AtlasError):
         return str(error)
     return f"{type(error).__name__}: {error}" if isinstance(error, Exception) else "interrupted"
 
 
 def _fail(warehouse: Warehouse, run: Run) -> None:
-    """Writes the error on a connection of its own: the run's may be the very thing that broke."""
+    """Closes the run as failed, on a new connection: the run's own may be broken."""
     failpoints.reached("ledger.failing")
     with warehouse.connect() as connection:
         _close_failed(connection, run.id, str(run.error))
     failpoints.reached("ledger.failed")
 
 
-def _close_failed(connection: Connection, run_id: UUID, words: str) -> None:
+def _close_failed(connection: Connection, run_id: UUID, error: str) -> None:
+    """Closes a run as failed. Discards its unpublished rows, unless a checkpoint lets the next run resume it."""
     with connection.transaction():
         connection.execute(
             """
             update ops.fetch_runs set status = 'failed', ended_at = clock_timestamp(), error_text = %s
             where fetch_run_id = %s and status in ('pending', 'in_progress')
             """,
-            [words[:10_000].replace("\x00", ""), run_id],
+            [error[:10_000].replace("\x00", ""), run_id],
         )
         failpoints.reached("ledger.closed")
         for name in ("arrivals", "rejects"):
@@ -223,33 +228,35 @@ def _close_failed(connection: Connection, run_id: UUID, words: str) -> None:
             failpoints.reached("ledger.discarded", name)
 
 
-def reap(warehouse: Warehouse) -> list[UUID]:
-    """Closes the runs whose process is gone; those runs. Bodies they wrote stay and are taken up by digest.
+def close_dead_runs(warehouse: Warehouse) -> list[UUID]:
+    """Closes the runs whose process is gone, and returns their ids. The bodies that they wrote stay, and are reused.
 
-    What runs kept for their own resumption, and nobody has taken up for a day, goes.
+    Also deletes the checkpoints of failed landings that no run has resumed within a day.
     """
-    reaped = []
+    closed = []
     with warehouse.connect() as connection:
         open_runs = connection.execute(
             "select fetch_run_id from ops.fetch_runs where status in ('pending', 'in_progress') order by 1"
         ).fetchall()
-        failpoints.reached("reap.read")
+        failpoints.reached("dead_runs.read")
         for row in open_runs:
             run_id = UUID(str(row["fetch_run_id"]))
             if locks.try_acquire(connection, locks.run(run_id)):
-                failpoints.reached("reap.taken")
-                _close_failed(connection, run_id, "the process ended without a word; what it had not published is gone")
-                failpoints.reached("reap.closed")
+                failpoints.reached("dead_runs.locked")
+                _close_failed(connection, run_id, DIED)
+                failpoints.reached("dead_runs.closed")
                 locks.release(connection, locks.run(run_id))
-                failpoints.reached("reap.unlocked")
-                reaped.append(run_id)
+                failpoints.reached("dead_runs.unlocked")
+                closed.append(run_id)
         for name in ("arrivals", "rejects", "checkpoints"):
-            connection.execute(sql.SQL(FORGET_OLD).format(sql.Identifier(name)))
-            failpoints.reached("reap.forgotten", name)
-    return reaped
+            connection.execute(sql.SQL(DISCARD_UNRESUMED).format(sql.Identifier(name)))
+            failpoints.reached("dead_runs.discarded", name)
+    return closed
 
 
-DECLARE = """
+DIED = "the process ended before it closed the run; what it had not published is discarded"
+
+MERGE_SOURCE = """
 merge into ops.sources t
 using (select ops.key(%(name)s) as source_id, %(name)s as name, %(kind)s as kind, %(base_url)s as base_url) s
 on t.source_id = s.source_id
@@ -259,7 +266,7 @@ when not matched then
     insert (source_id, name, kind, base_url) values (s.source_id, s.name, s.kind, s.base_url)
 """
 
-FORGET_OLD = """
+DISCARD_UNRESUMED = """
 delete from staging.{}
 where fetch_run_id = any(array(
     select fetch_run_id from ops.fetch_runs
@@ -267,4 +274,3 @@ where fetch_run_id = any(array(
       and started_at between now() - interval '9 days' and now() - interval '1 day'
 ))
 """
-"""What nobody takes up any more."""

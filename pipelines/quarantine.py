@@ -1,8 +1,10 @@
-"""`staging.quarantine`: whatever is not where it should be, with its exact bytes or its row, and why.
+"""`staging.quarantine`: payloads that did not land and rows that were rejected, with their exact bytes and the reason.
 
-One entry a (stream, digest) at landing and one a (record, table, key, constraint) at transform. Seen again, an entry
-only counts; it closes when its record lands or its row fits, and opens again if the fault comes back. Belongs here:
-writing and reading entries. Not: deciding what is bad (`landing`, `transform`).
+    staging.rejects ──publish──> entries of stage land         (one a stream and digest)
+    rejected rows ──transform──> entries of stage transform    (one a record, table, key and constraint)
+
+An entry that is seen again is only counted. It is closed when its record lands or its row is accepted, and opened again
+if the fault returns. Belongs here: writing and reading entries. Not here: validation (`landing`, `transform`).
 """
 
 from collections.abc import Sequence
@@ -19,7 +21,7 @@ from pipelines.warehouse.database import Connection
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """A payload that did not land."""
+    """A payload that cannot land, and the reason."""
 
     stream: str
     body: bytes
@@ -33,7 +35,7 @@ class Rejected:
 
 
 def note(connection: Connection, run_id: UUID, rejected: Sequence[Rejected]) -> None:
-    """Notes rejected payloads until the landing publishes."""
+    """Inserts rejected payloads into staging.rejects, where they stay until the landing is published."""
     connection.cursor().executemany(
         """
         insert into staging.rejects
@@ -45,7 +47,7 @@ def note(connection: Connection, run_id: UUID, rejected: Sequence[Rejected]) -> 
 
 
 def keep_payloads(run: Run) -> None:
-    """Keeps the exact bytes of what a landing rejected; a payload that was seen before only counts."""
+    """Inserts an entry for each payload that the landing rejected; counts it, if there is an entry of the payload."""
     run.connection.execute(
         """
         insert into staging.quarantine
@@ -69,22 +71,6 @@ def keep_payloads(run: Run) -> None:
             seen = quarantine.seen + 1, closed_run = null, closed_at = null
         """,
         {"partition": run.partition, "run": run.id},
-    )
-
-
-def close_landed(run: Run) -> None:
-    """Closes entries whose record landed in this run, as of that day or later (`judged` holds what it landed)."""
-    run.connection.execute(
-        """
-        update staging.quarantine q set closed_run = %(run)s, closed_at = now()
-        from judged j
-        where q.stage = 'land' and q.stream = j.stream and q.closed_at is null and q.last_run <> %(run)s
-          and (
-              q.digest = j.digest
-              or q.record_id = j.record_id and q.partition_key <= %(partition)s
-                  and j.verdict in ('created', 'updated', 'unchanged', 'counted'))
-        """,
-        {"run": run.id, "partition": run.partition},
     )
 
 
@@ -138,8 +124,8 @@ def keep_rows(run: Run, source: Source) -> None:
 
 
 def entries(connection: Connection, *, names: list[str] | None = None, closed: bool = False) -> list[dict[str, Any]]:
-    """The entries without their bytes and rows, oldest first; open ones only unless `closed`. names: of these streams,
-    or all streams of these sources.
+    """The entries without their bytes and rows, oldest first. names: streams or sources; None: all. closed: closed ones
+    too.
     """
     return connection.execute(
         """
@@ -155,22 +141,10 @@ def entries(connection: Connection, *, names: list[str] | None = None, closed: b
 
 
 def entry(connection: Connection, quarantine_id: int) -> dict[str, Any]:
-    """One entry whole, with its bytes or its row."""
+    """One entry with its bytes or its row. Raises AtlasError if there is none of this number."""
     found = connection.execute("select * from staging.quarantine where quarantine_id = %s", [quarantine_id]).fetchone()
     if found is None:
         raise AtlasError(
             f"There is no quarantine entry {quarantine_id}. See them with: atlas quarantine list", usage=True
         )
     return found
-
-
-def close_mended(run: Run, quarantine_id: int) -> None:
-    """Closes the entry that a mended payload was brought in for, unless that is of another record."""
-    run.connection.execute(
-        """
-        update staging.quarantine q set closed_run = %s, closed_at = now()
-        where q.quarantine_id = %s and q.closed_at is null
-          and (q.record_id is null or exists (select from judged j where j.record_id = q.record_id))
-        """,
-        [run.id, quarantine_id],
-    )

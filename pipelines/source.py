@@ -1,16 +1,19 @@
-"""The vocabulary of a connector: what a source is, what it yields, and what its SQL relies on.
+"""What a connector declares and yields: the source, the contracts of its streams, and the items of a fetch.
 
-A connector is a module `assets/<domain>/<source>.py` with one generator under `@source`; the module's place is the
-source's name. It reads from a `Client` (HTTP) or a `Path` (a folder), yields items, and knows neither the database nor
-Dagster.
+    @source(...) def fetch(client, window) ──> Payload, Skipped, Checkpoint, Cursor, FullScan ──> landing
+
+A connector is a module `assets/<domain>/<source>.py` with one generator under `@source`. The module's path is the name
+of the source. The generator reads from a `Client` (HTTP) or a `Path` (a folder). Belongs here: types that connectors
+and the engine share. Not here: reading (`connectors`), writing (`landing`).
 """
 
 import hashlib
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from types import ModuleType
 from typing import Any, ClassVar, Literal
 
 import msgspec
@@ -20,53 +23,51 @@ Auth = Literal["bearer", "basic"]
 
 
 class Contract(msgspec.Struct):
-    """What a stream's SQL relies on, nothing more: unknown fields pass, a missing or re-typed one is quarantined.
-
-    volatile: paths of counters such as `stats` or `versions[*].stats`: they make no new version of a payload, but an
-    observation beside it. envelope: the field of a page that holds its records, for pages landed from a file.
+    """The fields of a stream's payloads that its SQL reads. Other fields pass; a payload that lacks a required field or
+    has it with another type is quarantined.
     """
 
     volatile: ClassVar[tuple[str, ...]] = ()
+    """Paths of counters, such as `stats` or `versions[*].stats`. A change of these alone makes an observation, not a
+    version."""
     envelope: ClassVar[str | None] = None
+    """The field of a page that holds its records, for pages that are landed from a file."""
 
     def external_id(self) -> str | None:
-        """The source's own id of the record, where the payload holds it."""
+        """The id that the source gives the record; None where the payload does not hold it."""
         return None
 
     def version_at(self) -> datetime | None:
-        """When the source last changed the record, where the payload holds it."""
+        """When the source last changed the record; None where the payload does not hold it."""
         return None
 
 
 @dataclass(frozen=True, slots=True)
 class Payload:
-    """One JSON document of the source's own, as it was received: one model, one post, one workflow.
-
-    kind: which of the source's streams it belongs to, for a source that has several.
-    """
+    """One JSON document of the source, byte for byte as it was received: one model, one post, one workflow."""
 
     body: bytes
     request: str
+    """The URL without secrets, or the path, that it was read from."""
     external_id: str | None = None
     version_at: datetime | None = None
     kind: str = ""
+    """The stream of the source that it belongs to; empty for a source with one stream."""
 
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """Something that was looked at and is no payload of this source; counted in the ledger by its reason.
-
-    external_id: of the record that stays as it was, where only now it cannot be read.
-    """
+    """Something that was read and is not a payload of this source; the ledger counts it by its reason."""
 
     request: str
     reason: str
     external_id: str | None = None
+    """The record that cannot be read at the moment and therefore stays as it is."""
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A page has been yielded whole: a run that breaks off after it need not fetch it again."""
+    """A page was yielded completely. A run that breaks off later continues after it."""
 
     listing: str
     state: Mapping[str, Any]
@@ -74,37 +75,36 @@ class Checkpoint:
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
-    """How far a listing was read: where the next run begins. Kept with the data."""
+    """How far a listing was read. The next run starts from it; it is committed with the data."""
 
     listing: str
-    cursor: Mapping[str, Any]
+    value: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class FullScan:
-    """Every record of a kind that there is was told, in so many answers; what is missing may be gone.
-
-    between: only those whose ids, which are numbers, lie between these two; None: however low, however high.
-    """
+    """The run yielded every record of a kind. Records that it did not yield may be gone from the source."""
 
     kind: str
-    answers: int
-    between: tuple[int | None, int | None] = (None, None)
+    responses: int
+    """How many responses the records came in."""
+    id_range: tuple[int | None, int | None] = (None, None)
+    """The scan holds only for records whose numeric id lies between these two, exclusive; None is no bound."""
 
 
 @dataclass(frozen=True)
 class Window:
-    """The day that a run is about, and what is known from runs before.
-
-    current: the day is today, or a recording's own day. full_refresh: everything is asked for, not only what is new.
-    cursors: the marks that the last run left, by listing. resume: the checkpoints of a run that broke off.
-    """
+    """The day that a run reads, and what earlier runs left."""
 
     day: date
     current: bool = True
+    """Whether the day is today, or the day of a recording."""
     full_refresh: bool = False
+    """Whether everything is read, not only what is new."""
     cursors: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    resume: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """The cursors of the last run, by listing."""
+    checkpoints: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """The checkpoints of a run that broke off, by listing."""
 
     @classmethod
     def of(cls, partition: str) -> "Window":
@@ -120,38 +120,58 @@ class Window:
 
     @property
     def last(self) -> datetime:
-        """The day's last moment."""
+        """The last microsecond of the day."""
         return self.start + timedelta(days=1, microseconds=-1)
 
 
 Item = Payload | Skipped | Checkpoint | Cursor | FullScan
 Fetch = Callable[[Any, Window], Iterator[Item]]
-Look = Callable[[Any, str, str], Payload | None]
-Probe = Callable[[Any], str]
+GetRecord = Callable[[Any, str, str], Payload | None]
+GetChangeToken = Callable[[Any], str]
 
 
-@dataclass(frozen=True)
-class Source:
-    """A connector as declared: its name is its address, `<domain>/<source>`."""
+@dataclass(frozen=True, kw_only=True)
+class SourceOptions:
+    """The keywords of `@source`."""
 
-    name: str
-    fetch: Fetch
-    contracts: Mapping[str, type[Contract]]
     kind: Kind
     base_url: str
-    extra_urls: Mapping[str, str]
-    owners: tuple[str, ...]
+    """The URL, or the name of the folder, that is read unless ATLAS_<SOURCE>_BASE_URL is set."""
     start_date: date
-    supports_backfill: bool
-    rate: float | None
-    auth: Auth
-    requires_contact: bool
-    get_record: Look | None
-    change_token: Probe | None
-    poll_interval: timedelta
-    full_refresh_cron: str | None
+    """The first day that can be requested."""
+    extra_urls: Mapping[str, str] = field(default_factory=dict)
+    """Other base URLs that the source reads, by name."""
+    supports_backfill: bool = False
+    """Whether a past day can still be requested."""
+    rate: float | None = None
+    """Requests a second that the operator allows; None is no limit."""
+    auth: Auth = "bearer"
+    """How a token is sent."""
+    requires_contact: bool = False
+    """Whether the operator requires a way to reach the caller (ATLAS_CONTACT)."""
+    get_record: GetRecord | None = None
+    """Returns one record by kind and external id; None where the source answers that it is gone."""
+    change_token: GetChangeToken | None = None
+    """Returns a text that changes when the source has something new; takes two requests at most."""
+    poll_interval: timedelta = timedelta(minutes=15)
+    """How often a sensor reads the change token."""
+    full_refresh_cron: str | None = None
+    """When everything is read, not only what is new."""
+    owners: tuple[str, ...] = ("team:data-engineering",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source(SourceOptions):
+    """A connector as declared."""
+
+    name: str
+    """`<domain>/<source>`, as its module is called."""
+    fetch: Fetch
+    contracts: Mapping[str, type[Contract]]
+    """The contract of each stream, by kind."""
     description: str
     code_version: str
+    """A digest of the connector's module and of the helper modules that it imports."""
 
     @property
     def domain(self) -> str:
@@ -167,56 +187,34 @@ class Source:
         return {kind: f"{self.name}.{kind}" if kind else self.name for kind in self.contracts}
 
 
-def source(
-    *,
-    contract: type[Contract] | Mapping[str, type[Contract]],
-    kind: Kind,
-    base_url: str,
-    start_date: date,
-    extra_urls: Mapping[str, str] | None = None,
-    supports_backfill: bool = False,
-    rate: float | None = None,
-    auth: Auth = "bearer",
-    requires_contact: bool = False,
-    get_record: Look | None = None,
-    change_token: Probe | None = None,
-    poll_interval: timedelta = timedelta(minutes=15),
-    full_refresh_cron: str | None = None,
-    owners: tuple[str, ...] = ("team:data-engineering",),
-) -> Callable[[Fetch], Source]:
-    """Makes a fetch generator a source.
+@dataclass(frozen=True, kw_only=True)
+class source(SourceOptions):
+    """Decorator: declares a fetch generator as a source."""
 
-    contract: of its payloads, by kind where there are several. base_url: what is read when nothing else is set, a URL
-    or the name of a folder; extra_urls: other places it reads, by name. start_date: the first day that can be asked
-    for. supports_backfill: a past day can still be asked for. rate: requests a second that its operator allows. auth:
-    how a token is sent. requires_contact: its operator requires a way to reach the caller. get_record: one record by
-    kind and id, None where the source says that it is gone. change_token: a text that changes when there is news, read
-    in two requests at most; poll_interval: how often it is read. full_refresh_cron: when everything is read, not only
-    what is new.
-    """
+    contract: type[Contract] | Mapping[str, type[Contract]]
+    """The contract of the payloads; by kind where the source has several streams."""
 
-    def declare(fetch: Fetch) -> Source:
+    def __call__(self, fetch: Fetch) -> Source:
         module = sys.modules[fetch.__module__]
         _, domain, stem = module.__name__.split(".")
         return Source(
             name=f"{domain}/{stem}",
             fetch=fetch,
-            contracts=contract if isinstance(contract, Mapping) else {"": contract},
-            kind=kind,
-            base_url=base_url,
-            extra_urls=extra_urls or {},
-            owners=owners,
-            start_date=start_date,
-            supports_backfill=supports_backfill,
-            rate=rate,
-            auth=auth,
-            requires_contact=requires_contact,
-            get_record=get_record,
-            change_token=change_token,
-            poll_interval=poll_interval,
-            full_refresh_cron=full_refresh_cron,
+            contracts=self.contract if isinstance(self.contract, Mapping) else {"": self.contract},
             description=(module.__doc__ or "").strip(),
-            code_version=hashlib.sha256(Path(str(module.__file__)).read_bytes()).hexdigest()[:16],
+            code_version=_code_version(module),
+            **{option.name: getattr(self, option.name) for option in fields(SourceOptions)},
         )
 
-    return declare
+
+def _code_version(module: ModuleType) -> str:
+    """A digest of a connector and of the modules `_<helper>.py` of its folder that it imports."""
+    helpers = {
+        value.__name__: value
+        for value in vars(module).values()
+        if isinstance(value, ModuleType) and value.__name__.startswith(f"{module.__package__}._")
+    }
+    digest = hashlib.sha256()
+    for each in (module, *(helpers[name] for name in sorted(helpers))):
+        digest.update(Path(str(each.__file__)).read_bytes())
+    return digest.hexdigest()[:16]

@@ -25,7 +25,7 @@ from psycopg import sql
 
 from pipelines import project
 from pipelines.landing import bulk_files, extract, land
-from pipelines.landing.schema_drift import Drift
+from pipelines.landing.schema_drift import SchemaDrift
 from pipelines.ledger import Run
 from pipelines.source import Source, Window
 from pipelines.transform.run import transform
@@ -148,7 +148,7 @@ def load(warehouse: Warehouse, source: Source, *, full_refresh: bool) -> tuple[f
     """Seconds that a landing and its transform take, and the landing."""
     today = datetime.now(UTC).date().isoformat()
     started = time.perf_counter()
-    opened = extract.opened(warehouse, source, Window.of(today), "live", full_refresh=full_refresh)
+    opened = extract.open_intake(warehouse, source, Window.of(today), "live", full_refresh=full_refresh)
     run = land.land_intake(warehouse, source, today, opened)
     transform(warehouse, source, today)
     return time.perf_counter() - started, run
@@ -222,13 +222,13 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-class Blind(Drift):
+class Blind(SchemaDrift):
     """Looks for no drift."""
 
     def inspect(self, stream: str, body: bytes, digest: bytes) -> None:
         pass
 
-    def keep(self, written: int) -> list[dict[str, Any]]:
+    def save(self, written: int) -> list[dict[str, Any]]:
         return []
 
 
@@ -243,7 +243,7 @@ def test_looking_for_drift_and_keeping_digests_cost_little(
         warehouse = new_warehouse()
         with monkeypatch.context() as patch:
             if with_out:
-                patch.setattr(land, "Drift", Blind)
+                patch.setattr(land, "SchemaDrift", Blind)
                 patch.setattr(TableSpec, "hashed", lambda *_: sql.SQL("0::numeric"))
             started = time.perf_counter()
             land.land_intake(warehouse, source, day.key, nullcontext(bulk_files.intake(source, "models", many, day)))

@@ -16,7 +16,7 @@ MARK = "byte-order mark removed"
 
 
 def no_number(name: str) -> str:
-    return f"{name} is no JSON number: kept as text"
+    return f"{name} is not a JSON number: kept as text"
 
 
 def deep(opening: bytes, closing: bytes, times: int, inner: bytes = b"1") -> bytes:

@@ -1,6 +1,6 @@
-"""What tests of I7 share: payloads to load, what must be the same after a crash, and what nothing may be left of.
+"""What the tests of I7 share: payloads to load, what must be the same after a crash, and what must not be left.
 
-Belongs here: data and assertions. Not: what makes a process die (`pipelines.failpoints`), nor the tests.
+Belongs here: data and assertions. Not here: how a process is killed (`pipelines.failpoints`), the tests.
 """
 
 import hashlib
@@ -12,7 +12,7 @@ from typing import Any
 from psycopg import sql
 
 from pipelines import project
-from pipelines.lineage.shadow_schema import PASSING
+from pipelines.lineage.shadow_schema import TEMPORARY_PREFIX
 from pipelines.transform import table_digests
 from pipelines.warehouse.database import Warehouse
 from pipelines.warehouse.declare import audit_columns, metadata
@@ -27,7 +27,7 @@ Contents = dict[str, str]
 
 
 def a_model(number: int, *, edition: int = 0, downloads: int = 10, **more: Any) -> bytes:
-    """One model in CivitAI's shape: two images, and files and tags that another edition has not."""
+    """One model in CivitAI's shape: two images, and files and tags that differ in another edition."""
     images = [{"id": number * 10 + each, "url": f"https://i/{number}/{each}.png"} for each in range(2)]
     images[0] |= {"meta": {"prompt": f"a lighthouse, number {number}", "seed": edition}}
     file = {"id": number, "name": f"{number}.safetensors", "type": "Model", "sizeKB": 10.5 + edition, "hashes": {}}
@@ -48,7 +48,7 @@ def a_model(number: int, *, edition: int = 0, downloads: int = 10, **more: Any) 
 FIRST = [a_model(number) for number in range(30)]
 AFTER = [a_model(number) for number in range(5)]
 NEWS = [
-    *(a_model(number, downloads=20) for number in range(5)),  # told again as before by what had landed for LATER
+    *(a_model(number, downloads=20) for number in range(5)),  # as they landed for LATER
     *(a_model(number, edition=1) for number in range(5, 12)),
     *(a_model(number, downloads=30) for number in range(12, 18)),
     *(a_model(number) for number in range(18, 22)),
@@ -68,7 +68,7 @@ UNFIT = [
 
 
 def settled(warehouse: Warehouse) -> Warehouse:
-    """The warehouse once the server has noticed, in its next answer, that a killed client is gone."""
+    """The warehouse, once the server has ended the sessions of killed clients."""
     others = """
         select from pg_stat_activity
         where datname = current_database() and backend_type = 'client backend' and pid <> pg_backend_pid()
@@ -76,14 +76,14 @@ def settled(warehouse: Warehouse) -> Warehouse:
     deadline = time.monotonic() + PATIENCE_S
     with warehouse.connect() as connection:
         while connection.execute(others).rowcount:
-            assert time.monotonic() < deadline, "a connection of a dead process stays"
+            assert time.monotonic() < deadline, "the session of a dead process stays"
             time.sleep(0.01)
     return warehouse
 
 
 @cache
 def queries() -> dict[str, sql.Composable]:
-    """What must be the same: every table of the domain without its audit columns; of staging all but ids and times."""
+    """What must be the same: the tables of the domain without audit columns, and staging without ids and times."""
     of_staging = {
         "versions": """
             v.stream, v.external_id, v.digest, v.partition_key, v.latest, v.valid_from_run is null,
@@ -99,7 +99,7 @@ def queries() -> dict[str, sql.Composable]:
             closed_at is null
             from staging.quarantine
         """,
-        "waits": "record_id, table_name, key, reason from staging.pending_rows",
+        "pending_rows": "record_id, table_name, key, reason from staging.pending_rows",
         "erasures": "stream, record_id, digest, lifted_at is null from staging.erasures",
         "drift": "stream, path, type, missed from ops.schema_drift",
         "sql": "digest, path from ops.sql",
@@ -121,7 +121,7 @@ def queries() -> dict[str, sql.Composable]:
 
 
 def contents(warehouse: Warehouse) -> Contents:
-    """Digest of each thing that must be the same."""
+    """A digest for each query."""
     digests = {}
     with warehouse.connect() as connection:
         for name, query in queries().items():
@@ -137,7 +137,7 @@ KEPT_FOR_RESUMPTION = {"arrivals", "rejects", "checkpoints"}
 
 
 def shown(of: Contents) -> Contents:
-    """Without what only a run that resumes another sees."""
+    """Without what only the resumption of a landing reads."""
     return {name: digest for name, digest in of.items() if name not in KEPT_FOR_RESUMPTION}
 
 
@@ -147,7 +147,7 @@ def ledger_of(warehouse: Warehouse) -> list[dict[str, Any]]:
 
 
 def assert_truthful(runs: list[dict[str, Any]]) -> None:
-    """Every run has ended: published with numbers that add up, or failed with words and without numbers."""
+    """Every run has ended: published with counts that add up, or failed with an error and without counts."""
     for run in runs:
         sums = ("created", "updated", "unchanged", "quarantined", "duplicates")
         assert run["fetched"] == sum(run[name] for name in sums)
@@ -160,7 +160,7 @@ def assert_truthful(runs: list[dict[str, Any]]) -> None:
 
 
 def assert_nothing_left(warehouse: Warehouse) -> None:
-    """No lock, passing schema, body twice, or pages kept for a resumption; the digests are those of the tables."""
+    """No lock, shadow schema, duplicate body or pages kept for a resumption; the digests are those of the tables."""
     with settled(warehouse).connect() as connection:
         locks = connection.execute(
             """
@@ -169,13 +169,15 @@ def assert_nothing_left(warehouse: Warehouse) -> None:
             """
         ).fetchall()
         assert locks == []
-        schemas = connection.execute("select nspname from pg_namespace where starts_with(nspname, %s)", [PASSING])
+        schemas = connection.execute(
+            "select nspname from pg_namespace where starts_with(nspname, %s)", [TEMPORARY_PREFIX]
+        )
         assert schemas.fetchall() == []
         twice = connection.execute("select digest from staging.payloads group by digest having count(*) > 1")
         assert twice.fetchall() == []
         for name in ("arrivals", "rejects", "checkpoints"):
             query = sql.SQL("select from staging.{} limit 1").format(sql.Identifier(name))
-            assert connection.execute(query).rowcount == 0, f"staging.{name} keeps what nobody takes up"
+            assert connection.execute(query).rowcount == 0, f"staging.{name} keeps what no landing resumes"
         for row in connection.execute("select table_name, rows, digest from ops.table_digests").fetchall():
             shape = TableSpec(metadata.tables[row["table_name"]])
             assert table_digests.counted(connection, shape) == {"rows": row["rows"], "digest": row["digest"]}, (

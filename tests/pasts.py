@@ -1,7 +1,7 @@
-"""Sources that say anything, SELECT files that change between runs, and what the tables held after each run.
+"""Random histories: records that change, SELECT files that change between runs, and the tables after each run.
 
-For tests that look back. Two sources: CivitAI (counters, tags, claims that are contested, children that wait for
-parents) and Danbooru (tags that a record of their own tells).
+For tests of rebuild, time travel and diff. Two sources: CivitAI (counters, tags, key conflicts, rows that are pending
+until their parent is there) and Danbooru (tags with a record of their own).
 """
 
 import os
@@ -29,7 +29,7 @@ Tables = dict[str, list[tuple[Any, ...]]]
 
 SEED = os.environ.get("PASTS_SEED", "20261101")
 SEEDS = range(int(os.environ.get("PASTS", "1")))
-"""How many histories by chance each test tries."""
+"""How many random histories each test tries."""
 
 IMAGES = "image_id, record_id, source_id, model_id, model_version_id, external_id, url, rating"
 ARTIFACTS = "artifact_id, record_id, model_version_id, external_id, kind, file_name"
@@ -63,18 +63,18 @@ EDITIONS: dict[str, list[str]] = {
         "select * from (\n{}\n) as o where record_id is null",
     ],
 }
-"""Other texts of SELECT files, around the one that there is: other values, rows, columns, types."""
+"""Other texts for SELECT files, each around the current one: other values, rows, columns or types."""
 
 
 @dataclass
 class Files:
-    """The SELECT files, in a folder where they may change."""
+    """A copy of the SELECT files that a test can change."""
 
     folder: Path
     first: dict[str, str]
 
     def change(self, address: str, edition: int | None) -> None:
-        """Gives a file another edition, or its first text again."""
+        """Replaces the text of a file by one of its editions; None restores the first text."""
         text = self.first[address]
         if edition is not None:
             text = EDITIONS[address][edition].format(text)
@@ -84,7 +84,7 @@ class Files:
 
 @contextmanager
 def changing_files(folder: Path, sources: tuple[str, ...]) -> Iterator[Files]:
-    """A copy of the SELECT files in place of those of the house, and these sources alone."""
+    """Replaces the SELECT files of the project by a copy, and its sources by these."""
     shutil.copytree(project.SQL, folder)
     project.load_tables()
     there = {name: replace(source, get_record=None) for name, source in project.sources().items() if name in sources}
@@ -98,14 +98,14 @@ def changing_files(folder: Path, sources: tuple[str, ...]) -> Iterator[Files]:
 
 @pytest.fixture
 def files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Files]:
-    """SELECT files of a test's own."""
-    with changing_files(tmp_path_factory.mktemp("house") / "sql", tuple(SAYS)) as files:
+    """SELECT files that the test can change."""
+    with changing_files(tmp_path_factory.mktemp("project") / "sql", tuple(GENERATORS)) as files:
         yield files
 
 
 @dataclass
 class World:
-    """A warehouse, what its sources say, and what its tables held after each run."""
+    """A warehouse, its sources, and the rows of its tables after each run."""
 
     warehouse: Warehouse
     files: Files
@@ -113,54 +113,54 @@ class World:
     changes: bool = True
     """Whether SELECT files change."""
     told: dict[str, Told] = field(default_factory=dict)
-    held: dict[UUID, Tables] = field(default_factory=dict)
+    tables_after: dict[UUID, Tables] = field(default_factory=dict)
     runs: list[Run] = field(default_factory=list)
     after: Callable[["World", Run], None] = lambda world, run: None
 
     def __post_init__(self) -> None:
         self.told = {name: Told(self.warehouse, source) for name, source in project.sources().items()}
 
-    def done(self, run: Run) -> None:
-        """Keeps what a run left behind."""
+    def record(self, run: Run) -> None:
+        """Notes the rows of the tables after a run."""
         self.runs.append(run)
-        self.held[run.id] = tables(self.warehouse)
+        self.tables_after[run.id] = tables(self.warehouse)
         self.after(self, run)
 
     def step(self) -> None:
-        """A record arrives, changes or goes; perhaps a SELECT file changes, or a day is taken in."""
+        """Lands, changes or deletes a record; then perhaps changes a SELECT file, or transforms a day."""
         name = self.dice.choice(list(self.told))
         told = self.told[name]
-        kind, record, body = SAYS[name](self.dice)
+        kind, record, body = GENERATORS[name](self.dice)
         day = self.dice.choice(DAYS)
         if self.dice.random() < 0.25 and (kind, record) in told.now:
-            self.done(told.full_refresh(record, day=day, kind=kind))
+            self.record(told.full_refresh(record, day=day, kind=kind))
         else:
-            self.done(told.land(record, body, day=day, kind=kind))
+            self.record(told.land(record, body, day=day, kind=kind))
             told.clock += timedelta(hours=self.dice.choice([0, 7]))
         if self.changes and self.dice.random() < 0.4:
             address = self.dice.choice([each for each in EDITIONS if each.rpartition("/")[0] in self.told])
             self.files.change(address, self.dice.choice([None, *range(len(EDITIONS[address]))]))
         if self.dice.random() < 0.6:
-            self.take_in(1)
+            self.transform_pending(1)
 
-    def take_in(self, most: int = 99) -> None:
-        """Takes in days that wait, in any order."""
+    def transform_pending(self, most: int = 99) -> None:
+        """Transforms pending days in a random order."""
         days = [
             (told.source, day) for told in self.told.values() for day in pending_partitions(self.warehouse, told.source)
         ]
         self.dice.shuffle(days)
         for source, day in days[:most]:
-            self.done(transform(self.warehouse, source, day))
+            self.record(transform(self.warehouse, source, day))
 
-    def live(self, steps: int) -> None:
-        """A history of so many steps, at the end of which nothing waits."""
+    def simulate(self, steps: int) -> None:
+        """Makes a history of some steps, and transforms all that is pending at its end."""
         for _ in range(steps):
             self.step()
-        self.take_in()
+        self.transform_pending()
 
 
 def tables(warehouse: Warehouse, schema: str = "catalog") -> Tables:
-    """The rows of all tables of a schema as COPY would write them, less what the engine fills."""
+    """The rows of all tables of a schema as COPY writes them, without audit columns."""
     found = {}
     for table in metadata.sorted_tables:
         if table.schema == "catalog":
@@ -176,7 +176,7 @@ def tables(warehouse: Warehouse, schema: str = "catalog") -> Tables:
     return found
 
 
-def said_by_civitai(dice: random.Random) -> tuple[str, str, Json]:
+def civitai_record(dice: random.Random) -> tuple[str, str, Json]:
     number = dice.randint(1, 4)
     if dice.random() < 0.4:
         return "images", str(number), any_listed(dice, number)
@@ -187,7 +187,7 @@ def said_by_civitai(dice: random.Random) -> tuple[str, str, Json]:
     return "models", str(number), body
 
 
-def said_by_danbooru(dice: random.Random) -> tuple[str, str, Json]:
+def danbooru_record(dice: random.Random) -> tuple[str, str, Json]:
     number = dice.randint(1, 3)
     if dice.random() < 0.4:
         return "tags", str(number), {"id": number, "name": f"tag_{number}", "category": dice.choice([0, 1])}
@@ -195,4 +195,5 @@ def said_by_danbooru(dice: random.Random) -> tuple[str, str, Json]:
     return "posts", str(number), {"id": number, "rating": "g", "tag_string": tags, "score": dice.randint(1, 3)}
 
 
-SAYS = {"catalog/civitai": said_by_civitai, "catalog/danbooru": said_by_danbooru}
+GENERATORS = {"catalog/civitai": civitai_record, "catalog/danbooru": danbooru_record}
+"""For each source, a random kind, external_id and body."""

@@ -27,9 +27,9 @@ from sqlglot import exp
 from pipelines import project
 from pipelines.connectors import recording
 from pipelines.landing import extract
-from pipelines.landing import land as landing
-from pipelines.landing.land import Intake
-from pipelines.landing.volatile_fields import EACH_ELEMENT, EACH_VALUE, Tree, take_out, tree
+from pipelines.landing.intake import Intake
+from pipelines.landing.land import land_intake, land_items
+from pipelines.landing.volatile_fields import EACH_ELEMENT, EACH_VALUE, PathTree, path_tree, split_off
 from pipelines.ledger import Run
 from pipelines.project import Select
 from pipelines.source import Checkpoint, FullScan, Item, Payload, Skipped, Source, Window
@@ -92,7 +92,7 @@ class Loaded:
 
 
 def fetch(source: Source, window: Window) -> Day:
-    with extract.opened(NOWHERE, source, window, "recorded") as intake:
+    with extract.open_intake(NOWHERE, source, window, "recorded") as intake:
         return Day(window, list(intake.items({})))
 
 
@@ -130,14 +130,14 @@ def latest_of(source: Source, days: Iterable[Day]) -> dict[Record, Payload]:
 
 
 def land(warehouse: Warehouse, source: Source, partition: Window, received: Window, payloads: Sequence[Payload]) -> Run:
-    return landing.land(warehouse, source, partition.key, payloads, fetched_at=received.start)
+    return land_items(warehouse, source, partition.key, payloads, fetched_at=received.start)
 
 
 def load(warehouse: Warehouse, source: Source, days: Sequence[Day]) -> list[Run]:
     """Lands what days hold as something that somebody brings, which proves nothing gone, and transforms it."""
     runs = []
     for day in days:
-        runs.append(landing.land(warehouse, source, day.window.key, day.items, fetched_at=day.window.start))
+        runs.append(land_items(warehouse, source, day.window.key, day.items, fetched_at=day.window.start))
         runs.append(transforms.transform(warehouse, source, day.window.key))
     return runs
 
@@ -146,8 +146,8 @@ def replay(warehouse: Warehouse, source: Source, days: Sequence[Day]) -> list[Ru
     """Lands days as they were recorded, complete listings included, and transforms them."""
     runs = []
     for day in days:
-        opened = extract.opened(warehouse, source, day.window, "recorded")
-        runs.append(landing.land_intake(warehouse, source, day.window.key, opened))
+        opened = extract.open_intake(warehouse, source, day.window, "recorded")
+        runs.append(land_intake(warehouse, source, day.window.key, opened))
         runs.append(transforms.transform(warehouse, source, day.window.key))
     return runs
 
@@ -295,8 +295,8 @@ def test_every_stored_body_is_the_value_that_was_received(loaded: Loaded) -> Non
     with loaded.warehouse.connect() as connection:
         for received, payload in ((day.window.start, payload) for day in loaded.days for payload in day.payloads):
             kind, external_id = record_of(loaded.source, payload)
-            counters = tree(loaded.source.contracts[kind].volatile)
-            stable = take_out(payload.body, counters)[0] if counters else payload.body
+            counters = path_tree(loaded.source.contracts[kind].volatile)
+            stable = split_off(payload.body, counters)[0] if counters else payload.body
             found = connection.execute(
                 """
                 select case
@@ -329,9 +329,9 @@ def test_every_stored_body_is_the_value_that_was_received(loaded: Loaded) -> Non
 
 def tells(swept: FullScan, kind: str, external_id: str) -> bool:
     """Whether a complete listing tells a record, if there is one."""
-    if kind != swept.kind or swept.between == (None, None):
+    if kind != swept.kind or swept.id_range == (None, None):
         return kind == swept.kind
-    above, below = swept.between
+    above, below = swept.id_range
     return (above is None or int(external_id) > above) and (below is None or int(external_id) < below)
 
 
@@ -340,7 +340,7 @@ def told_by_itself(source: Source, day: Day, known: Iterable[Record]) -> dict[Re
     told = {record_of(source, payload) for payload in day.payloads}
     told |= {("", each.external_id) for each in day.skipped if each.external_id}
     missing = sorted(record for record in set(known) - told if any(tells(each, *record) for each in day.swept))
-    with extract.opened(NOWHERE, source, day.window, "recorded") as intake:
+    with extract.open_intake(NOWHERE, source, day.window, "recorded") as intake:
         return {record: intake.get_record(*record) if intake.get_record else None for record in missing}
 
 
@@ -768,7 +768,7 @@ def test_every_path_that_a_select_reads_is_in_the_contract(source: Source) -> No
         assert is_named(msgspec.inspect.type_info(source.contracts[kind]), steps), (kind, path)
 
 
-def counted(value: Any, counters: Tree, path: str = "") -> Iterator[str]:
+def counted(value: Any, counters: PathTree, path: str = "") -> Iterator[str]:
     """The paths of counters that have a value in a document."""
     if not counters:
         yield path
@@ -787,7 +787,7 @@ def test_the_recording_has_a_value_for_each_counter(source: Source) -> None:
         (payload.kind, path.removeprefix("."))
         for payload in everything(source)
         for path in counted(
-            msgspec.json.decode(payload.body), tree(source.contracts[payload.kind].volatile) or {"": {}}
+            msgspec.json.decode(payload.body), path_tree(source.contracts[payload.kind].volatile) or {"": {}}
         )
     }
     assert {(kind, path) for kind, contract in source.contracts.items() for path in contract.volatile} <= found
@@ -948,9 +948,9 @@ def test_rows_of_a_record_that_is_gone_go_and_come_back_with_it(
     poor_day, rich_day = (Window(days[-1].window.day + timedelta(days=after)) for after in (1, 2))
 
     told: list[Item] = [payload for record, payload in latest.items() if record not in gone]
-    told += [FullScan(kind, answers=1) for kind in source.contracts]
+    told += [FullScan(kind, responses=1) for kind in source.contracts]
     intake = Intake(lambda _: told, "recorded", poor_day.start)
-    landed = landing.land_intake(warehouse, source, poor_day.key, nullcontext(intake), shrink=True)
+    landed = land_intake(warehouse, source, poor_day.key, nullcontext(intake), shrink=True)
     assert landed.counts.deleted == len(gone)
     transforms.transform(warehouse, source, poor_day.key)
     assert not any(orphans(warehouse, source).values())

@@ -20,7 +20,7 @@ import psycopg
 import pytest
 
 from pipelines import ledger, project
-from pipelines.landing import land as landing
+from pipelines.landing.land import land_items
 from pipelines.ledger import Counts, Run
 from pipelines.orchestration import resources
 from pipelines.orchestration.assets import run_metadata, staging_asset, staging_key, table_assets, table_key
@@ -63,26 +63,26 @@ def the_row(warehouse: Warehouse, run_id: UUID) -> dict[str, Any]:
 
 @contextmanager
 def working(warehouse: Warehouse, source: Source, kind: ledger.RunKind = "land") -> Iterator[Run]:
-    with ledger.opened(warehouse, source, kind, DAY, code_version="a test") as run:
+    with ledger.open_run(warehouse, source, kind, DAY, code_version="a test") as run:
         yield run
 
 
-def test_a_run_that_still_works_is_not_reaped(warehouse: Warehouse, civitai: Source) -> None:
+def test_a_run_that_still_works_is_not_closed(warehouse: Warehouse, civitai: Source) -> None:
     with working(warehouse, civitai) as run:
-        assert ledger.reap(warehouse) == []
+        assert ledger.close_dead_runs(warehouse) == []
         assert the_row(warehouse, run.id)["status"] == "in_progress"
         run.publish(Counts(), {})
     assert the_row(warehouse, run.id)["status"] == "completed"
 
 
-def test_only_the_run_whose_process_is_gone_is_reaped(warehouse: Warehouse, civitai: Source) -> None:
+def test_only_the_run_whose_process_is_gone_is_closed(warehouse: Warehouse, civitai: Source) -> None:
     open_a_run = """
 import sys
 from pipelines import ledger, project
 from pipelines.warehouse.database import Warehouse
 from sqlalchemy import make_url
 source = project.sources()["catalog/civitai"]
-with ledger.opened(Warehouse(make_url(sys.argv[1])), source, "land", "2026-11-02", code_version="a test") as run:
+with ledger.open_run(Warehouse(make_url(sys.argv[1])), source, "land", "2026-11-02", code_version="a test") as run:
     print(run.id, flush=True)
     sys.stdin.read()
 """
@@ -96,18 +96,18 @@ with ledger.opened(Warehouse(make_url(sys.argv[1])), source, "land", "2026-11-02
     with process, working(warehouse, civitai) as ours:
         assert process.stdout is not None
         theirs = UUID(process.stdout.readline().strip())
-        assert ledger.reap(warehouse) == []
+        assert ledger.close_dead_runs(warehouse) == []
         process.kill()
         process.wait()
         until(lambda: not lock_of(warehouse, theirs))  # the server notices in a moment
-        assert ledger.reap(warehouse) == [theirs]
+        assert ledger.close_dead_runs(warehouse) == [theirs]
         row = the_row(warehouse, theirs)
         assert (row["status"], row["publish_seq"]) == ("failed", None)
         assert row["ended_at"] >= row["started_at"]
-        assert "the process ended without a word" in row["error_text"]
+        assert "the process ended before it closed the run" in row["error_text"]
         assert the_row(warehouse, ours.id)["status"] == "in_progress"
         ours.publish(Counts(), {})
-    assert ledger.reap(warehouse) == []
+    assert ledger.close_dead_runs(warehouse) == []
     assert not lock_of(warehouse, theirs)
     assert not lock_of(warehouse, ours.id)
 
@@ -131,7 +131,7 @@ def test_a_run_that_fails_says_why(warehouse: Warehouse, civitai: Source) -> Non
         raise ConnectionResetError("the line\x00 is dead")
 
     with pytest.raises(ConnectionResetError):
-        landing.land(warehouse, civitai, DAY, items())
+        land_items(warehouse, civitai, DAY, items())
     (row,) = rows(warehouse, "select * from ops.fetch_runs")
     assert (row["status"], row["publish_seq"], row["fetched"]) == ("failed", None, 0)
     assert row["error_text"] == "ConnectionResetError: the line is dead"
@@ -156,7 +156,7 @@ def test_runs_count_in_the_order_of_publishing(warehouse: Warehouse, civitai: So
     with working(warehouse, civitai) as first, working(warehouse, comfyui) as second:
         second.publish(Counts(), {})
         first.publish(Counts(), {})
-    third = landing.land(warehouse, civitai, DAY, [a_model(1)])
+    third = land_items(warehouse, civitai, DAY, [a_model(1)])
     assert first.id < second.id < third.id
     publish_seq = {row["fetch_run_id"]: row["publish_seq"] for row in rows(warehouse, "select * from ops.fetch_runs")}
     assert publish_seq[second.id] < publish_seq[first.id] < publish_seq[third.id]
@@ -192,10 +192,10 @@ def test_landings_of_a_partition_at_once_end_as_one(
     payloads = [a_model(number) for number in range(200)]
     bad = [Payload(b'{"id": %d' % each, f"models.ndjson:20{each}", kind="models") for each in (1, 2)]
     orders = [[*payloads, *bad], [*reversed(bad), *reversed(payloads)]]
-    runs = at_once(lambda which: landing.land(warehouse, civitai, DAY, orders[which % 2]))
+    runs = at_once(lambda which: land_items(warehouse, civitai, DAY, orders[which % 2]))
 
     alone = new_warehouse()
-    landing.land(alone, civitai, DAY, orders[0])
+    land_items(alone, civitai, DAY, orders[0])
     assert versions(warehouse) == versions(alone)
     alone.drop_database(alone.database)
 
@@ -211,7 +211,7 @@ def test_landings_of_a_partition_at_once_end_as_one(
 def test_landings_of_two_sources_at_once_do_not_meet(warehouse: Warehouse, civitai: Source, comfyui: Source) -> None:
     def land(which: int) -> Run:
         source, make = ((civitai, a_model), (comfyui, a_graph))[which % 2]
-        return landing.land(warehouse, source, DAY, [make(number) for number in range(50)])
+        return land_items(warehouse, source, DAY, [make(number) for number in range(50)])
 
     runs = at_once(land, 4)
     assert {run.status for run in runs} == {"completed"}
@@ -224,9 +224,9 @@ def test_a_landing_waits_only_for_landings_of_its_own_source(
 ) -> None:
     with warehouse.connect() as connection, connection.transaction():
         locks.acquire_for_transaction(connection, locks.landing("catalog/civitai"))
-        assert landing.land(warehouse, comfyui, DAY, [a_graph(1)]).counts.created == 1
+        assert land_items(warehouse, comfyui, DAY, [a_graph(1)]).counts.created == 1
         with ThreadPoolExecutor(1) as threads:
-            other = threads.submit(landing.land, warehouse, civitai, DAY, [a_model(1)])
+            other = threads.submit(land_items, warehouse, civitai, DAY, [a_model(1)])
             until(lambda: rows(warehouse, "select from pg_locks where locktype = 'advisory' and not granted"))
             assert versions(warehouse) == [row for row in versions(warehouse) if row["external_id"] == "1.json"]
             connection.execute("rollback")
@@ -234,7 +234,7 @@ def test_a_landing_waits_only_for_landings_of_its_own_source(
 
 
 def test_transforms_of_a_partition_at_once_end_as_one(warehouse: Warehouse, civitai: Source) -> None:
-    landing.land(warehouse, civitai, DAY, [a_model(number) for number in range(100)])
+    land_items(warehouse, civitai, DAY, [a_model(number) for number in range(100)])
     runs = at_once(lambda _: transform.transform(warehouse, civitai, DAY), 4)
     idle, busy = [run for run in runs if not run.counts.fetched], [run for run in runs if run.counts.fetched]
     assert (len(idle), len(busy)) == (3, 1)
@@ -245,7 +245,7 @@ def test_transforms_of_a_partition_at_once_end_as_one(warehouse: Warehouse, civi
 
 
 def test_a_transform_takes_in_what_lands_while_it_works_next_time(warehouse: Warehouse, civitai: Source) -> None:
-    landing.land(warehouse, civitai, DAY, [a_model(1)])
+    land_items(warehouse, civitai, DAY, [a_model(1)])
     began, landed = Event(), Event()
 
     def notify(run: Run) -> None:
@@ -256,7 +256,7 @@ def test_a_transform_takes_in_what_lands_while_it_works_next_time(warehouse: War
     with ThreadPoolExecutor(1) as threads:
         first = threads.submit(transform.transform, warehouse, civitai, DAY, notify=notify)
         assert began.wait(PATIENCE_S)
-        landing.land(warehouse, civitai, DAY, [a_model(1), a_model(2)])
+        land_items(warehouse, civitai, DAY, [a_model(1), a_model(2)])
         landed.set()
         first.result(PATIENCE_S)
     assert len(rows(warehouse, "select from catalog.models")) == 1
@@ -313,7 +313,7 @@ def test_a_killed_run_of_dagster_is_freed_by_the_next(
         ("land", "completed"),
         ("transform", "completed"),
     ]
-    assert "the process ended without a word" in ended[1]["error_text"]
+    assert "the process ended before it closed the run" in ended[1]["error_text"]
 
 
 def test_dagster_is_told_what_the_ledger_says(
@@ -366,7 +366,7 @@ def test_dagster_is_told_what_the_ledger_says(
 
 
 def test_metadata_of_a_landing_holds_its_statistics(warehouse: Warehouse, civitai: Source) -> None:
-    run = landing.land(warehouse, civitai, DAY, [a_model(1)])
+    run = land_items(warehouse, civitai, DAY, [a_model(1)])
     told = run_metadata(run, None)
     assert told["fetch_run_id"] == str(run.id)
     assert told["bytes"] == len(a_model(1).body)

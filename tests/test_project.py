@@ -108,11 +108,24 @@ def test_assets_hold_domains_and_a_domain_its_tables_and_connectors() -> None:
 # Connectors
 
 
-def listed_with(source: Source) -> set[str | None]:
-    """What a connector says of its listings."""
-    tree = ast.parse((project.ASSETS / f"{source.name}.py").read_text())
-    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and ast.unparse(node.func) == "Listing"]
-    return {keyword.arg for call in calls for keyword in call.keywords}
+def listings(source: Source) -> list[dict[str | None, ast.expr]]:
+    """The keywords of each listing of a connector, and of the helper modules that it imports."""
+    name = f"assets.{source.name.replace('/', '.')}"
+    helpers = {each for each in imports("assets")[name] if within(each, "assets")}
+    trees = [ast.parse(path.read_text()) for each, path in modules("assets").items() if each in {name, *helpers}]
+    calls = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    return [
+        {keyword.arg: keyword.value for keyword in call.keywords}
+        for call in calls
+        if ast.unparse(call.func) == "Listing"
+    ]
+
+
+def paginators(source: Source) -> set[str]:
+    """The paginators of a connector's listings, by class."""
+    found = [each["paginator"] for each in listings(source)]
+    assert all(isinstance(each, ast.Call) for each in found), "a paginator is made where its listing is"
+    return {ast.unparse(each.func) for each in found if isinstance(each, ast.Call)}
 
 
 @every_source
@@ -129,12 +142,25 @@ def test_a_source_on_somebody_elses_server_keeps_to_a_rate(source: Source) -> No
 @every_source
 def test_a_source_listed_in_several_pages_has_get_record(source: Source) -> None:
     """A listing may leave out records between two pages: nothing is gone unless its own URL says so."""
-    assert source.get_record or "following" not in listed_with(source)
+    assert source.get_record or paginators(source) <= {"SinglePage"}
 
 
 @every_source
-def test_a_source_that_is_read_incrementally_has_a_full_refresh_schedule(source: Source) -> None:
-    assert bool(source.full_refresh_cron) == ("overlap" in listed_with(source))
+def test_a_source_that_is_read_incrementally_has_full_refreshes(source: Source) -> None:
+    assert bool(source.full_refresh_cron) == any("incremental" in each for each in listings(source))
+
+
+def test_listings_are_read_from_connectors_and_their_helpers() -> None:
+    """So that the two tests above can fail."""
+    found = {source.stem: paginators(source) for source in SOURCES}
+    assert found == {
+        "civitai": {"CursorPaginator"},
+        "comfyui": set(),
+        "danbooru": {"BeforeIdPaginator", "PageNumberPaginator"},
+        "e621": {"BeforeIdPaginator", "PageNumberPaginator"},
+        "huggingface": {"LinkHeaderPaginator"},
+        "ollama": {"SinglePage"},
+    }
 
 
 # Recordings
@@ -414,7 +440,7 @@ ENGINES = ("engine", "orm", "create_engine", "Engine", "Connection", "create_moc
 
 
 VOCABULARY = {"pipelines.source", "pipelines.errors"} | {
-    f"pipelines.connectors.{name}" for name in ("http", "listing", "local_files", "pagination")
+    f"pipelines.connectors.{name}" for name in ("http", "listing", "local_files", "pages", "pagination")
 }
 
 
@@ -423,6 +449,15 @@ def test_assets_import_only_the_vocabulary() -> None:
         allowed = {"pipelines.warehouse.declare"} if name.endswith(".tables") else VOCABULARY
         assert {each for each in found if within(each, "pipelines")} <= allowed, name
         assert [each for each in found if any(within(each, package) for package in FORBIDDEN_IN_ASSETS)] == [], name
+
+
+def test_assets_import_only_helpers_of_their_domain_as_modules() -> None:
+    """A connector's code version covers the helper modules that it has by name, and no others."""
+    for name, found in imports("assets").items():
+        for each in (each for each in found if within(each, "assets")):
+            package, _, module = each.rpartition(".")
+            assert package == name.rpartition(".")[0] and re.match("_[a-z]", module), f"{name} imports {each}"
+            assert f"from {package} import {module}\n" in modules("assets")[name].read_text(), name
 
 
 def test_assets_build_no_sql_and_open_no_connection() -> None:
@@ -683,6 +718,7 @@ import msgspec
 
 from pipelines.connectors.http import Client
 from pipelines.connectors.listing import Listing
+from pipelines.connectors.pagination import SinglePage
 from pipelines.source import Contract, Item, Payload, Window, source
 
 
@@ -701,11 +737,20 @@ class Page(msgspec.Struct):
 @source(contract=Thing, kind="http", base_url="https://example.org", start_date=date(2026, 11, 1))
 def fetch(client: Client, window: Window) -> Iterator[Item]:
     """One payload a thing."""
-    listing = Listing(client, window, "things", "/things", {"on": window.key}, Page, records=lambda page: page.things)
-    for answer in listing:
-        for thing in answer.records:
-            yield Payload(thing, answer.request)
-        yield answer.done
+    listing = Listing(
+        client,
+        window,
+        "things",
+        "/things",
+        {"on": window.key},
+        Page,
+        records=lambda page: page.things,
+        paginator=SinglePage(),
+    )
+    for page in listing:
+        for thing in page.records:
+            yield Payload(thing, page.request)
+        yield page.checkpoint
     yield from listing.end()
 '''
 

@@ -16,7 +16,7 @@ from psycopg.rows import tuple_row
 
 from pipelines import project
 from pipelines.landing import bulk_files
-from pipelines.landing import land as landing
+from pipelines.landing.land import land_intake, land_items
 from pipelines.ledger import Run
 from pipelines.source import Payload, Source, Window
 from pipelines.transform.run import transform
@@ -55,12 +55,12 @@ def atlas(warehouse: Warehouse, *words: object, code: int = DONE) -> str:
 
 def bring(warehouse: Warehouse, source: Source, path: Path) -> Run:
     intake = bulk_files.intake(source, next(iter(source.contracts)), path, Window.of(DAY))
-    return landing.land_intake(warehouse, source, DAY, nullcontext(intake))
+    return land_intake(warehouse, source, DAY, nullcontext(intake))
 
 
 def land(warehouse: Warehouse, source: Source, *bodies: bytes) -> Run:
     items = [Payload(body, f"line {number}", kind="models") for number, body in enumerate(bodies, 1)]
-    return landing.land(warehouse, source, DAY, items, fetched_at=datetime(2026, 11, 1, tzinfo=UTC))
+    return land_items(warehouse, source, DAY, items, fetched_at=datetime(2026, 11, 1, tzinfo=UTC))
 
 
 def entries(warehouse: Warehouse) -> list[tuple[Any, ...]]:
@@ -354,7 +354,7 @@ def test_an_older_payload_that_lands_again_does_not_close_a_newer_ones_entry(
     good = Payload(b'{"id": 7, "name": "good", "type": "LORA"}', "day 3", kind="models")
     bad = Payload(b'{"id": 7, "name": 9, "type": "LORA"}', "day 4", kind="models")
     for day, item in (("2026-11-03", good), ("2026-11-04", bad), ("2026-11-03", good)):
-        landing.land(warehouse, civitai, day, [item], fetched_at=Window.of(day).start)
+        land_items(warehouse, civitai, day, [item], fetched_at=Window.of(day).start)
     assert [waits for *_, waits in entries(warehouse)] == [True]
 
 
@@ -364,9 +364,9 @@ def test_mended_bytes_are_no_newer_than_the_day_they_are_of(
     bad = Payload(b'{"id": 7, "name": 9, "type": "LORA"}', "day 3", kind="models")
     newer = Payload(b'{"id": 7, "name": "newer", "type": "LORA"}', "day 4", kind="models")
     (tmp_path / "mended.json").write_text('{"id": 7, "name": "mended", "type": "LORA"}')
-    landing.land(warehouse, civitai, "2026-11-03", [bad], fetched_at=Window.of("2026-11-03").start)
+    land_items(warehouse, civitai, "2026-11-03", [bad], fetched_at=Window.of("2026-11-03").start)
     atlas(warehouse, "quarantine", "replay", "1", "--with", str(tmp_path / "mended.json"))
-    landing.land(warehouse, civitai, "2026-11-04", [newer], fetched_at=Window.of("2026-11-04").start)
+    land_items(warehouse, civitai, "2026-11-04", [newer], fetched_at=Window.of("2026-11-04").start)
     with warehouse.connect() as connection:
         latest = connection.execute(
             """
@@ -380,7 +380,7 @@ def test_mended_bytes_are_no_newer_than_the_day_they_are_of(
 def test_mended_bytes_of_another_record_do_not_close_the_entry(
     warehouse: Warehouse, civitai: Source, tmp_path: Path
 ) -> None:
-    landing.land(warehouse, civitai, DAY, [Payload(b'{"id": 7, "name": 9, "type": "LORA"}', "here", kind="models")])
+    land_items(warehouse, civitai, DAY, [Payload(b'{"id": 7, "name": 9, "type": "LORA"}', "here", kind="models")])
     (tmp_path / "other.json").write_text('{"id": 999, "name": "other", "type": "LORA"}')
     atlas(warehouse, "quarantine", "replay", "1", "--with", str(tmp_path / "other.json"), code=1)
     assert [waits for *_, waits in entries(warehouse)] == [True]

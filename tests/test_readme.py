@@ -49,7 +49,7 @@ def load_recordings(warehouse: Warehouse) -> None:
     for source in project.sources().values():
         days = [Window(day) for day in recording.days(source)]
         for day in days:
-            land.land_intake(warehouse, source, day.key, extract.opened(warehouse, source, day, "recorded"))
+            land.land_intake(warehouse, source, day.key, extract.open_intake(warehouse, source, day, "recorded"))
         for day in days:
             transform.transform(warehouse, source, day.key)
 
@@ -217,20 +217,21 @@ def test_what_is_wrong_with_a_new_source_is_told(
 
     odd = sample.with_name("2026-1-1.json")
     sample.rename(odd)
-    says("2026-1-1.json is no recording of a day. Call it YYYY-MM-DD.json.", "run", source)
+    says("2026-1-1.json is not a recording of a day. Name it YYYY-MM-DD.json.", "run", source)
     odd.rename(sample)
     told = sample.read_text()
     sample.write_text(told.replace("GET /", "GET /v2/"))
-    says("The recording holds no answer to GET /", "run", source)
-    says("Nearest to it is: GET /v2/", "run", source)
+    says("The recording holds no response to GET /", "run", source)
+    says("The most similar request is: GET /v2/", "run", source)
     sample.write_text(told + ",")
-    says(f"{sample.relative_to(tmp_path)} is no recording: JSON is malformed", "run", source)
+    says(f"{sample.relative_to(tmp_path)} is not a valid recording: JSON is malformed", "run", source)
     sample.unlink()
     says(f"Recorded are {source}: none.", "run", source, code=2)
 
     text = connector.read_text()
+    unknown = "TypeError: source.__init__() got an unexpected keyword argument 'start', from line "
     for wrong, words in {
-        text.replace("rate=", "rat="): "TypeError: source() got an unexpected keyword argument 'rat', from line ",
+        text.replace("start_date=", "start="): unknown,
         text.replace("def fetch", "dev fetch"): "invalid syntax in line ",
         f"import nothing_so_called\n{text}": "ModuleNotFoundError: No module named 'nothing_so_called', from line 1.",
     }.items():

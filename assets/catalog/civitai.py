@@ -5,17 +5,17 @@
         └── metadata.nextPage, until there is none
     GET /api/v1/images ──items──> one payload an image ──> images, prompts
 
-Pages by an opaque cursor in the next-page link (developer.civitai.com/site/guide/pagination). Its models have been told
-without the record between two pages (github.com/civitai/civitai/issues/1372), so pages are asked for one short of
-their limit of 100, to have room for a look across. Neither listing can be filtered by time of change, both go newest
-first: a model is as new as the last version published, an image as its post. So an increment brings new models, those
-with a new version, and new images; whatever else changed in a model comes with a sweep, which reads the models to
-their end. Images are a stream of a hundred million: their listing is only ever read down to where the last run began,
-or to the day's beginning, and none of them is taken for gone.
-Counters (stats) change all the time and make no version. The operator publishes no rate ("a signal to back off, not a
-scheme to code against", developer.civitai.com/site/guide/errors): one request a second. On a bad day (429, 5xx, a cut
-page) the client waits and tries again; if the day stays bad, the run fails, publishes nothing and goes on where it
-stopped. A token (ATLAS_CIVITAI_TOKEN) is optional.
+Pages by an opaque cursor in the link to the next page (developer.civitai.com/site/guide/pagination). The models have
+been listed without the record between two pages (github.com/civitai/civitai/issues/1372), so pages are one short of
+their limit of 100: the check for skipped records requests one more. Both listings are newest first and have no filter
+by time of change: a model is as new as its last published version, an image as its post. So an increment reads new
+models, models with a new version, and new images; other changes of a model come with a full refresh, which reads all
+models. Images, a hundred million, are only read down to the last run, or to the start of the day, and never deleted.
+
+Counters (stats) change all the time and make no version. The operator publishes no rate
+(developer.civitai.com/site/guide/errors): one request a second. A token (ATLAS_CIVITAI_TOKEN) is optional. On a bad day
+(429, 5xx, a cut page) the client retries; if the day stays bad, the run fails, publishes nothing, and the next one
+continues after the last page.
 """
 
 from collections.abc import Iterator
@@ -26,15 +26,17 @@ from typing import Annotated
 import msgspec
 
 from pipelines.connectors.http import Client
-from pipelines.connectors.listing import Head, Listing
+from pipelines.connectors.listing import Incremental, Listing
+from pipelines.connectors.pages import RecordHead
+from pipelines.connectors.pagination import CursorPaginator
 from pipelines.source import Contract, Item, Payload, Window, source
 
-ASKED: dict[str, dict[str, str | int]] = {
+PARAMETERS: dict[str, dict[str, str | int]] = {
     "models": {"limit": 99, "nsfw": "true", "sort": "Newest"},
     "images": {"limit": 200, "nsfw": "X", "sort": "Newest", "withMeta": "true"},
 }
 OVERLAP = timedelta(minutes=10)
-"""An image waits for its scan, an answer in a cache: neither is told the moment it is published."""
+"""Images are scanned and responses cached: a record appears some minutes after it is published."""
 
 
 class File(msgspec.Struct):
@@ -110,20 +112,20 @@ class Image(Contract):
         return str(self.id)
 
 
-Moment = Annotated[datetime, msgspec.Meta(tz=True)]
+Time = Annotated[datetime, msgspec.Meta(tz=True)]
 
 
-class Dated(msgspec.Struct):
-    publishedAt: Moment | None = None
-    createdAt: Moment | None = None
+class VersionTimes(msgspec.Struct):
+    publishedAt: Time | None = None
+    createdAt: Time | None = None
 
 
-class Newest(Head):
-    """A model or an image, as its listing is sorted."""
+class ByPublication(RecordHead):
+    """A model or an image in its listing."""
 
     id: int
-    createdAt: Moment | None = None
-    modelVersions: list[Dated] = []
+    createdAt: Time | None = None
+    modelVersions: list[VersionTimes] = []
 
     def key(self) -> str:
         return str(self.id)
@@ -142,22 +144,23 @@ class Page(msgspec.Struct):
     metadata: Metadata
 
 
-class First(msgspec.Struct):
-    items: list[Newest]
+class FirstPage(msgspec.Struct):
+    items: list[ByPublication]
 
 
 def get_record(client: Client, kind: str, external_id: str) -> Payload | None:
-    found = client.get_record(f"/api/v1/models/{external_id}", Newest)
+    """A model by its own URL; None where it is gone."""
+    found = client.get_record(f"/api/v1/models/{external_id}", ByPublication)
     return Payload(*found, kind=kind) if found else None
 
 
 def change_token(client: Client) -> str:
-    """The newest model with the time of its last version, and the newest image."""
-    told = []
-    for kind, asked in ASKED.items():
-        _, page = client.ask(f"/api/v1/{kind}?limit=1&nsfw={asked['nsfw']}&sort=Newest", First)
-        told += [f"{each.key()} {each.position()}" for each in page.items] if page else []
-    return ", ".join(told)
+    """The newest model and the newest image, with the times by which they are listed."""
+    newest = []
+    for kind, parameters in PARAMETERS.items():
+        _, page = client.request(f"/api/v1/{kind}?limit=1&nsfw={parameters['nsfw']}&sort=Newest", FirstPage)
+        newest += [f"{each.key()} {each.position()}" for each in page.items] if page else []
+    return ", ".join(newest)
 
 
 @source(
@@ -172,20 +175,18 @@ def change_token(client: Client) -> str:
 )
 def fetch(client: Client, window: Window) -> Iterator[Item]:
     """One payload a model, then one an image, in the order of their listings."""
-    for kind, asked in ASKED.items():
+    for kind, parameters in PARAMETERS.items():
         listing = Listing(
             client,
             window if kind == "models" else replace(window, full_refresh=False),
             kind,
             f"/api/v1/{kind}",
-            asked,
+            parameters,
             Page,
             records=lambda page: page.items,
-            following=lambda page, keys, link: page.metadata.nextPage,
-            head=Newest,
-            overlap=OVERLAP,
-            since=None if kind == "models" else window.start,
-            border="limit" if kind == "models" else None,
+            paginator=CursorPaginator(lambda page: page.metadata.nextPage, "limit" if kind == "models" else None),
+            head=ByPublication,
+            incremental=Incremental(OVERLAP, start=None if kind == "models" else window.start),
             kind=kind,
         )
         yield from listing.items()

@@ -4,14 +4,14 @@
     folder/**/*.png ──texts `workflow`, `prompt`?──> one payload a text ──┘
                         └── no, or not now: skipped, counted by its reason
 
-A graph has the editor's format (a `nodes` list; docs.comfy.org/specs/workflow_json), a picture's `workflow`, or the
-API's (numbered nodes with a `class_type`), its `prompt`. A record is a file by its path, or a picture's text:
-`path#workflow`. No pages, no rate: one walk tells all there is, so a record that it does not tell is gone. A renamed
-file is one record gone and a new one with its digest, by which the engine knows it again and its history goes on.
+A graph has the format of the editor (a `nodes` list; docs.comfy.org/specs/workflow_json), as a picture's `workflow`
+has, or that of the API (numbered nodes with a `class_type`), as its `prompt` has. A record is a file by its path, or a
+picture's text: `path#workflow`. No pages, no rate: every run reads the whole folder, so a record that is not in it is
+gone. A renamed file is a record that is gone and a new one with the same digest; the engine links the two.
 
-On a bad day a file that is being written, too large (a picture may have any size: only its texts are read), damaged or
-unreadable is left, its records stay as they were. No link is followed out of the folder. What should be JSON and is
-not is landed, to end in quarantine with its bytes. A folder that cannot be listed fails the run.
+On a bad day a file that is being written, damaged, unreadable or too large is skipped, and its records stay as they
+are. A picture may have any size: only its texts are read. Links out of the folder are not followed. A .json file that
+is not JSON is landed, and ends in quarantine with its bytes. A folder that cannot be listed fails the run.
 """
 
 import json
@@ -26,46 +26,46 @@ from typing import BinaryIO
 import msgspec
 
 from assets.catalog import _png
-from pipelines.connectors.local_files import astray, candidates, name_of, state_of
+from pipelines.connectors.local_files import candidates, link_fault, name_of, state_of
 from pipelines.source import Contract, FullScan, Item, Payload, Skipped, Window, source
 
 SUFFIXES = (".json", ".png")
 TEXTS = ("workflow", "prompt")
-ANIMATION = b"comf"  # the chunk of ComfyUI's own that holds the texts of an animated picture
-MOST_BYTES = 64 * 1024**2
-REST_S = 10  # so long nobody wrote to a file that is at rest
+ANIMATION = b"comf"  # the private chunk type that holds the texts of an animated picture
+MAX_BYTES = 64 * 1024**2
+AT_REST_S = 10  # a file not written to for longer is complete
 WRITING = "being written, left for the next run"
 
 
 class Graph(Contract):
-    """Nothing is required: which of the two formats a graph has is told by what it holds."""
+    """Nothing is required: the two formats have no field in common."""
 
     nodes: list[msgspec.Raw] | None = None
     links: list[msgspec.Raw] | None = None
     definitions: dict[str, msgspec.Raw] | None = None
 
 
-class Left(Exception):
-    """Why a file is left as it was."""
+class Unread(Exception):
+    """Why a file is skipped and its records stay as they are."""
 
 
 def change_token(folder: Path) -> str:
-    """What the folder holds, by names, sizes and times."""
+    """A digest of names, sizes and modification times."""
     return state_of(folder, SUFFIXES)
 
 
 @source(contract=Graph, kind="folder", base_url="workflows", start_date=date(2026, 11, 1), change_token=change_token)
 def fetch(folder: Path, window: Window) -> Iterator[Item]:
-    """One payload a graph, by path; of a file that is left, the records that stay."""
+    """One payload a graph, by path; for a skipped file, the records that stay."""
     for path in candidates(folder, SUFFIXES):
         name = name_of(path, folder)
         try:
-            where = astray(path, folder)
-            yield from [Skipped(name, where)] if where else graphs(path, name)
-        except (Left, OSError) as fault:
+            fault = link_fault(path, folder)
+            yield from [Skipped(name, fault)] if fault else graphs(path, name)
+        except (Unread, OSError) as error:
             for record in [f"{name}#{text}" for text in TEXTS] if is_picture(name) else [name]:
-                yield Skipped(record, str(fault) if isinstance(fault, Left) else "cannot be read", record)
-    yield FullScan("", answers=1)
+                yield Skipped(record, str(error) if isinstance(error, Unread) else "cannot be read", record)
+    yield FullScan("", responses=1)
 
 
 def is_picture(name: str) -> bool:
@@ -73,43 +73,43 @@ def is_picture(name: str) -> bool:
 
 
 def graphs(path: Path, name: str) -> list[Item]:
-    """The graphs of a file, if it did not change while it was read and is whole or at rest."""
+    """The graphs of a file. Raises Unread where it changed while it was read, or is incomplete and not at rest."""
     if not stat.S_ISREG(path.stat().st_mode):
-        raise Left("no regular file")
+        raise Unread("not a regular file")
     with path.open("rb") as file:
         before = os.fstat(file.fileno())
-        at_rest = abs(time.time() - before.st_mtime) > REST_S
+        at_rest = abs(time.time() - before.st_mtime) > AT_REST_S
         try:
-            bodies = pictured(file, name) if is_picture(name) else {name: written(file, before.st_size)}
-        except _png.Unreadable as fault:
-            raise Left(str(fault) if at_rest else WRITING) from None
+            bodies = picture_texts(file, name) if is_picture(name) else {name: file_text(file, before.st_size)}
+        except _png.Unreadable as error:
+            raise Unread(str(error) if at_rest else WRITING) from None
         after = os.fstat(file.fileno())
-    verdicts = {record: is_graph(body) for record, body in bodies.items()}
+    are_graphs = {record: is_graph(body) for record, body in bodies.items()}
     changed = (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns)
-    if changed or (None in verdicts.values() and not at_rest):
-        raise Left(WRITING)
+    if changed or (None in are_graphs.values() and not at_rest):
+        raise Unread(WRITING)
     if not bodies:
         return [Skipped(name, "picture without a workflow")]
     return [
-        Skipped(record, "no workflow graph") if verdicts[record] is False else Payload(body, record, record)
+        Skipped(record, "no workflow graph") if are_graphs[record] is False else Payload(body, record, record)
         for record, body in bodies.items()
     ]
 
 
-def pictured(file: BinaryIO, name: str) -> dict[str, bytes]:
-    """A picture's texts by record; a prompt in plain words is another program's."""
-    texts = _png.texts(file, TEXTS, MOST_BYTES, {ANIMATION})
+def picture_texts(file: BinaryIO, name: str) -> dict[str, bytes]:
+    """The texts of a picture by record; a text that is not a JSON object was written by another program."""
+    texts = _png.texts(file, TEXTS, MAX_BYTES, {ANIMATION})
     return {f"{name}#{text}": body for text, body in texts.items() if body.lstrip().startswith(b"{")}
 
 
-def written(file: BinaryIO, size: int) -> bytes:
-    if size > MOST_BYTES:
-        raise Left("larger than 64 MB")
+def file_text(file: BinaryIO, size: int) -> bytes:
+    if size > MAX_BYTES:
+        raise Unread("larger than 64 MB")
     return file.read(size)
 
 
 def is_graph(body: bytes) -> bool | None:
-    """Whether a text is a graph of either format; None where it is no JSON. NaN passes: ComfyUI writes it."""
+    """Whether a text is a graph of either format; None where it is not JSON. NaN passes: ComfyUI writes it."""
     try:
         document = json.loads(body.decode("utf-8-sig", "replace"))
     except (ValueError, RecursionError):

@@ -4,14 +4,14 @@
         └── Link: <…>; rel="next", until there is none   model_stats
 
 Newest first by lastModified, 1,000 a page, by an opaque cursor in the Link header (huggingface.co/docs/hub/api). An
-increment ends ten minutes below the newest that the last one saw. The listing cannot be filtered by time: a day that is
-past is reached by walking down from the newest, and only what was changed on it is kept; a sweep reads all. Downloads,
-likes and trending scores change all the time and make no version. A model has one version, its newest revision; the
-listing names its files, without their sizes and checksums.
+increment reads down to ten minutes below the newest model of the last run. The listing has no filter by time: a past
+day is reached by reading down from the newest model, and only the models changed on that day are kept. A full refresh
+reads everything. Downloads, likes and trending scores change all the time and make no version. A model has one version,
+its newest revision; the listing names its files, without sizes and checksums.
 
-Without a token the operator allows 500 requests in five minutes (huggingface.co/docs/hub/rate-limits); one
-(ATLAS_HUGGINGFACE_TOKEN) also shows the private models of its owner. On a bad day (429, 5xx, a cut page) the client
-waits and tries again; if the day stays bad, the run fails, publishes nothing and goes on where it stopped.
+Without a token the operator allows 500 requests in five minutes (huggingface.co/docs/hub/rate-limits); a token
+(ATLAS_HUGGINGFACE_TOKEN) also returns the private models of its owner. On a bad day (429, 5xx, a cut page) the client
+retries; if the day stays bad, the run fails, publishes nothing, and the next one continues after the last page.
 """
 
 from collections.abc import Iterator
@@ -21,12 +21,14 @@ from typing import Annotated
 import msgspec
 
 from pipelines.connectors.http import Client
-from pipelines.connectors.listing import Head, Listing
+from pipelines.connectors.listing import Incremental, Listing
+from pipelines.connectors.pages import RecordHead
+from pipelines.connectors.pagination import LinkHeaderPaginator
 from pipelines.source import Contract, Item, Payload, Window, source
 
-ASKED: dict[str, str | int] = {"sort": "lastModified", "direction": -1, "full": "true"}
+PARAMETERS: dict[str, str | int] = {"sort": "lastModified", "direction": -1, "full": "true"}
 OVERLAP = timedelta(minutes=10)
-"""Answers come from caches: a model is not told the moment it is changed."""
+"""Responses come from caches: a change appears some minutes late."""
 
 Moment = Annotated[datetime, msgspec.Meta(tz=True)]
 
@@ -43,7 +45,7 @@ class Sibling(msgspec.Struct):
 
 
 class Model(Contract):
-    """Nothing but the id is always there: listings that others keep leave out what they did not need."""
+    """Only the id is required: copies of the listing that others publish leave fields out."""
 
     volatile = ("downloads", "likes", "trendingScore")
 
@@ -63,8 +65,8 @@ class Model(Contract):
         return self.lastModified
 
 
-class Newest(Head):
-    """A model as the listing is sorted."""
+class ByChange(RecordHead):
+    """A model in the listing, which is in order of lastModified."""
 
     id: str
     lastModified: Moment | None = None
@@ -77,16 +79,16 @@ class Newest(Head):
 
 
 def get_record(client: Client, kind: str, external_id: str) -> Payload | None:
-    """A model by its own URL. Renamed ones are redirected; who has no token is told 401 of what is not there."""
+    """A model by its own URL. A renamed one is a redirect; without a token a missing one is a 401."""
     gone = {307, 401, 404, 410} if client.anonymous else {307, 404, 410}
-    found = client.get_record(f"/api/models/{external_id}", Newest, gone=frozenset(gone))
+    found = client.get_record(f"/api/models/{external_id}", ByChange, gone=frozenset(gone))
     return Payload(*found) if found else None
 
 
 def change_token(client: Client) -> str:
-    """The model that was changed last, and when."""
-    target = "/api/models?" + "&".join(f"{name}={value}" for name, value in {**ASKED, "limit": 1}.items())
-    _, page = client.ask(target, list[Newest])
+    """The model with the last change, and its time."""
+    target = "/api/models?" + "&".join(f"{name}={value}" for name, value in {**PARAMETERS, "limit": 1}.items())
+    _, page = client.request(target, list[ByChange])
     return ", ".join(f"{each.id} {each.lastModified}" for each in page or [])
 
 
@@ -102,34 +104,33 @@ def change_token(client: Client) -> str:
     full_refresh_cron="0 5 * * 6",
 )
 def fetch(client: Client, window: Window) -> Iterator[Item]:
-    """One payload a model, the one changed last first."""
+    """One payload a model, the last change first."""
     listing = Listing(
         client,
         window,
         "models" if window.current else "models of a day",
         "/api/models",
-        {**ASKED, "limit": 1000},
+        {**PARAMETERS, "limit": 1000},
         list[msgspec.Raw],
         records=lambda page: page,
-        following=lambda page, keys, link: link,
-        head=Newest,
-        overlap=OVERLAP,
-        since=window.start,
+        paginator=LinkHeaderPaginator(),
+        head=ByChange,
+        incremental=Incremental(OVERLAP, start=window.start),
     )
-    for answer in listing:
-        for record in answer.records:
+    for page in listing:
+        for record in page.records:
             if window.current or changed_on(window.day, record):
-                yield Payload(record, answer.request)
-        yield answer.done
-    # How far a walk to a day that is past has come tells nothing of the next run.
+                yield Payload(record, page.request)
+        yield page.checkpoint
+    # A past day leaves no cursor: the next run does not start from there.
     if window.current:
         yield from listing.end()
 
 
 def changed_on(day: date, record: bytes) -> bool:
-    """Whether a record belongs to a day; one that cannot be read does, so that landing says what is wrong with it."""
+    """Whether a record was changed on a day; True for one that cannot be decoded, so that landing quarantines it."""
     try:
-        changed_at = msgspec.json.decode(record, type=Newest).lastModified
+        changed_at = msgspec.json.decode(record, type=ByChange).lastModified
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return True
     return changed_at is None or changed_at.astimezone(UTC).date() == day

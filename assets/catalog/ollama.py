@@ -1,22 +1,19 @@
-"""Ollama: the models on a server of one's own, and the public library they are pulled from.
+"""Ollama: the models on a local server, and the public library that they are pulled from.
 
     GET /api/tags ──models──> one payload a model `local` ──> models, model_versions, artifacts, tags, model_tags
         └── POST /api/show {"model": …} ──> one `shown` ──> artifacts, prompts, tags, model_tags
     GET the library's listing ──models──> one a model `library` ──> models, model_versions, artifacts, tags,
                                                                     model_tags, model_stats
 
-What the server lists and what it shows of a model are two documents, so they are two streams, each as it was received
-(github.com/ollama/ollama/blob/main/docs/api.md): the list has digest and size, what is shown has the sha256 of the
-weights, the system prompt, licence and parameters. A server of one's own is cheap to ask: every model is shown in every
-run. It sets no rate, and has no pages.
+The list of the server and what it shows of a model are two documents, so they are two streams
+(github.com/ollama/ollama/blob/main/docs/api.md): the list has digest and size; a shown model has the sha256 of the
+weights, the system prompt, licence and parameters. The server has no pages and no rate limit: every run requests every
+model. The library has no API. ATLAS_OLLAMA_LIBRARY_BASE_URL names a document that others make of its pages; without it
+the library is left out, and an unchanged document costs one 304. Pull counts and times of extraction make no version.
 
-The library itself has no API. ATLAS_OLLAMA_LIBRARY_BASE_URL names a document that others make of its pages, with all
-models and their tags; where it is not set the library is left out, where it is unchanged that costs one 304. Pulls and
-the time of the last look at a page change all the time and make no version.
-
-A snapshot: each of the two lists is told by one answer, so a model it does not tell is gone. On a bad day (a 5xx, a cut
-answer) the client waits and tries again; if the day stays bad, the run fails and publishes nothing. Where no server
-answers at all and the library is set, the library alone is read.
+A snapshot: each list comes in one response, so a model that it lacks is gone. On a bad day (a 5xx, a cut response) the
+client retries; if the day stays bad, the run fails and publishes nothing. Where no server runs and the library is set,
+only the library is read.
 """
 
 import hashlib
@@ -27,6 +24,7 @@ import msgspec
 
 from pipelines.connectors.http import Client
 from pipelines.connectors.listing import Listing
+from pipelines.connectors.pagination import SinglePage
 from pipelines.errors import Unreachable
 from pipelines.source import Contract, FullScan, Item, Payload, Skipped, Window, source
 
@@ -68,11 +66,11 @@ class Library(Contract):
     pullCount: str | None = None
 
 
-class Server(msgspec.Struct):
+class ServerPage(msgspec.Struct):
     models: list[msgspec.Raw]
 
 
-class Document(msgspec.Struct):
+class LibraryPage(msgspec.Struct):
     models: dict[str, msgspec.Raw]
 
 
@@ -80,16 +78,16 @@ class Named(msgspec.Struct):
     name: str
 
 
-class Answered(msgspec.Struct):
-    """What tells a model that is shown from an error that says 200."""
+class ShownHead(msgspec.Struct):
+    """Tells a shown model from an error that has status 200."""
 
     details: msgspec.Raw
 
 
 def change_token(client: Client) -> str:
-    """Digests of what the server lists and of the library's listing."""
-    library = client.place("library")
-    found = [client.get_record("/api/tags", Server), library.get_record("", Document) if library else None]
+    """Digests of the list of the server and of the listing of the library."""
+    library = client.endpoint("library")
+    found = [client.get_record("/api/tags", ServerPage), library.get_record("", LibraryPage) if library else None]
     return " ".join(hashlib.sha256(each[0]).hexdigest() for each in found if each)
 
 
@@ -103,9 +101,9 @@ def change_token(client: Client) -> str:
 )
 def fetch(client: Client, window: Window) -> Iterator[Item]:
     """One payload a model of the server, as listed and as shown, then one a model of the library."""
-    library = client.place("library")
+    library = client.endpoint("library")
     try:
-        yield from served(client, window)
+        yield from server_models(client, window)
     except Unreachable:
         if library is None:
             raise
@@ -113,44 +111,54 @@ def fetch(client: Client, window: Window) -> Iterator[Item]:
     if library is None:
         yield Skipped("library", "no listing is set (ATLAS_OLLAMA_LIBRARY_BASE_URL)")
     else:
-        yield from published(library, window)
+        yield from library_models(library, window)
 
 
-def served(client: Client, window: Window) -> Iterator[Item]:
+def server_models(client: Client, window: Window) -> Iterator[Item]:
     """The models of the server, as listed and as shown."""
-    local = Listing(client, window, "local", "/api/tags", {}, Server, records=lambda page: page.models, kind="local")
-    for answer in local:
+    local = Listing(
+        client,
+        window,
+        "local",
+        "/api/tags",
+        {},
+        ServerPage,
+        records=lambda page: page.models,
+        paginator=SinglePage(),
+        kind="local",
+    )
+    for page in local:
         unnamed = 0
-        for record in answer.records:
-            yield Payload(record, answer.request, kind="local")
+        for record in page.records:
+            yield Payload(record, page.request, kind="local")
             try:
                 name = msgspec.json.decode(record, type=Named).name
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-                unnamed += 1  # landing says what is wrong with it
+                unnamed += 1  # landing quarantines it
                 continue
-            if shown := client.get_record("/api/show", Answered, msgspec.json.encode({"model": name})):
+            if shown := client.get_record("/api/show", ShownHead, msgspec.json.encode({"model": name})):
                 yield Payload(*shown, external_id=name, kind="shown")
         if not unnamed:
-            yield FullScan("shown", answers=1)
-        yield answer.done
+            yield FullScan("shown", responses=1)
+        yield page.checkpoint
     yield from local.end()
 
 
-def published(place: Client, window: Window) -> Iterator[Item]:
+def library_models(client: Client, window: Window) -> Iterator[Item]:
     """The models of the library."""
     library = Listing(
-        place,
+        client,
         window,
         "library",
         "",
         {},
-        Document,
+        LibraryPage,
         records=lambda page: list(page.models.values()),
-        conditional=True,
+        paginator=SinglePage(conditional=True),
         kind="library",
     )
-    for listed in library:
-        for name, model in listed.page.models.items():
-            yield Payload(bytes(model), listed.request, external_id=name, kind="library")
-        yield listed.done
+    for page in library:
+        for name, model in page.document.models.items():
+            yield Payload(bytes(model), page.request, external_id=name, kind="library")
+        yield page.checkpoint
     yield from library.end()

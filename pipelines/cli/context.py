@@ -44,7 +44,7 @@ def warehouse() -> Iterator[Warehouse]:
             migrate.ensure(opened, project.objects())
         else:
             migrate.require(opened, project.objects())
-        ledger.reap(opened)
+        ledger.close_dead_runs(opened)
         yield opened
 
 

@@ -16,8 +16,7 @@ from pipelines import ledger, project
 from pipelines.cli import context, show
 from pipelines.cli.context import AsJson
 from pipelines.errors import AtlasError
-from pipelines.lineage import rebuild, snapshots, time_travel, trace
-from pipelines.maintenance import erasure
+from pipelines.lineage import erasures, rebuild, snapshots, time_travel, trace
 from pipelines.transform import table_digests
 from pipelines.warehouse.database import Connection
 from pipelines.warehouse.table_spec import TableSpec, names
@@ -46,7 +45,7 @@ def trace_(
                 )
             return
         if not key:
-            shape = trace.table_of(table)
+            shape = trace.find_table(table)
             raise AtlasError(f"Which row of {table}? Name its key: {' '.join(shape.key)}.", usage=True)
         proof = trace.trace(connection, table, " ".join(key))
     if json:
@@ -87,7 +86,7 @@ def rebuild_(
             return
         compared = rebuild.check(warehouse, domain, workers=workers)
         with warehouse.connect() as connection:
-            erased = erasure.count(connection, domain)
+            erased = erasures.count_erased(connection, domain)
     if erased:
         show.err.print(f"{erased:,} records were erased: neither staging nor the tables have them", highlight=False)
     rows = [asdict(each) for each in compared]
@@ -111,15 +110,15 @@ def as_of(
     """Print a table as CSV as it was after a run, or write the whole domain as it was into a schema."""
     if (table is None) == (not schema):
         raise AtlasError("Name either a TABLE to print, or a schema to create: --schema NAME.", usage=True)
-    with context.warehouse() as warehouse, ledger.reading(warehouse) as connection:
-        moment = snapshots.moment(connection, run)
+    with context.warehouse() as warehouse, ledger.open_reader(warehouse) as connection:
+        moment = snapshots.snapshot_of_run(connection, run)
         of = _known(domain or (table or moment.source).replace(".", "/").split("/")[0])
         with time_travel.as_of(warehouse, of, moment, schema=schema or None, workers=workers) as then:
-            untrue = time_travel.untrue(connection, then)
+            untrue = time_travel.why_not_exact(connection, then)
             if table is not None:
-                _print_rows(connection, then.shape(table), limit, json)
+                _print_rows(connection, then.table_spec(table), limit, json)
             sizes = {
-                name: table_digests.counted(connection, then.shape(name))["rows"] for name in then.tables if schema
+                name: table_digests.counted(connection, then.table_spec(name))["rows"] for name in then.tables if schema
             }
     if schema:
         rows = [{"table": f"{schema}.{name}", "rows": number} for name, number in sizes.items()]
@@ -140,13 +139,13 @@ def diff(
     json: AsJson = False,
 ) -> None:
     """Show which rows and cells differ between two runs, and why: another payload, other counters, other SQL."""
-    with context.warehouse() as warehouse, ledger.reading(warehouse) as connection, ExitStack() as stack:
-        moments = [snapshots.moment(connection, run) for run in (before, after)]
+    with context.warehouse() as warehouse, ledger.open_reader(warehouse) as connection, ExitStack() as stack:
+        moments = [snapshots.snapshot_of_run(connection, run) for run in (before, after)]
         of = _known(domain or moments[1].source.split("/")[0])
         old, new = (stack.enter_context(time_travel.as_of(warehouse, of, each, workers=workers)) for each in moments)
         if table:
-            new.shape(table)
-        untrue = " ".join(filter(None, (time_travel.untrue(connection, then) for then in (old, new))))
+            new.table_spec(table)
+        untrue = " ".join(filter(None, (time_travel.why_not_exact(connection, then) for then in (old, new))))
         found: Iterator[dict[str, Any]] = (
             each for each in time_travel.differences(connection, old, new) if table in (None, each["table"])
         )

@@ -18,7 +18,7 @@ from pipelines.cli.context import AsJson
 from pipelines.connectors import recording
 from pipelines.errors import AtlasError
 from pipelines.landing import bulk_files as brought
-from pipelines.landing import land as landing
+from pipelines.landing.land import land_intake
 from pipelines.ledger import Run
 from pipelines.settings import Mode
 from pipelines.source import Source, Window
@@ -97,7 +97,7 @@ def land(
     intake = brought.intake(source, kind, files, window)
     day = window.key if window else datetime.now(UTC).date().isoformat()
     with context.warehouse() as warehouse, show.reporting() as reporter:
-        landing.land_intake(warehouse, source, day, nullcontext(intake), notify=reporter)
+        land_intake(warehouse, source, day, nullcontext(intake), notify=reporter)
         pending = transforms.pending_partitions(warehouse, source)
     if pending:
         show.err.print(f"To apply it to the tables, run: atlas transform {source.name}", highlight=False)

@@ -32,7 +32,7 @@ def prune(
     )
     with context.warehouse() as warehouse, show.reporting() as reporter:
         if dry_run:
-            removed = dict(sorted(retention.prunable(warehouse, policy).items()))
+            removed = dict(sorted(retention.count_prunable(warehouse, policy).items()))
         else:
             removed = retention.prune(warehouse, policy, notify=reporter).stats["removed"]
     if json:
@@ -58,7 +58,7 @@ def erase(
             words, answer = f"{stream} {external_id} may land again.", {"lifted": True}
         else:
             with warehouse.connect() as connection:
-                found = erasure.held(connection, stream, external_id)
+                found = erasure.count_stored(connection, stream, external_id)
             if any(found.values()) and not yes:
                 there = ", ".join(f"{number:,} {name.replace('_', ' ')}" for name, number in found.items() if number)
                 question = f"Erase {stream} {external_id} for good ({there})?"

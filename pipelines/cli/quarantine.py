@@ -143,13 +143,13 @@ def _land_repaired(warehouse: Warehouse, quarantine_id: int, repaired: Path, rep
     self_named = source.contracts[kind].external_id is not Contract.external_id
     external_id = None if self_named else found["external_id"]
     payload = Payload(body, f"{repaired.name} (repairs entry {quarantine_id})", external_id, kind=kind)
-    land.land(
+    land.land_items(
         warehouse,
         source,
         found["partition_key"],
         [payload],
         fetched_at=_received(found),
-        mends=quarantine_id,
+        replaces_entry=quarantine_id,
         notify=reporter,
     )
     with warehouse.connect() as connection:
@@ -172,7 +172,7 @@ def _land_again(warehouse: Warehouse, quarantine_id: int | None, reporter: show.
             found = _entry(connection, number)
             source, kind = project.find_stream(found["stream"])
             payload = Payload(bytes(found["bytes"]), found["request"], found["external_id"], kind=kind)
-            land.land(
+            land.land_items(
                 warehouse,
                 source,
                 found["partition_key"],

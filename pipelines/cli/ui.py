@@ -44,7 +44,7 @@ def ui(port: Annotated[int, typer.Option(min=1, max=65535, help="Port on 127.0.0
         signal.signal(number, _stop)
     with database.opened(context.current_settings()) as warehouse:
         migrate.ensure(warehouse, project.objects())
-        ledger.reap(warehouse)
+        ledger.close_dead_runs(warehouse)
         with resources.instance(warehouse, context.current_settings().home) as instance:
             resources.report_dead_runs(warehouse, instance)
         os.environ |= context.current_settings().environment() | {"DATABASE_URL": warehouse.conninfo}

@@ -1,1 +1,1 @@
-"""What connectors read with: HTTP, rate limits, listings and their pages, recordings, local files."""
+"""What connectors read with: HTTP, rate limits, listings and their paginators, recordings, local files."""

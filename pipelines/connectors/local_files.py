@@ -1,6 +1,7 @@
-"""Walking a folder that is a source: what is in it by name, and what leads out of it.
+"""Walks a folder that is a source: the files by name, and the symbolic links out of it.
 
-Nothing is opened and no link to a folder is followed. Belongs here: names and links. Not: what a file holds (`assets`).
+No file is opened, and no link to a folder is followed. Belongs here: names and links. Not here: the content of a file
+(`assets`).
 """
 
 import hashlib
@@ -12,7 +13,10 @@ from pipelines.errors import AtlasError
 
 
 def candidates(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
-    """What has one of the suffixes, and links to folders, which are told and not followed; in their order."""
+    """The paths with one of the suffixes, and links to folders, which are not followed; sorted.
+
+    Raises AtlasError where a folder cannot be listed.
+    """
 
     def fail(error: OSError) -> None:
         raise AtlasError(f"The folder cannot be listed: {error}. Nothing of this run is published; run it again later.")
@@ -25,24 +29,24 @@ def candidates(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
 
 
 def name_of(path: Path, folder: Path) -> str:
-    """The path in the folder; bytes of a name that are no UTF-8 are written as escapes."""
+    """The path relative to the folder; bytes of a name that are not UTF-8 are written as escapes."""
     return os.fsencode(path.relative_to(folder)).decode("utf-8", "backslashreplace")
 
 
-def astray(path: Path, folder: Path) -> str | None:
-    """Where a link leads, if not to something in the folder."""
+def link_fault(path: Path, folder: Path) -> str | None:
+    """Why a symbolic link cannot be read: its target is missing or outside the folder; None for any other path."""
     if not path.is_symlink():
         return None
     if not path.exists():
-        return "symbolic link that leads nowhere"
+        return "symbolic link without a target"
     return None if path.resolve().is_relative_to(folder.resolve()) else "symbolic link out of the folder"
 
 
 def state_of(folder: Path, suffixes: tuple[str, ...]) -> str:
-    """A digest over path, size and time of change of all candidates: it changes when there is news."""
+    """A digest over path, size and modification time of all candidates."""
     digest = hashlib.sha256()
     for path in candidates(folder, suffixes):
-        with suppress(OSError):  # gone since it was listed
+        with suppress(OSError):  # deleted since it was listed
             found = path.lstat()
             digest.update(f"{name_of(path, folder)}\0{found.st_size}\0{found.st_mtime_ns}\0".encode())
     return digest.hexdigest()

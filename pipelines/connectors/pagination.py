@@ -1,114 +1,181 @@
-"""The words by which the pages of a listing follow each other, where they are not links.
+"""Paginators: from one page of a listing to the next.
 
-    b<id>   what is below an id: nothing moves between two pages
-    page=n  what is so far from the beginning: each record that goes or comes above moves all the others
+    SinglePage           one response holds everything
+    CursorPaginator      the page names the next one, by a link
+    LinkHeaderPaginator  the Link header names the next one
+    BeforeIdPaginator    page=b<id>: the records below an id, so that nothing moves between two pages
+    PageNumberPaginator  page=n: records that come or go move all records below them, so pages overlap
 
-Words of the boorus (danbooru.donmai.us/wiki_pages/help:api), and of many others. Belongs here: which page is asked for
-next, and whether a page goes on where the one before has ended. Not: asking (`listing`).
+Belongs here: which page is requested next. Not here: requesting it (`pages`), where an increment ends (`listing`).
 """
 
 import math
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, ClassVar
 
 import httpx
 import msgspec
 
-Position = datetime | int
-"""Where a record stands in a listing that is newest first."""
+from pipelines.connectors.pages import Page, with_parameter
 
 
-class Last(msgspec.Struct):
-    """The page before: where its records stood. short: it had room for more, and none that overlaps it goes further."""
+class PreviousPage(msgspec.Struct):
+    """The page before, of numbered pages: the positions of its records by key.
 
-    places: dict[str, int | datetime]
+    short: it had fewer records than it has room for, and no page that overlaps it goes further.
+    """
+
+    positions: dict[str, int | datetime]
     short: bool
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
-    """From a page to the next.
+class NextPage:
+    """The page to request next.
 
-    link: the page to ask for, None after the last. last: what is then the page before. back: this page begins too low,
-    and one further up is asked for. cut: more may follow, but no page with it may be asked for.
+    link: None after the last page. previous: the page to compare it with. back: the page that was read begins below
+    the end of the previous one, so a page further up is requested. cut: more records may follow, but the source serves
+    no page with them.
     """
 
     link: str | None
-    last: Last | None = None
+    previous: PreviousPage | None = None
     back: bool = False
     cut: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Below:
-    """Pages of what is below an id, in order of ids. parameter: takes `b<id>`; an empty page is the last."""
+class Paginator(ABC):
+    """How the pages of a listing follow each other.
 
-    parameter: str
+    requires_ids: the next page depends on ids of records. may_repeat: a target may be requested twice. conditional: one
+    response holds everything, so a 304 to conditional headers means that nothing has changed.
+    """
 
-    def following(self, target: str, keys: list[str]) -> Step:
-        return Step(replaced(target, self.parameter, f"b{min(map(int, keys))}") if keys else None)
+    requires_ids: ClassVar[bool] = False
+    may_repeat: ClassVar[bool] = False
+    conditional: bool = False
+
+    @abstractmethod
+    def next_page(self, page: Page[Any], previous: PreviousPage | None) -> NextPage:
+        """The page after one that was read."""
 
 
-@dataclass(frozen=True, slots=True)
-class Numbered:
-    """Pages by their number, each begun before the one before has ended.
+@dataclass(frozen=True)
+class SinglePage(Paginator):
+    """One response holds everything. conditional: request it with the validators (ETag, Last-Modified) of the last."""
 
-    A record that both tell, at the place where it was, proves that none between them was passed over. Pages can only
-    begin at multiples of their size, so their sizes vary a little. parameter: takes the number, from 1; size: the
-    number of records that a page has room for; largest: the most that may be; most: the highest number that may be
-    asked for.
+    conditional: bool = False
 
-    A page with room for more is no end: what is gone and still indexed takes up room and is not told. The end is an
-    empty page after one that no page overlaps and goes beyond.
+    def next_page(self, page: Page[Any], previous: PreviousPage | None) -> NextPage:
+        return NextPage(None)
+
+
+@dataclass(frozen=True)
+class CursorPaginator(Paginator):
+    """The page names the next one.
+
+    next_link: a link, read from the decoded page; None after the last. size_parameter: the query parameter that sets
+    the size of a page; only for a source that is known to skip records between two pages (`skipped_records`).
+    """
+
+    next_link: Callable[[Any], str | None]
+    size_parameter: str | None = None
+
+    def next_page(self, page: Page[Any], previous: PreviousPage | None) -> NextPage:
+        return NextPage(self.next_link(page.document))
+
+
+@dataclass(frozen=True)
+class LinkHeaderPaginator(Paginator):
+    """The response names the next page, as `next` of its Link header (RFC 8288)."""
+
+    def next_page(self, page: Page[Any], previous: PreviousPage | None) -> NextPage:
+        return NextPage(page.next_link)
+
+
+@dataclass(frozen=True)
+class BeforeIdPaginator(Paginator):
+    """Pages of the records below an id, in order of ids; an empty page is the last.
+
+    parameter: takes `b<id>` for the records below an id, and `a<id>` for those above. neighbours: for a listing of a
+    contiguous range of ids, the query parameters of a listing of all records: with it the ids next to the range are
+    requested.
     """
 
     parameter: str
-    size: str
-    largest: int
-    most: int
+    neighbours: Mapping[str, str | int] | None = None
+    requires_ids: ClassVar[bool] = True
+
+    def next_page(self, page: Page[Any], previous: PreviousPage | None) -> NextPage:
+        if not page.keys:
+            return NextPage(None)
+        return NextPage(with_parameter(page.target, self.parameter, f"b{min(map(int, page.keys))}"))
+
+    def neighbour_targets(self, path: str, lowest: object, highest: object) -> tuple[str, str]:
+        """The targets of the records directly below and above a range of ids."""
+        target = str(httpx.URL(path, params=dict(self.neighbours or {})))
+        below = with_parameter(target, self.parameter, f"b{lowest}")
+        return below, with_parameter(target, self.parameter, f"a{highest}")
+
+
+@dataclass(frozen=True)
+class PageNumberPaginator(Paginator):
+    """Pages by number, each beginning above the end of the one before.
+
+    A record that both pages return, at the same position, proves that no record between them was passed over. A page
+    can begin only at a multiple of its size, so sizes vary a little. A page with room for more is not the end: records
+    that are gone but still indexed take up room. The end is an empty page after one that no page overlaps and exceeds.
+
+    parameter: takes the number, from 1. size_parameter: takes the number of records of a page. max_size: the largest
+    page. max_page: the highest number that the source serves.
+    """
+
+    parameter: str
+    size_parameter: str
+    max_size: int
+    max_page: int
+    requires_ids: ClassVar[bool] = True
+    may_repeat: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if math.lcm(*range(1, self.largest + 1)) <= self.largest * self.most:
-            raise ValueError(f"At some border all pages of up to {self.largest} records end: let them be larger.")
+        if math.lcm(*range(1, self.max_size + 1)) <= self.max_size * self.max_page:
+            raise ValueError(f"Pages of up to {self.max_size} records all end at one place: use a larger max_size.")
 
-    def following(self, target: str, told: Mapping[str, Position], length: int, last: Last | None) -> Step:
-        """The step from a page. told: where its records stand; length: how many it has."""
-        parameters = httpx.URL(target).params
-        size, number = int(parameters[self.size]), int(parameters.get(self.parameter, 1))
+    def next_page(self, page: Page[Any], previous: PreviousPage | None) -> NextPage:
+        positions, length = page.positions, len(page.records)
+        parameters = httpx.URL(page.target).params
+        size, number = int(parameters[self.size_parameter]), int(parameters.get(self.parameter, 1))
         begin = (number - 1) * size
-        if last and begin and (length or not last.short) and not _goes_on(told, last.places):
-            # By less, many that have gone take many requests; by more, the page there may go no further than before.
-            return Step(self._page(target, max(1, begin - self.largest // 4), 0), last, back=True)
+        if previous and begin and (length or not previous.short) and not _overlaps(positions, previous.positions):
+            # A smaller step back takes many requests where many records are gone; with a larger one, the page there may
+            # end above the previous one.
+            return NextPage(self._overlapping(page.target, max(1, begin - self.max_size // 4), 0), previous, back=True)
         if not length:
-            return Step(None, last)
-        link = self._page(target, begin + length, begin + size)
-        if link is None and length < size and number < self.most:
-            return Step(self._numbered(target, size, number + 1), Last(dict(told), short=True))
-        return Step(link, Last(dict(told), short=False), cut=link is None)
+            return NextPage(None, previous)
+        link = self._overlapping(page.target, begin + length, begin + size)
+        if link is None and length < size and number < self.max_page:
+            return NextPage(self._target(page.target, size, number + 1), PreviousPage(dict(positions), short=True))
+        return NextPage(link, PreviousPage(dict(positions), short=False), cut=link is None)
 
-    def _page(self, target: str, end: int, beyond: int) -> str | None:
-        """The page that begins before `end` and goes furthest, if one that goes beyond `beyond` may be asked for."""
+    def _overlapping(self, target: str, end: int, beyond: int) -> str | None:
+        """The page that begins above offset `end` and goes furthest; None where no page goes past `beyond`."""
         pages = [
             (size * number, size, number)
-            for size in range(1, self.largest + 1)
-            if (number := (end - 1) // size + 1) <= self.most
+            for size in range(1, self.max_size + 1)
+            if (number := (end - 1) // size + 1) <= self.max_page
         ]
-        reaches, size, number = max(pages, default=(0, 0, 0))
-        return self._numbered(target, size, number) if reaches > beyond else None
+        reach, size, number = max(pages, default=(0, 0, 0))
+        return self._target(target, size, number) if reach > beyond else None
 
-    def _numbered(self, target: str, size: int, number: int) -> str:
-        return replaced(replaced(target, self.size, size), self.parameter, number)
+    def _target(self, target: str, size: int, number: int) -> str:
+        return with_parameter(with_parameter(target, self.size_parameter, size), self.parameter, number)
 
 
-def _goes_on(told: Mapping[str, Any], before: Mapping[str, Any]) -> bool:
-    """Whether a page begins no lower than the one before it has ended."""
-    if any(before.get(key) == place for key, place in told.items()):
+def _overlaps(positions: Mapping[str, Any], previous: Mapping[str, Any]) -> bool:
+    """Whether a page begins no lower than the previous one ends."""
+    if any(previous.get(key) == position for key, position in positions.items()):
         return True
-    return bool(told) and min(told.values()) > min(before.values())
-
-
-def replaced(target: str, parameter: str, value: str | int) -> str:
-    """A link with another value of one parameter."""
-    return str(httpx.URL(target).copy_set_param(parameter, value))
+    return bool(positions) and min(positions.values()) > min(previous.values())

@@ -1,8 +1,10 @@
-"""Rate limits of hosts: one request at a time over all runs, never faster than the operator of the host allows.
+"""Rate limits of hosts: over all runs one request at a time, and never faster than the operator allows.
 
-`ops.rate_limits` holds, for each host, when it may be asked next and until when it is blocked. An advisory lock is held
-from reading that to the answer, so that no request leaves after another run was asked to wait. Times are the
-database's. Belongs here: waiting. Not: what is asked (`http`).
+    slot() ──advisory lock of the host──> wait until next_request_at and blocked_until ──> request ──> next_request_at
+
+`ops.rate_limits` holds for each host when the next request may be sent and until when the host is blocked. The lock is
+held from reading these times to the end of the response, so no request is sent after another run received a
+Retry-After. All times are the database's. Belongs here: waiting. Not here: requests (`http`).
 """
 
 import time
@@ -15,59 +17,61 @@ from pipelines.errors import AtlasError
 from pipelines.warehouse import locks
 from pipelines.warehouse.database import Connection
 
-LONGEST_WAIT_S = 120.0
-"""A host that asks to be left alone for longer ends the run: the next one goes on from there."""
+MAX_WAIT_S = 120.0
+"""A host that blocks requests for longer ends the run; the next run continues it."""
 
 
-PAUSE = "update ops.rate_limits set next_request_at = clock_timestamp() + make_interval(secs => %s) where host = %s"
-"""From the answer on: how long a request was on its way is not known, and the next may be faster."""
+DELAY_NEXT_REQUEST = """
+update ops.rate_limits set next_request_at = clock_timestamp() + make_interval(secs => %s) where host = %s
+"""
+"""Counted from the end of the response: the time at which the request reached the host is unknown."""
 
 
 class Deferred(AtlasError):
-    """The host asked to be left alone for longer than a run waits."""
+    """The host blocks requests for longer than a run waits."""
 
     def __init__(self, host: str, until: datetime) -> None:
         super().__init__(
-            f"deferred: {host} asks to be left alone until {until:%Y-%m-%d %H:%M:%S} UTC. Nothing is sent before; "
+            f"deferred: {host} accepts no requests until {until:%Y-%m-%d %H:%M:%S} UTC. No request is sent before; "
             "run it again then, it goes on where it stopped."
         )
         self.until = until
 
 
-class Turns:
-    """The turns of one host.
-
-    rate: requests a second that the operator allows; None is no limit.
-    """
+class RateLimit:
+    """The rate limit of one host. rate: requests a second; None is no limit."""
 
     def __init__(self, connection: Connection, host: str, rate: float | None) -> None:
         self._connection, self.host = connection, host
-        self._pause_s = 1 / rate if rate else 0.0
+        self._interval_s = 1 / rate if rate else 0.0
         self.waited_s = 0.0
         connection.execute("insert into ops.rate_limits (host) values (%s) on conflict do nothing", [host])
 
     @contextmanager
-    def turn(self) -> Iterator[None]:
-        """Waits until the host may be asked; nobody else asks it until the block ends."""
+    def slot(self) -> Iterator[None]:
+        """Waits until a request may be sent; no other run sends one until the block ends.
+
+        Raises Deferred where the host is blocked for more than MAX_WAIT_S.
+        """
         while True:
             locks.acquire(self._connection, locks.host(self.host))
             try:
-                failpoints.reached("turns.locked")
-                if (wait_s := self._wait_s()) <= 0:
-                    failpoints.reached("turns.taken")
+                failpoints.reached("rate_limit.locked")
+                if (wait_s := self._reserve()) <= 0:
+                    failpoints.reached("rate_limit.reserved")
                     try:
                         yield
                     finally:
-                        self._connection.execute(PAUSE, [self._pause_s, self.host])
-                    failpoints.reached("turns.paused")
+                        self._connection.execute(DELAY_NEXT_REQUEST, [self._interval_s, self.host])
+                    failpoints.reached("rate_limit.delayed")
                     return
             finally:
                 locks.release(self._connection, locks.host(self.host))
             self.waited_s += wait_s
             time.sleep(wait_s)
 
-    def leave_alone(self, seconds: float) -> None:
-        """Keeps every run from asking the host for so long; to be said within a turn."""
+    def block_for(self, seconds: float) -> None:
+        """Blocks the host for every run; called within a slot. A longer block stays as it is."""
         self._connection.execute(
             """
             update ops.rate_limits
@@ -77,23 +81,23 @@ class Turns:
             [seconds, self.host],
         )
 
-    def _wait_s(self) -> float:
-        """How long to wait still; where that is not at all, the turn is taken."""
+    def _reserve(self) -> float:
+        """Reserves a slot; returns the seconds to wait, none where it is reserved."""
         row = self._connection.execute(
             """
-            with asked as (select *, clock_timestamp() as now from ops.rate_limits where host = %(host)s),
-            taken as (
-                update ops.rate_limits h set next_request_at = asked.now + make_interval(secs => %(pause)s)
-                from asked
-                where h.host = asked.host and greatest(asked.next_request_at, asked.blocked_until) <= asked.now
+            with before as (select *, clock_timestamp() as now from ops.rate_limits where host = %(host)s),
+            reserved as (
+                update ops.rate_limits h set next_request_at = before.now + make_interval(secs => %(interval)s)
+                from before
+                where h.host = before.host and greatest(before.next_request_at, before.blocked_until) <= before.now
             )
             select blocked_until, extract(epoch from blocked_until - now)::float8 as blocked_s,
                 extract(epoch from greatest(next_request_at, blocked_until) - now)::float8 as wait_s
-            from asked
+            from before
             """,
-            {"host": self.host, "pause": self._pause_s},
+            {"host": self.host, "interval": self._interval_s},
         ).fetchone()
         assert row is not None
-        if row["blocked_s"] > LONGEST_WAIT_S:
+        if row["blocked_s"] > MAX_WAIT_S:
             raise Deferred(self.host, row["blocked_until"])
         return float(row["wait_s"])

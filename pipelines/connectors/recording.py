@@ -1,8 +1,10 @@
-"""Recordings: what a source answered on a day, replayed through the real connectors.
+"""Recordings: the responses of a source on one day, replayed through the real connectors.
 
-`samples/<domain>/<source>/<day>.json` holds the exchanges of an HTTP source, or names the folder of a Python package
-that stands for a folder source. A recording carries its own day, so a replay always gives the same partitions.
-Belongs here: reading recordings. Not: what is done with the answers.
+    samples/<domain>/<source>/<day>.json ──> RecordedTransport ──> Client
+
+The file holds the exchanges of an HTTP source, or names the folder of a Python package for a folder source. The day is
+part of the file name, so a replay always gives the same partition. Belongs here: reading recordings. Not here: making
+clients from them (`landing.extract`).
 """
 
 import importlib.util
@@ -19,7 +21,7 @@ from pipelines.source import Source
 
 
 class Exchange(msgspec.Struct):
-    """One request, as `GET /path?query` or `POST /path {"body": 1}`, and its answer, kept byte for byte."""
+    """One request, as `GET /path?query` or `POST /path {"body": 1}`, and its response, byte for byte."""
 
     request: str
     status: int
@@ -28,7 +30,7 @@ class Exchange(msgspec.Struct):
 
 
 class Recording(msgspec.Struct, forbid_unknown_fields=True):
-    """A source's answers on one day: exchanges of an HTTP source, or package and folder of a folder source."""
+    """One day of a source: exchanges of an HTTP source, or package and folder of a folder source."""
 
     exchanges: list[Exchange] = []
     package: str | None = None
@@ -38,7 +40,7 @@ class Recording(msgspec.Struct, forbid_unknown_fields=True):
         return RecordedTransport(self)
 
     def path(self) -> Path:
-        """The folder that stands for a folder source."""
+        """The folder of a folder source. Raises AtlasError where the package is not installed."""
         spec = importlib.util.find_spec(self.package) if self.package else None
         if spec is None or spec.origin is None:
             raise AtlasError(f"The package {self.package!r} of a recording is not installed. Run: make install")
@@ -46,17 +48,17 @@ class Recording(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class RecordedTransport(httpx.BaseTransport):
-    """Answers requests from a recording."""
+    """Answers requests from a recording. Raises NotRecorded for a request that it does not hold."""
 
     def __init__(self, recording: Recording) -> None:
-        self._answers = {exchange.request: exchange for exchange in recording.exchanges}
+        self._exchanges = {exchange.request: exchange for exchange in recording.exchanges}
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         wanted = f"{request.method} {request.url.raw_path.decode()} {request.read().decode()}".rstrip()
-        exchange = self._answers.get(wanted)
+        exchange = self._exchanges.get(wanted)
         if exchange is None:
-            near = ", ".join(get_close_matches(wanted, self._answers, cutoff=0)) or "nothing"
-            raise NotRecorded(f"The recording holds no answer to {wanted}. Nearest to it is: {near}.")
+            near = ", ".join(get_close_matches(wanted, self._exchanges, cutoff=0)) or "nothing"
+            raise NotRecorded(f"The recording holds no response to {wanted}. The most similar request is: {near}.")
         return httpx.Response(exchange.status, headers=exchange.headers, content=bytes(exchange.body), request=request)
 
 
@@ -65,7 +67,7 @@ def _folder(source: Source) -> Path:
 
 
 def days(source: Source) -> list[date]:
-    """The days that a source has recordings of."""
+    """The days of the recordings of a source, sorted."""
     return sorted(_day(path) for path in _folder(source).glob("*.json"))
 
 
@@ -75,19 +77,22 @@ def _day(path: Path) -> date:
     except ValueError:
         day = None
     if day is None or day.isoformat() != path.stem:
-        raise AtlasError(f"{path.relative_to(project.ROOT)} is no recording of a day. Call it YYYY-MM-DD.json.")
+        raise AtlasError(f"{path.relative_to(project.ROOT)} is not a recording of a day. Name it YYYY-MM-DD.json.")
     return day
 
 
 def read(source: Source, day: date) -> Recording:
+    """The recording of a day. Raises AtlasError where there is none or it cannot be decoded."""
     path = _folder(source) / f"{day}.json"
     try:
         return msgspec.json.decode(path.read_bytes(), type=Recording)
     except FileNotFoundError:
-        there = ", ".join(map(str, days(source))) or "none"
+        existing = ", ".join(map(str, days(source))) or "none"
         raise AtlasError(
-            f"There is no recording of {source.name} for {day} (there are: {there}). "
-            "Choose one of these days, or ask the source itself with --live or ATLAS_MODE=live."
+            f"There is no recording of {source.name} for {day} (recorded days: {existing}). "
+            "Choose one of these days, or read the source itself with --live or ATLAS_MODE=live."
         ) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise AtlasError(f"{path.relative_to(project.ROOT)} is no recording: {error}. Mend it and try again.") from None
+        raise AtlasError(
+            f"{path.relative_to(project.ROOT)} is not a valid recording: {error}. Fix it and run the command again."
+        ) from None

@@ -1,1 +1,9 @@
-"""Payload bytes into staging: extract, validate, store bodies, publish versions."""
+"""Lands payload bytes in staging: extract, validate, store bodies, publish versions.
+
+    extract, bulk_files ──> intake ──> land: validate ──> stage_bodies ──> deletions ──> publish ──> versions
+
+Temporary tables, of this package alone:
+    classified              a row an arrival of the run: its result (created, updated, unchanged …), made by `versions`
+    repeated_observations   observations that a late one splits in two, made by `observations`
+    large_body              a body that is written in chunks, made by `stage_bodies`
+"""

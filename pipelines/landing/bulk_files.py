@@ -1,6 +1,8 @@
-"""Payloads of files that somebody brings: NDJSON (a payload a line) and JSON (a payload, a list, a page), packed too.
+"""Reads payloads from local files: NDJSON (a payload a line) or JSON (a payload, a list, a page), also compressed.
 
-Belongs here: reading files. Not: what a source answers (`fetching`), not what becomes of it (`landing`).
+    dump.ndjson.zst ──> Intake
+
+Belongs here: file formats. Not here: reading a source (`extract`), landing (`land`).
 """
 
 import gzip
@@ -15,7 +17,7 @@ import msgspec
 from backports import zstd
 
 from pipelines.errors import AtlasError
-from pipelines.landing.land import Intake
+from pipelines.landing.intake import Intake
 from pipelines.source import Item, Payload, Skipped, Source, Window
 
 COMPRESSIONS = {".gz", ".zst"}
@@ -23,9 +25,9 @@ LINES, DOCUMENT = {".ndjson", ".jsonl"}, {".json"}
 
 
 def intake(source: Source, kind: str, path: Path, window: Window | None) -> Intake:
-    """The payloads of a file or a folder, of one kind of a source.
+    """The payloads of a file or a folder, all of one kind of a source. Raises AtlasError if there is none to read.
 
-    With a window they count as received at its end, so that landing them again gives the same versions.
+    With a window, they count as received at its end, so that landing them again makes the same versions.
     """
     at = min(window.last, datetime.now(UTC)) if window else None
     if not path.exists():
@@ -38,13 +40,14 @@ def intake(source: Source, kind: str, path: Path, window: Window | None) -> Inta
     elif not path.is_dir() and not _format(path):
         known = ", ".join(sorted(LINES | DOCUMENT))
         raise AtlasError(
-            f"{path.name} is no file of payloads: its name should end in {known}, .gz or .zst after it.", usage=True
+            f"{path.name} is not a file of payloads: its name should end in {known}, or in these and .gz or .zst.",
+            usage=True,
         )
     elif path.is_dir() and not any(map(_format, path.rglob("*"))):
         raise AtlasError(f"There is no JSON or NDJSON file in the folder {path}.", usage=True)
     else:
         items = _files(source, kind, path)
-    return Intake(lambda _: items, "brought", at)
+    return Intake(lambda _: items, "files", at)
 
 
 def _format(path: Path) -> str | None:
@@ -58,10 +61,10 @@ def _files(source: Source, kind: str, path: Path) -> Iterator[Item]:
         name = each.relative_to(path if path.is_dir() else path.parent).as_posix()
         suffix = _format(each)
         if suffix is None:
-            yield Skipped(name, "not JSON by its name")
+            yield Skipped(name, "not a JSON file by its name")
         elif suffix in LINES:
             with _open(each) as lines:
-                for number, body in enumerate(map(_stripped, lines), 1):
+                for number, body in enumerate(map(_strip, lines), 1):
                     if body:
                         yield Payload(body, f"{name}:{number}", kind=kind)
         else:
@@ -69,7 +72,7 @@ def _files(source: Source, kind: str, path: Path) -> Iterator[Item]:
                 yield from _documents(source.contracts[kind].envelope, kind, document.read(), name)
 
 
-def _stripped(line: bytes) -> bytes:
+def _strip(line: bytes) -> bytes:
     return line.strip(b" \t\r\n")
 
 
@@ -88,11 +91,11 @@ def _open(path: Path) -> Iterator[IO[bytes]]:
             with path.open("rb") as file:
                 yield file
     except (EOFError, gzip.BadGzipFile, zlib.error, zstd.ZstdError) as error:
-        raise AtlasError(f"{path.name} cannot be unpacked: {error}. Nothing of it is published.") from None
+        raise AtlasError(f"{path.name} cannot be decompressed: {error}. Nothing of it is published.") from None
 
 
 def _documents(envelope: str | None, kind: str, body: bytes, name: str) -> Iterator[Payload]:
-    """A page's records, by their names where it names them; a list's elements; or the document itself."""
+    """A payload for each record of a page, or for each element of a list; else the document itself."""
     shape: Any = dict[str, msgspec.Raw] | list[msgspec.Raw] if envelope else list[msgspec.Raw]
     try:
         document: dict[str, msgspec.Raw] | list[msgspec.Raw] | None = msgspec.json.decode(body, type=shape)

@@ -1,132 +1,189 @@
-"""What a complete listing proves: a record that it does not tell, and that the source itself says is gone, is deleted.
+"""Deleted records: those that a full scan lacks, and of which the source itself says that they no longer exist.
 
-    listing to its end ──> latest versions it did not tell ──look──> gone? a tombstone · there? it is landed
+    full scan ──> latest versions that it lacks ──get_record──> none: tombstone · a payload: landed
 
-Nothing is concluded from a listing with a payload whose id could not be read, from several answers where one record
-cannot be asked for by itself, or from a listing that has shrunk beyond belief. Belongs here: what is missing. Not: the
-tombstones (`publishing`).
+Nothing is deleted if a payload of the run has an unreadable id, if a scan of several answers lacks a record that cannot
+be fetched by id, or if too many records are missing. Belongs here: which records are deleted, tombstones, renames.
+Not here: other versions (`versions`).
 """
 
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from pipelines.errors import NotRecorded, Refused, SourceFault
+from pipelines.landing.intake import GetRecord, Progress
 from pipelines.ledger import Run
 from pipelines.source import FullScan, Payload, Source
 
-Look = Callable[[str, str], Payload | None]
+MAX_LOSS = 0.2
+ACCEPTED_LOSS = 5
+"""This many missing records are accepted, whatever their share is, if the scan listed any record."""
 
-GREATEST_LOSS = 0.2
-ALWAYS_BELIEVED = 5
-"""So many missing records are believed whatever share they are, as long as the listing told any."""
+
+class Deletion(NamedTuple):
+    """A record that is deleted: its latest version, and the request that proves it."""
+
+    version_id: int
+    request: str
 
 
 @dataclass
-class Missing:
-    """What became of the records that complete listings did not tell."""
+class Deletions:
+    """Records that full scans lack: deleted ones, payloads of those that still exist, and counts for the ledger."""
 
-    gone: list[tuple[int, str]] = field(default_factory=list)
-    there: list[Payload] = field(default_factory=list)
+    deleted: list[Deletion] = field(default_factory=list)
+    existing: list[Payload] = field(default_factory=list)
     notes: dict[str, int] = field(default_factory=dict)
 
 
-def missing(
-    run: Run,
-    source: Source,
-    full_scans: Iterable[FullScan],
-    kept: set[tuple[str, str]],
-    at: datetime,
-    get_record: Look | None,
-    *,
-    shrink: bool,
-) -> Missing:
-    """Looks for the records that listings read to their end did not tell.
+def find_deleted(
+    run: Run, source: Source, progress: Progress, get_record: GetRecord | None, *, shrink: bool
+) -> Deletions:
+    """Fetches by id each record that a full scan of the run lacks; deleted is one that does not exist.
 
-    kept: kind and id of records that were seen and could not be read. at: when the listing began. shrink: believe a
-    listing that has lost more than a fifth of its records.
+    Raises SourceFault if a scan lacks more than a fifth of its records, unless `shrink` accepts that.
     """
-    found = Missing()
-    for each in full_scans:
-        stream = source.streams[each.kind]
-        unread, told, absent = _compared(run, stream, each, at)
-        absent = [row for row in absent if (each.kind, row["external_id"]) not in kept]
-        if not absent:
+    found = Deletions()
+    unreadable = set(progress.unreadable)
+    for scan in progress.full_scans:
+        stream = source.streams[scan.kind]
+        without_id, listed, missing = _compare(run, stream, scan, progress.started_at)
+        missing = [row for row in missing if (scan.kind, row["external_id"]) not in unreadable]
+        if not missing:
             continue
-        if unread:
-            found.notes["not deleted: payloads without a readable id"] = len(absent)
-        elif each.answers > 1 and get_record is None:
-            found.notes["not deleted: told in several answers, and none can be looked at by itself"] = len(absent)
-        elif not shrink and _unbelievable(told, len(absent)):
+        if without_id:
+            found.notes["not deleted: payloads without a readable id"] = len(missing)
+        elif scan.responses > 1 and get_record is None:
+            found.notes["not deleted: listed in several answers, and no record can be fetched by id"] = len(missing)
+        elif not shrink and _too_many(listed, len(missing)):
             raise SourceFault(
-                f"{stream} tells {told} records, and {len(absent)} of those it had are missing: more than a fifth. "
-                "Nothing of this run is published. If they are gone indeed, run it again with --shrink."
+                f"{stream} lists {listed} records, and lacks {len(missing)} of those that it had: more than a fifth. "
+                "Nothing of this run is published. If they are deleted indeed, run it again with --shrink."
             )
         else:
-            _look(found, each.kind, absent, get_record)
+            _fetch_missing(found, scan.kind, missing, get_record)
     return found
 
 
-def _unbelievable(told: int, absent: int) -> bool:
-    return not told or absent > max(ALWAYS_BELIEVED, GREATEST_LOSS * (told + absent))
+def _too_many(listed: int, missing: int) -> bool:
+    return not listed or missing > max(ACCEPTED_LOSS, MAX_LOSS * (listed + missing))
 
 
-def _compared(run: Run, stream: str, full_scans: FullScan, at: datetime) -> tuple[int, int, list[dict[str, Any]]]:
-    """Payloads without a readable id, records told, and the records that were there before and are not told.
+def _compare(run: Run, stream: str, scan: FullScan, started_at: datetime) -> tuple[int, int, list[dict[str, Any]]]:
+    """The number of payloads without a readable id, the number of listed records, and the records that are missing.
 
-    The last two of the ids that the listing is of, in the order of numbers, which no other stream's ids need be.
+    Records outside the range of ids of the scan do not count. Its ids are numbers, those of other streams need not be.
     """
-    above, below = ("" if each is None else str(each) for each in full_scans.between)
-    parameters = {"run": run.id, "stream": stream, "at": at, "above": above, "below": below}
-    row = run.connection.execute(
-        """
-        select
-            (select count(*) from staging.rejects
-             where fetch_run_id = %(run)s and stream = %(stream)s and external_id is null) as unread,
-            (select count(distinct external_id) from staging.arrivals
-             where fetch_run_id = %(run)s and stream = %(stream)s
-               and (%(above)s = ''
-                    or (length(external_id), external_id collate "C") > (length(%(above)s), %(above)s))
-               and (%(below)s = ''
-                    or (length(external_id), external_id collate "C") < (length(%(below)s), %(below)s))) as told
-        """,
-        parameters,
-    ).fetchone()
+    above, below = ("" if each is None else str(each) for each in scan.id_range)
+    parameters = {"run": run.id, "stream": stream, "at": started_at, "above": above, "below": below}
+    row = run.connection.execute(COUNT_LISTED, parameters).fetchone()
     assert row is not None
-    absent = run.connection.execute(
-        """
-        select v.version_id, v.external_id, v.request
-        from staging.versions v
-        where v.stream = %(stream)s and v.latest and v.digest is not null and v.fetched_at < %(at)s
-          and (v.version_at < %(at)s or v.version_at > now()) -- else it was seen again since
-          and (%(above)s = '' or (length(v.external_id), v.external_id collate "C") > (length(%(above)s), %(above)s))
-          and (%(below)s = '' or (length(v.external_id), v.external_id collate "C") < (length(%(below)s), %(below)s))
-          and not exists (
-              select from staging.arrivals a
-              where a.fetch_run_id = %(run)s and a.stream = v.stream and a.external_id = v.external_id)
-          and not exists (
-              select from staging.rejects r
-              where r.fetch_run_id = %(run)s and r.stream = v.stream and r.external_id = v.external_id)
-        order by v.external_id
-        """,
-        parameters,
-    ).fetchall()
-    return row["unread"], row["told"], absent
+    missing = run.connection.execute(SELECT_MISSING, parameters).fetchall()
+    return row["without_id"], row["listed"], missing
 
 
-def _look(found: Missing, kind: str, absent: list[dict[str, Any]], get_record: Look | None) -> None:
-    for row in absent:
+def _fetch_missing(found: Deletions, kind: str, missing: list[dict[str, Any]], get_record: GetRecord | None) -> None:
+    for row in missing:
         try:
             payload = get_record(kind, row["external_id"]) if get_record else None
         except (NotRecorded, Refused) as error:
-            who = "the recording does not say" if isinstance(error, NotRecorded) else "the source refuses to say"
-            name = f"not deleted: {who} what became of them"
+            reason = "has no answer for" if isinstance(error, NotRecorded) else "refuses to answer for"
+            place = "recording" if isinstance(error, NotRecorded) else "source"
+            name = f"not deleted: the {place} {reason} their ids"
             found.notes[name] = found.notes.get(name, 0) + 1
             continue
         if payload is None:
-            found.gone.append((row["version_id"], f"not told by a complete listing; {row['request']}"))
+            found.deleted.append(Deletion(row["version_id"], f"missing from a full scan; {row['request']}"))
         else:
-            found.there.append(payload)
-    if found.there:
-        found.notes["left out by a listing, asked for by id"] = len(found.there)
+            found.existing.append(payload)
+    if found.existing:
+        found.notes["missing from a full scan, fetched by id"] = len(found.existing)
+
+
+def insert_tombstones(run: Run, deleted: list[Deletion], deleted_at: datetime) -> int:
+    """Inserts a tombstone for each record, unless it arrived in this run or has a newer version; returns how many."""
+    if not deleted:
+        return 0
+    return run.connection.execute(
+        INSERT_TOMBSTONES,
+        {
+            "deleted": [each.version_id for each in deleted],
+            "requests": [each.request for each in deleted],
+            "at": deleted_at,
+            "partition": run.partition,
+            "run": run.id,
+        },
+    ).rowcount
+
+
+def set_renames(run: Run) -> int:
+    """Links each new record to a deleted one of this run with the same body; returns how many."""
+    return run.connection.execute(SET_RENAMED_FROM, {"run": run.id}).rowcount
+
+
+COUNT_LISTED = """
+select
+    (select count(*) from staging.rejects
+     where fetch_run_id = %(run)s and stream = %(stream)s and external_id is null) as without_id,
+    (select count(distinct external_id) from staging.arrivals
+     where fetch_run_id = %(run)s and stream = %(stream)s
+       and (%(above)s = ''
+            or (length(external_id), external_id collate "C") > (length(%(above)s), %(above)s))
+       and (%(below)s = ''
+            or (length(external_id), external_id collate "C") < (length(%(below)s), %(below)s))) as listed
+"""
+
+SELECT_MISSING = """
+select v.version_id, v.external_id, v.request
+from staging.versions v
+where v.stream = %(stream)s and v.latest and v.digest is not null and v.fetched_at < %(at)s
+  and (v.version_at < %(at)s or v.version_at > now()) -- else it was fetched again since
+  and (%(above)s = '' or (length(v.external_id), v.external_id collate "C") > (length(%(above)s), %(above)s))
+  and (%(below)s = '' or (length(v.external_id), v.external_id collate "C") < (length(%(below)s), %(below)s))
+  and not exists (
+      select from staging.arrivals a
+      where a.fetch_run_id = %(run)s and a.stream = v.stream and a.external_id = v.external_id)
+  and not exists (
+      select from staging.rejects r
+      where r.fetch_run_id = %(run)s and r.stream = v.stream and r.external_id = v.external_id)
+order by v.external_id
+"""
+
+INSERT_TOMBSTONES = """
+with deleted as (
+    update staging.versions v set latest = false
+    from unnest(%(deleted)s::bigint[], %(requests)s::text[]) as d (version_id, request)
+    where v.version_id = d.version_id and v.latest
+      and not exists (select from classified c where c.record_id = v.record_id)
+    returning v.stream, v.external_id, v.record_id, v.version_at, d.request
+)
+insert into staging.versions
+    (stream, external_id, record_id, version_at, fetched_at, request, partition_key, landed_run, latest)
+select stream, external_id, record_id, greatest(version_at, %(at)s), %(at)s, request, %(partition)s, %(run)s, true
+from deleted
+order by external_id
+"""
+
+SET_RENAMED_FROM = """
+with created as (
+    select version_id, digest, row_number() over (partition by digest order by external_id) as number
+    from staging.versions
+    where landed_run = %(run)s and latest and record_id in (select record_id from classified where result = 'created')
+),
+
+deleted as (
+    select t.record_id, o.digest, row_number() over (partition by o.digest order by t.external_id) as number
+    from staging.versions t
+    cross join lateral (
+        select v.digest from staging.versions v
+        where v.record_id = t.record_id and v.digest is not null
+        order by v.version_id desc limit 1
+    ) as o
+    where t.landed_run = %(run)s and t.latest and t.digest is null
+)
+
+update staging.versions v set renamed_from = d.record_id
+from created c join deleted d using (digest, number)
+where v.version_id = c.version_id
+"""

@@ -1,10 +1,11 @@
-"""The JSON paths of a stream's payloads, each with the types that were seen there, and how often in this run.
+"""The JSON paths of a stream's payloads, the types at each, and how many payloads of this run had them.
 
-A path is written `modelVersions[*].files[*].sizeKB`, keys that are not plain in quotes, and `$` for the payload. So
-that a stream has not too many, an object tells up to `MOST_KEYS` keys by name, the rest as `*`; so are keys that are
-ids or longer than `LONGEST_KEY`, and all where the contract has a dict of objects or lists. A stream has `MOST_PATHS`
-named paths; below `DEEPEST` nothing is told. Elements are told as `[*]`, and by their places in an array of up to
-`MOST_PLACES` unlike scalars, such as a link of a graph. Belongs here: paths in memory. Not: the table (`drift`).
+A path is `modelVersions[*].files[*].sizeKB`; keys that are not plain words are quoted, the payload itself is `$`. To
+limit the number of paths, `*` stands for a key that looks like an id, that is longer than `MAX_KEY_LENGTH`, that comes
+after the first `MAX_KEYS` of its object or the first `MAX_PATHS` of the stream, or that is in an object which the
+contract declares as a dict of objects or lists. Paths end at `MAX_DEPTH`. `[*]` stands for the elements of an array,
+except in an array of at most `MAX_PLACES` scalars of several types: there each place is a path (`[0]`).
+Belongs here: paths in memory. Not here: the table of paths (`schema_drift`).
 """
 
 import re
@@ -14,9 +15,9 @@ from typing import Any, NamedTuple
 import msgspec
 from msgspec.inspect import DictType, ListType, StructType, Type, UnionType
 
-from pipelines.landing.volatile_fields import EACH_ELEMENT, EACH_VALUE, Tree
+from pipelines.landing.volatile_fields import EACH_ELEMENT, EACH_VALUE, PathTree
 
-MOST_KEYS, LONGEST_KEY, MOST_PATHS, MOST_PLACES, DEEPEST = 64, 64, 1_000, 8, 12
+MAX_KEYS, MAX_KEY_LENGTH, MAX_PATHS, MAX_PLACES, MAX_DEPTH = 64, 64, 1_000, 8, 12
 ROOT = "$"
 
 TYPES = {
@@ -36,9 +37,10 @@ _STEP = re.compile(r"\[(?:\*|\d+)\]|\*|\"(?:[^\"\\]|\\.)*\"|[^.\[]+")
 
 
 class Tally:
-    """How often a type was there: payloads that had it before this run, and those that this run looked at.
+    """Counts of a type at a path: `before`, payloads of earlier runs that had it; `seen`, payloads of this run.
 
-    opened: payloads of which only what is below was looked at. sample: the digest of one that had it.
+    opened: payloads of this run of which only the paths below were inspected. last: number of the payload counted last.
+    sample: the digest of a payload that had it.
     """
 
     __slots__ = ("before", "last", "opened", "sample", "seen")
@@ -48,7 +50,7 @@ class Tally:
 
 
 class Node:
-    """A path of a stream: the types it has had, and the paths below."""
+    """A path of a stream, with a tally for each type, and the paths below by their step."""
 
     __slots__ = ("depth", "holder", "path", "steps", "tallies")
 
@@ -58,7 +60,7 @@ class Node:
         self.steps: dict[str, Node] = {}
 
     def step(self, step: str, sample: bytes | None = None) -> "Node":
-        """The path one step further; for a key its name, quoted where it is not plain."""
+        """The path below, added if it is new. step: `[*]`, `[0]`, `*`, or a key, quoted if it is not a plain word."""
         found = self.steps.get(step)
         if found is None:
             above = "" if self.path == ROOT else self.path
@@ -81,7 +83,7 @@ class Node:
 
 
 class Row(NamedTuple):
-    """What a run adds to a row of `ops.schema_drift`. of_payloads: since the beginning, for a row that is new."""
+    """What a run adds to a row of `ops.schema_drift`. of_payloads: for a new row that of earlier runs too."""
 
     stream: str
     path: str
@@ -91,8 +93,8 @@ class Row(NamedTuple):
     sample: bytes | None
 
 
-class Paths:
-    """The paths of one stream, as the table has them and as this run finds them."""
+class StreamPaths:
+    """The paths of one stream: those that the table has, and those that this run finds."""
 
     def __init__(self, stream: str, maps: set[str], known: list[dict[str, Any]]) -> None:
         self.stream, self.maps, self.root = stream, maps, Node()
@@ -105,16 +107,16 @@ class Paths:
         self.named = sum(1 for _ in self.root.each())
 
     def inspect(self, value: Any, sample: bytes) -> None:
-        """Looks at a payload."""
+        """Counts the paths and types of a payload."""
         self.number += 1
-        self._look(self.root, value, sample)
+        self._visit(self.root, value, sample)
 
-    def look_at_counters(self, value: Any, counters: Tree, sample: bytes) -> None:
-        """Looks at what is below the counters of a payload."""
+    def inspect_volatile(self, value: Any, volatile: PathTree, sample: bytes) -> None:
+        """Counts the paths and types below the volatile fields of a payload."""
         self.number += 1
-        self._find(self.root, value, counters, sample)
+        self._visit_volatile(self.root, value, volatile, sample)
 
-    def _look(self, node: Node, value: Any, sample: bytes) -> None:
+    def _visit(self, node: Node, value: Any, sample: bytes) -> None:
         kind = TYPES[type(value)]
         tally = node.tallies.get(kind)
         if tally is None:
@@ -122,54 +124,54 @@ class Paths:
         if tally.last != self.number:
             tally.last = self.number
             tally.seen += 1
-        self._below(node, value, sample)
+        self._visit_children(node, value, sample)
 
-    def _below(self, node: Node, value: Any, sample: bytes) -> None:
+    def _visit_children(self, node: Node, value: Any, sample: bytes) -> None:
         if type(value) is dict:
-            if node.depth < DEEPEST:
+            if node.depth < MAX_DEPTH:
                 steps = node.steps
                 for key, each in value.items():
-                    self._look(steps.get(key) or self._step(node, key, sample), each, sample)
-        elif type(value) is list and value and node.depth < DEEPEST:
-            if len(value) <= MOST_PLACES and _unlike(value):
+                    self._visit(steps.get(key) or self._child(node, key, sample), each, sample)
+        elif type(value) is list and value and node.depth < MAX_DEPTH:
+            if len(value) <= MAX_PLACES and _has_mixed_scalars(value):
                 for place, each in enumerate(value):
-                    self._look(node.step(f"[{place}]", sample), each, sample)
+                    self._visit(node.step(f"[{place}]", sample), each, sample)
                 return
             below = node.step(EACH_ELEMENT, sample)
             for each in value:
-                self._look(below, each, sample)
+                self._visit(below, each, sample)
 
-    def _find(self, node: Node, value: Any, counters: Tree, sample: bytes) -> None:
-        if not counters:
+    def _visit_volatile(self, node: Node, value: Any, volatile: PathTree, sample: bytes) -> None:
+        if not volatile:
             tally = node.tallies.get(TYPES[type(value)])
             if tally is None:
-                self._look(node, value, sample)
+                self._visit(node, value, sample)
             else:
                 tally.opened += tally.last != self.number
                 tally.last = self.number
-                self._below(node, value, sample)
-        elif type(value) is list and EACH_ELEMENT in counters:
+                self._visit_children(node, value, sample)
+        elif type(value) is list and EACH_ELEMENT in volatile:
             for each in value:
-                self._find(node.step(EACH_ELEMENT, sample), each, counters[EACH_ELEMENT], sample)
+                self._visit_volatile(node.step(EACH_ELEMENT, sample), each, volatile[EACH_ELEMENT], sample)
         elif type(value) is dict:
             for key, each in value.items():
-                step = counters.get(key, counters.get(EACH_VALUE))
+                step = volatile.get(key, volatile.get(EACH_VALUE))
                 if step is not None:
-                    self._find(self._step(node, key, sample), each, step, sample)
+                    self._visit_volatile(self._child(node, key, sample), each, step, sample)
 
-    def _step(self, node: Node, key: str, sample: bytes) -> Node:
-        """Where a key leads: to a path of its name while there is room, else to that of all other keys."""
-        if len(key) > LONGEST_KEY or node.path in self.maps or _ID.fullmatch(key):
+    def _child(self, node: Node, key: str, sample: bytes) -> Node:
+        """The path of a key: a path of its own, or that of `*`."""
+        if len(key) > MAX_KEY_LENGTH or node.path in self.maps or _ID.fullmatch(key):
             return node.step(EACH_VALUE, sample)
         name = key if _PLAIN.fullmatch(key) else msgspec.json.encode(key).decode()
         if name not in node.steps:
-            if len(node.steps) >= MOST_KEYS or self.named >= MOST_PATHS:
+            if len(node.steps) >= MAX_KEYS or self.named >= MAX_PATHS:
                 return node.step(EACH_VALUE, sample)
             self.named += 1
         return node.step(name, sample)
 
     def rows(self) -> Iterator[Row]:
-        """What this run adds, in payloads; a type that it has not looked for adds nothing."""
+        """The rows that this run adds, without types that none of its inspected payloads could have had."""
         for node in self.root.each():
             holders = [node.holder] if node.holder else node.tallies.values()
             within = sum(each.seen + each.opened for each in holders)
@@ -187,31 +189,31 @@ class Paths:
                     )
 
 
-def named(kind: Type, path: str = "") -> Iterator[tuple[str, Type]]:
-    """The paths that a contract names, each with what is there."""
+def contract_paths(kind: Type, path: str = "") -> Iterator[tuple[str, Type]]:
+    """The paths that a contract names, each with its type."""
     if isinstance(kind, UnionType):
         for one in kind.types:
-            yield from named(one, path)
+            yield from contract_paths(one, path)
         return
     yield path, kind
     match kind:
         case StructType():
             for field in kind.fields:
-                yield from named(field.type, f"{path}.{field.encode_name}" if path else field.encode_name)
+                yield from contract_paths(field.type, f"{path}.{field.encode_name}" if path else field.encode_name)
         case ListType():
-            yield from named(kind.item_type, path + EACH_ELEMENT)
+            yield from contract_paths(kind.item_type, path + EACH_ELEMENT)
         case DictType():
-            yield from named(kind.value_type, f"{path}.{EACH_VALUE}")
+            yield from contract_paths(kind.value_type, f"{path}.{EACH_VALUE}")
 
 
-def maps(kind: Type) -> Iterator[str]:
-    """The paths at which a contract has dicts of objects or lists: their keys are data."""
-    for path, there in named(kind):
+def map_paths(kind: Type) -> Iterator[str]:
+    """The paths at which a contract has a dict of objects or lists: its keys are data."""
+    for path, there in contract_paths(kind):
         if isinstance(there, DictType) and isinstance(there.value_type, StructType | ListType):
             yield path
 
 
-def _unlike(values: list[Any]) -> bool:
-    """Whether all are scalars, and not all of one type."""
+def _has_mixed_scalars(values: list[Any]) -> bool:
+    """Whether all values are scalars or null, of more than one type."""
     kinds = {SCALARS.get(type(each)) for each in values if each is not None}
     return len(kinds) > 1 and None not in kinds

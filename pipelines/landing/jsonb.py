@@ -1,10 +1,11 @@
-"""Whether jsonb can hold a JSON text as the same value, and what to store where it cannot.
+"""Whether jsonb can hold a JSON text as the same value, and a repaired text where it cannot.
 
-jsonb drops all but the last of duplicate keys and refuses NUL characters, lone surrogates, invalid UTF-8 and numbers
-beyond its range. `faithful` proves the common case fast; `repair` reads slowly and carefully, and says what it had to
-change. Both decode the text, which may take thirty times its size; `mend` does what can be done to a large one without,
-and `readable` chooses by the size.
-What is no JSON at all raises `NotJson`. Belongs here: JSON texts. Not: contracts, not the database.
+    is_lossless? ──yes──> stored as it is
+         └──no──> repair (decodes the text), repair_large (does not) ──> a text for jsonb, and what was repaired
+
+jsonb keeps the last of duplicate keys, and refuses NUL characters, lone surrogates, invalid UTF-8 and numbers that
+numeric cannot hold. A decoded text may take thirty times its size, so large texts are repaired without decoding. Bytes
+that are not JSON raise `NotJson`. Belongs here: JSON texts. Not here: contracts, the database.
 """
 
 import codecs
@@ -18,21 +19,21 @@ from typing import Any
 import msgspec
 
 MAX_BYTES = 200 * 1024 * 1024
-"""Longest body that is tried: jsonb holds strings and containers up to 256 MiB."""
+"""The longest body that is accepted: jsonb holds strings and containers of up to 256 MiB."""
 
 LARGE = 4 * 1024 * 1024
-"""A text beyond it is never decoded whole, where it can be helped."""
+"""The longest text that is decoded."""
 
-PIECE = 1024 * 1024
+CHUNK = 1024 * 1024
 
-MARK = "byte-order mark removed"
-WRONG = "invalid UTF-8 replaced"
+BOM = "byte-order mark removed"
+INVALID_UTF8 = "invalid UTF-8 replaced"
 NUL = "NUL character replaced"
-LONE = "lone surrogate replaced"
-TWICE = "duplicate key: last one kept"
+LONE_SURROGATE = "lone surrogate replaced"
+DUPLICATE_KEY = "duplicate key: last one kept"
 
 _ESCAPES = (rb"\u0000", rb"\u0022", rb"\u003a", rb"\u003A")
-_KEY_APART = re.compile(rb'"[ \t\r\n]+:')
+_SPACED_COLON = re.compile(rb'"[ \t\r\n]+:')
 _NUMBER = re.compile(r"-?(\d+)(?:\.(\d+))?(?:[eE]([+-]?\d+))?")
 _MAX_DIGITS_BEFORE, _MAX_DIGITS_AFTER = 131_072, 16_383
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -40,28 +41,28 @@ _ESCAPED = re.compile(
     rb"\\(?:[^u]|u(?:(?P<nul>0000)"
     rb"|[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(?P<lone>[dD][89a-fA-F][0-9a-fA-F]{2}))?)"
 )
-_WRONG_BYTES = {chr(0xDC00 + byte) for byte in range(0x80, 0x100)}
-"""What bytes that are no UTF-8 are read as."""
+_INVALID_BYTES = {chr(0xDC00 + byte) for byte in range(0x80, 0x100)}
+"""The surrogates that `surrogateescape` decodes invalid bytes to."""
 _AT_BYTE = re.compile(r" \(byte (\d+)\)$")
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 
 @dataclass
 class NotJson(Exception):
-    """The bytes are no JSON document."""
+    """The bytes are not a JSON document that can be stored."""
 
     reason: str
     detail: str
     byte_offset: int | None = None
 
 
-def faithful(body: bytes) -> bool:
-    """True if jsonb holds the same value for certain; False if it must be looked at closely.
+def is_lossless(body: bytes) -> bool:
+    """Whether jsonb certainly holds the same value; False means that the text has to be repaired or checked.
 
-    A decoder keeps one of duplicate keys, so text written from the decoded value has fewer `":`. The count is a proof
-    only where each key's colon follows its quote and no quote or colon is an escape; other texts are not decided.
+    A decoder keeps one of duplicate keys, so the text that is encoded from the decoded value has fewer `":`. That count
+    is a proof only if each colon directly follows its key and no quote or colon is escaped.
     """
-    if len(body) > MAX_BYTES or any(escape in body for escape in _ESCAPES) or _KEY_APART.search(body):
+    if len(body) > MAX_BYTES or any(escape in body for escape in _ESCAPES) or _SPACED_COLON.search(body):
         return False
     try:
         again = msgspec.json.encode(msgspec.json.decode(body))
@@ -71,126 +72,140 @@ def faithful(body: bytes) -> bool:
 
 
 def repair(body: bytes) -> tuple[bytes, list[str]]:
-    """A text that jsonb takes, and what was changed in it: nothing, if jsonb holds the value after all."""
+    """A text that jsonb accepts, and what was repaired in it: nothing, if jsonb holds the value unchanged."""
     repairs: set[str] = set()
-    body, begins = _begin(body, repairs)
+    body, offset = _without_bom(body, repairs)
     text = body.decode("utf-8", errors="surrogateescape")
     if not text.isascii() and _SURROGATE.search(text):
-        repairs.add(WRONG)
-
-    def pairs(found: list[tuple[str, Any]]) -> dict[str, Any]:
-        result = {clean(key): clean(value) for key, value in found}
-        if len(result) < len(found):
-            repairs.add(TWICE)
-        return result
-
-    def clean(value: Any) -> Any:
-        if isinstance(value, list):
-            nested = [value]
-            while nested:
-                elements = nested.pop()
-                nested += [each for each in elements if isinstance(each, list)]
-                elements[:] = [each if isinstance(each, list) else clean(each) for each in elements]
-            return value
-        if not isinstance(value, str):
-            return value
-        if "\x00" in value:
-            repairs.add(NUL)
-            value = value.replace("\x00", _REPLACEMENT)
-        if not value.isascii() and (found := set(_SURROGATE.findall(value))):
-            if WRONG not in repairs or not found <= _WRONG_BYTES:
-                repairs.add(LONE)
-            value = _SURROGATE.sub(_REPLACEMENT, value)
-        return value
-
-    def number(literal: str) -> Any:
-        if _fits_numeric(literal):
-            return msgspec.Raw(literal.encode())
-        repairs.add("number beyond numeric's range kept as text")
-        return literal
-
-    def constant(literal: str) -> Any:
-        repairs.add(f"{literal} is no JSON number: kept as text")
-        return literal
-
+        repairs.add(INVALID_UTF8)
+    cleaner = _Cleaner(repairs)
     try:
-        value = json.loads(text, object_pairs_hook=pairs, parse_float=number, parse_int=number, parse_constant=constant)
-        return msgspec.json.encode(clean(value)), sorted(repairs)
+        value = json.loads(
+            text,
+            object_pairs_hook=cleaner.pairs,
+            parse_float=cleaner.number,
+            parse_int=cleaner.number,
+            parse_constant=cleaner.constant,
+        )
+        return msgspec.json.encode(cleaner.clean(value)), sorted(repairs)
     except json.JSONDecodeError as error:
-        offset = begins + len(text[: error.pos].encode("utf-8", errors="surrogateescape"))
+        offset += len(text[: error.pos].encode("utf-8", errors="surrogateescape"))
         raise NotJson("not_json", f"{error.msg.removesuffix(' at')} at byte {offset}", offset) from None
     except RecursionError:
         raise NotJson("too_deep", "nested deeper than can be read") from None
 
 
-def mend(body: bytes) -> tuple[bytes, list[str]]:
-    """As `repair`, in memory for one more text; leaves keys told twice and numbers beyond numeric's range as they are.
+class _Cleaner:
+    """Hooks of `json.loads` that replace what jsonb refuses, and add what they replaced to `repairs`."""
 
-    NaN and infinities are no JSON, and in a large text not repaired.
+    def __init__(self, repairs: set[str]) -> None:
+        self.repairs = repairs
+
+    def pairs(self, found: list[tuple[str, Any]]) -> dict[str, Any]:
+        result = {self.clean(key): self.clean(value) for key, value in found}
+        if len(result) < len(found):
+            self.repairs.add(DUPLICATE_KEY)
+        return result
+
+    def clean(self, value: Any) -> Any:
+        """A string or a list of any depth without NUL and surrogates; objects in it are clean already."""
+        if isinstance(value, list):
+            nested = [value]
+            while nested:
+                elements = nested.pop()
+                nested += [each for each in elements if isinstance(each, list)]
+                elements[:] = [each if isinstance(each, list) else self.clean(each) for each in elements]
+            return value
+        if not isinstance(value, str):
+            return value
+        if "\x00" in value:
+            self.repairs.add(NUL)
+            value = value.replace("\x00", _REPLACEMENT)
+        if not value.isascii() and (found := set(_SURROGATE.findall(value))):
+            if INVALID_UTF8 not in self.repairs or not found <= _INVALID_BYTES:
+                self.repairs.add(LONE_SURROGATE)
+            value = _SURROGATE.sub(_REPLACEMENT, value)
+        return value
+
+    def number(self, literal: str) -> Any:
+        if _fits_numeric(literal):
+            return msgspec.Raw(literal.encode())
+        self.repairs.add("number beyond numeric's range kept as text")
+        return literal
+
+    def constant(self, literal: str) -> Any:
+        self.repairs.add(f"{literal} is not a JSON number: kept as text")
+        return literal
+
+
+def repair_large(body: bytes) -> tuple[bytes, list[str]]:
+    """As `repair`, with the memory of one more copy; keeps duplicate keys and numbers beyond numeric's range.
+
+    Raises NotJson for NaN and infinities too.
     """
     repairs: set[str] = set()
-    text, begins = _begin(body, repairs)
-    text = _without_escapes(text, repairs)
+    text, start = _without_bom(body, repairs)
+    text = _replace_escapes(text, repairs)
     try:
         msgspec.json.decode(text, type=msgspec.Raw)
     except RecursionError:
         raise NotJson("too_deep", "nested deeper than can be read") from None
     except msgspec.DecodeError as error:
         at = _AT_BYTE.search(str(error))
-        offset = begins + (int(at.group(1)) if at else len(text))
+        offset = start + (int(at.group(1)) if at else len(text))
         raise NotJson("not_json", f"{_AT_BYTE.sub('', str(error))} at byte {offset}", offset) from None
-    return _without_wrong_bytes(text, repairs), sorted(repairs)
+    return _replace_invalid_bytes(text, repairs), sorted(repairs)
 
 
-def readable(body: bytes) -> tuple[bytes, list[str]]:
-    """A text made JSON: by `mend` where it is large, else by `repair`."""
-    return mend(body) if len(body) > LARGE else repair(body)
+def repair_any_size(body: bytes) -> tuple[bytes, list[str]]:
+    """As `repair_large` if the text is large, else as `repair`."""
+    return repair_large(body) if len(body) > LARGE else repair(body)
 
 
-def pieces(body: bytes) -> Iterator[bytes]:
-    """A large text bit by bit."""
-    return (body[at : at + PIECE] for at in range(0, len(body), PIECE))
+def chunks(body: bytes) -> Iterator[bytes]:
+    """A text in parts of at most `CHUNK` bytes."""
+    return (body[at : at + CHUNK] for at in range(0, len(body), CHUNK))
 
 
-def _begin(body: bytes, repairs: set[str]) -> tuple[bytes, int]:
-    """A text without its byte-order mark, and where it begins; refuses one that is too long."""
+def _without_bom(body: bytes, repairs: set[str]) -> tuple[bytes, int]:
+    """A text without its byte-order mark, and the length of that. Raises NotJson if the text is too long."""
     if len(body) > MAX_BYTES:
         raise NotJson("too_large", f"{len(body):,} bytes; a payload may have {MAX_BYTES:,}")
     if not body.startswith(codecs.BOM_UTF8):
         return body, 0
-    repairs.add(MARK)
+    repairs.add(BOM)
     return body[len(codecs.BOM_UTF8) :], len(codecs.BOM_UTF8)
 
 
-def _without_escapes(text: bytes, repairs: set[str]) -> bytes:
-    """A text in which another escape, as long, stands for each NUL and lone surrogate."""
+def _replace_escapes(text: bytes, repairs: set[str]) -> bytes:
+    """A text with the escape of the replacement character, of equal length, for each NUL and lone surrogate."""
     if rb"\u0000" not in text and rb"\ud" not in text and rb"\uD" not in text:
         return text
-    mended = io.BytesIO(text)
+    repaired = io.BytesIO(text)
     for match in _ESCAPED.finditer(text):
         if match.lastgroup:
-            repairs.add(NUL if match.lastgroup == "nul" else LONE)
-            mended.seek(match.start())
-            mended.write(rb"\ufffd")
-    return mended.getvalue()
+            repairs.add(NUL if match.lastgroup == "nul" else LONE_SURROGATE)
+            repaired.seek(match.start())
+            repaired.write(rb"\ufffd")
+    return repaired.getvalue()
 
 
-def _without_wrong_bytes(text: bytes, repairs: set[str]) -> bytes:
-    """A text with a replacement character for each byte that is no UTF-8."""
+def _replace_invalid_bytes(text: bytes, repairs: set[str]) -> bytes:
+    """A text with a replacement character for each byte that is not UTF-8."""
     try:
-        for _ in codecs.iterdecode(pieces(text), "utf-8"):
+        for _ in codecs.iterdecode(chunks(text), "utf-8"):
             pass
     except UnicodeDecodeError:
-        repairs.add(WRONG)
-        mended = io.BytesIO()
-        for piece in codecs.iterdecode(pieces(text), "utf-8", errors="surrogateescape"):
-            mended.write(_SURROGATE.sub(_REPLACEMENT, piece).encode())
-        return mended.getvalue()
+        repairs.add(INVALID_UTF8)
+        repaired = io.BytesIO()
+        for chunk in codecs.iterdecode(chunks(text), "utf-8", errors="surrogateescape"):
+            repaired.write(_SURROGATE.sub(_REPLACEMENT, chunk).encode())
+        return repaired.getvalue()
     return text
 
 
 def _fits_numeric(literal: str) -> bool:
-    """Whether Postgres' numeric holds a JSON number (Table 8.2 of its manual: digits before and after the point)."""
+    """Whether numeric holds a JSON number (PostgreSQL manual, table 8.2: digits before and after the point)."""
     match = _NUMBER.fullmatch(literal)
     assert match is not None
     whole, fraction, exponent = match.group(1), match.group(2) or "", match.group(3) or "0"

@@ -1,13 +1,14 @@
-"""`ops.schema_drift`: which JSON paths the payloads of a stream have, of which types, since and until which run.
+"""`ops.schema_drift`: the JSON paths of each stream's payloads, with their types and the first and last run with each.
 
-    new bodies ──sample──> Drift.inspect ──publish──> ops.schema_drift ──> changes: paths that are new, or gone
+    new bodies ──sample──> SchemaDrift.inspect ──publish──> ops.schema_drift ──> changes: new and vanished paths
 
-A landing looks at new bodies only: all of the first `WHOLE`, then one in `ONE_IN` as their digests fall, and at none
-that is too large to be decoded (`fidelity.LARGE`). Of counters that changed alone, and of bodies that an earlier run
-had written, it looks at some when it publishes. The rows of a stream are written once a run; where nothing is new,
-nothing is. tests/budgets.py measures what it costs. A path is gone where so many payloads that had what holds it lack
-it in a row that, at the share it had, chance would do that less often than `CHANCE`. Belongs here: what a landing
-looks at, and the table. Not: what a path is (`paths`), not what the SQL relies on (contracts).
+A landing inspects new bodies only: the first `FIRST_BODIES` of a stream, then one in `SAMPLE_ONE_IN`, chosen by digest,
+and none that is too large to be decoded (`jsonb.LARGE`). On publishing it inspects up to `FIRST_BODIES` of the records
+whose volatile fields alone changed, and of the bodies that an earlier run wrote. A run that finds nothing new writes
+nothing. A path has vanished if the payloads that could have it lack it so often that chance explains it, at the share
+it had before, with a probability below `SIGNIFICANCE`. tests/budgets.py measures the cost.
+Belongs here: which payloads are inspected, the table. Not here: what a path is (`json_paths`), which paths the SQL
+relies on (contracts).
 """
 
 import json
@@ -17,64 +18,64 @@ import msgspec
 import msgspec.inspect
 
 from pipelines import failpoints
-from pipelines.landing.json_paths import Paths, maps
+from pipelines.landing.json_paths import StreamPaths, map_paths
 from pipelines.landing.jsonb import LARGE
-from pipelines.landing.volatile_fields import tree
+from pipelines.landing.volatile_fields import path_tree
 from pipelines.ledger import Run
 from pipelines.source import Source
 from pipelines.warehouse.database import Connection
 
-WHOLE = 250
-ONE_IN = 64
-CHANCE = 0.001
+FIRST_BODIES = 250
+SAMPLE_ONE_IN = 64
+SIGNIFICANCE = 0.001
 
 
-class Drift:
-    """What one landing sees of its streams' paths."""
+class SchemaDrift:
+    """The paths that one landing finds, by stream."""
 
     def __init__(self, run: Run, source: Source) -> None:
         self.run = run
-        self.counters = {stream: tree(source.contracts[kind].volatile) for kind, stream in source.streams.items()}
+        self.volatile = {stream: path_tree(source.contracts[kind].volatile) for kind, stream in source.streams.items()}
         self.maps = {
-            stream: set(maps(msgspec.inspect.type_info(source.contracts[kind])))
+            stream: set(map_paths(msgspec.inspect.type_info(source.contracts[kind])))
             for kind, stream in source.streams.items()
         }
-        self.streams: dict[str, Paths] = {}
+        self.streams: dict[str, StreamPaths] = {}
         self.offered = 0
 
     def inspect(self, stream: str, body: bytes, digest: bytes) -> None:
-        """Looks at a new body, if it is one of those that are looked at."""
-        paths = self._of(stream)
+        """Inspects a new body, if it belongs to the sample."""
+        paths = self._paths(stream)
         paths.offered += 1
         self.offered += 1
-        if paths.offered <= WHOLE or digest[0] < 256 // ONE_IN:
+        if paths.offered <= FIRST_BODIES or digest[0] < 256 // SAMPLE_ONE_IN:
             paths.inspect(_decoded(body), digest)
 
-    def keep(self, written: int) -> list[dict[str, Any]]:
-        """Writes what the run saw, in the transaction that publishes it; what it shows as new or gone.
+    def save(self, written: int) -> list[dict[str, Any]]:
+        """Writes the paths in the transaction that publishes the run; returns those that are new or vanished.
 
-        written: how many versions it publishes; `judged` holds them.
+        written: the number of versions that the run publishes, whose rows `classified` has.
         """
         connection = self.run.connection
-        parameters = {"run": self.run.id, "most": WHOLE, "largest": LARGE}
-        if any(self.counters.values()):
-            for row in connection.execute(COUNTED, parameters).fetchall():
-                paths = self._of(row["stream"])
-                paths.look_at_counters(_decoded(row["counters"]), self.counters[row["stream"]], row["digest"])
+        parameters = {"run": self.run.id, "most": FIRST_BODIES, "largest": LARGE}
+        if any(self.volatile.values()):
+            for row in connection.execute(SELECT_OBSERVED, parameters).fetchall():
+                paths = self._paths(row["stream"])
+                paths.inspect_volatile(_decoded(row["counters"]), self.volatile[row["stream"]], row["digest"])
         if written > self.offered:
-            for row in connection.execute(ADOPTED, parameters).fetchall():
-                self._of(row["stream"]).inspect(_decoded(row["body"]), row["digest"])
+            for row in connection.execute(SELECT_REUSED, parameters).fetchall():
+                self._paths(row["stream"]).inspect(_decoded(row["body"]), row["digest"])
         rows = [row for paths in self.streams.values() for row in paths.rows()]
         if not rows:
             return []
-        failpoints.reached("drift.seen")
-        connection.execute(KEEP, [self.run.id, *(list(column) for column in zip(*rows, strict=True))])
-        failpoints.reached("drift.kept")
+        failpoints.reached("drift.inspected")
+        connection.execute(UPSERT_PATHS, [self.run.id, *(list(column) for column in zip(*rows, strict=True))])
+        failpoints.reached("drift.saved")
         found = changes(connection, list(self.streams))
-        told = [each for each in found if each["run"] == self.run.id or each["what"].startswith("vanished")]
-        return msgspec.to_builtins(told)  # type: ignore[no-any-return]
+        reported = [each for each in found if each["run"] == self.run.id or each["what"].startswith("vanished")]
+        return msgspec.to_builtins(reported)  # type: ignore[no-any-return]
 
-    def _of(self, stream: str) -> Paths:
+    def _paths(self, stream: str) -> StreamPaths:
         if stream not in self.streams:
             known = self.run.connection.execute(
                 """
@@ -83,17 +84,17 @@ class Drift:
                 """,
                 [stream],
             ).fetchall()
-            self.streams[stream] = Paths(stream, self.maps[stream], known)
+            self.streams[stream] = StreamPaths(stream, self.maps[stream], known)
         return self.streams[stream]
 
 
 def changes(connection: Connection, streams: list[str] | None = None) -> list[dict[str, Any]]:
-    """Paths and types that came after the first run of a stream, and those that are gone; the newest first."""
-    return connection.execute(CHANGES, {"streams": streams, "chance": CHANCE}).fetchall()
+    """Paths and types that appeared after the first run of a stream, and those that vanished, newest first."""
+    return connection.execute(SELECT_CHANGES, {"streams": streams, "significance": SIGNIFICANCE}).fetchall()
 
 
 def _decoded(body: bytes | str) -> Any:
-    """What jsonb holds of a text, numbers as near as a double comes; deeper than can be read, it tells nothing."""
+    """The value of a JSON text, large numbers as floats; an empty object, if it is nested too deep to be decoded."""
     try:
         return msgspec.json.decode(body)
     except (msgspec.DecodeError, RecursionError):
@@ -103,21 +104,21 @@ def _decoded(body: bytes | str) -> Any:
             return {}
 
 
-COUNTED = """
+SELECT_OBSERVED = """
 select stream, digest, counters::text as counters
-from judged where verdict = 'counted'
+from classified where result = 'observed'
 order by counters_digest limit %(most)s
 """
 
-ADOPTED = """
-select j.stream, j.digest, p.body::text as body
-from judged j join staging.payloads p on p.digest = j.digest
-where j.verdict in ('created', 'updated') and p.fetch_run_id <> %(run)s
+SELECT_REUSED = """
+select c.stream, c.digest, p.body::text as body
+from classified c join staging.payloads p on p.digest = c.digest
+where c.result in ('created', 'updated') and p.fetch_run_id <> %(run)s
   and octet_length(p.body::text) <= %(largest)s
-order by j.digest limit %(most)s
+order by c.digest limit %(most)s
 """
 
-KEEP = """
+UPSERT_PATHS = """
 insert into ops.schema_drift as d
     (stream, path, type, first_run, last_run, payloads, of_payloads, missed, payload_id)
 select stream, path, type, run, run, seen, of_payloads, 0,
@@ -132,16 +133,17 @@ on conflict (stream, path, type) do update set
     missed = case when excluded.payloads > 0 then 0 else d.missed + excluded.of_payloads end
 """
 
-CHANGES = """
-with told as (
-    select d.*, f.publish_seq as came, l.publish_seq as went,
-        min(coalesce(f.publish_seq, 9223372036854775807)) over (partition by d.stream) as began,
-        min(coalesce(f.publish_seq, 9223372036854775807)) over paths as path_began,
+SELECT_CHANGES = """
+with ranged as (
+    select d.*, f.publish_seq as first_seq, l.publish_seq as last_seq,
+        min(coalesce(f.publish_seq, 9223372036854775807)) over (partition by d.stream) as stream_first_seq,
+        min(coalesce(f.publish_seq, 9223372036854775807)) over paths as path_first_seq,
         min(d.missed) over paths as path_missed,
         max(d.of_payloads) over paths as path_of,
         sum(d.payloads) over paths as path_payloads,
-        max(l.publish_seq) over paths as path_went,
-        first_value(d.last_run) over (partition by d.stream, d.path order by l.publish_seq desc nulls last) as path_last
+        max(l.publish_seq) over paths as path_last_seq,
+        first_value(d.last_run) over (partition by d.stream, d.path order by l.publish_seq desc nulls last)
+            as path_last_run
     from ops.schema_drift d
     join ops.fetch_runs f on f.fetch_run_id = d.first_run
     join ops.fetch_runs l on l.fetch_run_id = d.last_run
@@ -149,31 +151,33 @@ with told as (
     window paths as (partition by d.stream, d.path)
 ),
 
-judged_again as (
+tested as (
     select *,
-        path_missed * ln(greatest(1e-9, 1 - path_payloads / (path_of - path_missed + 1))) < ln(%(chance)s) as path_gone,
-        missed * ln(greatest(1e-9, 1 - payloads::numeric / (of_payloads - missed + 1))) < ln(%(chance)s)
-            and type <> 'null' as type_gone
-    from told
+        path_missed * ln(greatest(1e-9, 1 - path_payloads / (path_of - path_missed + 1))) < ln(%(significance)s)
+            as path_vanished,
+        missed * ln(greatest(1e-9, 1 - payloads::numeric / (of_payloads - missed + 1))) < ln(%(significance)s)
+            and type <> 'null' as type_vanished
+    from ranged
 ),
 
-news as (
-    select case when coalesce(came, 9223372036854775807) = path_began then 'new path' else 'new type' end as what,
-        stream, path, type, payloads, of_payloads, missed, first_run as run, came as publish_seq, payload_id
-    from judged_again
-    where coalesce(came, 9223372036854775807) > began
+changed as (
+    select case when coalesce(first_seq, 9223372036854775807) = path_first_seq then 'new path' else 'new type' end
+            as what,
+        stream, path, type, payloads, of_payloads, missed, first_run as run, first_seq as publish_seq, payload_id
+    from tested
+    where coalesce(first_seq, 9223372036854775807) > stream_first_seq
     union all
-    select case when path_gone then 'vanished path' else 'vanished type' end,
-        stream, path, type, payloads, of_payloads, missed, case when path_gone then path_last else last_run end,
-        case when path_gone then path_went else went end, payload_id
-    from judged_again
-    where path_gone or type_gone
+    select case when path_vanished then 'vanished path' else 'vanished type' end,
+        stream, path, type, payloads, of_payloads, missed, case when path_vanished then path_last_run else last_run end,
+        case when path_vanished then path_last_seq else last_seq end, payload_id
+    from tested
+    where path_vanished or type_vanished
 )
 
 select what, stream, path, string_agg(type, ', ' order by type) as type,
     least(1, round(sum(payloads) / max(of_payloads), 4))::float8 as share, sum(payloads)::bigint as payloads,
     max(of_payloads) as of_payloads, min(missed) as missed, run, coalesce(min(payload_id::text), '') as payload_id
-from news
+from changed
 group by what, stream, path, run, publish_seq
 order by publish_seq desc nulls first, what, stream, path
 """

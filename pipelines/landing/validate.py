@@ -1,6 +1,9 @@
-"""What a payload is before it lands: its digest, its id and time by the contract, or why it is rejected.
+"""Validates one payload by its contract: its id, time and digest, or the reason why it is rejected.
 
-Only what the contract names is decoded. Belongs here: one payload. Not: what staging already holds (`landing`).
+    Payload ──> Arrival, or Rejected
+
+Only fields that the contract names are decoded. Belongs here: checks of a single payload. Not here: comparison with
+what staging has (`versions`), storage in jsonb (`stage_bodies`).
 """
 
 import hashlib
@@ -13,19 +16,19 @@ from typing import cast
 
 import msgspec
 
-from pipelines.landing.jsonb import NotJson, readable
-from pipelines.landing.volatile_fields import Counted, take_out, tree
+from pipelines.landing.jsonb import NotJson, repair_any_size
+from pipelines.landing.volatile_fields import VolatileFields, path_tree, split_off
 from pipelines.quarantine import Rejected
 from pipelines.source import Contract, Payload
 
-LONGEST_ID = 1_000
+MAX_ID_LENGTH = 1_000
 
 _MISSING_FIELD = re.compile(r"missing required field `(.+)`")
 
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """A payload that holds to its contract, by its place in the run. digest: of its body less its counters."""
+    """A valid payload. sequence: its place in the run. digest: of its body without volatile fields."""
 
     sequence: int
     stream: str
@@ -35,15 +38,15 @@ class Arrival:
     fetched_at: datetime
     request: str
     body: bytes
-    counted: Counted | None
+    volatile: VolatileFields | None
 
     @property
-    def text(self) -> tuple[bytes, bool]:
-        """What tells its text from others: the digest, and whether counters were taken out before."""
-        return self.digest, self.counted is not None
+    def body_key(self) -> tuple[bytes, bool]:
+        """Identifies the body: the digest, and whether volatile fields were split off before."""
+        return self.digest, self.volatile is not None
 
     def rejected(self, fault: NotJson) -> Rejected:
-        """The same payload, where its body cannot be stored after all."""
+        """The same payload, rejected because its body cannot be stored."""
         return Rejected(
             self.stream,
             self.body,
@@ -56,19 +59,16 @@ class Arrival:
         )
 
 
-class Examiner:
-    """Examines the payloads of one stream in one run.
-
-    fetched_at: when they were received, where that is not now.
-    """
+class Validator:
+    """Validates the payloads of one stream in one run. fetched_at: when they were received, if not now."""
 
     def __init__(self, stream: str, contract: type[Contract], fetched_at: datetime | None) -> None:
         self._stream, self._contract, self._fetched_at = stream, contract, fetched_at
         self._decoder = msgspec.json.Decoder(contract)
-        self._counters = tree(contract.volatile)
+        self._volatile = path_tree(contract.volatile)
 
-    def examine(self, payload: Payload, sequence: int) -> Arrival | Rejected:
-        """The payload with its id and times, or why it cannot land."""
+    def validate(self, payload: Payload, sequence: int) -> Arrival | Rejected:
+        """The payload with its id, times and digest, or with the reason why it cannot land."""
         external_id = payload.external_id
         request = payload.request.encode(errors="backslashreplace").decode()
 
@@ -86,15 +86,15 @@ class Examiner:
         external_id = external_id or record.external_id()
         if not external_id:
             return reject("no_id", "the payload has no id of its own", "$")
-        if len(external_id) > LONGEST_ID or not _storable(external_id):
+        if len(external_id) > MAX_ID_LENGTH or not _storable(external_id):
             unusable, external_id = external_id, None
             return reject("no_id", f"the id cannot be used: {unusable[:100]!a}", "$")
         received = self._fetched_at or datetime.now(UTC)
         version_at = payload.version_at or record.version_at() or received
-        stable, counted = take_out(payload.body, self._counters) if self._counters else (payload.body, None)
+        stable, volatile = split_off(payload.body, self._volatile) if self._volatile else (payload.body, None)
         digest = hashlib.sha256(stable).digest()
         return Arrival(
-            sequence, self._stream, external_id, digest, version_at, received, request, payload.body, counted
+            sequence, self._stream, external_id, digest, version_at, received, request, payload.body, volatile
         )
 
     def _decode(self, body: bytes) -> Contract:
@@ -103,32 +103,32 @@ class Examiner:
         except msgspec.ValidationError:
             raise
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            mended, _ = readable(body)
-            return self._decoder.decode(mended)
+            repaired, _ = repair_any_size(body)
+            return self._decoder.decode(repaired)
 
     def _readable_id(self, body: bytes) -> str | None:
-        """The id of a payload that breaks its contract, where the id itself can still be read."""
+        """The id of a payload that violates its contract; None if the id itself cannot be read."""
         try:
             found = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
             values = {}
             for each in msgspec.structs.fields(self._contract):
                 with suppress(KeyError, msgspec.ValidationError):
                     values[each.name] = msgspec.json.decode(found[each.encode_name], type=each.type)
-            readable = SimpleNamespace(**{name: value for name, value in values.items() if value is not None})
-            return self._contract.external_id(cast(Contract, readable))
+            record = SimpleNamespace(**{name: value for name, value in values.items() if value is not None})
+            return self._contract.external_id(cast(Contract, record))
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, AttributeError):
             return None
 
 
 def _contract_fault(error: msgspec.ValidationError) -> tuple[str, str, str]:
-    """Reason code, words and JSON path of a broken contract."""
-    words, _, at = str(error).partition(" - at ")
+    """Reason code, message and JSON path of a contract violation."""
+    message, _, at = str(error).partition(" - at ")
     path = at.strip("`").replace("[...]", "[*]") or "$"
-    if missing := _MISSING_FIELD.search(words):
-        return "missing_field", words, f"{path}.{missing.group(1)}"
-    return "wrong_type", words, path
+    if missing := _MISSING_FIELD.search(message):
+        return "missing_field", message, f"{path}.{missing.group(1)}"
+    return "wrong_type", message, path
 
 
 def _storable(text: str) -> bool:
-    """Whether Postgres takes it as text: no NUL, no half of a surrogate pair."""
+    """Whether PostgreSQL accepts it as text: it has no NUL and no lone surrogate."""
     return "\x00" not in text and not any("\ud800" <= character <= "\udfff" for character in text)

@@ -1,8 +1,10 @@
-"""Counters inside payloads: what changes all the time is kept apart from what makes a version.
+"""Volatile fields of payloads, such as counters: they are left out of the digest of a version.
 
-A contract names the paths of its counters (`stats`, `versions[*].stats`, `tags.*.seenAt`). They are left out of the
-digest, with `null` in their place, so that a counter that comes or goes is still a change. Belongs here: taking them
-out. Not: putting them back (`ops.restore_volatile_fields`), not where they are kept (`publishing`).
+    {"id": 1, "stats": {"likes": 5}} ──split_off──> {"id": 1, "stats": null} and {"stats": {"likes": 5}}
+
+A contract names their paths (`stats`, `versions[*].stats`, `tags.*.seenAt`). `null` takes the place of each, so that a
+field that appears or disappears is still a change of the version. Belongs here: splitting them off. Not here: restoring
+them (`ops.restore_volatile_fields`), storing them (`observations`).
 """
 
 import hashlib
@@ -11,36 +13,36 @@ from dataclasses import dataclass
 
 import msgspec
 
-from pipelines.landing.jsonb import faithful, repair
+from pipelines.landing.jsonb import is_lossless, repair
 
 EACH_ELEMENT, EACH_VALUE = "[*]", "*"
 
-Tree = dict[str, "Tree"]
-"""Steps into a payload; one that leads no further is a counter."""
+PathTree = dict[str, "PathTree"]
+"""Paths by their steps; a step without further steps leads to a volatile field."""
 
 NOTHING = msgspec.Raw(b"null")
 
 SHORT = 10_000
 TINY = re.compile(rb"[eE]-[0-9]{4}")
-"""A number within so many bytes, without such an exponent, is none that jsonb refuses once `faithful` has read it."""
+"""jsonb accepts every number of a text that is no longer, has no such exponent, and is `is_lossless`."""
 
 COLON = b'":'
-APART = (b'" ', b'"\n', b'"\t', b'"\r')
-KEY_APART = re.compile(rb'"[ \t\r\n]+:')
+SPACED = (b'" ', b'"\n', b'"\t', b'"\r')
+SPACED_COLON = re.compile(rb'"[ \t\r\n]+:')
 
 
 @dataclass(frozen=True, slots=True)
-class Counted:
-    """The counters of a payload: in its structure, with the steps to each, and their digest."""
+class VolatileFields:
+    """The volatile fields of a payload, as JSON: values in the payload's structure, the path of each; their digest."""
 
     values: bytes
     paths: bytes
     digest: bytes
 
 
-def tree(paths: tuple[str, ...]) -> Tree:
-    """The paths of a contract as one tree."""
-    root: Tree = {}
+def path_tree(paths: tuple[str, ...]) -> PathTree:
+    """The paths of a contract, as one tree."""
+    root: PathTree = {}
     for path in paths:
         node = root
         for step in path.replace(EACH_ELEMENT, f".{EACH_ELEMENT}").split("."):
@@ -48,30 +50,30 @@ def tree(paths: tuple[str, ...]) -> Tree:
     return root
 
 
-def take_out(body: bytes, counters: Tree) -> tuple[bytes, Counted | None]:
-    """A payload without its counters, and these; the whole of it where taking it apart could lose something.
+def split_off(body: bytes, volatile: PathTree) -> tuple[bytes, VolatileFields | None]:
+    """A payload without its volatile fields, and these; the whole payload and None, if splitting could lose data.
 
-    A key told twice is lost when an object is taken apart; then fewer `":` are left, where each key's colon follows
-    its quote. Counters that jsonb would not hold as they are stay in the body, which is mended with its bytes kept.
+    Decoding an object loses duplicate keys. The result then has fewer `":` than the body, provided that each colon
+    directly follows its key. Fields that jsonb cannot hold unchanged stay in the body, whose bytes are kept.
     """
     found: list[tuple[list[str], msgspec.Raw]] = []
     try:
-        stable, values = (bytes(part) for part in _split(msgspec.Raw(body.strip()), counters, [], found))
+        stable, values = (bytes(part) for part in _split(msgspec.Raw(body.strip()), volatile, [], found))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return body, None
     left = stable.count(COLON) + sum(bytes(value).count(COLON) for _, value in found)
-    if not found or left != body.count(COLON) or (any(apart in body for apart in APART) and KEY_APART.search(body)):
+    if not found or left != body.count(COLON) or (any(each in body for each in SPACED) and SPACED_COLON.search(body)):
         return body, None
-    if not faithful(values) or ((len(values) > SHORT or TINY.search(values)) and repair(values)[1]):
+    if not is_lossless(values) or ((len(values) > SHORT or TINY.search(values)) and repair(values)[1]):
         return body, None
     paths = msgspec.json.encode([path for path, _ in found])
-    return stable, Counted(values, paths, hashlib.sha256(values).digest())
+    return stable, VolatileFields(values, paths, hashlib.sha256(values).digest())
 
 
 def _split(
-    value: msgspec.Raw, node: Tree, at: list[str], found: list[tuple[list[str], msgspec.Raw]]
+    value: msgspec.Raw, node: PathTree, at: list[str], found: list[tuple[list[str], msgspec.Raw]]
 ) -> tuple[msgspec.Raw, msgspec.Raw]:
-    """A value without counters, and its counters alone; adds the steps to each and what it is."""
+    """A value without volatile fields, and these alone; appends the path and the value of each to `found`."""
     if not node:
         found.append((at, value))
         return NOTHING, value
@@ -81,16 +83,16 @@ def _split(
             _split(each, node[EACH_ELEMENT], [*at, str(number)], found)
             for number, each in enumerate(msgspec.json.decode(value, type=list[msgspec.Raw]))
         ]
-        return _encoded([stable for stable, _ in parts]), _encoded([counters for _, counters in parts])
+        return _encoded([stable for stable, _ in parts]), _encoded([volatile for _, volatile in parts])
     if opening != b"{":
         return value, NOTHING
     stable = msgspec.json.decode(value, type=dict[str, msgspec.Raw])
-    counters = {}
+    volatile = {}
     for name in sorted(stable):
         step = node.get(name, node.get(EACH_VALUE))
         if step is not None:
-            stable[name], counters[name] = _split(stable[name], step, [*at, name], found)
-    return _encoded(stable), _encoded(counters)
+            stable[name], volatile[name] = _split(stable[name], step, [*at, name], found)
+    return _encoded(stable), _encoded(volatile)
 
 
 def _encoded(value: object) -> msgspec.Raw:

@@ -1,8 +1,9 @@
-"""A domain derived anew from staging: to compare with what is there, or to take its place.
+"""Derives the tables of a domain again from staging, to compare them with the live tables or to correct those.
 
-    tables beside the domain's ──> compared · merged into them, where they differ
+    staging ──current SELECT files──> shadow schema ──> compared with the live tables (`check`)
+                                                   └──> merged into the live tables (`rebuild`)
 
-Belongs here: comparing and replacing. Not: how tables beside a domain's are made (`beside`).
+Belongs here: comparing and merging. Not here: creating and filling the shadow schema (`shadow_schema`).
 """
 
 import hashlib
@@ -15,8 +16,8 @@ from sqlalchemy import Table
 
 from pipelines import failpoints, ledger, project
 from pipelines.ledger import Counts, Run
-from pipelines.lineage import snapshots
-from pipelines.lineage.shadow_schema import Aside, Tables, beside, derive
+from pipelines.lineage import shadow_schema, snapshots
+from pipelines.lineage.shadow_schema import NotApplied, Tables
 from pipelines.transform import apply, change_set, table_digests
 from pipelines.transform import run as transform
 from pipelines.warehouse import locks
@@ -26,57 +27,59 @@ from pipelines.warehouse.table_spec import TableSpec, fields, names
 
 
 @dataclass(frozen=True)
-class Compared:
-    """A table as it is and as it was derived: rows only in one of them, rows that differ, whether COPY tells a
-    difference.
+class TableComparison:
+    """A live table compared with the one derived from staging.
+
+    missing, extra: rows that only the derived or only the live table has. same: whether COPY writes the same bytes.
     """
 
     table: str
     rows: int
     derived: int
     missing: int
-    beyond: int
+    extra: int
     different: int
     same: bool
 
 
 def rebuild(warehouse: Warehouse, domain: str, *, workers: int, notify: Callable[[Run], None] = ledger.silent) -> Run:
-    """Derives a domain anew by the SELECT files as they are, and puts it in the place of what is there; the run.
+    """Derives a domain again by the current SELECT files and writes to the live tables the rows that differ; returns
+    the closed run.
 
-    Only what differs is written, in one transaction. Transforms of the domain wait meanwhile, readers do not.
+    All rows are written in one transaction. Transforms of the domain wait until it ends, readers do not.
     """
     sources = project.find_sources([domain])
     selects = {source.name: project.selects(source.name) for source in sources}
     codes = {name: transform.code_version(files) for name, files in selects.items()}
     every = [select for files in selects.values() for select in files]
     with (
-        ledger.opened(
+        ledger.open_run(
             warehouse, domain, "rebuild", "all", code_version=transform.code_version(every), notify=notify
         ) as run,
-        derived(warehouse, domain, run.connection, workers=workers, notify=lambda _: run.advance(1)) as (
+        _derived(warehouse, domain, run.connection, workers=workers, notify=lambda _: run.advance(1)) as (
             tables,
-            asides,
+            not_applied,
         ),
         run.connection.transaction(),
     ):
         failpoints.reached("rebuild.begun")
-        counts = _replace(run.connection, domain, tables)
-        failpoints.reached("rebuild.replaced")
+        counts = _write_differences(run.connection, domain, tables)
+        failpoints.reached("rebuild.written")
         run.connection.execute(change_set.CREATE + ";" + apply.CREATE)
-        for aside in asides:
-            _set_aside(run, aside, codes[aside.source.name], counts)
-            failpoints.reached("rebuild.set_aside", aside.source.stem)
+        for each in not_applied:
+            _record_source(run, each, codes[each.source.name], counts)
+            failpoints.reached("rebuild.source_recorded", each.source.stem)
         transform.remember_sql(run.connection, every)
-        failpoints.reached("rebuild.remembered")
+        failpoints.reached("rebuild.sql_stored")
         total = Counts()
-        for each in counts.values():
-            total += each
+        for table_counts in counts.values():
+            total += table_counts
         stats = {
-            "tables": {name: vars(each) for name, each in counts.items()},
+            "tables": {name: vars(table_counts) for name, table_counts in counts.items()},
             "sql": {select.file.address: select.file.digest for select in every},
             "code": codes,
             "content": table_digests.count(
-                run.connection, [TableSpec(like(table, domain)) for table in tables.values()]
+                run.connection, [TableSpec(_live(table, domain)) for table in tables.values()]
             ),
         }
         run.publish(total, stats)
@@ -87,48 +90,51 @@ def rebuild(warehouse: Warehouse, domain: str, *, workers: int, notify: Callable
 
 def check(
     warehouse: Warehouse, domain: str, *, workers: int, notify: Callable[[str], None] = lambda source: None
-) -> list[Compared]:
-    """Derives a domain anew and compares each table, by key, by row and by the bytes that COPY writes.
+) -> list[TableComparison]:
+    """Derives a domain again by the current SELECT files and compares each table: keys, rows and the bytes of COPY.
 
-    Nothing is changed. Transforms of the domain wait meanwhile, readers do not.
+    Writes to no live table. Transforms of the domain wait until it ends, readers do not. notify: called with the name
+    of each source that is derived.
     """
     with (
-        ledger.reading(warehouse) as connection,
-        derived(warehouse, domain, connection, workers=workers, notify=notify) as (tables, _),
+        ledger.open_reader(warehouse) as connection,
+        _derived(warehouse, domain, connection, workers=workers, notify=notify) as (tables, _),
     ):
-        return [_compared(connection, TableSpec(like(table, domain)), TableSpec(table)) for table in tables.values()]
+        return [_compare(connection, TableSpec(_live(table, domain)), TableSpec(table)) for table in tables.values()]
 
 
 @contextmanager
-def derived(
+def _derived(
     warehouse: Warehouse, domain: str, connection: Connection, *, workers: int, notify: Callable[[str], None]
-) -> Iterator[tuple[Tables, list[Aside]]]:
-    """What a domain should be by the SELECT files as they are, in tables beside its own, which stay as they are; and
-    what is not in them.
+) -> Iterator[tuple[Tables, list[NotApplied]]]:
+    """A shadow schema filled by the current SELECT files, and the rows that are not in it, while no transform of the
+    domain can run.
     """
     locks.acquire(connection, locks.transform(domain))
     failpoints.reached("rebuild.locked")
     try:
-        with beside(warehouse, domain) as tables:
-            publish_seq = snapshots.now(connection)
-            asides = derive(warehouse, domain, tables, publish_seq, current_sql=True, workers=workers, notify=notify)
-            yield tables, asides
+        with shadow_schema.create(warehouse, domain) as tables:
+            publish_seq = snapshots.latest_publish_seq(connection)
+            not_applied = shadow_schema.fill(
+                warehouse, domain, tables, publish_seq, current_sql=True, workers=workers, notify=notify
+            )
+            yield tables, not_applied
     finally:
         if not connection.closed:
             locks.release(connection, locks.transform(domain))
 
 
-def like(table: Table, domain: str) -> Table:
-    """The domain's own table of that name."""
-    return metadata.tables[f"{domain}.{table.name}"]
+def _live(shadow: Table, domain: str) -> Table:
+    """The table of a domain that a shadow table is a copy of."""
+    return metadata.tables[f"{domain}.{shadow.name}"]
 
 
-def _compared(connection: Connection, live: TableSpec, derived: TableSpec) -> Compared:
+def _compare(connection: Connection, live: TableSpec, derived: TableSpec) -> TableComparison:
     row = connection.execute(
         sql.SQL(
             """
             select count(old) as rows, count(new) as derived,
-                count(*) filter (where old is null) as missing, count(*) filter (where new is null) as beyond,
+                count(*) filter (where old is null) as missing, count(*) filter (where new is null) as extra,
                 count(*) filter (where not (old is null) and not (new is null)
                     and record_image_ne(row({old}), row({new}))) as different
             from (select t as old, {keys} from {live} t) as l
@@ -143,24 +149,24 @@ def _compared(connection: Connection, live: TableSpec, derived: TableSpec) -> Co
         )
     ).fetchone()
     assert row is not None
-    same = _bytes(connection, live) == _bytes(connection, derived)
-    return Compared(live.name, **row, same=same)
+    same = _copy_digest(connection, live) == _copy_digest(connection, derived)
+    return TableComparison(live.name, **row, same=same)
 
 
-def _replace(connection: Connection, domain: str, tables: Tables) -> dict[str, Counts]:
-    """Makes a domain's tables what was derived beside them, by writing what differs."""
+def _write_differences(connection: Connection, domain: str, tables: Tables) -> dict[str, Counts]:
+    """Merges the derived tables into the live ones and deletes rows that only those have; the counts of each table."""
     counts = {}
-    shapes = [(TableSpec(like(table, domain)), TableSpec(table)) for table in tables.values()]
+    pairs = [(TableSpec(_live(table, domain)), TableSpec(table)) for table in tables.values()]
     connection.execute("set constraints all deferred")
-    for live, new in shapes:
-        row = connection.execute(_merge(live, new)).fetchone()
+    for live, derived in pairs:
+        row = connection.execute(_merge(live, derived)).fetchone()
         failpoints.reached("rebuild.merged", live.table.name)
         assert row is not None
         unchanged = row["yielded"] - row["created"] - row["updated"]
         counts[live.name] = Counts(row["yielded"], row["created"], row["updated"], unchanged)
-    for live, new in reversed(shapes):
+    for live, derived in reversed(pairs):
         delete = sql.SQL("delete from {} t where not exists (select from {} s where {})").format(
-            live.target, new.target, live.same_key("s", "t")
+            live.target, derived.target, live.same_key("s", "t")
         )
         counts[live.name].deleted = connection.execute(delete).rowcount
         failpoints.reached("rebuild.deleted", live.table.name)
@@ -168,10 +174,10 @@ def _replace(connection: Connection, domain: str, tables: Tables) -> dict[str, C
     return counts
 
 
-def _merge(live: TableSpec, new: TableSpec) -> sql.Composed:
+def _merge(live: TableSpec, derived: TableSpec) -> sql.Composed:
+    """A MERGE that inserts the rows that a live table lacks and updates those that differ; it returns the counts."""
     rest = [column for column in live.content if column not in live.key]
-    changed = sql.SQL("{} = {}")
-    assignments = [changed.format(sql.Identifier(column), sql.Identifier("s", column)) for column in rest]
+    assignments = [sql.SQL("{} = {}").format(sql.Identifier(column), sql.Identifier("s", column)) for column in rest]
     assignments += live.stamp()
     update: sql.Composable = sql.SQL("")
     if rest:
@@ -181,19 +187,19 @@ def _merge(live: TableSpec, new: TableSpec) -> sql.Composed:
     return sql.SQL(
         """
         with merged as (
-            merge into {live} t using {new} s on {same_key}
+            merge into {live} t using {derived} s on {same_key}
             {update}
             when not matched then insert ({columns}) values ({values})
             returning merge_action() as action
         )
         select count(*) filter (where action = 'INSERT') as created,
             count(*) filter (where action = 'UPDATE') as updated,
-            (select count(*) from {new}) as yielded
+            (select count(*) from {derived}) as yielded
         from merged
         """
     ).format(
         live=live.target,
-        new=new.target,
+        derived=derived.target,
         same_key=live.same_key("t", "s"),
         update=update,
         columns=names(live.content),
@@ -201,21 +207,23 @@ def _merge(live: TableSpec, new: TableSpec) -> sql.Composed:
     )
 
 
-def _set_aside(run: Run, aside: Aside, code: str, counts: dict[str, Counts]) -> None:
-    """Notes of a source by which SELECT files all of it is derived now, what waits and what does not fit."""
+def _record_source(run: Run, not_applied: NotApplied, code: str, counts: dict[str, Counts]) -> None:
+    """Records for a source which SELECT files are applied to its effective versions, and which rows are pending or
+    rejected. code: the version of these files.
+    """
     connection = run.connection
     connection.execute("truncate scope, misfits, waiting")
-    connection.execute(IN_FORCE, {"streams": list(aside.source.streams.values())})
-    for name, rows in (("misfits", aside.misfits), ("waiting", aside.waiting)):
+    connection.execute(IN_FORCE, {"streams": list(not_applied.source.streams.values())})
+    for name, rows in (("misfits", not_applied.rejected), ("waiting", not_applied.pending)):
         with connection.cursor().copy(sql.SQL("copy {} from stdin").format(sql.Identifier(name))) as copy:
             copy.write(rows)
-    transform.record_applied(run, aside.source, code)
+    transform.record_applied(run, not_applied.source, code)
     for row in connection.execute("select table_name, count(*) as number from misfits group by table_name"):
         counts[row["table_name"]] += Counts(fetched=row["number"], quarantined=row["number"])
 
 
-def _bytes(connection: Connection, shape: TableSpec) -> bytes:
-    """sha256 of what COPY writes of a table, by its key, audit columns left out."""
+def _copy_digest(connection: Connection, shape: TableSpec) -> bytes:
+    """sha256 of what COPY writes of a table in the order of its key, without audit columns."""
     digest = hashlib.sha256()
     query = sql.SQL("copy (select {} from {} order by {}) to stdout").format(
         names(shape.content), shape.target, names(shape.key)

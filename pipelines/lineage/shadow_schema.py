@@ -1,16 +1,18 @@
-"""Tables like a domain's in a schema of its own, derived from what was in force at some moment.
+"""Copies of a domain's tables in a schema of their own, filled from staging.
 
-    versions in force ──SELECTs──> a schema like the domain's
+    versions effective after a run ──their SELECT files──> a shadow schema
 
-Sources are derived side by side, each whole, all from one snapshot, with the same engine as a transform. Belongs here:
-making and filling such schemas. Not: which versions (`history`), not the rows (`deriving`), not what they are for.
+`create` makes the schema with empty tables; `fill` fills them with the code that transforms run, several sources in
+parallel, all from one exported snapshot. Belongs here: creating, filling, keeping and dropping shadow schemas. Not
+here: which versions are effective (`snapshots`), how rows are written (`transform.apply`), comparing (`rebuild`,
+`time_travel`).
 """
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import psycopg
 from psycopg import sql
@@ -19,7 +21,7 @@ from sqlalchemy import MetaData, Table
 from pipelines import failpoints, project
 from pipelines.errors import AtlasError
 from pipelines.lineage import snapshots
-from pipelines.lineage.snapshots import InForce
+from pipelines.lineage.snapshots import EffectiveVersions
 from pipelines.project import Select
 from pipelines.source import Source
 from pipelines.transform.apply import Applier
@@ -30,71 +32,78 @@ from pipelines.warehouse.declare import metadata
 from pipelines.warehouse.table_spec import TableSpec
 
 Tables = dict[str, Table]
-"""Tables of a schema by their bare names, parents first."""
+"""Tables of a shadow schema by their bare names, parents first."""
 
 
 @dataclass(frozen=True)
-class Aside:
-    """What a source's SELECTs yielded, and the tables do not hold: rows that do not fit, and which wait for which; as
-    COPY writes the temporary tables of a derivation.
+class NotApplied:
+    """The rows that SELECT files of a source yielded and that are not in the tables: rejected, and pending because
+    they wait for another row. Each as COPY writes the temporary table that holds them.
     """
 
     source: Source
-    misfits: bytes = b""
-    waiting: bytes = b""
+    rejected: bytes = b""
+    pending: bytes = b""
 
 
-PASSING = "atlas_passing_"
+TEMPORARY_PREFIX = "atlas_shadow_"
+"""How the name of every shadow schema begins that is not to be kept, or not yet."""
+
+KEPT_COMMENT = "{domain} as of run "
+"""How the comment of a kept schema begins; the run's id follows."""
 
 
 @contextmanager
-def beside(warehouse: Warehouse, domain: str, name: str | None = None, comment: str = "") -> Iterator[Tables]:
-    """Tables like a domain's in a new schema, empty.
+def create(
+    warehouse: Warehouse, domain: str, *, keep_as: str | None = None, run_id: UUID | None = None
+) -> Iterator[Tables]:
+    """Empty copies of a domain's tables in a new schema, which is dropped when the block ends.
 
-    The schema goes with the block, or, where a process was killed, with the next one that is made. name: what it is
-    called from the end of the block on, where it is to be kept; comment: what that says of itself.
+    keep_as: if the block ends without an error the schema is kept under this name, with a comment that names run_id.
+    Schemas that killed processes left are dropped first. Raises AtlasError where keep_as cannot be the name.
     """
-    schema = f"{PASSING}{uuid4().hex[:12]}"
+    schema = f"{TEMPORARY_PREFIX}{uuid4().hex[:12]}"
     tables = _tables_like(domain, schema)
     with warehouse.connect() as connection:
-        if name:
+        if keep_as:
             locks.acquire_shared(connection, locks.kept_schemas(domain))
         locks.acquire(connection, locks.shadow_schema(schema))
-        failpoints.reached("beside.locked")
-        drop_forsaken(connection)
-        failpoints.reached("beside.cleared")
-        if name and connection.execute("select from pg_namespace where nspname = %s", [name]).rowcount:
-            raise _taken(name)
+        failpoints.reached("shadow.locked")
+        drop_abandoned(connection)
+        failpoints.reached("shadow.abandoned_dropped")
+        if keep_as and connection.execute("select from pg_namespace where nspname = %s", [keep_as]).rowcount:
+            raise _name_taken(keep_as)
         connection.execute(sql.SQL("create schema {}").format(sql.Identifier(schema)))
-        failpoints.reached("beside.schema")
+        failpoints.reached("shadow.schema_created")
         try:
             with warehouse.engine.begin() as engine:
                 next(iter(tables.values())).metadata.create_all(engine, tables=list(tables.values()), checkfirst=False)
-            failpoints.reached("beside.tables")
+            failpoints.reached("shadow.tables_created")
             yield tables
-            failpoints.reached("beside.used")
-            if name:
-                _keep(connection, schema, name, comment)
-                failpoints.reached("beside.kept")
+            failpoints.reached("shadow.used")
+            if keep_as:
+                _keep(connection, schema, keep_as, f"{KEPT_COMMENT.format(domain=domain)}{run_id}")
+                failpoints.reached("shadow.kept")
         finally:
             if not connection.closed:
                 _drop(connection, schema)
-        failpoints.reached("beside.dropped")
+        failpoints.reached("shadow.dropped")
 
 
-def kept(connection: Connection, domain: str) -> list[str]:
-    """The schemas that hold a domain as it was, by their names."""
+def kept_schemas(connection: Connection, domain: str) -> list[str]:
+    """Names of the schemas in which a past state of a domain is kept."""
     rows = connection.execute(
         """
         select nspname from pg_namespace n
         where starts_with(obj_description(n.oid, 'pg_namespace'), %s) order by 1
         """,
-        [f"{domain} as "],
+        [KEPT_COMMENT.format(domain=domain)],
     )
     return [row["nspname"] for row in rows]
 
 
 def _keep(connection: Connection, schema: str, name: str, comment: str) -> None:
+    """Renames a schema, so that it is not dropped."""
     with connection.transaction():
         connection.execute(sql.SQL("comment on schema {} is {}").format(sql.Identifier(schema), sql.Literal(comment)))
         try:
@@ -102,29 +111,30 @@ def _keep(connection: Connection, schema: str, name: str, comment: str) -> None:
                 sql.SQL("alter schema {} rename to {}").format(sql.Identifier(schema), sql.Identifier(name))
             )
         except psycopg.errors.DuplicateSchema:
-            raise _taken(name) from None
+            raise _name_taken(name) from None
         except psycopg.errors.ReservedName:
             raise AtlasError(f"A schema cannot be called {name!r}: choose another name.", usage=True) from None
 
 
-def _taken(name: str) -> AtlasError:
-    return AtlasError(f"There is a schema {name!r} already: choose another name.", usage=True)
+def _name_taken(name: str) -> AtlasError:
+    return AtlasError(f"The schema {name!r} already exists: choose another name.", usage=True)
 
 
 def _drop(connection: Connection, schema: str) -> None:
     connection.execute(sql.SQL("drop schema if exists {} cascade").format(sql.Identifier(schema)))
 
 
-def drop_forsaken(connection: Connection) -> None:
-    """Drops the passing schemas of processes that are gone."""
-    for row in connection.execute("select nspname from pg_namespace where starts_with(nspname, %s)", [PASSING]):
+def drop_abandoned(connection: Connection) -> None:
+    """Drops the shadow schemas of processes that have died."""
+    query = "select nspname from pg_namespace where starts_with(nspname, %s)"
+    for row in connection.execute(query, [TEMPORARY_PREFIX]):
         lock = locks.shadow_schema(row["nspname"])
         if locks.try_acquire(connection, lock):
             _drop(connection, row["nspname"])
             locks.release(connection, lock)
 
 
-def derive(
+def fill(
     warehouse: Warehouse,
     domain: str,
     tables: Tables,
@@ -133,12 +143,12 @@ def derive(
     current_sql: bool,
     workers: int = 1,
     notify: Callable[[str], None] = lambda source: None,
-) -> list[Aside]:
-    """Fills tables beside a domain's with what was in force when a run was published, all from one snapshot; what of
-    each source is not in them.
+) -> list[NotApplied]:
+    """Fills a shadow schema with the rows of the versions that were effective when a run published; returns, for each
+    source, the rows that are not in it.
 
-    current_sql: by the SELECT files as they are, instead of those that had derived each version. notify: is told each
-    source that is done.
+    current_sql: apply the SELECT files as they are now, instead of those that had been applied to each version.
+    notify: called with the name of each source that is filled.
     """
     sources = project.find_sources([domain])
     with warehouse.connect() as connection, connection.transaction():
@@ -146,22 +156,22 @@ def derive(
         _require_connectors(connection, domain, sources)
         row = connection.execute("select pg_export_snapshot() as name").fetchone()
         assert row is not None
-        failpoints.reached("beside.snapshot")
+        failpoints.reached("shadow.snapshot")
 
-        def one(source: Source) -> Aside:
-            aside = _derive_source(warehouse, source, tables, row["name"], publish_seq, current_sql=current_sql)
-            failpoints.reached("beside.source", source.stem)
+        def fill_from(source: Source) -> NotApplied:
+            not_applied = _fill_from(warehouse, source, tables, row["name"], publish_seq, current_sql=current_sql)
+            failpoints.reached("shadow.source", source.stem)
             notify(source.name)
-            return aside
+            return not_applied
 
         with ThreadPoolExecutor(max_workers=workers) as pool:
-            asides = list(pool.map(one, sources))
-    failpoints.reached("beside.filled")
-    return asides
+            not_applied = list(pool.map(fill_from, sources))
+    failpoints.reached("shadow.filled")
+    return not_applied
 
 
 def _require_connectors(connection: Connection, domain: str, sources: list[Source]) -> None:
-    """Fails where the tables have rows of a stream that no connector declares."""
+    """Raises AtlasError where the tables have rows of a stream that no connector declares."""
     row = connection.execute(
         """
         select min(stream) as stream from staging.versions
@@ -172,27 +182,28 @@ def _require_connectors(connection: Connection, domain: str, sources: list[Sourc
     ).fetchone()
     if row and row["stream"]:
         raise AtlasError(
-            f"There are rows of {row['stream']}, and no connector in assets/{domain} that has this stream: they cannot "
-            "be derived. Put the connector back as it was."
+            f"The tables have rows of {row['stream']}, but no connector in assets/{domain} declares this stream: the "
+            "rows cannot be derived again. Restore the connector."
         )
 
 
-def _derive_source(
+def _fill_from(
     warehouse: Warehouse, source: Source, tables: Tables, snapshot: str, publish_seq: int, *, current_sql: bool
-) -> Aside:
+) -> NotApplied:
+    """Fills the tables from one source, in a transaction that sees an exported snapshot."""
     with warehouse.connect() as connection, connection.transaction():
         connection.execute("set transaction isolation level repeatable read")
         connection.execute(sql.SQL("set transaction snapshot {}").format(sql.Literal(snapshot)))
-        found = snapshots.in_force(connection, source, tables, publish_seq)
-        failpoints.reached("beside.in_force", source.stem)
+        found = snapshots.effective_versions(connection, source, tables, publish_seq)
+        failpoints.reached("shadow.effective", source.stem)
         if current_sql:
             if found.versions and not project.selects(source.name):
                 raise project.without_selects(source.name)
-            now = [Select(select.file, tables[select.table.name]) for select in project.selects(source.name)]
-            found = InForce(found.versions, [0] * len(found.versions), [now])
+            current = [Select(select.file, tables[select.table.name]) for select in project.selects(source.name)]
+            found = EffectiveVersions(found.versions, [0] * len(found.versions), [current])
         scope = ChangeSet(connection, source)
         if not scope.begin_with(found.versions, found.numbers, publish_seq):
-            return Aside(source)
+            return NotApplied(source)
         used = {select.table.name for edition in found.editions for select in edition}
         derivation = Applier(
             scope, found.editions, [TableSpec(table) for name, table in tables.items() if name in used]
@@ -200,11 +211,12 @@ def _derive_source(
         derivation.all()
         if derivation.unreadable:
             raise AtlasError(
-                f"The SELECT files of {source.name} fail on {derivation.unreadable} records of its tables. "
-                f"Mend them: atlas transform {source.name} tells in quarantine which and why."
+                f"The SELECT files of {source.name} fail on {derivation.unreadable} records whose rows are in the "
+                f"tables. Fix the files: `atlas transform {source.name}` puts these records into quarantine, with the "
+                "error of each."
             )
-        failpoints.reached("beside.derived", source.stem)
-        return Aside(source, *(_copied(connection, source, name) for name in ("misfits", "waiting")))
+        failpoints.reached("shadow.applied", source.stem)
+        return NotApplied(source, *(_copied(connection, source, name) for name in ("misfits", "waiting")))
 
 
 def _copied(connection: Connection, source: Source, name: str) -> bytes:
@@ -219,16 +231,16 @@ def _copied(connection: Connection, source: Source, name: str) -> bytes:
 
 
 def _tables_like(domain: str, schema: str) -> Tables:
-    """The tables of a domain as those of another schema.
+    """The tables of a domain, declared in another schema.
 
-    They refer to each other only: what refers to a table that others read could not be dropped while they do.
+    Foreign keys to tables outside of the schema are left out: to drop them would wait for readers of those tables.
     """
     project.load_tables()
-    other = MetaData(naming_convention=metadata.naming_convention)
-    metadata.tables["ops.sources"].to_metadata(other)
+    shadow = MetaData(naming_convention=metadata.naming_convention)
+    metadata.tables["ops.sources"].to_metadata(shadow)
     tables = {
         table.name: table.to_metadata(
-            other, schema=schema, referred_schema_fn=lambda _, to, __, referred: to if referred == domain else referred
+            shadow, schema=schema, referred_schema_fn=lambda _, to, __, referred: to if referred == domain else referred
         )
         for table in metadata.sorted_tables
         if table.schema == domain

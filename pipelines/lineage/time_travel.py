@@ -1,9 +1,9 @@
-"""A domain as it was after a run, and what differs between two runs.
+"""The tables of a domain as of a past run, and the rows that differ between two runs.
 
-    versions in force then, with the SQL of then ──> tables beside the domain's ──> compared with what the run recorded
+    versions effective after the run, SELECT files of that time ──> shadow schema ──> compared with recorded digests
 
-Where history itself was touched since (erased, pruned, migrated), the digests differ, and the reasons are told.
-Belongs here: looking back. Not: deriving (`beside`).
+Where history was removed since then (erased, pruned, migrated) the digests differ, and `why_not_exact` names the
+reasons. Belongs here: querying the past. Not here: filling the shadow schema (`shadow_schema`).
 """
 
 from collections.abc import Callable, Iterator
@@ -14,39 +14,42 @@ from typing import Any
 from psycopg import sql
 
 from pipelines.errors import AtlasError
-from pipelines.lineage.shadow_schema import Tables, beside, derive
-from pipelines.lineage.snapshots import Moment
+from pipelines.lineage import shadow_schema
+from pipelines.lineage.shadow_schema import Tables
+from pipelines.lineage.snapshots import Snapshot
 from pipelines.transform import table_digests
 from pipelines.warehouse.database import Connection, Warehouse
 from pipelines.warehouse.table_spec import TableSpec, fields, names
 
-NOTHING = {"rows": 0, "digest": table_digests.written(0)}
+EMPTY_TABLE = {"rows": 0, "digest": table_digests.written(0)}
 
 
 @dataclass(frozen=True)
-class Then:
-    """A domain's tables as they were after a run. recorded: rows and digest that runs up to then had noted of each."""
+class DomainAsOf:
+    """A domain's tables as of a run, in a shadow schema. recorded: rows and digest of each live table, as the last run
+    up to then that wrote it recorded them.
+    """
 
     domain: str
-    moment: Moment
+    snapshot: Snapshot
     tables: Tables
     recorded: dict[str, dict[str, Any]]
 
-    def shape(self, table: str) -> TableSpec:
-        """A table of then, by its name in the domain."""
-        name = table.removeprefix(f"{self.domain}.")
-        if name not in self.tables:
-            there = ", ".join(f"{self.domain}.{each}" for each in self.tables)
-            raise AtlasError(f"There is no table {table!r} in {self.domain}. There are: {there}.", usage=True)
-        return TableSpec(self.tables[name])
+    def table_spec(self, name: str) -> TableSpec:
+        """A table of the shadow schema, by its name in the domain: `models` or `catalog.models`."""
+        bare = name.removeprefix(f"{self.domain}.")
+        if bare not in self.tables:
+            known = ", ".join(f"{self.domain}.{each}" for each in self.tables)
+            raise AtlasError(f"There is no table {name!r} in {self.domain}. There are: {known}.", usage=True)
+        return TableSpec(self.tables[bare])
 
-    def differing(self, connection: Connection) -> list[str]:
-        """Names of the tables that are not what the runs of then had recorded."""
+    def differing_tables(self, connection: Connection) -> list[str]:
+        """Names of the tables whose rows or digest are not what was recorded."""
         found = []
         for name, table in self.tables.items():
             counted = table_digests.counted(connection, TableSpec(table))
             here = {"rows": counted["rows"], "digest": table_digests.written(counted["digest"])}
-            if here != self.recorded.get(f"{self.domain}.{name}", NOTHING):
+            if here != self.recorded.get(f"{self.domain}.{name}", EMPTY_TABLE):
                 found.append(f"{self.domain}.{name}")
         return found
 
@@ -55,31 +58,36 @@ class Then:
 def as_of(
     warehouse: Warehouse,
     domain: str,
-    moment: Moment,
+    snapshot: Snapshot,
     *,
     schema: str | None = None,
     workers: int = 1,
     notify: Callable[[str], None] = lambda source: None,
-) -> Iterator[Then]:
-    """A domain as a run left it, in a schema that goes with the block; or stays when that has ended, by its name."""
-    with beside(warehouse, domain, schema, f"{domain} as run {moment.run_id} left it") as tables:
+) -> Iterator[DomainAsOf]:
+    """A domain as a run left it, in a shadow schema that is dropped when the block ends. schema: keep it by this name.
+
+    Raises AtlasError where the state can no longer be derived.
+    """
+    with shadow_schema.create(warehouse, domain, keep_as=schema, run_id=snapshot.run_id) as tables:
         try:
-            derive(warehouse, domain, tables, moment.publish_seq, current_sql=False, workers=workers, notify=notify)
+            shadow_schema.fill(
+                warehouse, domain, tables, snapshot.publish_seq, current_sql=False, workers=workers, notify=notify
+            )
         except AtlasError as error:
             raise AtlasError(
-                f"What run {moment.run_id} left behind cannot be derived any more: {error} "
-                "A migration has changed staging or the tables since."
+                f"The state that run {snapshot.run_id} left can no longer be derived: {error} "
+                "A migration has changed staging or the tables since then."
             ) from error
         with warehouse.connect() as connection:
-            recorded = _recorded(connection, domain, moment.publish_seq)
-        yield Then(domain, moment, tables, recorded)
+            recorded = _recorded(connection, domain, snapshot.publish_seq)
+        yield DomainAsOf(domain, snapshot, tables, recorded)
 
 
-def touched_since(connection: Connection, domain: str, moment: Moment) -> list[str]:
-    """What has removed a domain's history since a moment, or may have, in words: runs that pruned or erased."""
+def history_removed_since(connection: Connection, domain: str, snapshot: Snapshot) -> list[str]:
+    """The runs that have removed history of a domain since a snapshot, or may have; a sentence for each."""
     rows = connection.execute(
         """
-        select case when r.publish_seq is null then 'broken off' else r.kind end as what, r.fetch_run_id,
+        select case when r.publish_seq is null then 'interrupted' else r.kind end as what, r.fetch_run_id,
             coalesce(r.ended_at, r.started_at) as at
         from ops.fetch_runs r
         join ops.fetch_runs past on past.publish_seq = %(publish_seq)s
@@ -90,41 +98,41 @@ def touched_since(connection: Connection, domain: str, moment: Moment) -> list[s
                   and (r.stats #>> '{removed,versions}')::bigint + (r.stats #>> '{removed,observations}')::bigint > 0)
         order by r.started_at
         """,
-        {"publish_seq": moment.publish_seq, "domain": domain},
+        {"publish_seq": snapshot.publish_seq, "domain": domain},
     )
     done = {
         "erase": "erased a record",
-        "prune": "pruned what was superseded",
-        "broken off": "broke off pruning what was superseded",
+        "prune": "pruned superseded versions",
+        "interrupted": "was interrupted while it pruned superseded versions",
     }
     return [f"run {row['fetch_run_id']} {done[row['what']]} at {row['at']:%Y-%m-%d %H:%M}" for row in rows]
 
 
-def untrue(connection: Connection, then: Then) -> str | None:
-    """That a moment cannot be shown as it was, and why, in words; None where it is."""
-    differing = then.differing(connection)
+def why_not_exact(connection: Connection, state: DomainAsOf) -> str | None:
+    """Which tables differ from what was recorded, and the possible reasons; None if none differs."""
+    differing = state.differing_tables(connection)
     if not differing:
         return None
-    touched = touched_since(connection, then.domain, then.moment)
-    failed = _left_out(connection, then.domain, then.moment)
-    words = [f"This is not quite what run {then.moment.run_id} recorded: {', '.join(differing)}."]
-    if touched:
-        words.append(f"History was removed since: {'; '.join(touched)}.")
+    removed = history_removed_since(connection, state.domain, state.snapshot)
+    failed = _runs_with_failed_selects(connection, state.domain, state.snapshot)
+    sentences = [f"These tables differ from what run {state.snapshot.run_id} recorded: {', '.join(differing)}."]
+    if removed:
+        sentences.append(f"History was removed since then: {'; '.join(removed)}.")
     if failed:
-        words.append(
-            f"SELECT files failed on records in runs {', '.join(failed)}: "
-            "rows of these stayed as earlier runs had left them, which may be why."
+        sentences.append(
+            f"SELECT files failed on records in runs {', '.join(failed)}: the rows of these records stayed as earlier "
+            "runs had left them, which can be the reason."
         )
-    if not touched:
-        words.append(
-            f"{'Or rows' if failed else 'Rows'} had been changed by hand, or history was migrated since. "
-            "After `atlas rebuild` it is true again from that run on."
+    if not removed:
+        sentences.append(
+            "Rows may have been changed by hand, or a migration may have changed staging since then. "
+            f"Run `atlas rebuild {state.domain}`: what later runs leave can then be shown exactly."
         )
-    return " ".join(words)
+    return " ".join(sentences)
 
 
-def _left_out(connection: Connection, domain: str, moment: Moment) -> list[str]:
-    """The last run of each source, up to a moment, where SELECT files failed on records; none before a rebuild."""
+def _runs_with_failed_selects(connection: Connection, domain: str, snapshot: Snapshot) -> list[str]:
+    """Per source, the last run up to a snapshot, and since the last rebuild, where SELECT files failed on records."""
     rows = connection.execute(
         """
         select distinct on (stream) fetch_run_id::text as run_id from ops.fetch_runs
@@ -136,13 +144,13 @@ def _left_out(connection: Connection, domain: str, moment: Moment) -> list[str]:
               0)
         order by stream, publish_seq desc
         """,
-        {"publish_seq": moment.publish_seq, "domain": domain},
+        {"publish_seq": snapshot.publish_seq, "domain": domain},
     )
     return [row["run_id"] for row in rows]
 
 
 def _recorded(connection: Connection, domain: str, publish_seq: int) -> dict[str, dict[str, Any]]:
-    """What was noted last of each table, up to then."""
+    """Rows and digest of each table, as the last run up to publish_seq that wrote it recorded them."""
     rows = connection.execute(
         """
         select distinct on (c.key) c.key as table_name, c.value
@@ -155,18 +163,18 @@ def _recorded(connection: Connection, domain: str, publish_seq: int) -> dict[str
     return {row["table_name"]: row["value"] for row in rows}
 
 
-def differences(connection: Connection, before: Then, after: Then) -> Iterator[dict[str, Any]]:
-    """Each row that differs between two moments: table, key, what happened, cells before and after, and the cause.
+def differences(connection: Connection, before: DomainAsOf, after: DomainAsOf) -> Iterator[dict[str, Any]]:
+    """Each row that differs between two snapshots: table, key, change, cells before and after, cause.
 
-    The cause is another version of the record's payload, other counters, another SELECT file, or else another row:
-    a parent that came or went, a claim that was won or lost.
+    The cause is another payload version of the record, other counters, another SELECT file, or else another row: a
+    parent that was added or removed, or a row with the same key.
     """
     for name in after.tables:
         old, new = TableSpec(before.tables[name]), TableSpec(after.tables[name])
         record = sql.SQL(
             "coalesce((new).record_id, (old).record_id)" if "record_id" in new.table.columns else "null::uuid"
         )
-        query = DIFFERING.format(
+        query = DIFFERING_ROWS.format(
             keys=names(new.key),
             key=sql.SQL(", ").join(sql.SQL("{}::text").format(sql.Identifier(column)) for column in new.key),
             record=record,
@@ -175,23 +183,23 @@ def differences(connection: Connection, before: Then, after: Then) -> Iterator[d
             old=fields("old", new.content),
             new=fields("new", new.content),
             cells=sql.SQL(", ").join(CELL.format(sql.Literal(each), sql.Identifier(each)) for each in new.content),
-            counted_before=COUNTED.format(sql.Placeholder("before")),
-            counted_after=COUNTED.format(sql.Placeholder("after")),
+            observed_before=NEWEST_OBSERVATION.format(sql.Placeholder("before")),
+            observed_after=NEWEST_OBSERVATION.format(sql.Placeholder("after")),
         )
-        parameters = {"before": before.moment.publish_seq, "after": after.moment.publish_seq, "table": name}
+        parameters = {"before": before.snapshot.publish_seq, "after": after.snapshot.publish_seq, "table": name}
         with connection.cursor(name=f"differing_{name}", withhold=True) as cursor:
             for row in cursor.execute(query, parameters):
                 yield {"table": f"{after.domain}.{name}", **_change(row)}
 
 
 def _change(row: dict[str, Any]) -> dict[str, Any]:
-    """One difference, with the cells that differ."""
+    """A row of DIFFERING_ROWS as `differences` returns it."""
     old, new = row["old"] or {}, row["new"] or {}
     cells = {column: [old.get(column), new.get(column)] for column in row["cells"]}
-    what = "changed" if row["old"] and row["new"] else "added" if row["new"] else "removed"
+    change = "changed" if row["old"] and row["new"] else "added" if row["new"] else "removed"
     return {
         "key": row["key"],
-        "change": what,
+        "change": change,
         "cells": cells,
         "cause": row["cause"],
         "before": row["before"],
@@ -199,7 +207,7 @@ def _change(row: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-DIFFERING = sql.SQL(
+DIFFERING_ROWS = sql.SQL(
     """
     with differing as (
         select concat_ws(' ', {key}) as key, old, new, {record} as record_id
@@ -213,7 +221,7 @@ DIFFERING = sql.SQL(
             when d.record_id is null then 'rows that refer to it'
             when b.version_id is distinct from a.version_id then 'payload'
             when b.sql ->> f.address is distinct from a.sql ->> f.address then 'sql'
-            when before_counted.observation_id is distinct from after_counted.observation_id then 'counters'
+            when before_observed.observation_id is distinct from after_observed.observation_id then 'counters'
             else 'another row'
         end as cause,
         to_jsonb(b) || jsonb_build_object('sql', b.sql ->> f.address) as before,
@@ -224,15 +232,15 @@ DIFFERING = sql.SQL(
     cross join lateral (
         select split_part(coalesce(a.stream, b.stream), '.', 1) || '/' || %(table)s as address
     ) as f
-    left join lateral ({counted_before}) as before_counted on true
-    left join lateral ({counted_after}) as after_counted on true
+    left join lateral ({observed_before}) as before_observed on true
+    left join lateral ({observed_after}) as after_observed on true
     order by d.key
     """
 )
 
 CELL = sql.SQL("case when record_image_ne(row((d.old).{1}), row((d.new).{1})) then {0} end")
 
-COUNTED = sql.SQL(
+NEWEST_OBSERVATION = sql.SQL(
     """
     select o.observation_id from staging.observations o join ops.fetch_runs r on r.fetch_run_id = o.valid_from_run
     where o.record_id = d.record_id and r.publish_seq <= {}

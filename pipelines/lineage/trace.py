@@ -1,7 +1,9 @@
-"""What proves a row: the payload version it was derived from, the request and the run that brought it, the SQL.
+"""What proves a row: the payload version that it was derived from, the request, the runs and the SELECT file.
 
-`ops.trace` has the same for all rows. Belongs here: looking one up, and counting what has no proof. Not: the view
-itself (`warehouse.proof`).
+    table, key ──ops.trace──> version ──> payload, request, landing · the run and SELECT file that derived the row
+
+Belongs here: looking up one row, and counting the rows that nothing proves. Not here: the view `ops.trace`
+(`warehouse.trace_view`).
 """
 
 from dataclasses import dataclass
@@ -11,18 +13,19 @@ from psycopg import sql
 
 from pipelines import project
 from pipelines.errors import AtlasError
-from pipelines.maintenance import erasure
+from pipelines.lineage.erasures import erasure_notice
 from pipelines.warehouse.database import Connection
 from pipelines.warehouse.declare import metadata
 from pipelines.warehouse.table_spec import TableSpec
-from pipelines.warehouse.trace_view import row_of
+from pipelines.warehouse.trace_view import trace_query
 
 
 @dataclass(frozen=True)
 class Proof:
-    """A row and what leads from it to its source. proof: its row of `ops.trace`; landed, derived: the runs.
+    """A row and what leads from it to its source.
 
-    counters: what a row of a series was derived from, beside the body.
+    proof: its row of `ops.trace`. landed, derived: the runs, as rows of the ledger. sql: the text of the SELECT file.
+    counters: of a series, the volatile fields that the row was derived from.
     """
 
     row: dict[str, Any]
@@ -34,23 +37,26 @@ class Proof:
     counters: Any
 
 
-def table_of(name: str) -> TableSpec:
-    """A table of a domain, by `schema.table`."""
+def find_table(name: str) -> TableSpec:
+    """A table of a domain, by `schema.table`. Raises AtlasError where there is none."""
     project.load_tables()
-    there = [table.fullname for table in metadata.sorted_tables if table.schema in project.domains()]
-    if name not in there:
-        raise AtlasError(f"There is no table {name!r} of a domain. There are: {', '.join(there)}.", usage=True)
+    known = [table.fullname for table in metadata.sorted_tables if table.schema in project.domains()]
+    if name not in known:
+        raise AtlasError(f"There is no table {name!r} of a domain. There are: {', '.join(known)}.", usage=True)
     return TableSpec(metadata.tables[name])
 
 
 def trace(connection: Connection, table: str, key: str) -> Proof:
-    """The proof of one row, by its key: its primary key as text, by spaces, or the source's own id of it."""
-    shape = table_of(table)
-    row, found = _row(connection, shape, key)
-    condition = _has_key(connection, shape, found)
+    """The proof of one row. key: its primary key as text, columns separated by spaces, or its external_id.
+
+    Raises AtlasError where there is not exactly one such row, or nothing proves it.
+    """
+    spec = find_table(table)
+    row, primary_key = _find_row(connection, spec, key)
+    condition = _key_condition(connection, spec, primary_key)
     assert condition is not None
-    proof = connection.execute(row_of(shape, condition)).fetchone() or {}
-    about = connection.execute(
+    proof = connection.execute(trace_query(spec, condition)).fetchone() or {}
+    found = connection.execute(
         """
         select to_jsonb(l) as landed, to_jsonb(d) as derived, s.text, p.body,
             (select counters from staging.observations where observation_id = %s) as counters
@@ -59,24 +65,24 @@ def trace(connection: Connection, table: str, key: str) -> Proof:
         """,
         [proof.get(name) for name in ("observation_id", "landed_run", "derived_run", "sql_digest", "payload_id")],
     ).fetchone()
-    if about is None:
+    if found is None:
         raise AtlasError(
-            f"Nothing proves {table} {found}: it was not written by Model Atlas, or staging was changed by hand. "
-            f"Compare the tables with staging by: atlas rebuild {shape.table.schema} --check"
+            f"Nothing proves {table} {primary_key}: it was not written by Model Atlas, or staging was changed by hand. "
+            f"Compare the tables with staging: atlas rebuild {spec.table.schema} --check"
         )
-    return Proof(row, proof, about["landed"], about["derived"], about["text"], about["body"], about["counters"])
+    return Proof(row, proof, found["landed"], found["derived"], found["text"], found["body"], found["counters"])
 
 
-def _row(connection: Connection, shape: TableSpec, key: str) -> tuple[dict[str, Any], str]:
-    """The row of a key, and the key as `ops.trace` has it."""
-    condition = _has_key(connection, shape, key)
-    ways = [condition] if condition is not None else []
-    if "external_id" in shape.table.columns:
-        ways.append(sql.SQL("t.external_id = {}").format(sql.Literal(key)))
-    for way in ways:
+def _find_row(connection: Connection, spec: TableSpec, key: str) -> tuple[dict[str, Any], str]:
+    """The row with a primary key or an external_id, and its primary key as `ops.trace` writes it."""
+    condition = _key_condition(connection, spec, key)
+    conditions = [condition] if condition is not None else []
+    if "external_id" in spec.table.columns:
+        conditions.append(sql.SQL("t.external_id = {}").format(sql.Literal(key)))
+    for condition in conditions:
         rows = connection.execute(
             sql.SQL("select {} as key, to_jsonb(t) as row from {} t where {} limit 9").format(
-                shape.key_text("t"), shape.target, way
+                spec.key_text("t"), spec.target, condition
             )
         ).fetchall()
         if len(rows) == 1:
@@ -84,38 +90,38 @@ def _row(connection: Connection, shape: TableSpec, key: str) -> tuple[dict[str, 
         if rows:
             keys = "; ".join(row["key"] for row in rows)
             raise AtlasError(
-                f"Several rows of {shape.name} have the id {key!r}. Name one by its key: {keys}", usage=True
+                f"Several rows of {spec.name} have the id {key!r}. Name one by its key: {keys}", usage=True
             )
-    if words := erasure.told(connection, str(shape.table.schema), key):
-        raise AtlasError(words)
+    if notice := erasure_notice(connection, str(spec.table.schema), key):
+        raise AtlasError(notice)
     raise AtlasError(
-        f"{shape.name} has no row {key!r}. Its key is {' and '.join(shape.key)}"
-        + (", a space between" if len(shape.key) > 1 else "")
-        + (", or external_id." if "external_id" in shape.table.columns else "."),
+        f"{spec.name} has no row {key!r}. Its key is {' and '.join(spec.key)}"
+        + (", separated by a space" if len(spec.key) > 1 else "")
+        + (", or external_id." if "external_id" in spec.table.columns else "."),
         usage=True,
     )
 
 
-def _has_key(connection: Connection, shape: TableSpec, key: str) -> sql.Composed | None:
-    """That a row `t` has a key, in the types of its columns, so that an index finds it; None where it can be no key."""
-    parts = list(zip(shape.key, key.split(" ", len(shape.key) - 1), strict=False))
+def _key_condition(connection: Connection, spec: TableSpec, key: str) -> sql.Composed | None:
+    """The condition that a row `t` has a primary key, typed so that an index is used; None if the text is not a key."""
+    parts = list(zip(spec.key, key.split(" ", len(spec.key) - 1), strict=False))
     valid = connection.execute(
         """
         select bool_and(pg_input_is_valid(value, type)) as valid
         from unnest(%s::text[], %s::text[]) as p (value, type)
         """,
-        [[value for _, value in parts], [shape.type_of(column) for column, _ in parts]],
+        [[value for _, value in parts], [spec.type_of(column) for column, _ in parts]],
     ).fetchone()
-    if len(parts) < len(shape.key) or not (valid and valid["valid"]):
+    if len(parts) < len(spec.key) or not (valid and valid["valid"]):
         return None
     return sql.SQL(" and ").join(
-        sql.SQL("t.{} = {}::{}").format(sql.Identifier(column), sql.Literal(value), sql.SQL(shape.type_of(column)))
+        sql.SQL("t.{} = {}::{}").format(sql.Identifier(column), sql.Literal(value), sql.SQL(spec.type_of(column)))
         for column, value in parts
     )
 
 
 def unproven(connection: Connection, table: str | None = None) -> list[dict[str, Any]]:
-    """For a table, or each table of each domain, how many rows it has, and how many of them nothing proves."""
+    """How many rows a table, or each table of each domain, has, and how many of them nothing proves."""
     project.load_tables()
     return connection.execute(
         """

@@ -1,16 +1,15 @@
-"""Keeping staging, and what Dagster notes, from growing without end: what nothing needs any more is removed.
+"""Removes what is older than the settings keep it and no longer needed, so that the warehouse stops growing.
 
-    a policy in days ──> versions and observations that were out of force before · bodies that nothing names
-                         · closed quarantine · events and ticks of Dagster
+    settings in days ──> superseded versions and observations · bodies without a version · closed quarantine entries
+                         · SQL texts that no run names · Dagster's events and ticks
 
-The past can be looked at for as long as the policy says; what a live row is derived from stays for ever, as do the
-ledger, tombstones, and what is open. Everything goes in batches of one short transaction, under the locks of those
-who might need it. Belongs here: what may go. Not: removing what somebody wants gone (`erasure`).
+The past can be queried for as many days as the settings say. What live rows are derived from is never removed, nor are
+the ledger, tombstones and open entries. Belongs here: which rows may be removed. Not here: removing one record on
+request (`erasure`).
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 from psycopg import sql
@@ -18,16 +17,16 @@ from psycopg import sql
 from pipelines import failpoints, ledger
 from pipelines.landing import stage_bodies
 from pipelines.ledger import Counts, Run
+from pipelines.maintenance import dagster_events
+from pipelines.maintenance.batches import delete_in_batches, vacuum
 from pipelines.settings import Settings
 from pipelines.warehouse import locks
 from pipelines.warehouse.database import Connection, Warehouse
 
-BATCH = 10_000
-
 
 @dataclass(frozen=True)
 class Policy:
-    """For how many days what is out of use is kept."""
+    """For how many days superseded versions, closed quarantine entries and Dagster's events are kept."""
 
     versions_days: int = 90
     quarantine_days: int = 90
@@ -45,121 +44,73 @@ def prune(
     dagster_run_id: str | None = None,
     notify: Callable[[Run], None] = ledger.silent,
 ) -> Run:
-    """Removes what a policy no longer keeps; the closed run, with how many of each kind."""
+    """Removes what a policy does not keep; the closed run, with the number of each kind in its stats."""
     code = " ".join(f"{name}={days}" for name, days in asdict(policy).items())
-    with ledger.opened(
+    with ledger.open_run(
         warehouse, "atlas", "prune", "all", code_version=code, dagster_run_id=dagster_run_id, notify=notify
     ) as run:
-        removed = _warehouse(run.connection, policy, run.advance)
+        removed = _prune_warehouse(run.connection, policy, run.advance)
         failpoints.reached("prune.warehouse")
-        with _dagster(warehouse) as dagster:
+        with dagster_events.connect(warehouse) as dagster:
             if dagster is not None:
-                removed += _events(dagster, policy, run.advance)
+                removed += dagster_events.prune(dagster, policy.events_days, run.advance)
         with run.connection.transaction():
             run.publish(Counts(deleted=removed.total()), {"removed": {name: removed[name] for name in sorted(removed)}})
     return run
 
 
-def prunable(warehouse: Warehouse, policy: Policy) -> Counter[str]:
-    """How many of each kind `prune` would remove: it does, and takes it back. Landings wait meanwhile."""
-    with ledger.reading(warehouse) as connection, connection.transaction(force_rollback=True):
-        found = _warehouse(connection, policy)
-    with _dagster(warehouse) as dagster:
+def count_prunable(warehouse: Warehouse, policy: Policy) -> Counter[str]:
+    """How many of each kind `prune` would remove: removes them and rolls back. Landings wait until it ends."""
+    with ledger.open_reader(warehouse) as connection, connection.transaction(force_rollback=True):
+        found = _prune_warehouse(connection, policy, _ignore)
+    with dagster_events.connect(warehouse) as dagster:
         if dagster is not None:
             with dagster.transaction(force_rollback=True):
-                found += _events(dagster, policy)
+                found += dagster_events.prune(dagster, policy.events_days, _ignore)
     return found
 
 
-def vacuum(connection: Connection, tables: list[str]) -> None:
-    """Gives back the space of what was removed, for what comes."""
-    for name in tables:
-        connection.execute(sql.SQL("vacuum {}").format(sql.Identifier(*name.split("."))))
+def _ignore(number: int) -> None:
+    """Reports no progress."""
 
 
-def _warehouse(connection: Connection, policy: Policy, advance: Callable[[int], None] = lambda _: None) -> Counter[str]:
+def _prune_warehouse(connection: Connection, policy: Policy, advance: Callable[[int], None]) -> Counter[str]:
     removed: Counter[str] = Counter()
-    parameters = asdict(policy) | {"batch": BATCH}
-    for row in connection.execute("select name from ops.sources order by name").fetchall():
-        name = row["name"]
-        under = [locks.transform(name.split("/")[0]), locks.landing(name)]
-        for what, statement in OF_A_SOURCE.items():
-            removed[what] += _batches(connection, statement, parameters | {"source": name}, under, advance)
-    connection.execute("drop table if exists pg_temp.doomed")
-    connection.execute(DOOMED)
-    failpoints.reached("prune.doomed")
-    removed["bodies"] += _batches(connection, BODIES, parameters, [locks.BODIES], advance)
-    domains = sorted({row["domain"] for row in connection.execute(DOMAINS)})
-    removed["sql texts"] += _batches(
-        connection, TEXTS, parameters, [locks.transform(each) for each in domains], advance
-    )
+    parameters = asdict(policy)
+    for name in _sources(connection):
+        lock_names = [locks.transform(name.split("/")[0]), locks.landing(name)]
+        for kind, statement in DELETE_OF_SOURCE.items():
+            removed[kind] += delete_in_batches(
+                connection, statement, parameters | {"source": name}, lock_names, advance
+            )
+    connection.execute("drop table if exists pg_temp.unreferenced_bodies")
+    connection.execute(LIST_BODIES)
+    failpoints.reached("prune.bodies_listed")
+    removed["bodies"] += delete_in_batches(connection, DELETE_BODIES, parameters, [locks.BODIES], advance)
+    lock_names = sorted({locks.transform(name.split("/")[0]) for name in _sources(connection)})
+    removed["sql texts"] += delete_in_batches(connection, DELETE_SQL_TEXTS, parameters, lock_names, advance)
     if not connection.info.transaction_status:
-        touched = [table for what, table in TABLES.items() if removed[what]]
-        vacuum(connection, [*touched, *(["staging.reapplied_versions"] if removed["versions"] else [])])
+        vacuum(connection, [table for kind, tables in TABLES.items() if removed[kind] for table in tables])
     return removed
 
 
-def _batches(
-    connection: Connection,
-    statement: str | sql.Composed,
-    parameters: dict[str, object],
-    under: list[str],
-    advance: Callable[[int], None],
-) -> int:
-    """Runs a statement, each time in a transaction under locks, until it finds less than a batch; how many in all."""
-    total = 0
-    query = sql.SQL(statement) if isinstance(statement, str) else statement
-    while True:
-        with connection.transaction():
-            for lock in under:
-                locks.acquire_for_transaction(connection, lock)
-            row = connection.execute(query, parameters).fetchone()
-            failpoints.reached("prune.removed")
-        assert row is not None
-        failpoints.reached("prune.batch")
-        total += int(row["removed"])
-        advance(row["removed"])
-        if row["taken"] < BATCH:
-            return total
-
-
-@contextmanager
-def _dagster(warehouse: Warehouse) -> Iterator[Connection | None]:
-    """Dagster's database, where it is there and has been used."""
-    database = str(warehouse.dagster_url.database)
-    if database not in warehouse.databases():
-        yield None
-        return
-    with warehouse.connect(database) as connection:
-        row = connection.execute("select count(to_regclass(name)) = 3 as used from unnest(%s::text[]) name", [DAGSTER])
-        used = row.fetchone()
-        yield connection if used and used["used"] else None
-
-
-def _events(connection: Connection, policy: Policy, advance: Callable[[int], None] = lambda _: None) -> Counter[str]:
-    removed: Counter[str] = Counter()
-    parameters = asdict(policy) | {"batch": BATCH}
-    for what, statement in OF_DAGSTER.items():
-        removed[what] += _batches(connection, statement, parameters, [], advance)
-    if not connection.info.transaction_status:
-        vacuum(connection, [table for table, what in zip(DAGSTER, OF_DAGSTER, strict=False) if removed[what]])
-    return removed
+def _sources(connection: Connection) -> list[str]:
+    return [row["name"] for row in connection.execute("select name from ops.sources order by name")]
 
 
 TABLES = {
-    "versions": "staging.versions",
-    "observations": "staging.observations",
-    "quarantine entries": "staging.quarantine",
-    "bodies": "staging.payloads",
-    "sql texts": "ops.sql",
+    "versions": ["staging.versions", "staging.reapplied_versions"],
+    "observations": ["staging.observations"],
+    "quarantine entries": ["staging.quarantine"],
+    "bodies": ["staging.payloads"],
+    "sql texts": ["ops.sql"],
 }
+"""The tables of which rows of a kind are deleted."""
 
-DOMAINS = "select distinct split_part(name, '/', 1) as domain from ops.sources"
-
-OF_A_SOURCE = {
-    # Out of force before, or never taken in. What is waiting to be judged against, the latest, is neither.
+DELETE_OF_SOURCE = {
+    # Superseded before that time, or never applied. The latest stays: the next landing compares with it.
     "versions": """
-        with doomed as materialized (
+        with expired as materialized (
             select v.version_id from staging.versions v
             join ops.fetch_runs r on r.fetch_run_id = coalesce(v.valid_to_run, v.landed_run)
             where (v.stream = %(source)s or starts_with(v.stream, %(source)s || '.'))
@@ -168,19 +119,20 @@ OF_A_SOURCE = {
             limit %(batch)s
         ),
 
-        underived as (
-            delete from staging.reapplied_versions d using doomed where d.version_id = doomed.version_id
+        reapplied as (
+            delete from staging.reapplied_versions a using expired where a.version_id = expired.version_id
         ),
 
-        gone as (
-            delete from staging.versions v using doomed where v.version_id = doomed.version_id returning 1
+        deleted as (
+            delete from staging.versions v using expired where v.version_id = expired.version_id returning 1
         )
 
-        select count(*) as removed, count(*) as taken from gone
+        select count(*) as deleted, count(*) as selected from deleted
     """,
-    # Of a series every row is derived from one, until its record is gone. Elsewhere the newest in force counts alone.
+    # Replaced by a newer one before that time, and read by no SELECT file as a series; or those of a record that was
+    # deleted before that time.
     "observations": """
-        with doomed as materialized (
+        with expired as materialized (
             select o.observation_id from staging.observations o
             where (o.stream = %(source)s or starts_with(o.stream, %(source)s || '.'))
               and (
@@ -201,14 +153,15 @@ OF_A_SOURCE = {
             limit %(batch)s
         ),
 
-        gone as (
-            delete from staging.observations o using doomed where o.observation_id = doomed.observation_id returning 1
+        deleted as (
+            delete from staging.observations o using expired where o.observation_id = expired.observation_id
+            returning 1
         )
 
-        select count(*) as removed, count(*) as taken from gone
+        select count(*) as deleted, count(*) as selected from deleted
     """,
     "quarantine entries": """
-        with gone as (
+        with deleted as (
             delete from staging.quarantine
             where quarantine_id = any(array(
                 select quarantine_id from staging.quarantine
@@ -218,67 +171,34 @@ OF_A_SOURCE = {
             returning 1
         )
 
-        select count(*) as removed, count(*) as taken from gone
+        select count(*) as deleted, count(*) as selected from deleted
     """,
 }
 
-DOOMED = sql.SQL("create temp table doomed as select payload_id from staging.payloads p where {unnamed}").format(
-    unnamed=stage_bodies.UNNAMED
-)
+LIST_BODIES = sql.SQL(
+    "create temp table unreferenced_bodies as select payload_id from staging.payloads p where {unnamed}"
+).format(unnamed=stage_bodies.UNREFERENCED)
 
-BODIES = sql.SQL("""
-with taken as (
-    delete from doomed where ctid = any(array(select ctid from doomed limit %(batch)s)) returning payload_id
+DELETE_BODIES = sql.SQL("""
+with batch as (
+    delete from unreferenced_bodies
+    where ctid = any(array(select ctid from unreferenced_bodies limit %(batch)s)) returning payload_id
 ),
 
-gone as (
-    delete from staging.payloads p using taken where p.payload_id = taken.payload_id and {unnamed} returning 1
+deleted as (
+    delete from staging.payloads p using batch where p.payload_id = batch.payload_id and {unnamed} returning 1
 )
 
-select (select count(*) from gone) as removed, (select count(*) from taken) as taken
-""").format(unnamed=stage_bodies.UNNAMED)
+select (select count(*) from deleted) as deleted, (select count(*) from batch) as selected
+""").format(unnamed=stage_bodies.UNREFERENCED)
 
-TEXTS = """
-with gone as (
+DELETE_SQL_TEXTS = """
+with deleted as (
     delete from ops.sql s
     where not exists (
         select from ops.fetch_runs r cross join jsonb_each_text(r.stats -> 'sql') as e where e.value = s.digest)
     returning 1
 )
 
-select count(*) as removed, 0 as taken from gone
+select count(*) as deleted, 0 as selected from deleted
 """
-
-DAGSTER = ["event_logs", "job_ticks", "runs"]
-
-OF_DAGSTER = {
-    # What has an asset's key tells which of its partitions there are.
-    "dagster events": """
-        with gone as (
-            delete from event_logs
-            where id = any(array(
-                select e.id from event_logs e left join runs r using (run_id)
-                where e.asset_key is null
-                  and e.timestamp < now() at time zone 'utc' - make_interval(days => %(events_days)s)
-                  and coalesce(r.status in ('SUCCESS', 'FAILURE', 'CANCELED'), true)
-                limit %(batch)s))
-            returning 1
-        )
-
-        select count(*) as removed, count(*) as taken from gone
-    """,
-    # A sensor goes on from its last one.
-    "dagster ticks": """
-        with gone as (
-            delete from job_ticks
-            where id = any(array(
-                select t.id from job_ticks t
-                where t.timestamp < now() at time zone 'utc' - make_interval(days => %(events_days)s)
-                  and exists (select from job_ticks n where n.selector_id = t.selector_id and n.timestamp > t.timestamp)
-                limit %(batch)s))
-            returning 1
-        )
-
-        select count(*) as removed, count(*) as taken from gone
-    """,
-}

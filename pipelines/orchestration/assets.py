@@ -19,7 +19,7 @@ from sqlalchemy.dialects import postgresql
 from pipelines import project
 from pipelines.errors import AtlasError
 from pipelines.landing import extract
-from pipelines.landing import land as landing
+from pipelines.landing.land import land_intake
 from pipelines.ledger import Run
 from pipelines.orchestration.resources import Atlas
 from pipelines.project import Select
@@ -88,11 +88,11 @@ def staging_asset(source: Source) -> dg.AssetsDefinition:
         atlas: Atlas = context.resources.atlas
 
         def work(warehouse: Warehouse, partition: str) -> Run:
-            return landing.land_intake(
+            return land_intake(
                 warehouse,
                 source,
                 partition,
-                extract.opened(
+                extract.open_intake(
                     warehouse, source, Window.of(partition), atlas.source_mode, full_refresh=config.full_refresh
                 ),
                 shrink=config.shrink,

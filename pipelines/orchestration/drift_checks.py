@@ -16,7 +16,7 @@ import msgspec
 
 from pipelines import project
 from pipelines.landing import schema_drift
-from pipelines.landing.json_paths import ROOT, named
+from pipelines.landing.json_paths import ROOT, contract_paths
 from pipelines.orchestration.assets import drift_table, staging_key
 from pipelines.orchestration.resources import Atlas
 from pipelines.source import Source
@@ -105,7 +105,7 @@ class Reliance:
             step for reads in found.values() for steps in reads.unresolved for step in _without_elements(steps)
         }
         self.contracts = {
-            source.streams[kind]: {path for path, _ in named(msgspec.inspect.type_info(contract))}
+            source.streams[kind]: {path for path, _ in contract_paths(msgspec.inspect.type_info(contract))}
             for kind, contract in source.contracts.items()
         }
 

@@ -31,7 +31,7 @@ follow_sensor = dg.AutomationConditionSensorDefinition(
 )
 def close_dead_runs(context: dg.RunFailureSensorContext) -> None:
     with Atlas().opened() as warehouse:
-        for run_id in ledger.reap(warehouse):
+        for run_id in ledger.close_dead_runs(warehouse):
             context.log.info("closed %s", run_id)
 
 
@@ -49,7 +49,7 @@ def news_sensor(source: Source) -> dg.SensorDefinition:
         if settings.load().mode != "live" or source.change_token is None:
             return dg.SkipReason(NOT_LIVE)
         try:
-            with Atlas().opened() as warehouse, extract.live(warehouse, source) as place:
+            with Atlas().opened() as warehouse, extract.open_source(warehouse, source) as place:
                 token = source.change_token(place)
                 retry = _retry(warehouse, source)
         except AtlasError as error:

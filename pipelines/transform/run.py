@@ -73,7 +73,7 @@ def transform(
     if not selects:
         raise project.without_selects(source.name)
     with (
-        ledger.opened(
+        ledger.open_run(
             warehouse,
             source,
             "transform",

@@ -1,9 +1,9 @@
-"""`ops.effective_version` and `ops.trace`: from a row to the payload, the request, the runs and the SQL it is from.
+"""The function `ops.effective_version` and the view `ops.trace`: from a row to its payload, request, runs and SQL.
 
-    row ──record_id──> version in force ──> payload, request, landing · transform and SQL file that derived it
+    row ──record_id──> effective version ──> payload, request, landing · the run and SELECT file that derived the row
 
-Shared rows, which no record owns, are traced through a row that refers to them. Belongs here: SQL that is made from the
-tables of all domains. Not: showing it (`trace`).
+A shared row has no record of its own: it is traced through a row that refers to it. Belongs here: SQL that is
+generated from the tables of all domains. Not here: looking up one row (`lineage.trace`).
 """
 
 from psycopg import sql
@@ -20,7 +20,7 @@ EFFECTIVE_VERSION = """create or replace function ops.effective_version(
     fetched_at timestamptz, landed_run uuid, derived_run uuid, sql jsonb
 ) language sql stable parallel safe as $$
     select v.version_id, v.payload_id, v.stream, v.external_id, encode(v.digest, 'hex'), v.request,
-        v.fetched_at, v.landed_run, made.fetch_run_id, made.stats -> 'sql'
+        v.fetched_at, v.landed_run, applied.fetch_run_id, applied.stats -> 'sql'
     from staging.versions v
     join ops.fetch_runs f on f.fetch_run_id = v.valid_from_run
     left join ops.fetch_runs t on t.fetch_run_id = v.valid_to_run
@@ -29,14 +29,14 @@ EFFECTIVE_VERSION = """create or replace function ops.effective_version(
         where r.publish_seq <= up_to
           and r.fetch_run_id = any(array(
               select v.valid_from_run union all
-              select d.fetch_run_id from staging.reapplied_versions d where d.version_id = v.version_id))
+              select a.fetch_run_id from staging.reapplied_versions a where a.version_id = v.version_id))
         order by r.publish_seq desc limit 1
-    ) as made
+    ) as applied
     where v.record_id = record and v.payload_id is not null
       and f.publish_seq <= up_to and (t.publish_seq is null or t.publish_seq > up_to)
 $$"""
 
-TRACE = """-- One row per row of a domain, with what proves it.
+TRACE = """-- One row for each row of a domain: what proves it.
 select
     k.table_name,
     k.key,
@@ -66,37 +66,37 @@ cross join lateral (
 
 COLUMNS = {
     "table_name": "schema.table",
-    "key": "Its primary key as text, by spaces",
-    "through": "Table of a row that refers to it, for a shared row",
-    "record_id": "Record that it was derived from",
+    "key": "Primary key as text, columns separated by spaces",
+    "through": "Of a shared row, the table of a row that refers to it",
+    "record_id": "Record that the row was derived from",
     "stream": "Stream of the record",
     "external_id": "The source's own id of the record",
-    "version_id": "Version in force; staging.versions has it",
-    "payload_id": "Its body; staging.payloads has it",
-    "digest": "sha256 of the bytes as received, counters left out, lower hex",
-    "observation_id": "Counters that it was derived from, in a series; staging.observations has them",
+    "version_id": "Effective version of the record; see staging.versions",
+    "payload_id": "Body of the version; see staging.payloads",
+    "digest": "sha256 of the bytes as received, without counters, in lower hex",
+    "observation_id": "Of a row of a series, the counters it was derived from; see staging.observations",
     "request": "URL without secrets, or file:line",
-    "fetched_at": "When it was received",
+    "fetched_at": "When the payload, or the counters, were received",
     "landed_run": "Landing that published it",
     "derived_run": "Run that derived the row",
-    "sql_path": "SELECT file that derived it, below sql/",
-    "sql_digest": "sha256 of the text it had then; ops.sql has it",
+    "sql_path": "SELECT file that derived the row, below sql/",
+    "sql_digest": "sha256 of the text of that file at the time; see ops.sql",
 }
 
 
 def declare() -> None:
-    """Declares both, over all tables that are declared by then."""
+    """Declares both, over all tables that are declared so far."""
     function(
         "ops.effective_version(uuid, bigint)",
         EFFECTIVE_VERSION,
-        "The version of a record that the tables of its domain hold, or held after a published run",
+        "The version of a record that is effective, or was after a published run",
     )
     rows = sql.SQL("\nunion all\n").join(_rows(TableSpec(table)) for table in metadata.sorted_tables if _traced(table))
-    view("ops.trace", _trace(rows), "One row per row of a domain, with what proves it", COLUMNS)
+    view("ops.trace", _trace(rows), "One row for each row of a domain: what proves it", COLUMNS)
 
 
-def row_of(shape: TableSpec, where: sql.Composable) -> sql.Composed:
-    """Those rows of `ops.trace` that are of a table's rows `t` which meet a condition, found by the table's indexes."""
+def trace_query(shape: TableSpec, where: sql.Composable) -> sql.Composed:
+    """The rows of `ops.trace` for the rows `t` of a table that meet a condition, found by the indexes of the table."""
     return sql.SQL(_trace(sql.SQL("{} where {}").format(_rows(shape), where))).format()
 
 
@@ -105,20 +105,21 @@ def _trace(rows: sql.Composed) -> str:
 
 
 def _traced(table: Table) -> bool:
+    """Whether it is a table of a domain."""
     return table.schema not in {"ops", "staging"}
 
 
 def _rows(shape: TableSpec) -> sql.Composed:
-    """Name, key, record and the table through which it is found, for each row of a table."""
-    found = OWNED if shape.owned else SHARED
-    return found.format(
+    """A SELECT of the table's name, key, record and `through` for each row of a table."""
+    rows = OWNED_ROWS if shape.owned else SHARED_ROWS
+    return rows.format(
         name=sql.Literal(shape.name),
         table=shape.target,
         key=shape.key_text("t"),
         observed=sql.SQL("t.observed_at" if shape.series else "null::timestamptz"),
         own=sql.SQL("t.record_id" if shape.told else "null::uuid"),
         referrers=sql.SQL(" union all ").join(
-            REFERRER.format(
+            REFERRING_ROW.format(
                 name=sql.Literal(other.fullname),
                 table=TableSpec(other).target,
                 column=sql.Identifier("r", reference.column),
@@ -132,13 +133,13 @@ def _rows(shape: TableSpec) -> sql.Composed:
     )
 
 
-OWNED = sql.SQL(
+OWNED_ROWS = sql.SQL(
     "select {name} as table_name, {key} as key, null as through, t.record_id, {observed} as observed_at"
     " from {table} as t"
 )
-SHARED = sql.SQL(
+SHARED_ROWS = sql.SQL(
     "select {name} as table_name, {key} as key, case when {own} is null then f.through end as through,"
     " coalesce({own}, f.record_id) as record_id, {observed} as observed_at from {table} as t"
     " left join lateral (select * from ({referrers}) as r limit 1) as f on true"
 )
-REFERRER = sql.SQL("(select {name} as through, r.record_id from {table} as r where {column} = {key} limit 1)")
+REFERRING_ROW = sql.SQL("(select {name} as through, r.record_id from {table} as r where {column} = {key} limit 1)")

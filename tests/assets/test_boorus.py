@@ -92,7 +92,7 @@ class Booru:
 
 @pytest.fixture(params=["danbooru", "e621"])
 def source(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Source:
-    monkeypatch.setattr(f"assets.catalog.{request.param}.MOST", MOST)
+    monkeypatch.setattr(f"assets.catalog.{request.param}.PAGE_SIZE", MOST)
     monkeypatch.setattr(f"assets.catalog.{request.param}.LAST_PAGE", LAST_PAGE)
     return project.sources()[f"catalog/{request.param}"]
 
@@ -117,7 +117,7 @@ def told(items: list[Item], kind: str) -> list[int]:
 
 def after(items: list[Item], window: Window = TODAY) -> Window:
     """The window of the run after one that yielded these items."""
-    return replace(window, cursors={item.listing: item.cursor for item in items if isinstance(item, Cursor)})
+    return replace(window, cursors={item.listing: item.value for item in items if isinstance(item, Cursor)})
 
 
 # Paging
@@ -132,7 +132,7 @@ def test_a_past_day_is_read_by_id_to_an_empty_page(source: Source, booru: Booru,
     items = list(source.fetch(client, PAST_DAY))
     assert told(items, "posts") == list(range(15, 0, -1))
     assert booru.asked == [f"posts b{ABOVE_ALL}", "posts b9", "posts b2", "posts b1", "posts b1", "posts a15"]
-    assert [item for item in items if isinstance(item, FullScan)] == [FullScan("posts", 4, between=(None, 16))]
+    assert [item for item in items if isinstance(item, FullScan)] == [FullScan("posts", 4, id_range=(None, 16))]
 
 
 def test_a_day_without_posts_is_one_empty_page_that_proves_nothing(
@@ -171,14 +171,14 @@ def test_the_first_run_reads_the_day_and_one_page_of_tags(source: Source, booru:
     assert [item.kind for item in items if isinstance(item, FullScan) and item.kind == "tags"] == []
 
 
-def test_a_sweep_reads_news_a_month_and_every_tag(source: Source, booru: Booru, client: Client) -> None:
+def test_a_full_refresh_reads_news_a_month_and_every_tag(source: Source, booru: Booru, client: Client) -> None:
     for number in range(1, 21):
         booru.add(number, created=f"2026-10-{number // 6 + 1:02}T{number:02}:00:00Z")
         booru.add_tag(number, f"tag_{number}")
     marked = after(list(source.fetch(client, TODAY)))
     items = list(source.fetch(client, replace(marked, full_refresh=True)))
     assert told(items, "tags") == list(range(20, 0, -1))
-    swept = {item.kind: item.between for item in items if isinstance(item, FullScan)}
+    swept = {item.kind: item.id_range for item in items if isinstance(item, FullScan)}
     assert swept == {"tags": (None, None), "posts": (5, None)}
     assert set(told(items, "posts")) >= set(range(6, 21))
 
@@ -194,18 +194,18 @@ def test_a_run_that_goes_on_asks_for_the_page_after_the_last_landed(
     asked = booru.asked.copy()
     booru.asked.clear()
     _, second = [item for item in items if isinstance(item, Checkpoint) and item.listing == "posts"][:2]
-    broken_off = replace(marked, resume={"posts": second.state})
+    broken_off = replace(marked, checkpoints={"posts": second.state})
     assert told(list(source.fetch(client, broken_off)), "posts") == told(items, "posts")[13:]
     assert booru.asked == asked[2:]
 
 
-def test_more_changes_than_pages_are_said_and_the_mark_stays(source: Source, booru: Booru, client: Client) -> None:
+def test_more_changes_than_pages_are_noted_and_the_cursor_stays(source: Source, booru: Booru, client: Client) -> None:
     for number in range(1, 101):
         booru.add(number, change=10_000 * number)
     mark = 1 if source.stem == "e621" else "2020-01-01T00:00:00+00:00"
     items = list(source.fetch(client, replace(TODAY, cursors={"posts": {"value": mark}})))
     assert len(set(told(items, "posts"))) > 50
-    assert client.notes["pages beyond the last that may be asked for"] == 1
+    assert client.notes["listings cut off at the last page that the source serves"] == 1
     assert after(items).cursors["posts"]["value"] == mark
     assert [item for item in items if isinstance(item, FullScan) and item.kind == "posts"] == []
 
@@ -221,7 +221,7 @@ def test_a_change_that_leaves_its_time_as_it_is_hides_none_below_it(
     assert set(told(list(source.fetch(client, marked)), "posts")) == set(range(1, 10))
 
 
-def test_a_record_is_looked_up_by_its_own_url(source: Source, booru: Booru, client: Client) -> None:
+def test_a_record_is_fetched_by_its_own_url(source: Source, booru: Booru, client: Client) -> None:
     assert source.get_record and source.change_token
     booru.add(7)
     booru.add_tag(8, "sea")
@@ -238,7 +238,9 @@ def test_a_record_is_looked_up_by_its_own_url(source: Source, booru: Booru, clie
     assert source.get_record(client, "tags", "9") is None
 
 
-def test_a_probe_tells_a_change_and_a_new_tag_but_no_count(source: Source, booru: Booru, client: Client) -> None:
+def test_the_change_token_follows_a_change_and_a_new_tag_but_no_count(
+    source: Source, booru: Booru, client: Client
+) -> None:
     assert source.change_token
     told = [source.change_token(client)]
     booru.add(1, created="2026-10-01T00:00:00Z")
@@ -264,7 +266,7 @@ def take(warehouse: Warehouse, source: Source, posts: list[Record], tags: list[R
         for kind, records in (("posts", posts), ("tags", tags))
         for record in records
     ]
-    land.land(warehouse, source, DAY, items, fetched_at=TODAY.start)
+    land.land_items(warehouse, source, DAY, items, fetched_at=TODAY.start)
     transform(warehouse, source, DAY)
     assert query(warehouse, "select * from staging.quarantine") == []
 

@@ -657,7 +657,7 @@ PAYLOADS = {
 
 def take(warehouse: Warehouse, source: str, payloads: Sequence[Payload], day: str = DAY) -> tuple[Run, Run]:
     """Lands and transforms."""
-    landed = land.land(warehouse, project.sources()[source], day, payloads)
+    landed = land.land_items(warehouse, project.sources()[source], day, payloads)
     return landed, transform(warehouse, project.sources()[source], day)
 
 
@@ -991,7 +991,7 @@ def test_a_prompt_is_shown_where_its_image_and_its_model_are(
 def test_a_prompt_whose_image_is_in_quarantine_is_not_taken_for_safe(warehouse: Warehouse) -> None:
     civitai = project.sources()["catalog/civitai"]
     image = {"id": 5, "url": "https://i/5.png", "width": 0, "nsfwLevel": 32, "meta": {"prompt": "words"}}
-    land.land(warehouse, civitai, DAY, [Payload(json.dumps(image).encode(), "x", kind="images")])
+    land.land_items(warehouse, civitai, DAY, [Payload(json.dumps(image).encode(), "x", kind="images")])
     assert transform(warehouse, civitai, DAY).counts.quarantined == 1
     with warehouse.connect() as connection, connection.transaction():
         told = connection.execute("select text from catalog.prompts").fetchall()

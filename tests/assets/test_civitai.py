@@ -30,7 +30,7 @@ def payload(kind: str, document: dict[str, Any]) -> Payload:
 
 def take(warehouse: Warehouse, source: Source, *items: Item, day: date = DAY) -> Run:
     window = Window(day)
-    land.land(warehouse, source, window.key, items, fetched_at=window.start)
+    land.land_items(warehouse, source, window.key, items, fetched_at=window.start)
     return transform(warehouse, source, window.key)
 
 
@@ -274,7 +274,7 @@ def test_a_sweep_tells_every_model_of_a_listing_that_leaves_out_one_between_page
     items = list(civitai.fetch(client, Window(DAY, full_refresh=True)))
     assert sorted(told(items, "models")) == list(range(models))
     assert {each.kind for each in items if isinstance(each, FullScan)} == {"models"}
-    assert (client.notes["records left out between pages, asked for again"] > 0) == leaves_out
+    assert (client.notes["records skipped between pages, requested again"] > 0) == leaves_out
 
 
 def test_an_increment_tells_new_versions_of_old_models_and_ends_at_known_ground(
@@ -283,7 +283,7 @@ def test_an_increment_tells_new_versions_of_old_models_and_ends_at_known_ground(
     site.models = [published(number) for number in reversed(range(250))]
     site.images = [posted(number) for number in reversed(range(500))]
     marks = {
-        each.listing: each.cursor
+        each.listing: each.value
         for each in civitai.fetch(client, Window(DAY, full_refresh=True))
         if isinstance(each, Cursor)
     }
@@ -299,7 +299,7 @@ def test_an_increment_tells_new_versions_of_old_models_and_ends_at_known_ground(
     assert [each for each in items if isinstance(each, FullScan)] == []
 
 
-def test_a_probe_changes_with_a_new_version_or_image_and_with_nothing_else(
+def test_the_change_token_changes_with_a_new_version_or_image_and_with_nothing_else(
     civitai: Source, site: Site, client: Client
 ) -> None:
     assert civitai.change_token

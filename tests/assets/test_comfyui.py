@@ -33,7 +33,7 @@ WRITING = "being written, left for the next run"
 
 
 def take(warehouse: Warehouse, source: Source, *items: Item) -> Run:
-    land.land(warehouse, source, DAY, items, fetched_at=Window.of(DAY).start)
+    land.land_items(warehouse, source, DAY, items, fetched_at=Window.of(DAY).start)
     return transform(warehouse, source, DAY)
 
 
@@ -78,7 +78,7 @@ def put(path: Path, body: bytes, *, age_s: float = 60) -> Path:
 def read(source: Source, folder: Path) -> list[Payload | Skipped]:
     """What a walk tells, less that it told everything."""
     *items, last = source.fetch(folder, Window.of(DAY))
-    assert last == FullScan("", answers=1)
+    assert last == FullScan("", responses=1)
     return [item for item in items if isinstance(item, Payload | Skipped)]
 
 
@@ -202,12 +202,12 @@ WHOLE = picture(text(b"prompt", API), text(b"workflow", UI))
 @pytest.mark.parametrize(
     ("body", "reason"),
     [
-        (b"GIF89a", "no PNG"),
-        (b"", "cut PNG"),
-        (WHOLE[:-20], "cut PNG"),
-        (WHOLE[:60], "cut PNG"),
+        (b"GIF89a", "not a PNG"),
+        (b"", "truncated PNG"),
+        (WHOLE[:-20], "truncated PNG"),
+        (WHOLE[:60], "truncated PNG"),
         (WHOLE.replace(b"quiet", b"quite"), "PNG text with a wrong checksum"),
-        (picture(chunk(b"zTXt", b"prompt\0\0rubbish")), "PNG text that cannot be unpacked"),
+        (picture(chunk(b"zTXt", b"prompt\0\0rubbish")), "PNG text that cannot be decompressed"),
         (picture(chunk(b"zTXt", b"prompt\0\0" + zlib.compress(bytes(64 * 1024**2 + 1)))), "PNG text larger than 64 MB"),
     ],
 )
@@ -290,7 +290,7 @@ def test_a_file_that_goes_between_listing_and_reading_stays_for_this_run(comfyui
     items = comfyui.fetch(tmp_path, Window.of(DAY))
     assert next(items) == taken("a.json", UI)
     (tmp_path / "b.json").rename(tmp_path / "0.json")
-    assert list(items) == [*left("cannot be read", "b.json"), FullScan("", answers=1)]
+    assert list(items) == [*left("cannot be read", "b.json"), FullScan("", responses=1)]
     assert read(comfyui, tmp_path) == [taken("0.json", UI), taken("a.json", UI)]
 
 
@@ -305,10 +305,10 @@ def test_what_is_no_regular_file_is_left(comfyui: Source, tmp_path: Path, monkey
     with socket.socket(socket.AF_UNIX) as server:
         server.bind("socket.png")
         assert read(comfyui, tmp_path) == [
-            *left("no regular file", "folder.json"),
+            *left("not a regular file", "folder.json"),
             taken("folder.json/inside.json", UI),
-            *left("no regular file", "folder.png#workflow", "folder.png#prompt", "pipe.json"),
-            *left("no regular file", "socket.png#workflow", "socket.png#prompt"),
+            *left("not a regular file", "folder.png#workflow", "folder.png#prompt", "pipe.json"),
+            *left("not a regular file", "socket.png#workflow", "socket.png#prompt"),
         ]
 
 
@@ -334,7 +334,7 @@ def test_links_are_followed_to_files_of_the_folder_and_no_further(comfyui: Sourc
     }
     for name, target in links.items():
         (folder / name).symlink_to(target)
-    out, nowhere = "symbolic link out of the folder", "symbolic link that leads nowhere"
+    out, nowhere = "symbolic link out of the folder", "symbolic link without a target"
     expected = [
         taken("1 file of the folder.json", UI),
         Skipped("2 file out of it.json", out),
@@ -343,7 +343,7 @@ def test_links_are_followed_to_files_of_the_folder_and_no_further(comfyui: Sourc
         Skipped("5 folder out of it", out),
         Skipped("6 folder of a like name", out),
         Skipped("7 above", out),
-        *left("no regular file", "8 folder of the folder", "9 itself"),
+        *left("not a regular file", "8 folder of the folder", "9 itself"),
         Skipped("broken.json", nowhere),
         Skipped("loop.json", nowhere),
         Skipped("loop.png", nowhere),
@@ -393,7 +393,7 @@ def test_a_folder_that_cannot_be_listed_fails_the_run_in_words(
 # News
 
 
-def test_the_probe_changes_with_whatever_a_walk_may_tell(comfyui: Source, tmp_path: Path) -> None:
+def test_the_change_token_changes_with_whatever_a_walk_may_tell(comfyui: Source, tmp_path: Path) -> None:
     change_token = comfyui.change_token
     assert change_token
     told = [change_token(tmp_path)]
@@ -421,7 +421,7 @@ def test_the_probe_changes_with_whatever_a_walk_may_tell(comfyui: Source, tmp_pa
     assert changes()
 
 
-def test_the_probe_opens_no_file(comfyui: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_change_token_opens_no_file(comfyui: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert comfyui.change_token
     put(tmp_path / "a.json", UI)
     (tmp_path / "broken.json").symlink_to("nowhere")
@@ -445,7 +445,7 @@ def test_every_graph_of_the_package_is_there_once_with_its_nodes_counted(warehou
             skipped += 1
 
     folder = recording.read(comfyui, Window.of(DAY).day).path()
-    landed = land.land(warehouse, comfyui, DAY, read(comfyui, folder), fetched_at=Window.of(DAY).start)
+    landed = land.land_items(warehouse, comfyui, DAY, read(comfyui, folder), fetched_at=Window.of(DAY).start)
     assert transform(warehouse, comfyui, DAY).status == "completed"
     assert column(warehouse, "nodes_count") == expected
     assert len(expected) > 600
@@ -528,5 +528,5 @@ def test_a_prompt_with_nan_lands_repaired_and_its_original_is_kept(
     with warehouse.connect() as connection:
         kept = connection.execute("select original, repairs from staging.payloads").fetchall()
         entries = connection.execute("select * from staging.quarantine").fetchall()
-    assert [(row["original"], row["repairs"]) for row in kept] == [(body, ["NaN is no JSON number: kept as text"])]
+    assert [(row["original"], row["repairs"]) for row in kept] == [(body, ["NaN is not a JSON number: kept as text"])]
     assert entries == []

@@ -35,7 +35,7 @@ def model(name: str, **more: Any) -> Record:
 
 def take(warehouse: Warehouse, source: Source, *records: Record, window: Window = TODAY) -> Run:
     payloads = [Payload(json.dumps(each).encode(), each["id"]) for each in records]
-    landed = land.land(warehouse, source, window.key, payloads, fetched_at=window.start)
+    landed = land.land_items(warehouse, source, window.key, payloads, fetched_at=window.start)
     assert landed.counts.quarantined == 0
     return transform(warehouse, source, window.key)
 
@@ -96,7 +96,7 @@ def told(items: list[Item]) -> list[str]:
 
 
 def marks(items: list[Item]) -> dict[str, Any]:
-    return {each.listing: each.cursor for each in items if isinstance(each, Cursor)}
+    return {each.listing: each.value for each in items if isinstance(each, Cursor)}
 
 
 def test_a_first_run_ends_below_the_days_start_and_the_next_one_below_its_mark(
@@ -136,7 +136,7 @@ def test_a_sweep_reads_the_listing_to_its_end_and_says_so(hub: Source, fake: Hub
     fake.models = [model(f"old-{number}", lastModified="2024-02-29T00:00:00.000Z") for number in range(7)]
     swept = list(hub.fetch(client, replace(TODAY, full_refresh=True)))
     assert len(told(swept)) == 7
-    assert swept[-1] == FullScan("", answers=3)
+    assert swept[-1] == FullScan("", responses=3)
 
 
 def test_of_a_day_that_is_past_only_its_models_are_told_and_no_mark_is_left(

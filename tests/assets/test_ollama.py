@@ -16,7 +16,7 @@ from werkzeug import Request, Response
 from pipelines import project
 from pipelines.connectors.http import Client
 from pipelines.landing import land
-from pipelines.landing.land import Intake
+from pipelines.landing.intake import Intake
 from pipelines.ledger import Run
 from pipelines.source import Cursor, FullScan, Item, Payload, Skipped, Source, Window
 from pipelines.transform.run import transform
@@ -108,7 +108,7 @@ def fake(httpserver: HTTPServer) -> Fake:
 def client(fake: Fake, httpserver: HTTPServer) -> Iterator[Client]:
     with (
         Client("catalog/ollama", httpserver.url_for(LISTING)) as library,
-        Client("catalog/ollama", httpserver.url_for(""), places={"library": library}) as opened,
+        Client("catalog/ollama", httpserver.url_for(""), endpoints={"library": library}) as opened,
     ):
         yield opened
 
@@ -144,7 +144,7 @@ def test_an_unchanged_library_is_not_sent_again_and_nothing_of_it_is_missing(
     ollama: Source, fake: Fake, client: Client
 ) -> None:
     fake.library = json.dumps({"models": {"a": listed("latest")}}).encode()
-    marks = {each.listing: each.cursor for each in ollama.fetch(client, FIRST) if isinstance(each, Cursor)}
+    marks = {each.listing: each.value for each in ollama.fetch(client, FIRST) if isinstance(each, Cursor)}
     again = list(ollama.fetch(client, replace(SECOND, cursors=marks)))
     assert told(again) == []
     assert FullScan("library", 1) not in again
@@ -182,7 +182,7 @@ def test_while_a_name_cannot_be_read_nothing_that_was_shown_is_given_up(
     assert FullScan("shown", 1) not in items
 
 
-def test_a_probe_changes_with_what_the_server_lists(ollama: Source, fake: Fake, client: Client) -> None:
+def test_the_change_token_changes_with_what_the_server_lists(ollama: Source, fake: Fake, client: Client) -> None:
     assert ollama.change_token is not None
     before = ollama.change_token(client)
     assert ollama.change_token(client) == before

@@ -87,18 +87,18 @@ TEXT = chunk(b"tEXt", b"prompt\0{}")
 @pytest.mark.parametrize(
     ("body", "reason"),
     [
-        (b"GIF89a.....", "no PNG"),
-        (b"\x89PNG\n\x1a\n the line ends were changed", "no PNG"),
-        (b"", "cut PNG"),
-        (_png.SIGNATURE[:5], "cut PNG"),
-        (_png.SIGNATURE, "cut PNG"),
+        (b"GIF89a.....", "not a PNG"),
+        (b"\x89PNG\n\x1a\n the line ends were changed", "not a PNG"),
+        (b"", "truncated PNG"),
+        (_png.SIGNATURE[:5], "truncated PNG"),
+        (_png.SIGNATURE, "truncated PNG"),
         (_png.SIGNATURE + bytes(100), "damaged PNG"),
         (picture(TEXT[:-1] + b"!"), "PNG text with a wrong checksum"),
         (picture(TEXT.replace(b"{}", b"[]")), "PNG text with a wrong checksum"),
-        (picture(chunk(b"zTXt", b"prompt\0\0no zlib")), "PNG text that cannot be unpacked"),
-        (picture(chunk(b"zTXt", b"prompt\0\0" + zlib.compress(b"{}")[:-2])), "PNG text that cannot be unpacked"),
-        (picture(chunk(b"zTXt", b"prompt")), "PNG text that cannot be unpacked"),
-        (picture(chunk(b"iTXt", b"prompt\0\1\0\0\0no zlib")), "PNG text that cannot be unpacked"),
+        (picture(chunk(b"zTXt", b"prompt\0\0no zlib")), "PNG text that cannot be decompressed"),
+        (picture(chunk(b"zTXt", b"prompt\0\0" + zlib.compress(b"{}")[:-2])), "PNG text that cannot be decompressed"),
+        (picture(chunk(b"zTXt", b"prompt")), "PNG text that cannot be decompressed"),
+        (picture(chunk(b"iTXt", b"prompt\0\1\0\0\0no zlib")), "PNG text that cannot be decompressed"),
         (picture(chunk(b"zTXt", b"prompt\0\0" + zlib.compress(bytes(MOST_BYTES + 1)))), "PNG text larger than 1 MB"),
         (picture(chunk(b"tEXt", b"prompt\0" + bytes(MOST_BYTES))), "PNG text larger than 1 MB"),
     ],
@@ -111,7 +111,7 @@ def test_a_file_that_cannot_be_told_says_why(body: bytes, reason: str) -> None:
 def test_a_picture_cut_anywhere_is_told_and_a_text_is_whole_or_not_there() -> None:
     whole = picture(TEXT, chunk(b"zTXt", b"workflow\0\0" + zlib.compress(b"{}")))
     for length in range(len(whole) - 4):
-        with pytest.raises(_png.Unreadable, match=r"^cut PNG$"):
+        with pytest.raises(_png.Unreadable, match=r"^truncated PNG$"):
             texts(whole[:length])
 
 

@@ -90,13 +90,13 @@ def models(tmp_path: Path) -> Path:
         ),
         (
             ["land", "catalog/civitai.models", "--from", "Makefile"],
-            "Makefile is no file of payloads: its name should end in",
+            "Makefile is not a file of payloads: its name should end in",
         ),
         (["runs", "catalog/nothing"], "There is no source or domain 'catalog/nothing'"),
         (["quarantine", "list", "catalog/nothing"], "There is no source or domain 'catalog/nothing'"),
         (
             ["land", "catalog/civitai.models", "--from", "/dev/stdin"],
-            "stdin is no file of payloads: its name should end in",
+            "stdin is not a file of payloads: its name should end in",
         ),
         (
             ["land", "catalog/civitai.models", "--from", "pipelines/cli"],

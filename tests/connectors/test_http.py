@@ -53,13 +53,13 @@ def at_once() -> Iterator[None]:
 
 def ask(server: Server, target: str = "/list", **more: object) -> Page | None:
     with Client("catalog/invented", server.url, **more) as client:  # type: ignore[arg-type]
-        return client.ask(target, Page)[1]
+        return client.request(target, Page)[1]
 
 
 def test_an_answer_is_decoded_and_its_request_is_told(serve: Serve) -> None:
     server = serve()
     with Client("catalog/invented", server.url, token="a-secret", contact="me@example.org") as client:
-        response, page = client.ask("/list?limit=2&cursor=a%7Cb", Page)
+        response, page = client.request("/list?limit=2&cursor=a%7Cb", Page)
     assert page == Page([1, 2, 3])
     assert request_of(response) == f"{server.url}/list?limit=2&cursor=a%7Cb"
     (asked,) = server.log
@@ -109,7 +109,7 @@ def test_a_fault_on_a_connection_that_was_in_use_spoils_nothing_after_it(serve: 
     server = serve(script=hostile.at(faults))
     with Client("catalog/invented", server.url) as client:
         for _ in range(len(hostile.NO_LIMITS) + 1):
-            assert client.ask("/list", Page)[1] == Page([1, 2, 3])
+            assert client.request("/list", Page)[1] == Page([1, 2, 3])
 
 
 def test_a_server_that_says_nothing_is_given_up_on(
@@ -139,9 +139,9 @@ def test_no_server_is_a_sentence_that_says_what_to_check(at_once: None, serve: S
 @pytest.mark.parametrize(
     ("answer", "told"),
     [
-        (Answer({"items": {"1": 2}}), r"no page of it \(.*\$\.items"),
-        (Answer(b'{"items": [], "more": "\xff"}'), "no page of it"),
-        (Answer(b"[" * 100_000), "no page of it"),
+        (Answer({"items": {"1": 2}}), r"not a valid page \(.*\$\.items"),
+        (Answer(b'{"items": [], "more": "\xff"}'), "not a valid page"),
+        (Answer(b"[" * 100_000), "not a valid page"),
         (Answer(WHOLE, headers={"Content-Encoding": "gzip"}), "catalog/invented"),
     ],
     ids=["another shape", "no UTF-8", "brackets", "false gzip"],
@@ -171,7 +171,7 @@ def test_what_is_gone_is_nothing(serve: Serve, status: int) -> None:
 def test_what_is_unchanged_is_nothing(serve: Serve) -> None:
     server = serve(Answer(WHOLE, headers={"ETag": '"one"'}))
     with Client("catalog/invented", server.url) as client:
-        response, page = client.ask("/list", Page, {"if-none-match": '"one"'})
+        response, page = client.request("/list", Page, {"if-none-match": '"one"'})
     assert (response.status_code, page) == (304, None)
 
 
@@ -204,7 +204,7 @@ def test_a_server_that_asks_to_be_left_alone_is(serve: Serve, name: str, skew_s:
 def test_a_time_to_wait_may_be_none(
     serve: Serve, monkeypatch: pytest.MonkeyPatch, told: str, at_least_s: float
 ) -> None:
-    monkeypatch.setattr(http, "UNSAID_WAIT_S", 0.2)
+    monkeypatch.setattr(http, "DEFAULT_WAIT_S", 0.2)
     server = serve(Answer(b"", 429, {"Retry-After": told}), Answer(WHOLE))
     assert ask(server) == Page([1, 2, 3])
     assert at_least_s <= server.log[1].began - server.log[0].ended < at_least_s + 1
@@ -213,7 +213,7 @@ def test_a_time_to_wait_may_be_none(
 @pytest.mark.parametrize("told", ["86400", "1e400", "99999999999999999999", "Fri, 31 Dec 9999 23:59:59 GMT"])
 def test_a_server_that_asks_to_wait_too_long_is_left(serve: Serve, told: str) -> None:
     server = serve(Answer(b"tomorrow", 429, {"Retry-After": told}))
-    with pytest.raises(Deferred, match="deferred: catalog/invented asks to be left alone until"):
+    with pytest.raises(Deferred, match="deferred: catalog/invented accepts no requests until"):
         ask(server)
     assert len(server.log) == 1
 
@@ -234,28 +234,28 @@ def test_a_server_that_asks_to_wait_too_long_is_left(serve: Serve, told: str) ->
 def test_only_the_path_of_a_link_is_followed(serve: Serve, base: str, link: str, target: str) -> None:
     server = serve()
     with Client("catalog/invented", server.url + base, token="a-secret") as client:
-        assert client.below_base(link) == target
-        client.ask(client.below_base(link), Page)
+        assert client.target_of(link) == target
+        client.request(client.target_of(link), Page)
     assert server.log[0].target == base.rstrip("/") + target
 
 
 @pytest.mark.parametrize("link", ["http://host:port/list", "\x00"], ids=ascii)
 def test_a_link_that_is_none_is_a_fault_in_words(serve: Serve, link: str) -> None:
     with Client("catalog/invented", serve().url) as client, pytest.raises(SourceFault, match="catalog/invented names"):
-        client.below_base(link)
+        client.target_of(link)
 
 
 def test_a_document_is_asked_for_by_the_base_url_itself(serve: Serve) -> None:
     server = serve()
     with Client("catalog/invented", f"{server.url}/library.json") as client:
-        assert client.ask("", Page)[1] == Page([1, 2, 3])
+        assert client.request("", Page)[1] == Page([1, 2, 3])
     assert server.log[0].target == "/library.json"
 
 
 def test_secrets_are_sent_and_not_kept(serve: Serve) -> None:
     server = serve()
     with Client("catalog/invented", server.url) as client:
-        response, _ = client.ask("/list?token=a-secret&cursor=b&API_KEY=a-secret", Page)
+        response, _ = client.request("/list?token=a-secret&cursor=b&API_KEY=a-secret", Page)
     assert server.log[0].arguments == {"token": "a-secret", "cursor": "b", "API_KEY": "a-secret"}
     assert request_of(response) == f"{server.url}/list?cursor=b"
     assert without_secrets("https://me:a-secret@host/list?page=2&key=a-secret") == "https://host/list?page=2"

@@ -14,8 +14,16 @@ import stamina
 
 from pipelines.connectors import listing
 from pipelines.connectors.http import ATTEMPTS, Client
-from pipelines.connectors.listing import MOST_IDLE_PAGES, Head, Listing
-from pipelines.connectors.pagination import Below, Numbered, Position
+from pipelines.connectors.listing import Incremental, Listing
+from pipelines.connectors.loop_guard import MAX_IDLE_PAGES
+from pipelines.connectors.pages import Position, RecordHead
+from pipelines.connectors.pagination import (
+    BeforeIdPaginator,
+    CursorPaginator,
+    LinkHeaderPaginator,
+    PageNumberPaginator,
+    SinglePage,
+)
 from pipelines.errors import AtlasError, SourceFault
 from pipelines.source import Checkpoint, Cursor, FullScan, Window
 from tests import hostile
@@ -26,7 +34,7 @@ NOON = datetime(2026, 11, 1, 12, tzinfo=UTC)
 OVERLAP = timedelta(minutes=10)
 
 
-class Entry(Head):
+class Entry(RecordHead):
     id: str
     at: datetime | None = None
 
@@ -45,6 +53,11 @@ class Page(msgspec.Struct):
 def entry(name: str, minutes: float = 0) -> dict[str, Any]:
     """A record that was changed so many minutes after noon."""
     return {"id": name, "at": hostile.iso(NOON + timedelta(minutes=minutes))}
+
+
+BY_LINK = CursorPaginator(lambda page: page.next)
+COMPARED = CursorPaginator(lambda page: page.next, size_parameter="limit")
+"""Also asks for wider pages, for records that are left out between two."""
 
 
 @dataclass
@@ -72,7 +85,7 @@ class Read:
 
     told: list[str] = field(default_factory=list)
     kept: dict[str, Any] = field(default_factory=dict)
-    marks: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    cursors: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     swept: list[FullScan] = field(default_factory=list)
 
 
@@ -87,18 +100,25 @@ class Reader:
         """pages: it breaks off after so many."""
         read = Read()
         self.client.notes.clear()
-        usual: dict[str, Any] = {"records": lambda page: page.items, "head": Entry, "overlap": OVERLAP}
-        if "paging" not in more:
-            usual["following"] = lambda page, keys, link: page.next
-        found = Listing(self.client, window, "entries", "/list", {"limit": limit}, Page, **(usual | more))
-        for number, answer in enumerate(found, 1):
-            read.told += [json.loads(each).get("id", "unreadable") for each in answer.records]
-            read.kept = json.loads(msgspec.json.encode(answer.done.state))
+        usual: dict[str, Any] = {"head": Entry, "incremental": Incremental(OVERLAP), "paginator": BY_LINK}
+        found = Listing(
+            self.client,
+            window,
+            "entries",
+            "/list",
+            {"limit": limit},
+            Page,
+            records=lambda page: page.items,
+            **(usual | more),
+        )
+        for number, page in enumerate(found, 1):
+            read.told += [json.loads(each).get("id", "unreadable") for each in page.records]
+            read.kept = json.loads(msgspec.json.encode(page.checkpoint.state))
             if number == pages:
                 return read
         for item in found.end():
             if isinstance(item, Cursor):
-                read.marks[item.listing] = json.loads(msgspec.json.encode(item.cursor))
+                read.cursors[item.listing] = json.loads(msgspec.json.encode(item.value))
             elif isinstance(item, FullScan):
                 read.swept.append(item)
             assert not isinstance(item, Checkpoint)
@@ -145,7 +165,7 @@ def test_without_a_mark_it_is_read_to_its_end(opened: Open) -> None:
     read = reader.read()
     assert read.told == list("gfedcbazyx")
     assert read.swept == [FullScan("", 4)]
-    assert datetime.fromisoformat(read.marks["entries"]["value"]) == NOON + timedelta(minutes=60)
+    assert datetime.fromisoformat(read.cursors["entries"]["value"]) == NOON + timedelta(minutes=60)
 
 
 def test_an_increment_ends_with_a_page_that_is_all_below_the_mark_less_the_overlap(opened: Open) -> None:
@@ -165,27 +185,27 @@ def test_a_sweep_reads_all_whatever_the_mark(opened: Open) -> None:
 
 
 def test_a_first_increment_ends_where_it_is_told(opened: Open) -> None:
-    read = opened(BOOK).read(since=NOON + timedelta(minutes=45))
+    read = opened(BOOK).read(incremental=Incremental(OVERLAP, NOON + timedelta(minutes=45)))
     assert (read.told, read.swept) == (list("gfedcb"), [])
-    assert datetime.fromisoformat(read.marks["entries"]["value"]) == NOON + timedelta(minutes=60)
+    assert datetime.fromisoformat(read.cursors["entries"]["value"]) == NOON + timedelta(minutes=60)
 
 
 def test_a_listing_without_order_is_read_to_its_end_and_leaves_no_mark(opened: Open) -> None:
-    read = opened(BOOK).read(overlap=None, kind="entries")
-    assert (read.told, read.marks, read.swept) == (list("gfedcbazyx"), {}, [FullScan("entries", 4)])
+    read = opened(BOOK).read(incremental=None, kind="entries")
+    assert (read.told, read.cursors, read.swept) == (list("gfedcbazyx"), {}, [FullScan("entries", 4)])
 
 
 def test_one_pinned_old_record_does_not_end_an_increment(opened: Open) -> None:
     book = Book(
         [[entry("new", 60), entry("pinned", -999)], [entry("other", 59)], [entry("old", -60)], [entry("x", -61)]]
     )
-    read = opened(book).read(since=NOON)
+    read = opened(book).read(incremental=Incremental(OVERLAP, NOON))
     assert read.told == ["new", "pinned", "other", "old"]
 
 
 def test_an_empty_page_in_the_middle_is_no_end(opened: Open) -> None:
     reader = opened(Book([[entry("b", 60)], [], [], [entry("a", 50)]]))
-    assert reader.read(since=NOON).told == ["b", "a"]
+    assert reader.read(incremental=Incremental(OVERLAP, NOON)).told == ["b", "a"]
     assert reader.read(replace(TODAY, full_refresh=True)).swept == [FullScan("", 4)]
 
 
@@ -193,13 +213,13 @@ def test_records_that_cannot_be_read_are_handed_on(opened: Open) -> None:
     book = Book([[{"name": "no id"}, {"id": 7}, entry("b", 60)], [entry("a", 50) | {"at": "yesterday"}]])
     read = opened(book).read()
     assert read.told == ["unreadable", 7, "b", "a"]
-    assert datetime.fromisoformat(read.marks["entries"]["value"]) == NOON + timedelta(minutes=60)
+    assert datetime.fromisoformat(read.cursors["entries"]["value"]) == NOON + timedelta(minutes=60)
 
 
-# Paging words
+# Paginators
 
 
-class Numbers(Head):
+class Numbers(RecordHead):
     id: int
 
     def key(self) -> str:
@@ -253,9 +273,14 @@ def losing(*numbers: int) -> Callable[[list[int]], None]:
     return before
 
 
-BY_NUMBER = Numbered("page", "limit", 7, 9)
-WORDS: dict[str, Any] = {"head": Numbers, "overlap": None, "limit": 7}
-LARGE: dict[str, Any] = {"paging": Numbered("page", "limit", 320, 750), "head": Numbers, "overlap": None, "limit": 320}
+BY_NUMBER = PageNumberPaginator("page", "limit", 7, 9)
+WORDS: dict[str, Any] = {"head": Numbers, "incremental": None, "limit": 7}
+LARGE: dict[str, Any] = {
+    "paginator": PageNumberPaginator("page", "limit", 320, 750),
+    "head": Numbers,
+    "incremental": None,
+    "limit": 320,
+}
 
 
 def pages_asked(reader: Reader) -> list[tuple[str | None, str]]:
@@ -264,7 +289,7 @@ def pages_asked(reader: Reader) -> list[tuple[str | None, str]]:
 
 def test_a_page_by_number_begins_before_the_one_before_has_ended(opened: Open) -> None:
     reader = opened(Shelf(list(range(1, 16))))
-    read = reader.read(paging=BY_NUMBER, **WORDS)
+    read = reader.read(paginator=BY_NUMBER, **WORDS)
     assert read.told == [15, 14, 13, 12, 11, 10, 9, 9, 8, 7, 6, 5, 4, 5, 4, 3, 2, 1, 1]
     assert read.swept == [FullScan("", 5)]
     assert pages_asked(reader) == [(None, "7"), ("2", "6"), ("3", "5"), ("3", "7"), ("4", "7")]
@@ -273,7 +298,7 @@ def test_a_page_by_number_begins_before_the_one_before_has_ended(opened: Open) -
 def test_pages_that_all_end_at_one_place_are_refused() -> None:
     """Of a page of six that is the tenth, whatever overlaps the end is larger."""
     with pytest.raises(ValueError, match="up to 6 records"):
-        Numbered("page", "limit", 6, 10)
+        PageNumberPaginator("page", "limit", 6, 10)
 
 
 @pytest.mark.parametrize("stale", [1, 300, 320, 321, 638])
@@ -297,7 +322,7 @@ def test_a_page_that_begins_too_low_is_no_known_ground(opened: Open) -> None:
     """It is all below the mark, since a hundred have gone; so are not those that it passes over."""
     shelf = Shelf(list(range(1, 1001)), before=losing(0, 100))
     window = replace(TODAY, cursors={"entries": {"value": 620}})
-    read = opened(shelf).read(window, **(LARGE | {"overlap": 1}))
+    read = opened(shelf).read(window, **(LARGE | {"incremental": Incremental(1)}))
     assert set(range(619, 901)) <= set(map(int, read.told))
 
 
@@ -311,7 +336,7 @@ def test_the_last_page_hides_none(opened: Open) -> None:
 def test_pages_that_hold_less_than_asked_for_hide_none_or_are_a_fault(opened: Open, most: int) -> None:
     shelf = Shelf(list(range(1, 30)), most=most)
     with suppress(SourceFault):
-        words = WORDS | {"paging": Numbered("page", "limit", 12, 99), "limit": 12}
+        words = WORDS | {"paginator": PageNumberPaginator("page", "limit", 12, 99), "limit": 12}
         assert not missed(shelf, opened(shelf).read(**words))
 
 
@@ -345,19 +370,31 @@ def test_pages_by_number_pass_over_nothing_while_records_come_and_go(opened: Ope
     stale = set(draw.sample(sorted(always), k=1)) if draw.random() < 0.5 else set()
     reader = opened(Shelf([*always, *going], stale=stale, before=before))
     limit = draw.randint(11, 15)
-    read = reader.read(paging=Numbered("page", "limit", limit, 99), **(WORDS | {"limit": limit}))
+    read = reader.read(paginator=PageNumberPaginator("page", "limit", limit, 99), **(WORDS | {"limit": limit}))
     assert not always.difference(map(int, read.told), stale)
     assert len(read.swept) == 1
 
 
 def test_pages_below_an_id_are_read_to_an_empty_one(opened: Open) -> None:
     reader = opened(Shelf(list(range(1, 8))))
-    read = reader.read(paging=Below("page"), **(WORDS | {"limit": 3}))
+    read = reader.read(paginator=BeforeIdPaginator("page"), **(WORDS | {"limit": 3}))
     assert read.told == [7, 6, 5, 4, 3, 2, 1]
     assert [page for page, _ in pages_asked(reader)] == [None, "b5", "b2", "b1"]
 
 
-IN_A_ROW: dict[str, Any] = {"paging": Below("page"), "among": {"limit": 1}} | WORDS
+def test_a_link_header_names_the_next_page(opened: Open) -> None:
+    class Linked:
+        def answer(self, asked: Asked) -> Answer:
+            number = int(asked.arguments.get("cursor", "0"))
+            link = {"Link": f'<https://elsewhere.example/list?cursor={number + 1}>; rel="next"'}
+            return Answer({"items": [entry(str(number))]}, headers=link if number < 2 else {})
+
+    reader = opened(Linked())
+    assert reader.read(paginator=LinkHeaderPaginator()).told == ["0", "1", "2"]
+    assert reader.asked() == ["0", "1", "2"]
+
+
+IN_A_ROW: dict[str, Any] = WORDS | {"paginator": BeforeIdPaginator("page", neighbours={"limit": 1})}
 
 
 def test_of_records_with_ids_in_a_row_the_next_ones_are_asked_for(opened: Open) -> None:
@@ -366,7 +403,7 @@ def test_of_records_with_ids_in_a_row_the_next_ones_are_asked_for(opened: Open) 
     assert opened(Shelf([4, 5], day=range(4, 6))).read(**IN_A_ROW).swept == [FullScan("", 2, (None, None))]
     nothing = opened(Shelf([2, 7], day=range(4, 6)))
     assert nothing.read(**IN_A_ROW).swept == []
-    assert nothing.client.notes["listings that tell nothing, of which nothing is concluded"] == 1
+    assert nothing.client.notes["empty listings, which are not a full scan"] == 1
 
 
 @pytest.mark.parametrize("word", ["b", "a"])
@@ -379,18 +416,18 @@ def test_a_next_record_that_is_not_told_is_a_fault_and_no_end_of_them(opened: Op
             one = asked.arguments["limit"] == "1" and asked.arguments["page"].startswith(word)
             return said if one else shelf.answer(asked)
 
-    with pytest.raises(SourceFault, match=f"does not say which record is next to its entries at /list.*page={word}"):
+    with pytest.raises(SourceFault, match=f"does not return the record next to its entries at /list.*page={word}"):
         opened(Silent()).read(**IN_A_ROW)
 
 
-@pytest.mark.parametrize("paging", [Below("page"), BY_NUMBER], ids=["below", "numbered"])
-def test_a_page_below_an_id_or_by_number_goes_on_where_it_broke_off(opened: Open, paging: Any) -> None:
+@pytest.mark.parametrize("paginator", [BeforeIdPaginator("page"), BY_NUMBER], ids=["below", "numbered"])
+def test_a_page_below_an_id_or_by_number_goes_on_where_it_broke_off(opened: Open, paginator: Any) -> None:
     reader = opened(Shelf(list(range(1, 20))))
-    told = reader.read(paging=paging, **WORDS).told
+    told = reader.read(paginator=paginator, **WORDS).told
     whole = pages_asked(reader)
     reader.server.log.clear()
-    broken = reader.read(paging=paging, **WORDS, pages=2)
-    resumed = reader.read(replace(TODAY, resume={"entries": broken.kept}), paging=paging, **WORDS)
+    broken = reader.read(paginator=paginator, **WORDS, pages=2)
+    resumed = reader.read(replace(TODAY, checkpoints={"entries": broken.kept}), paginator=paginator, **WORDS)
     assert broken.told + resumed.told == told
     assert pages_asked(reader) == whole
 
@@ -399,26 +436,27 @@ def test_a_page_by_number_that_is_told_later_hides_none(opened: Open) -> None:
     """What has gone since it broke off is seen by the last page, which is kept."""
     shelf = Shelf(list(range(1, 31)))
     reader = opened(shelf)
-    broken = reader.read(paging=BY_NUMBER, **WORDS, pages=2)
+    broken = reader.read(paginator=BY_NUMBER, **WORDS, pages=2)
     losing(4)(shelf.ids)
-    resumed = reader.read(replace(TODAY, resume={"entries": broken.kept}), paging=BY_NUMBER, **WORDS)
+    resumed = reader.read(replace(TODAY, checkpoints={"entries": broken.kept}), paginator=BY_NUMBER, **WORDS)
     assert not missed(shelf, broken, resumed)
 
 
 def test_a_listing_that_is_cut_off_is_no_end(opened: Open) -> None:
-    few = replace(BY_NUMBER, most=2)
+    few = replace(BY_NUMBER, max_page=2)
     reader = opened(Shelf(list(range(1, 30))))
-    read = reader.read(paging=few, **WORDS)
+    read = reader.read(paginator=few, **WORDS)
     assert (read.told[0], read.told[-1], read.swept) == (29, 16, [])
-    assert reader.client.notes["pages beyond the last that may be asked for"] == 1
+    assert reader.client.notes["listings cut off at the last page that the source serves"] == 1
     window = replace(TODAY, cursors={"entries": {"value": 5}})
-    assert reader.read(window, paging=few, **(WORDS | {"overlap": 1})).marks["entries"]["value"] == 5
-    assert reader.client.notes["listings that ended short of the last mark, which stays"] == 1
+    read = reader.read(window, paginator=few, **(WORDS | {"incremental": Incremental(1)}))
+    assert read.cursors["entries"]["value"] == 5
+    assert reader.client.notes["listings that ended before the last cursor, which is kept"] == 1
 
 
 def test_a_page_of_records_without_ids_is_no_end(opened: Open) -> None:
-    with pytest.raises(SourceFault, match="tells records without ids"):
-        opened(Book([[{"name": "what"}]])).read(paging=Below("page"))
+    with pytest.raises(SourceFault, match="returns records without ids"):
+        opened(Book([[{"name": "what"}]])).read(paginator=BeforeIdPaginator("page"))
 
 
 # Clocks
@@ -451,11 +489,11 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> type[Clock]:
 def test_a_time_that_is_still_to_come_moves_no_mark_beyond_now(opened: Open, clock: type[Clock]) -> None:
     book = Book([[entry("tomorrow", 1440), entry("now", -1)]])
     reader = opened(book)
-    read = reader.read(since=NOON - timedelta(hours=1))
-    assert datetime.fromisoformat(read.marks["entries"]["value"]) == NOON
+    read = reader.read(incremental=Incremental(OVERLAP, NOON - timedelta(hours=1)))
+    assert datetime.fromisoformat(read.cursors["entries"]["value"]) == NOON
     book.pages = [[entry("tomorrow", 1440), entry("next", 5), entry("now", -1)]]
     clock.moment = NOON + timedelta(minutes=6)
-    assert "next" in reader.read(replace(TODAY, cursors=read.marks)).told
+    assert "next" in reader.read(replace(TODAY, cursors=read.cursors)).told
 
 
 def test_a_mark_is_not_moved_beyond_the_first_page_of_a_listing_that_broke_off(
@@ -464,34 +502,35 @@ def test_a_mark_is_not_moved_beyond_the_first_page_of_a_listing_that_broke_off(
     """What changed while it was broken off is above its first page, and below the time when it goes on."""
     book = Book([[entry("tomorrow", 1440), entry("b", -1)], [entry("a", -2)], [entry("x", -600)]])
     reader = opened(book)
-    broken = reader.read(since=NOON - timedelta(minutes=5), pages=1)
+    since = Incremental(OVERLAP, NOON - timedelta(minutes=5))
+    broken = reader.read(incremental=since, pages=1)
     clock.moment = NOON + timedelta(minutes=60)
-    resumed = reader.read(replace(TODAY, resume={"entries": broken.kept}), since=NOON - timedelta(minutes=5))
-    assert datetime.fromisoformat(resumed.marks["entries"]["value"]) == NOON
+    resumed = reader.read(replace(TODAY, checkpoints={"entries": broken.kept}), incremental=since)
+    assert datetime.fromisoformat(resumed.cursors["entries"]["value"]) == NOON
 
 
 # Going on
 
 
 @pytest.mark.parametrize("pages", [1, 2, 3, 4])
-@pytest.mark.parametrize("border", [None, "limit"], ids=["plain", "with a look across borders"])
-def test_a_listing_that_broke_off_goes_on_after_its_last_page(opened: Open, pages: int, border: str | None) -> None:
+@pytest.mark.parametrize("paginator", [BY_LINK, COMPARED], ids=["plain", "with wider pages"])
+def test_a_listing_that_broke_off_goes_on_after_its_last_page(opened: Open, pages: int, paginator: Any) -> None:
     reader = opened(BOOK)
-    whole = reader.read(border=border)
+    whole = reader.read(paginator=paginator)
     asked = reader.asked()
-    broken = reader.read(border=border, pages=pages)
-    resumed = reader.read(replace(TODAY, resume={"entries": broken.kept}), border=border)
+    broken = reader.read(paginator=paginator, pages=pages)
+    resumed = reader.read(replace(TODAY, checkpoints={"entries": broken.kept}), paginator=paginator)
     assert broken.told + resumed.told == whole.told
-    assert (resumed.marks, resumed.swept) == (whole.marks, whole.swept)
+    assert (resumed.cursors, resumed.swept) == (whole.cursors, whole.swept)
     assert reader.asked() == asked
 
 
 def test_a_sweep_goes_on_where_an_increment_had_come_to_known_ground(opened: Open) -> None:
     reader = opened(BOOK)
-    broken = reader.read(since=NOON + timedelta(minutes=45), pages=2)
-    assert broken.kept["ended"] == "known"
-    window = replace(TODAY, resume={"entries": broken.kept}, full_refresh=True)
-    resumed = reader.read(window, since=NOON + timedelta(minutes=45))
+    broken = reader.read(incremental=Incremental(OVERLAP, NOON + timedelta(minutes=45)), pages=2)
+    assert broken.kept["ended"] == "cursor"
+    window = replace(TODAY, checkpoints={"entries": broken.kept}, full_refresh=True)
+    resumed = reader.read(window, incremental=Incremental(OVERLAP, NOON + timedelta(minutes=45)))
     assert broken.told + resumed.told == list("gfedcbazyx")
     assert resumed.swept == [FullScan("", 4)]
 
@@ -517,15 +556,15 @@ def test_a_page_that_names_itself_stops_it(opened: Open) -> None:
 @pytest.mark.parametrize("page", [[], [entry("a"), entry("b")]], ids=["empty", "the same again"])
 def test_ever_new_links_stop_it(opened: Open, page: list[Any]) -> None:
     reader = opened(Book([[entry("a"), entry("b")]] + [page] * 1_000))
-    with pytest.raises(SourceFault, match=f"does not come to an end: {MOST_IDLE_PAGES} pages up to /list"):
+    with pytest.raises(SourceFault, match=f"does not come to an end: {MAX_IDLE_PAGES} pages up to /list"):
         reader.read(replace(TODAY, full_refresh=True))
-    assert len(reader.asked()) == 1 + MOST_IDLE_PAGES
+    assert len(reader.asked()) == 1 + MAX_IDLE_PAGES
 
 
 def test_records_told_twice_are_counted(opened: Open) -> None:
     reader = opened(Book([[entry("a"), entry("b")], [entry("b"), entry("c")]]))
     assert reader.read().told == ["a", "b", "b", "c"]
-    assert reader.client.notes["records told twice"] == 1
+    assert reader.client.notes["records returned twice"] == 1
 
 
 def test_a_listing_that_is_gone_is_a_fault(opened: Open) -> None:
@@ -555,24 +594,24 @@ SKIPPED = {0: [entry("s", 35)], 1: [entry("t", 30)], 2: [entry("u", 0)]}
 
 def test_records_left_out_between_pages_are_found(opened: Open) -> None:
     reader = opened(Book(BOOK.pages, between=SKIPPED))
-    read = reader.read(border="limit")
+    read = reader.read(paginator=COMPARED)
     assert sorted(read.told) == sorted("gfesdcbtazyux")
-    assert reader.client.notes["records left out between pages, asked for again"] == 3
+    assert reader.client.notes["records skipped between pages, requested again"] == 3
     assert reader.asked() == ["0", "0+", "1", "1+", "2", "2+", "3"]
 
 
 def test_a_listing_without_holes_is_asked_for_one_page_more(opened: Open) -> None:
     reader = opened(BOOK)
-    assert reader.read(border="limit").told == list("gfedcbazyx")
-    assert reader.client.notes["records left out between pages, asked for again"] == 0
+    assert reader.read(paginator=COMPARED).told == list("gfedcbazyx")
+    assert reader.client.notes["records skipped between pages, requested again"] == 0
     assert reader.asked() == ["0", "0+", "1", "2", "3"]
 
 
 @pytest.mark.parametrize("pages", [1, 2, 3])
 def test_records_left_out_are_found_by_a_listing_that_goes_on(opened: Open, pages: int) -> None:
     reader = opened(Book(BOOK.pages, between=SKIPPED))
-    broken = reader.read(border="limit", pages=pages)
-    resumed = reader.read(replace(TODAY, resume={"entries": broken.kept}), border="limit")
+    broken = reader.read(paginator=COMPARED, pages=pages)
+    resumed = reader.read(replace(TODAY, checkpoints={"entries": broken.kept}), paginator=COMPARED)
     assert sorted(broken.told + resumed.told) == sorted("gfesdcbtazyux")
 
 
@@ -592,14 +631,14 @@ class Tagged:
 def test_an_unchanged_listing_costs_one_304(opened: Open) -> None:
     source = Tagged()
     reader = opened(source)
-    first = reader.read(conditional=True)
+    first = reader.read(paginator=SinglePage(conditional=True))
     assert first.told == ["a"]
-    again = reader.read(replace(TODAY, cursors=first.marks), conditional=True)
-    assert (again.told, again.swept, again.marks) == ([], [], first.marks)
+    again = reader.read(replace(TODAY, cursors=first.cursors), paginator=SinglePage(conditional=True))
+    assert (again.told, again.swept, again.cursors) == ([], [], first.cursors)
     assert [each.status for each in reader.server.log] == [200, 304]
     assert reader.client.notes["listings unchanged"] == 1
     source.page = [entry("b", 20)]
-    assert reader.read(replace(TODAY, cursors=again.marks), conditional=True).told == ["b"]
+    assert reader.read(replace(TODAY, cursors=again.cursors), paginator=SinglePage(conditional=True)).told == ["b"]
 
 
 def test_a_page_of_times_to_come_is_asked_for_without_conditions(opened: Open) -> None:
@@ -607,13 +646,13 @@ def test_a_page_of_times_to_come_is_asked_for_without_conditions(opened: Open) -
     source = Tagged()
     source.page = [{"id": "tomorrow", "at": hostile.iso(datetime.now(UTC) + timedelta(days=1))}]
     reader = opened(source)
-    first = reader.read(since=NOON)
-    assert reader.read(replace(TODAY, cursors=first.marks)).told == ["tomorrow"]
+    first = reader.read(incremental=Incremental(OVERLAP, NOON))
+    assert reader.read(replace(TODAY, cursors=first.cursors)).told == ["tomorrow"]
 
 
 def test_a_sweep_asks_without_conditions(opened: Open) -> None:
     reader = opened(Tagged())
     first = reader.read()
-    again = reader.read(replace(TODAY, cursors=first.marks, full_refresh=True))
+    again = reader.read(replace(TODAY, cursors=first.cursors, full_refresh=True))
     assert (again.told, again.swept) == (["a"], [FullScan("", 1)])
-    assert reader.read(replace(TODAY, cursors=again.marks)).told == []
+    assert reader.read(replace(TODAY, cursors=again.cursors)).told == []

@@ -1,4 +1,4 @@
-"""Turns over a real Postgres: one at a time, never faster than allowed, never before a ban is over; whoever asks."""
+"""Rate limits over a real Postgres: one request at a time, never faster than allowed, never while a host is blocked."""
 
 import threading
 import time
@@ -11,7 +11,7 @@ import psycopg
 import pytest
 
 from pipelines.connectors import rate_limit
-from pipelines.connectors.rate_limit import Deferred, Turns
+from pipelines.connectors.rate_limit import Deferred, RateLimit
 from pipelines.errors import AtlasError
 from pipelines.warehouse.database import Warehouse
 
@@ -19,16 +19,16 @@ HOST = "civitai.example:443"
 TOLERANCE_S = 0.005
 """Clocks of Postgres and of Python are read at different moments."""
 
-Open = Callable[..., Turns]
+Open = Callable[..., RateLimit]
 
 
 @pytest.fixture
 def opened(warehouse: Warehouse) -> Iterator[Open]:
-    """Turns on a connection of their own, as each run has."""
+    """Rate limits, each on a connection of its own, as each run has."""
     with ExitStack() as stack:
 
-        def make(host: str = HOST, rate: float | None = None) -> Turns:
-            return Turns(stack.enter_context(warehouse.connect()), host, rate)
+        def make(host: str = HOST, rate: float | None = None) -> RateLimit:
+            return RateLimit(stack.enter_context(warehouse.connect()), host, rate)
 
         yield make
 
@@ -42,12 +42,14 @@ def together(*work: Callable[[], None]) -> None:
         each.join()
 
 
-def asking(asked: list[tuple[float, float]], turn: Turns, times: int, lasting_s: float = 0.0) -> Callable[[], None]:
-    """Takes turns, and notes when each began and ended."""
+def asking(
+    asked: list[tuple[float, float]], limit: RateLimit, times: int, lasting_s: float = 0.0
+) -> Callable[[], None]:
+    """Takes slots, and notes when each began and ended."""
 
     def ask() -> None:
         for _ in range(times):
-            with turn.turn():
+            with limit.slot():
                 began = time.monotonic()
                 time.sleep(lasting_s)
                 asked.append((began, time.monotonic()))
@@ -66,7 +68,7 @@ def test_two_runs_together_are_never_faster_than_the_rate(opened: Open) -> None:
     assert began[-1] - began[0] < 2 * 11 / 20, "and they do not wait for nothing"
 
 
-def test_a_turn_lasts_until_the_answer(opened: Open) -> None:
+def test_a_slot_lasts_until_the_answer(opened: Open) -> None:
     asked: list[tuple[float, float]] = []
     together(*(asking(asked, opened(), 4, lasting_s=0.03) for _ in range(2)))
     asked.sort()
@@ -78,10 +80,10 @@ def test_what_one_is_told_keeps_the_other_from_asking(opened: Open) -> None:
     until = []
 
     def told() -> None:
-        turn = opened()
-        with turn.turn():
-            time.sleep(0.1)  # the other waits for its turn meanwhile
-            turn.leave_alone(0.4)
+        limit = opened()
+        with limit.slot():
+            time.sleep(0.1)  # the other waits for its slot meanwhile
+            limit.block_for(0.4)
             until.append(time.monotonic() + 0.4)
 
     other = opened()
@@ -92,45 +94,45 @@ def test_what_one_is_told_keeps_the_other_from_asking(opened: Open) -> None:
 
     together(told, later)
     assert asked[0][0] >= until[0] - TOLERANCE_S
-    assert other.waited_s > 0.2  # the rest passed while it waited for its turn
+    assert other.waited_s > 0.2  # the rest passed while it waited for its slot
 
 
-def test_a_short_ban_does_not_end_a_long_one(opened: Open) -> None:
-    turn = opened()
+def test_a_short_block_does_not_end_a_long_one(opened: Open) -> None:
+    limit = opened()
     started = time.monotonic()
-    turn.leave_alone(0.3)
-    turn.leave_alone(0.01)
-    with turn.turn():
+    limit.block_for(0.3)
+    limit.block_for(0.01)
+    with limit.slot():
         assert time.monotonic() - started >= 0.3 - TOLERANCE_S
 
 
-def test_a_ban_that_is_too_long_is_told_to_every_run_at_once(opened: Open) -> None:
+def test_a_block_that_is_too_long_is_raised_to_every_run_at_once(opened: Open) -> None:
     first = opened()
-    first.leave_alone(rate_limit.LONGEST_WAIT_S + 60)
-    until = datetime.now(UTC) + timedelta(seconds=rate_limit.LONGEST_WAIT_S + 60)
+    first.block_for(rate_limit.MAX_WAIT_S + 60)
+    until = datetime.now(UTC) + timedelta(seconds=rate_limit.MAX_WAIT_S + 60)
     for each in (first, opened()):
         started = time.monotonic()
-        with pytest.raises(Deferred, match=f"deferred: {HOST} asks to be left alone until") as told, each.turn():
+        with pytest.raises(Deferred, match=f"deferred: {HOST} accepts no requests until") as told, each.slot():
             pytest.fail("it was asked")
         assert abs(told.value.until - until) < timedelta(seconds=5)
         assert time.monotonic() - started < 1
-    with opened("another.example").turn():
+    with opened("another.example").slot():
         pass
 
 
-def test_whoever_fails_gives_the_turn_back(opened: Open) -> None:
-    turn = opened()
-    with pytest.raises(AtlasError), turn.turn():
+def test_a_failure_gives_the_slot_back(opened: Open) -> None:
+    limit = opened()
+    with pytest.raises(AtlasError), limit.slot():
         raise AtlasError("the source fell silent")
-    with opened().turn():
+    with opened().slot():
         pass
 
 
-def test_whoever_dies_gives_the_turn_back(warehouse: Warehouse, opened: Open) -> None:
+def test_a_lost_connection_gives_the_slot_back(warehouse: Warehouse, opened: Open) -> None:
     asked: list[tuple[float, float]] = []
     dying = warehouse.connect()
-    turn = Turns(dying, HOST, None)
-    held = turn.turn()
+    limit = RateLimit(dying, HOST, None)
+    held = limit.slot()
     held.__enter__()
     waiting = threading.Thread(target=asking(asked, opened(), 1))
     waiting.start()
@@ -146,9 +148,9 @@ def test_whoever_dies_gives_the_turn_back(warehouse: Warehouse, opened: Open) ->
 
 def test_hosts_do_not_wait_for_each_other(opened: Open) -> None:
     slow = opened(rate=0.1)
-    with slow.turn():
+    with slow.slot():
         pass
     started = time.monotonic()
-    with opened("another.example", rate=0.1).turn():
+    with opened("another.example", rate=0.1).slot():
         pass
     assert time.monotonic() - started < 1

@@ -15,15 +15,14 @@ from psycopg.rows import tuple_row
 from pipelines import ledger, project
 from pipelines.errors import SourceFault
 from pipelines.landing import land
-from pipelines.landing.deletions import Look
-from pipelines.landing.land import Intake
+from pipelines.landing.intake import GetRecord, Intake
 from pipelines.ledger import Run
 from pipelines.source import Checkpoint, FullScan, Item, Payload, Skipped, Source
 from pipelines.transform.run import pending_partitions, transform
 from pipelines.warehouse.database import Warehouse
 
 DAYS = ("2026-11-01", "2026-11-02", "2026-11-03", "2026-11-04")
-ALL = FullScan("", answers=1)
+ALL = FullScan("", responses=1)
 
 
 def at(day: str) -> datetime:
@@ -45,7 +44,7 @@ def take_in(
     day: str = DAYS[0],
     *,
     mode: str = "recorded",
-    get_record: Look | None = None,
+    get_record: GetRecord | None = None,
     shrink: bool = False,
 ) -> Run:
     intake = Intake(lambda _: items, mode, at(day), get_record=get_record)
@@ -120,7 +119,7 @@ def test_a_tombstone_says_when_and_why(warehouse: Warehouse, comfyui: Source) ->
         from staging.versions where latest and external_id = 'a'
         """,
     )
-    words = "not told by a complete listing; said of a"
+    words = "missing from a full scan; said of a"
     assert found == [(at(DAYS[1]), at(DAYS[1]), DAYS[1], run.id, None, words)]
     assert rows(warehouse, "select latest from staging.versions where external_id = 'a' order by version_id") == [
         (False,),
@@ -147,7 +146,7 @@ def test_a_record_that_comes_back_is_there_again(warehouse: Warehouse, comfyui: 
 def test_a_listing_that_was_not_read_to_its_end_proves_nothing(warehouse: Warehouse, comfyui: Source) -> None:
     take_in(warehouse, comfyui, graphs("ab"))
     assert take_in(warehouse, comfyui, [graph("b")], DAYS[1]).counts.deleted == 0
-    assert take_in(warehouse, comfyui, [graph("b"), ALL], DAYS[1], mode="brought").counts.deleted == 0
+    assert take_in(warehouse, comfyui, [graph("b"), ALL], DAYS[1], mode="files").counts.deleted == 0
     assert there(warehouse) == ["a", "b"]
 
 
@@ -180,7 +179,7 @@ def test_a_listing_that_lost_more_than_a_fifth_fails_before_anything_is_written_
     left = [*graphs(numbered(told)), ALL]
     if not believed:
         before = rows(warehouse, "select * from staging.versions order by version_id")
-        with pytest.raises(SourceFault, match=f"tells {told} records, and {had - told} of those .* --shrink"):
+        with pytest.raises(SourceFault, match=f"lists {told} records, and lacks {had - told} of those .* --shrink"):
             take_in(warehouse, comfyui, left, DAYS[1])
         assert rows(warehouse, "select * from staging.versions order by version_id") == before
         assert rows(warehouse, "select status, fetched, publish_seq from ops.fetch_runs order by 1 desc limit 1") == [
@@ -226,9 +225,9 @@ def test_a_payload_that_is_rejected_with_its_id_is_not_gone(warehouse: Warehouse
 
 def test_several_answers_where_none_can_be_looked_at_prove_nothing(warehouse: Warehouse, comfyui: Source) -> None:
     take_in(warehouse, comfyui, graphs("abc"))
-    run = take_in(warehouse, comfyui, [graph("c"), FullScan("", answers=2)], DAYS[1])
+    run = take_in(warehouse, comfyui, [graph("c"), FullScan("", responses=2)], DAYS[1])
     assert run.stats["notes"] == {
-        "not deleted: told in several answers, and none can be looked at by itself": 2,
+        "not deleted: listed in several answers, and no record can be fetched by id": 2,
     }
     assert (run.counts.deleted, there(warehouse)) == (0, ["a", "b", "c"])
 
@@ -243,10 +242,10 @@ def test_each_record_that_is_missing_is_looked_at_and_what_is_there_lands(
         return None if external_id == "a" else graph(external_id, "looked at" if external_id == "b" else "")
 
     take_in(warehouse, comfyui, graphs("abcd"))
-    run = take_in(warehouse, comfyui, [graph("d"), FullScan("", answers=2)], DAYS[1], get_record=get_record)
+    run = take_in(warehouse, comfyui, [graph("d"), FullScan("", responses=2)], DAYS[1], get_record=get_record)
     assert asked == [("", "a"), ("", "b"), ("", "c")]
     assert (run.counts.fetched, run.counts.updated, run.counts.unchanged, run.counts.deleted) == (3, 1, 2, 1)
-    assert run.stats["notes"] == {"left out by a listing, asked for by id": 2}
+    assert run.stats["notes"] == {"missing from a full scan, fetched by id": 2}
     assert (there(warehouse), gone(warehouse)) == (["b", "c", "d"], ["a"])
 
 
@@ -331,7 +330,7 @@ def test_a_listing_of_some_ids_says_nothing_of_others(warehouse: Warehouse, comf
     """In the order of numbers, whatever day they came in."""
     take_in(warehouse, comfyui, graphs(["7", "9", "10", "11"]))
     take_in(warehouse, comfyui, graphs(["100", "30"]), DAYS[1])
-    run = take_in(warehouse, comfyui, [graph("11"), FullScan("", 1, between=(9, 100))], DAYS[2])
+    run = take_in(warehouse, comfyui, [graph("11"), FullScan("", 1, id_range=(9, 100))], DAYS[2])
     assert (run.counts.deleted, gone(warehouse)) == (2, ["10", "30"])
     assert there(warehouse) == ["100", "11", "7", "9"]
 
@@ -339,8 +338,8 @@ def test_a_listing_of_some_ids_says_nothing_of_others(warehouse: Warehouse, comf
 def test_a_listing_of_some_ids_that_lost_most_of_them_is_not_believed(warehouse: Warehouse, comfyui: Source) -> None:
     """However many others are told beside them."""
     take_in(warehouse, comfyui, graphs(map(str, range(1, 30))))
-    few: list[Item] = [*graphs(["1", "3", *map(str, range(20, 200))]), FullScan("", 1, between=(1, 20))]
-    with pytest.raises(SourceFault, match="tells 1 records, and 17 of those it had are missing"):
+    few: list[Item] = [*graphs(["1", "3", *map(str, range(20, 200))]), FullScan("", 1, id_range=(1, 20))]
+    with pytest.raises(SourceFault, match="lists 1 records, and lacks 17 of those that it had"):
         take_in(warehouse, comfyui, few, DAYS[1])
     assert take_in(warehouse, comfyui, few, DAYS[1], shrink=True).counts.deleted == 17
 
@@ -420,7 +419,7 @@ def test_a_landing_goes_on_where_the_last_one_broke_off(
     assert there(warehouse) == []
     run = go_on(warehouse, comfyui, pages)
     assert (pages.resumed, pages.asked) == ([{}, {"graphs": {"page": 3}}], [[0, 1, 2, 3], [3, 4]])
-    assert run.stats["notes"] == {"payloads taken up from a run that broke off": 9}
+    assert run.stats["notes"] == {"payloads resumed from a failed run": 9}
     assert_all_landed_once(warehouse, run)
     assert kept(warehouse) == (0, 0, 0)
 
@@ -456,7 +455,7 @@ def test_what_was_rejected_skipped_repaired_or_kept_before_counts_once(warehouse
 def test_what_landed_while_it_was_broken_off_is_not_taken_for_gone(warehouse: Warehouse, comfyui: Source) -> None:
     pages = Pages([(2, GIVEN_UP)])
     break_off(warehouse, comfyui, pages)
-    land.land(warehouse, comfyui, DAYS[0], [graph("meanwhile")])
+    land.land_items(warehouse, comfyui, DAYS[0], [graph("meanwhile")])
     run = go_on(warehouse, comfyui, pages)
     assert (run.counts.deleted, "meanwhile" in there(warehouse)) == (0, True)
 
@@ -479,7 +478,7 @@ def test_it_begins_anew_after(warehouse: Warehouse, comfyui: Source, why: str) -
             connection.execute(
                 """
                 update staging.checkpoints set progress = progress || jsonb_build_object(
-                    'began', (progress ->> 'began')::timestamptz - interval '25 hours')
+                    'started_at', (progress ->> 'started_at')::timestamptz - interval '25 hours')
                 """
             )
         elif why == "a server that crashed":  # it forgets what is in unlogged tables
@@ -510,7 +509,8 @@ KILLED = """
 import json, sys, time
 from contextlib import nullcontext
 from pipelines import project
-from pipelines.landing import land as landing
+from pipelines.landing import land
+from pipelines.landing.intake import Intake
 from pipelines.source import Checkpoint, Payload
 from pipelines.warehouse.database import Warehouse
 from sqlalchemy import make_url
@@ -525,10 +525,10 @@ def items(resume):
             yield Payload(json.dumps({"nodes": [], "words": name}).encode(), f"said of {name}", name)
         yield Checkpoint("graphs", {"page": page + 1})
 
-landing.BATCH_PAYLOADS = 2
+land.BATCH_PAYLOADS = 2
 source = project.sources()["catalog/comfyui"]
-intake = landing.Intake(items, "live")
-landing.land_intake(Warehouse(make_url(sys.argv[1])), source, sys.argv[2], nullcontext(intake))
+intake = Intake(items, "live")
+land.land_intake(Warehouse(make_url(sys.argv[1])), source, sys.argv[2], nullcontext(intake))
 """
 
 
@@ -540,7 +540,7 @@ def test_a_process_that_was_killed_is_taken_up(warehouse: Warehouse, comfyui: So
         assert process.stdout is not None
         assert process.stdout.readline() == "here\n"
         process.kill()
-    while not ledger.reap(warehouse):
+    while not ledger.close_dead_runs(warehouse):
         pass  # the server notices in a moment that it is gone
     pages = Pages()
     run = go_on(warehouse, comfyui, pages)

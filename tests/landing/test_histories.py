@@ -26,7 +26,7 @@ from pipelines import project
 from pipelines.connectors import listing
 from pipelines.errors import AtlasError
 from pipelines.landing import extract, land, validate
-from pipelines.landing.land import Intake
+from pipelines.landing.intake import Intake
 from pipelines.source import Item, Source, Window
 from pipelines.transform.run import pending_partitions, transform
 from pipelines.warehouse.database import OPTIONS, Connection, Warehouse
@@ -241,7 +241,7 @@ class History:
         self.runs += 1
         crash_after = self.draw.randint(0, 12) if crash else None
         self.note(f"run {day} {full_refresh=} {crash_after=} {faults=}")
-        opened = extract.opened(self.warehouse, self.source, Window.of(day), "live", full_refresh=full_refresh)
+        opened = extract.open_intake(self.warehouse, self.source, Window.of(day), "live", full_refresh=full_refresh)
         try:
             run = land.land_intake(self.warehouse, self.source, day, self.watched(opened, crash_after), shrink=calm)
         except (Crash, AtlasError) as error:
@@ -271,7 +271,7 @@ class History:
         with opened as intake:
 
             def items(resume: dict[str, dict[str, Any]]) -> Iterator[Item]:
-                began = [datetime.fromisoformat(state["began"]) for state in resume.values()]
+                began = [datetime.fromisoformat(state["started_at"]) for state in resume.values()]
                 self.resumed, self.began = bool(resume), min([Clock.now(), *began])
                 for number, item in enumerate(intake.items(resume)):
                     if number == crash_after:
@@ -373,9 +373,9 @@ def of_seed(seed: str, warehouse: Warehouse, server: Server, monkeypatch: pytest
     wider = world.wider
     swept = timedelta(days=draw.choice([1, 30]))
     if wider is None:
-        monkeypatch.setattr(f"assets.catalog.{stem}.MOST", usual + 6)
+        monkeypatch.setattr(f"assets.catalog.{stem}.PAGE_SIZE", usual + 6)
         monkeypatch.setattr(f"assets.catalog.{stem}.LAST_PAGE", 50)
-        monkeypatch.setattr(f"assets.catalog.{stem}.SWEPT", swept)
+        monkeypatch.setattr("assets.catalog._booru.REFRESHED", swept)
     api = hostile.APIS[stem](
         size=lambda limit: usual + wider(limit) if wider else limit, validators=draw.random() < 0.5
     )

@@ -23,12 +23,12 @@ from psycopg import sql
 
 from pipelines import project
 from pipelines.connectors.http import ATTEMPTS
-from pipelines.connectors.listing import MOST_IDLE_PAGES
+from pipelines.connectors.loop_guard import MAX_IDLE_PAGES
 from pipelines.connectors.rate_limit import Deferred
 from pipelines.errors import AtlasError, SourceFault
 from pipelines.landing import extract
-from pipelines.landing import land as landing
-from pipelines.landing.land import Intake
+from pipelines.landing.intake import Intake
+from pipelines.landing.land import land_intake
 from pipelines.ledger import Run
 from pipelines.source import Item, Source, Window
 from pipelines.transform.run import pending_partitions, transform
@@ -80,8 +80,8 @@ class Site:
         source: Source | None = None,
     ) -> Run:
         source = source or self.source
-        opened = extract.opened(self.warehouse, source, Window.of(self.today), "live", full_refresh=full_refresh)
-        return landing.land_intake(self.warehouse, source, self.today, breaking_off(opened, crash_after), shrink=shrink)
+        opened = extract.open_intake(self.warehouse, source, Window.of(self.today), "live", full_refresh=full_refresh)
+        return land_intake(self.warehouse, source, self.today, breaking_off(opened, crash_after), shrink=shrink)
 
     def load(self, **more: Any) -> Run:
         """Lands and transforms; the landing."""
@@ -164,7 +164,7 @@ def opened(new_warehouse: Callable[[], Warehouse], monkeypatch: pytest.MonkeyPat
         ) -> Site:
             api = hostile.APIS[stem](size=pages_of(size), validators=validators)
             if isinstance(api, hostile.Booru):
-                monkeypatch.setattr(f"assets.catalog.{stem}.MOST", max(size, PAGE_OF_POSTS))
+                monkeypatch.setattr(f"assets.catalog.{stem}.PAGE_SIZE", max(size, PAGE_OF_POSTS))
                 monkeypatch.setattr(f"assets.catalog.{stem}.LAST_PAGE", 50)
             server = stack.enter_context(Server(api.answer))
             for name, value in hostile.environment({stem: server.url}).items():
@@ -300,7 +300,7 @@ def test_a_listing_without_end_stops_in_words(opened: Open, stem: str, fault: Fa
     site.api.faithless[path] = fault
     with pytest.raises(SourceFault, match=r"repeats itself|does not come to an end"):
         site.load(full_refresh=True)
-    assert site.requests() <= 2 * (MOST_IDLE_PAGES + 1)  # each with a look across the border
+    assert site.requests() <= 2 * (MAX_IDLE_PAGES + 1)  # each with a look across the border
     assert site.last_run()["status"] == "failed"
     assert site.records() == before
     site.api.faithless.clear()
@@ -360,10 +360,10 @@ def test_two_processes_at_once_obey_and_keep_to_the_rate(opened: Open) -> None:
         "from pipelines import project, settings; from pipelines.landing import extract, land; "
         "from pipelines.source import Window; "
         "from pipelines.warehouse.database import opened as warehouse_of; from assets.catalog import danbooru; "
-        "danbooru.MOST, danbooru.LAST_PAGE = 7, 50; "
+        "danbooru.PAGE_SIZE, danbooru.LAST_PAGE = 7, 50; "
         f"source, window = project.sources()['catalog/danbooru'], Window.of('{site.today}'); "
         "w = warehouse_of(settings.load()).__enter__(); "
-        "land.land_intake(w, source, window.key, extract.opened(w, source, window, 'live', sweep=True))"
+        "land.land_intake(w, source, window.key, extract.open_intake(w, source, window, 'live', full_refresh=True))"
     )
     running = [subprocess.Popen([sys.executable, "-c", program], cwd=project.ROOT, env=environment) for _ in range(2)]
     assert [each.wait(timeout=60) for each in running] == [0, 0]
@@ -382,7 +382,7 @@ def test_a_ban_ends_the_run_as_deferred_and_the_next_one_asks_nothing(opened: Op
     last = site.last_run()
     assert (last["status"], last["error_text"][:10]) == ("failed", "deferred: ")
     for _ in range(2):
-        with pytest.raises(Deferred, match="asks to be left alone until"):
+        with pytest.raises(Deferred, match="accepts no requests until"):
             site.load(full_refresh=True)
     assert site.requests() == 0
     with site.warehouse.connect() as connection:
@@ -446,7 +446,7 @@ def test_the_record_between_two_pages_is_found_in_the_same_run(opened: Open) -> 
     site.api.skips = True
     run = site.load(full_refresh=True)
     assert site.records() == site.world()
-    assert run.stats["notes"]["records left out between pages, asked for again"] >= 3
+    assert run.stats["notes"]["records skipped between pages, requested again"] >= 3
 
 
 @pytest.mark.parametrize("stem", LISTED)

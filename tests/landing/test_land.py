@@ -15,7 +15,7 @@ from psycopg.rows import tuple_row
 
 from pipelines.errors import AtlasError
 from pipelines.landing import bulk_files
-from pipelines.landing import land as landing
+from pipelines.landing.land import BATCH_PAYLOADS, land_intake, land_items
 from pipelines.ledger import Run
 from pipelines.source import Item, Payload, Skipped, Source, Window
 from pipelines.warehouse.database import Warehouse
@@ -53,12 +53,12 @@ def history(warehouse: Warehouse, of: str = "a") -> list[str]:
 
 
 def land(warehouse: Warehouse, source: Source, *items: Item, day: str = DAY) -> Run:
-    return landing.land(warehouse, source, day, items, fetched_at=FIRST)
+    return land_items(warehouse, source, day, items, fetched_at=FIRST)
 
 
 def bring(warehouse: Warehouse, source: Source, path: Path) -> Run:
     intake = bulk_files.intake(source, next(iter(source.contracts)), path, Window.of(DAY))
-    return landing.land_intake(warehouse, source, DAY, nullcontext(intake))
+    return land_intake(warehouse, source, DAY, nullcontext(intake))
 
 
 def model(number: int) -> bytes:
@@ -86,10 +86,10 @@ def test_of_several_of_one_time_the_one_received_last_wins(warehouse: Warehouse,
 
 
 def test_a_newer_version_wins_across_batches_of_one_run(warehouse: Warehouse, comfyui: Source) -> None:
-    others = (payload("other", FIRST, of=f"other {each}") for each in range(landing.BATCH_PAYLOADS))
+    others = (payload("other", FIRST, of=f"other {each}") for each in range(BATCH_PAYLOADS))
     run = land(warehouse, comfyui, payload("new", SECOND), *others, payload("old", FIRST))
     assert sorted(history(warehouse)) == ["NEW", "old"]
-    assert run.counts.created == landing.BATCH_PAYLOADS + 1
+    assert run.counts.created == BATCH_PAYLOADS + 1
 
 
 def test_a_newer_version_wins_across_runs(warehouse: Warehouse, comfyui: Source) -> None:
@@ -170,7 +170,7 @@ def test_a_version_tells_where_it_came_from(warehouse: Warehouse, comfyui: Sourc
 
 
 def test_bodies_of_a_run_that_broke_off_are_taken_up_by_the_next(warehouse: Warehouse, comfyui: Source) -> None:
-    items = [payload(f"words {each}", of=str(each)) for each in range(landing.BATCH_PAYLOADS + 1)]
+    items = [payload(f"words {each}", of=str(each)) for each in range(BATCH_PAYLOADS + 1)]
 
     def broken() -> Iterator[Item]:
         yield from items
@@ -179,8 +179,8 @@ def test_bodies_of_a_run_that_broke_off_are_taken_up_by_the_next(warehouse: Ware
     with pytest.raises(ConnectionError):
         land(warehouse, comfyui, *broken())
     with pytest.raises(ConnectionError):
-        landing.land(warehouse, comfyui, DAY, broken())
-    assert number(warehouse, "select count(*) from staging.payloads") == landing.BATCH_PAYLOADS
+        land_items(warehouse, comfyui, DAY, broken())
+    assert number(warehouse, "select count(*) from staging.payloads") == BATCH_PAYLOADS
     assert number(warehouse, "select count(*) from staging.versions") == 0
     assert rows(warehouse, "select status, error_text, fetched, publish_seq from ops.fetch_runs") == [
         ("failed", "ConnectionError: the source hung up", 0, None)
@@ -197,7 +197,7 @@ def test_an_interrupted_landing_says_so(warehouse: Warehouse, comfyui: Source) -
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        landing.land(warehouse, comfyui, DAY, interrupted())
+        land_items(warehouse, comfyui, DAY, interrupted())
     assert rows(warehouse, "select status, error_text from ops.fetch_runs") == [("failed", "interrupted")]
 
 
@@ -315,7 +315,7 @@ def test_a_folder_is_read_with_all_its_folders_and_what_is_no_json_is_skipped(
     (tmp_path / "picture.png").write_bytes(b"\x89PNG")
     run = bring(warehouse, civitai, tmp_path)
     assert ids(warehouse) == ["1", "2", "3", "4"]
-    assert run.stats["skipped"] == {"not JSON by its name": 2}
+    assert run.stats["skipped"] == {"not a JSON file by its name": 2}
 
 
 def test_a_folder_of_graphs_is_read_by_the_connector_of_graphs(
@@ -338,11 +338,11 @@ def test_a_packed_file_that_is_cut_publishes_nothing(
     suffix = "gz" if packer is gzip.compress else "zst"
     path = tmp_path / f"cut.ndjson.{suffix}"
     path.write_bytes(packer(NDJSON)[:length])
-    with pytest.raises(AtlasError, match=f"cut.ndjson.{suffix} cannot be unpacked: .*Nothing of it is published"):
+    with pytest.raises(AtlasError, match=f"cut.ndjson.{suffix} cannot be decompressed: .*Nothing of it is published"):
         bring(warehouse, civitai, path)
     assert number(warehouse, "select count(*) from staging.versions") == 0
     ((status, words),) = rows(warehouse, "select status, error_text from ops.fetch_runs")
-    assert status == "failed" and "cannot be unpacked" in words
+    assert status == "failed" and "cannot be decompressed" in words
 
 
 def test_a_packed_file_with_a_flipped_byte_is_refused_in_a_sentence(civitai: Source, tmp_path: Path) -> None:
@@ -350,7 +350,7 @@ def test_a_packed_file_with_a_flipped_byte_is_refused_in_a_sentence(civitai: Sou
     path = tmp_path / "bad.ndjson.gz"
     for place in range(10, len(sound) - 8):
         path.write_bytes(sound[:place] + bytes([sound[place] ^ 0xFF]) + sound[place + 1 :])
-        with pytest.raises(AtlasError, match="cannot be unpacked"):
+        with pytest.raises(AtlasError, match="cannot be decompressed"):
             list(bulk_files.intake(civitai, "models", path, None).items({}))
 
 
@@ -358,7 +358,7 @@ def test_a_file_that_is_not_packed_as_its_name_says_publishes_nothing(
     warehouse: Warehouse, civitai: Source, tmp_path: Path
 ) -> None:
     (tmp_path / "plain.ndjson.gz").write_bytes(NDJSON)
-    with pytest.raises(AtlasError, match="cannot be unpacked"):
+    with pytest.raises(AtlasError, match="cannot be decompressed"):
         bring(warehouse, civitai, tmp_path / "plain.ndjson.gz")
 
 
@@ -383,7 +383,7 @@ def test_a_record_that_went_back_to_what_it_was_is_that_in_any_order_of_days(
     said = {1: "a", 2: "b", 3: "a"}
     for day in order:
         at = datetime(2026, 11, day, tzinfo=UTC)
-        landing.land(warehouse, comfyui, f"2026-11-0{day}", [payload(said[day])], fetched_at=at)
+        land_items(warehouse, comfyui, f"2026-11-0{day}", [payload(said[day])], fetched_at=at)
     assert [words for words in history(warehouse) if words.isupper()] == ["A"]
 
 

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from psycopg import sql
 from psycopg.rows import tuple_row
 
-from pipelines.landing import land as landing
-from pipelines.landing.land import Intake
-from pipelines.landing.volatile_fields import Counted, take_out, tree
+from pipelines.landing.intake import Intake
+from pipelines.landing.land import land_intake, land_items
+from pipelines.landing.volatile_fields import VolatileFields, path_tree, split_off
 from pipelines.ledger import Run
 from pipelines.source import Contract, FullScan, Item, Payload, Source
 from pipelines.transform.run import pending_partitions, transform
@@ -37,7 +37,7 @@ def at(day: str) -> datetime:
 
 def taken(body: str | bytes, *paths: str) -> tuple[Any, Any]:
     """What is left of a document, and its counters."""
-    stable, counted = take_out(body.encode() if isinstance(body, str) else body, tree(paths))
+    stable, counted = split_off(body.encode() if isinstance(body, str) else body, path_tree(paths))
     return json.loads(stable), json.loads(counted.values) if counted else None
 
 
@@ -79,7 +79,7 @@ def test_what_the_paths_name_is_taken_out_and_nothing_else(
 
 @pytest.mark.parametrize("body", ["[]", "7", '"stats"', "null", "[{}]"])
 def test_a_document_that_is_no_object_has_no_counters(body: str) -> None:
-    assert take_out(body.encode(), tree(("stats", "a[*].n"))) == (body.encode(), None)
+    assert split_off(body.encode(), path_tree(("stats", "a[*].n"))) == (body.encode(), None)
 
 
 @pytest.mark.parametrize(
@@ -105,12 +105,12 @@ def test_a_document_that_is_no_object_has_no_counters(body: str) -> None:
 )
 def test_a_document_that_would_lose_something_is_left_whole(body: str | bytes) -> None:
     raw = body.encode() if isinstance(body, str) else body
-    assert take_out(raw, tree(("stats", "a[*].n"))) == (raw, None)
+    assert split_off(raw, path_tree(("stats", "a[*].n"))) == (raw, None)
 
 
 def test_numbers_and_texts_stay_as_they_are_written() -> None:
     body = '{"stats":{"n":1.50,"big":12345678901234567890123,"é":"\\u00e9"},"kept":[1.50, 1e2],"id":"\\u00e9"}'
-    stable, counted = take_out(body.encode(), tree(("stats",)))
+    stable, counted = split_off(body.encode(), path_tree(("stats",)))
     assert stable == rb'{"stats":null,"kept":[1.50, 1e2],"id":"\u00e9"}'
     assert counted is not None
     assert counted.values.decode() == '{"stats":{"n":1.50,"big":12345678901234567890123,"é":"\\u00e9"}}'
@@ -118,7 +118,7 @@ def test_numbers_and_texts_stay_as_they_are_written() -> None:
 
 def test_counters_that_change_leave_the_digest_and_those_that_come_or_go_do_not() -> None:
     def left(body: Json) -> bytes:
-        return take_out(json.dumps(body).encode(), tree(("stats", "of[*].n")))[0]
+        return split_off(json.dumps(body).encode(), path_tree(("stats", "of[*].n")))[0]
 
     one = {"id": 1, "stats": {"a": 1}, "of": [{"n": 1}]}
     assert left(one) == left(one | {"stats": {"a": 2, "b": [3]}, "of": [{"n": None}]})
@@ -137,7 +137,7 @@ documents = st.dictionaries(
     ),
     max_size=5,
 )
-PATHS = tree(("stats", "n.n", "of[*].n", "of[*][*].stats", "tags.*.n", "tags.*[*]"))
+PATHS = path_tree(("stats", "n.n", "of[*].n", "of[*][*].stats", "tags.*.n", "tags.*[*]"))
 
 
 def with_other_counters(value: Any, node: Any, other: Any) -> Any:
@@ -166,7 +166,7 @@ def test_a_document_with_other_counters_put_back_is_the_other_document(
     shared: Warehouse, document: Json, value: Any
 ) -> None:
     other = with_other_counters(document, PATHS, value)
-    (left, one), (left_of_other, another) = (take_out(json.dumps(each).encode(), PATHS) for each in (document, other))
+    (left, one), (left_of_other, another) = (split_off(json.dumps(each).encode(), PATHS) for each in (document, other))
     assert (one is None) == (another is None)
     if one is None or another is None:
         assert document == other
@@ -176,7 +176,7 @@ def test_a_document_with_other_counters_put_back_is_the_other_document(
     assert put_back(shared, document, another) == other
 
 
-def put_back(warehouse: Warehouse, document: Json, counted: Counted) -> Any:
+def put_back(warehouse: Warehouse, document: Json, counted: VolatileFields) -> Any:
     values = [json.dumps(document), counted.values.decode(), counted.paths.decode()]
     with warehouse.connect() as connection:
         row = connection.execute("select ops.restore_volatile_fields(%s, %s, %s) as body", values).fetchone()
@@ -217,7 +217,7 @@ def payload(body: Json) -> Payload:
 
 
 def land(warehouse: Warehouse, source: Source, body: Json, day: str = DAYS[0]) -> Run:
-    return landing.land(warehouse, source, day, [payload(body)], fetched_at=at(day))
+    return land_items(warehouse, source, day, [payload(body)], fetched_at=at(day))
 
 
 def take(warehouse: Warehouse, source: Source, body: Json, day: str = DAYS[0]) -> tuple[Run, Run]:
@@ -335,7 +335,7 @@ def test_counters_that_cannot_be_held_never_stop_the_others_and_nothing_of_them_
     body = f'{{"id": {numbers[0]}, "name": "x", "type": "LORA", "stats": {{"odd": {counter}}}}}'.encode()
     items = [Payload(body, "odd", kind="models"), payload(model(numbers[1], 1))]
     for created, unchanged in ((2, 0), (0, 2)):
-        run = landing.land(shared, civitai, DAYS[0], items, fetched_at=at(DAYS[0]))
+        run = land_items(shared, civitai, DAYS[0], items, fetched_at=at(DAYS[0]))
         assert (run.status, run.counts.created, run.counts.unchanged) == ("completed", created, unchanged)
     ((kept, counters),) = rows(
         shared,
@@ -379,7 +379,7 @@ def test_records_that_share_a_body_have_each_their_own_counters(shared: Warehous
             )
             for each, name in enumerate(numbers)
         ]
-        run = landing.land(shared, source, day, items, fetched_at=at(day))
+        run = land_items(shared, source, day, items, fetched_at=at(day))
         transform(shared, source, day)
         assert run.stats["bodies"] == (1 if day == DAYS[0] else 0)
         found = rows(
@@ -402,7 +402,7 @@ def test_a_series_is_the_same_in_any_order_of_arrival(shared: Warehouse, civitai
     models = {next(NUMBERS): case for case in product(SAID, permutations(range(3)))}
     for step, day in product(range(3), range(3)):
         items = [payload(model(number, said[day])) for number, (said, order) in models.items() if order[step] == day]
-        landing.land(shared, civitai, DAYS[day], items, fetched_at=at(DAYS[day]))
+        land_items(shared, civitai, DAYS[day], items, fetched_at=at(DAYS[day]))
         if eagerly:
             transform(shared, civitai, DAYS[day])
     transform_all(shared, civitai)
@@ -431,7 +431,7 @@ def test_counters_seen_again_are_noted_once_a_day(shared: Warehouse, civitai: So
     take(shared, civitai, model(number, 1))
     for hours in (0, 2):
         later = at(DAYS[1]) + timedelta(hours=hours)
-        landing.land(shared, civitai, DAYS[1], [payload(model(number, 1))], fetched_at=later)
+        land_items(shared, civitai, DAYS[1], [payload(model(number, 1))], fetched_at=later)
         assert rows(shared, seen, f"model {number}") == [(at(DAYS[1]),)]
 
 
@@ -460,7 +460,7 @@ def full_refresh(warehouse: Warehouse, source: Source, day: str, *told: Json) ->
     """A complete listing of models."""
     items: list[Item] = [*map(payload, told), FullScan("models", 1)]
     intake = Intake(lambda _: items, "recorded", at(day))
-    return landing.land_intake(warehouse, source, day, nullcontext(intake), shrink=True)
+    return land_intake(warehouse, source, day, nullcontext(intake), shrink=True)
 
 
 def test_a_series_goes_with_its_record_and_comes_back_with_it(warehouse: Warehouse, civitai: Source) -> None:

@@ -1,4 +1,4 @@
-"""`atlas diff`: what differs between two runs, cell by cell, with its cause; applied to the one it gives the other."""
+"""`atlas diff`: the rows and cells that differ between two runs, and the cause of each."""
 
 import json
 import random
@@ -26,9 +26,9 @@ def told(warehouse: Warehouse, files: Files) -> Told:
 
 
 def differences(warehouse: Warehouse, before: Run, after: Run) -> tuple[list[dict[str, Any]], Rows, Rows]:
-    """What differs, and both sides of it, row by row."""
+    """What `atlas diff` reports, and the rows of both sides."""
     with warehouse.connect() as connection:
-        first, second = (snapshots.moment(connection, str(run.id)) for run in (before, after))
+        first, second = (snapshots.snapshot_of_run(connection, str(run.id)) for run in (before, after))
         with (
             time_travel.as_of(warehouse, "catalog", first) as old,
             time_travel.as_of(warehouse, "catalog", second) as new,
@@ -37,10 +37,10 @@ def differences(warehouse: Warehouse, before: Run, after: Run) -> tuple[list[dic
             return found, all_rows(warehouse, old), all_rows(warehouse, new)
 
 
-def all_rows(warehouse: Warehouse, then: time_travel.Then) -> Rows:
+def all_rows(warehouse: Warehouse, then: time_travel.DomainAsOf) -> Rows:
     found: Rows = {}
     for name in then.tables:
-        shape = then.shape(f"catalog.{name}")
+        shape = then.table_spec(f"catalog.{name}")
         key = " || ' ' || ".join(f"t.{column}::text" for column in shape.key)
         for text, row in rows(warehouse, f"select {key}, to_jsonb(t) from {shape.name} t"):
             found[f"catalog.{name}", text] = {column: row[column] for column in row.keys() - ENGINES_OWN}
@@ -48,9 +48,9 @@ def all_rows(warehouse: Warehouse, then: time_travel.Then) -> Rows:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_what_differs_applied_to_the_one_gives_the_other(warehouse: Warehouse, files: Files, seed: int) -> None:
+def test_the_differences_applied_to_one_side_give_the_other(warehouse: Warehouse, files: Files, seed: int) -> None:
     world = World(warehouse, files, random.Random(f"diff {SEED} {seed}"))
-    world.live(9)
+    world.simulate(9)
     transforms = [run for run in world.runs if run.kind == "transform"]
     for before, after in ((transforms[1], transforms[-1]), (transforms[-1], transforms[len(transforms) // 2])):
         found, old, new = differences(warehouse, before, after)
@@ -70,11 +70,11 @@ def test_what_differs_applied_to_the_one_gives_the_other(warehouse: Warehouse, f
 
 
 def causes(warehouse: Warehouse, before: Run, after: Run) -> dict[tuple[str, str], str]:
-    """The cause of each change, by table and what happened."""
+    """The cause of each change, by table and change."""
     return {(each["table"], each["change"]): each["cause"] for each in differences(warehouse, before, after)[0]}
 
 
-def test_each_cause_is_told(told: Told, files: Files) -> None:
+def test_each_cause_is_reported(told: Told, files: Files) -> None:
     first: dict[str, Any] = {"id": 1, "name": "heron", "type": "LORA", "tags": ["a"], "stats": {"downloadCount": 1}}
     told.land("1", first, kind="models")
     begun = transform(told.warehouse, told.source, DAYS[0])
@@ -99,8 +99,8 @@ def test_each_cause_is_told(told: Told, files: Files) -> None:
     assert causes(told.warehouse, counted, rebuilt) == {}
 
 
-def test_a_claim_that_is_won_as_another_goes_is_another_rows_doing(told: Told) -> None:
-    """The listing's row of an image has it before the model's, and a parent that came changes a reference."""
+def test_a_row_that_wins_a_key_conflict_has_another_row_as_its_cause(told: Told) -> None:
+    """The image of the listing wins over that of the model, and a parent that is added changes a reference."""
     image = any_image(random.Random(1), 7)
     told.land("7", image | {"modelVersionIds": [11]}, kind="images")
     alone = transform(told.warehouse, told.source, DAYS[0])
@@ -111,7 +111,7 @@ def test_a_claim_that_is_won_as_another_goes_is_another_rows_doing(told: Told) -
     assert found["catalog.model_versions", "added"] == "payload"
 
 
-def test_the_command_tells_rows_and_cells(told: Told, atlas: Atlas) -> None:
+def test_the_command_prints_rows_and_cells(told: Told, atlas: Atlas) -> None:
     told.land("1", {"id": 1, "name": "heron", "type": "LORA"}, kind="models")
     first = transform(told.warehouse, told.source, DAYS[0])
     told.land("1", {"id": 1, "name": "otter", "type": "LORA"}, kind="models")

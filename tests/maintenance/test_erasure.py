@@ -1,4 +1,4 @@
-"""Erasure: nothing of an erased record is left anywhere, nothing else is touched, and whatever proves says so."""
+"""Erasure: nothing of an erased record is left, nothing else is changed, and `trace` and `as-of` report the erasure."""
 
 import json
 from collections.abc import Iterator
@@ -14,7 +14,8 @@ from pipelines.errors import AtlasError
 from pipelines.landing import land
 from pipelines.ledger import Run
 from pipelines.lineage import rebuild, snapshots, time_travel, trace
-from pipelines.lineage.shadow_schema import PASSING
+from pipelines.lineage.erasures import count_erased
+from pipelines.lineage.shadow_schema import TEMPORARY_PREFIX
 from pipelines.maintenance import erasure, retention
 from pipelines.maintenance.retention import Policy
 from pipelines.source import Checkpoint, Item, Payload, Source
@@ -39,7 +40,7 @@ def secret(edition: int, **more: Any) -> dict[str, Any]:
 
 
 def found(warehouse: Warehouse, *words: str) -> list[str]:
-    """The columns of all tables of the warehouse that hold one of some words, bytes read as text too."""
+    """The columns, of all tables of the warehouse, that contain one of the words; bytes are read as text too."""
     columns = rows(
         warehouse,
         """
@@ -62,7 +63,7 @@ def found(warehouse: Warehouse, *words: str) -> list[str]:
 
 
 def holds(column: str, kind: str, word: str) -> sql.Composed:
-    """How many rows hold a word in a column."""
+    """An expression that counts the rows whose column contains a word."""
     text = sql.SQL("encode({}, 'escape')" if kind == "bytea" else "{}::text").format(sql.Identifier(column))
     spelled = [word, "".join(chr(each) if each < 128 else f"\\{each:o}" for each in word.encode())]
     return sql.SQL("count(*) filter (where {})").format(
@@ -73,8 +74,8 @@ def holds(column: str, kind: str, word: str) -> sql.Composed:
 
 
 @pytest.fixture
-def lived(warehouse: Warehouse, civitai: Source) -> Told:
-    """A record in several versions, with misfits, faults, exact bytes, and an end of a landing that broke off."""
+def history(warehouse: Warehouse, civitai: Source) -> Told:
+    """A record with several versions, rejected rows, rejected payloads, exact bytes, and an interrupted landing."""
     told = Told(warehouse, civitai)
     told.land("other", a_model("Other", 5, tags=["shared", "own"]) | {"id": 2}, day=DAYS[0], kind="models")
     for edition, day in enumerate(DAYS[:3]):
@@ -82,33 +83,33 @@ def lived(warehouse: Warehouse, civitai: Source) -> Told:
         told.transform()
     told.clock = START
     nul = json.dumps(secret(9)).replace("Geheimnis 9", "\\u0000 flüstert").encode()
-    bring(warehouse, civitai, nul, DAYS[2])
-    bring(warehouse, civitai, b'{"id": 1, "name": 7, "type": "Geheimnis"}', DAYS[2])
-    bring(warehouse, civitai, b'{"id": "Geheimnis', DAYS[2])
+    land_body(warehouse, civitai, nul, DAYS[2])
+    land_body(warehouse, civitai, b'{"id": 1, "name": 7, "type": "Geheimnis"}', DAYS[2])
+    land_body(warehouse, civitai, b'{"id": "Geheimnis', DAYS[2])
     with pytest.raises(KeyboardInterrupt):
-        land.land(warehouse, civitai, DAYS[3], breaking_off())
+        land.land_items(warehouse, civitai, DAYS[3], interrupted())
     told.transform()
     return told
 
 
-def bring(warehouse: Warehouse, source: Source, body: bytes, day: str) -> Run:
-    return land.land(warehouse, source, day, [Payload(body, f"told of {WHO}", WHO, kind="models")])
+def land_body(warehouse: Warehouse, source: Source, body: bytes, day: str) -> Run:
+    return land.land_items(warehouse, source, day, [Payload(body, f"told of {WHO}", WHO, kind="models")])
 
 
-def breaking_off() -> Iterator[Item]:
+def interrupted() -> Iterator[Item]:
     yield payload(WHO, secret(20), "models")
     yield payload(WHO, {"name": "Geheimnis"}, "models")
     yield Checkpoint("models", {"after": WHO})
     raise KeyboardInterrupt
 
 
-def test_nothing_is_left_of_an_erased_record(lived: Told, civitai: Source) -> None:
-    warehouse = lived.warehouse
+def test_nothing_is_left_of_an_erased_record(history: Told, civitai: Source) -> None:
+    warehouse = history.warehouse
     before = found(warehouse, *SECRETS)
     held = "payloads.body payloads.original versions.external_id quarantine.bytes quarantine.row arrivals.external_id"
     for where in (*held.split(), "rejects.bytes", "checkpoints.progress", "models.name", "tags.name"):
         assert any(f".{where}:" in each for each in before), where
-    with warehouse.connect() as connection:  # a body that a crashed landing left
+    with warehouse.connect() as connection:  # as a crashed landing leaves it
         connection.execute(
             """
             insert into staging.payloads (fetch_run_id, digest, body)
@@ -122,25 +123,25 @@ def test_nothing_is_left_of_an_erased_record(lived: Told, civitai: Source) -> No
     assert (stream, length, lifted) == (STREAM, 32, None)
 
 
-def test_other_records_are_as_if_it_had_never_been_there(lived: Told, civitai: Source, new_warehouse: Any) -> None:
-    erasure.erase(lived.warehouse, civitai, STREAM, WHO)
+def test_other_records_are_as_if_it_had_never_landed(history: Told, civitai: Source, new_warehouse: Any) -> None:
+    erasure.erase(history.warehouse, civitai, STREAM, WHO)
     fresh = Told(new_warehouse(), civitai)
     fresh.land("other", a_model("Other", 5, tags=["shared", "own"]) | {"id": 2}, day=DAYS[0], kind="models")
     fresh.transform()
-    assert state(lived.warehouse) == state(fresh.warehouse)
-    assert shown(lived.warehouse, "select name from catalog.tags order by 1") == ["own", "shared"]
+    assert state(history.warehouse) == state(fresh.warehouse)
+    assert shown(history.warehouse, "select name from catalog.tags order by 1") == ["own", "shared"]
     fresh.warehouse.drop_database(fresh.warehouse.database)
-    with lived.warehouse.connect() as connection:
+    with history.warehouse.connect() as connection:
         assert all(row["unproven"] == 0 for row in trace.unproven(connection))
-        kept = {name: (table["rows"], table["digest"]) for name, table in recorded(lived.warehouse).items()}
-        (last,) = shown(lived.warehouse, "select fetch_run_id::text from ops.fetch_runs where kind = 'erase'")
-        moment = snapshots.moment(connection, last)
+        kept = {name: (table["rows"], table["digest"]) for name, table in recorded(history.warehouse).items()}
+        (last,) = shown(history.warehouse, "select fetch_run_id::text from ops.fetch_runs where kind = 'erase'")
+        snapshot = snapshots.snapshot_of_run(connection, last)
         with time_travel.as_of(
-            lived.warehouse, "catalog", moment
-        ) as then:  # what the erasing run says it left is there
-            assert then.differing(connection) == []
+            history.warehouse, "catalog", snapshot
+        ) as then:  # the tables are what the erasing run recorded
+            assert then.differing_tables(connection) == []
     assert kept["catalog.models"][0] == 1
-    assert all(each.same for each in rebuild.check(lived.warehouse, "catalog", workers=1))
+    assert all(each.same for each in rebuild.check(history.warehouse, "catalog", workers=1))
 
 
 def recorded(warehouse: Warehouse) -> dict[str, Any]:
@@ -148,28 +149,30 @@ def recorded(warehouse: Warehouse) -> dict[str, Any]:
     return dict(stats)
 
 
-def test_trace_and_as_of_say_that_it_was_erased(lived: Told, civitai: Source) -> None:
-    warehouse = lived.warehouse
+def test_trace_and_as_of_report_the_erasure(history: Told, civitai: Source) -> None:
+    warehouse = history.warehouse
     ((first,),) = rows(
         warehouse, "select fetch_run_id::text from ops.fetch_runs where kind = 'transform' order by publish_seq limit 1"
     )
     with warehouse.connect() as connection:
-        moment = snapshots.moment(connection, first)
-        assert time_travel.touched_since(connection, "catalog", moment) == []
+        snapshot = snapshots.snapshot_of_run(connection, first)
+        assert time_travel.history_removed_since(connection, "catalog", snapshot) == []
         run = erasure.erase(warehouse, civitai, STREAM, WHO)
         with pytest.raises(AtlasError, match=rf"was erased at .* by run {run.id}"):
             trace.trace(connection, "catalog.models", WHO)
         with pytest.raises(AtlasError, match="has no row"):
             trace.trace(connection, "catalog.models", "never-there")
-        assert time_travel.touched_since(connection, "catalog", moment)[0].startswith(f"run {run.id} erased a record")
-        with time_travel.as_of(warehouse, "catalog", moment) as then:
-            assert "catalog.models" in then.differing(connection)
+        assert time_travel.history_removed_since(connection, "catalog", snapshot)[0].startswith(
+            f"run {run.id} erased a record"
+        )
+        with time_travel.as_of(warehouse, "catalog", snapshot) as then:
+            assert "catalog.models" in then.differing_tables(connection)
 
 
-def test_an_erased_record_does_not_land_again_until_that_is_lifted(lived: Told, civitai: Source) -> None:
-    warehouse = lived.warehouse
+def test_an_erased_record_does_not_land_again_until_that_is_lifted(history: Told, civitai: Source) -> None:
+    warehouse = history.warehouse
     erasure.erase(warehouse, civitai, STREAM, WHO)
-    run = land.land(
+    run = land.land_items(
         warehouse,
         civitai,
         DAYS[3],
@@ -180,7 +183,7 @@ def test_an_erased_record_does_not_land_again_until_that_is_lifted(lived: Told, 
     assert found(warehouse, *SECRETS) == []
     assert erasure.lift(warehouse, STREAM, WHO)
     assert not erasure.lift(warehouse, STREAM, WHO)
-    assert bring(warehouse, civitai, json.dumps(secret(1)).encode(), DAYS[3]).counts.created == 1
+    assert land_body(warehouse, civitai, json.dumps(secret(1)).encode(), DAYS[3]).counts.created == 1
     erasure.erase(warehouse, civitai, STREAM, WHO)
     assert found(warehouse, *SECRETS) == []
 
@@ -202,22 +205,22 @@ def test_a_body_that_another_record_has_too_stays(warehouse: Warehouse, made: So
 
 
 def test_a_body_that_came_with_an_erased_record_is_stored_with_another(warehouse: Warehouse, comfyui: Source) -> None:
-    """Which the next batch of the same run tells."""
+    """Which comes in the next batch of the same run."""
     graph = json.dumps({"nodes": [], "links": []}).encode()
     items = [
         Payload(graph, "a", "a"),
         *(Payload(b'{"nodes": [%d], "links": []}' % each, "x", f"x{each}") for each in range(land.BATCH_PAYLOADS)),
         Payload(graph, "b", "b"),
     ]
-    land.land(warehouse, comfyui, DAYS[0], items[:1])
+    land.land_items(warehouse, comfyui, DAYS[0], items[:1])
     erasure.erase(warehouse, comfyui, comfyui.name, "a")
-    run = land.land(warehouse, comfyui, DAYS[0], items)
+    run = land.land_items(warehouse, comfyui, DAYS[0], items)
     assert run.counts.created == land.BATCH_PAYLOADS + 1
     assert shown(warehouse, "select count(*) from staging.versions where latest and external_id = 'b'") == [1]
 
 
 def test_what_depends_on_an_erased_record_follows(warehouse: Warehouse, made: Source) -> None:
-    """A claim goes to who waited for it, a child waits again, an optional reference goes in NULL: as if it was gone."""
+    """As with a deletion: the row that lost a key gets it, a child is pending again, an optional reference is NULL."""
     told = Told(warehouse, made)
     told.land_all(
         {
@@ -235,19 +238,19 @@ def test_what_depends_on_an_erased_record_follows(warehouse: Warehouse, made: So
     assert {name for name in there} == {"images", "waits", "quarantine"}
 
 
-def test_a_landing_under_way_that_has_it_is_waited_for(warehouse: Warehouse, made: Source) -> None:
+def test_nothing_is_erased_while_a_landing_that_has_it_is_in_progress(warehouse: Warehouse, made: Source) -> None:
     def items() -> Iterator[Item]:
         yield payload("a", {"models": [model(1)]})
         yield Checkpoint("", {})
-        with pytest.raises(AtlasError, match="under way and has just received the record"):
+        with pytest.raises(AtlasError, match="in progress and has received the record"):
             erasure.erase(warehouse, made, made.name, "a")
 
-    assert land.land(warehouse, made, DAYS[0], items()).counts.created == 1
+    assert land.land_items(warehouse, made, DAYS[0], items()).counts.created == 1
     erasure.erase(warehouse, made, made.name, "a")
     assert shown(warehouse, "select 1 from staging.payloads") == []
 
 
-def test_a_landing_under_way_that_gets_it_later_skips_it(warehouse: Warehouse, made: Source) -> None:
+def test_a_landing_in_progress_that_receives_it_later_skips_it(warehouse: Warehouse, made: Source) -> None:
     Told(warehouse, made).land("a", {"models": [model(1)]})
 
     def items() -> Iterator[Item]:
@@ -256,12 +259,12 @@ def test_a_landing_under_way_that_gets_it_later_skips_it(warehouse: Warehouse, m
         erasure.erase(warehouse, made, made.name, "a")
         yield payload("a", {"models": [model(3)]})
 
-    run = land.land(warehouse, made, DAYS[0], items())
+    run = land.land_items(warehouse, made, DAYS[0], items())
     assert (run.counts.fetched, run.counts.created, run.stats["skipped"]) == (1, 1, {"erased before": 1})
     assert shown(warehouse, "select body -> 'models' from staging.payloads") == [[model(2)]]
 
 
-def test_lifted_while_a_landing_is_under_way_it_lands_with_the_next(warehouse: Warehouse, made: Source) -> None:
+def test_lifted_while_a_landing_is_in_progress_it_lands_with_the_next(warehouse: Warehouse, made: Source) -> None:
     told = Told(warehouse, made)
     told.land("a", {"models": [model(1)]})
     erasure.erase(warehouse, made, made.name, "a")
@@ -272,14 +275,14 @@ def test_lifted_while_a_landing_is_under_way_it_lands_with_the_next(warehouse: W
         assert erasure.lift(warehouse, made.name, "a")
         yield payload("b", {"models": [model(2)]})
 
-    run = land.land(warehouse, made, DAYS[0], items())
+    run = land.land_items(warehouse, made, DAYS[0], items())
     assert (run.counts.fetched, run.counts.created, run.stats["skipped"]) == (1, 1, {"erased before": 1})
     assert told.land("a", {"models": [model(1)]}).counts.created == 1
     told.transform()
     assert shown(warehouse, "select name from catalog.models order by 1") == ["model 1", "model 2"]
 
 
-def test_paths_that_it_alone_had_are_forgotten(warehouse: Warehouse, made: Source) -> None:
+def test_drift_paths_that_it_alone_had_are_deleted(warehouse: Warehouse, made: Source) -> None:
     told = Told(warehouse, made)
     told.land("a", {"models": [model(1)]})
     told.land("b", {"models": [model(2)], "otter": 1, "geheimnis": {"4711": 1, "otter": [{"otter": 1}]}})
@@ -308,7 +311,9 @@ SAID = "select stats -> 'drift' from ops.fetch_runs where stats::text ~ 'musterm
 
 
 @pytest.mark.parametrize("pruned", [False, True])
-def test_a_path_of_several_versions_is_forgotten_with_them(warehouse: Warehouse, made: Source, pruned: bool) -> None:
+def test_a_drift_path_of_several_versions_is_deleted_with_them(
+    warehouse: Warehouse, made: Source, pruned: bool
+) -> None:
     told = Told(warehouse, made)
     told.land("other", {"models": [model(1)]})
     for edition in range(2):
@@ -323,39 +328,43 @@ def test_a_path_of_several_versions_is_forgotten_with_them(warehouse: Warehouse,
     assert shown(warehouse, MINE) == shown(warehouse, SAID) == []
 
 
-def test_nothing_is_erased_while_a_copy_is_being_made(lived: Told, civitai: Source) -> None:
-    """Of two that pass, as a diff makes them, neither it nor they wait."""
-    (last,) = shown(lived.warehouse, "select fetch_run_id::text from ops.fetch_runs where kind = 'transform' limit 1")
-    before = found(lived.warehouse, *SECRETS)
-    with lived.warehouse.connect() as connection:
-        moment = snapshots.moment(connection, last)
-    copying = time_travel.as_of(lived.warehouse, "catalog", moment, schema="kept")
-    with pytest.raises(AtlasError, match="is being made"), copying:
-        erasure.erase(lived.warehouse, civitai, STREAM, WHO)
-    assert found(lived.warehouse, *SECRETS) == before
-    with time_travel.as_of(lived.warehouse, "catalog", moment), time_travel.as_of(lived.warehouse, "catalog", moment):
-        erasure.erase(lived.warehouse, civitai, STREAM, WHO)
-    assert found(lived.warehouse, *SECRETS) == []
+def test_nothing_is_erased_while_a_schema_to_keep_is_created(history: Told, civitai: Source) -> None:
+    """Temporary ones, such as the two of a diff, do not prevent it."""
+    (last,) = shown(history.warehouse, "select fetch_run_id::text from ops.fetch_runs where kind = 'transform' limit 1")
+    before = found(history.warehouse, *SECRETS)
+    with history.warehouse.connect() as connection:
+        snapshot = snapshots.snapshot_of_run(connection, last)
+    copying = time_travel.as_of(history.warehouse, "catalog", snapshot, schema="kept")
+    with pytest.raises(AtlasError, match="is creating a schema"), copying:
+        erasure.erase(history.warehouse, civitai, STREAM, WHO)
+    assert found(history.warehouse, *SECRETS) == before
+    with (
+        time_travel.as_of(history.warehouse, "catalog", snapshot),
+        time_travel.as_of(history.warehouse, "catalog", snapshot),
+    ):
+        erasure.erase(history.warehouse, civitai, STREAM, WHO)
+    assert found(history.warehouse, *SECRETS) == []
 
 
-def test_what_a_killed_rebuild_left_goes_before(lived: Told, civitai: Source) -> None:
-    with lived.warehouse.connect() as connection:
-        connection.execute(f"create schema {PASSING}1; create table {PASSING}1.models as table catalog.models".encode())
-    erasure.erase(lived.warehouse, civitai, STREAM, WHO)
-    assert shown(lived.warehouse, f"select nspname from pg_namespace where nspname ~ '^{PASSING}'") == []
+def test_the_schema_of_a_killed_rebuild_is_dropped(history: Told, civitai: Source) -> None:
+    with history.warehouse.connect() as connection:
+        schema = f"{TEMPORARY_PREFIX}1"
+        connection.execute(f"create schema {schema}; create table {schema}.models as table catalog.models".encode())
+    erasure.erase(history.warehouse, civitai, STREAM, WHO)
+    assert shown(history.warehouse, f"select nspname from pg_namespace where nspname ~ '^{TEMPORARY_PREFIX}'") == []
 
 
-def test_what_landed_again_is_not_said_to_be_erased(warehouse: Warehouse, made: Source) -> None:
+def test_a_lifted_erasure_is_not_counted(warehouse: Warehouse, made: Source) -> None:
     told = Told(warehouse, made)
     told.land("a", {"models": [model(1)]})
     erasure.erase(warehouse, made, made.name, "a")
     with warehouse.connect() as connection:
-        assert erasure.count(connection, "catalog") == 1
+        assert count_erased(connection, "catalog") == 1
         assert erasure.lift(warehouse, made.name, "a")
-        assert erasure.count(connection, "catalog") == 0
+        assert count_erased(connection, "catalog") == 0
 
 
-def test_shared_rows_of_it_that_never_fitted_are_forgotten(warehouse: Warehouse, civitai: Source) -> None:
+def test_its_rejected_shared_rows_are_deleted(warehouse: Warehouse, civitai: Source) -> None:
     told = Told(warehouse, civitai)
     for tag in ("mustermann" * 40, "x"):
         told.land("1", {"id": 1, "name": "heron", "type": "LORA", "tags": [tag]}, kind="models")
@@ -366,13 +375,12 @@ def test_shared_rows_of_it_that_never_fitted_are_forgotten(warehouse: Warehouse,
     assert shown(warehouse, kept) == []
 
 
-def test_what_a_kept_schema_holds_is_not_forgotten(lived: Told, civitai: Source) -> None:
-    """Nothing is erased while somebody keeps the domain as it was."""
-    warehouse = lived.warehouse
+def test_nothing_is_erased_while_a_kept_schema_exists(history: Told, civitai: Source) -> None:
+    warehouse = history.warehouse
     before = found(warehouse, *SECRETS)
     with warehouse.connect() as connection:
         (last,) = shown(warehouse, "select fetch_run_id::text from ops.fetch_runs where kind = 'transform' limit 1")
-        with time_travel.as_of(warehouse, "catalog", snapshots.moment(connection, last), schema="kept"):
+        with time_travel.as_of(warehouse, "catalog", snapshots.snapshot_of_run(connection, last), schema="kept"):
             pass
         with pytest.raises(AtlasError, match=r'Drop them first: drop schema "kept" cascade;'):
             erasure.erase(warehouse, civitai, STREAM, WHO)
@@ -382,8 +390,8 @@ def test_what_a_kept_schema_holds_is_not_forgotten(lived: Told, civitai: Source)
     assert found(warehouse, *SECRETS) == []
 
 
-def test_the_command_asks_first(lived: Told, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DATABASE_URL", lived.warehouse.conninfo)
+def test_the_command_asks_first(history: Told, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", history.warehouse.conninfo)
     atlas = CliRunner()
     refused = atlas.invoke(app, ["erase", STREAM, WHO], input="n\n")
     assert refused.exit_code == 1
@@ -391,11 +399,11 @@ def test_the_command_asks_first(lived: Told, monkeypatch: pytest.MonkeyPatch) ->
     assert "Nothing is erased. To erase without being asked: --yes." in str(refused.exception)
     unasked = atlas.invoke(app, ["erase", STREAM, WHO])
     assert "Nothing is erased." in str(unasked.exception)
-    assert found(lived.warehouse, "mustermann")
+    assert found(history.warehouse, "mustermann")
     erased = atlas.invoke(app, ["erase", STREAM, WHO, "--yes"])
     assert erased.exit_code == 0, erased.output
     assert "4 versions" in erased.output
-    assert found(lived.warehouse, "mustermann") == []
+    assert found(history.warehouse, "mustermann") == []
     checked = atlas.invoke(app, ["rebuild", "catalog", "--check"])
     assert checked.exit_code == 0
     assert "1 records were erased" in checked.output
@@ -404,7 +412,7 @@ def test_the_command_asks_first(lived: Told, monkeypatch: pytest.MonkeyPatch) ->
     assert atlas.invoke(app, ["erase", STREAM, WHO, "--lift"]).exit_code == 0
 
 
-def test_nothing_to_erase_is_said(warehouse: Warehouse, made: Source) -> None:
-    with pytest.raises(AtlasError, match="Nothing is held of a record 'a'"):
+def test_erasing_an_unknown_record_is_an_error(warehouse: Warehouse, made: Source) -> None:
+    with pytest.raises(AtlasError, match="Nothing is stored of record 'a'"):
         erasure.erase(warehouse, made, made.name, "a")
     assert shown(warehouse, "select 1 from staging.erasures") == []

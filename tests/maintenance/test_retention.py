@@ -1,6 +1,6 @@
-"""Retention: prune removes what nothing needs, loses nothing of what is under way, and growth comes to an end.
+"""Retention: prune removes what is no longer needed, nothing that a run in progress needs, and growth ends.
 
-RETENTION_STEP=1 simulates each of the 365 days, instead of one in two weeks.
+RETENTION_STEP=1 simulates each of the 365 days, instead of every fourteenth.
 """
 
 import json
@@ -33,7 +33,7 @@ PATIENCE_S = 20
 
 
 def age(warehouse: Warehouse, days: float) -> None:
-    """Moves everything that the ledger and quarantine know into the past."""
+    """Moves all times of the ledger and quarantine into the past."""
     with warehouse.connect() as connection:
         by = {"by": timedelta(days=days)}
         connection.execute(
@@ -49,7 +49,7 @@ def age(warehouse: Warehouse, days: float) -> None:
 
 
 def make_old(warehouse: Warehouse, days: int) -> None:
-    """Moves what was done today back so many days."""
+    """Moves the runs and closed entries of today into the past."""
     with warehouse.connect() as connection:
         by = {"by": timedelta(days=days)}
         connection.execute(
@@ -66,7 +66,7 @@ def make_old(warehouse: Warehouse, days: int) -> None:
 
 
 def removed(warehouse: Warehouse, policy: Policy) -> dict[str, int]:
-    """What is removed; nothing that was not."""
+    """The kinds of which something was removed, and how many of each."""
     run = retention.prune(warehouse, policy)
     assert (run.kind, run.status, run.counts.fetched) == ("prune", "completed", 0)
     found = {name: number for name, number in run.stats["removed"].items() if number}
@@ -89,8 +89,8 @@ def an_image(number: int, likes: int) -> dict[str, Any]:
 
 
 @pytest.fixture
-def lived(warehouse: Warehouse, civitai: Source) -> Told:
-    """A warehouse with a past: versions, counters, a record that is gone, a fault that was mended, one that was not."""
+def history(warehouse: Warehouse, civitai: Source) -> Told:
+    """A warehouse with versions, counters, a deleted record, a closed quarantine entry and an open one."""
     told = Told(warehouse, civitai)
     for number, day in enumerate(DAYS):
         told.clock = START + timedelta(days=number)
@@ -108,13 +108,13 @@ def lived(warehouse: Warehouse, civitai: Source) -> Told:
     return told
 
 
-def test_what_is_out_of_force_goes_and_what_rows_are_derived_from_stays(lived: Told) -> None:
-    warehouse = lived.warehouse
+def test_superseded_versions_are_removed_and_what_rows_are_derived_from_stays(history: Told) -> None:
+    warehouse = history.warehouse
     before, stats = state(warehouse), rows(warehouse, "select * from catalog.model_stats order by 1, 2")
     assert len(stats) == 2 * len(DAYS)
     age(warehouse, 100)
     expected = {"versions": 4, "observations": 5, "quarantine entries": 1, "bodies": 4}
-    with_nothing = retention.prunable(warehouse, Policy())
+    with_nothing = retention.count_prunable(warehouse, Policy())
     assert {name: number for name, number in with_nothing.items() if number} == expected
     assert len(shown(warehouse, "select 1 from staging.versions where not latest")) == 4
     assert removed(warehouse, Policy()) == expected
@@ -126,32 +126,32 @@ def test_what_is_out_of_force_goes_and_what_rows_are_derived_from_stays(lived: T
     assert shown(warehouse, "select external_id from staging.quarantine") == ["9"]
 
 
-def test_a_version_that_is_pruned_is_gone_for_looking_back_which_says_so(lived: Told) -> None:
-    warehouse = lived.warehouse
+def test_as_of_reports_that_versions_were_pruned(history: Told) -> None:
+    warehouse = history.warehouse
     with warehouse.connect() as connection:
         (first,) = connection.execute(
             "select fetch_run_id from ops.fetch_runs where kind = 'transform' order by publish_seq limit 1"
         ).fetchall()
-        moment = snapshots.moment(connection, str(first["fetch_run_id"]))
-        with time_travel.as_of(warehouse, "catalog", moment) as then:
-            assert then.differing(connection) == []
+        snapshot = snapshots.snapshot_of_run(connection, str(first["fetch_run_id"]))
+        with time_travel.as_of(warehouse, "catalog", snapshot) as then:
+            assert then.differing_tables(connection) == []
         age(warehouse, 100)
-        assert time_travel.touched_since(connection, "catalog", moment) == []
+        assert time_travel.history_removed_since(connection, "catalog", snapshot) == []
         retention.prune(warehouse, Policy())
-        with time_travel.as_of(warehouse, "catalog", moment) as then:
-            assert "catalog.models" in then.differing(connection)
-        (words,) = time_travel.touched_since(connection, "catalog", moment)
-        assert "pruned what was superseded" in words
-        last = snapshots.moment(connection, max(map(str, shown(warehouse, LAST))))
+        with time_travel.as_of(warehouse, "catalog", snapshot) as then:
+            assert "catalog.models" in then.differing_tables(connection)
+        (words,) = time_travel.history_removed_since(connection, "catalog", snapshot)
+        assert "pruned superseded versions" in words
+        last = snapshots.snapshot_of_run(connection, max(map(str, shown(warehouse, LAST))))
         with time_travel.as_of(warehouse, "catalog", last) as then:
-            assert then.differing(connection) == []
+            assert then.differing_tables(connection) == []
 
 
-def test_a_prune_that_broke_off_is_told_too(lived: Told) -> None:
-    warehouse = lived.warehouse
+def test_as_of_reports_an_interrupted_prune_too(history: Told) -> None:
+    warehouse = history.warehouse
     with warehouse.connect() as connection:
         (first,) = shown(warehouse, LAST.replace(" desc", ""))
-        moment = snapshots.moment(connection, first)
+        snapshot = snapshots.snapshot_of_run(connection, first)
         age(warehouse, 100)
         versions = shown(warehouse, "select count(*) from staging.versions")
 
@@ -162,8 +162,8 @@ def test_a_prune_that_broke_off_is_told_too(lived: Told) -> None:
         with pytest.raises(RuntimeError):
             retention.prune(warehouse, Policy(), notify=interrupted)
         assert shown(warehouse, "select count(*) from staging.versions") < versions
-        (words,) = time_travel.touched_since(connection, "catalog", moment)
-        assert "broke off pruning what was superseded" in words
+        (words,) = time_travel.history_removed_since(connection, "catalog", snapshot)
+        assert "was interrupted while it pruned superseded versions" in words
 
 
 UNPROVEN = "select model_id from catalog.models m where not exists (select from ops.effective_version(m.record_id))"
@@ -171,12 +171,12 @@ UNPROVEN = "select model_id from catalog.models m where not exists (select from 
 LAST = "select fetch_run_id::text from ops.fetch_runs where kind = 'transform' order by publish_seq desc limit 1"
 
 
-def test_what_is_younger_than_the_policy_stays(lived: Told) -> None:
-    age(lived.warehouse, 80)
-    assert removed(lived.warehouse, Policy()) == {}
+def test_what_is_younger_than_the_policy_stays(history: Told) -> None:
+    age(history.warehouse, 80)
+    assert removed(history.warehouse, Policy()) == {}
 
 
-def test_the_version_in_force_stays_while_newer_ones_wait(warehouse: Warehouse, made: Source) -> None:
+def test_the_effective_version_stays_while_newer_ones_are_pending(warehouse: Warehouse, made: Source) -> None:
     told = Told(warehouse, made)
     told.land("a", {"models": [model(1, " first")]})
     told.transform()
@@ -188,15 +188,15 @@ def test_the_version_in_force_stays_while_newer_ones_wait(warehouse: Warehouse, 
     assert shown(warehouse, "select name from catalog.models") == ["model 1 third"]
 
 
-def test_a_text_that_no_run_names_goes(lived: Told) -> None:
-    texts = shown(lived.warehouse, "select digest from ops.sql order by 1")
-    with lived.warehouse.connect() as connection:
+def test_a_sql_text_that_no_run_names_is_removed(history: Told) -> None:
+    texts = shown(history.warehouse, "select digest from ops.sql order by 1")
+    with history.warehouse.connect() as connection:
         connection.execute("insert into ops.sql (digest, path, text) values ('00', 'catalog/none.sql', 'select 1')")
-    assert removed(lived.warehouse, Policy()) == {"sql texts": 1}
-    assert shown(lived.warehouse, "select digest from ops.sql order by 1") == texts
+    assert removed(history.warehouse, Policy()) == {"sql texts": 1}
+    assert shown(history.warehouse, "select digest from ops.sql order by 1") == texts
 
 
-def test_a_landing_under_way_loses_no_body(warehouse: Warehouse, made: Source) -> None:
+def test_a_landing_in_progress_loses_no_body(warehouse: Warehouse, made: Source) -> None:
     told = Told(warehouse, made)
 
     def items() -> Iterator[Item]:
@@ -205,7 +205,7 @@ def test_a_landing_under_way_loses_no_body(warehouse: Warehouse, made: Source) -
         assert removed(warehouse, AT_ONCE) == {}
         yield payload("b", {"models": [model(2)]})
 
-    run = land.land(warehouse, made, DAYS[0], items())
+    run = land.land_items(warehouse, made, DAYS[0], items())
     assert run.counts.created == 2
     told.transform()
     assert len(shown(warehouse, "select name from catalog.models")) == 2
@@ -213,14 +213,14 @@ def test_a_landing_under_way_loses_no_body(warehouse: Warehouse, made: Source) -
 
 @contextmanager
 def locked(warehouse: Warehouse, table: str) -> Iterator[None]:
-    """Holds up whoever writes a table."""
+    """Blocks all who write to a table."""
     with warehouse.connect() as connection, connection.transaction():
         connection.execute(f"lock table {table} in share mode".encode())
         yield
 
 
 @contextmanager
-def beside(work: Callable[[], object]) -> Iterator[threading.Thread]:
+def in_thread(work: Callable[[], object]) -> Iterator[threading.Thread]:
     failures: list[BaseException] = []
 
     def caught() -> None:
@@ -238,7 +238,7 @@ def beside(work: Callable[[], object]) -> Iterator[threading.Thread]:
 
 
 def wait_until(warehouse: Warehouse, condition: str, thread: threading.Thread | None = None) -> None:
-    """Until a condition holds, or a thread has ended, which need not wait for anything."""
+    """Waits until a condition holds, or until a thread has ended that may not have to wait for it."""
     deadline = time.monotonic() + PATIENCE_S
     while not shown(warehouse, f"select 1 where {condition}") and (thread is None or thread.is_alive()):
         assert time.monotonic() < deadline, condition
@@ -258,28 +258,28 @@ def test_a_body_that_a_landing_has_found_stays_until_it_is_named(warehouse: Ware
     with warehouse.connect() as connection:  # as a landing that crashed leaves it
         connection.execute("delete from staging.versions")
     with ExitStack() as others, locked(warehouse, "staging.arrivals"):
-        # a landing that has asked for the body, and has not yet said that it needs it
-        others.enter_context(beside(lambda: land.land(warehouse, made, DAYS[0], [payload("a", body)])))
+        # a landing that has found the body, and has not yet written the arrival that names it
+        others.enter_context(in_thread(lambda: land.land_items(warehouse, made, DAYS[0], [payload("a", body)])))
         wait_until(warehouse, waits_for("relation"))
-        pruning = others.enter_context(beside(lambda: retention.prune(warehouse, AT_ONCE)))
+        pruning = others.enter_context(in_thread(lambda: retention.prune(warehouse, AT_ONCE)))
         wait_until(warehouse, waits_for("advisory"), pruning)
     assert len(shown(warehouse, "select 1 from staging.versions join staging.payloads using (payload_id)")) == 1
 
 
-def test_a_transform_under_way_loses_no_version(warehouse: Warehouse, made: Source) -> None:
+def test_a_transform_in_progress_loses_no_version(warehouse: Warehouse, made: Source) -> None:
     told = Told(warehouse, made)
     told.land("a", {"models": [model(1, " first")]})
     with ExitStack() as others, locked(warehouse, "catalog.models"):
-        others.enter_context(beside(lambda: transform(warehouse, made, DAYS[0])))
+        others.enter_context(in_thread(lambda: transform(warehouse, made, DAYS[0])))
         wait_until(warehouse, waits_for("relation"))
-        told.land("a", {"models": [model(1, " second")]})  # what the transform takes in is not the latest any more
-        pruning = others.enter_context(beside(lambda: retention.prune(warehouse, AT_ONCE)))
+        told.land("a", {"models": [model(1, " second")]})  # the transform applies the one before
+        pruning = others.enter_context(in_thread(lambda: retention.prune(warehouse, AT_ONCE)))
         wait_until(warehouse, waits_for("advisory"), pruning)
     assert shown(warehouse, "select name from catalog.models") == ["model 1 first"]
     assert shown(warehouse, UNPROVEN) == []
 
 
-def test_what_dagster_notes_goes_but_what_tells_of_partitions_and_of_runs_under_way(
+def test_dagster_events_are_removed_but_those_of_assets_and_of_runs_in_progress(
     warehouse: Warehouse, tmp_path: Path
 ) -> None:
     from pipelines.orchestration import resources
@@ -315,7 +315,7 @@ def test_what_dagster_notes_goes_but_what_tells_of_partitions_and_of_runs_under_
                 [selector, selector, days],
             )
         expected = {"dagster events": 2, "dagster ticks": 3}
-        assert {name: n for name, n in retention.prunable(warehouse, Policy()).items() if n} == expected
+        assert {name: n for name, n in retention.count_prunable(warehouse, Policy()).items() if n} == expected
         assert removed(warehouse, Policy()) == expected
         left = connection.execute("select run_id, asset_key is null as bare from event_logs order by id").fetchall()
         assert [(row["run_id"], row["bare"]) for row in left] == [("done", False), ("done", True), ("going", True)]
@@ -330,8 +330,17 @@ def size(warehouse: Warehouse) -> int:
     return int(shown(warehouse, "select pg_database_size(current_database())")[0])
 
 
-def grown(warehouse: Warehouse) -> dict[str, int]:
-    tables = ("payloads", "versions", "derivations", "observations", "quarantine", "waits", "arrivals", "rejects")
+def row_counts(warehouse: Warehouse) -> dict[str, int]:
+    tables = (
+        "payloads",
+        "versions",
+        "reapplied_versions",
+        "observations",
+        "quarantine",
+        "pending_rows",
+        "arrivals",
+        "rejects",
+    )
     return {name: int(shown(warehouse, f"select count(*) from staging.{name}")[0]) for name in tables}
 
 
@@ -345,13 +354,13 @@ def relations(warehouse: Warehouse) -> dict[str, int]:
 
 
 def data(sizes: dict[str, int]) -> int:
-    """Bytes of what sources told: neither the ledger, which stays, nor Postgres's own tables."""
+    """Bytes of staging and the domain: without the ledger, which stays, and the system catalogs."""
     return sum(number for name, number in sizes.items() if name.startswith(("staging.", "catalog.")))
 
 
 @pytest.mark.timeout(3_600)
 def test_a_steady_source_comes_to_a_plateau(warehouse: Warehouse, civitai: Source) -> None:
-    """A year of images, of which each day some change, all are counted anew, and one is cut and mended the next day."""
+    """A year of images: each day some change, all get new counters, and one is malformed until the next day."""
     chance, told = random.Random(1), Told(warehouse, civitai)
     editions = dict.fromkeys(range(RECORDS), 0)
     counted: list[tuple[dict[str, int], dict[str, int]]] = []
@@ -367,7 +376,7 @@ def test_a_steady_source_comes_to_a_plateau(warehouse: Warehouse, civitai: Sourc
         bodies[day // STEP % RECORDS].pop("url")
         key = told.clock.date().isoformat()
         items = [payload(str(number), body, "images") for number, body in bodies.items()]
-        land.land(warehouse, civitai, key, items, fetched_at=told.clock)
+        land.land_items(warehouse, civitai, key, items, fetched_at=told.clock)
         told.transform(key)
         ago = 365 - day
         make_old(warehouse, ago)
@@ -376,7 +385,7 @@ def test_a_steady_source_comes_to_a_plateau(warehouse: Warehouse, civitai: Sourc
             with warehouse.connect() as connection:  # as autovacuum does within a week
                 connection.execute("vacuum")
         if day in (180 // STEP * STEP, 364 // STEP * STEP):
-            counted.append((grown(warehouse), relations(warehouse)))
+            counted.append((row_counts(warehouse), relations(warehouse)))
     (then, small), (now, large) = counted
     print(then, now, {name: (number, large[name]) for name, number in small.items() if number != large[name]})
     for name, number in now.items():
@@ -388,8 +397,8 @@ def test_a_steady_source_comes_to_a_plateau(warehouse: Warehouse, civitai: Sourc
 def refetch(
     warehouse: Warehouse, source: Source, payloads: int, fetches: int, days: int
 ) -> tuple[float, dict[str, tuple[int, int]]]:
-    """By what share a warehouse of so many payloads of 8 kB grows when they are fetched again so often, unchanged,
-    over so many days; and the bytes of each table that grew, before and after.
+    """Fetches payloads of 8 kB again and again, unchanged, spread over some days. Returns by what share the warehouse
+    has grown, and the bytes of each table before and after.
     """
     chance = random.Random(1)
     filling = [chance.randbytes(4_000).hex() for _ in range(payloads)]
@@ -401,7 +410,7 @@ def refetch(
     def once(number: int) -> None:
         at = START + timedelta(days=number % days, minutes=number)
         key = at.date().isoformat()
-        run = land.land(warehouse, source, key, items(), fetched_at=at)
+        run = land.land_items(warehouse, source, key, items(), fetched_at=at)
         assert run.counts.created == (0 if number else payloads)
         transform(warehouse, source, key)
         if days > 1:
@@ -419,10 +428,10 @@ def refetch(
 
 
 @pytest.mark.parametrize("days", [1, 20], ids=["in one day", "a day each"])
-def test_what_is_fetched_again_unchanged_adds_nothing_to_what_sources_told(
+def test_what_is_fetched_again_unchanged_adds_nothing_to_staging_and_tables(
     warehouse: Warehouse, made: Source, days: int
 ) -> None:
-    """That the whole warehouse grows by less than 1 % shows with more: tests/budgets.py."""
+    """tests/budgets.py shows, with more payloads, that the whole warehouse grows by less than 1 %."""
     _, sizes = refetch(warehouse, made, 2_000, 20, days)
     before, after = (data({name: each[place] for name, each in sizes.items()}) for place in (0, 1))
     assert after < before * 1.01

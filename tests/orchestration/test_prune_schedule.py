@@ -35,7 +35,7 @@ def aged(warehouse: Warehouse, civitai: Source, monkeypatch: pytest.MonkeyPatch)
     for number, name in enumerate(("first", "second")):
         body = msgspec.json.encode({"id": 1, "name": name, "type": "LORA"})
         payload = Payload(body, "x", kind="models")
-        land.land(warehouse, civitai, DAY, [payload], fetched_at=START + timedelta(minutes=number))
+        land.land_items(warehouse, civitai, DAY, [payload], fetched_at=START + timedelta(minutes=number))
         transform(warehouse, civitai, DAY)
     with warehouse.connect() as connection:
         connection.execute("update ops.fetch_runs set ended_at = ended_at - interval '100 days'")

@@ -25,8 +25,8 @@ from pipelines import project
 from pipelines.cli import main
 from pipelines.columns import Read, Steps, reads
 from pipelines.landing import json_paths, jsonb, schema_drift
-from pipelines.landing import land as landing
-from pipelines.landing.json_paths import Paths
+from pipelines.landing.json_paths import StreamPaths
+from pipelines.landing.land import land_items
 from pipelines.ledger import Run
 from pipelines.orchestration.assets import run_metadata
 from pipelines.orchestration.drift_checks import DAYS, Reliance, drift_check
@@ -200,20 +200,20 @@ class Watched:
 
     def land(self, payloads: Sequence[Payload]) -> Run:
         self.clock += timedelta(minutes=1)
-        return landing.land(self.warehouse, self.source, DAY, payloads, fetched_at=self.clock)
+        return land_items(self.warehouse, self.source, DAY, payloads, fetched_at=self.clock)
 
     def ask(self, query: str, *parameters: object) -> list[dict[str, Any]]:
         with self.warehouse.connect() as connection:
             return connection.execute(query, list(parameters)).fetchall()
 
-    def known(self, kind: str) -> Paths:
+    def known(self, kind: str) -> StreamPaths:
         stream = self.source.streams[kind]
         if kind not in self.rows:
             self.rows[kind] = self.ask(
                 'select path, type, payloads from ops.schema_drift where stream = %s order by path collate "C"', stream
             )
         contract = msgspec.inspect.type_info(self.source.contracts[kind])
-        return Paths(stream, set(json_paths.maps(contract)), self.rows[kind])
+        return StreamPaths(stream, set(json_paths.map_paths(contract)), self.rows[kind])
 
     def told(self, word: str) -> set[tuple[str, str, str]]:
         """Kinds, paths and types that are reported as new, or as vanished."""
@@ -282,8 +282,8 @@ def test_each_select_file_relies_on_paths_that_the_recording_has(name: str) -> N
 def alone(found: Watched, every: Sequence[Mutant]) -> list[Mutant]:
     """Lands and transforms each mutant as a record of its own beside the base; those that nobody has noticed."""
     new = {each.number: found.seen_in(each.kind, [each.body]) - found.base[each.kind] for each in every}
-    for start in range(0, len(every), schema_drift.WHOLE):
-        batch = every[start : start + schema_drift.WHOLE]
+    for start in range(0, len(every), schema_drift.FIRST_BODIES):
+        batch = every[start : start + schema_drift.FIRST_BODIES]
         found.land([Payload(each.body, each.name, f"mutant {each.number}", kind=each.kind) for each in batch])
     transform(found.warehouse, found.source, DAY)
     told = found.told("new")
@@ -332,9 +332,9 @@ def everywhere(found: Watched, mutant: Mutant) -> int:
     )
     within = found.within(kind, [each.body for each in changed], path)
     chance = max(1e-9, 1 - float(row["payloads"]) / (row["before"] + 1))
-    times = math.ceil(1.3 * math.log(schema_drift.CHANCE) / math.log(chance) / max(within, 1))
+    times = math.ceil(1.3 * math.log(schema_drift.SIGNIFICANCE) / math.log(chance) / max(within, 1))
     for number in range(1, RUNS + 1):
-        copies = max(1, min(times, schema_drift.WHOLE // len(changed)))
+        copies = max(1, min(times, schema_drift.FIRST_BODIES // len(changed)))
         found.land([found.another(each) for _ in range(copies) for each in changed])
         if found.told("vanished") & {(kind, *what) for what in lost}:
             return number
@@ -533,7 +533,7 @@ def test_the_same_again_writes_nothing(shaped: Watched) -> None:
 
 
 def test_bodies_that_a_broken_run_wrote_are_looked_at(shaped: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(landing, "BATCH_PAYLOADS", 10)
+    monkeypatch.setattr("pipelines.landing.land.BATCH_PAYLOADS", 10)
     late = models([each | {"id": each["id"] + 300, "came": True} for each in MODELS])
     with pytest.raises(KeyError):
         shaped.land([*late, Payload(b"{}", "x", kind="none such")])
@@ -545,7 +545,7 @@ def test_bodies_that_a_broken_run_wrote_are_looked_at(shaped: Watched, monkeypat
 
 
 def test_keys_that_are_data_are_one_path() -> None:
-    found = Paths("s", {"tags"}, [])
+    found = StreamPaths("s", {"tags"}, [])
     for number in range(200):
         ids = {str(number): {"a": number}, f"1:{number}": {"a": number}, "0c" * 16: {"a": 1}}
         named = {f"key_{number}": {"b": 1}, "k" * 65: 1, "with a space": 1}
@@ -556,21 +556,21 @@ def test_keys_that_are_data_are_one_path() -> None:
     assert (told["link[1]", "string"], told["link[3]", "number"], told["link[2]", "null"]) == (200, 200, 200)
     assert ("named.key_0.b", "number") in told
     assert ("named.*.b", "number") in told
-    assert len(told) < 3 * json_paths.MOST_KEYS
-    again = Paths("s", {"tags"}, [{"path": path, "type": kind, "payloads": 1} for path, kind in sorted(told)])
+    assert len(told) < 3 * json_paths.MAX_KEYS
+    again = StreamPaths("s", {"tags"}, [{"path": path, "type": kind, "payloads": 1} for path, kind in sorted(told)])
     assert {node.path for node in again.root.each()} == {node.path for node in found.root.each()}
 
 
 def test_a_stream_has_so_many_paths_and_no_more() -> None:
-    found = Paths("s", set(), [])
+    found = StreamPaths("s", set(), [])
     for number in range(2_000):
         found.inspect({f"a_{number % 60}": {f"b_{number}": {f"c_{number}": 1}}}, b"")
     deep: Document = 1
     for _ in range(500):
         deep = {"down": [deep]}
     found.inspect(deep, b"")
-    assert sum(1 for _ in found.root.each()) < 2 * json_paths.MOST_PATHS
-    assert max(node.depth for node in found.root.each()) <= json_paths.DEEPEST
+    assert sum(1 for _ in found.root.each()) < 2 * json_paths.MAX_PATHS
+    assert max(node.depth for node in found.root.each()) <= json_paths.MAX_DEPTH
 
 
 def test_a_large_body_that_another_record_has_already_is_not_decoded(warehouse: Warehouse, made: Source) -> None:

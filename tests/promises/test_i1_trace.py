@@ -23,7 +23,7 @@ from pipelines.transform.change_set import ChangeSet
 from pipelines.warehouse.database import Connection, Warehouse
 from pipelines.warehouse.declare import metadata
 from pipelines.warehouse.table_spec import TableSpec
-from pipelines.warehouse.trace_view import row_of
+from pipelines.warehouse.trace_view import trace_query
 from tests.cli.test_cli import FAILED, USAGE, Atlas, atlas, words
 from tests.test_readme import load_recordings
 
@@ -43,7 +43,7 @@ def loaded(new_warehouse: Callable[[], Warehouse]) -> Iterator[Warehouse]:
 
 @pytest.fixture
 def connection(loaded: Warehouse) -> Iterator[Connection]:
-    """A connection on which nothing lasts."""
+    """A connection whose changes are rolled back."""
     with loaded.connect() as connection, connection.transaction(force_rollback=True):
         yield connection
 
@@ -53,8 +53,8 @@ def a_row(connection: Connection, table: str, where: str = "true") -> dict[str, 
     return row.fetchone() or {}
 
 
-def test_every_row_is_traced_once_to_what_is_there(connection: Connection) -> None:
-    """Its record's version in force, with body, landing, transform and SQL text."""
+def test_every_row_is_traced_once(connection: Connection) -> None:
+    """To the effective version of its record, with body, landing, transform and SQL text."""
     for name, shape in SHAPES.items():
         keys = connection.execute(
             sql.SQL("select {} as key from {} t order by 1").format(shape.key_text("t"), shape.target)
@@ -128,7 +128,7 @@ def test_a_shared_row_leads_to_a_record_that_refers_to_it(connection: Connection
 
 
 def test_counters_lead_to_the_landing_that_observed_them(connection: Connection) -> None:
-    """Which is another one than that of the payload's version, where only counters had changed."""
+    """Which is not that of the payload version, where only counters had changed."""
     later = a_row(
         connection,
         "catalog.model_stats",
@@ -181,7 +181,7 @@ def test_a_check_of_each_table_finds_it_too(with_models: Warehouse, civitai: Sou
     ],
     ids=["version", "text"],
 )
-def test_a_row_of_which_the_proof_was_taken_away_is_found(connection: Connection, change: str) -> None:
+def test_a_row_whose_proof_was_removed_is_found(connection: Connection, change: str) -> None:
     row = a_row(connection, "catalog.workflows")
     connection.execute(change.encode(), [row["version_id"]])
     assert sum(each["unproven"] for each in trace.unproven(connection)) > 0
@@ -190,13 +190,13 @@ def test_a_row_of_which_the_proof_was_taken_away_is_found(connection: Connection
 
 
 def test_a_row_is_looked_up_by_its_index(connection: Connection) -> None:
-    """No table is read whole for one key, through the SQL that `atlas trace` asks."""
-    connection.execute("set local enable_seqscan = off")  # small tables are read whole for being small
+    """The query of `atlas trace` reads no table sequentially for one key."""
+    connection.execute("set local enable_seqscan = off")  # the planner prefers it for small tables
     for name in SHAPES:
         key = a_row(connection, name)["key"]
-        condition = trace._has_key(connection, SHAPES[name], key)
+        condition = trace._key_condition(connection, SHAPES[name], key)
         assert condition is not None
-        plan = connection.execute(sql.SQL("explain ") + row_of(SHAPES[name], condition)).fetchall()
+        plan = connection.execute(sql.SQL("explain ") + trace_query(SHAPES[name], condition)).fetchall()
         assert not [line for line in plan if "Seq Scan" in line["QUERY PLAN"]], (name, plan)
 
 
@@ -205,7 +205,7 @@ def with_models(warehouse: Warehouse, civitai: Source) -> Warehouse:
     """Two models."""
     body = {"name": "Heron", "type": "LORA", "modelVersions": []}
     items = [Payload(json.dumps(body | {"id": each}).encode(), f"told {each}", kind="models") for each in (1, 2)]
-    land.land(warehouse, civitai, "2026-11-01", items)
+    land.land_items(warehouse, civitai, "2026-11-01", items)
     run.transform(warehouse, civitai, "2026-11-01")
     return warehouse
 
@@ -234,17 +234,17 @@ def test_the_command_shows_a_row_by_its_key_or_the_sources_own_id(with_models: W
         (["catalog.models", "7"], "catalog.models has no row '7'. Its key is model_id, or external_id."),
         (
             ["catalog.model_tags", "7"],
-            "catalog.model_tags has no row '7'. Its key is model_id and tag_id, a space between.",
+            "catalog.model_tags has no row '7'. Its key is model_id and tag_id, separated by a space.",
         ),
     ],
 )
-def test_what_the_command_cannot_find_it_says(
+def test_the_command_explains_what_it_cannot_find(
     with_models: Warehouse, atlas: Atlas, arguments: list[str], told: str
 ) -> None:
     assert told in words(atlas("trace", *arguments, code=USAGE).stderr)
 
 
-def test_an_id_that_several_rows_have_is_told_with_their_keys(connection: Connection) -> None:
+def test_an_id_of_several_rows_is_reported_with_their_keys(connection: Connection) -> None:
     ids = connection.execute(
         "select external_id from catalog.model_versions group by 1 having count(*) between 2 and 8 limit 1"
     ).fetchone()

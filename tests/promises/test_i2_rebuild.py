@@ -1,6 +1,6 @@
-"""Invariant I2: derived anew from staging the tables are the same, in any order, by any number of workers.
+"""Invariant I2: derived again from staging the tables are the same, in any order, by any number of workers.
 
-What is not the same was written by hand, or derived by other SQL: it is found, and mended, and nothing else is touched.
+Rows that were written by hand, or derived by other SQL, are found and corrected, and no other row is written.
 """
 
 import random
@@ -11,9 +11,9 @@ from psycopg import sql
 
 from pipelines import ledger, project
 from pipelines.errors import AtlasError
-from pipelines.lineage import rebuild
-from pipelines.lineage.rebuild import Compared
-from pipelines.lineage.shadow_schema import PASSING, beside
+from pipelines.lineage import rebuild, shadow_schema
+from pipelines.lineage.rebuild import TableComparison
+from pipelines.lineage.shadow_schema import TEMPORARY_PREFIX
 from pipelines.transform import run as transform
 from pipelines.transform import table_digests
 from pipelines.warehouse.database import Warehouse
@@ -26,13 +26,13 @@ from tests.transform.test_change_set import DAYS, any_model, rows
 __all__ = ["atlas", "files"]
 
 
-def differing(warehouse: Warehouse, workers: int = 2) -> dict[str, Compared]:
-    """The tables that are not as derived."""
+def differing(warehouse: Warehouse, workers: int = 2) -> dict[str, TableComparison]:
+    """The tables that differ from the derived ones."""
     return {each.table: each for each in rebuild.check(warehouse, "catalog", workers=workers) if not each.same}
 
 
 def places(warehouse: Warehouse) -> dict[str, set[tuple[str, ...]]]:
-    """Place and inserting transaction of each row of the domain."""
+    """ctid and xmin of each row of the domain."""
     return {
         table.name: set(
             rows(warehouse, sql.SQL("select ctid::text, xmin::text from {}").format(TableSpec(table).target))
@@ -42,12 +42,12 @@ def places(warehouse: Warehouse) -> dict[str, set[tuple[str, ...]]]:
     }
 
 
-def kept(warehouse: Warehouse) -> dict[str, tuple[int, int]]:
-    """What `ops.table_digests` says of the tables it knows."""
+def recorded_digests(warehouse: Warehouse) -> dict[str, tuple[int, int]]:
+    """Rows and digest of each table, by `ops.table_digests`."""
     return {name: (number, digest) for name, number, digest in rows(warehouse, "select * from ops.table_digests")}
 
 
-def held(warehouse: Warehouse) -> dict[str, tuple[int, int]]:
+def counted_digests(warehouse: Warehouse) -> dict[str, tuple[int, int]]:
     with warehouse.connect() as connection:
         counted = {
             table.fullname: table_digests.counted(connection, TableSpec(table))
@@ -59,9 +59,9 @@ def held(warehouse: Warehouse) -> dict[str, tuple[int, int]]:
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_after_a_history_the_tables_are_what_staging_gives(warehouse: Warehouse, files: Files, seed: int) -> None:
-    """By any number of workers; and taken in by days in another order, they would be the same."""
+    """By any number of workers, and with the days transformed in another order."""
     world = World(warehouse, files, random.Random(f"{SEED} {seed}"), changes=False)
-    world.live(10)
+    world.simulate(10)
     for workers in (1, 2, 4):
         assert differing(warehouse, workers) == {}
     before = tables(warehouse)
@@ -91,7 +91,7 @@ BY_HAND = {
         select uuidv7(), record_id, source_id, 'by hand', name, type, nsfw_rating, raw from catalog.models limit 1
         """,
         "catalog.models",
-        "beyond",
+        "extra",
     ),
 }
 
@@ -106,10 +106,12 @@ def three_models(warehouse: Warehouse, files: Files) -> Warehouse:
 
 
 @pytest.mark.parametrize("case", BY_HAND)
-def test_what_was_done_by_hand_is_found_and_mended_and_nothing_else_touched(three_models: Warehouse, case: str) -> None:
+def test_a_change_by_hand_is_found_and_corrected_and_nothing_else_is_written(
+    three_models: Warehouse, case: str
+) -> None:
     statement, table, what = BY_HAND[case]
     before, untouched = tables(three_models), places(three_models)
-    recorded = kept(three_models)
+    recorded = recorded_digests(three_models)
     with three_models.connect() as connection:
         number = connection.execute(statement.encode()).rowcount
     assert number > 0
@@ -130,28 +132,28 @@ def test_what_was_done_by_hand_is_found_and_mended_and_nothing_else_touched(thre
     )
     assert (kind, stream, partition, total) == ("rebuild", "catalog", "all", True)
     written = {name: len(each - untouched[name]) for name, each in places(three_models).items()}
-    mended = 0 if what == "beyond" else number
-    assert {name: each for name, each in written.items() if each} == ({table.split(".")[1]: mended} if mended else {})
-    assert kept(three_models) == held(three_models)
-    assert {name: kept(three_models)[name] for name in recorded} == recorded
+    corrected = {} if what == "extra" else {table.split(".")[1]: number}
+    assert {name: each for name, each in written.items() if each} == corrected
+    assert recorded_digests(three_models) == counted_digests(three_models)
+    assert {name: recorded_digests(three_models)[name] for name in recorded} == recorded
 
 
 def test_the_command_ends_as_its_run_does(three_models: Warehouse, atlas: Atlas) -> None:
-    """One image does not fit."""
+    """One image is rejected."""
     assert "1 quarantined (partial_success)" in words(atlas("rebuild", "catalog", code=PARTIAL).stderr)
     atlas("rebuild", "catalog", "--check")
 
 
-def test_a_version_taken_away_by_hand_is_found(three_models: Warehouse) -> None:
+def test_a_version_deleted_by_hand_is_found(three_models: Warehouse) -> None:
     with three_models.connect() as connection:
         connection.execute("delete from staging.versions where external_id = '2'")
-    assert differing(three_models)["catalog.models"].beyond == 1
+    assert differing(three_models)["catalog.models"].extra == 1
     rebuild.rebuild(three_models, "catalog", workers=1)
     assert rows(three_models, "select external_id from catalog.models order by 1") == [("1",), ("3",)]
-    assert kept(three_models) == held(three_models)
+    assert recorded_digests(three_models) == counted_digests(three_models)
 
 
-def test_other_sql_is_found_and_brought_in_and_then_changes_nothing_more(three_models: Warehouse, files: Files) -> None:
+def test_other_sql_is_found_and_applied_once(three_models: Warehouse, files: Files) -> None:
     files.change("catalog/civitai/models", 1)
     assert differing(three_models)["catalog.models"].different == 3
     rebuild.rebuild(three_models, "catalog", workers=2)
@@ -159,17 +161,17 @@ def test_other_sql_is_found_and_brought_in_and_then_changes_nothing_more(three_m
         (True, True)
     ]
     assert differing(three_models) == {}
-    before, derivations = (
+    before, reapplied = (
         places(three_models),
         rows(three_models, "select * from staging.reapplied_versions order by 1, 2"),
     )
-    assert len(derivations) == 3
+    assert len(reapplied) == 3
     source = project.sources()["catalog/civitai"]
     assert transform.pending_partitions(three_models, source) == []
     for day in DAYS:
         assert changed(transform.transform(three_models, source, day).counts) == 0
     assert places(three_models) == before
-    assert rows(three_models, "select * from staging.reapplied_versions order by 1, 2") == derivations
+    assert rows(three_models, "select * from staging.reapplied_versions order by 1, 2") == reapplied
 
     files.change("catalog/civitai/models", 0)
     assert transform.pending_partitions(three_models, source) == [DAYS[1], DAYS[2], DAYS[3]]
@@ -177,15 +179,15 @@ def test_other_sql_is_found_and_brought_in_and_then_changes_nothing_more(three_m
     assert differing(three_models) == {}
 
 
-def test_rows_that_fit_no_more_by_other_sql_are_in_quarantine_with_their_sql(
+def test_rows_rejected_by_other_sql_are_in_quarantine_until_the_sql_is_restored(
     three_models: Warehouse, files: Files
 ) -> None:
-    """Those that they depend on wait, and all of it fits again by the SQL of before."""
+    """Their children are pending, and all of them fit again by the first SQL."""
     before, path = tables(three_models), files.folder / "catalog/civitai/models.sql"
     text = path.read_text()
-    misfits = "select table_name, row_key, reason, seen from staging.quarantine where closed_at is null order by 1, 2"
-    waits = "select record_id, table_name, key, reason from staging.pending_rows"
-    known, waited = rows(three_models, misfits), rows(three_models, waits)
+    rejected = "select table_name, row_key, reason, seen from staging.quarantine where closed_at is null order by 1, 2"
+    pending = "select record_id, table_name, key, reason from staging.pending_rows"
+    known, pending_before = rows(three_models, rejected), rows(three_models, pending)
     path.write_text(
         f"""
         select model_id, record_id, source_id, external_id,
@@ -197,23 +199,21 @@ def test_rows_that_fit_no_more_by_other_sql_are_in_quarantine_with_their_sql(
     run = rebuild.rebuild(three_models, "catalog", workers=2)
     assert run.status == "partial_success"
     assert rows(three_models, "select external_id from catalog.models order by 1") == [("1",), ("2",)]
-    found = rows(three_models, misfits)
+    found = rows(three_models, rejected)
     assert ("catalog.models", "not_null") in {(table, reason) for table, _, reason, _ in found}
     assert run.counts.quarantined == len(found) > len(known)
-    assert {(table, reason) for _, table, _, reason in rows(three_models, waits)} > {("catalog.models", "parent")}
+    assert {(table, reason) for _, table, _, reason in rows(three_models, pending)} > {("catalog.models", "parent")}
 
     path.write_text(text)
     project.selects.cache_clear()
     rebuild.rebuild(three_models, "catalog", workers=2)
     assert tables(three_models) == before
-    assert [entry[:3] for entry in rows(three_models, misfits)] == [entry[:3] for entry in known]
-    assert rows(three_models, waits) == waited
+    assert [entry[:3] for entry in rows(three_models, rejected)] == [entry[:3] for entry in known]
+    assert rows(three_models, pending) == pending_before
 
 
-def test_a_shared_row_to_which_none_refers_is_not_written_whatever_way_it_comes(
-    warehouse: Warehouse, files: Files
-) -> None:
-    """A model of the second day has an image that does not fit, so that rows are sorted out; no other day's are."""
+def test_a_shared_row_without_a_reference_is_not_written(warehouse: Warehouse, files: Files) -> None:
+    """On the second day an image is rejected, so that rows are validated one by one; on the first day they are not."""
     path = files.folder / "catalog/civitai/model_tags.sql"
     path.write_text(f"select * from (\n{path.read_text()}\n) as t where false")
     project.selects.cache_clear()
@@ -230,7 +230,7 @@ def test_a_shared_row_to_which_none_refers_is_not_written_whatever_way_it_comes(
     ]
 
 
-def test_rows_of_records_on_which_a_select_fails_are_not_taken_away(three_models: Warehouse, files: Files) -> None:
+def test_rows_of_records_on_which_a_select_fails_are_not_deleted(three_models: Warehouse, files: Files) -> None:
     before, path = places(three_models), files.folder / "catalog/civitai/models.sql"
     path.write_text(f"select * from (\n{path.read_text()}\n) as t where 1 / (length(external_id) - 1) > -1")
     project.selects.cache_clear()
@@ -240,20 +240,26 @@ def test_rows_of_records_on_which_a_select_fails_are_not_taken_away(three_models
     assert places(three_models) == before
 
 
-def test_a_schema_that_a_killed_process_left_goes_with_the_next(three_models: Warehouse) -> None:
-    """One that a living process works in stays."""
+def test_the_schema_of_a_killed_process_is_dropped_with_the_next(three_models: Warehouse) -> None:
+    """That of a living process stays."""
     with three_models.connect() as connection:
-        connection.execute(f"create schema {PASSING}forsaken; create table {PASSING}forsaken.models ()".encode())
-    with beside(three_models, "catalog") as first, beside(three_models, "catalog") as second:
+        connection.execute(
+            f"create schema {TEMPORARY_PREFIX}abandoned; create table {TEMPORARY_PREFIX}abandoned.models ()".encode()
+        )
+    with (
+        shadow_schema.create(three_models, "catalog") as first,
+        shadow_schema.create(three_models, "catalog") as second,
+    ):
         there = {
-            name for (name,) in rows(three_models, f"select nspname from pg_namespace where nspname ~ '^{PASSING}'")
+            name
+            for (name,) in rows(three_models, f"select nspname from pg_namespace where nspname ~ '^{TEMPORARY_PREFIX}'")
         }
         assert there == {str(each["models"].schema) for each in (first, second)}
-    assert rows(three_models, f"select nspname from pg_namespace where nspname ~ '^{PASSING}'") == []
+    assert rows(three_models, f"select nspname from pg_namespace where nspname ~ '^{TEMPORARY_PREFIX}'") == []
 
 
 def test_it_waits_for_no_transaction_that_reads_or_writes_other_things(three_models: Warehouse) -> None:
-    """One holds what a transform under way holds: rows of ops.sources, locked for its references."""
+    """Such as one that locks rows of ops.sources, as the foreign keys of a transform do."""
     with three_models.connect() as other, other.transaction():
         other.execute("select * from ops.sources for key share")
         other.execute("select count(*) from marts.models")

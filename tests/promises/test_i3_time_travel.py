@@ -1,6 +1,6 @@
-"""Invariant I3: as of any run, with the SQL of then, the tables are what they were; a touched history is told.
+"""Invariant I3: as of any run, with the SQL of that time, the tables are what they were; removed history is reported.
 
-`PASTS=50 make test TESTS=tests/promises/test_i3_time_travel.py` tries more histories by chance; PASTS_SEED others.
+`PASTS=50 make test TESTS=tests/promises/test_i3_time_travel.py` tries more random histories; PASTS_SEED chooses others.
 """
 
 import csv
@@ -26,7 +26,7 @@ __all__ = ["atlas", "files"]
 
 
 def recorded_is_what_tables_hold(world: World, run: Run) -> None:
-    """A run's record of what it left behind is what reading the tables tells."""
+    """The digests that a run recorded are those of the tables."""
     project.load_tables()
     with world.warehouse.connect() as connection:
         for name, noted in run.stats.get("content", {}).items():
@@ -37,18 +37,18 @@ def recorded_is_what_tables_hold(world: World, run: Run) -> None:
 @pytest.mark.parametrize("seed", SEEDS)
 def test_as_of_any_run_the_tables_are_what_they_were(warehouse: Warehouse, files: Files, seed: int) -> None:
     world = World(warehouse, files, random.Random(f"{SEED} {seed}"), after=recorded_is_what_tables_hold)
-    world.live(9)
+    world.simulate(9)
     with warehouse.connect() as connection:
         for number, run in enumerate(world.runs):
             if run.kind == "land" and run is not world.runs[-2]:
-                continue  # it has left the tables as they were
-            moment = snapshots.moment(connection, str(run.id))
-            with time_travel.as_of(warehouse, "catalog", moment) as then:
+                continue  # it did not change the tables
+            snapshot = snapshots.snapshot_of_run(connection, str(run.id))
+            with time_travel.as_of(warehouse, "catalog", snapshot) as then:
                 schema = next(iter(then.tables.values())).schema
-                assert tables(warehouse, str(schema)) == world.held[run.id], (
+                assert tables(warehouse, str(schema)) == world.tables_after[run.id], (
                     f"run {number}, {run.kind} {run.source} {run.partition}"
                 )
-                assert then.differing(connection) == []
+                assert then.differing_tables(connection) == []
 
 
 @pytest.fixture
@@ -56,78 +56,78 @@ def world(warehouse: Warehouse, files: Files) -> World:
     return World(warehouse, files, random.Random(SEED), after=recorded_is_what_tables_hold)
 
 
-def take_in(world: World, day: str) -> None:
-    """Takes in a day of CivitAI, of which everything derived anew is the same."""
-    world.done(transform(world.warehouse, world.told["catalog/civitai"].source, day))
+def transform_day(world: World, day: str) -> None:
+    """Transforms a day of CivitAI; rebuild and as-of find no difference afterwards."""
+    world.record(transform(world.warehouse, world.told["catalog/civitai"].source, day))
     assert [each.table for each in rebuild.check(world.warehouse, "catalog", workers=1) if not each.same] == []
     with world.warehouse.connect() as connection:
-        moment = snapshots.moment(connection, str(world.runs[-1].id))
-        with time_travel.as_of(world.warehouse, "catalog", moment) as then:
-            assert then.differing(connection) == []
+        snapshot = snapshots.snapshot_of_run(connection, str(world.runs[-1].id))
+        with time_travel.as_of(world.warehouse, "catalog", snapshot) as then:
+            assert then.differing_tables(connection) == []
 
 
 def a_model(**more: object) -> Json:
     return {"id": 1, "name": "heron", "type": "LORA", "stats": {"downloadCount": 1}} | more
 
 
-def test_a_column_that_a_select_no_longer_yields_is_emptied(world: World) -> None:
+def test_a_column_that_a_select_no_longer_yields_becomes_null(world: World) -> None:
     world.told["catalog/civitai"].land("1", a_model(description="long"), kind="models")
-    take_in(world, DAYS[0])
+    transform_day(world, DAYS[0])
     world.files.change("catalog/civitai/models", 1)
-    take_in(world, DAYS[0])
+    transform_day(world, DAYS[0])
     assert rows(world.warehouse, "select description from catalog.models") == [(None,)]
 
 
-def test_a_record_that_comes_on_another_day_is_derived_whole_by_other_sql(world: World) -> None:
-    """Its older counters too, which that day did not bring."""
+def test_other_sql_is_applied_to_all_of_a_record_that_lands_on_another_day(world: World) -> None:
+    """To its older counters too, which had landed on the first day."""
     told = world.told["catalog/civitai"]
     told.land("1", a_model(), kind="models")
-    take_in(world, DAYS[0])
+    transform_day(world, DAYS[0])
     assert rows(world.warehouse, "select metadata is not null from catalog.model_stats") == [(True,)]
     world.files.change("catalog/civitai/model_stats", 0)
     told.land("1", a_model(name="otter"), kind="models", day=DAYS[1])
-    world.done(transform(world.warehouse, told.source, DAYS[1]))
+    world.record(transform(world.warehouse, told.source, DAYS[1]))
     assert rows(world.warehouse, "select metadata from catalog.model_stats") == [(None,)]
 
 
-def test_what_referred_to_a_row_that_goes_is_counted_and_recorded(world: World) -> None:
+def test_a_row_that_loses_its_parent_is_counted_and_recorded(world: World) -> None:
     told = world.told["catalog/civitai"]
     told.land("1", a_model(modelVersions=[{"id": 11, "name": "v"}]), kind="models")
     told.land("7", {"id": 7, "url": "https://i/7/a.png", "modelVersionIds": [11]}, kind="images")
-    take_in(world, DAYS[0])
+    transform_day(world, DAYS[0])
     told.land("1", a_model(modelVersions=[]), kind="models")
-    take_in(world, DAYS[0])
+    transform_day(world, DAYS[0])
     assert world.runs[-1].stats["tables"]["catalog.images"]["updated"] == 1
     assert rows(world.warehouse, "select model_version_id from catalog.images") == [(None,)]
 
 
 def test_a_row_that_changes_its_parent_stays_the_same_row(world: World) -> None:
-    """Though the parent that it had goes in the same run."""
+    """Even if the former parent is deleted in the same run."""
     told = world.told["catalog/civitai"]
     created = "select xmin::text, created_at from catalog.model_versions"
     versions = [{"id": 11, "name": "v"}]
     told.land("1", a_model(modelVersions=versions), kind="models")
-    take_in(world, DAYS[0])
+    transform_day(world, DAYS[0])
     ((_, before),) = rows(world.warehouse, created)
     told.land("2", a_model(id=2, modelVersions=versions), kind="models")
     told.full_refresh("1", kind="models")
-    take_in(world, DAYS[0])
+    transform_day(world, DAYS[0])
     assert world.runs[-1].stats["tables"]["catalog.model_versions"]["updated"] == 1
     assert rows(world.warehouse, created)[0][1] == before
 
 
-def test_counters_that_came_with_a_newer_payload_wait_for_it(world: World) -> None:
-    """A claim brings the older version into scope, on a day before the newer one is taken in."""
+def test_counters_of_a_newer_payload_are_pending_until_it_is_applied(world: World) -> None:
+    """A key conflict brings the older version into the change set before the newer one is applied."""
     told = world.told["catalog/civitai"]
     image = {"id": 7, "url": "https://i/7/a.png"}
     body = a_model(modelVersions=[{"id": 11, "name": "v", "images": [image]}])
     told.land("1", body, kind="models")
-    take_in(world, DAYS[0])
+    transform_day(world, DAYS[0])
     told.land("1", body | {"name": "otter", "stats": {"downloadCount": 2}}, kind="models", day=DAYS[1])
     told.land("7", image, kind="images", day=DAYS[2])
-    take_in(world, DAYS[2])
+    transform_day(world, DAYS[2])
     assert rows(world.warehouse, "select downloads from catalog.model_stats") == [(1,)]
-    take_in(world, DAYS[1])
+    transform_day(world, DAYS[1])
     assert rows(world.warehouse, "select downloads from catalog.model_stats order by 1") == [(1,), (2,)]
 
 
@@ -139,47 +139,48 @@ def fail_on(world: World, table: str, record: str) -> None:
     project.selects.cache_clear()
 
 
-def test_counters_of_a_record_on_which_a_select_fails_are_not_there_yet(world: World) -> None:
+def test_counters_of_a_record_on_which_a_select_fails_are_not_applied(world: World) -> None:
     told = world.told["catalog/civitai"]
     told.land("1", a_model(), kind="models")
-    take_in(world, DAYS[0])
+    transform_day(world, DAYS[0])
     fail_on(world, "models", "1")
-    world.done(transform(world.warehouse, told.source, DAYS[0]))
+    world.record(transform(world.warehouse, told.source, DAYS[0]))
     told.land("1", a_model(stats={"downloadCount": 2}), kind="models", day=DAYS[1])
-    world.done(transform(world.warehouse, told.source, DAYS[1]))
+    world.record(transform(world.warehouse, told.source, DAYS[1]))
     with world.warehouse.connect() as connection:
-        first, last = (snapshots.moment(connection, str(run.id)) for run in (world.runs[0], world.runs[-1]))
+        first, last = (snapshots.snapshot_of_run(connection, str(run.id)) for run in (world.runs[0], world.runs[-1]))
         with (
             time_travel.as_of(world.warehouse, "catalog", first) as before,
             time_travel.as_of(world.warehouse, "catalog", last) as then,
         ):
-            assert then.differing(connection) == []
+            assert then.differing_tables(connection) == []
             assert list(time_travel.differences(connection, before, then)) == []
 
 
-def test_what_comes_to_rows_on_which_a_select_fails_is_recorded_and_told(world: World) -> None:
-    """The version goes to which an image refers that is left out; then it comes again."""
+def test_changes_of_rows_on_whose_record_a_select_fails_are_recorded_and_reported(world: World) -> None:
+    """A SELECT fails on an image; the version that it refers to is deleted, then lands again."""
     told = world.told["catalog/civitai"]
     told.land("1", a_model(modelVersions=[{"id": 11, "name": "v"}]), kind="models")
     told.land("7", {"id": 7, "url": "https://i/7/a.png", "modelVersionIds": [11]}, kind="images")
-    take_in(world, DAYS[0])
+    transform_day(world, DAYS[0])
     fail_on(world, "images", "7")
     for versions in ([], [{"id": 11, "name": "v"}]):
         told.land("1", a_model(modelVersions=versions), kind="models")
-        world.done(transform(world.warehouse, told.source, DAYS[0]))
+        world.record(transform(world.warehouse, told.source, DAYS[0]))
         assert rows(world.warehouse, "select model_version_id from catalog.images") == [(None,)]
     failed, last = world.runs[-2:]
     with world.warehouse.connect() as connection:
-        moment = snapshots.moment(connection, str(last.id))
-        with time_travel.as_of(world.warehouse, "catalog", moment) as then:
-            assert then.differing(connection) == ["catalog.images"]
-            untrue = time_travel.untrue(connection, then)
-    assert untrue is not None and f"SELECT files failed on records in runs {failed.id}: rows of these" in untrue
+        snapshot = snapshots.snapshot_of_run(connection, str(last.id))
+        with time_travel.as_of(world.warehouse, "catalog", snapshot) as then:
+            assert then.differing_tables(connection) == ["catalog.images"]
+            reasons = time_travel.why_not_exact(connection, then)
+    assert reasons is not None
+    assert f"SELECT files failed on records in runs {failed.id}: the rows of these records" in reasons
 
 
 @pytest.fixture
 def two_runs(warehouse: Warehouse, files: Files) -> tuple[Warehouse, Run, Run, Run]:
-    """A model taken in, landed under another name, and that taken in."""
+    """A model is transformed, lands with another name, and is transformed again."""
     told = World(warehouse, files, random.Random(SEED)).told["catalog/civitai"]
     told.land("1", {"id": 1, "name": "heron", "type": "LORA"}, kind="models")
     first = transform(warehouse, told.source, DAYS[0])
@@ -199,33 +200,33 @@ def test_the_command_prints_a_table_as_it_was(two_runs: tuple[Warehouse, Run, Ru
     atlas("as-of", first.id, "--schema", "before")
     joined = "select t.name, n.name from before.models t join catalog.models n using (model_id)"
     assert rows(warehouse, joined) == [("heron", "otter")]
-    assert "There is a schema 'before' already" in words(
+    assert "The schema 'before' already exists" in words(
         atlas("as-of", first.id, "--schema", "before", code=USAGE).stderr
     )
 
     with warehouse.connect() as connection:
         connection.execute("update staging.versions set valid_to_run = valid_from_run where valid_to_run is not null")
     touched = words(atlas("as-of", first.id, "catalog.models", code=FAILED).stderr)
-    assert f"This is not quite what run {first.id} recorded: catalog.models" in touched
+    assert f"These tables differ from what run {first.id} recorded: catalog.models" in touched
     differing = atlas("diff", first.id, second.id, code=FAILED)
-    assert f"This is not quite what run {first.id} recorded" in words(differing.stderr)
+    assert f"These tables differ from what run {first.id} recorded" in words(differing.stderr)
     assert "rows differ" in differing.stdout
 
 
-def test_a_schema_that_is_kept_shows_when_it_is_whole(two_runs: tuple[Warehouse, Run, Run, Run]) -> None:
+def test_a_kept_schema_appears_when_it_is_complete(two_runs: tuple[Warehouse, Run, Run, Run]) -> None:
     warehouse, first, *_ = two_runs
-    there = "select nspname from pg_namespace where nspname = 'kept' or nspname ~ '^atlas_passing'"
+    there = "select nspname from pg_namespace where nspname = 'kept' or nspname ~ '^atlas_shadow'"
     with warehouse.connect() as connection:
-        moment = snapshots.moment(connection, str(first.id))
-    with pytest.raises(RuntimeError), time_travel.as_of(warehouse, "catalog", moment, schema="kept"):
+        snapshot = snapshots.snapshot_of_run(connection, str(first.id))
+    with pytest.raises(RuntimeError), time_travel.as_of(warehouse, "catalog", snapshot, schema="kept"):
         raise RuntimeError
     assert rows(warehouse, there) == []
-    with time_travel.as_of(warehouse, "catalog", moment, schema="kept"):
-        ((passing,),) = rows(warehouse, there)
-        assert passing != "kept"
+    with time_travel.as_of(warehouse, "catalog", snapshot, schema="kept"):
+        ((temporary,),) = rows(warehouse, there)
+        assert temporary != "kept"
     assert rows(warehouse, there) == [("kept",)]
-    for name, why in (("kept", "There is a schema 'kept' already"), ("pg_kept", "cannot be called 'pg_kept'")):
-        with pytest.raises(AtlasError, match=why), time_travel.as_of(warehouse, "catalog", moment, schema=name):
+    for name, why in (("kept", "The schema 'kept' already exists"), ("pg_kept", "cannot be called 'pg_kept'")):
+        with pytest.raises(AtlasError, match=why), time_travel.as_of(warehouse, "catalog", snapshot, schema=name):
             pass
     assert rows(warehouse, there) == [("kept",)]
 
@@ -233,7 +234,7 @@ def test_a_schema_that_is_kept_shows_when_it_is_whole(two_runs: tuple[Warehouse,
 @pytest.mark.parametrize(
     ("arguments", "code", "told"),
     [
-        (["ffff", "catalog.models"], USAGE, "There is no run 'ffff' in the ledger. See them with: atlas runs"),
+        (["ffff", "catalog.models"], USAGE, "There is no run 'ffff' in the ledger. List the runs with: atlas runs"),
         (["0", "catalog.models"], USAGE, "There is more than one run '0'"),
         (["%", "catalog.models"], USAGE, "There is no run '%'"),
         (["RUN"], USAGE, "Name either a TABLE to print, or a schema to make: --schema NAME."),
@@ -243,7 +244,7 @@ def test_a_schema_that_is_kept_shows_when_it_is_whole(two_runs: tuple[Warehouse,
         (["FAILED", "catalog.models"], FAILED, "has published nothing"),
     ],
 )
-def test_what_the_command_cannot_show_it_says(
+def test_the_command_explains_what_it_cannot_show(
     two_runs: tuple[Warehouse, Run, Run, Run], atlas: Atlas, arguments: list[str], code: int, told: str
 ) -> None:
     warehouse, first, *_ = two_runs
@@ -251,4 +252,4 @@ def test_what_the_command_cannot_show_it_says(
     failed += " values ('catalog/civitai', 'land', 'x', '2026-11-01', 'failed', 'x', now()) returning fetch_run_id"
     names = {"RUN": str(first.id), "FAILED": str(rows(warehouse, failed)[0][0])}
     assert told in words(atlas("as-of", *(names.get(each, each) for each in arguments), code=code).stderr)
-    assert rows(warehouse, "select nspname from pg_namespace where nspname ~ '^atlas_passing'") == []
+    assert rows(warehouse, "select nspname from pg_namespace where nspname ~ '^atlas_shadow'") == []

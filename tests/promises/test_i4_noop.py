@@ -86,7 +86,7 @@ def written(warehouse: Warehouse) -> Iterator[set[str]]:
 def recorded(warehouse: Warehouse, source: Source) -> list[Item]:
     """The items of a source's first recording."""
     day = recording.days(source)[0]
-    with extract.opened(warehouse, source, Window(day), "recorded") as intake:
+    with extract.open_intake(warehouse, source, Window(day), "recorded") as intake:
         return list(intake.items({}))
 
 
@@ -103,7 +103,7 @@ def load(
     warehouse: Warehouse, source: Source, items: list[Item], *, full: bool = False, hours: int = 0
 ) -> tuple[Run, Run]:
     fetched_at = Window(date(2026, 11, 1)).start + timedelta(hours=hours)
-    landed = land.land(warehouse, source, DAY, items, fetched_at=fetched_at)
+    landed = land.land_items(warehouse, source, DAY, items, fetched_at=fetched_at)
     return landed, transform(warehouse, source, DAY, full=full)
 
 

@@ -20,8 +20,8 @@ from psycopg import sql
 from pipelines import ledger, project
 from pipelines.connectors import recording
 from pipelines.landing import extract
-from pipelines.landing import land as landing
-from pipelines.landing.land import Intake
+from pipelines.landing.intake import Intake
+from pipelines.landing.land import land_intake
 from pipelines.ledger import Counts, Run
 from pipelines.lineage import rebuild
 from pipelines.maintenance import erasure
@@ -54,7 +54,7 @@ def rows(warehouse: Warehouse, query: str | sql.Composed) -> list[dict[str, Any]
 
 def land(warehouse: Warehouse, source: Source, *items: Item, hours: int = 0) -> Counts:
     intake = Intake(lambda _: items, "recorded", START + timedelta(hours=hours))
-    return landing.land_intake(warehouse, source, DAY, nullcontext(intake), shrink=True).counts
+    return land_intake(warehouse, source, DAY, nullcontext(intake), shrink=True).counts
 
 
 def added(counts: Any) -> int:
@@ -92,10 +92,10 @@ def test_the_sum_holds_for_every_recording(warehouse: Warehouse, name: str) -> N
     source = project.sources()[name]
     runs = []
     for day in [*recording.days(source), recording.days(source)[-1]]:
-        with extract.opened(warehouse, source, Window(day), "recorded") as intake:
+        with extract.open_intake(warehouse, source, Window(day), "recorded") as intake:
             told = sum(isinstance(item, Payload) for item in intake.items({}))
-        opened = extract.opened(warehouse, source, Window(day), "recorded")
-        run = landing.land_intake(warehouse, source, day.isoformat(), opened)
+        opened = extract.open_intake(warehouse, source, Window(day), "recorded")
+        run = land_intake(warehouse, source, day.isoformat(), opened)
         assert run.counts.fetched == told > 0
         runs.append(run)
     taken = pending_partitions(warehouse, source)
@@ -162,11 +162,11 @@ def test_a_landing_that_goes_on_counts_what_the_one_before_had_fetched(warehouse
                 yield Checkpoint("models", {"page": number + 1})
 
     with pytest.raises(ConnectionResetError):
-        landing.land_intake(warehouse, civitai, DAY, nullcontext(Intake(lambda resume: items(resume, True), "live")))
+        land_intake(warehouse, civitai, DAY, nullcontext(Intake(lambda resume: items(resume, True), "live")))
     intake = Intake(lambda resume: items(resume, False), "live")
-    run = landing.land_intake(warehouse, civitai, DAY, nullcontext(intake))
+    run = land_intake(warehouse, civitai, DAY, nullcontext(intake))
     assert run.counts == Counts(fetched=5, created=3, quarantined=1, duplicates=1)
-    assert run.stats["notes"] == {"payloads taken up from a run that broke off": 3}
+    assert run.stats["notes"] == {"payloads resumed from a failed run": 3}
     (failed, _) = rows(warehouse, "select * from ops.fetch_runs order by fetch_run_id")
     assert [failed[name] for name in NUMBERS] == [0] * len(NUMBERS)
     assert_conserved(warehouse, run)
@@ -188,7 +188,7 @@ def test_the_database_refuses_a_number_below_zero(warehouse: Warehouse, civitai:
         assert false.fetched == added(asdict(false))
     with (
         pytest.raises(psycopg.errors.CheckViolation, match="not_negative"),
-        ledger.opened(warehouse, civitai, "land", DAY, code_version="a test") as run,
+        ledger.open_run(warehouse, civitai, "land", DAY, code_version="a test") as run,
     ):
         run.publish(false, {})
 

@@ -24,9 +24,9 @@ from hypothesis import strategies as st
 
 from pipelines import project
 from pipelines.landing import bulk_files, jsonb
-from pipelines.landing import land as landing
 from pipelines.landing import stage_bodies as writing
-from pipelines.landing.jsonb import MAX_BYTES, NotJson, faithful, mend, repair
+from pipelines.landing.jsonb import MAX_BYTES, NotJson, is_lossless, repair, repair_large
+from pipelines.landing.land import land_intake, land_items
 from pipelines.ledger import Run
 from pipelines.source import Contract, Payload, Source, Window
 from pipelines.warehouse.database import Connection, Warehouse
@@ -139,7 +139,7 @@ def same_value(one: str | bytes, other: str | bytes) -> bool:
 
 def land(warehouse: Warehouse, source: Source, bodies: list[bytes]) -> Run:
     items = [Payload(body, f"line {number}", external_id=str(uuid4())) for number, body in enumerate(bodies, 1)]
-    return landing.land(warehouse, source, "2026-11-01", items)
+    return land_items(warehouse, source, "2026-11-01", items)
 
 
 def kept(connection: Connection, body: bytes) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
@@ -163,7 +163,7 @@ def kept(connection: Connection, body: bytes) -> tuple[dict[str, Any] | None, di
 @example(rb'{"a":1,"a":2,"b":"\u0022:"}')
 def test_what_is_called_faithful_is_the_same_value_in_jsonb(connection: Connection, body: bytes) -> None:
     """Or jsonb says no, to a number too long; it never changes a value without a word."""
-    if faithful(body):
+    if is_lossless(body):
         try:
             stored = held(connection, body)
         except psycopg.errors.NumericValueOutOfRange:
@@ -224,7 +224,7 @@ def test_each_kind_of_repair_is_named(body: bytes) -> None:
             object_pairs_hook=members,
             parse_float=number,
             parse_int=number,
-            parse_constant=lambda name: seen.add(f"{name} is no JSON number: kept as text"),
+            parse_constant=lambda name: seen.add(f"{name} is not a JSON number: kept as text"),
         )
     )
     assert set(repair(body)[1]) == seen
@@ -240,17 +240,17 @@ def test_a_text_is_mended_as_it_is_repaired_without_being_decoded(body: bytes) -
         expected, repairs = repair(body)
     except NotJson as error:
         with pytest.raises(NotJson) as refused:
-            mend(body)
+            repair_large(body)
         assert (refused.value.reason, refused.value.byte_offset is None) == (error.reason, error.byte_offset is None)
         return
-    if any("is no JSON number" in each for each in repairs):
+    if any("is not a JSON number" in each for each in repairs):
         with pytest.raises(NotJson):
-            mend(body)
+            repair_large(body)
         return
-    mended, found = mend(body)
+    mended, found = repair_large(body)
     assert set(repairs) - {TWICE, BEYOND} <= set(found) <= set(repairs) | {LONE}
     assert LONE in repairs or LONE not in found or BYTES in found
-    assert mend(mended) == (mended, [])
+    assert repair_large(mended) == (mended, [])
     if not {TWICE, BEYOND} & set(repairs):
         assert value_of(mended) == value_of(expected)
 
@@ -269,7 +269,7 @@ def test_a_value_as_other_programs_write_it_comes_back(
     text = json.dumps(value, ensure_ascii=ascii_only, indent=indent, separators=separators)
     body = text.encode("utf-8", errors="surrogatepass")
     mended, repairs = repair(body)
-    if faithful(body):
+    if is_lossless(body):
         assert repairs == []
     if not repairs:
         assert value_of(held(connection, body)) == value_of(text)
@@ -284,7 +284,7 @@ def test_bytes_of_any_kind_are_read_or_refused_with_a_reason(body: bytes) -> Non
     except NotJson as error:
         assert error.reason and error.detail
         assert error.byte_offset is None or 0 <= error.byte_offset <= len(body)
-        assert not faithful(body)
+        assert not is_lossless(body)
     else:
         assert isinstance(value_of(mended), tuple)
 
@@ -407,7 +407,7 @@ def holding(new_warehouse: Callable[[], Warehouse], source: Source, contract: ty
 
 def bring(warehouse: Warehouse, source: Source, path: Path) -> Run:
     intake = bulk_files.intake(source, "", path, Window.of("2026-11-01"))
-    run = landing.land_intake(warehouse, source, "2026-11-01", nullcontext(intake))
+    run = land_intake(warehouse, source, "2026-11-01", nullcontext(intake))
     counts = run.counts
     assert counts.fetched == counts.created + counts.updated + counts.unchanged + counts.quarantined
     return run
@@ -417,7 +417,7 @@ def bring(warehouse: Warehouse, source: Source, path: Path) -> Run:
 def payloads(new_warehouse: Callable[[], Warehouse], comfyui: Source) -> Iterator[Kept]:
     """All vectors as payloads, landed in one batch."""
     with holding(new_warehouse, comfyui, Anything) as (warehouse, source):
-        landing.land(
+        land_items(
             warehouse, source, "2026-11-01", [Payload(body, requests(name)) for name, (body, _) in VECTORS.items()]
         )
         yield found(warehouse)
@@ -432,8 +432,8 @@ def as_large(new_warehouse: Callable[[], Warehouse], comfyui: Source) -> Iterato
             patch.setattr(writing, "LARGE", -1)
             patch.setattr(jsonb, "LARGE", -1)
             patch.setattr(jsonb, "PIECE", 61)
-            patch.setattr(landing, "BATCH_PAYLOADS", 5)
-            landing.land(warehouse, source, "2026-11-01", items)
+            patch.setattr("pipelines.landing.land.BATCH_PAYLOADS", 5)
+            land_items(warehouse, source, "2026-11-01", items)
         yield found(warehouse)
 
 
@@ -533,7 +533,7 @@ def test_counters_of_every_kind_are_kept_and_put_back(
     """Records land with nothing in the place of a counter, then with each vector there."""
     with holding(new_warehouse, comfyui, Counting) as (warehouse, source):
         before = [Payload(b'{"id": "%s", "x": null}' % requests(name).encode(), "before") for name in LINES]
-        landing.land(warehouse, source, "2026-10-31", before, fetched_at=Window.of("2026-10-31").start)
+        land_items(warehouse, source, "2026-10-31", before, fetched_at=Window.of("2026-10-31").start)
         bring(warehouse, source, as_lines(tmp_path))
         kept = found(warehouse)
         with warehouse.connect() as connection:
@@ -563,7 +563,7 @@ def test_as_deep_as_can_be_read_is_read_or_refused(new_warehouse: Callable[[], W
     bodies = [deep(b"[", b"]", times, each) for times in range(900, 1_001, 3) for each in inner]
     with holding(new_warehouse, comfyui, Anything) as (warehouse, source):
         items = [Payload(body, str(number)) for number, body in enumerate(bodies)]
-        landing.land(warehouse, source, "2026-11-01", items)
+        land_items(warehouse, source, "2026-11-01", items)
         kept = found(warehouse)
     for number, body in enumerate(bodies):
         kept[str(number)].holds(body)
@@ -575,7 +575,7 @@ from dataclasses import replace
 from uuid import uuid4
 from sqlalchemy import make_url
 from pipelines import project
-from pipelines.landing import land as landing
+from pipelines.landing.land import land_items
 from pipelines.source import Contract, Payload
 from pipelines.warehouse.database import Warehouse
 from tests.corpus import VECTORS, large
@@ -600,7 +600,7 @@ def adjacent(kind, size, times):
 
 source = replace(project.sources()["catalog/comfyui"], name="catalog/corners", contracts={"": Anything})
 items = {"corners": corners, "adjacent": adjacent}[sys.argv[2]](*sys.argv[3:])
-run = landing.land(Warehouse(make_url(sys.argv[1])), source, "2026-11-01", items)
+run = land_items(Warehouse(make_url(sys.argv[1])), source, "2026-11-01", items)
 peak = re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())
 print(json.dumps([vars(run.counts), int(peak[1]) * 1024]))
 """
@@ -658,7 +658,7 @@ def test_the_largest_lands_and_what_is_larger_is_kept_in_quarantine(
         Payload(begin + b"t" * (size - len(begin) - 2) + b'"}', str(size), external_id=str(size))
         for size, begin in ends.items()
     )
-    landing.land(warehouse, comfyui, "2026-11-01", items)
+    land_items(warehouse, comfyui, "2026-11-01", items)
     lands = rows_of(
         warehouse,
         "select request, length(body ->> 'a') as size from staging.versions join staging.payloads using (payload_id)",
@@ -715,7 +715,7 @@ def test_a_payload_that_is_another_less_its_counters_keeps_what_it_says(
     bodies = {"counting": b'{"id":"a","x":5}', "plain": b'{"id":"a","x":null}'}
     items = [Payload(bodies[kind], kind, kind=kind) for kind in sorted(bodies, key=lambda each: each != first)]
     for batch in [items] if at_once else [[each] for each in items]:
-        landing.land(warehouse, source, "2026-11-01", batch)
+        land_items(warehouse, source, "2026-11-01", batch)
     kept = found(warehouse)
     assert kept["counting"].digest == kept["plain"].digest
     for kind, body in bodies.items():
@@ -730,7 +730,7 @@ def test_what_was_repaired_is_counted_in_the_ledger(warehouse: Warehouse, comfyu
 
 def test_a_repaired_body_is_stored_once_and_known_the_next_time(warehouse: Warehouse, comfyui: Source) -> None:
     items = [Payload(rb'{"a": "\u0000"}', "line 1", external_id="a")]
-    assert landing.land(warehouse, comfyui, "2026-11-01", items).counts.created == 1
-    assert landing.land(warehouse, comfyui, "2026-11-01", items).counts.unchanged == 1
+    assert land_items(warehouse, comfyui, "2026-11-01", items).counts.created == 1
+    assert land_items(warehouse, comfyui, "2026-11-01", items).counts.unchanged == 1
     with warehouse.connect() as connection:
         assert connection.execute("select count(*) as n from staging.payloads").fetchone() == {"n": 1}

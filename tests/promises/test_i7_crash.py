@@ -24,7 +24,7 @@ from psycopg import sql
 
 from pipelines import ledger, project
 from pipelines.landing import bulk_files
-from pipelines.landing import land as landing
+from pipelines.landing.land import land_intake
 from pipelines.source import Source, Window
 from pipelines.transform import run as transform
 from pipelines.warehouse.database import Connection, Warehouse
@@ -187,7 +187,7 @@ def stage(
 
 def bring(warehouse: Warehouse, source: Source, file: Path, day: str) -> None:
     intake = bulk_files.intake(source, "models", file, Window.of(day))
-    landing.land_intake(warehouse, source, day, nullcontext(intake))
+    land_intake(warehouse, source, day, nullcontext(intake))
 
 
 @pytest.fixture(autouse=True)
@@ -365,7 +365,7 @@ def test_kill_9_while_bodies_have_no_versions(start: Start, copied: Copied, stag
     assert in_progress(warehouse)
     assert_completes(start, warehouse, stage, *land(stage.models))
     assert_says_failed(runs(warehouse)[0])
-    assert "ended without a word" in runs(warehouse)[0]["error_text"]
+    assert "ended before it closed the run" in runs(warehouse)[0]["error_text"]
 
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="only /proc tells what a process has imported")
@@ -489,7 +489,7 @@ def test_interrupted_at_any_time(start: Start, copied: Copied, stage: Stage, civ
         assert process.returncode == 1, said
         assert not in_progress(warehouse)
 
-    ledger.reap(warehouse)
+    ledger.close_dead_runs(warehouse)
     bring(warehouse, civitai, stage.models, DAY)
     transform.transform(warehouse, civitai, DAY)
     assert_complete(warehouse, stage)

@@ -26,7 +26,7 @@ import pytest
 
 from pipelines import failpoints, project
 from pipelines.landing import bulk_files, land
-from pipelines.maintenance import erasure
+from pipelines.maintenance import erase_sql
 from pipelines.source import Source, Window
 from pipelines.transform import run as transform
 from pipelines.warehouse.database import Warehouse
@@ -59,8 +59,8 @@ SOURCES = [source.stem for source in project.find_sources(["catalog"])]
 ALL_TABLES = [table.name for table in metadata.sorted_tables if table.schema == "catalog"]
 
 LABELS = {
-    "erase.begun": list("0123456"),
-    "erase.removed": list(erasure.REMOVE),
+    "erase.prepared": list("0123456"),
+    "erase.deleted": list(erase_sql.DELETE),
     "publish.told_again": ["0", "1", "2"],
     "publish.forgotten": ["arrivals", "rejects", "checkpoints"],
     "reap.forgotten": ["arrivals", "rejects", "checkpoints"],
@@ -78,27 +78,27 @@ LABELS = {
     "content.kept": [f"catalog.{name}" for name in ALL_TABLES],
     "rebuild.merged": ALL_TABLES,
     "rebuild.deleted": ALL_TABLES,
-    "rebuild.set_aside": SOURCES,
-    "beside.source": SOURCES,
-    "beside.in_force": SOURCES,
-    "beside.derived": ["civitai"],
+    "rebuild.source_recorded": SOURCES,
+    "shadow.source": SOURCES,
+    "shadow.effective": SOURCES,
+    "shadow.applied": ["civitai"],
 }
 """Failpoints in loops: what each is of."""
 
 SCENARIOS = {
-    "fetch": ["fetch", "http", "turns", "land", "bodies.checkpointed", "publish.renamed"],
-    "resume": ["land.taken_up"],
+    "fetch": ["extract", "http", "turns", "land", "bodies.checkpointed", "publish.renamed"],
+    "resume": ["land.resumed"],
     "refused": ["land.faulty"],
     "land": ["bodies", "publish", "ledger", "drift"],
     "failing": ["ledger.failing", "ledger.failed", "ledger.closed", "ledger.discarded"],
-    "reap": ["reap"],
+    "dead_runs": ["dead_runs"],
     "transform": ["transform", "scope", "derive", "write", "growth", "content"],
     "misfits": ["derive.misfit", "derive.sorted_out", "split", "quarantine", "scope.grown"],
-    "rebuild": ["rebuild", "beside", "content.kept"],
+    "rebuild": ["rebuild", "shadow", "content.kept"],
     "prune": ["prune"],
     "erase": ["erase"],
     "mend": ["publish.mended"],
-    "look back": ["beside.kept"],
+    "look back": ["shadow.kept"],
 }
 """The command that reaches failpoints, by their beginning; the longest counts."""
 
@@ -114,7 +114,7 @@ ONCE = {"erase": 2, "look back": 2, "mend": 2}
 FAILING = ("failing", "refused")
 """Scenarios of runs that fail by themselves."""
 
-BEGUN = {"failing": "publish.judged=cut"}
+BEGUN = {"failing": "publish.classified=cut"}
 """What happens before, for a failpoint that only a failing run reaches."""
 
 
@@ -203,14 +203,15 @@ class Ollama:
 
 FETCH = """
 from datetime import UTC, datetime
-from pipelines import fetching, house, landing, settings
+from pipelines import project, settings
+from pipelines.landing import extract, land
 from pipelines.source import Window
-from pipelines.warehouse import engine
+from pipelines.warehouse import database
 
-source = house.sources()["catalog/ollama"]
+source = project.sources()["catalog/ollama"]
 day = datetime.now(UTC).date().isoformat()
-with engine.opened(settings.load()) as warehouse:
-    landing.land_intake(warehouse, source, day, fetching.opened(warehouse, source, Window.of(day), "live"))
+with database.opened(settings.load()) as warehouse:
+    land.land_intake(warehouse, source, day, extract.open_intake(warehouse, source, Window.of(day), "live"))
 """
 """What a Dagster run does to land a live source, without the seconds that Dagster takes to begin."""
 
@@ -275,7 +276,7 @@ class Stage:
             connection.execute("insert into catalog.tags (tag_id, name, normalized_name) select ops.key('x'), 'x', 'x'")
         return warehouse
 
-    def make_reap(self, warehouse: Warehouse) -> Warehouse:
+    def make_dead_runs(self, warehouse: Warehouse) -> Warehouse:
         self.make_land(warehouse)
         assert self.run("land", warehouse, "bodies.committed=kill").code == -signal.SIGKILL
         return settled(warehouse)
@@ -312,7 +313,7 @@ class Stage:
             "look back": [*atlas, "as-of", self.first_transform(warehouse), "--schema", "kept"],
             "fetch": ["-c", FETCH],
         }
-        same = {"failing": "land", "reap": "land", "misfits": "transform", "refused": "fetch", "resume": "fetch"}
+        same = {"failing": "land", "dead_runs": "land", "misfits": "transform", "refused": "fetch", "resume": "fetch"}
         process = subprocess.run(
             [sys.executable, *command[same.get(scenario, scenario)]],
             cwd=project.ROOT,
@@ -404,7 +405,7 @@ def test_the_next_run_makes_good(stage: Stage, copied: Callable[[Warehouse], War
     assert runs[-1]["publish_seq"]
     if fault == "kill" and scenario not in FAILING:
         silent = [run for run in runs[already:] if not run["publish_seq"]]
-        assert all("ended without a word" in run["error_text"] for run in silent)
+        assert all("ended before it closed the run" in run["error_text"] for run in silent)
     assert_nothing_left(warehouse)
 
 
@@ -438,6 +439,6 @@ def test_a_failpoint_that_is_off_costs_nanoseconds() -> None:
 
 
 def test_a_failpoint_that_cannot_be_read_is_explained(stage: Stage, template: Warehouse) -> None:
-    ended = stage.run("transform", template, "publish.judged=explode")
+    ended = stage.run("transform", template, "publish.classified=explode")
     assert ended.code == 2
-    assert "ATLAS_FAILPOINT has 'publish.judged=explode'" in ended.said
+    assert "ATLAS_FAILPOINT has 'publish.classified=explode'" in ended.said

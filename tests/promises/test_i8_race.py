@@ -21,7 +21,7 @@ import pytest
 from pipelines import project
 from pipelines.connectors import recording
 from pipelines.landing import extract
-from pipelines.landing import land as landing
+from pipelines.landing.land import land_intake, land_items
 from pipelines.ledger import Counts, Run
 from pipelines.lineage import rebuild
 from pipelines.source import Payload, Source, Window
@@ -120,7 +120,7 @@ def assert_at_rest(warehouse: Warehouse) -> None:
     assert rows(warehouse, "select from ops.fetch_runs where publish_seq is null or error_text is not null") == []
     for name in ("arrivals", "rejects", "checkpoints"):
         assert rows(warehouse, f"select from staging.{name}") == []
-    assert rows(warehouse, "select from pg_namespace where starts_with(nspname, 'atlas_passing_')") == []
+    assert rows(warehouse, "select from pg_namespace where starts_with(nspname, 'atlas_shadow_')") == []
     until(
         lambda: (
             not rows(
@@ -177,7 +177,7 @@ def test_twenty_processes_on_one_partition_end_as_one(
     told = [json.loads(line) for line in ended.stdout.splitlines()]
     assert len(told) == PROCESSES
 
-    landing.land(other, civitai, DAY, [*good, *bad], fetched_at=Window.of(DAY).last)
+    land_items(other, civitai, DAY, [*good, *bad], fetched_at=Window.of(DAY).last)
     alone = transform(other, civitai, DAY)
     assert digests(warehouse) == digests(other)
     assert staged(warehouse) == staged(other)
@@ -206,8 +206,8 @@ RACING = ("catalog/civitai", "catalog/danbooru", "catalog/ollama")
 def recorded(warehouse: Warehouse, source: Source) -> None:
     """Lands what was recorded of a source, day by day."""
     for day in recording.days(source):
-        opened = extract.opened(warehouse, source, Window(day), "recorded")
-        landing.land_intake(warehouse, source, day.isoformat(), opened)
+        opened = extract.open_intake(warehouse, source, Window(day), "recorded")
+        land_intake(warehouse, source, day.isoformat(), opened)
 
 
 def test_sources_and_days_transformed_at_once_are_as_one_by_one(warehouse: Warehouse, other: Warehouse) -> None:
@@ -237,7 +237,7 @@ def test_landings_transforms_rebuilds_and_checks_at_once(
         for edition in editions:
             at = Window.of(f"2026-11-0{day}").start.replace(hour=edition)
             models = [a_model(number, edition) for number in range(day, MODELS, 2)]
-            landing.land(into, civitai, f"2026-11-0{day}", models, fetched_at=at)
+            land_items(into, civitai, f"2026-11-0{day}", models, fetched_at=at)
             transform(into, civitai, f"2026-11-0{day}")
 
     def both() -> None:
@@ -250,7 +250,7 @@ def test_landings_transforms_rebuilds_and_checks_at_once(
             runs.append(rebuild.rebuild(warehouse, "catalog", workers=1))
         return runs
 
-    def checking() -> list[rebuild.Compared]:
+    def checking() -> list[rebuild.TableComparison]:
         found = rebuild.check(warehouse, "catalog", workers=2)
         while not done.is_set():
             found += rebuild.check(warehouse, "catalog", workers=1)
@@ -276,7 +276,7 @@ def test_a_migration_waits_for_runs_and_runs_for_a_migration(warehouse: Warehous
             locks.acquire_shared(running, locks.MIGRATION)
             migrations = [threads.submit(migrate.migrate, warehouse, project.objects()) for _ in range(2)]
             until(lambda: len(rows(warehouse, WAITING)) == 2)
-            run = threads.submit(landing.land, warehouse, civitai, DAY, [a_model(1)])
+            run = threads.submit(land_items, warehouse, civitai, DAY, [a_model(1)])
             until(lambda: len(rows(warehouse, WAITING)) == 3)
             assert migrate.current(warehouse) != newest
         applied = [each.result(PATIENCE_S) for each in migrations]
@@ -294,7 +294,7 @@ select from pg_locks where locktype = 'advisory' and not granted
 
 def test_a_transform_takes_nothing_in_while_a_landing_publishes(warehouse: Warehouse, civitai: Source) -> None:
     """Or it would take in what that retires."""
-    landing.land(warehouse, civitai, DAY, [a_model(1)])
+    land_items(warehouse, civitai, DAY, [a_model(1)])
     writing = "select from pg_locks where relation = 'staging.versions'::regclass and mode = 'RowExclusiveLock'"
     with ThreadPoolExecutor(1) as threads:
         with warehouse.connect() as publishing:
@@ -315,7 +315,7 @@ def test_a_run_holds_what_a_migration_waits_for(warehouse: Warehouse, civitai: S
         assert go_on.wait(PATIENCE_S)
 
     with ThreadPoolExecutor(2) as threads:
-        run = threads.submit(landing.land, warehouse, civitai, DAY, items())
+        run = threads.submit(land_items, warehouse, civitai, DAY, items())
         assert begun.wait(PATIENCE_S)
         try:
             assert migrate.migrate(warehouse, project.objects()) == [], "with nothing to apply nobody waits"

@@ -20,7 +20,7 @@ from psycopg import IsolationLevel
 from psycopg.rows import tuple_row
 
 from pipelines import project
-from pipelines.landing import land as landing
+from pipelines.landing.land import land_items
 from pipelines.lineage import rebuild
 from pipelines.source import Payload, Source, Window
 from pipelines.transform.run import transform
@@ -66,7 +66,7 @@ def whole(edition: int) -> Sight:
 
 def land(warehouse: Warehouse, source: Source, edition: int) -> None:
     at = Window.of(DAY).start.replace(hour=edition)
-    landing.land(warehouse, source, DAY, [a_model(each, edition) for each in range(MODELS)], fetched_at=at)
+    land_items(warehouse, source, DAY, [a_model(each, edition) for each in range(MODELS)], fetched_at=at)
 
 
 def take(warehouse: Warehouse, source: Source, edition: int) -> None:

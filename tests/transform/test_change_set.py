@@ -19,8 +19,8 @@ from psycopg import sql
 from psycopg.rows import tuple_row
 
 from pipelines import project
-from pipelines.landing import land as landing
-from pipelines.landing.land import Intake
+from pipelines.landing.intake import Intake
+from pipelines.landing.land import land_intake, land_items
 from pipelines.ledger import Run
 from pipelines.source import Contract, FullScan, Item, Payload, Source
 from pipelines.transform.run import pending_partitions, transform
@@ -118,12 +118,12 @@ class Told:
     def land(self, name: str, body: Json, *, day: str = DAYS[0], kind: str = "") -> Run:
         self.clock += timedelta(minutes=1)
         self.now[kind, name] = body
-        return landing.land(self.warehouse, self.source, day, [payload(name, body, kind)], fetched_at=self.clock)
+        return land_items(self.warehouse, self.source, day, [payload(name, body, kind)], fetched_at=self.clock)
 
     def land_all(self, bodies: dict[str, Json], *, day: str = DAYS[0]) -> Run:
         self.clock += timedelta(minutes=1)
         items = [payload(name, body) for name, body in bodies.items()]
-        return landing.land(self.warehouse, self.source, day, items, fetched_at=self.clock)
+        return land_items(self.warehouse, self.source, day, items, fetched_at=self.clock)
 
     def full_refresh(self, *gone: str, day: str = DAYS[0], kind: str = "") -> Run:
         """A complete listing of a kind that no longer tells some records."""
@@ -132,7 +132,7 @@ class Told:
             self.now.pop((kind, name), None)
         told: list[Item] = [payload(name, body, each) for (each, name), body in self.now.items() if each == kind]
         intake = Intake(lambda _: [*told, FullScan(kind, 1)], "recorded", self.clock)
-        return landing.land_intake(self.warehouse, self.source, day, nullcontext(intake), shrink=True)
+        return land_intake(self.warehouse, self.source, day, nullcontext(intake), shrink=True)
 
     def transform(self, *days: str) -> None:
         """Takes in days, or all that wait."""
@@ -333,7 +333,7 @@ def moved(records: dict[str, Json], by: int) -> dict[str, Json]:
 
 def load_at_once(warehouse: Warehouse, source: Source, records: dict[str, Json]) -> State:
     items = [payload(name, body) for name, body in records.items()]
-    landing.land(warehouse, source, DAYS[0], items, fetched_at=START)
+    land_items(warehouse, source, DAYS[0], items, fetched_at=START)
     transform(warehouse, source, DAYS[0])
     return state(warehouse)
 
@@ -606,7 +606,7 @@ def test_a_history_by_chance_ends_in_what_one_load_of_its_last_payloads_makes(
 
     again = emptied()
     items = [payload(name, body, kind) for (kind, name), body in told.now.items()]
-    landing.land(again, source, DAYS[0], items, fetched_at=START)
+    land_items(again, source, DAYS[0], items, fetched_at=START)
     transform(again, source, DAYS[0])
     expected = state(again)
     series = [each.pop("model_stats", []) for each in (found, expected)]

@@ -107,8 +107,8 @@ def test_rows_of_a_select_that_is_gone_go_with_it(told: Told, files: Files) -> N
     assert [each for each in rebuild.check(warehouse, "catalog", workers=1) if not each.same] == []
     with warehouse.connect() as connection:
         assert not any(each["unproven"] for each in trace.unproven(connection))
-        with time_travel.as_of(warehouse, "catalog", snapshots.moment(connection, str(run.id))) as then:
-            assert then.differing(connection) == []
+        with time_travel.as_of(warehouse, "catalog", snapshots.snapshot_of_run(connection, str(run.id))) as then:
+            assert then.differing_tables(connection) == []
 
 
 def test_rows_of_a_connector_that_is_gone_are_not_taken_away(
@@ -123,9 +123,9 @@ def test_rows_of_a_connector_that_is_gone_are_not_taken_away(
 
     def look_back() -> AbstractContextManager[Any]:
         with warehouse.connect() as connection:
-            return time_travel.as_of(warehouse, "catalog", snapshots.moment(connection, last))
+            return time_travel.as_of(warehouse, "catalog", snapshots.snapshot_of_run(connection, last))
 
-    gone = "rows of catalog/civitai.models, and no connector in assets/catalog that has this stream"
+    gone = "rows of catalog/civitai.models, but no connector in assets/catalog declares this stream"
     for derive in (rebuild.rebuild, rebuild.check):
         with pytest.raises(AtlasError, match=gone):
             derive(warehouse, "catalog", workers=1)

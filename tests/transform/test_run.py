@@ -16,7 +16,7 @@ from psycopg.rows import tuple_row
 
 from pipelines import project
 from pipelines.errors import AtlasError
-from pipelines.landing import land as landing
+from pipelines.landing.land import land_items
 from pipelines.ledger import Run
 from pipelines.source import Contract, Payload, Source
 from pipelines.transform.run import pending_partitions, transform
@@ -100,7 +100,7 @@ def waits(warehouse: Warehouse) -> list[tuple[str, str, str, str]]:
 def land(warehouse: Warehouse, source: Source, *bodies: Json, day: str = DAY, days_later: int = 0) -> Run:
     kind = next(iter(source.contracts))
     items = [Payload(json.dumps(body).encode(), "made here", external_id=str(body["id"]), kind=kind) for body in bodies]
-    return landing.land(warehouse, source, day, items, fetched_at=START + timedelta(days=days_later))
+    return land_items(warehouse, source, day, items, fetched_at=START + timedelta(days=days_later))
 
 
 def take(warehouse: Warehouse, source: Source, *bodies: Json, day: str = DAY, days_later: int = 0) -> Run:

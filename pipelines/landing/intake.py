@@ -1,0 +1,158 @@
+"""The input of a landing, and how much of it is done.
+
+    extract, bulk_files ──> Intake ──> land ──checkpoint──> Progress ──resume──> the next run, where this one fails
+
+Belongs here: `Intake`, and `Progress` with its row in staging.checkpoints. Not here: how items are fetched (`extract`,
+`bulk_files`), how they are landed (`land`).
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import msgspec
+from psycopg import sql
+from psycopg.types.json import Jsonb
+
+from pipelines import failpoints
+from pipelines.ledger import Run
+from pipelines.source import FullScan, Item, Payload
+from pipelines.warehouse.database import Connection
+
+GetRecord = Callable[[str, str], Payload | None]
+"""The record of a kind and an external id; None if the source says that it is deleted."""
+
+MAX_ATTEMPTS = 5
+"""Runs that resume from one checkpoint without reaching the next; the run after them starts over."""
+
+
+@dataclass(frozen=True)
+class Intake:
+    """What a landing reads.
+
+    items: a function of the checkpoints of the run that is resumed, by listing; none: from the start. mode: live,
+    recorded or files; only live runs are resumed. fetched_at: when the items were received, if not now. cursors: as the
+    last run left them. request_options: where and with which options a live run reads; a run with others is not
+    resumed. notes: counts for the ledger.
+    """
+
+    items: Callable[[dict[str, dict[str, Any]]], Iterable[Item]]
+    mode: str
+    fetched_at: datetime | None = None
+    get_record: GetRecord | None = None
+    cursors: Mapping[str, Any] = field(default_factory=dict)
+    request_options: dict[str, str | bool] = field(default_factory=dict)
+    notes: Counter[str] = field(default_factory=Counter)
+
+
+class Progress(msgspec.Struct):
+    """What a landing has done so far, as it is stored with each checkpoint.
+
+    started_at: before the first request. attempts: runs that resumed from this checkpoint. listings: checkpoint of each
+    listing. refused: digests of bodies that jsonb cannot store. unreadable: kind and id of records that exist and could
+    not be read.
+    """
+
+    started_at: datetime
+    request_options: dict[str, str | bool] = {}
+    attempts: int = 0
+    listings: dict[str, dict[str, Any]] = {}
+    fetched: int = 0
+    bytes: int = 0
+    bodies: int = 0
+    refused: list[str] = []
+    skipped: dict[str, int] = {}
+    repaired: dict[str, int] = {}
+    unreadable: list[tuple[str, str]] = []
+    full_scans: list[FullScan] = []
+
+    def add_repairs(self, repairs: Iterable[str]) -> None:
+        for each in repairs:
+            self.repaired[each] = self.repaired.get(each, 0) + 1
+
+
+def save_checkpoint(connection: Connection, run: Run, progress: Progress) -> None:
+    """Stores how far a run has come, in the transaction that writes what it landed until then."""
+    progress.attempts = 0
+    connection.execute(UPSERT_CHECKPOINT, [run.id, Jsonb(msgspec.to_builtins(progress))])
+
+
+def resume(run: Run, intake: Intake) -> Progress | None:
+    """Moves what the last failed run of the partition stored to this run; its progress, or None if there is none."""
+    if intake.mode != "live":
+        return None
+    parameters = {
+        "run": run.id,
+        "source": run.source,
+        "partition": run.partition,
+        "options": Jsonb(intake.request_options),
+        "attempts": MAX_ATTEMPTS,
+    }
+    row = run.connection.execute(RESUME, parameters).fetchone()
+    if row is None:
+        return None
+    failpoints.reached("land.resumed")
+    try:
+        progress = msgspec.convert(row["progress"], Progress)
+    except msgspec.ValidationError:  # another version of this code wrote it
+        discard(run)
+        return None
+    intake.notes["payloads resumed from a failed run"] = progress.fetched
+    return progress
+
+
+def discard(run: Run) -> None:
+    """Deletes what a run stored for its publication or its resumption."""
+    for name in ("arrivals", "rejects", "checkpoints"):
+        run.connection.execute(
+            sql.SQL("delete from staging.{} where fetch_run_id = %s").format(sql.Identifier(name)), [run.id]
+        )
+        failpoints.reached("publish.discarded", name)
+
+
+UPSERT_CHECKPOINT = """
+insert into staging.checkpoints (fetch_run_id, progress) values (%s, %s)
+on conflict (fetch_run_id) do update set progress = excluded.progress
+"""
+
+RESUME = """
+with last_failed as (
+    select c.fetch_run_id, r.started_at, r.code_version
+    from staging.checkpoints c join ops.fetch_runs r using (fetch_run_id)
+    where r.stream = %(source)s and r.partition_key = %(partition)s and r.status = 'failed'
+    order by c.fetch_run_id desc limit 1
+    for update of c skip locked
+),
+
+resumed as (
+    select f.fetch_run_id, (c.progress ->> 'fetched')::bigint as fetched
+    from last_failed f
+    join staging.checkpoints c using (fetch_run_id)
+    join ops.fetch_runs r on r.fetch_run_id = %(run)s
+    where r.code_version = f.code_version
+      and c.progress -> 'request_options' = %(options)s
+      and (c.progress ->> 'attempts')::int < %(attempts)s
+      and r.started_at < (c.progress ->> 'started_at')::timestamptz + interval '1 day'
+),
+
+after_checkpoint as ( -- will be fetched again
+    delete from staging.arrivals a using resumed r where a.fetch_run_id = r.fetch_run_id and a.sequence > r.fetched
+),
+
+arrived as (
+    update staging.arrivals a set fetch_run_id = %(run)s
+    from resumed r where a.fetch_run_id = r.fetch_run_id and a.sequence <= r.fetched
+),
+
+rejected as (
+    update staging.rejects j set fetch_run_id = %(run)s from resumed r where j.fetch_run_id = r.fetch_run_id
+)
+
+update staging.checkpoints c
+set fetch_run_id = %(run)s,
+    progress = jsonb_set(c.progress, '{attempts}', to_jsonb((c.progress ->> 'attempts')::int + 1))
+from resumed r where c.fetch_run_id = r.fetch_run_id
+returning progress
+"""

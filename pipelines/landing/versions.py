@@ -1,0 +1,128 @@
+"""Versions of records: what each arrival is, compared with the latest version of its record, and its row.
+
+    staging.arrivals ──classify──> classified ──> staging.versions
+
+The result of an arrival is one of
+    created, updated   it becomes the latest version
+    unchanged          the latest version has the same digest
+    observed           as unchanged, but its volatile fields changed
+    duplicate          the run has the same body again
+    superseded         the run has a later, different body of the record
+    late               the latest version is newer
+Belongs here: staging.versions. Not here: tombstones (`deletions`), observations (`observations`).
+"""
+
+from typing import Any
+
+from pipelines import failpoints
+from pipelines.ledger import Run
+
+
+def classify(run: Run) -> dict[str, int]:
+    """Creates `classified`, a row an arrival with its result; returns the number of arrivals by result."""
+    run.connection.execute(CLASSIFY, {"run": run.id})
+    failpoints.reached("publish.classified")
+    counts = run.connection.execute("select result, count(*) as number from classified group by result")
+    return {row["result"]: row["number"] for row in counts}
+
+
+def insert_versions(run: Run) -> None:
+    """Inserts a version for each body that the record does not have, and makes the created and updated ones latest."""
+    run.connection.execute(CLEAR_LATEST)
+    failpoints.reached("publish.cleared_latest")
+    run.connection.execute(INSERT_VERSIONS, _parameters(run))
+    failpoints.reached("publish.inserted_versions")
+
+
+def confirm_unchanged(run: Run) -> None:
+    """Moves the time of unchanged versions to that of the arrival, at most once a day.
+
+    A version that is fetched in between and lands later is then late.
+    """
+    run.connection.execute(CONFIRM_UNCHANGED, _parameters(run))
+    failpoints.reached("publish.confirmed_versions")
+
+
+def _parameters(run: Run) -> dict[str, Any]:
+    return {"partition": run.partition, "run": run.id}
+
+
+CLASSIFY = """
+create temp table classified on commit drop as
+with ranked as (
+    select a.*, ops.key(a.stream, a.external_id) as record_id,
+        first_value(digest) over latest_first as last_digest, row_number() over latest_first as rank
+    from staging.arrivals a
+    where a.fetch_run_id = %(run)s
+    window latest_first as (partition by stream, external_id order by version_at desc, sequence desc)
+),
+
+compared as (
+    select r.*, l.version_id as latest_id, l.observation_id as latest_observation_id,
+        r.rank = 1 and r.counters_digest is not null and l.counters_before is distinct from r.counters_digest
+            as counters_changed,
+        l.seen_at is null or r.fetched_at >= l.seen_at as newest,
+        case
+            when r.rank > 1 and r.digest = r.last_digest then 'duplicate'
+            when r.rank > 1 then 'superseded'
+            when l.version_id is null then 'created'
+            when l.payload_id is null and r.fetched_at > l.fetched_at then 'created'
+            when l.digest = r.digest then 'unchanged'
+            when l.payload_id is null or r.version_at < l.version_at then 'late'
+            else 'updated'
+        end as result
+    from ranked r
+    left join lateral (
+        select v.version_id, v.payload_id, v.digest, v.version_at, v.fetched_at, o.observation_id, o.seen_at,
+            case
+                when o.observed_at <= r.fetched_at then o.digest
+                else (
+                    select e.digest from staging.observations e
+                    where e.record_id = r.record_id and e.observed_at <= r.fetched_at
+                    order by e.observed_at desc limit 1)
+            end as counters_before
+        from staging.versions v
+        left join staging.observations o on o.record_id = v.record_id and o.latest
+        where v.record_id = r.record_id and v.latest
+    ) as l on true
+)
+
+select sequence, stream, external_id, record_id, digest, version_at, fetched_at, request, latest_id,
+    latest_observation_id, counters_digest, counters, paths, counters_changed, newest,
+    case when result = 'unchanged' and counters_changed then 'observed' else result end as result
+from compared
+"""
+
+CLEAR_LATEST = """
+update staging.versions v set latest = false
+from classified c
+where v.version_id = c.latest_id and c.result in ('created', 'updated')
+"""
+
+INSERT_VERSIONS = """
+insert into staging.versions
+    (stream, external_id, record_id, payload_id, digest, version_at, fetched_at, request,
+     partition_key, landed_run, latest)
+select c.stream, c.external_id, c.record_id, p.payload_id, c.digest, c.version_at, c.fetched_at, c.request,
+    %(partition)s, %(run)s, c.result in ('created', 'updated')
+from (
+    select distinct on (record_id, digest) *
+    from classified
+    where result in ('created', 'updated')
+       or result in ('superseded', 'late') and not exists (
+           select from staging.versions v where v.record_id = classified.record_id and v.digest = classified.digest)
+    order by record_id, digest, result not in ('created', 'updated'), version_at desc, sequence desc
+) as c
+cross join lateral (
+    select payload_id from staging.payloads where digest = c.digest
+    order by (counters_digest is null) = (c.counters_digest is null) desc, payload_id limit 1
+) as p
+order by c.sequence
+"""
+
+CONFIRM_UNCHANGED = """
+update staging.versions v set version_at = c.version_at
+from classified c
+where v.version_id = c.latest_id and c.result in ('unchanged', 'observed')
+  and v.version_at < c.version_at and v.version_at < %(partition)s::date
+"""
