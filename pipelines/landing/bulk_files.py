@@ -40,7 +40,7 @@ def intake(source: Source, kind: str, path: Path, window: Window | None) -> Inta
     elif not path.is_dir() and not _format(path):
         known = ", ".join(sorted(LINES | DOCUMENT))
         raise AtlasError(
-            f"{path.name} is not a file of payloads: its name should end in {known}, or in one of these and .gz or .zst.",
+            f"{path.name} is not a file of payloads: its name should end in {known}, optionally with .gz or .zst.",
             usage=True,
         )
     elif path.is_dir() and not any(map(_format, path.rglob("*"))):
