@@ -1,7 +1,7 @@
-"""The corners of JSON: payloads by name, and what is to become of each when it lands as the body of a record.
+"""Edge cases of JSON: payloads by name, each with the expected result of landing it as the body of a record.
 
-"lands": jsonb holds the same value. A list: it lands mended in these ways, and the exact bytes are kept. Otherwise the
-reason in quarantine, with the offset where there is one. Belongs here: bytes. Not: how they are landed, nor judged.
+"lands": jsonb holds the same value. A list: it lands with these repairs, and the exact bytes are kept. Otherwise the
+reason of its quarantine entry, with the byte offset if there is one. Belongs here: bytes. Not here: landing them.
 """
 
 import io
@@ -64,7 +64,7 @@ SHAPES: Vectors = {
     "a string of escapes": (b'{"a": "' + rb"\n\"\\" * 10_000 + b'"}', "lands"),
     "strings that look like other values": (b'{"a": ["1", "1.0", "true", "null", "{}", "[1]", "NaN"]}', "lands"),
     "a string that is a JSON text": (rb'{"a": "{\"b\": 1, \"b\": 2}"}', "lands"),
-    "a string that looks like a key told twice": (rb'{"a": "\"a\":", "b": "\"a\": \"a\":"}', "lands"),
+    "a string that looks like a duplicate key": (rb'{"a": "\"a\":", "b": "\"a\": \"a\":"}', "lands"),
     "what COPY takes for its own": (rb'{"a": "\\N", "b": "\\.", "c": "\t\\t", "d": "a\\\\b"}', "lands"),
     "the end of COPY in a line of its own": (b'{"a":\n"\\\\."\n}', "lands"),
 }
@@ -305,7 +305,7 @@ DEPTHS: Vectors = {
     "200 lists in each other": (deep(b"[", b"]", 200), "lands"),
     "200 objects in each other": (deep(b'{"a":', b"}", 200), "lands"),
     "400 lists and objects in each other": (deep(b'[{"a":', b"}]", 200), "lands"),
-    "400 lists around a key told twice": (deep(b"[", b"]", 400, b'{"a":1,"a":2}'), [TWICE]),
+    "400 lists around a duplicate key": (deep(b"[", b"]", 400, b'{"a":1,"a":2}'), [TWICE]),
     "900 lists in each other": (deep(b"[", b"]", 900), "lands"),
     "900 lists around a number beyond numeric's range": (deep(b"[", b"]", 900, b"1e400000"), [BEYOND]),
     "900 lists around NUL": (deep(b"[", b"]", 900, rb'"\u0000"'), [NUL]),
@@ -416,7 +416,7 @@ LARGE: Mapping[str, tuple[bytes, bytes, bytes]] = {
     "small numbers": (b'{"n": %d, "a": [1', b",12345678901", b"]}"),
     "small objects": (b'{"n": %d, "a": [1', b',{"a":1}', b"]}"),
     "small objects and a NUL character": (rb'{"n": %d, "a": ["\u0000"', b',{"a":1}', b"]}"),
-    "small objects and a key told twice": (b'{"n": %d, "n": 1, "a": [1', b',{"a":1}', b"]}"),
+    "small objects and a duplicate key": (b'{"n": %d, "n": 1, "a": [1', b',{"a":1}', b"]}"),
     "small objects, cut": (b'{"n": %d, "a": [1', b',{"a":1}', b""),
 }
 """How large payloads begin (with their number), go on and end."""

@@ -161,7 +161,7 @@ def kept(connection: Connection, body: bytes) -> tuple[dict[str, Any] | None, di
 @example(rb'{"a":1,"a":2,"b":"\"\u003A"}')
 @example(b'{"a" :1,"a" :2}')
 @example(rb'{"a":1,"a":2,"b":"\u0022:"}')
-def test_what_is_called_faithful_is_the_same_value_in_jsonb(connection: Connection, body: bytes) -> None:
+def test_what_is_lossless_is_the_same_value_in_jsonb(connection: Connection, body: bytes) -> None:
     """Or jsonb says no, to a number too long; it never changes a value without a word."""
     if is_lossless(body):
         try:
@@ -234,8 +234,8 @@ def test_each_kind_of_repair_is_named(body: bytes) -> None:
 @given(
     documents | st.tuples(documents, st.integers(0, 40)).map(lambda cut: cut[0][: cut[1]] + b"\xff" + cut[0][cut[1] :])
 )
-def test_a_text_is_mended_as_it_is_repaired_without_being_decoded(body: bytes) -> None:
-    """But for keys told twice and numbers out of range, which the server tells of a large one."""
+def test_a_text_is_repaired_in_the_same_way_without_being_decoded(body: bytes) -> None:
+    """Except duplicate keys and numbers out of range, which the server finds in a large text."""
     try:
         expected, repairs = repair(body)
     except NotJson as error:
