@@ -75,6 +75,7 @@ def load_tables() -> None:
         "ops_tables",
         "staging_tables",
         "functions",
+        "staging_views",
     ):
         importlib.import_module(f"pipelines.warehouse.{module}")
     for domain in domains():

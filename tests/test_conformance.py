@@ -427,12 +427,12 @@ def test_every_owned_row_leads_to_one_version_its_payload_and_its_landing(loaded
             """,
         )
         assert told["rows"] == told["proven"], shape.name
-        assert told["rows"] or shape.told, shape.name
+        assert told["rows"] or shape.optionally_owned, shape.name
 
 
 def test_every_row_of_a_series_leads_to_one_observation_and_its_landing(loaded: Loaded) -> None:
     """I1."""
-    for shape in (shape for table in tables_of(loaded.source) if (shape := TableSpec(table)).series):
+    for shape in (shape for table in tables_of(loaded.source) if (shape := TableSpec(table)).time_series):
         told = proven(
             loaded.warehouse,
             loaded.source,
@@ -466,7 +466,7 @@ def orphans(warehouse: Warehouse, source: Source) -> dict[str, int]:
             (key,) = table.primary_key.columns
             known = " union all ".join(f"select {column} from {other.fullname}" for other, column in referrers(table))
             query = f"select count(*) as number from {table.fullname} where {key.name} not in ({known})"
-            query += " and record_id is null" if TableSpec(table).told else ""
+            query += " and record_id is null" if TableSpec(table).optionally_owned else ""
             (row,) = answer(warehouse, query)
             found[table.fullname] = row["number"]
     return found
@@ -885,7 +885,7 @@ def emptied(value: Any, kept: str) -> Any:
 
 def divided(found: dict[str, list[str]]) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
     """Tables that tell how things are, and series, which tell how they were too."""
-    series = {name for name in found if TableSpec(metadata.tables[name]).series}
+    series = {name for name in found if TableSpec(metadata.tables[name]).time_series}
     return (
         {name: lines for name, lines in found.items() if name not in series},
         {name: lines for name, lines in found.items() if name in series},

@@ -17,8 +17,8 @@ from pipelines import failpoints, ledger, project
 from pipelines.ledger import Counts, Run
 from pipelines.lineage import snapshots
 from pipelines.lineage.shadow_schema import Aside, Tables, beside, derive
-from pipelines.transform import apply, change_set, table_digests
-from pipelines.transform import run as transform
+from pipelines.transform import table_digests
+from pipelines.transform.run import code_version, record_rebuilt, record_sql
 from pipelines.warehouse import locks
 from pipelines.warehouse.database import Connection, Warehouse
 from pipelines.warehouse.declare import metadata
@@ -47,12 +47,10 @@ def rebuild(warehouse: Warehouse, domain: str, *, workers: int, notify: Callable
     """
     sources = project.find_sources([domain])
     selects = {source.name: project.selects(source.name) for source in sources}
-    codes = {name: transform.code_version(files) for name, files in selects.items()}
+    codes = {name: code_version(files) for name, files in selects.items()}
     every = [select for files in selects.values() for select in files]
     with (
-        ledger.opened(
-            warehouse, domain, "rebuild", "all", code_version=transform.code_version(every), notify=notify
-        ) as run,
+        ledger.opened(warehouse, domain, "rebuild", "all", code_version=code_version(every), notify=notify) as run,
         derived(warehouse, domain, run.connection, workers=workers, notify=lambda _: run.advance(1)) as (
             tables,
             asides,
@@ -62,11 +60,12 @@ def rebuild(warehouse: Warehouse, domain: str, *, workers: int, notify: Callable
         failpoints.reached("rebuild.begun")
         counts = _replace(run.connection, domain, tables)
         failpoints.reached("rebuild.replaced")
-        run.connection.execute(change_set.CREATE + ";" + apply.CREATE)
         for aside in asides:
-            _set_aside(run, aside, codes[aside.source.name], counts)
+            rejected = record_rebuilt(run, aside.source, codes[aside.source.name], aside.rejected)
+            for name, number in rejected.items():
+                counts[name] += Counts(fetched=number, quarantined=number)
             failpoints.reached("rebuild.set_aside", aside.source.stem)
-        transform.remember_sql(run.connection, every)
+        record_sql(run.connection, every)
         failpoints.reached("rebuild.remembered")
         total = Counts()
         for each in counts.values():
@@ -75,7 +74,7 @@ def rebuild(warehouse: Warehouse, domain: str, *, workers: int, notify: Callable
             "tables": {name: vars(each) for name, each in counts.items()},
             "sql": {select.file.address: select.file.digest for select in every},
             "code": codes,
-            "content": table_digests.count(
+            "table_digests": table_digests.recount(
                 run.connection, [TableSpec(like(table, domain)) for table in tables.values()]
             ),
         }
@@ -172,7 +171,7 @@ def _merge(live: TableSpec, new: TableSpec) -> sql.Composed:
     rest = [column for column in live.content if column not in live.key]
     changed = sql.SQL("{} = {}")
     assignments = [changed.format(sql.Identifier(column), sql.Identifier("s", column)) for column in rest]
-    assignments += live.stamp()
+    assignments += live.audit_assignments()
     update: sql.Composable = sql.SQL("")
     if rest:
         update = sql.SQL("when matched and record_image_ne(row({}), row({})) then update set {}").format(
@@ -201,19 +200,6 @@ def _merge(live: TableSpec, new: TableSpec) -> sql.Composed:
     )
 
 
-def _set_aside(run: Run, aside: Aside, code: str, counts: dict[str, Counts]) -> None:
-    """Notes of a source by which SELECT files all of it is derived now, what waits and what does not fit."""
-    connection = run.connection
-    connection.execute("truncate scope, misfits, waiting")
-    connection.execute(IN_FORCE, {"streams": list(aside.source.streams.values())})
-    for name, rows in (("misfits", aside.misfits), ("waiting", aside.waiting)):
-        with connection.cursor().copy(sql.SQL("copy {} from stdin").format(sql.Identifier(name))) as copy:
-            copy.write(rows)
-    transform.record_applied(run, aside.source, code)
-    for row in connection.execute("select table_name, count(*) as number from misfits group by table_name"):
-        counts[row["table_name"]] += Counts(fetched=row["number"], quarantined=row["number"])
-
-
 def _bytes(connection: Connection, shape: TableSpec) -> bytes:
     """sha256 of what COPY writes of a table, by its key, audit columns left out."""
     digest = hashlib.sha256()
@@ -224,10 +210,3 @@ def _bytes(connection: Connection, shape: TableSpec) -> bytes:
         for block in copy:
             digest.update(block)
     return digest.digest()
-
-
-IN_FORCE = """
-insert into scope
-select record_id, version_id, stream, external_id, payload_id, 1, true from staging.versions
-where stream = any(%(streams)s) and valid_from_run is not null and valid_to_run is null
-"""

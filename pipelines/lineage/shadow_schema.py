@@ -9,7 +9,7 @@ making and filling such schemas. Not: which versions (`history`), not the rows (
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from uuid import uuid4
 
 import psycopg
@@ -22,6 +22,7 @@ from pipelines.lineage import snapshots
 from pipelines.lineage.snapshots import InForce
 from pipelines.project import Select
 from pipelines.source import Source
+from pipelines.transform import rejects
 from pipelines.transform.apply import Applier
 from pipelines.transform.change_set import ChangeSet
 from pipelines.warehouse import locks
@@ -35,13 +36,10 @@ Tables = dict[str, Table]
 
 @dataclass(frozen=True)
 class Aside:
-    """What a source's SELECTs yielded, and the tables do not hold: rows that do not fit, and which wait for which; as
-    COPY writes the temporary tables of a derivation.
-    """
+    """Rows of a source that its SELECT files yield and the tables do not hold."""
 
     source: Source
-    misfits: bytes = b""
-    waiting: bytes = b""
+    rejected: rejects.Exported = field(default_factory=dict)
 
 
 PASSING = "atlas_passing_"
@@ -190,32 +188,21 @@ def _derive_source(
                 raise project.without_selects(source.name)
             now = [Select(select.file, tables[select.table.name]) for select in project.selects(source.name)]
             found = InForce(found.versions, [0] * len(found.versions), [now])
-        scope = ChangeSet(connection, source)
-        if not scope.begin_with(found.versions, found.numbers, publish_seq):
+        change_set = ChangeSet(connection, source)
+        if not change_set.start_complete(found.versions, found.numbers, publish_seq):
             return Aside(source)
         used = {select.table.name for edition in found.editions for select in edition}
-        derivation = Applier(
-            scope, found.editions, [TableSpec(table) for name, table in tables.items() if name in used]
+        applier = Applier(
+            change_set, found.editions, [TableSpec(table) for name, table in tables.items() if name in used]
         )
-        derivation.all()
-        if derivation.unreadable:
+        applier.apply()
+        if applier.select_failed:
             raise AtlasError(
-                f"The SELECT files of {source.name} fail on {derivation.unreadable} records of its tables. "
+                f"The SELECT files of {source.name} fail on {applier.select_failed} records of its tables. "
                 f"Mend them: atlas transform {source.name} tells in quarantine which and why."
             )
         failpoints.reached("beside.derived", source.stem)
-        return Aside(source, *(_copied(connection, source, name) for name in ("misfits", "waiting")))
-
-
-def _copied(connection: Connection, source: Source, name: str) -> bytes:
-    """A temporary table of a derivation, its tables called as those of the domain are."""
-    connection.execute(
-        sql.SQL("update {} set table_name = {} || '.' || split_part(table_name, '.', 2)").format(
-            sql.Identifier(name), sql.Literal(source.domain)
-        )
-    )
-    with connection.cursor().copy(sql.SQL("copy {} to stdout").format(sql.Identifier(name))) as copy:
-        return b"".join(copy)
+        return Aside(source, rejects.export_rows(connection, source.domain))
 
 
 def _tables_like(domain: str, schema: str) -> Tables:

@@ -20,6 +20,7 @@ from pipelines.project import Select, SqlFile
 from pipelines.source import Payload, Source
 from pipelines.transform import run
 from pipelines.transform.change_set import ChangeSet
+from pipelines.transform.evaluate import query_over
 from pipelines.warehouse.database import Connection, Warehouse
 from pipelines.warehouse.declare import metadata
 from pipelines.warehouse.table_spec import TableSpec
@@ -107,9 +108,9 @@ def yielded(warehouse: Warehouse, proof: dict[str, Any]) -> set[str]:
         row = connection.execute("select text from ops.sql where digest = %s", [proof["sql_digest"]]).fetchone()
         assert row is not None
         assert hashlib.sha256(row["text"].encode()).hexdigest() == proof["sql_digest"]
-        scope = ChangeSet(connection, source)
-        scope.begin_with([proof["version_id"]], [0], 2**62)
-        query = scope.select(Select(SqlFile(project.SQL / proof["sql_path"], row["text"]), shape.table))
+        change_set = ChangeSet(connection, source)
+        change_set.start_complete([proof["version_id"]], [0], 2**62)
+        query = query_over(change_set, Select(SqlFile(project.SQL / proof["sql_path"], row["text"]), shape.table))
         keys = sql.SQL("select {} as key from ({}) as t").format(shape.key_text("t"), query)
         return {row["key"] for row in connection.execute(keys)}
 

@@ -65,17 +65,17 @@ LABELS = {
     "publish.forgotten": ["arrivals", "rejects", "checkpoints"],
     "reap.forgotten": ["arrivals", "rejects", "checkpoints"],
     "ledger.discarded": ["arrivals", "rejects"],
-    "transform.took_in": list("0123456"),
-    "growth.due": TABLES,
-    "derive.select": TABLES,
-    "write.distinct": TABLES,
+    "transform.record_applied": list("01234"),
+    "dependents.found": TABLES,
+    "apply.select": TABLES,
+    "write.unique": TABLES,
     "write.pruned": [name for name in TABLES if name != "tags"],
     "write.merged": TABLES,
-    "write.swept": ["tags"],
-    "split.alone": TABLES,
-    "split.together": TABLES,
-    "split.unreferenced": ["tags"],
-    "content.kept": [f"catalog.{name}" for name in ALL_TABLES],
+    "write.unreferenced": ["tags"],
+    "constraints.valid": TABLES,
+    "constraints.consistent": TABLES,
+    "constraints.referenced": ["tags"],
+    "table_digests.kept": [f"catalog.{name}" for name in ALL_TABLES],
     "rebuild.merged": ALL_TABLES,
     "rebuild.deleted": ALL_TABLES,
     "rebuild.set_aside": SOURCES,
@@ -92,9 +92,9 @@ SCENARIOS = {
     "land": ["bodies", "publish", "ledger", "drift"],
     "failing": ["ledger.failing", "ledger.failed", "ledger.closed", "ledger.discarded"],
     "reap": ["reap"],
-    "transform": ["transform", "scope", "derive", "write", "growth", "content"],
-    "misfits": ["derive.misfit", "derive.sorted_out", "split", "quarantine", "scope.grown"],
-    "rebuild": ["rebuild", "beside", "content.kept"],
+    "transform": ["transform", "change_set", "apply", "write", "dependents", "table_digests"],
+    "rejected": ["apply.rejected", "apply.validated", "constraints", "rejects", "change_set.extended"],
+    "rebuild": ["rebuild", "beside", "table_digests.kept"],
     "prune": ["prune"],
     "erase": ["erase"],
     "mend": ["publish.mended"],
@@ -252,7 +252,7 @@ class Stage:
         self.bring(warehouse, DAY, NEWS)
         return warehouse
 
-    def make_misfits(self, warehouse: Warehouse) -> Warehouse:
+    def make_rejected(self, warehouse: Warehouse) -> Warehouse:
         self.make_land(warehouse)
         self.bring(warehouse, DAY, UNFIT)
         return warehouse
@@ -312,7 +312,7 @@ class Stage:
             "look back": [*atlas, "as-of", self.first_transform(warehouse), "--schema", "kept"],
             "fetch": ["-c", FETCH],
         }
-        same = {"failing": "land", "reap": "land", "misfits": "transform", "refused": "fetch", "resume": "fetch"}
+        same = {"failing": "land", "reap": "land", "rejected": "transform", "refused": "fetch", "resume": "fetch"}
         process = subprocess.run(
             [sys.executable, *command[same.get(scenario, scenario)]],
             cwd=project.ROOT,

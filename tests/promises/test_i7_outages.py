@@ -42,7 +42,7 @@ SEED = int(os.environ["FAULTS_SEED"])
 FULL = os.environ.get("FAULTS") == "all"
 MIB = 1024**2
 
-STEPS = ["transform.locked", "derive.select.models", "write.merged.images", "transform.took_in.2", "ledger.published"]
+STEPS = ["transform.locked", "apply.select.models", "write.merged.images", "transform.record_applied.2", "ledger.published"]
 STOPS = [signal.SIGINT, signal.SIGQUIT, signal.SIGKILL]
 """To the server: fast shutdown, immediate shutdown, a crash."""
 

@@ -408,12 +408,12 @@ def test_of_three_that_have_a_key_the_others_move_up_as_the_smallest_goes(teller
         told.land(name, {"images": [image(7, name)]})
         told.transform()
     assert shown(told.warehouse, IMAGES) == ["https://i/7/a.png"]
-    assert rows(told.warehouse, WAITS) == [("b", "catalog.images", "claim"), ("c", "catalog.images", "claim")]
+    assert rows(told.warehouse, WAITS) == [("b", "catalog.images", "key"), ("c", "catalog.images", "key")]
     assert rows(told.warehouse, OPEN) == []
     told.full_refresh("a")
     told.transform()
     assert shown(told.warehouse, IMAGES) == ["https://i/7/b.png"]
-    assert rows(told.warehouse, WAITS) == [("c", "catalog.images", "claim")]
+    assert rows(told.warehouse, WAITS) == [("c", "catalog.images", "key")]
     told.land("b", {})
     told.transform()
     assert shown(told.warehouse, IMAGES) == ["https://i/7/c.png"]
@@ -429,7 +429,7 @@ def test_the_smallest_that_waits_has_the_key_though_a_larger_one_comes_as_it_goe
     told.land("c", {"images": [image(7, "c")]}, day=DAYS[1])
     told.transform()
     assert shown(told.warehouse, IMAGES) == ["https://i/7/b.png"]
-    assert rows(told.warehouse, WAITS) == [("c", "catalog.images", "claim")]
+    assert rows(told.warehouse, WAITS) == [("c", "catalog.images", "key")]
 
 
 def test_a_claim_that_is_lost_to_a_row_that_is_lost_itself_is_not_lost(teller: Teller) -> None:

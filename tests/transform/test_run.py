@@ -281,7 +281,7 @@ def test_a_row_that_two_records_have_is_the_one_of_the_smallest_id_whichever_cam
     take(warehouse, civitai, inside(2, images=[image(7, url="https://i/of-2.png")]))
     run = take(warehouse, civitai, inside(1, images=[image(7, url="https://i/of-1.png")]) | {"tags": []})
     assert rows(warehouse, "select url from catalog.images") == [("https://i/of-1.png",)]
-    assert waits(warehouse) == [("2", "catalog.images", "7", "claim"), ("2", "catalog.prompts", "7", "claim")]
+    assert waits(warehouse) == [("2", "catalog.images", "7", "key"), ("2", "catalog.prompts", "7", "key")]
     assert (run.status, run.counts.duplicates, entries(warehouse)) == ("completed", 2, [])
     assert sizes(warehouse)["models"] == 2
 
@@ -290,7 +290,7 @@ def test_of_two_records_in_one_batch_the_smallest_id_has_the_row(warehouse: Ware
     both = [inside(each, images=[image(7, url=f"https://i/of-{each}.png")]) for each in (2, 1)]
     run = take(warehouse, civitai, *both)
     assert rows(warehouse, "select url from catalog.images") == [("https://i/of-1.png",)]
-    assert waits(warehouse) == [("2", "catalog.images", "7", "claim"), ("2", "catalog.prompts", "7", "claim")]
+    assert waits(warehouse) == [("2", "catalog.images", "7", "key"), ("2", "catalog.prompts", "7", "key")]
     assert (run.status, run.counts.duplicates, entries(warehouse)) == ("completed", 2, [])
 
 
@@ -622,7 +622,7 @@ def test_a_condition_that_fails_on_one_record_does_not_stop_the_others(warehouse
     ("text", "words"),
     [
         ("select nonsense from payloads", "cannot be run"),
-        ("select record_id, 1 as shoe_size from payloads", "yields shoe_size, which is no column of it"),
+        ("select record_id, 1 as shoe_size from payloads", "yields shoe_size, which is not a column"),
         ("select record_id, '2026-11-01' as created_at from payloads", "yields created_at, which is no column of it"),
         ("select ops.key('a') as image_id, record_id, 'a' as external_id from payloads", "does not yield rating"),
         ("select 1 / 0 as height", "cannot be run"),
