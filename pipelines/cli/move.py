@@ -18,7 +18,8 @@ from pipelines.landing import land as landing
 from pipelines.ledger import Run
 from pipelines.settings import Mode
 from pipelines.source import Source, Window
-from pipelines.transform import run as transforms
+from pipelines.transform.run import pending_partitions
+from pipelines.transform.run import transform as transform_partition
 from pipelines.warehouse.database import Warehouse
 
 Sources = Annotated[list[str] | None, typer.Argument(help="Domains or sources (domain/source); all of them if none.")]
@@ -99,7 +100,7 @@ def land(
     day = window.key if window else datetime.now(UTC).date().isoformat()
     with context.warehouse() as warehouse, show.reporting() as reporter:
         landing.land_intake(warehouse, source, day, nullcontext(intake), notify=reporter)
-        waiting = transforms.pending_partitions(warehouse, source)
+        waiting = pending_partitions(warehouse, source)
     if waiting:
         show.err.print(f"To take it into the tables: atlas transform {source.name}", highlight=False)
     _tell_what_stays([source])
@@ -120,7 +121,7 @@ def transform(
                 continue
             days = [_window(partition).key] if partition else _transformable(warehouse, source, full)
             for day in days:
-                transforms.transform(warehouse, source, day, full=full, notify=reporter)
+                transform_partition(warehouse, source, day, full=full, notify=reporter)
     _tell_what_stays(chosen)
     _end(reporter.runs, json)
 
@@ -189,7 +190,7 @@ def _days(source: Source, mode: Mode, wanted: Wanted | None) -> list[date]:
 
 def _transformable(warehouse: Warehouse, source: Source, full: bool) -> list[str]:
     if not full:
-        return transforms.pending_partitions(warehouse, source)
+        return pending_partitions(warehouse, source)
     with warehouse.connect() as connection:
         rows = connection.execute(
             "select distinct partition_key from staging.versions where stream = any(%s) and latest order by 1",

@@ -18,7 +18,7 @@ from pipelines.ledger import Run
 from pipelines.lineage import shadow_schema
 from pipelines.maintenance.retention import vacuum
 from pipelines.source import Source
-from pipelines.transform import run as transform
+from pipelines.transform.run import apply_pending, code_version
 from pipelines.warehouse import locks
 from pipelines.warehouse.database import Connection, Warehouse
 
@@ -46,7 +46,7 @@ def erase(
         _require_any(connection, stream, external_id)
         shadow_schema.drop_forsaken(connection)
         _require_no_copy(connection, source.domain)
-    code = transform.code_version(project.selects(source.name))
+    code = code_version(project.selects(source.name))
     with ledger.opened(warehouse, source, "erase", PARTITION, code_version=code, notify=notify) as run:
         with run.connection.transaction():
             _require_no_copy_under_way(run.connection, source.domain)
@@ -60,7 +60,7 @@ def erase(
             for number, statement in enumerate(BEGIN):
                 run.connection.execute(statement, parameters)
                 failpoints.reached("erase.begun", str(number))
-            counts, stats = transform.apply_pending(run, source)
+            counts, stats = apply_pending(run, source)
             failpoints.reached("erase.taken_in")
             removed = {what: _removed(run.connection, what, parameters) for what in REMOVE}
             removed["versions"] -= 1  # the tombstone, which is of this run

@@ -188,7 +188,7 @@ def record_applied(run: Run, source: Source, code: str) -> None:
     failpoints.reached("transform.landing_locked")
     for number, statement in enumerate(RECORD_APPLIED):
         run.connection.execute(statement, {"run": run.id, "code": code})
-        failpoints.reached("transform.record_applied", str(number))
+        failpoints.reached("transform.effective", str(number))
     rejects.write_pending(run.connection)
     rejects.write_quarantine(run, source)
 

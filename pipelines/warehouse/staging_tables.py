@@ -130,7 +130,7 @@ pending_rows = Table(
     Column("stream", Text, nullable=False, comment="Its stream"),
     Column("table_name", Text, nullable=False, comment="Table of the row that is waited for"),
     Column("key", Text, nullable=False, comment="Key of that row"),
-    Column("reason", Text, nullable=False, comment="parent: until it comes; claim, unique: until it goes"),
+    Column("reason", Text, nullable=False, comment="parent: until the row exists; key, unique: until it is pruned"),
     Index(None, "table_name", "key"),
     schema="staging",
     comment="Which rows wait for which: a child for its parent, a claim for the row that has what it claims",

@@ -18,9 +18,9 @@ from pipelines.orchestration.checks import proof_checks
 from pipelines.orchestration.resources import Atlas as Resource
 from pipelines.project import Select, SqlFile
 from pipelines.source import Payload, Source
-from pipelines.transform import run
 from pipelines.transform.change_set import ChangeSet
 from pipelines.transform.evaluate import query_over
+from pipelines.transform.run import transform
 from pipelines.warehouse.database import Connection, Warehouse
 from pipelines.warehouse.declare import metadata
 from pipelines.warehouse.table_spec import TableSpec
@@ -207,7 +207,7 @@ def with_models(warehouse: Warehouse, civitai: Source) -> Warehouse:
     body = {"name": "Heron", "type": "LORA", "modelVersions": []}
     items = [Payload(json.dumps(body | {"id": each}).encode(), f"told {each}", kind="models") for each in (1, 2)]
     land.land(warehouse, civitai, "2026-11-01", items)
-    run.transform(warehouse, civitai, "2026-11-01")
+    transform(warehouse, civitai, "2026-11-01")
     return warehouse
 
 

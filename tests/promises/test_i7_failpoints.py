@@ -28,7 +28,7 @@ from pipelines import failpoints, project
 from pipelines.landing import bulk_files, land
 from pipelines.maintenance import erasure
 from pipelines.source import Source, Window
-from pipelines.transform import run as transform
+from pipelines.transform.run import transform
 from pipelines.warehouse.database import Warehouse
 from pipelines.warehouse.declare import metadata
 from tests.crashes import (
@@ -65,7 +65,7 @@ LABELS = {
     "publish.forgotten": ["arrivals", "rejects", "checkpoints"],
     "reap.forgotten": ["arrivals", "rejects", "checkpoints"],
     "ledger.discarded": ["arrivals", "rejects"],
-    "transform.record_applied": list("01234"),
+    "transform.effective": list("01234"),
     "dependents.found": TABLES,
     "apply.select": TABLES,
     "write.unique": TABLES,
@@ -244,7 +244,7 @@ class Stage:
         self.bring(warehouse, EARLIER, FIRST)
         self.bring(warehouse, LATER, AFTER)
         for day in (EARLIER, LATER):
-            transform.transform(warehouse, self.civitai, day)
+            transform(warehouse, self.civitai, day)
         return warehouse
 
     def make_transform(self, warehouse: Warehouse) -> Warehouse:
@@ -259,7 +259,7 @@ class Stage:
 
     def make_prune(self, warehouse: Warehouse) -> Warehouse:
         self.make_transform(warehouse)
-        transform.transform(warehouse, self.civitai, DAY)
+        transform(warehouse, self.civitai, DAY)
         return warehouse
 
     def make_mend(self, warehouse: Warehouse) -> Warehouse:
@@ -268,7 +268,7 @@ class Stage:
 
     def make_rebuild(self, warehouse: Warehouse) -> Warehouse:
         self.make_transform(warehouse)
-        transform.transform(warehouse, self.civitai, DAY)
+        transform(warehouse, self.civitai, DAY)
         with warehouse.connect() as connection:
             connection.execute("update catalog.models set name = 'by hand' where external_id < '2'")
             connection.execute("delete from catalog.prompts")

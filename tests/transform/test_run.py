@@ -1,4 +1,4 @@
-"""Transforms: payloads in, rows out; what does not fit waits in quarantine with the reason, all else arrives."""
+"""Transforms: payloads in, rows out; a row that does not fit is in quarantine with the reason, all others arrive."""
 
 import hashlib
 import json
@@ -84,7 +84,7 @@ def entries(warehouse: Warehouse, *, closed: bool = False) -> list[tuple[str, st
 
 
 def waits(warehouse: Warehouse) -> list[tuple[str, str, str, str]]:
-    """Record, table, external id (or key) of the row that is waited for, and reason of each wait."""
+    """Record, table, external id (or key) of the row that another is pending for, and the reason."""
     return rows(
         warehouse,
         """
@@ -109,7 +109,7 @@ def take(warehouse: Warehouse, source: Source, *bodies: Json, day: str = DAY, da
     return transform(warehouse, source, day)
 
 
-MISFITS: dict[str, tuple[Json, tuple[str, str, str]]] = {
+REJECTED: dict[str, tuple[Json, tuple[str, str, str]]] = {
     "a name too long": (model(2, name="x" * 501), ("catalog.models", "check", "models_name_check")),
     "a label too long": (
         inside(2, name="x" * 256),
@@ -147,11 +147,11 @@ MISFITS: dict[str, tuple[Json, tuple[str, str, str]]] = {
 }
 
 
-@pytest.mark.parametrize("kind", MISFITS)
+@pytest.mark.parametrize("kind", REJECTED)
 def test_a_row_that_does_not_fit_waits_for_its_payload_to_be_mended_and_all_else_arrives(
     warehouse: Warehouse, civitai: Source, kind: str
 ) -> None:
-    body, expected = MISFITS[kind]
+    body, expected = REJECTED[kind]
     run = take(warehouse, civitai, model(1), body, model(3))
     waiting_rows = entries(warehouse)
     assert expected in waiting_rows
@@ -186,7 +186,7 @@ def test_an_entry_names_table_key_constraint_row_record_and_run(warehouse: Wareh
     ]
 
 
-def test_a_misfit_seen_again_counts_and_makes_no_second_entry(warehouse: Warehouse, civitai: Source) -> None:
+def test_a_rejected_row_seen_again_counts_and_makes_no_second_entry(warehouse: Warehouse, civitai: Source) -> None:
     bad = inside(2, images=[image(200, width=0)])
     first = take(warehouse, civitai, bad)
     again = transform(warehouse, civitai, DAY, full=True)
@@ -203,7 +203,9 @@ def test_a_fault_that_comes_back_opens_its_entry_again(warehouse: Warehouse, civ
     assert rows(warehouse, "select seen from staging.quarantine") == [(2,)]
 
 
-def test_children_of_a_misfit_wait_too_and_their_reason_is_the_parent(warehouse: Warehouse, civitai: Source) -> None:
+def test_children_of_a_rejected_row_are_rejected_and_their_reason_is_the_parent(
+    warehouse: Warehouse, civitai: Source
+) -> None:
     take(warehouse, civitai, model(1), model(2, name="x" * 501))
     assert sorted(entries(warehouse)) == [
         ("catalog.artifacts", "parent", "artifacts_model_version_id_fkey"),
@@ -231,14 +233,14 @@ def test_a_tag_of_nothing_but_a_row_that_waits_does_not_stay(warehouse: Warehous
     assert rows(warehouse, "select name from catalog.tags order by 1") == [("all",), ("only 1",)]
 
 
-def test_a_row_whose_parent_becomes_a_misfit_leaves_its_table(warehouse: Warehouse, civitai: Source) -> None:
+def test_a_row_whose_parent_is_rejected_leaves_its_table(warehouse: Warehouse, civitai: Source) -> None:
     take(warehouse, civitai, model(1), model(2))
     run = take(warehouse, civitai, model(2, name="x" * 501), days_later=1)
     assert sizes(warehouse) == dict.fromkeys(TABLES, 1) | {"images": 2, "prompts": 2, "tags": 2, "model_tags": 2}
     assert run.counts.deleted == 6
 
 
-def test_many_misfits_of_one_row_do_not_stop_the_partition(warehouse: Warehouse, civitai: Source) -> None:
+def test_many_faults_of_one_row_do_not_stop_the_partition(warehouse: Warehouse, civitai: Source) -> None:
     files = [file(200, name=f"copy {each}", hashes={}) for each in range(3)]
     run = take(warehouse, civitai, model(1), inside(2, files=files))
     assert set(entries(warehouse)) == {("catalog.artifacts", "unique", "artifacts_pkey")}
@@ -583,7 +585,7 @@ def test_a_whole_number_written_as_a_decimal_fits_an_integer(warehouse: Warehous
     assert rows(warehouse, "select height from catalog.images") == [(512,)]
 
 
-def test_a_record_on_which_a_select_fails_is_left_out_and_keeps_its_older_rows(
+def test_a_record_on_which_a_select_fails_is_excluded_and_keeps_its_older_rows(
     warehouse: Warehouse, made: Make
 ) -> None:
     source = made()
