@@ -19,7 +19,7 @@ from pipelines.errors import AtlasError
 from pipelines.landing import land as landing
 from pipelines.ledger import Run
 from pipelines.source import Contract, Payload, Source
-from pipelines.transform.run import pending_partitions, transform
+from pipelines.transform.run import code_version, pending_partitions, transform
 from pipelines.warehouse.database import Warehouse
 
 DAY = "2026-11-01"
@@ -330,7 +330,17 @@ def test_a_normal_run_takes_only_what_no_transform_has_taken(warehouse: Warehous
     assert transform(warehouse, civitai, DAY, full=True).stats["records"] == 3
 
 
-def test_versions_tell_which_transforms_took_them_in_and_out(warehouse: Warehouse, civitai: Source) -> None:
+def test_views_show_the_pending_and_the_effective_versions(warehouse: Warehouse, civitai: Source) -> None:
+    pending = "select external_id, partition_key, attempted_sql from staging.pending_versions order by 1, 2, 3"
+    effective = "select external_id, valid_from_run, applied_sql from staging.effective_versions order by 1"
+    code = code_version(project.selects(civitai.name))
+    land(warehouse, civitai, model(1))
+    assert (rows(warehouse, pending), rows(warehouse, effective)) == ([("1", DAY, None)], [])
+    run = transform(warehouse, civitai, DAY)
+    assert (rows(warehouse, pending), rows(warehouse, effective)) == ([("1", DAY, code)], [("1", run.id, code)])
+
+
+def test_versions_show_from_which_run_to_which_they_are_effective(warehouse: Warehouse, civitai: Source) -> None:
     first = take(warehouse, civitai, model(1))
     second = take(warehouse, civitai, model(1, description="new"), day="2026-11-02", days_later=1)
     found = rows(warehouse, "select latest, valid_from_run, valid_to_run from staging.versions order by version_id")
