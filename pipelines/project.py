@@ -76,7 +76,7 @@ def domains() -> list[str]:
 @cache
 def load_tables() -> None:
     """Declares the tables, functions and views of the engine, the tables of every domain, and the marts."""
-    for module in ("ops_tables", "staging_tables", "functions"):
+    for module in ("ops_tables", "staging_tables", "functions", "staging_views"):
         importlib.import_module(f"pipelines.warehouse.{module}")
     for domain in domains():
         importlib.import_module(f"assets.{domain}.tables")

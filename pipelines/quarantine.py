@@ -12,10 +12,8 @@ from dataclasses import astuple, dataclass
 from typing import Any
 from uuid import UUID
 
-from pipelines import failpoints
 from pipelines.errors import AtlasError
 from pipelines.ledger import Run
-from pipelines.source import Source
 from pipelines.warehouse.database import Connection
 
 
@@ -72,55 +70,6 @@ def keep_payloads(run: Run) -> None:
         """,
         {"partition": run.partition, "run": run.id},
     )
-
-
-def keep_rows(run: Run, source: Source) -> None:
-    """Keeps the rows of a source that did not fit (`misfits`), and closes the entries of the scope that fit now."""
-    parameters = {"stream": source.name, "partition": run.partition, "run": run.id}
-    run.connection.execute(
-        """
-        insert into staging.quarantine
-            (stage, stream, partition_key, external_id, record_id, request, reason, detail, table_name, row_key,
-             constraint_name, row, first_run, last_run)
-        select distinct on (m.record_id, m.table_name, m.row_key, m.constraint_name)
-               'transform', %(stream)s, %(partition)s, v.external_id, m.record_id, v.request, m.reason, m.detail,
-               m.table_name, m.row_key, m.constraint_name, m.row, %(run)s, %(run)s
-        from misfits m
-        left join staging.versions v on v.record_id = m.record_id and v.latest
-        order by m.record_id, m.table_name, m.row_key, m.constraint_name, m.row
-        on conflict (stream, record_id, table_name, row_key, constraint_name) where stage = 'transform' do update set
-            reason = excluded.reason, detail = excluded.detail, row = excluded.row, last_run = excluded.last_run,
-            last_at = now(), seen = quarantine.seen + 1, closed_run = null, closed_at = null
-        """,
-        parameters,
-    )
-    failpoints.reached("quarantine.kept")
-    run.connection.execute(
-        """
-        update staging.quarantine q set closed_run = %(run)s, closed_at = now()
-        from scope s
-        where q.stage = 'transform' and q.stream = %(stream)s and q.closed_at is null and q.last_run <> %(run)s
-          and q.record_id = s.record_id
-          and (q.reason <> 'select_fails'
-               or exists (select from staging.versions v where v.version_id = s.version_id and v.latest))
-        """,
-        parameters,
-    )
-    failpoints.reached("quarantine.closed")
-    # A shared row has no record: its entry waits as long as a row waits for it.
-    run.connection.execute(
-        """
-        update staging.quarantine q set closed_run = %(run)s, closed_at = now()
-        where q.stage = 'transform' and q.stream = %(stream)s and q.closed_at is null and q.last_run <> %(run)s
-          and q.record_id is null
-          and not exists (
-              select from staging.quarantine c cross join jsonb_each_text(c.row) as e
-              where c.stage = 'transform' and c.stream = q.stream and c.closed_at is null and c.reason = 'parent'
-                and e.value = q.row_key)
-        """,
-        parameters,
-    )
-    failpoints.reached("quarantine.closed_shared")
 
 
 def entries(connection: Connection, *, names: list[str] | None = None, closed: bool = False) -> list[dict[str, Any]]:

@@ -33,7 +33,7 @@ from pipelines.landing.volatile_fields import EACH_ELEMENT, EACH_VALUE, PathTree
 from pipelines.ledger import Run
 from pipelines.project import Select
 from pipelines.source import Checkpoint, FullScan, Item, Payload, Skipped, Source, Window
-from pipelines.transform import run as transforms
+from pipelines.transform.run import pending_partitions, transform
 from pipelines.warehouse.database import Connection, Warehouse
 from pipelines.warehouse.declare import audit_columns, metadata
 from pipelines.warehouse.table_spec import TableSpec, shared_tables
@@ -138,7 +138,7 @@ def load(warehouse: Warehouse, source: Source, days: Sequence[Day]) -> list[Run]
     runs = []
     for day in days:
         runs.append(land_items(warehouse, source, day.window.key, day.items, fetched_at=day.window.start))
-        runs.append(transforms.transform(warehouse, source, day.window.key))
+        runs.append(transform(warehouse, source, day.window.key))
     return runs
 
 
@@ -148,7 +148,7 @@ def replay(warehouse: Warehouse, source: Source, days: Sequence[Day]) -> list[Ru
     for day in days:
         opened = extract.open_intake(warehouse, source, day.window, "recorded")
         runs.append(land_intake(warehouse, source, day.window.key, opened))
-        runs.append(transforms.transform(warehouse, source, day.window.key))
+        runs.append(transform(warehouse, source, day.window.key))
     return runs
 
 
@@ -427,12 +427,12 @@ def test_every_owned_row_leads_to_one_version_its_payload_and_its_landing(loaded
             """,
         )
         assert told["rows"] == told["proven"], shape.name
-        assert told["rows"] or shape.told, shape.name
+        assert told["rows"] or shape.optionally_owned, shape.name
 
 
 def test_every_row_of_a_series_leads_to_one_observation_and_its_landing(loaded: Loaded) -> None:
     """I1."""
-    for shape in (shape for table in tables_of(loaded.source) if (shape := TableSpec(table)).series):
+    for shape in (shape for table in tables_of(loaded.source) if (shape := TableSpec(table)).time_series):
         told = proven(
             loaded.warehouse,
             loaded.source,
@@ -466,7 +466,7 @@ def orphans(warehouse: Warehouse, source: Source) -> dict[str, int]:
             (key,) = table.primary_key.columns
             known = " union all ".join(f"select {column} from {other.fullname}" for other, column in referrers(table))
             query = f"select count(*) as number from {table.fullname} where {key.name} not in ({known})"
-            query += " and record_id is null" if TableSpec(table).told else ""
+            query += " and record_id is null" if TableSpec(table).optionally_owned else ""
             (row,) = answer(warehouse, query)
             found[table.fullname] = row["number"]
     return found
@@ -534,7 +534,7 @@ def test_landing_and_transforming_twice_writes_nothing_the_second_time(loaded: L
     bodies = answer(loaded.warehouse, "select count(*) as number from staging.payloads")
     again = replay(loaded.warehouse, loaded.source, loaded.days[-1:])
     for day in loaded.days:
-        again.append(transforms.transform(loaded.warehouse, loaded.source, day.window.key, full=True))
+        again.append(transform(loaded.warehouse, loaded.source, day.window.key, full=True))
     for run in again:
         assert (run.counts.created, run.counts.updated, run.counts.deleted) == (0, 0, 0), run
         assert run.status == "completed"
@@ -548,7 +548,7 @@ def test_a_full_transform_fetches_what_the_selects_yield(loaded: Loaded) -> None
     source = loaded.source
     selects = project.selects(source.name)
     for day in loaded.days:
-        run = transforms.transform(loaded.warehouse, source, day.window.key, full=True)
+        run = transform(loaded.warehouse, source, day.window.key, full=True)
         with loaded.warehouse.connect() as connection:
             latest = connection.execute(
                 "select record_id from staging.versions where latest and partition_key = %s", [day.window.key]
@@ -601,11 +601,11 @@ def test_any_order_of_partitions_gives_the_same_rows(
         land(warehouse, source, partition, received, payloads)
         landed.append(partition.key)
         if dice.random() < 0.4:
-            transforms.transform(warehouse, source, dice.choice(landed))
+            transform(warehouse, source, dice.choice(landed))
     dice.shuffle(landed)
     for key in landed:
-        transforms.transform(warehouse, source, key)
-    assert transforms.pending_partitions(warehouse, source) == []
+        transform(warehouse, source, key)
+    assert pending_partitions(warehouse, source) == []
     assert rows(warehouse, source) == expected
 
 
@@ -885,7 +885,7 @@ def emptied(value: Any, kept: str) -> Any:
 
 def divided(found: dict[str, list[str]]) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
     """Tables that tell how things are, and series, which tell how they were too."""
-    series = {name for name in found if TableSpec(metadata.tables[name]).series}
+    series = {name for name in found if TableSpec(metadata.tables[name]).time_series}
     return (
         {name: lines for name, lines in found.items() if name not in series},
         {name: lines for name, lines in found.items() if name in series},
@@ -912,7 +912,7 @@ def test_rows_no_longer_yielded_go_and_come_back_with_their_payload(
     poor_day, rich_day = (Window(days[-1].window.day + timedelta(days=after)) for after in (1, 2))
 
     landed = land(warehouse, source, poor_day, poor_day, list(poorer.values()))
-    run = transforms.transform(warehouse, source, poor_day.key)
+    run = transform(warehouse, source, poor_day.key)
     assert landed.counts.quarantined == run.counts.quarantined == 0
     gone = before - keys(warehouse, source)
     assert run.counts.deleted == len(gone)
@@ -921,13 +921,13 @@ def test_rows_no_longer_yielded_go_and_come_back_with_their_payload(
 
     never = new_warehouse()
     land(never, source, poor_day, poor_day, list((latest | poorer).values()))
-    transforms.transform(never, source, poor_day.key)
+    transform(never, source, poor_day.key)
     assert divided(rows(warehouse, source))[0] == divided(rows(never, source))[0]
     never.drop_database(never.database)
 
     back = land(warehouse, source, rich_day, rich_day, [latest[record] for record in poorer])
     assert back.counts.updated == landed.counts.updated > 0
-    assert transforms.transform(warehouse, source, rich_day.key).counts.deleted == 0
+    assert transform(warehouse, source, rich_day.key).counts.deleted == 0
     now, then = divided(rows(warehouse, source)), divided(expected)
     assert now[0] == then[0]
     assert all(set(lines) <= set(now[1][name]) for name, lines in then[1].items())
@@ -952,7 +952,7 @@ def test_rows_of_a_record_that_is_gone_go_and_come_back_with_it(
     intake = Intake(lambda _: told, "recorded", poor_day.start)
     landed = land_intake(warehouse, source, poor_day.key, nullcontext(intake), shrink=True)
     assert landed.counts.deleted == len(gone)
-    transforms.transform(warehouse, source, poor_day.key)
+    transform(warehouse, source, poor_day.key)
     assert not any(orphans(warehouse, source).values())
 
     never = new_warehouse()
@@ -969,5 +969,5 @@ def test_rows_of_a_record_that_is_gone_go_and_come_back_with_it(
 
     back = land(warehouse, source, rich_day, rich_day, [latest[record] for record in sorted(gone)])
     assert back.counts.created == back.counts.fetched == len(gone)
-    assert transforms.transform(warehouse, source, rich_day.key).counts.deleted == 0
+    assert transform(warehouse, source, rich_day.key).counts.deleted == 0
     assert rows(warehouse, source) == expected

@@ -26,7 +26,7 @@ from pipelines.orchestration import resources
 from pipelines.orchestration.assets import run_metadata, staging_asset, staging_key, table_assets, table_key
 from pipelines.orchestration.checks import ledger_checks
 from pipelines.source import Item, Payload, Source
-from pipelines.transform import run as transform
+from pipelines.transform.run import pending_partitions, transform
 from pipelines.warehouse import locks
 from pipelines.warehouse.database import Warehouse
 
@@ -235,7 +235,7 @@ def test_a_landing_waits_only_for_landings_of_its_own_source(
 
 def test_transforms_of_a_partition_at_once_end_as_one(warehouse: Warehouse, civitai: Source) -> None:
     land_items(warehouse, civitai, DAY, [a_model(number) for number in range(100)])
-    runs = at_once(lambda _: transform.transform(warehouse, civitai, DAY), 4)
+    runs = at_once(lambda _: transform(warehouse, civitai, DAY), 4)
     idle, busy = [run for run in runs if not run.counts.fetched], [run for run in runs if run.counts.fetched]
     assert (len(idle), len(busy)) == (3, 1)
     assert {run.status for run in runs} == {"completed"}
@@ -254,16 +254,16 @@ def test_a_transform_takes_in_what_lands_while_it_works_next_time(warehouse: War
             landed.wait(PATIENCE_S)
 
     with ThreadPoolExecutor(1) as threads:
-        first = threads.submit(transform.transform, warehouse, civitai, DAY, notify=notify)
+        first = threads.submit(transform, warehouse, civitai, DAY, notify=notify)
         assert began.wait(PATIENCE_S)
         land_items(warehouse, civitai, DAY, [a_model(1), a_model(2)])
         landed.set()
         first.result(PATIENCE_S)
     assert len(rows(warehouse, "select from catalog.models")) == 1
-    assert transform.pending_partitions(warehouse, civitai) == [DAY]
-    transform.transform(warehouse, civitai, DAY)
+    assert pending_partitions(warehouse, civitai) == [DAY]
+    transform(warehouse, civitai, DAY)
     assert len(rows(warehouse, "select from catalog.models")) == 2
-    assert transform.pending_partitions(warehouse, civitai) == []
+    assert pending_partitions(warehouse, civitai) == []
 
 
 @pytest.fixture

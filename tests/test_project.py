@@ -298,7 +298,7 @@ def test_a_select_reads_payloads_and_nothing_else(select: Select) -> None:
     read, known = read_by(select), relations(source_of(select))
     assert read
     assert read <= known.keys()
-    series = TableSpec(select.table).series
+    series = TableSpec(select.table).time_series
     assert {known[name] for name in read} == {series}
     assert not series or len(read) == 1
 
@@ -336,7 +336,7 @@ def test_a_select_yields_columns_of_its_table_and_all_that_it_must(select: Selec
     assert len(yielded) == len(set(yielded))
     assert set(yielded) <= {column.name for column in select.table.columns}
     assert set(yielded) >= needed
-    if not TableSpec(select.table).told:
+    if not TableSpec(select.table).optionally_owned:
         assert ("record_id" in yielded) == ("record_id" in select.table.columns)
 
 
@@ -600,9 +600,9 @@ def test_a_table_of_a_domain_is_owned_or_shared_by_its_shape(table: Table) -> No
     """The engine reads from the table alone whose its rows are, and how the same row is known again."""
     assert table.schema in project.domains()
     shape = TableSpec(table)
-    keys = [each for each in table.primary_key.columns if not (shape.series and each.name == "observed_at")]
+    keys = [each for each in table.primary_key.columns if not (shape.time_series and each.name == "observed_at")]
     assert [each.type.python_type.__name__ for each in keys if not isinstance(each.type, UUID)] == []
-    if shape.series:
+    if shape.time_series:
         assert shape.owned, "a series follows the observations of its record"
     if not shape.owned:
         assert len(keys) == 1, "a shared table has one key that others refer to"

@@ -18,7 +18,7 @@ from pipelines import project
 from pipelines.connectors import recording
 from pipelines.landing import extract, land
 from pipelines.source import Window
-from pipelines.transform import run as transform
+from pipelines.transform.run import transform
 from pipelines.warehouse.database import Warehouse
 from tests import budgets
 
@@ -51,7 +51,7 @@ def load_recordings(warehouse: Warehouse) -> None:
         for day in days:
             land.land_intake(warehouse, source, day.key, extract.open_intake(warehouse, source, day, "recorded"))
         for day in days:
-            transform.transform(warehouse, source, day.key)
+            transform(warehouse, source, day.key)
 
 
 @pytest.fixture

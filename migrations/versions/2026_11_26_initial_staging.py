@@ -77,7 +77,7 @@ def upgrade() -> None:
         sa.Column("table_name", sa.Text(), nullable=False, comment="Table of the other row"),
         sa.Column("key", sa.Text(), nullable=False, comment="Key of the other row"),
         sa.Column(
-            "reason", sa.Text(), nullable=False, comment="parent: until it exists; claim, unique: until it is deleted"
+            "reason", sa.Text(), nullable=False, comment="parent: until it exists; key, unique: until it is pruned"
         ),
         schema="staging",
         comment="One row per pending row and the row it depends on: a missing parent, or the owner of the same key",

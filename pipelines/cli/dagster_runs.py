@@ -21,7 +21,7 @@ from pipelines.orchestration import resources
 from pipelines.orchestration.assets import staging_asset, table_assets
 from pipelines.settings import Mode, Settings
 from pipelines.source import Source
-from pipelines.transform import run as transform
+from pipelines.transform.run import pending_partitions, transform
 from pipelines.warehouse.database import Warehouse
 
 RANGE_START, RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
@@ -54,9 +54,9 @@ def run(
                     if tables:
                         _materialize(tables, first, last, instance, atlas, {"full": full})
                 tried = {day.isoformat() for day in days}
-                for partition in transform.pending_partitions(warehouse, source):
+                for partition in pending_partitions(warehouse, source):
                     if partition not in tried:
-                        transform.transform(warehouse, source, partition, notify=notify)
+                        transform(warehouse, source, partition, notify=notify)
 
 
 def _materialize(

@@ -22,7 +22,8 @@ from pipelines.landing.land import land_intake
 from pipelines.ledger import Run
 from pipelines.settings import Mode
 from pipelines.source import Source, Window
-from pipelines.transform import run as transforms
+from pipelines.transform.run import pending_partitions
+from pipelines.transform.run import transform as transform_partition
 from pipelines.warehouse.database import Warehouse
 
 Sources = Annotated[
@@ -98,7 +99,7 @@ def land(
     day = window.key if window else datetime.now(UTC).date().isoformat()
     with context.warehouse() as warehouse, show.reporting() as reporter:
         land_intake(warehouse, source, day, nullcontext(intake), notify=reporter)
-        pending = transforms.pending_partitions(warehouse, source)
+        pending = pending_partitions(warehouse, source)
     if pending:
         show.err.print(f"To apply it to the tables, run: atlas transform {source.name}", highlight=False)
     _warn_without_selects([source])
@@ -119,7 +120,7 @@ def transform(
                 continue
             days = [_window(partition).key] if partition else _transformable(warehouse, source, full)
             for day in days:
-                transforms.transform(warehouse, source, day, full=full, notify=reporter)
+                transform_partition(warehouse, source, day, full=full, notify=reporter)
     _warn_without_selects(chosen)
     _end(reporter.runs, json)
 
@@ -176,7 +177,7 @@ def _days(source: Source, mode: Mode, wanted: DayRange | None) -> list[date]:
 def _transformable(warehouse: Warehouse, source: Source, full: bool) -> list[str]:
     """The partitions with pending payloads; with `full`, all that have a latest version."""
     if not full:
-        return transforms.pending_partitions(warehouse, source)
+        return pending_partitions(warehouse, source)
     with warehouse.connect() as connection:
         rows = connection.execute(
             "select distinct partition_key from staging.versions where stream = any(%s) and latest order by 1",

@@ -18,8 +18,8 @@ from pipelines import failpoints, ledger, project
 from pipelines.ledger import Counts, Run
 from pipelines.lineage import shadow_schema, snapshots
 from pipelines.lineage.shadow_schema import NotApplied, Tables
-from pipelines.transform import apply, change_set, table_digests
-from pipelines.transform import run as transform
+from pipelines.transform import table_digests
+from pipelines.transform.run import code_version, record_rebuilt, record_sql
 from pipelines.warehouse import locks
 from pipelines.warehouse.database import Connection, Warehouse
 from pipelines.warehouse.declare import metadata
@@ -50,12 +50,10 @@ def rebuild(warehouse: Warehouse, domain: str, *, workers: int, notify: Callable
     """
     sources = project.find_sources([domain])
     selects = {source.name: project.selects(source.name) for source in sources}
-    codes = {name: transform.code_version(files) for name, files in selects.items()}
+    codes = {name: code_version(files) for name, files in selects.items()}
     every = [select for files in selects.values() for select in files]
     with (
-        ledger.open_run(
-            warehouse, domain, "rebuild", "all", code_version=transform.code_version(every), notify=notify
-        ) as run,
+        ledger.open_run(warehouse, domain, "rebuild", "all", code_version=code_version(every), notify=notify) as run,
         _derived(warehouse, domain, run.connection, workers=workers, notify=lambda _: run.advance(1)) as (
             tables,
             not_applied,
@@ -65,11 +63,12 @@ def rebuild(warehouse: Warehouse, domain: str, *, workers: int, notify: Callable
         failpoints.reached("rebuild.begun")
         counts = _write_differences(run.connection, domain, tables)
         failpoints.reached("rebuild.written")
-        run.connection.execute(change_set.CREATE + ";" + apply.CREATE)
         for each in not_applied:
-            _record_source(run, each, codes[each.source.name], counts)
+            rejected = record_rebuilt(run, each.source, codes[each.source.name], each.rejected)
+            for name, number in rejected.items():
+                counts[name] += Counts(fetched=number, quarantined=number)
             failpoints.reached("rebuild.source_recorded", each.source.stem)
-        transform.remember_sql(run.connection, every)
+        record_sql(run.connection, every)
         failpoints.reached("rebuild.sql_stored")
         total = Counts()
         for table_counts in counts.values():
@@ -78,7 +77,7 @@ def rebuild(warehouse: Warehouse, domain: str, *, workers: int, notify: Callable
             "tables": {name: vars(table_counts) for name, table_counts in counts.items()},
             "sql": {select.file.address: select.file.digest for select in every},
             "code": codes,
-            "content": table_digests.count(
+            "table_digests": table_digests.recount(
                 run.connection, [TableSpec(_live(table, domain)) for table in tables.values()]
             ),
         }
@@ -178,7 +177,7 @@ def _merge(live: TableSpec, derived: TableSpec) -> sql.Composed:
     """A MERGE that inserts the rows that a live table lacks and updates those that differ; it returns the counts."""
     rest = [column for column in live.content if column not in live.key]
     assignments = [sql.SQL("{} = {}").format(sql.Identifier(column), sql.Identifier("s", column)) for column in rest]
-    assignments += live.stamp()
+    assignments += live.audit_assignments()
     update: sql.Composable = sql.SQL("")
     if rest:
         update = sql.SQL("when matched and record_image_ne(row({}), row({})) then update set {}").format(
@@ -207,21 +206,6 @@ def _merge(live: TableSpec, derived: TableSpec) -> sql.Composed:
     )
 
 
-def _record_source(run: Run, not_applied: NotApplied, code: str, counts: dict[str, Counts]) -> None:
-    """Records for a source which SELECT files are applied to its effective versions, and which rows are pending or
-    rejected. code: the version of these files.
-    """
-    connection = run.connection
-    connection.execute("truncate scope, misfits, waiting")
-    connection.execute(IN_FORCE, {"streams": list(not_applied.source.streams.values())})
-    for name, rows in (("misfits", not_applied.rejected), ("waiting", not_applied.pending)):
-        with connection.cursor().copy(sql.SQL("copy {} from stdin").format(sql.Identifier(name))) as copy:
-            copy.write(rows)
-    transform.record_applied(run, not_applied.source, code)
-    for row in connection.execute("select table_name, count(*) as number from misfits group by table_name"):
-        counts[row["table_name"]] += Counts(fetched=row["number"], quarantined=row["number"])
-
-
 def _copy_digest(connection: Connection, shape: TableSpec) -> bytes:
     """sha256 of what COPY writes of a table in the order of its key, without audit columns."""
     digest = hashlib.sha256()
@@ -232,10 +216,3 @@ def _copy_digest(connection: Connection, shape: TableSpec) -> bytes:
         for block in copy:
             digest.update(block)
     return digest.digest()
-
-
-IN_FORCE = """
-insert into scope
-select record_id, version_id, stream, external_id, payload_id, 1, true from staging.versions
-where stream = any(%(streams)s) and valid_from_run is not null and valid_to_run is null
-"""

@@ -11,7 +11,7 @@ here: which versions are effective (`snapshots`), how rows are written (`transfo
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from uuid import UUID, uuid4
 
 import psycopg
@@ -24,6 +24,7 @@ from pipelines.lineage import snapshots
 from pipelines.lineage.snapshots import EffectiveVersions
 from pipelines.project import Select
 from pipelines.source import Source
+from pipelines.transform import rejects
 from pipelines.transform.apply import Applier
 from pipelines.transform.change_set import ChangeSet
 from pipelines.warehouse import locks
@@ -38,12 +39,11 @@ Tables = dict[str, Table]
 @dataclass(frozen=True)
 class NotApplied:
     """The rows that SELECT files of a source yielded and that are not in the tables: rejected, and pending because
-    they wait for another row. Each as COPY writes the temporary table that holds them.
+    they wait for another row.
     """
 
     source: Source
-    rejected: bytes = b""
-    pending: bytes = b""
+    rejected: rejects.Exported = field(default_factory=dict)
 
 
 TEMPORARY_PREFIX = "atlas_shadow_"
@@ -201,33 +201,22 @@ def _fill_from(
                 raise project.without_selects(source.name)
             current = [Select(select.file, tables[select.table.name]) for select in project.selects(source.name)]
             found = EffectiveVersions(found.versions, [0] * len(found.versions), [current])
-        scope = ChangeSet(connection, source)
-        if not scope.begin_with(found.versions, found.numbers, publish_seq):
+        change_set = ChangeSet(connection, source)
+        if not change_set.start_complete(found.versions, found.numbers, publish_seq):
             return NotApplied(source)
         used = {select.table.name for edition in found.editions for select in edition}
-        derivation = Applier(
-            scope, found.editions, [TableSpec(table) for name, table in tables.items() if name in used]
+        applier = Applier(
+            change_set, found.editions, [TableSpec(table) for name, table in tables.items() if name in used]
         )
-        derivation.all()
-        if derivation.unreadable:
+        applier.apply()
+        if applier.select_failed:
             raise AtlasError(
-                f"The SELECT files of {source.name} fail on {derivation.unreadable} records whose rows are in the "
+                f"The SELECT files of {source.name} fail on {applier.select_failed} records whose rows are in the "
                 f"tables. Fix the files: `atlas transform {source.name}` puts these records into quarantine, with the "
                 "error of each."
             )
         failpoints.reached("shadow.applied", source.stem)
-        return NotApplied(source, *(_copied(connection, source, name) for name in ("misfits", "waiting")))
-
-
-def _copied(connection: Connection, source: Source, name: str) -> bytes:
-    """A temporary table of a derivation, its tables called as those of the domain are."""
-    connection.execute(
-        sql.SQL("update {} set table_name = {} || '.' || split_part(table_name, '.', 2)").format(
-            sql.Identifier(name), sql.Literal(source.domain)
-        )
-    )
-    with connection.cursor().copy(sql.SQL("copy {} to stdout").format(sql.Identifier(name))) as copy:
-        return b"".join(copy)
+        return NotApplied(source, rejects.export_rows(connection, source.domain))
 
 
 def _tables_like(domain: str, schema: str) -> Tables:

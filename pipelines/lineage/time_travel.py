@@ -137,7 +137,7 @@ def _runs_with_failed_selects(connection: Connection, domain: str, snapshot: Sna
         """
         select distinct on (stream) fetch_run_id::text as run_id from ops.fetch_runs
         where publish_seq <= %(publish_seq)s and starts_with(stream, %(domain)s || '/')
-          and (stats ->> 'left_out')::bigint > 0
+          and (stats ->> 'select_failed')::bigint > 0
           and publish_seq > coalesce(
               (select max(r.publish_seq) from ops.fetch_runs r
                where r.kind = 'rebuild' and r.stream = %(domain)s and r.publish_seq <= %(publish_seq)s),
@@ -154,7 +154,7 @@ def _recorded(connection: Connection, domain: str, publish_seq: int) -> dict[str
     rows = connection.execute(
         """
         select distinct on (c.key) c.key as table_name, c.value
-        from ops.fetch_runs r cross join jsonb_each(r.stats -> 'content') as c
+        from ops.fetch_runs r cross join jsonb_each(r.stats -> 'table_digests') as c
         where r.publish_seq <= %s and starts_with(c.key, %s)
         order by c.key, r.publish_seq desc
         """,

@@ -20,7 +20,7 @@ from pipelines.lineage.erasures import erasure_notice
 from pipelines.maintenance import erase_sql
 from pipelines.maintenance.batches import vacuum
 from pipelines.source import Source
-from pipelines.transform import run as transform
+from pipelines.transform.run import apply_pending, code_version
 from pipelines.warehouse import locks
 from pipelines.warehouse.database import Connection, Warehouse
 
@@ -51,7 +51,7 @@ def erase(
         _require_stored(connection, stream, external_id)
         shadow_schema.drop_abandoned(connection)
         _require_no_kept_schema(connection, source.domain)
-    code = transform.code_version(project.selects(source.name))
+    code = code_version(project.selects(source.name))
     with ledger.open_run(warehouse, source, "erase", PARTITION, code_version=code, notify=notify) as run:
         with run.connection.transaction():
             _prevent_new_kept_schema(run.connection, source.domain)
@@ -65,7 +65,7 @@ def erase(
             for number, statement in enumerate(erase_sql.PREPARE):
                 run.connection.execute(statement, parameters)
                 failpoints.reached("erase.prepared", str(number))
-            counts, stats = transform.apply_pending(run, source)
+            counts, stats = apply_pending(run, source)
             failpoints.reached("erase.applied")
             removed = {kind: _delete(run.connection, kind, parameters) for kind in erase_sql.DELETE}
             removed["versions"] -= 1  # the tombstone of this run

@@ -24,7 +24,7 @@ from pipelines.ledger import Run
 from pipelines.orchestration.resources import Atlas
 from pipelines.project import Select
 from pipelines.source import Source, Window
-from pipelines.transform import run as transform
+from pipelines.transform.run import transform
 from pipelines.warehouse.database import Warehouse
 
 Work = Callable[[Warehouse, str], Run]
@@ -137,7 +137,7 @@ def table_assets(source: Source) -> dg.AssetsDefinition:
         atlas: Atlas = context.resources.atlas
 
         def work(warehouse: Warehouse, partition: str) -> Run:
-            return transform.transform(
+            return transform(
                 warehouse,
                 source,
                 partition,

@@ -1,8 +1,10 @@
-"""The scope of a derivation: the versions and observations that its SELECTs see.
+"""The change set of a transform: the versions and observations that its SELECT files read.
 
-It begins with what no transform has taken in, and grows by the records whose rows depend on what changes (`growth`); or
-it is all there is to know, for tables that are derived anew. Belongs here: which versions, with which counters. Not:
-what is made of them (`deriving`).
+    pending versions of a partition ──start──> change_set <──extend── records whose rows depend on the change
+
+A rebuild starts with given versions instead, and its change set is complete: it is never extended. Belongs here: which
+versions and observations are read, with which counters. Not: which records depend on a change (`dependents`), what is
+done with the rows (`apply`).
 """
 
 from collections.abc import Sequence
@@ -11,267 +13,241 @@ from typing import Any
 from psycopg import sql
 
 from pipelines import failpoints
-from pipelines.project import Select
 from pipelines.source import Source
 from pipelines.warehouse.database import Connection
 
-EVERYWHERE = sql.SQL("")
-
-
-class ChangeSet:
-    """One run's scope, in temporary tables that last as long as its transaction.
-
-    `scope` has a version a record, `bodies` the payloads with their newest counters, `seen` the observations, and
-    `left_out` the versions on which a SELECT fails. `round` numbers the additions, so that SELECTs see each of them
-    once. whole: it is all there is, and never grows.
-    """
-
-    def __init__(self, connection: Connection, source: Source) -> None:
-        self.connection, self.source = connection, source
-        self._streams = list(source.streams.values())
-        self._round = 0
-        self.whole = False
-        self._observations: sql.Composable = OBSERVED
-        self._counted: sql.Composable = NEWEST
-
-    def begin(self, partition: str, *, full: bool, code: str) -> int:
-        """Takes in what waits in a partition, or all of it; how many records. code: version of the SELECT files."""
-        parameters = {"partition": partition, "full": full, "code": code, "streams": self._streams}
-        if not self.connection.execute(WAITING + "select from waiting limit 1", parameters).rowcount:
-            return 0
-        return self._begin(WAITING + WAITS, parameters)
-
-    def begin_with(self, versions: Sequence[int], editions: Sequence[int], publish_seq: int) -> int:
-        """Takes in all there is to know: these versions, each to be derived by the edition of the SELECTs at the same
-        place, and the observations that runs published up to then have taken in; how many records.
-        """
-        self.whole = True
-        self._observations, self._counted = TAKEN_IN.format(publish_seq=sql.Literal(publish_seq)), sql.SQL("true")
-        return self._begin(THESE, {"versions": versions, "editions": editions, "streams": self._streams})
-
-    def _begin(self, query: str, parameters: dict[str, Any]) -> int:
-        self.connection.execute(CREATE)
-        failpoints.reached("scope.created")
-        number = self.connection.execute(query, parameters).rowcount
-        failpoints.reached("scope.begun")
-        self._fill()
-        return number
-
-    def extend(self) -> bool:
-        """Adds the records that are `due`, as they are in force; whether there were any."""
-        self.connection.execute(GROW, {"round": self._round + 1, "streams": self._streams})
-        self.connection.execute("update scope s set whole = true from due d where s.record_id = d.record_id")
-        failpoints.reached("scope.grown")
-        return self._fill() > 0
-
-    def leave_out(self, version_ids: Sequence[int]) -> None:
-        """Takes versions out again, for good, and lets SELECTs see once more what is left.
-
-        The version of such a record that is in force comes in its place, if it is another.
-        """
-        self.connection.execute(
-            "insert into left_out select version_id, record_id from scope where version_id = any(%s)",
-            [list(version_ids)],
-        )
-        for name in ("bodies", "seen", "scope"):
-            self.connection.execute(
-                sql.SQL(
-                    "delete from {} where record_id in (select record_id from scope where version_id = any(%s))"
-                ).format(sql.Identifier(name)),
-                [list(version_ids)],
-            )
-        if not self.whole:
-            self.connection.execute(IN_PLACE, {"round": self._round + 1})
-            self._fill()
-        self.as_one_round()
-
-    def as_one_round(self) -> None:
-        """Lets SELECTs see all of it once more."""
-        for name in ("bodies", "seen"):
-            self.connection.execute(sql.SQL("update {} set round = %s").format(sql.Identifier(name)), [self._round])
-
-    def select(self, select: Select, edition: int = 0, where: sql.Composable = EVERYWHERE) -> sql.Composed:
-        """A SELECT file over the source's streams, each by its kind, as far as the last round brought them."""
-        streams = [
-            relation.format(
-                name=sql.Identifier(name),
-                source=sql.Literal(self.source.name),
-                stream=sql.Literal(stream),
-                round=sql.Literal(self._round),
-                edition=sql.Literal(edition),
-                observations=self._observations,
-                where=where,
-            )
-            for kind, stream in self.source.streams.items()
-            for name, relation in (
-                (kind or "payloads", BODIES),
-                (f"{kind}_observations" if kind else "observations", OBSERVATIONS),
-            )
-        ]
-        return sql.SQL("with {} select * from (\n{}\n) as selected").format(
-            sql.SQL(", ").join(streams), sql.SQL(select.file.text)
-        )
-
-    def _fill(self) -> int:
-        """Bodies and observations of what has come into the scope; how many."""
-        self._round += 1
-        added = 0
-        for statement in (FILL, SEE):
-            query = statement.format(
-                round=sql.Literal(self._round), observations=self._observations, counted=self._counted
-            )
-            added += self.connection.execute(query).rowcount
-            failpoints.reached("scope.filled")
-        for name in ("scope", "bodies", "seen"):
-            self.connection.execute(sql.SQL("analyze {}").format(sql.Identifier(name)))
-        return added
-
+NOT_ATTEMPTED = sql.SQL("(attempted_sql is null or attempted_sql < %(code)s or attempted_sql > %(code)s)")
+"""Whether a row of `staging.pending_versions` is pending for given SELECT files. Two ranges: no index serves <>."""
 
 CREATE = """
-create temp table scope (
+create temp table if not exists change_set (
     record_id uuid primary key, version_id bigint, stream text, external_id text, payload_id uuid, round int,
-    whole boolean, edition int default 0
+    all_observations boolean, edition int default 0
 ) on commit drop;
-create temp table bodies (
+create temp table if not exists change_set_bodies (
     record_id uuid, version_id bigint, stream text, external_id text,
     body jsonb storage external, round int, edition int
 ) on commit drop;
-create temp table seen (record_id uuid, observation_id bigint primary key, round int) on commit drop;
-create temp table due (record_id uuid) on commit drop;
-create temp table gone (key uuid) on commit drop;
-create temp table left_out (version_id bigint, record_id uuid) on commit drop
+create temp table if not exists change_set_observations (
+    record_id uuid, observation_id bigint primary key, round int
+) on commit drop;
+create temp table if not exists dependent_records (record_id uuid) on commit drop;
+create temp table if not exists pruned_keys (key uuid) on commit drop;
+create temp table if not exists failed_versions (version_id bigint, record_id uuid) on commit drop
 """
 
-WAITING = """
-with waiting as (
-    select v.* from staging.versions v
-    where v.stream = any(%(streams)s) and v.partition_key = %(partition)s and v.latest
-      and (%(full)s or v.attempted_sql is null or v.attempted_sql < %(code)s or v.attempted_sql > %(code)s)
-    union
-    select v.* from staging.observations o
-    join staging.versions v on v.record_id = o.record_id and v.latest
-    where o.stream = any(%(streams)s) and o.partition_key = %(partition)s and o.valid_from_run is null
-      and v.valid_from_run is not null and v.payload_id is not null
-      and (v.applied_sql is not null or v.attempted_sql is null)
+PENDING = sql.SQL(
+    """
+    with pending as (
+        select distinct version_id, record_id, stream, external_id, payload_id from staging.pending_versions
+        where stream = any(%(streams)s) and partition_key = %(partition)s and (%(full)s or {not_attempted})
+    )
+
+    """
+).format(not_attempted=NOT_ATTEMPTED)
+
+INSERT_PENDING = sql.SQL(
+    """
+    insert into change_set
+    select record_id, version_id, stream, external_id, payload_id, 1,
+        %(full)s or payload_id is null or not exists (
+            select from staging.effective_versions e
+            where e.record_id = p.record_id and e.payload_id is not null and e.applied_sql = %(code)s)
+    from pending p
+    """
+)
+"""All observations of a record are read, unless the same SELECT files have been applied to it before."""
+
+INSERT_GIVEN = sql.SQL(
+    """
+    insert into change_set
+    select v.record_id, v.version_id, v.stream, v.external_id, v.payload_id, 1, true, t.edition
+    from unnest(%(versions)s::bigint[], %(editions)s::int[]) as t (version_id, edition)
+    join staging.versions v using (version_id)
+    where v.stream = any(%(streams)s)
+    """
 )
 
+INSERT_DEPENDENT = """
+insert into change_set
+select e.record_id, e.version_id, e.stream, e.external_id, e.payload_id, %(round)s, true
+from (select distinct record_id from dependent_records) as d
+join staging.effective_versions e on e.record_id = d.record_id
+where e.stream = any(%(streams)s) and not exists (select from change_set c where c.record_id = d.record_id)
+  and not exists (select from failed_versions f where f.version_id = e.version_id)
 """
 
-WAITS = """
-insert into scope
-select record_id, version_id, stream, external_id, payload_id, 1,
-    %(full)s or payload_id is null or not exists (
-        select from staging.versions f
-        where f.record_id = w.record_id and f.valid_from_run is not null and f.valid_to_run is null
-          and f.payload_id is not null and f.applied_sql = %(code)s)
-from waiting w
-"""
-"""A record is whole in scope, with all its observations, unless the same SELECTs have derived it before."""
-
-THESE = """
-insert into scope
-select v.record_id, v.version_id, v.stream, v.external_id, v.payload_id, 1, true, t.edition
-from unnest(%(versions)s::bigint[], %(editions)s::int[]) as t (version_id, edition)
-join staging.versions v using (version_id)
-where v.stream = any(%(streams)s)
+INSERT_EFFECTIVE_OF_FAILED = """
+insert into change_set
+select e.record_id, e.version_id, e.stream, e.external_id, e.payload_id, %(round)s, true
+from (select distinct record_id from failed_versions) as d
+join staging.effective_versions e on e.record_id = d.record_id
+where e.payload_id is not null
+  and not exists (select from change_set c where c.record_id = d.record_id)
+  and not exists (select from failed_versions f where f.version_id = e.version_id)
 """
 
-OBSERVED = sql.SQL("staging.observations")
+ALL_OBSERVATIONS = sql.SQL("staging.observations")
 
-NEWEST = sql.SQL("case when v.latest then e.latest else e.valid_from_run is not null end")
-"""A version that is not the latest keeps the counters it was taken in with; newer ones wait for the latest version."""
-
-TAKEN_IN = sql.SQL(
+OBSERVATIONS_APPLIED_BY = sql.SQL(
     """(
         select o.* from staging.observations o join ops.fetch_runs r on r.fetch_run_id = o.valid_from_run
         where r.publish_seq <= {publish_seq})"""
 )
 
-FILL = sql.SQL(
+CURRENT_OBSERVATION = sql.SQL("case when v.latest then e.latest else e.valid_from_run is not null end")
+"""A version that is not the latest keeps the counters it was applied with; newer ones apply with the latest version."""
+
+INSERT_BODIES = sql.SQL(
     """
-    insert into bodies
-    select s.record_id, s.version_id, s.stream, s.external_id,
+    insert into change_set_bodies
+    select c.record_id, c.version_id, c.stream, c.external_id,
         case
             when o.digest = b.counters_digest or o.digest is null then b.body
             else ops.restore_volatile_fields(b.body, o.counters, o.paths)
         end,
-        s.round, s.edition
-    from scope s
+        c.round, c.edition
+    from change_set c
     join staging.versions v using (version_id)
-    join staging.payloads b on b.payload_id = s.payload_id
+    join staging.payloads b on b.payload_id = c.payload_id
     left join lateral (
         select e.digest, e.counters, e.paths from {observations} e
-        where e.record_id = s.record_id and {counted}
+        where e.record_id = c.record_id and {current}
         order by e.observed_at desc limit 1
     ) as o on true
-    where s.round = {round}
+    where c.round = {round}
     """
 )
 
-SEE = sql.SQL(
+INSERT_OBSERVATIONS = sql.SQL(
     """
-    with fresh as (
+    with added as (
         select o.record_id, o.observation_id, o.observed_at
-        from scope s
+        from change_set c
         join staging.versions v using (version_id)
-        join {observations} o on o.record_id = s.record_id
-        where (s.whole or o.valid_from_run is null) and (v.latest or o.valid_from_run is not null)
+        join {observations} o on o.record_id = c.record_id
+        where (c.all_observations or o.valid_from_run is null) and (v.latest or o.valid_from_run is not null)
     )
 
-    insert into seen
+    insert into change_set_observations
     select f.record_id, f.observation_id, {round} from (
-        select record_id, observation_id from fresh
+        select record_id, observation_id from added
         union
-        select f.record_id, n.observation_id from fresh f
-        cross join lateral ( -- which may tell the same now as the one before it
+        select f.record_id, n.observation_id from added f
+        cross join lateral ( -- the next one, which may now be equal to the one before it
             select e.observation_id from {observations} e
             where e.record_id = f.record_id and e.observed_at > f.observed_at and e.valid_from_run is not null
             order by e.observed_at limit 1
         ) as n
     ) as f
-    where not exists (select from seen where seen.observation_id = f.observation_id)
+    where not exists (select from change_set_observations s where s.observation_id = f.observation_id)
     """
 )
 
-BODIES = sql.SQL(
-    """{name} as not materialized (
-        select {source}::text as source, record_id, external_id, body
-        from bodies where stream = {stream} and round = {round} and edition = {edition} {where}
-        offset 0 -- a fence: what the SELECT asks of a body is asked of the scope's alone
-    )"""
-)
 
-OBSERVATIONS = sql.SQL(
-    """{name} as not materialized (
-        select {source}::text as source, b.record_id, b.external_id, o.observed_at, o.counters as body
-        from seen join {observations} o using (observation_id)
-        join bodies b on b.record_id = seen.record_id
-        where b.stream = {stream} and seen.round = {round} and b.edition = {edition} {where}
-          and o.digest is distinct from (
-              select e.digest from {observations} e
-              where e.record_id = o.record_id and e.observed_at < o.observed_at
-                and (
-                    e.valid_from_run is not null
-                    or exists (select from seen s where s.observation_id = e.observation_id))
-              order by e.observed_at desc limit 1)
-    )"""
-)
+class ChangeSet:
+    """The change set of one run, in temporary tables of its transaction.
 
-GROW = """
-insert into scope
-select v.record_id, v.version_id, v.stream, v.external_id, v.payload_id, %(round)s, true
-from (select distinct record_id from due) as d
-join staging.versions v on v.record_id = d.record_id and v.valid_from_run is not null and v.valid_to_run is null
-where v.stream = any(%(streams)s) and not exists (select from scope s where s.record_id = d.record_id)
-  and not exists (select from left_out l where l.version_id = v.version_id)
-"""
+    Records are added in rounds: SELECT files read the last round only, so that they read each record once. round: the
+    last one. observations: the table, or query, of the observations that exist for it. complete: all versions that the
+    tables are derived from are in it, and it is never extended.
+    """
 
-IN_PLACE = """
-insert into scope
-select v.record_id, v.version_id, v.stream, v.external_id, v.payload_id, %(round)s, true
-from (select distinct record_id from left_out) as l
-join staging.versions v on v.record_id = l.record_id and v.valid_from_run is not null and v.valid_to_run is null
-where v.payload_id is not null
-  and not exists (select from scope s where s.record_id = l.record_id)
-  and not exists (select from left_out o where o.version_id = v.version_id)
-"""
+    def __init__(self, connection: Connection, source: Source) -> None:
+        self.connection, self.source = connection, source
+        self._streams = list(source.streams.values())
+        self.round = 0
+        self.complete = False
+        self.observations: sql.Composable = ALL_OBSERVATIONS
+        self._current: sql.Composable = CURRENT_OBSERVATION
+
+    def start(self, partition: str, *, full: bool, code: str) -> int:
+        """Starts with the pending versions of a partition, or with all latest ones; returns the number of records.
+
+        code: digest of the SELECT files. Where nothing is pending, no table is created.
+        """
+        parameters = {"partition": partition, "full": full, "code": code, "streams": self._streams}
+        if not self.connection.execute(PENDING + sql.SQL("select from pending limit 1"), parameters).rowcount:
+            return 0
+        return self._start(PENDING + INSERT_PENDING, parameters)
+
+    def start_complete(self, versions: Sequence[int], editions: Sequence[int], publish_seq: int) -> int:
+        """Starts with given versions and the observations applied up to a run; returns the number of records.
+
+        editions: for each version, the number of the SELECT files that are applied to it.
+        """
+        self.complete = True
+        self.observations = OBSERVATIONS_APPLIED_BY.format(publish_seq=sql.Literal(publish_seq))
+        self._current = sql.SQL("true")
+        return self._start(INSERT_GIVEN, {"versions": versions, "editions": editions, "streams": self._streams})
+
+    def _start(self, query: sql.SQL | sql.Composed, parameters: dict[str, Any]) -> int:
+        self.connection.execute(CREATE)
+        failpoints.reached("change_set.created")
+        number = self.connection.execute(query, parameters).rowcount
+        failpoints.reached("change_set.started")
+        self._fill()
+        return number
+
+    def extend(self) -> bool:
+        """Adds the effective versions of `dependent_records`; returns whether there was anything to add."""
+        self.connection.execute(INSERT_DEPENDENT, {"round": self.round + 1, "streams": self._streams})
+        self.connection.execute(
+            "update change_set c set all_observations = true from dependent_records d where c.record_id = d.record_id"
+        )
+        failpoints.reached("change_set.extended")
+        return self._fill() > 0
+
+    def exclude(self, version_ids: Sequence[int]) -> None:
+        """Removes versions for good; SELECTs then read again all that is left.
+
+        Each is replaced by the effective version of its record, if that is another one.
+        """
+        self.connection.execute(
+            "insert into failed_versions select version_id, record_id from change_set where version_id = any(%s)",
+            [list(version_ids)],
+        )
+        for name in ("change_set_bodies", "change_set_observations", "change_set"):
+            self.connection.execute(
+                sql.SQL(
+                    "delete from {} where record_id in (select record_id from change_set where version_id = any(%s))"
+                ).format(sql.Identifier(name)),
+                [list(version_ids)],
+            )
+        if not self.complete:
+            self.connection.execute(INSERT_EFFECTIVE_OF_FAILED, {"round": self.round + 1})
+            self._fill()
+        self.merge_rounds()
+
+    def merge_rounds(self) -> None:
+        """Makes all rounds one, so that SELECTs read all of it again."""
+        for name in ("change_set_bodies", "change_set_observations"):
+            self.connection.execute(sql.SQL("update {} set round = %s").format(sql.Identifier(name)), [self.round])
+
+    def _fill(self) -> int:
+        """Adds the bodies and observations of the records that were added; returns how many."""
+        self.round += 1
+        added = 0
+        for statement in (INSERT_BODIES, INSERT_OBSERVATIONS):
+            query = statement.format(
+                round=sql.Literal(self.round), observations=self.observations, current=self._current
+            )
+            added += self.connection.execute(query).rowcount
+            failpoints.reached("change_set.filled")
+        for name in ("change_set", "change_set_bodies", "change_set_observations"):
+            self.connection.execute(sql.SQL("analyze {}").format(sql.Identifier(name)))
+        return added
+
+
+def list_effective(connection: Connection, source: Source) -> None:
+    """Fills `change_set` with all effective versions of a source, without bodies: what a rebuild has derived."""
+    connection.execute(CREATE)
+    connection.execute("truncate change_set")
+    connection.execute(
+        """
+        insert into change_set
+        select record_id, version_id, stream, external_id, payload_id, 1, true from staging.effective_versions
+        where stream = any(%s)
+        """,
+        [list(source.streams.values())],
+    )

@@ -1,9 +1,9 @@
-"""Sorting out rows that do not fit their table, when MERGE has refused a partition.
+"""Finds the rows of `incoming` that do not fit their table, after PostgreSQL has refused to write a change set.
 
-Table by table, parents first, rows leave `incoming` for `misfits` with the reason: a value that its column's type
-cannot read, a missing value, a CHECK, a parent that is missing, misfit or pruned, a key or unique value that another
-row has (`claims`). A nullable reference to a missing parent goes in NULL instead; what waits for a parent waits for it
-to come. What is left fits.
+Table by table, parents first, a row is rejected with a reason: a value that its column's type cannot read, a missing
+value, a CHECK, a parent that is missing, rejected or pruned, a key or a unique value of another row (`key_conflicts`).
+A nullable reference to a missing parent becomes NULL instead; the row is pending for the parent either way. The rows
+that are left fit. Belongs here: what a row must fit. Not: moving rejected rows (`rejects`).
 """
 
 from collections.abc import Sequence
@@ -17,93 +17,83 @@ from pipelines.transform.key_conflicts import ConflictResolver
 from pipelines.warehouse.database import Connection
 from pipelines.warehouse.table_spec import Reference, TableSpec, names
 
-TRUE = sql.SQL("true")
-
 
 class RowValidator:
-    """The rows of one run's SELECTs, before they are merged."""
+    """Validates the rows that the SELECT files of one run yield."""
 
-    def __init__(self, connection: Connection, shapes: Sequence[TableSpec]) -> None:
-        self.connection, self.shapes, self.claims = connection, shapes, ConflictResolver(connection)
+    def __init__(self, connection: Connection, specs: Sequence[TableSpec]) -> None:
+        self.connection, self.specs, self.conflicts = connection, specs, ConflictResolver(connection)
 
-    def alone(self) -> None:
-        """Splits off the rows that do not fit whatever others there are."""
-        for shape in self.shapes:
-            self._types(shape)
-            self._missing(shape)
-            self._checks(shape)
-            failpoints.reached("split.alone", shape.table.name)
+    def reject_invalid(self) -> None:
+        """Rejects the rows that do not fit, whatever other rows there are."""
+        for spec in self.specs:
+            self._reject_types(spec)
+            self._reject_missing_values(spec)
+            self._reject_checks(spec)
+            failpoints.reached("constraints.valid", spec.table.name)
 
-    def together(self, counts: dict[str, Counts]) -> None:
-        """Leaves in each `incoming` only rows that fit with each other; counts what left, now and before."""
-        for shape in self.shapes:
-            each = counts[shape.name]
-            each.duplicates += self._duplicates(shape)
-            for reference in shape.references:
-                self._reference(shape, reference)
-            each.duplicates += self.claims.held(shape) + self.claims.decide(shape)
-            failpoints.reached("split.together", shape.table.name)
-        self.unreferenced()
-        left = "select table_name, count(*) as number from misfits where reason <> 'select_fails' group by table_name"
-        for row in self.connection.execute(left):
-            counts[row["table_name"]].quarantined += row["number"]
+    def reject_conflicting(self, counts: dict[str, Counts]) -> None:
+        """Leaves in `incoming` only rows that fit together; adds duplicates and all rejected rows to the counts."""
+        for spec in self.specs:
+            each = counts[spec.name]
+            each.duplicates += self._delete_duplicates(spec)
+            for reference in spec.references:
+                self._reject_orphans(spec, reference)
+            each.duplicates += self.conflicts.reject_taken(spec) + self.conflicts.resolve(spec)
+            failpoints.reached("constraints.consistent", spec.table.name)
+        self.delete_unreferenced()
+        for name, number in rejects.rejected_by_table(self.connection).items():
+            counts[name].quarantined += number
 
-    def unreferenced(self) -> None:
-        """Takes away shared rows to which no row refers, or only what is split off: they live by what refers to them.
+    def delete_unreferenced(self) -> None:
+        """Deletes from `incoming` the shared rows to which no row refers, or only rejected ones, of any source."""
+        for spec in self.specs:
+            if not spec.owned:
+                self._delete_unreferenced(spec)
+                failpoints.reached("constraints.referenced", spec.table.name)
 
-        Those of other sources count too.
-        """
-        for shape in self.shapes:
-            if not shape.owned:
-                self._unreferenced(shape)
-                failpoints.reached("split.unreferenced", shape.table.name)
-
-    def again(self) -> None:
-        """Forgets what was split off, for rows that are selected again."""
-        self.connection.execute("delete from misfits where reason <> 'select_fails'")
-        self.connection.execute("truncate waiting")
-
-    def _types(self, shape: TableSpec) -> None:
-        for column in shape.yielded:
-            wanted = shape.type_of(column)
-            if shape.yielded[column] == wanted.lower():
+    def _reject_types(self, spec: TableSpec) -> None:
+        for column in spec.yielded:
+            wanted = spec.type_of(column)
+            if spec.yielded[column] == wanted.lower():
                 continue
-            text = shape.as_text(column)
-            rejects.split(
+            text = spec.as_text(column)
+            rejects.reject(
                 self.connection,
-                shape,
+                spec,
                 sql.SQL("not pg_input_is_valid({}, {})").format(text, sql.Literal(wanted)),
                 reason="type",
                 constraint=column,
                 detail=sql.SQL("(select message from pg_input_error_info({}, {}))").format(text, sql.Literal(wanted)),
             )
 
-    def _missing(self, shape: TableSpec) -> None:
-        for column in shape.yielded:
-            if not shape.table.columns[column].nullable:
-                rejects.split(
+    def _reject_missing_values(self, spec: TableSpec) -> None:
+        for column in spec.yielded:
+            if not spec.table.columns[column].nullable:
+                rejects.reject(
                     self.connection,
-                    shape,
+                    spec,
                     sql.SQL("{} is null").format(sql.Identifier(column)),
                     reason="not_null",
                     constraint=column,
                     detail=sql.Literal(f"{column} has no value"),
                 )
 
-    def _checks(self, shape: TableSpec) -> None:
-        for check in shape.checks:
-            rejects.split(
+    def _reject_checks(self, spec: TableSpec) -> None:
+        for check in spec.checks:
+            rejects.reject(
                 self.connection,
-                shape,
+                spec,
                 sql.SQL("o.ctid in (select place from ({}) as n where ({}) is false)").format(
-                    rejects.placed(shape), sql.SQL(str(check.sqltext))
+                    rejects.located_rows(spec), sql.SQL(str(check.sqltext))
                 ),
                 reason="check",
                 constraint=str(check.name),
                 detail=sql.Literal(str(check.sqltext)),
             )
 
-    def _duplicates(self, shape: TableSpec) -> int:
+    def _delete_duplicates(self, spec: TableSpec) -> int:
+        """Deletes all but one of equal rows; returns how many."""
         return self.connection.execute(
             sql.SQL(
                 """
@@ -113,63 +103,68 @@ class RowValidator:
                     ) as n
                     where number > 1)
                 """
-            ).format(incoming=shape.incoming, columns=names(list(shape.yielded)))
+            ).format(incoming=spec.incoming, columns=names(list(spec.yielded)))
         ).rowcount
 
-    def _reference(self, shape: TableSpec, reference: Reference) -> None:
-        if reference.column not in shape.yielded:
+    def _reject_orphans(self, spec: TableSpec, reference: Reference) -> None:
+        """Rejects rows whose parent will not be there; a nullable reference to it becomes NULL instead."""
+        if reference.column not in spec.yielded:
             return
         parent = TableSpec(reference.table)
-        (key,) = parent.key
         column = sql.Identifier("o", reference.column)
-        feeds = any(each.table is reference.table for each in self.shapes)
-        stays = (
-            sql.SQL("not exists (select from scope s where s.record_id = p.record_id)")
-            if feeds and (parent.owned or parent.told)
-            else TRUE
-        )
-        comes = (
-            sql.SQL("or exists (select from {} i where i.{} = {})").format(parent.incoming, sql.Identifier(key), column)
-            if feeds
-            else sql.SQL("")
-        )
-        orphan = sql.SQL(
-            "{column} is not null and not ("
-            "exists (select from {parent} p where p.{key} = {column} and {stays}) {comes})"
-        ).format(column=column, parent=parent.target, key=sql.Identifier(key), stays=stays, comes=comes)
-        rejects.wait(self.connection, shape, orphan, parent.name, sql.SQL("{}::text").format(column), "parent")
+        orphan = self._is_orphan(parent, column)
+        rejects.note_pending(self.connection, spec, orphan, parent.name, sql.SQL("{}::text").format(column), "parent")
         if reference.nullable:
             self.connection.execute(
                 sql.SQL("update {} o set {} = null where {}").format(
-                    shape.incoming, sql.Identifier(reference.column), orphan
+                    spec.incoming, sql.Identifier(reference.column), orphan
                 )
             )
             return
-        rejects.split(
+        rejects.reject(
             self.connection,
-            shape,
+            spec,
             orphan,
             reason="parent",
-            constraint=f"{shape.table.name}_{reference.column}_fkey",
+            constraint=f"{spec.table.name}_{reference.column}_fkey",
             detail=sql.Literal(f"its row of {parent.name} is missing or does not fit"),
         )
 
-    def _unreferenced(self, shape: TableSpec) -> None:
-        (key,) = shape.key
-        places = [(child, child.incoming) for child in self.shapes]
-        places += [(child, child.target) for child in map(TableSpec, shape.table.metadata.sorted_tables)]
-        referred = [
+    def _is_orphan(self, parent: TableSpec, column: sql.Identifier) -> sql.Composed:
+        """The condition that a column has a key of a parent that is neither in its table to stay, nor in `incoming`."""
+        (key,) = parent.key
+        filled = any(each.table is parent.table for each in self.specs)
+        stays = (
+            sql.SQL("not exists (select from change_set c where c.record_id = p.record_id)")
+            if filled and (parent.owned or parent.optionally_owned)
+            else sql.SQL("true")
+        )
+        comes = (
+            sql.SQL("or exists (select from {} i where i.{} = {})").format(parent.incoming, sql.Identifier(key), column)
+            if filled
+            else sql.SQL("")
+        )
+        return sql.SQL(
+            "{column} is not null and not ("
+            "exists (select from {parent} p where p.{key} = {column} and {stays}) {comes})"
+        ).format(column=column, parent=parent.target, key=sql.Identifier(key), stays=stays, comes=comes)
+
+    def _delete_unreferenced(self, spec: TableSpec) -> None:
+        (key,) = spec.key
+        places = [(child, child.incoming) for child in self.specs]
+        places += [(child, child.target) for child in map(TableSpec, spec.table.metadata.sorted_tables)]
+        referenced = [
             sql.SQL("exists (select from {} r where r.{} = o.{})").format(
                 place, sql.Identifier(reference.column), sql.Identifier(key)
             )
             for child, place in places
             for reference in child.references
-            if reference.table is shape.table
+            if reference.table is spec.table
         ]
-        if shape.told and "record_id" in shape.yielded:
-            referred.append(sql.SQL("o.record_id is not null").format())
+        if spec.optionally_owned and "record_id" in spec.yielded:
+            referenced.append(sql.SQL("o.record_id is not null").format())
         self.connection.execute(
             sql.SQL("delete from {} o where not ({})").format(
-                shape.incoming, sql.SQL(" or ").join(referred) if referred else sql.SQL("false")
+                spec.incoming, sql.SQL(" or ").join(referenced) if referenced else sql.SQL("false")
             )
         )

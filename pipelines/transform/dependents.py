@@ -1,10 +1,10 @@
-"""How a scope grows: by the records whose rows depend on what changes.
+"""Finds the records whose rows depend on what a change set changes, and adds them to it.
 
-    rows that come ──> who waits for them · who has what they claim
-    rows that go   ──> who waits for what they claim · who refers to them
+    rows that appear   ──> records pending for them · records that have the same key
+    rows that are pruned ──> records pending for their key or unique value · records with rows that refer to them
 
-So every claim is decided with all claimants at hand, and the outcome is the same in any order of arrival. Belongs
-here: which records are due. Not: what they bring (`scope`).
+Every conflict is then resolved with all its rows in the change set, so the tables do not depend on the order in which
+records arrive. Belongs here: which records depend on a change. Not: what they bring in (`change_set`).
 """
 
 from collections.abc import Sequence
@@ -15,117 +15,119 @@ from pipelines import failpoints
 from pipelines.transform.change_set import ChangeSet
 from pipelines.warehouse.table_spec import TableSpec
 
-
-class DependentRecords:
-    """The growth of one scope, by what its SELECTs have yielded so far."""
-
-    def __init__(self, scope: ChangeSet, shapes: Sequence[TableSpec]) -> None:
-        self.scope, self.connection, self.shapes = scope, scope.connection, shapes
-
-    def grow(self, *, contested: bool) -> bool:
-        """Adds the records that depend on what changes; whether there were any. contested: by any claim."""
-        if self.scope.whole:
-            return False
-        self.connection.execute("truncate due")
-        for shape in self.shapes:
-            self._due(AWAITED, shape, key=shape.key_text("k"))
-            if "record_id" in shape.yielded:
-                self._due(CONTESTED, shape, key=shape.key_text("k"), target_key=shape.key_text("t"))
-                if contested or shape.told:
-                    self._claims(shape, contested=contested)
-            self._referrers(shape)
-            failpoints.reached("growth.due", shape.table.name)
-        return self.scope.extend()
-
-    def _due(self, query: sql.SQL, shape: TableSpec, **parts: sql.Composable) -> None:
-        self.connection.execute(
-            query.format(incoming=shape.incoming, target=shape.target, **{"name": sql.Literal(shape.name), **parts})
-        )
-
-    def _claims(self, shape: TableSpec, *, contested: bool) -> None:
-        """Records outside the scope that have a key, or a unique value, which a row of the scope claims."""
-        claimed = [shape.key]
-        if contested:
-            claimed += [
-                columns
-                for unique in shape.uniques
-                if set(columns := [c.name for c in unique.columns]) <= shape.yielded.keys()
-            ]
-        for columns in claimed:
-            same = sql.SQL(" and ").join(sql.SQL("n.{0} = t.{0}").format(sql.Identifier(column)) for column in columns)
-            told = sql.SQL("n.record_id is not null" if shape.told else "true")
-            self._due(CLAIMED, shape, typed=shape.typed(), same=same, told=told)
-
-    def _referrers(self, shape: TableSpec) -> None:
-        """Records with rows that refer to a row of the scope which is about to be pruned."""
-        referring = [
-            (child, reference)
-            for child in self.shapes
-            for reference in child.references
-            if reference.table is shape.table
-        ]
-        if not referring or not (shape.owned or shape.told):
-            return
-        self.connection.execute("truncate gone")
-        (key,) = shape.key
-        gone = GONE.format(target=shape.target, incoming=shape.incoming, key=sql.Identifier(key))
-        if not self.connection.execute(gone).rowcount:
-            return
-        for child, reference in referring:
-            self._due(
-                REFERRING,
-                child,
-                column=sql.Identifier(reference.column),
-                known=sql.SQL("s.whole") if child.series else sql.SQL("true"),
-                which=sql.SQL("distinct on (g.key)") if shape.told else sql.SQL(""),
-            )
-
-
-AWAITED = sql.SQL(
+PENDING_FOR_PARENT = sql.SQL(
     """
-    insert into due
-    select w.record_id from {incoming} k
-    join staging.pending_rows w on w.table_name = {name} and w.key = {key}
-    where w.reason = 'parent'
+    insert into dependent_records
+    select p.record_id from {incoming} i
+    join staging.pending_rows p on p.table_name = {name} and p.key = {key}
+    where p.reason = 'parent'
     """
 )
 
-CONTESTED = sql.SQL(
+PENDING_FOR_KEY = sql.SQL(
     """
-    insert into due
-    select w.record_id from {target} t
-    join scope s on s.record_id = t.record_id
-    join staging.pending_rows w on w.table_name = {name} and w.key = {target_key}
-    cross join lateral (select external_id from staging.versions v where v.record_id = w.record_id limit 1) as v
-    where w.reason = 'unique'
-       or w.reason = 'claim' and not exists ( -- none that it would still lose to
-           select from {incoming} k join scope o on o.record_id = k.record_id
-           where {key} = w.key
-             and (o.stream collate "C", o.external_id collate "C") < (w.stream collate "C", v.external_id collate "C"))
-    """
-)
-
-CLAIMED = sql.SQL(
-    """
-    insert into due
-    select t.record_id from ({typed}) as n join {target} t on {same}
-    where {told} and t.record_id is not null
-      and not exists (select from scope s where s.record_id = t.record_id)
+    insert into dependent_records
+    select p.record_id from {target} t
+    join change_set c on c.record_id = t.record_id
+    join staging.pending_rows p on p.table_name = {name} and p.key = {target_key}
+    cross join lateral (select external_id from staging.versions v where v.record_id = p.record_id limit 1) as v
+    where p.reason = 'unique'
+       or p.reason = 'key' and not exists ( -- unless it would lose the key again
+           select from {incoming} i join change_set o on o.record_id = i.record_id
+           where {key} = p.key
+             and (o.stream collate "C", o.external_id collate "C") < (p.stream collate "C", v.external_id collate "C"))
     """
 )
 
-GONE = sql.SQL(
+HAVING_KEY = sql.SQL(
     """
-    insert into gone
-    select t.{key} from {target} t join scope s on s.record_id = t.record_id
+    insert into dependent_records
+    select t.record_id from ({typed_rows}) as n join {target} t on {same}
+    where {owned} and t.record_id is not null
+      and not exists (select from change_set c where c.record_id = t.record_id)
+    """
+)
+
+INSERT_PRUNED_KEYS = sql.SQL(
+    """
+    insert into pruned_keys
+    select t.{key} from {target} t join change_set c on c.record_id = t.record_id
     where not exists (select from {incoming} o where o.{key} = t.{key})
     """
 )
 
 REFERRING = sql.SQL(
     """
-    insert into due
-    select {which} c.record_id from gone g join {target} c on c.{column} = g.key
-    where not exists (select from scope s where s.record_id = c.record_id and {known})
+    insert into dependent_records
+    select {distinct} t.record_id from pruned_keys p join {target} t on t.{column} = p.key
+    where not exists (select from change_set c where c.record_id = t.record_id and {included})
     """
 )
+
+
+class DependentRecords:
+    """Extends one change set by the records that depend on the rows its SELECT files have yielded so far."""
+
+    def __init__(self, change_set: ChangeSet, specs: Sequence[TableSpec]) -> None:
+        self.change_set, self.connection, self.specs = change_set, change_set.connection, specs
+
+    def add(self, *, having_keys: bool) -> bool:
+        """Extends the change set; returns whether it was extended.
+
+        having_keys: adds also the records outside it whose rows have a key or unique value of a row in it.
+        """
+        if self.change_set.complete:
+            return False
+        self.connection.execute("truncate dependent_records")
+        for spec in self.specs:
+            self._insert(PENDING_FOR_PARENT, spec, key=spec.key_text("i"))
+            if "record_id" in spec.yielded:
+                self._insert(PENDING_FOR_KEY, spec, key=spec.key_text("i"), target_key=spec.key_text("t"))
+                if having_keys or spec.optionally_owned:
+                    self._insert_having_keys(spec, uniques=having_keys)
+            self._insert_referring(spec)
+            failpoints.reached("dependents.found", spec.table.name)
+        return self.change_set.extend()
+
+    def _insert(self, query: sql.SQL, spec: TableSpec, **parts: sql.Composable) -> None:
+        self.connection.execute(
+            query.format(incoming=spec.incoming, target=spec.target, **{"name": sql.Literal(spec.name), **parts})
+        )
+
+    def _insert_having_keys(self, spec: TableSpec, *, uniques: bool) -> None:
+        """Records outside the change set that have the primary key of a row in it, or a unique value."""
+        keys = [spec.key]
+        if uniques:
+            keys += [
+                columns
+                for unique in spec.uniques
+                if set(columns := [c.name for c in unique.columns]) <= spec.yielded.keys()
+            ]
+        for columns in keys:
+            same = sql.SQL(" and ").join(sql.SQL("n.{0} = t.{0}").format(sql.Identifier(column)) for column in columns)
+            owned = sql.SQL("n.record_id is not null" if spec.optionally_owned else "true")
+            self._insert(HAVING_KEY, spec, typed_rows=spec.typed_rows(), same=same, owned=owned)
+
+    def _insert_referring(self, spec: TableSpec) -> None:
+        """Records with rows that refer to a row that is about to be pruned."""
+        referring = [
+            (child, reference)
+            for child in self.specs
+            for reference in child.references
+            if reference.table is spec.table
+        ]
+        if not referring or not (spec.owned or spec.optionally_owned):
+            return
+        self.connection.execute("truncate pruned_keys")
+        (key,) = spec.key
+        pruned = INSERT_PRUNED_KEYS.format(target=spec.target, incoming=spec.incoming, key=sql.Identifier(key))
+        if not self.connection.execute(pruned).rowcount:
+            return
+        for child, reference in referring:
+            self._insert(
+                REFERRING,
+                child,
+                column=sql.Identifier(reference.column),
+                included=sql.SQL("c.all_observations" if child.time_series else "true"),
+                distinct=sql.SQL("distinct on (p.key)" if spec.optionally_owned else ""),
+            )

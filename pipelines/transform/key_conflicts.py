@@ -1,8 +1,9 @@
-"""Who has a key or a unique value that several rows claim.
+"""Decides which row is written where several rows have one key or one unique value.
 
-Of the rows of a scope the smallest (stream, external id, key) has what it claims, and the others wait for it to go.
-What a record has that is left out of the scope stays its own. Belongs here: claims between records. Not: what a row
-must be whatever others there are (`misfits`).
+Of the rows in the change set the smallest (stream, external id, key) is written, and the others are pending until it is
+pruned. A row of a record that is excluded from the change set stays, and wins. A row that loses a unique value is
+rejected; a row that loses its key to another record is counted as a duplicate. Belongs here: conflicts between rows.
+Not: what a row must fit by itself (`constraints`).
 """
 
 from psycopg import sql
@@ -12,160 +13,177 @@ from pipelines.transform import rejects
 from pipelines.warehouse.database import Connection
 from pipelines.warehouse.table_spec import TableSpec, names
 
+ROWS_TAKEN = sql.SQL(
+    """
+    select n.place, {key} as key from ({rows}) as n
+    join {target} t on {same} join failed_versions f on f.record_id = t.record_id
+    where n.record_id is distinct from t.record_id
+      and not exists (select from change_set c where c.record_id = f.record_id)
+    """
+)
+
+CREATE = """
+create temp table contested_keys (
+    number int, value bigint, place tid, rank bigint, key text, record_id uuid
+) on commit drop;
+create temp table conflict_losers (place tid, number int, winner text, same_record boolean) on commit drop
+"""
+"""number: which of the table's keys; 0 is the primary key."""
+
+INSERT_CONTESTED = sql.SQL(
+    """
+    insert into contested_keys (number, value, place)
+    select {number}, value, place from (
+        select n.place, dense_rank() over (order by {columns}) as value,
+            count(*) over (partition by {columns}) as number_of_rows
+        from ({rows}) as n where {comparable}
+    ) as numbered
+    where number_of_rows > 1
+    """
+)
+
+RANK = sql.SQL(
+    """
+    update contested_keys k set rank = r.rank, key = r.key, record_id = r.record_id
+    from (
+        select n.place, {key} as key, n.record_id, row_number() over (
+            order by c.stream collate "C", c.external_id collate "C", {key} collate "C",
+                (to_jsonb(n) - 'place')::text collate "C") as rank
+        from ({rows}) as n left join change_set c on c.record_id = n.record_id
+        where n.place in (select place from contested_keys)
+    ) as r
+    where r.place = k.place
+    """
+)
+
+RESOLVE_SMALLEST = """
+with winners as (
+    select k.place from contested_keys k
+    join (select number, value, min(rank) as rank from contested_keys group by number, value) as s using (number, value)
+    group by k.place having bool_and(k.rank = s.rank)
+),
+
+losers as (
+    select distinct on (k.place) k.place, k.number, w.key as winner,
+        k.record_id is not distinct from w.record_id as same_record
+    from winners
+    join contested_keys w using (place)
+    join contested_keys k using (number, value)
+    where k.place <> w.place
+    order by k.place, k.number
+),
+
+inserted as (
+    insert into conflict_losers select * from losers
+)
+
+delete from contested_keys where place in (select place from winners union all select place from losers)
+"""
+
+WINNER = sql.SQL("(select winner from conflict_losers where place = o.ctid)")
+
 
 class ConflictResolver:
-    """The claims of one run's rows."""
+    """Resolves the key conflicts of the rows of one run."""
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
 
-    def held(self, shape: TableSpec) -> int:
-        """Takes away rows that have a key or a unique value of a row that stays, as its record is left out; how many
-        are no misfits.
-        """
-        held = 0
-        for columns, unique in _claimable(shape):
+    def reject_taken(self, spec: TableSpec) -> int:
+        """Removes rows whose key or unique value a row of an excluded record has; returns how many by their key."""
+        by_key = 0
+        for columns, unique in _exclusive(spec):
             same = sql.SQL(" and ").join(sql.SQL("n.{0} = t.{0}").format(sql.Identifier(each)) for each in columns)
-            holder = HOLDER.format(
-                placed=rejects.placed(shape), target=shape.target, same=same, key=shape.key_text("t")
+            taken = ROWS_TAKEN.format(
+                rows=rejects.located_rows(spec), target=spec.target, same=same, key=spec.key_text("t")
             )
-            lost = sql.SQL("o.ctid in (select place from ({}) as h)").format(holder)
-            key = sql.SQL("(select key from ({}) as h where place = o.ctid limit 1)").format(holder)
-            rejects.wait(self.connection, shape, lost, shape.name, key, "claim" if unique is None else "unique")
+            lost = sql.SQL("o.ctid in (select place from ({}) as h)").format(taken)
+            key = sql.SQL("(select key from ({}) as h where place = o.ctid limit 1)").format(taken)
+            rejects.note_pending(self.connection, spec, lost, spec.name, key, "key" if unique is None else "unique")
             if unique is None:
-                delete = sql.SQL("delete from {} o where {}").format(shape.incoming, lost)
-                held += self.connection.execute(delete).rowcount
+                delete = sql.SQL("delete from {} o where {}").format(spec.incoming, lost)
+                by_key += self.connection.execute(delete).rowcount
             else:
-                detail = sql.Literal(f"another row has this {', '.join(columns)}")
-                rejects.split(self.connection, shape, lost, reason="unique", constraint=str(unique.name), detail=detail)
-        return held
+                self._reject(spec, lost, columns, unique)
+        return by_key
 
-    def decide(self, shape: TableSpec) -> int:
-        """Takes away rows that have a key or a unique value of another; how many are told twice, and are no misfits.
+    def resolve(self, spec: TableSpec) -> int:
+        """Removes rows that lose a key or a unique value to another row; returns how many lose it to another record.
 
-        The smallest row has what it claims. What lost one claim is not there to win another, so that rows are decided
-        one after the other, smallest first, as far as they contest anything.
+        A row that loses one conflict cannot win another, so rows are decided one after the other, the smallest first.
         """
-        claims = _claimable(shape)
-        if not claims:
+        keys = _exclusive(spec)
+        if not keys:
             return 0
-        self.connection.execute(CONTESTED)
-        contested = sum(self._contest(shape, number, *claim) for number, claim in enumerate(claims))
+        self.connection.execute(CREATE)
+        contested = sum(self._insert_contested(spec, number, *key) for number, key in enumerate(keys))
         if contested:
-            ranked = RANK.format(placed=rejects.placed(shape), key=shape.key_text("n"))
+            ranked = RANK.format(rows=rejects.located_rows(spec), key=spec.key_text("n"))
             self.connection.execute(ranked)
         while contested:
-            contested -= self.connection.execute(DECIDE).rowcount
-        twice = self._lost_keys(shape)
-        for number, (columns, each) in enumerate(claims):
-            lost = sql.SQL("o.ctid in (select place from losers where claim = {})").format(sql.Literal(number))
-            if each is not None:
-                rejects.wait(self.connection, shape, lost, shape.name, WINNER, "unique")
-            rejects.split(
-                self.connection,
-                shape,
-                lost,
-                reason="unique",
-                constraint=str(each.name) if each is not None else f"{shape.table.name}_pkey",
-                detail=sql.Literal(f"another row has this {', '.join(columns)}"),
+            contested -= self.connection.execute(RESOLVE_SMALLEST).rowcount
+        by_key = self._delete_lost_keys(spec)
+        for number, (columns, unique) in enumerate(keys):
+            lost = sql.SQL("o.ctid in (select place from conflict_losers where number = {})").format(
+                sql.Literal(number)
             )
-        self.connection.execute("drop table contested, losers")
-        return twice
+            if unique is not None:
+                rejects.note_pending(self.connection, spec, lost, spec.name, WINNER, "unique")
+            self._reject(spec, lost, columns, unique)
+        self.connection.execute("drop table contested_keys, conflict_losers")
+        return by_key
 
-    def _contest(self, shape: TableSpec, number: int, columns: list[str], unique: UniqueConstraint | None) -> int:
-        """Notes the rows that claim what another one claims too."""
-        known = (
+    def _insert_contested(
+        self, spec: TableSpec, number: int, columns: list[str], unique: UniqueConstraint | None
+    ) -> int:
+        """Fills `contested_keys` with the rows that have one value of a key; returns how many."""
+        comparable = (
             sql.SQL("true")
-            if unique is not None and _nulls_collide(unique)
+            if unique is not None and _nulls_not_distinct(unique)
             else sql.SQL(" and ").join(sql.SQL("n.{} is not null").format(sql.Identifier(column)) for column in columns)
         )
         return self.connection.execute(
-            sql.SQL(
-                """
-                insert into contested (claim, value, place)
-                select {number}, value, place from (
-                    select n.place, dense_rank() over (order by {columns}) as value,
-                        count(*) over (partition by {columns}) as many
-                    from ({placed}) as n where {known}
-                ) as numbered
-                where many > 1
-                """
-            ).format(number=sql.Literal(number), columns=names(columns, "n"), placed=rejects.placed(shape), known=known)
+            INSERT_CONTESTED.format(
+                number=sql.Literal(number),
+                columns=names(columns, "n"),
+                rows=rejects.located_rows(spec),
+                comparable=comparable,
+            )
         ).rowcount
 
-    def _lost_keys(self, shape: TableSpec) -> int:
-        """Takes away rows whose key another record has: they wait, and are no misfits."""
-        lost = sql.SQL("o.ctid in (select place from losers where claim = 0 and not itself)")
-        rejects.wait(self.connection, shape, lost, shape.name, WINNER, "claim")
-        return self.connection.execute(sql.SQL("delete from {} o where {}").format(shape.incoming, lost)).rowcount
+    def _delete_lost_keys(self, spec: TableSpec) -> int:
+        """Deletes rows whose key goes to another record; they are pending, and not rejected."""
+        lost = sql.SQL("o.ctid in (select place from conflict_losers where number = 0 and not same_record)")
+        rejects.note_pending(self.connection, spec, lost, spec.name, WINNER, "key")
+        return self.connection.execute(sql.SQL("delete from {} o where {}").format(spec.incoming, lost)).rowcount
+
+    def _reject(
+        self, spec: TableSpec, lost: sql.Composable, columns: list[str], unique: UniqueConstraint | None
+    ) -> None:
+        rejects.reject(
+            self.connection,
+            spec,
+            lost,
+            reason="unique",
+            constraint=str(unique.name) if unique is not None else f"{spec.table.name}_pkey",
+            detail=sql.Literal(f"another row has this {', '.join(columns)}"),
+        )
 
 
-def _claimable(shape: TableSpec) -> list[tuple[list[str], UniqueConstraint | None]]:
-    """What each row of a record may have alone: its key, unique values."""
-    if "record_id" not in shape.yielded:
+def _exclusive(spec: TableSpec) -> list[tuple[list[str], UniqueConstraint | None]]:
+    """What only one row may have: the primary key, and each unique constraint whose columns are yielded.
+
+    Nothing where rows have no record: then they are shared.
+    """
+    if "record_id" not in spec.yielded:
         return []
-    found: list[tuple[list[str], UniqueConstraint | None]] = [(shape.key, None)]
-    for unique in shape.uniques:
+    found: list[tuple[list[str], UniqueConstraint | None]] = [(spec.key, None)]
+    for unique in spec.uniques:
         columns = [column.name for column in unique.columns]
-        if set(columns) <= shape.yielded.keys():
+        if set(columns) <= spec.yielded.keys():
             found.append((columns, unique))
     return found
 
 
-def _nulls_collide(unique: UniqueConstraint) -> bool:
+def _nulls_not_distinct(unique: UniqueConstraint) -> bool:
     return bool(unique.dialect_options["postgresql"]["nulls_not_distinct"])
-
-
-HOLDER = sql.SQL(
-    """
-    select n.place, {key} as key from ({placed}) as n
-    join {target} t on {same} join left_out l on l.record_id = t.record_id
-    where n.record_id is distinct from t.record_id
-      and not exists (select from scope s where s.record_id = l.record_id)
-    """
-)
-
-CONTESTED = """
-create temp table contested (claim int, value bigint, place tid, rank bigint, key text, record_id uuid) on commit drop;
-create temp table losers (place tid, claim int, winner text, itself boolean) on commit drop
-"""
-
-RANK = sql.SQL(
-    """
-    update contested c set rank = r.rank, key = r.key, record_id = r.record_id
-    from (
-        select n.place, {key} as key, n.record_id, row_number() over (
-            order by w.stream collate "C", w.external_id collate "C", {key} collate "C",
-                (to_jsonb(n) - 'place')::text collate "C") as rank
-        from ({placed}) as n left join scope w on w.record_id = n.record_id
-        where n.place in (select place from contested)
-    ) as r
-    where r.place = c.place
-    """
-)
-
-DECIDE = """
-with winners as (
-    select c.place from contested c
-    join (select claim, value, min(rank) as rank from contested group by claim, value) as s using (claim, value)
-    group by c.place having bool_and(c.rank = s.rank)
-),
-
-lost as (
-    select distinct on (c.place) c.place, c.claim, w.key as winner,
-        c.record_id is not distinct from w.record_id as itself
-    from winners
-    join contested w using (place)
-    join contested c using (claim, value)
-    where c.place <> w.place
-    order by c.place, c.claim
-),
-
-noted as (
-    insert into losers select * from lost
-)
-
-delete from contested where place in (select place from winners union all select place from lost)
-"""
-
-WINNER = sql.SQL("(select winner from losers where place = o.ctid)")

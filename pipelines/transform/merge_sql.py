@@ -1,158 +1,197 @@
-"""The statements that write a table: what is taken away, what is merged, and what nothing refers to any more.
+"""The SQL statements that write one table: deduplicate, prune, MERGE, delete unreferenced shared rows.
 
-Each is one statement over a `Shape` and its temporary tables, and tells how many rows it touched and what that adds to
-the table's digest, or takes off it. Belongs here: statements that hold for any table. Not: their order (`deriving`).
+Each statement that writes returns one row: how many rows it changed, and by how much the digest of the table changes.
+Belongs here: statements that hold for any table. Not: their order (`apply`).
 """
 
 from psycopg import sql
 
 from pipelines.warehouse.table_spec import TableSpec, names
 
-SEEN = """(select seen.record_id, e.observed_at from seen join staging.observations e using (observation_id)) s
-where t.observed_at = s.observed_at and"""
 
-KEPT = """and (
-    s.record_id is not null or t.record_id is null
-    or exists (select from scope c where c.record_id = t.record_id))"""
-"""A mention changes nothing of what a record of its own tells, unless that is in scope and tells it no more."""
+def deduplicate(spec: TableSpec) -> sql.Composed:
+    """Deletes from `incoming` all but one row per key: the row of an owner stays, else the first that is shared.
 
-
-def prune(shape: TableSpec, *, referred: bool = False) -> sql.Composed:
-    """Deletes rows of the records in scope that are no longer yielded; notes the shared keys they let go.
-
-    One row of how many there were, the sum of their hashes, and how many are held by rows that refer to them. referred:
-    those go too.
+    A shared row is deleted too where the table has the row of an owner outside the change set.
     """
-    doomed = sql.SQL(
+    return sql.SQL(
         """
-        select t.ctid as place, {held} as held from {target} t, {scope} t.record_id = s.record_id
+        delete from {incoming} o where o.record_id is null and (
+            exists (
+                select from {incoming} n
+                where {same_incoming} and (n.record_id is not null or n.ctid < o.ctid))
+            or exists (
+                select from {target} t
+                where {same_target} and t.record_id is not null
+                  and not exists (select from change_set c where c.record_id = t.record_id)))
+        """
+    ).format(
+        incoming=spec.incoming,
+        target=spec.target,
+        same_incoming=spec.same_key("n", "o"),
+        same_target=spec.same_key("t", "o"),
+    )
+
+
+def require_unique_keys(spec: TableSpec) -> sql.Composed:
+    """Fails where `incoming` has a key twice. MERGE alone would update the row with one of them, in no order."""
+    return sql.SQL("create unique index on {} ({})").format(spec.incoming, names(spec.key))
+
+
+OBSERVATIONS_OF_CHANGE_SET = """(
+    select s.record_id, e.observed_at from change_set_observations s join staging.observations e using (observation_id)
+) c where t.observed_at = c.observed_at and"""
+
+
+def prune(spec: TableSpec, *, referenced: bool = False) -> sql.Composed:
+    """Deletes the rows of records of the change set that no SELECT yields any more, but those that are referenced.
+
+    Returns deleted, digest, and how many were kept because a row refers to them. referenced: deletes those too.
+    """
+    pruned = sql.SQL(
+        """
+        select t.ctid as place, {referenced} as kept from {target} t, {records} t.record_id = c.record_id
           and not exists (select from {incoming} o where {same_key})
         """
     ).format(
-        held=sql.SQL("false") if referred else _referred(shape),
-        target=shape.target,
-        scope=sql.SQL(SEEN if shape.series else "scope s where"),
-        incoming=shape.incoming,
-        same_key=shape.same_key("o", "t"),
+        referenced=sql.SQL("false") if referenced else _is_referenced(spec),
+        target=spec.target,
+        records=sql.SQL(OBSERVATIONS_OF_CHANGE_SET if spec.time_series else "change_set c where"),
+        incoming=spec.incoming,
+        same_key=spec.same_key("o", "t"),
     )
-    shared = shape.shared_references()
-    returned = [sql.SQL("{} as hash").format(shape.hashed("t")), *(sql.Identifier("t", name) for name, _ in shared)]
-    notes = [
-        sql.SQL(", {} as (insert into {} select {} from gone)").format(
-            sql.Identifier(f"note_{column}"), loose, sql.Identifier(column)
-        )
-        for column, loose in shared
-    ]
+    shared = [sql.Identifier("t", column) for column, _ in spec.shared_references()]
     return sql.SQL(
         """
-        with doomed as materialized ({doomed}),
-        gone as (
-            delete from {target} t using doomed d where t.ctid = d.place and not d.held returning {returned}
-        ){notes}
+        with pruned as materialized ({pruned}),
+        deleted as (
+            delete from {target} t using pruned p where t.ctid = p.place and not p.kept returning {returned}
+        ){released}
         select count(*) as deleted, coalesce(sum(hash), 0) as digest,
-            (select count(*) from doomed where held) as held
-        from gone
+            (select count(*) from pruned where kept) as kept
+        from deleted
         """
-    ).format(doomed=doomed, target=shape.target, returned=sql.SQL(", ").join(returned), notes=sql.SQL("").join(notes))
+    ).format(
+        pruned=pruned,
+        target=spec.target,
+        returned=sql.SQL(", ").join([sql.SQL("{} as hash").format(spec.row_hash("t")), *shared]),
+        released=_insert_released(spec, "deleted"),
+    )
 
 
-def _referred(shape: TableSpec) -> sql.Composable:
-    """Whether any row refers to a row."""
-    referring = [
-        sql.SQL("exists (select from {} r where r.{} = t.{})").format(
-            TableSpec(table).target, sql.Identifier(reference.column), sql.Identifier(*shape.key)
-        )
-        for table in shape.table.metadata.sorted_tables
-        for reference in TableSpec(table).references
-        if reference.table is shape.table
-    ]
-    return sql.SQL("({})").format(sql.SQL(" or ").join(referring)) if referring else sql.SQL("false")
+def delete_unreferenced(spec: TableSpec) -> sql.Composed:
+    """Deletes the shared rows to which this run removed a reference and none is left; returns what `prune` returns."""
+    (key,) = spec.key
+    delete = sql.SQL(
+        "delete from {target} t where t.{key} in (select key from {released}) and not {referenced} {shared}"
+    ).format(
+        target=spec.target,
+        key=sql.Identifier(key),
+        released=spec.released,
+        referenced=_is_referenced(spec),
+        shared=sql.SQL("and t.record_id is null" if spec.optionally_owned else ""),
+    )
+    return sql.SQL(
+        "with deleted as ({} returning {} as hash)"
+        " select count(*) as deleted, coalesce(sum(hash), 0) as digest, 0 as kept from deleted"
+    ).format(delete, spec.row_hash("t"))
 
 
-def merge(shape: TableSpec) -> sql.Composed:
-    """Writes `incoming`: inserts what is new, updates what differs; one row of created, updated, yielded, digest.
-
-    A row that another record owns, outside the scope, must not be taken from it: its record_id then becomes NULL,
-    which fails, and the rows are sorted out.
-    """
-    columns = [*shape.yielded, *shape.silent]
-    rest = [column for column in columns if column not in shape.key]
-    update: sql.Composable = sql.SQL("")
-    if rest:
-        update = sql.SQL(
-            "when matched and record_image_ne(row({old}), row({new})) {kept} then update set {assignments}"
-        ).format(
-            kept=sql.SQL(KEPT if shape.told and "record_id" in shape.yielded else ""),
-            old=names(rest, "t"),
-            new=names(rest, "s"),
-            assignments=sql.SQL(", ").join([_assign(shape, column) for column in rest] + shape.stamp()),
-        )
+def merge(spec: TableSpec) -> sql.Composed:
+    """Inserts the new rows of `incoming` and updates those that differ; returns created, updated, yielded, digest."""
+    columns = [*spec.yielded, *spec.omitted]
     merged = sql.SQL(
         """
-        merge into {target} t using ({typed}) s on {same_key}
+        merge into {target} t using ({typed_rows}) s on {same_key}
         {update}
         when not matched then insert ({columns}) values ({values})
         returning merge_action() as action, {new} - case merge_action() when 'UPDATE' then {old} else 0 end as hash
-            {let_go}
+            {replaced}
         """
     ).format(
-        target=shape.target,
-        typed=shape.typed(),
-        same_key=shape.same_key("t", "s"),
-        update=update,
+        target=spec.target,
+        typed_rows=spec.typed_rows(),
+        same_key=spec.same_key("t", "s"),
+        update=_update(spec, [column for column in columns if column not in spec.key]),
         columns=names(columns),
         values=names(columns, "s"),
-        new=shape.hashed("new"),
-        old=shape.hashed("old"),
-        let_go=sql.SQL("").join(
+        new=spec.row_hash("new"),
+        old=spec.row_hash("old"),
+        replaced=sql.SQL("").join(
             sql.SQL(", case when old.{0} is distinct from new.{0} then old.{0} end as {0}").format(
                 sql.Identifier(column)
             )
-            for column, _ in shape.shared_references()
+            for column, _ in spec.shared_references()
         ),
-    )
-    notes = sql.SQL("").join(
-        sql.SQL(", {} as (insert into {} select {} from merged where {} is not null)").format(
-            sql.Identifier(f"note_{column}"), loose, sql.Identifier(column), sql.Identifier(column)
-        )
-        for column, loose in shape.shared_references()
     )
     return sql.SQL(
         """
-        with merged as ({merged}){notes}
+        with merged as ({merged}){released}
         select count(*) filter (where action = 'INSERT') as created,
             count(*) filter (where action = 'UPDATE') as updated,
             coalesce(sum(hash), 0) as digest,
             (select count(*) from {incoming}) as yielded
         from merged
         """
-    ).format(merged=merged, notes=notes, incoming=shape.incoming)
+    ).format(merged=merged, released=_insert_released(spec, "merged"), incoming=spec.incoming)
 
 
-def _assign(shape: TableSpec, column: str) -> sql.Composed:
-    if column != "record_id" or shape.told:
+OWNER_IS_REPLACEABLE = """and (
+    s.record_id is not null or t.record_id is null
+    or exists (select from change_set c where c.record_id = t.record_id))"""
+"""A shared row replaces the row of an owner only if the owner is in the change set and does not yield it any more."""
+
+
+def _update(spec: TableSpec, columns: list[str]) -> sql.Composable:
+    """The branch of MERGE that updates a row which differs in one of some columns."""
+    if not columns:
+        return sql.SQL("")
+    return sql.SQL(
+        "when matched and record_image_ne(row({old}), row({new})) {replaceable} then update set {assignments}"
+    ).format(
+        old=names(columns, "t"),
+        new=names(columns, "s"),
+        replaceable=sql.SQL(OWNER_IS_REPLACEABLE if spec.optionally_owned and "record_id" in spec.yielded else ""),
+        assignments=sql.SQL(", ").join([_assign(spec, column) for column in columns] + spec.audit_assignments()),
+    )
+
+
+def _assign(spec: TableSpec, column: str) -> sql.Composed:
+    """The assignment of a column. An owned row of a record outside the change set must not change its owner: its
+    record_id becomes NULL, which the table refuses, and the rows are validated.
+    """
+    if column != "record_id" or spec.optionally_owned:
         return sql.SQL("{} = {}").format(sql.Identifier(column), sql.Identifier("s", column))
     return sql.SQL(
         """record_id = case
-            when t.record_id = s.record_id or exists (select from scope c where c.record_id = t.record_id)
+            when t.record_id = s.record_id or exists (select from change_set c where c.record_id = t.record_id)
             then s.record_id
         end"""
     ).format()
 
 
-def sweep(shape: TableSpec) -> sql.Composed:
-    """Deletes the shared rows that nothing refers to any more, of those let go in this run; as `prune` does."""
-    (key,) = shape.key
-    delete = sql.SQL(
-        "delete from {target} t where t.{key} in (select key from {loose}) and not {referred} {mention}"
-    ).format(
-        target=shape.target,
-        key=sql.Identifier(key),
-        loose=shape.loose,
-        referred=_referred(shape),
-        mention=sql.SQL("and t.record_id is null" if shape.told else ""),
+def _insert_released(spec: TableSpec, changed: str) -> sql.Composed:
+    """CTEs that keep the keys of shared rows to which a changed row referred; changed: the CTE that returns these."""
+    return sql.SQL("").join(
+        sql.SQL(", {} as (insert into {} select {} from {} where {} is not null)").format(
+            sql.Identifier(f"released_by_{column}"),
+            released,
+            sql.Identifier(column),
+            sql.Identifier(changed),
+            sql.Identifier(column),
+        )
+        for column, released in spec.shared_references()
     )
-    return sql.SQL(
-        "with gone as ({} returning {} as hash)"
-        " select count(*) as deleted, coalesce(sum(hash), 0) as digest, 0 as held from gone"
-    ).format(delete, shape.hashed("t"))
+
+
+def _is_referenced(spec: TableSpec) -> sql.Composable:
+    """The condition that any row refers to a row `t`."""
+    referring = [
+        sql.SQL("exists (select from {} r where r.{} = t.{})").format(
+            TableSpec(table).target, sql.Identifier(reference.column), sql.Identifier(*spec.key)
+        )
+        for table in spec.table.metadata.sorted_tables
+        for reference in TableSpec(table).references
+        if reference.table is spec.table
+    ]
+    return sql.SQL("({})").format(sql.SQL(" or ").join(referring)) if referring else sql.SQL("false")

@@ -1,39 +1,58 @@
-"""What is taken out of the rows that SELECTs have yielded, before they are merged: with a reason, or to wait.
+"""Rows that SELECT files yield and no table holds: rejected ones, and the keys for which rows are pending.
 
-    incoming ──> misfits · waiting
+    incoming ──reject──> rejected_rows ──────────────> staging.quarantine
+             ──note_pending──> found_pending_rows ──> staging.pending_rows
 
-Belongs here: moving rows. Not: which (`misfits`, `claims`).
+A row is pending until its parent comes, or until another row gives up its key or unique value. Belongs here: moving
+such rows, to these tables and on to staging. Not: which rows they are (`constraints`, `key_conflicts`).
 """
 
 from psycopg import sql
 
+from pipelines import failpoints
+from pipelines.ledger import Run
+from pipelines.source import Source
 from pipelines.warehouse.database import Connection
 from pipelines.warehouse.table_spec import TableSpec
 
+CREATE = """
+create temp table if not exists rejected_rows (
+    table_name text, record_id uuid, row_key text, reason text, constraint_name text, detail text, row jsonb
+) on commit drop;
+create temp table if not exists found_pending_rows (
+    record_id uuid, table_name text, key text, reason text
+) on commit drop
+"""
 
-def split(
+TABLES = ("rejected_rows", "found_pending_rows")
+
+Exported = dict[str, bytes]
+"""The rows of each of the two tables, as COPY writes them."""
+
+
+def reject(
     connection: Connection,
-    shape: TableSpec,
+    spec: TableSpec,
     condition: sql.Composable,
     *,
     reason: str,
     constraint: str,
     detail: sql.Composable,
 ) -> None:
-    """Takes the rows that meet a condition out of `incoming` into `misfits`, each with the reason."""
-    key = sql.SQL(", ").join(sql.SQL("{}::text").format(sql.Identifier(column)) for column in shape.key)
+    """Moves the rows `o` that meet a condition from `incoming` to `rejected_rows`, each with the reason."""
+    key = sql.SQL(", ").join(sql.SQL("{}::text").format(sql.Identifier(column)) for column in spec.key)
     connection.execute(
         sql.SQL(
             """
             with bad as (delete from {incoming} o where {condition} returning *)
-            insert into misfits (table_name, record_id, row_key, reason, constraint_name, detail, row)
+            insert into rejected_rows (table_name, record_id, row_key, reason, constraint_name, detail, row)
             select {name}, {record}, concat_ws(' ', {key}), {reason}, {constraint}, {detail}, to_jsonb(bad) from bad
             """
         ).format(
-            incoming=shape.incoming,
+            incoming=spec.incoming,
             condition=condition,
-            name=sql.Literal(shape.name),
-            record=sql.Identifier("record_id") if "record_id" in shape.yielded else sql.SQL("null"),
+            name=sql.Literal(spec.name),
+            record=sql.Identifier("record_id") if "record_id" in spec.yielded else sql.SQL("null"),
             key=key,
             reason=sql.Literal(reason),
             constraint=sql.Literal(constraint),
@@ -42,25 +61,134 @@ def split(
     )
 
 
-def wait(
-    connection: Connection, shape: TableSpec, condition: sql.Composable, table: str, key: sql.Composable, reason: str
+def note_pending(
+    connection: Connection, spec: TableSpec, condition: sql.Composable, table: str, key: sql.Composable, reason: str
 ) -> None:
-    """Notes for which row others wait: those that meet a condition, if a record has them."""
-    if "record_id" in shape.yielded:
+    """Notes that the rows `o` that meet a condition are pending for a key of a table, where they have a record."""
+    if "record_id" in spec.yielded:
         connection.execute(
             sql.SQL(
-                "insert into waiting select o.record_id, {}, {}, {} from {} o where o.record_id is not null and {}"
-            ).format(sql.Literal(table), key, sql.Literal(reason), shape.incoming, condition)
+                "insert into found_pending_rows"
+                " select o.record_id, {}, {}, {} from {} o where o.record_id is not null and {}"
+            ).format(sql.Literal(table), key, sql.Literal(reason), spec.incoming, condition)
         )
 
 
-def placed(shape: TableSpec) -> sql.Composed:
-    """The rows of `incoming` as the table would hold them, each with its place; where types are read already."""
+def reset(connection: Connection) -> None:
+    """Empties both tables before rows are evaluated again; records that a SELECT fails on stay."""
+    connection.execute("delete from rejected_rows where reason <> 'select_fails'")
+    connection.execute("truncate found_pending_rows")
+
+
+def located_rows(spec: TableSpec) -> sql.Composed:
+    """The rows of `incoming` in the types of the table, each with its ctid as `place`. All values must be valid."""
     columns = [
         sql.SQL("{} as {}").format(
-            shape.cast(column.name) if column.name in shape.yielded else sql.SQL(f"null::{shape.type_of(column.name)}"),
+            spec.cast(column.name) if column.name in spec.yielded else sql.SQL(f"null::{spec.type_of(column.name)}"),
             sql.Identifier(column.name),
         )
-        for column in shape.table.columns
+        for column in spec.table.columns
     ]
-    return sql.SQL("select ctid as place, {} from {}").format(sql.SQL(", ").join(columns), shape.incoming)
+    return sql.SQL("select ctid as place, {} from {}").format(sql.SQL(", ").join(columns), spec.incoming)
+
+
+def export_rows(connection: Connection, domain: str) -> Exported:
+    """Returns both tables, with the names of the domain's tables for those of another schema."""
+    exported = {}
+    for name in TABLES:
+        connection.execute(
+            sql.SQL("update {} set table_name = {} || '.' || split_part(table_name, '.', 2)").format(
+                sql.Identifier(name), sql.Literal(domain)
+            )
+        )
+        with connection.cursor().copy(sql.SQL("copy {} to stdout").format(sql.Identifier(name))) as copy:
+            exported[name] = b"".join(copy)
+    return exported
+
+
+def load_rows(connection: Connection, exported: Exported) -> None:
+    """Fills both tables with what `export_rows` returned."""
+    connection.execute(CREATE)
+    connection.execute("truncate rejected_rows, found_pending_rows")
+    for name, rows in exported.items():
+        with connection.cursor().copy(sql.SQL("copy {} from stdin").format(sql.Identifier(name))) as copy:
+            copy.write(rows)
+
+
+def rejected_by_table(connection: Connection) -> dict[str, int]:
+    """How many rows of each table are rejected, without the records that a SELECT fails on."""
+    rows = connection.execute(
+        "select table_name, count(*) as number from rejected_rows where reason <> 'select_fails' group by table_name"
+    )
+    return {row["table_name"]: row["number"] for row in rows}
+
+
+def write_pending(connection: Connection) -> None:
+    """Brings `staging.pending_rows` up to date for the records of the change set."""
+    connection.execute(
+        """
+        delete from staging.pending_rows p using change_set c
+        where p.record_id = c.record_id and not exists (
+            select from found_pending_rows f
+            where (f.record_id, f.table_name, f.key, f.reason) = (p.record_id, p.table_name, p.key, p.reason))
+        """
+    )
+    failpoints.reached("rejects.pending_deleted")
+    connection.execute(
+        """
+        insert into staging.pending_rows (record_id, stream, table_name, key, reason)
+        select distinct f.record_id, c.stream, f.table_name, f.key, f.reason
+        from found_pending_rows f join change_set c using (record_id)
+        where not exists (
+            select from staging.pending_rows p
+            where (p.record_id, p.table_name, p.key, p.reason) = (f.record_id, f.table_name, f.key, f.reason))
+        """
+    )
+    failpoints.reached("rejects.pending_inserted")
+
+
+def write_quarantine(run: Run, source: Source) -> None:
+    """Writes rejected rows to `staging.quarantine`, and closes the entries of the change set whose rows fit now."""
+    parameters = {"stream": source.name, "partition": run.partition, "run": run.id}
+    run.connection.execute(INSERT_ENTRIES, parameters)
+    failpoints.reached("rejects.entries_inserted")
+    run.connection.execute(CLOSE_ENTRIES, parameters)
+    failpoints.reached("rejects.entries_closed")
+    run.connection.execute(CLOSE_SHARED_ENTRIES, parameters)
+    failpoints.reached("rejects.shared_closed")
+
+
+INSERT_ENTRIES = """
+insert into staging.quarantine
+    (stage, stream, partition_key, external_id, record_id, request, reason, detail, table_name, row_key,
+     constraint_name, row, first_run, last_run)
+select distinct on (r.record_id, r.table_name, r.row_key, r.constraint_name)
+       'transform', %(stream)s, %(partition)s, v.external_id, r.record_id, v.request, r.reason, r.detail,
+       r.table_name, r.row_key, r.constraint_name, r.row, %(run)s, %(run)s
+from rejected_rows r
+left join staging.versions v on v.record_id = r.record_id and v.latest
+order by r.record_id, r.table_name, r.row_key, r.constraint_name, r.row
+on conflict (stream, record_id, table_name, row_key, constraint_name) where stage = 'transform' do update set
+    reason = excluded.reason, detail = excluded.detail, row = excluded.row, last_run = excluded.last_run,
+    last_at = now(), seen = quarantine.seen + 1, closed_run = null, closed_at = null
+"""
+
+CLOSE_ENTRIES = """
+update staging.quarantine q set closed_run = %(run)s, closed_at = now()
+from change_set c
+where q.stage = 'transform' and q.stream = %(stream)s and q.closed_at is null and q.last_run <> %(run)s
+  and q.record_id = c.record_id
+  and (q.reason <> 'select_fails'
+       or exists (select from staging.versions v where v.version_id = c.version_id and v.latest))
+"""
+
+CLOSE_SHARED_ENTRIES = """
+update staging.quarantine q set closed_run = %(run)s, closed_at = now()
+where q.stage = 'transform' and q.stream = %(stream)s and q.closed_at is null and q.last_run <> %(run)s
+  and q.record_id is null
+  and not exists (
+      select from staging.quarantine c cross join jsonb_each_text(c.row) as e
+      where c.stage = 'transform' and c.stream = q.stream and c.closed_at is null and c.reason = 'parent'
+        and e.value = q.row_key)
+"""
+"""A shared row has no record: its entry stays open as long as a rejected row refers to it."""

@@ -1,10 +1,9 @@
-"""A partition's news from staging into the tables, in one transaction under the domain's lock.
+"""Runs a transform: one partition of a source, from staging to its tables, in one transaction under the domain's lock.
 
-    scope ──> Derivation ──> valid_from_run, valid_to_run, waits, quarantine, content, ledger
+    change_set ──> apply ──> valid_from_run, valid_to_run · pending rows · quarantine · table digests · ledger
 
-The scope is the one idea: the versions that the SELECTs see (`scope`). A normal run takes the partition's latest
-versions that the SELECT files as they are have not derived yet; with `full` all of them. Belongs here: when, and what
-is kept of it. Not: what becomes of the rows (`deriving`).
+A run applies the partition's pending versions, or with `full` all its latest versions. Belongs here: when a transform
+runs, and what staging and the ledger record of it. Not: how rows are written (`apply`).
 """
 
 import hashlib
@@ -14,13 +13,13 @@ from typing import Any
 from psycopg import sql
 from sqlalchemy import Table
 
-from pipelines import failpoints, ledger, project, quarantine
+from pipelines import failpoints, ledger, project
 from pipelines.ledger import Counts, Run
 from pipelines.project import Select
 from pipelines.source import Source
-from pipelines.transform import table_digests
+from pipelines.transform import rejects, table_digests
 from pipelines.transform.apply import Applier
-from pipelines.transform.change_set import ChangeSet
+from pipelines.transform.change_set import NOT_ATTEMPTED, ChangeSet, list_effective
 from pipelines.warehouse import locks
 from pipelines.warehouse.database import Connection, Warehouse
 from pipelines.warehouse.declare import metadata
@@ -34,26 +33,19 @@ def code_version(selects: Sequence[Select]) -> str:
 
 
 def pending_partitions(warehouse: Warehouse, source: Source) -> list[str]:
-    """The partitions that hold what the SELECT files as they are have not derived yet; none where there are no such
-    files.
-    """
+    """The partitions with versions that are pending for the SELECT files; none if there are no such files."""
     selects = project.selects(source.name)
     if not selects:
         return []
     with warehouse.connect() as connection:
         rows = connection.execute(
-            """
-            select v.partition_key from staging.versions v
-            where v.stream = any(%(streams)s) and v.latest
-              and (v.attempted_sql is null or v.attempted_sql < %(code)s or v.attempted_sql > %(code)s) -- by the index
-            union
-            select o.partition_key from staging.observations o
-            join staging.versions v on v.record_id = o.record_id and v.latest
-            where o.stream = any(%(streams)s) and o.valid_from_run is null
-              and v.valid_from_run is not null and v.payload_id is not null
-              and (v.applied_sql is not null or v.attempted_sql is null)
-            order by 1
-            """,
+            sql.SQL(
+                """
+                select distinct partition_key from staging.pending_versions
+                where stream = any(%(streams)s) and {not_attempted}
+                order by 1
+                """
+            ).format(not_attempted=NOT_ATTEMPTED),
             {"streams": list(source.streams.values()), "code": code_version(selects)},
         )
         return [row["partition_key"] for row in rows]
@@ -68,7 +60,7 @@ def transform(
     dagster_run_id: str | None = None,
     notify: Callable[[Run], None] = ledger.silent,
 ) -> Run:
-    """Brings a source's partition from staging into its tables; the closed run."""
+    """Applies the pending versions of a partition to the tables of a source; returns the closed run."""
     selects = project.selects(source.name)
     if not selects:
         raise project.without_selects(source.name)
@@ -92,75 +84,128 @@ def transform(
 
 
 def apply_pending(run: Run, source: Source, *, full: bool = False) -> tuple[Counts, dict[str, Any]]:
-    """Brings what waits in the run's partition into the tables, inside the caller's transaction; what became of it."""
+    """Applies the pending versions of the run's partition in the caller's transaction; returns counts and stats."""
     locks.acquire_for_transaction(run.connection, locks.transform(source.domain))
     failpoints.reached("transform.locked")
-    return _Transform(run, source, project.selects(source.name)).all(full)
+    selects = project.selects(source.name)
+    code = code_version(selects)
+    change_set = ChangeSet(run.connection, source)
+    records = change_set.start(run.partition, full=full, code=code)
+    tables = {select.table for select in selects}
+    if records:
+        tables |= _tables_without_select(run.connection, source, tables, code)
+    applier = Applier(change_set, [selects], [TableSpec(each) for each in metadata.sorted_tables if each in tables])
+    counts = applier.no_counts()
+    failpoints.reached("transform.started")
+    if records:
+        counts = applier.apply()
+        failpoints.reached("transform.applied")
+        record_applied(run, source, code)
+        record_sql(run.connection, selects)
+        failpoints.reached("transform.recorded")
+        run.advance(records)
+    stats = {
+        "records": records,
+        "tables": {name: vars(each) for name, each in counts.items()},
+        "sql": {select.file.address: select.file.digest for select in selects},
+        "select_failed": applier.select_failed,
+        "table_digests": table_digests.update(run.connection, applier),
+    }
+    total = Counts()
+    for each in counts.values():
+        total += each
+    return total, stats
 
 
-class _Transform:
-    """One run's way from scope to tables, inside one transaction."""
+OTHER_SQL = """
+select from staging.versions
+where stream = any(%(streams)s) and latest and (attempted_sql < %(code)s or attempted_sql > %(code)s)
+union all
+select from change_set join staging.effective_versions e using (record_id)
+where e.applied_sql is distinct from %(code)s
+limit 1
+"""
+"""Whether other SELECT files were applied to a version of the source, or of the change set."""
 
-    def __init__(self, run: Run, source: Source, selects: Sequence[Select]) -> None:
-        self.run, self.connection, self.source, self.selects = run, run.connection, source, selects
-        self.scope = ChangeSet(run.connection, source)
-        self.code = code_version(selects)
+HAS_ROWS = sql.SQL(
+    "select from {} t join staging.effective_versions e using (record_id) where e.stream = any(%(streams)s) limit 1"
+)
 
-    def all(self, full: bool) -> tuple[Counts, dict[str, Any]]:
-        records = self.scope.begin(self.run.partition, full=full, code=self.code)
-        tables = {select.table for select in self.selects} | (self._forsaken() if records else set())
-        shapes = [TableSpec(table) for table in metadata.sorted_tables if table in tables]
-        derivation = Applier(self.scope, [self.selects], shapes)
-        counts = derivation.no_counts()
-        failpoints.reached("transform.scoped")
-        if records:
-            counts = derivation.all()
-            failpoints.reached("transform.derived")
-            record_applied(self.run, self.source, self.code)
-            remember_sql(self.connection, self.selects)
-            failpoints.reached("transform.remembered")
-            self.run.advance(records)
-        total = Counts()
-        for each in counts.values():
-            total += each
-        stats = {
-            "records": records,
-            "tables": {name: vars(each) for name, each in counts.items()},
-            "sql": {select.file.address: select.file.digest for select in self.selects},
-            "left_out": derivation.unreadable,
-            "content": table_digests.keep_up(self.connection, derivation),
-        }
-        return total, stats
 
-    def _forsaken(self) -> set[Table]:
-        """Tables that hold rows of the source, and that none of its SELECT files fills any more."""
-        parameters = {"streams": list(self.source.streams.values()), "code": self.code}
-        if not self.connection.execute(OTHER, parameters).rowcount:
-            return set()
-        filled = {select.table for select in self.selects}
-        return {
-            table
-            for table in metadata.sorted_tables
-            if table.schema == self.source.domain and "record_id" in table.columns and table not in filled
-            if self.connection.execute(HOLDS.format(TableSpec(table).target), parameters).rowcount
-        }
+def _tables_without_select(connection: Connection, source: Source, filled: set[Table], code: str) -> set[Table]:
+    """Tables with rows of the source that none of its SELECT files fills any more."""
+    parameters = {"streams": list(source.streams.values()), "code": code}
+    if not connection.execute(OTHER_SQL, parameters).rowcount:
+        return set()
+    return {
+        table
+        for table in metadata.sorted_tables
+        if table.schema == source.domain and "record_id" in table.columns and table not in filled
+        if connection.execute(HAS_ROWS.format(TableSpec(table).target), parameters).rowcount
+    }
+
+
+RECORD_APPLIED = (
+    # Effective versions to which other SELECT files were applied before.
+    """
+    insert into staging.reapplied_versions (version_id, fetch_run_id)
+    select version_id, %(run)s
+    from change_set c join staging.versions v using (version_id)
+    where v.valid_from_run is not null and v.applied_sql is distinct from %(code)s
+    """,
+    """
+    update staging.effective_versions e set valid_to_run = %(run)s
+    from change_set c
+    where e.record_id = c.record_id and e.version_id <> c.version_id
+    """,
+    """
+    update staging.versions v
+    set valid_from_run = coalesce(v.valid_from_run, %(run)s), applied_sql = %(code)s, attempted_sql = %(code)s
+    from change_set c
+    where v.version_id = c.version_id
+      and (v.applied_sql is distinct from %(code)s or v.attempted_sql is distinct from %(code)s)
+    """,
+    # Not pending until the SELECT files or the record change.
+    """
+    update staging.versions v set applied_sql = null, attempted_sql = %(code)s
+    from failed_versions f
+    where v.version_id = f.version_id and (v.applied_sql is not null or v.attempted_sql is distinct from %(code)s)
+    """,
+    """
+    update staging.observations o set valid_from_run = %(run)s
+    from change_set_observations c
+    where o.observation_id = c.observation_id and o.valid_from_run is null
+    """,
+)
 
 
 def record_applied(run: Run, source: Source, code: str) -> None:
-    """Moves the versions and observations of the scope into force, and keeps what waits and what did not fit.
+    """Makes the versions and observations of the change set effective, and records pending and rejected rows.
 
-    No landing may retire them meanwhile. code: version of the SELECT files that derived them.
+    Takes the landing lock of the source, because a landing changes the same versions. code: digest of the SELECT files.
     """
     locks.acquire_for_transaction(run.connection, locks.landing(source.name))
-    failpoints.reached("transform.takes_in")
-    for number, statement in enumerate(INTO_FORCE):
+    failpoints.reached("transform.landing_locked")
+    for number, statement in enumerate(RECORD_APPLIED):
         run.connection.execute(statement, {"run": run.id, "code": code})
-        failpoints.reached("transform.took_in", str(number))
-    quarantine.keep_rows(run, source)
+        failpoints.reached("transform.effective", str(number))
+    rejects.write_pending(run.connection)
+    rejects.write_quarantine(run, source)
 
 
-def remember_sql(connection: Connection, selects: Sequence[Select]) -> None:
-    """Keeps the texts of SELECT files, by digest."""
+def record_rebuilt(run: Run, source: Source, code: str, exported: rejects.Exported) -> dict[str, int]:
+    """Records that SELECT files were applied to all effective versions of a source; returns rejected rows by table.
+
+    exported: the rows that were rejected or are pending.
+    """
+    list_effective(run.connection, source)
+    rejects.load_rows(run.connection, exported)
+    record_applied(run, source, code)
+    return rejects.rejected_by_table(run.connection)
+
+
+def record_sql(connection: Connection, selects: Sequence[Select]) -> None:
+    """Keeps the texts of SELECT files in `ops.sql`, by digest."""
     for select in selects:
         connection.execute(
             """
@@ -169,69 +214,3 @@ def remember_sql(connection: Connection, selects: Sequence[Select]) -> None:
             """,
             [select.file.digest, f"{select.file.address}.sql", select.file.text, select.file.digest],
         )
-
-
-OTHER = """
-select from staging.versions
-where stream = any(%(streams)s) and latest and (attempted_sql < %(code)s or attempted_sql > %(code)s)
-union all
-select from scope join staging.versions v using (record_id)
-where v.valid_from_run is not null and v.valid_to_run is null and v.applied_sql is distinct from %(code)s
-limit 1
-"""
-"""Whether other SELECT files have derived anything of a source, or of the scope."""
-
-HOLDS = sql.SQL(
-    """
-    select from {} t join staging.versions v using (record_id)
-    where v.stream = any(%(streams)s) and v.valid_from_run is not null and v.valid_to_run is null limit 1
-    """
-)
-
-INTO_FORCE = (
-    # What is in force already, and was derived by other SQL before.
-    """
-    insert into staging.reapplied_versions (version_id, fetch_run_id)
-    select version_id, %(run)s
-    from scope s join staging.versions v using (version_id)
-    where v.valid_from_run is not null and v.applied_sql is distinct from %(code)s
-    """,
-    """
-    update staging.versions v set valid_to_run = %(run)s
-    from scope s
-    where v.record_id = s.record_id and v.valid_from_run is not null and v.valid_to_run is null
-      and v.version_id <> s.version_id
-    """,
-    """
-    update staging.versions v
-    set valid_from_run = coalesce(v.valid_from_run, %(run)s), applied_sql = %(code)s, attempted_sql = %(code)s
-    from scope s
-    where v.version_id = s.version_id
-      and (v.applied_sql is distinct from %(code)s or v.attempted_sql is distinct from %(code)s)
-    """,
-    # A SELECT that fails is not tried again before it, or the record, changes.
-    """
-    update staging.versions v set applied_sql = null, attempted_sql = %(code)s
-    from left_out l
-    where v.version_id = l.version_id and (v.applied_sql is not null or v.attempted_sql is distinct from %(code)s)
-    """,
-    """
-    update staging.observations o set valid_from_run = %(run)s
-    from seen s
-    where o.observation_id = s.observation_id and o.valid_from_run is null
-    """,
-    """
-    delete from staging.pending_rows w using scope s
-    where w.record_id = s.record_id and not exists (
-        select from waiting n
-        where (n.record_id, n.table_name, n.key, n.reason) = (w.record_id, w.table_name, w.key, w.reason))
-    """,
-    """
-    insert into staging.pending_rows (record_id, stream, table_name, key, reason)
-    select distinct n.record_id, s.stream, n.table_name, n.key, n.reason
-    from waiting n join scope s using (record_id)
-    where not exists (
-        select from staging.pending_rows w
-        where (w.record_id, w.table_name, w.key, w.reason) = (n.record_id, n.table_name, n.key, n.reason))
-    """,
-)

@@ -1,8 +1,8 @@
-"""What tables hold, as one number each: the sum of the hashes of their rows, modulo 2^64.
+"""The digest of each table's rows: the sum of their hashes modulo 2^64, kept in `ops.table_digests`.
 
-A transform adds what it writes and takes off what it takes away, so that a run's record of what it left behind costs
-nothing that grows with the table. Equal rows give equal sums in any order. Audit columns are left out. Belongs here:
-`ops.table_digests`. Not: the hashes themselves (`warehouse.shape`).
+A transform adds the hashes of the rows it writes and subtracts those of the rows it deletes, so a digest costs nothing
+that increases with the table. Equal rows give equal sums in any order. Audit columns are not part of it. Belongs here:
+`ops.table_digests`. Not: the hash of a row (`TableSpec.row_hash`).
 """
 
 from collections.abc import Sequence
@@ -11,44 +11,49 @@ from typing import Any
 from psycopg import sql
 
 from pipelines import failpoints
-from pipelines.transform.apply import Applier, Change
+from pipelines.transform.apply import Applier, TableChange
 from pipelines.warehouse.database import Connection
 from pipelines.warehouse.table_spec import TableSpec
 
 
-def keep_up(connection: Connection, derivation: Applier) -> dict[str, dict[str, Any]]:
-    """Brings `ops.table_digests` up to what a derivation has written; rows and digest of each of its tables."""
-    shapes = {shape.name: shape for shape in (*derivation.shapes, *derivation.shared)}
-    if derivation.unreadable:  # rows of what was left out may have gone with those that they refer to
-        return count(connection, list(shapes.values()))
+def update(connection: Connection, applier: Applier) -> dict[str, dict[str, Any]]:
+    """Adds what an applier has changed to `ops.table_digests`; returns rows and digest of each of its tables."""
+    specs = {spec.name: spec for spec in (*applier.specs, *applier.shared)}
+    if applier.select_failed:  # rows of excluded records may have been deleted with the rows that they refer to
+        return recount(connection, list(specs.values()))
     query = "select table_name, rows, digest from ops.table_digests where table_name = any(%s)"
-    kept = {row["table_name"]: row for row in connection.execute(query, [list(shapes)])}
-    failpoints.reached("content.read")
+    kept = {row["table_name"]: row for row in connection.execute(query, [list(specs)])}
+    failpoints.reached("table_digests.read")
     for name, row in kept.items():
-        change = derivation.changes.get(name, Change())
+        change = applier.table_changes.get(name, TableChange())
         row["rows"] += change.rows
-        row["digest"] = _wrapped(row["digest"] + change.digest)
-    return _keep(connection, kept) | count(connection, [shapes[name] for name in shapes.keys() - kept.keys()])
+        row["digest"] = _as_bigint(row["digest"] + change.digest)
+    return _keep(connection, kept) | recount(connection, [specs[name] for name in specs.keys() - kept.keys()])
 
 
-def counted(connection: Connection, shape: TableSpec) -> dict[str, int]:
-    """Rows and digest of a table, by reading all of it."""
+def counted(connection: Connection, spec: TableSpec) -> dict[str, int]:
+    """Returns rows and digest of a table, by reading all of it."""
     row = connection.execute(
         sql.SQL("select count(*) as rows, coalesce(sum({}), 0) as digest from {} as t").format(
-            shape.hashed("t"), shape.target
+            spec.row_hash("t"), spec.target
         )
     ).fetchone()
     assert row is not None
-    return {"rows": row["rows"], "digest": _wrapped(int(row["digest"]))}
+    return {"rows": row["rows"], "digest": _as_bigint(int(row["digest"]))}
 
 
-def count(connection: Connection, shapes: Sequence[TableSpec]) -> dict[str, dict[str, Any]]:
-    """Brings `ops.table_digests` up to what tables hold, by reading all of them; rows and digest of each."""
-    return _keep(connection, {shape.name: counted(connection, shape) for shape in shapes})
+def recount(connection: Connection, specs: Sequence[TableSpec]) -> dict[str, dict[str, Any]]:
+    """Brings `ops.table_digests` up to date by reading all of some tables; returns rows and digest of each."""
+    return _keep(connection, {spec.name: counted(connection, spec) for spec in specs})
+
+
+def written(digest: int) -> str:
+    """A digest as the ledger and people write it: 16 hexadecimal digits."""
+    return f"{digest % 2**64:016x}"
 
 
 def _keep(connection: Connection, found: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Writes what differs; all of it as runs record it."""
+    """Writes the digests that differ; returns all of them as the ledger records them."""
     for name, row in sorted(found.items()):
         connection.execute(
             """
@@ -59,15 +64,10 @@ def _keep(connection: Connection, found: dict[str, dict[str, Any]]) -> dict[str,
             """,
             {"name": name, "rows": row["rows"], "digest": row["digest"]},
         )
-        failpoints.reached("content.kept", name)
+        failpoints.reached("table_digests.kept", name)
     return {name: {"rows": row["rows"], "digest": written(row["digest"])} for name, row in sorted(found.items())}
 
 
-def written(digest: int) -> str:
-    """A digest as people compare it: 16 hexadecimal digits."""
-    return f"{digest % 2**64:016x}"
-
-
-def _wrapped(number: int) -> int:
-    """A number modulo 2^64, as a bigint holds it."""
+def _as_bigint(number: int) -> int:
+    """A number modulo 2^64, in the range of a bigint."""
     return (number + 2**63) % 2**64 - 2**63

@@ -134,7 +134,7 @@ pending_rows = Table(
     Column("stream", Text, nullable=False, comment="Stream of the record"),
     Column("table_name", Text, nullable=False, comment="Table of the other row"),
     Column("key", Text, nullable=False, comment="Key of the other row"),
-    Column("reason", Text, nullable=False, comment="parent: until it exists; claim, unique: until it is deleted"),
+    Column("reason", Text, nullable=False, comment="parent: until it exists; key, unique: until it is pruned"),
     Index(None, "table_name", "key"),
     schema="staging",
     comment="One row per pending row and the row it depends on: a missing parent, or the owner of the same key",

@@ -1,8 +1,9 @@
-"""A table as the engine sees it: its key, its columns, what its rows must fit, how they are compared.
+"""What the engine reads from the declaration of a table: key, columns, constraints, kind, and SQL made from them.
 
-Everything is read from the SQLAlchemy table; a domain declares nothing else. `incoming` is the temporary table that
-holds what a SELECT yielded, `loose` holds keys of a shared table that may have lost their last referrer. Belongs
-here: what is true of any table. Not: what is written into it (`writing`).
+Rows are *owned* if they follow a record (`record_id`), and *shared* if they live as long as a row refers to them.
+`incoming` is the temporary table with what a SELECT yields for the table, `released` the one with keys of a shared
+table to which a row no longer refers. Belongs here: what holds for any table. Not: statements that write
+(`transform.merge_sql`).
 """
 
 from collections.abc import Sequence
@@ -22,14 +23,14 @@ _DIALECT = postgresql.dialect()  # type: ignore[no-untyped-call]
 
 
 def names(columns: list[str], qualifier: str | None = None) -> sql.Composed:
-    """Columns as a list, each qualified if asked."""
+    """A list of columns, with a qualifier if one is given."""
     if qualifier:
         return sql.SQL(", ").join(sql.Identifier(qualifier, column) for column in columns)
     return sql.SQL(", ").join(map(sql.Identifier, columns))
 
 
 def fields(row: str, columns: list[str]) -> sql.Composed:
-    """Fields of a column that holds whole rows, as a list."""
+    """A list of fields of a column `row` that has rows as its values."""
     return sql.SQL(", ").join(sql.SQL("({}).{}").format(sql.Identifier(row), sql.Identifier(each)) for each in columns)
 
 
@@ -44,7 +45,7 @@ class Reference:
 
 @dataclass
 class TableSpec:
-    """One table that a run fills."""
+    """One table that SELECT files fill. yielded: the columns that they yield, with their types."""
 
     table: Table
     yielded: dict[str, str] = field(default_factory=dict)
@@ -63,22 +64,22 @@ class TableSpec:
         return sql.Identifier(f"{self.prefix}_{self.table.name}")
 
     @property
-    def loose(self) -> sql.Identifier:
-        return sql.Identifier(f"loose_{self.table.name}")
+    def released(self) -> sql.Identifier:
+        return sql.Identifier(f"released_{self.table.name}")
 
     @property
     def owned(self) -> bool:
-        """Owned rows follow their record; shared rows live as long as something refers to them."""
-        return "record_id" in self.table.columns and not self.told
+        """Whether every row follows a record, its owner."""
+        return "record_id" in self.table.columns and not self.optionally_owned
 
     @property
-    def told(self) -> bool:
-        """A shared row that a record of its own tells is owned by that, and says more than its mentions do."""
+    def optionally_owned(self) -> bool:
+        """Whether rows are shared, and a row may have an owner. The owner's values then replace the shared ones."""
         return "record_id" in self.table.columns and bool(self.table.columns["record_id"].nullable)
 
     @property
-    def series(self) -> bool:
-        """Rows of a series follow observations of their record, each by its time."""
+    def time_series(self) -> bool:
+        """Whether there is one row per observation of a record."""
         return "observed_at" in self.key
 
     @property
@@ -97,7 +98,7 @@ class TableSpec:
 
     @property
     def references(self) -> list[Reference]:
-        """Single-column references to other tables of the domain."""
+        """The foreign keys to tables of the same domain. Each has one column."""
         found = []
         for constraint in self.table.constraints:
             if isinstance(constraint, ForeignKeyConstraint) and constraint.referred_table.schema == self.table.schema:
@@ -106,7 +107,7 @@ class TableSpec:
         return sorted(found, key=lambda each: each.column)
 
     def read_types(self, connection: Connection, select: str) -> None:
-        """Learns what a SELECT file yields: each column of `incoming` and its type."""
+        """Reads `yielded` from `incoming`. Raises AtlasError for an unknown or missing column; select: file to name."""
         rows = connection.execute(
             """
             select attname, format_type(atttypid, null) as type from pg_attribute
@@ -120,20 +121,20 @@ class TableSpec:
         missing = needed - self.yielded.keys()
         if unknown or missing:
             fault = (
-                f"yields {min(unknown)}, which is no column of it that a SELECT fills"
+                f"yields {min(unknown)}, which is not a column that a SELECT fills"
                 if unknown
                 else f"does not yield {min(missing)}"
             )
-            raise AtlasError(f"The SELECT for {self.name} {fault}. Mend sql/{select}.sql.")
+            raise AtlasError(f"The SELECT for {self.name} {fault}. Fix sql/{select}.sql.")
 
     def type_of(self, column: str) -> str:
         """The column's type with its length, as SQL."""
         return self.table.columns[column].type.compile(dialect=_DIALECT)
 
     def as_text(self, column: str) -> sql.Composable:
-        """What the column's input function is asked to read.
+        """The yielded value as the text that the column's input function reads.
 
-        512.0 is an integer, 1.5 is none. A time begins with a date: `tomorrow` or `now` would be another one each day.
+        512.0 is read as an integer. A time must begin with a date, because `now` and `tomorrow` are valid input too.
         """
         value = sql.Identifier(column)
         if isinstance(self.table.columns[column].type, TIMESTAMP):
@@ -148,84 +149,61 @@ class TableSpec:
         return sql.SQL("{}::text").format(value)
 
     def cast(self, column: str) -> sql.Composable:
-        """The yielded value in the column's type, without its length: what is too long must fail, not be cut."""
+        """The yielded value in the column's type. Without its length: a cast would truncate what is too long."""
         bare = self.type_of(column).split("(")[0]
         if self.yielded[column] == bare.lower():
             return sql.Identifier(column)
         return sql.SQL("({})::{}").format(self.as_text(column), sql.SQL(bare))
 
     @property
-    def silent(self) -> list[str]:
-        """The columns of which the SELECT says nothing: NULL in its rows, whatever another text of it said before."""
+    def omitted(self) -> list[str]:
+        """The columns that the SELECT does not yield: NULL in its rows, also where an older text of it yielded them."""
         return [column for column in self.content if column not in self.yielded]
 
-    def typed(self) -> sql.Composed:
+    def typed_rows(self) -> sql.Composed:
         """The rows of `incoming` in the table's types."""
         columns = [sql.SQL("{} as {}").format(self.cast(column), sql.Identifier(column)) for column in self.yielded]
         columns += [
             sql.SQL("null::{} as {}").format(sql.SQL(self.type_of(column)), sql.Identifier(column))
-            for column in self.silent
+            for column in self.omitted
         ]
         return sql.SQL("select {} from {}").format(sql.SQL(", ").join(columns), self.incoming)
 
-    def distinct(self) -> sql.Composed:
-        """Fails where `incoming` holds a key twice: MERGE alone would let the rows take turns."""
-        return sql.SQL("create unique index on {} ({})").format(self.incoming, names(self.key))
-
-    def settle(self) -> sql.Composed:
-        """Of a row that is told and mentioned leaves the told one, of mentions the first."""
-        return sql.SQL(
-            """
-            delete from {incoming} o where o.record_id is null and (
-                exists (
-                    select from {incoming} n
-                    where {same_incoming} and (n.record_id is not null or n.ctid < o.ctid))
-                or exists (
-                    select from {target} t
-                    where {same_target} and t.record_id is not null
-                      and not exists (select from scope s where s.record_id = t.record_id)))
-            """
-        ).format(
-            incoming=self.incoming,
-            target=self.target,
-            same_incoming=self.same_key("n", "o"),
-            same_target=self.same_key("t", "o"),
-        )
-
     def key_text(self, alias: str) -> sql.Composed:
-        """The key as text, as people and `staging.pending_rows` write it."""
+        """The key of a row as text, its columns separated by spaces, as `staging.pending_rows` has it."""
         columns = (sql.SQL("{}::text").format(sql.Identifier(alias, column)) for column in self.key)
         return sql.SQL("concat_ws(' ', {})").format(sql.SQL(", ").join(columns))
 
     def same_key(self, left: str, right: str) -> sql.Composed:
+        """The condition that two rows have one key."""
         return sql.SQL(" and ").join(
             sql.SQL("{} = {}").format(sql.Identifier(left, column), sql.Identifier(right, column))
             for column in self.key
         )
 
     def shared_references(self) -> list[tuple[str, sql.Identifier]]:
-        """References to shared tables: column, and the table that collects keys it let go."""
+        """The references to shared tables: column, and the temporary table for keys that it no longer refers to."""
         return [
-            (each.column, TableSpec(each.table).loose) for each in self.references if not TableSpec(each.table).owned
+            (each.column, TableSpec(each.table).released) for each in self.references if not TableSpec(each.table).owned
         ]
 
     @property
     def content(self) -> list[str]:
-        """The columns that a row's hash is of: all but what the engine fills."""
+        """All columns but the audit columns: what rows are compared and hashed by."""
         filled = audit_columns(self.table)
         return [column.name for column in self.table.columns if column.name not in filled]
 
-    def stamp(self) -> list[sql.Composed]:
-        """What an update of a row sets beside what the SELECT yields."""
+    def audit_assignments(self) -> list[sql.Composed]:
+        """The audit columns that an update of a row sets."""
         return [sql.SQL("updated_at = now()").format()] if "updated_at" in audit_columns(self.table) else []
 
-    def hashed(self, alias: str) -> sql.Composed:
-        """A row's hash, which with those of all other rows adds up to the table's digest."""
+    def row_hash(self, alias: str) -> sql.Composed:
+        """The hash of a row. The sum over all rows is the digest of the table."""
         return sql.SQL("hash_record_extended(row({}), 0)::numeric").format(names(self.content, alias))
 
 
-def shared_tables(shapes: Sequence[TableSpec]) -> list[TableSpec]:
-    """The shared tables that some tables are or refer to."""
-    tables = {shape.table for shape in shapes} | {each.table for shape in shapes for each in shape.references}
+def shared_tables(specs: Sequence[TableSpec]) -> list[TableSpec]:
+    """The shared tables among some tables and those that they refer to, parents first."""
+    tables = {spec.table for spec in specs} | {each.table for spec in specs for each in spec.references}
     every = next(iter(tables)).metadata.sorted_tables if tables else []
-    return [shape for table in every if table in tables and not (shape := TableSpec(table)).owned]
+    return [spec for table in every if table in tables and not (spec := TableSpec(table)).owned]

@@ -116,8 +116,8 @@ def _rows(shape: TableSpec) -> sql.Composed:
         name=sql.Literal(shape.name),
         table=shape.target,
         key=shape.key_text("t"),
-        observed=sql.SQL("t.observed_at" if shape.series else "null::timestamptz"),
-        own=sql.SQL("t.record_id" if shape.told else "null::uuid"),
+        observed=sql.SQL("t.observed_at" if shape.time_series else "null::timestamptz"),
+        own=sql.SQL("t.record_id" if shape.optionally_owned else "null::uuid"),
         referrers=sql.SQL(" union all ").join(
             REFERRING_ROW.format(
                 name=sql.Literal(other.fullname),

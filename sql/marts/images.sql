@@ -1,4 +1,4 @@
--- One row per image that may be shown: Safe ones, or those of the ratings in the setting atlas.ratings.
+-- One row per image that is rated Safe, or as the setting atlas.ratings lists.
 select
     i.image_id,
     i.model_id,

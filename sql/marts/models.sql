@@ -1,4 +1,4 @@
--- One row per model that may be shown: Safe ones, or those of the ratings in the setting atlas.ratings.
+-- One row per model that is rated Safe, or as the setting atlas.ratings lists.
 select
     m.model_id,
     s.name          as source,

@@ -1,4 +1,4 @@
--- One row per prompt whose image and model may be shown, where it has them; of the ratings in atlas.ratings, else Safe.
+-- One row per prompt whose image and model, if any, are rated Safe, or as the setting atlas.ratings lists.
 select
     p.prompt_id,
     p.image_id,
@@ -16,7 +16,7 @@ left join catalog.images as i on i.image_id = p.image_id
 left join catalog.models as m on m.model_id = p.model_id
 where case
         when i.image_id is not null then ops.rating_visible(i.rating)
-        -- It waits for an image that is not there: what that shows is not known.
+        -- Pending for an image that has not come: its rating is unknown.
         when exists (
             select from staging.pending_rows as w
             where w.record_id = p.record_id and w.table_name = 'catalog.images' and w.reason = 'parent'

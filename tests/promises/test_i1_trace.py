@@ -18,8 +18,9 @@ from pipelines.orchestration.checks import proof_checks
 from pipelines.orchestration.resources import Atlas as Resource
 from pipelines.project import Select, SqlFile
 from pipelines.source import Payload, Source
-from pipelines.transform import run
 from pipelines.transform.change_set import ChangeSet
+from pipelines.transform.evaluate import query_over
+from pipelines.transform.run import transform
 from pipelines.warehouse.database import Connection, Warehouse
 from pipelines.warehouse.declare import metadata
 from pipelines.warehouse.table_spec import TableSpec
@@ -107,9 +108,9 @@ def yielded(warehouse: Warehouse, proof: dict[str, Any]) -> set[str]:
         row = connection.execute("select text from ops.sql where digest = %s", [proof["sql_digest"]]).fetchone()
         assert row is not None
         assert hashlib.sha256(row["text"].encode()).hexdigest() == proof["sql_digest"]
-        scope = ChangeSet(connection, source)
-        scope.begin_with([proof["version_id"]], [0], 2**62)
-        query = scope.select(Select(SqlFile(project.SQL / proof["sql_path"], row["text"]), shape.table))
+        change_set = ChangeSet(connection, source)
+        change_set.start_complete([proof["version_id"]], [0], 2**62)
+        query = query_over(change_set, Select(SqlFile(project.SQL / proof["sql_path"], row["text"]), shape.table))
         keys = sql.SQL("select {} as key from ({}) as t").format(shape.key_text("t"), query)
         return {row["key"] for row in connection.execute(keys)}
 
@@ -206,7 +207,7 @@ def with_models(warehouse: Warehouse, civitai: Source) -> Warehouse:
     body = {"name": "Heron", "type": "LORA", "modelVersions": []}
     items = [Payload(json.dumps(body | {"id": each}).encode(), f"told {each}", kind="models") for each in (1, 2)]
     land.land_items(warehouse, civitai, "2026-11-01", items)
-    run.transform(warehouse, civitai, "2026-11-01")
+    transform(warehouse, civitai, "2026-11-01")
     return warehouse
 
 

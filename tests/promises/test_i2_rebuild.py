@@ -14,8 +14,8 @@ from pipelines.errors import AtlasError
 from pipelines.lineage import rebuild, shadow_schema
 from pipelines.lineage.rebuild import TableComparison
 from pipelines.lineage.shadow_schema import TEMPORARY_PREFIX
-from pipelines.transform import run as transform
 from pipelines.transform import table_digests
+from pipelines.transform.run import pending_partitions, transform
 from pipelines.warehouse.database import Warehouse
 from pipelines.warehouse.declare import metadata
 from pipelines.warehouse.table_spec import TableSpec
@@ -70,7 +70,7 @@ def test_after_a_history_the_tables_are_what_staging_gives(warehouse: Warehouse,
         days = list(DAYS)
         world.dice.shuffle(days)
         for day in days:
-            assert changed(transform.transform(warehouse, told.source, day, full=True).counts) == 0
+            assert changed(transform(warehouse, told.source, day, full=True).counts) == 0
     assert tables(warehouse) == before
 
 
@@ -167,15 +167,15 @@ def test_other_sql_is_found_and_applied_once(three_models: Warehouse, files: Fil
     )
     assert len(reapplied) == 3
     source = project.sources()["catalog/civitai"]
-    assert transform.pending_partitions(three_models, source) == []
+    assert pending_partitions(three_models, source) == []
     for day in DAYS:
-        assert changed(transform.transform(three_models, source, day).counts) == 0
+        assert changed(transform(three_models, source, day).counts) == 0
     assert places(three_models) == before
     assert rows(three_models, "select * from staging.reapplied_versions order by 1, 2") == reapplied
 
     files.change("catalog/civitai/models", 0)
-    assert transform.pending_partitions(three_models, source) == [DAYS[1], DAYS[2], DAYS[3]]
-    assert sum(changed(transform.transform(three_models, source, day).counts) for day in DAYS) == 3
+    assert pending_partitions(three_models, source) == [DAYS[1], DAYS[2], DAYS[3]]
+    assert sum(changed(transform(three_models, source, day).counts) for day in DAYS) == 3
     assert differing(three_models) == {}
 
 

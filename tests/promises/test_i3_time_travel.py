@@ -29,7 +29,7 @@ def recorded_is_what_tables_hold(world: World, run: Run) -> None:
     """The digests that a run recorded are those of the tables."""
     project.load_tables()
     with world.warehouse.connect() as connection:
-        for name, noted in run.stats.get("content", {}).items():
+        for name, noted in run.stats.get("table_digests", {}).items():
             counted = table_digests.counted(connection, TableSpec(metadata.tables[name]))
             assert noted == {"rows": counted["rows"], "digest": table_digests.written(counted["digest"])}, name
 

@@ -127,7 +127,7 @@ def test_the_same_input_again_changes_nothing_and_writes_nothing(
     assert sum(map(len, after.values())) > 100
     assert touched == LEDGER
     assert changes(landed, transformed) == 0
-    lost = first[1].counts.duplicates  # claims on rows that other records have
+    lost = first[1].counts.duplicates  # keys of rows that other records have
     assert transformed.counts.duplicates == (lost if full else 0)
     assert transformed.counts.unchanged == (transformed.counts.fetched - lost if full else 0)
     assert transformed.stats["records"] == (landed.counts.fetched if full else 0)
@@ -166,7 +166,7 @@ def test_one_changed_payload_is_seen_in_tuples_and_in_wal(warehouse: Warehouse, 
     assert touched == LEDGER | changed_tables
 
 
-def test_a_misfit_seen_again_changes_its_entry_and_no_row(warehouse: Warehouse, civitai: Source) -> None:
+def test_a_rejected_row_seen_again_changes_its_entry_and_no_row(warehouse: Warehouse, civitai: Source) -> None:
     model = {"id": 1, "name": "one", "type": "LORA", "tags": ["a"], "modelVersions": [{"id": 1, "name": "v"}]}
     wrong = model | {"id": 2, "name": "n" * 501}
     items: list[Item] = [Payload(json.dumps(each).encode(), "made here", kind="models") for each in (model, wrong)]

@@ -88,7 +88,7 @@ def assert_conserved(warehouse: Warehouse, *runs: Run) -> None:
 
 @pytest.mark.parametrize("name", project.sources())
 def test_the_sum_holds_for_every_recording(warehouse: Warehouse, name: str) -> None:
-    """Landed twice, taken in, taken in again in full, and derived anew."""
+    """Landed twice, transformed, transformed again in full, and rebuilt."""
     source = project.sources()[name]
     runs = []
     for day in [*recording.days(source), recording.days(source)[-1]]:

@@ -26,7 +26,7 @@ from pipelines import ledger, project
 from pipelines.landing import bulk_files
 from pipelines.landing.land import land_intake
 from pipelines.source import Source, Window
-from pipelines.transform import run as transform
+from pipelines.transform.run import transform
 from pipelines.warehouse.database import Connection, Warehouse
 from pipelines.warehouse.declare import audit_columns, metadata
 
@@ -176,10 +176,10 @@ def stage(
     old, landed, undisturbed = new_warehouse(), new_warehouse(), new_warehouse()
     for warehouse in (old, landed, undisturbed):
         bring(warehouse, civitai, folder / "old" / "models.ndjson", EARLIER)
-        transform.transform(warehouse, civitai, EARLIER)
+        transform(warehouse, civitai, EARLIER)
     for warehouse in (landed, undisturbed):
         bring(warehouse, civitai, models, DAY)
-    transform.transform(undisturbed, civitai, DAY)
+    transform(undisturbed, civitai, DAY)
     yield Stage(models, old, landed, shown(old), shown(landed), shown(undisturbed))
     for warehouse in (old, landed, undisturbed):
         warehouse.drop_database(warehouse.database)
@@ -313,7 +313,7 @@ def assert_completes(start: Start, warehouse: Warehouse, stage: Stage, *command:
 def assert_complete(warehouse: Warehouse, stage: Stage) -> None:
     if "transform" not in [run["kind"] for run in runs(warehouse) if run["publish_seq"]]:
         assert shown(warehouse) == stage.before_transform
-        transform.transform(warehouse, project.sources()["catalog/civitai"], DAY)
+        transform(warehouse, project.sources()["catalog/civitai"], DAY)
     assert shown(warehouse) == stage.undisturbed
     *interrupted, last = runs(warehouse)
     assert last["status"] == "completed"
@@ -491,5 +491,5 @@ def test_interrupted_at_any_time(start: Start, copied: Copied, stage: Stage, civ
 
     ledger.close_dead_runs(warehouse)
     bring(warehouse, civitai, stage.models, DAY)
-    transform.transform(warehouse, civitai, DAY)
+    transform(warehouse, civitai, DAY)
     assert_complete(warehouse, stage)

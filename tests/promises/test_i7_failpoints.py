@@ -28,7 +28,7 @@ from pipelines import failpoints, project
 from pipelines.landing import bulk_files, land
 from pipelines.maintenance import erase_sql
 from pipelines.source import Source, Window
-from pipelines.transform import run as transform
+from pipelines.transform.run import transform
 from pipelines.warehouse.database import Warehouse
 from pipelines.warehouse.declare import metadata
 from tests.crashes import (
@@ -65,17 +65,17 @@ LABELS = {
     "publish.forgotten": ["arrivals", "rejects", "checkpoints"],
     "reap.forgotten": ["arrivals", "rejects", "checkpoints"],
     "ledger.discarded": ["arrivals", "rejects"],
-    "transform.took_in": list("0123456"),
-    "growth.due": TABLES,
-    "derive.select": TABLES,
-    "write.distinct": TABLES,
+    "transform.effective": list("01234"),
+    "dependents.found": TABLES,
+    "apply.select": TABLES,
+    "write.unique": TABLES,
     "write.pruned": [name for name in TABLES if name != "tags"],
     "write.merged": TABLES,
-    "write.swept": ["tags"],
-    "split.alone": TABLES,
-    "split.together": TABLES,
-    "split.unreferenced": ["tags"],
-    "content.kept": [f"catalog.{name}" for name in ALL_TABLES],
+    "write.unreferenced": ["tags"],
+    "constraints.valid": TABLES,
+    "constraints.consistent": TABLES,
+    "constraints.referenced": ["tags"],
+    "table_digests.kept": [f"catalog.{name}" for name in ALL_TABLES],
     "rebuild.merged": ALL_TABLES,
     "rebuild.deleted": ALL_TABLES,
     "rebuild.source_recorded": SOURCES,
@@ -92,9 +92,9 @@ SCENARIOS = {
     "land": ["bodies", "publish", "ledger", "drift"],
     "failing": ["ledger.failing", "ledger.failed", "ledger.closed", "ledger.discarded"],
     "dead_runs": ["dead_runs"],
-    "transform": ["transform", "scope", "derive", "write", "growth", "content"],
-    "misfits": ["derive.misfit", "derive.sorted_out", "split", "quarantine", "scope.grown"],
-    "rebuild": ["rebuild", "shadow", "content.kept"],
+    "transform": ["transform", "change_set", "apply", "write", "dependents", "table_digests"],
+    "rejected": ["apply.rejected", "apply.validated", "constraints", "rejects", "change_set.extended"],
+    "rebuild": ["rebuild", "shadow", "table_digests.kept"],
     "prune": ["prune"],
     "erase": ["erase"],
     "mend": ["publish.mended"],
@@ -245,7 +245,7 @@ class Stage:
         self.bring(warehouse, EARLIER, FIRST)
         self.bring(warehouse, LATER, AFTER)
         for day in (EARLIER, LATER):
-            transform.transform(warehouse, self.civitai, day)
+            transform(warehouse, self.civitai, day)
         return warehouse
 
     def make_transform(self, warehouse: Warehouse) -> Warehouse:
@@ -253,14 +253,14 @@ class Stage:
         self.bring(warehouse, DAY, NEWS)
         return warehouse
 
-    def make_misfits(self, warehouse: Warehouse) -> Warehouse:
+    def make_rejected(self, warehouse: Warehouse) -> Warehouse:
         self.make_land(warehouse)
         self.bring(warehouse, DAY, UNFIT)
         return warehouse
 
     def make_prune(self, warehouse: Warehouse) -> Warehouse:
         self.make_transform(warehouse)
-        transform.transform(warehouse, self.civitai, DAY)
+        transform(warehouse, self.civitai, DAY)
         return warehouse
 
     def make_mend(self, warehouse: Warehouse) -> Warehouse:
@@ -269,7 +269,7 @@ class Stage:
 
     def make_rebuild(self, warehouse: Warehouse) -> Warehouse:
         self.make_transform(warehouse)
-        transform.transform(warehouse, self.civitai, DAY)
+        transform(warehouse, self.civitai, DAY)
         with warehouse.connect() as connection:
             connection.execute("update catalog.models set name = 'by hand' where external_id < '2'")
             connection.execute("delete from catalog.prompts")
@@ -313,7 +313,7 @@ class Stage:
             "look back": [*atlas, "as-of", self.first_transform(warehouse), "--schema", "kept"],
             "fetch": ["-c", FETCH],
         }
-        same = {"failing": "land", "dead_runs": "land", "misfits": "transform", "refused": "fetch", "resume": "fetch"}
+        same = {"failing": "land", "dead_runs": "land", "rejected": "transform", "refused": "fetch", "resume": "fetch"}
         process = subprocess.run(
             [sys.executable, *command[same.get(scenario, scenario)]],
             cwd=project.ROOT,

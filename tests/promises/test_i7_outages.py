@@ -21,7 +21,7 @@ from sqlalchemy import make_url
 from pipelines import project
 from pipelines.landing import bulk_files, land
 from pipelines.source import Source, Window
-from pipelines.transform import run
+from pipelines.transform.run import transform
 from pipelines.warehouse import embedded, migrate
 from pipelines.warehouse.database import DATABASE, Warehouse
 from tests.crashes import (
@@ -42,7 +42,13 @@ SEED = int(os.environ["FAULTS_SEED"])
 FULL = os.environ.get("FAULTS") == "all"
 MIB = 1024**2
 
-STEPS = ["transform.locked", "derive.select.models", "write.merged.images", "transform.took_in.2", "ledger.published"]
+STEPS = [
+    "transform.locked",
+    "apply.select.models",
+    "write.merged.images",
+    "transform.effective.2",
+    "ledger.published",
+]
 STOPS = [signal.SIGINT, signal.SIGQUIT, signal.SIGKILL]
 """To the server: fast shutdown, immediate shutdown, a crash."""
 
@@ -102,7 +108,7 @@ def prepared(civitai: Source, tmp_path_factory: pytest.TempPathFactory) -> Itera
         warehouse = Warehouse(make_url(url).set(database="prepared"))
         migrate.ensure(warehouse, project.objects())
         bring(warehouse, civitai, home / "first.ndjson", EARLIER, FIRST)
-        run.transform(warehouse, civitai, EARLIER)
+        transform(warehouse, civitai, EARLIER)
         bring(warehouse, civitai, home / "news.ndjson", DAY, NEWS)
         yield home, warehouse
 
@@ -123,7 +129,7 @@ def test_the_server_stops_under_a_command(
 ) -> None:
     home, origin = prepared
     undisturbed = copy(origin, "undisturbed")
-    run.transform(undisturbed, civitai, DAY)
+    transform(undisturbed, civitai, DAY)
     warehouse = copy(origin, DATABASE)
     before, after = contents(warehouse), contents(undisturbed)
     command = ("transform", "catalog/civitai", "--partition", DAY)

@@ -1,7 +1,7 @@
-"""The scope that grows: whatever the order in which records arrive, change, go and come back, the tables are the same.
+"""The change set and its dependent records: in whatever order records arrive, change and go, the tables are the same.
 
-Each test compares with one load of everything at once: the bytes of all tables less their audit columns, what waits
-for what, and what is in quarantine.
+Each test compares with one load of everything at once: the bytes of all tables less their audit columns, the
+pending rows, and the open entries of quarantine.
 """
 
 import json
@@ -86,7 +86,7 @@ class Anything(Contract):
 
 @pytest.fixture(scope="module")
 def made(civitai: Source, tmp_path_factory: pytest.TempPathFactory) -> Source:
-    """A source of one stream, each record of which may tell models, versions and images of any other."""
+    """A source of one stream, each record of which may have the models, versions and images of any other."""
     folder = tmp_path_factory.mktemp("selects")
     for table, text in MADE.items():
         (folder / f"{table}.sql").write_text(text)
@@ -108,7 +108,7 @@ def image(number: int, of: str, version: int | None = None) -> Json:
 
 @dataclass
 class Told:
-    """What a source has been told to say, record by record; it lands it and takes it into the tables."""
+    """A source with the payloads that a test gives it, record by record; lands and transforms them."""
 
     warehouse: Warehouse
     source: Source
@@ -126,7 +126,7 @@ class Told:
         return land_items(self.warehouse, self.source, day, items, fetched_at=self.clock)
 
     def full_refresh(self, *gone: str, day: str = DAYS[0], kind: str = "") -> Run:
-        """A complete listing of a kind that no longer tells some records."""
+        """A full scan of a kind in which some records are missing."""
         self.clock += timedelta(minutes=1)
         for name in gone:
             self.now.pop((kind, name), None)
@@ -135,7 +135,7 @@ class Told:
         return land_intake(self.warehouse, self.source, day, nullcontext(intake), shrink=True)
 
     def transform(self, *days: str) -> None:
-        """Takes in days, or all that wait."""
+        """Transforms days, or all that are pending."""
         for day in days or pending_partitions(self.warehouse, self.source):
             transform(self.warehouse, self.source, day)
 
@@ -180,7 +180,7 @@ def rows(warehouse: Warehouse, query: str | sql.Composed) -> list[tuple[Any, ...
 
 
 def state(warehouse: Warehouse) -> State:
-    """Every row of the domain less its audit columns, what waits for what, and the open entries of quarantine."""
+    """Every row of the domain less its audit columns, the pending rows, and the open entries of quarantine."""
     found: State = {}
     for table in metadata.sorted_tables:
         if table.schema == "catalog":
@@ -208,7 +208,7 @@ def state(warehouse: Warehouse) -> State:
 
 
 def tuples(warehouse: Warehouse) -> dict[str, list[tuple[Any, ...]]]:
-    """Place and inserting transaction of every tuple, but for the ledger and how often quarantine has seen a misfit."""
+    """Place and inserting transaction of every tuple, but for the ledger and how often quarantine has seen a row."""
     return {
         table.fullname: rows(
             warehouse,
@@ -311,7 +311,7 @@ def test_the_order_of_arrival_never_shows(teller: Teller, fresh: Fresh, case: st
     expected = fresh(case, frozenset(records))
     for order in permutations(records):
         told = teller()
-        for name in order:  # a day each, taken in at once
+        for name in order:  # a day each, transformed at once
             day = DAYS[sorted(records).index(name)]
             told.land(name, records[name], day=day)
             told.transform(day)
@@ -355,7 +355,7 @@ def test_the_order_of_runs_within_a_day_never_shows(teller: Teller) -> None:
 
 
 @pytest.mark.parametrize("order", list(permutations(range(3))), ids=str)
-def test_the_order_in_which_days_are_taken_in_never_shows(teller: Teller, order: tuple[int, ...]) -> None:
+def test_the_order_in_which_days_are_transformed_never_shows(teller: Teller, order: tuple[int, ...]) -> None:
     """Every case at once."""
     worlds = [sorted(moved(records, by).items()) for by, records in enumerate(CASES.values())]
     told = teller()
@@ -370,7 +370,7 @@ def test_the_order_in_which_days_are_taken_in_never_shows(teller: Teller, order:
 
 @pytest.mark.parametrize("case", CASES)
 def test_what_goes_is_replaced_and_comes_back(teller: Teller, fresh: Fresh, case: str) -> None:
-    """By a tombstone, or by a payload that tells nothing any more, in turn."""
+    """By a tombstone, or by a payload with nothing in it, in turn."""
     records = CASES[case]
     told = teller()
     for day, (name, body) in zip(DAYS, records.items(), strict=False):
@@ -389,7 +389,7 @@ def test_what_goes_is_replaced_and_comes_back(teller: Teller, fresh: Fresh, case
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_taking_in_all_of_it_again_writes_nothing(teller: Teller, case: str) -> None:
+def test_a_full_transform_of_all_of_it_again_writes_nothing(teller: Teller, case: str) -> None:
     records = CASES[case]
     told = teller()
     for day, name in zip(DAYS, reversed(records), strict=False):
@@ -408,19 +408,19 @@ def test_of_three_that_have_a_key_the_others_move_up_as_the_smallest_goes(teller
         told.land(name, {"images": [image(7, name)]})
         told.transform()
     assert shown(told.warehouse, IMAGES) == ["https://i/7/a.png"]
-    assert rows(told.warehouse, WAITS) == [("b", "catalog.images", "claim"), ("c", "catalog.images", "claim")]
+    assert rows(told.warehouse, WAITS) == [("b", "catalog.images", "key"), ("c", "catalog.images", "key")]
     assert rows(told.warehouse, OPEN) == []
     told.full_refresh("a")
     told.transform()
     assert shown(told.warehouse, IMAGES) == ["https://i/7/b.png"]
-    assert rows(told.warehouse, WAITS) == [("c", "catalog.images", "claim")]
+    assert rows(told.warehouse, WAITS) == [("c", "catalog.images", "key")]
     told.land("b", {})
     told.transform()
     assert shown(told.warehouse, IMAGES) == ["https://i/7/c.png"]
     assert rows(told.warehouse, WAITS) == []
 
 
-def test_the_smallest_that_waits_has_the_key_though_a_larger_one_comes_as_it_goes_free(teller: Teller) -> None:
+def test_the_smallest_pending_row_gets_the_key_though_a_larger_one_comes_as_it_goes_free(teller: Teller) -> None:
     told = teller()
     for name in "ab":
         told.land(name, {"images": [image(7, name)]})
@@ -429,10 +429,10 @@ def test_the_smallest_that_waits_has_the_key_though_a_larger_one_comes_as_it_goe
     told.land("c", {"images": [image(7, "c")]}, day=DAYS[1])
     told.transform()
     assert shown(told.warehouse, IMAGES) == ["https://i/7/b.png"]
-    assert rows(told.warehouse, WAITS) == [("c", "catalog.images", "claim")]
+    assert rows(told.warehouse, WAITS) == [("c", "catalog.images", "key")]
 
 
-def test_a_claim_that_is_lost_to_a_row_that_is_lost_itself_is_not_lost(teller: Teller) -> None:
+def test_a_conflict_with_a_row_that_loses_another_one_is_not_lost(teller: Teller) -> None:
     """Of a, b and c each contests the next one's row, so that a and c have theirs."""
     told = teller()
     told.land("c", CASES["a key and a unique value cross"]["c"])
@@ -447,7 +447,7 @@ def test_a_claim_that_is_lost_to_a_row_that_is_lost_itself_is_not_lost(teller: T
     assert [record for record, *_ in rows(told.warehouse, WAITS)] == ["b", "b"]
 
 
-def test_a_lost_unique_value_is_a_misfit_until_the_winner_goes(teller: Teller) -> None:
+def test_a_row_that_loses_a_unique_value_is_rejected_until_the_winner_goes(teller: Teller) -> None:
     told = teller()
     told.land("m", {"models": [model(1)]})
     told.land("b", {"versions": [version(8, 1, "v")]})
@@ -470,11 +470,11 @@ def test_a_child_waits_for_a_required_parent_and_goes_to_wait_again_with_it(tell
     told.land("c", {"versions": [version(1, 1, "v")]})
     told.transform()
     waits = [("c", "catalog.models", "parent")]
-    misfits = [("c", "catalog.model_versions", "parent", "model_versions_model_id_fkey")]
+    rejected = [("c", "catalog.model_versions", "parent", "model_versions_model_id_fkey")]
     assert (shown(told.warehouse, LABELS), rows(told.warehouse, WAITS), rows(told.warehouse, OPEN)) == (
         [],
         waits,
-        misfits,
+        rejected,
     )
     for _ in range(2):
         told.land("m", {"models": [model(1)]}, day=DAYS[1])
@@ -489,7 +489,7 @@ def test_a_child_waits_for_a_required_parent_and_goes_to_wait_again_with_it(tell
         assert (shown(told.warehouse, LABELS), rows(told.warehouse, WAITS), rows(told.warehouse, OPEN)) == (
             [],
             waits,
-            misfits,
+            rejected,
         )
 
 
@@ -528,7 +528,7 @@ def some(dice: random.Random, most: int) -> Sequence[int]:
 
 
 def any_model(dice: random.Random, number: int) -> Json:
-    """A model of CivitAI; versions and images are few over all models, so that these tell the same ones."""
+    """A model of CivitAI; versions and images are few over all models, so that models have the same ones."""
     return {
         "id": number,
         "name": f"model {number}",
@@ -562,7 +562,7 @@ def any_listed(dice: random.Random, number: int) -> Json:
 
 
 def history(told: Told, dice: random.Random, step: Callable[[random.Random], tuple[str, str, Json]]) -> None:
-    """Records arrive, change and go, and days are taken in, in any order."""
+    """Records arrive, change and go, and days are transformed, in any order."""
     for _ in range(9):
         kind, name, body = step(dice)
         if dice.random() < 0.25 and (kind, name) in told.now:

@@ -1,4 +1,4 @@
-"""SELECT files that change, fail, go and come back, and connectors that go: nothing waits for ever, nothing is lost."""
+"""SELECT files that change, fail, go and come back, and connectors that go: all is applied in the end, none is lost."""
 
 import os
 from contextlib import AbstractContextManager
@@ -45,10 +45,10 @@ def a_model(number: int, **more: Any) -> dict[str, Any]:
 FAILS = "select * from (\n{}\n) as t where 1 / (case when name = 'heron 1' then 0 else 1 end) > 0"
 
 
-def test_a_record_that_another_day_brings_in_and_on_which_a_select_fails_is_left_out_once(
+def test_a_record_that_another_day_brings_in_and_on_which_a_select_fails_is_excluded_once(
     told: Told, files: Files
 ) -> None:
-    """The second claims the image of the first."""
+    """The second has the image of the first."""
     image = {"id": 7, "url": "https://i/7.png"}
     for number in (1, 2):
         version = {"id": number, "name": "v", "images": [image]}
@@ -79,7 +79,9 @@ def test_a_select_that_fails_is_tried_again_when_it_changes(told: Told, files: F
     assert [each for each in rebuild.check(told.warehouse, "catalog", workers=1) if not each.same] == []
 
 
-def test_an_entry_of_what_is_not_in_force_stays_open_whatever_is_done_with_what_is(told: Told, files: Files) -> None:
+def test_an_entry_of_a_version_that_is_not_effective_stays_open_whatever_is_done_with_the_effective_one(
+    told: Told, files: Files
+) -> None:
     change(files, "models", FAILS)
     told.land("1", a_model(1, name="first"), kind="models")
     told.transform()

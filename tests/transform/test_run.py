@@ -1,4 +1,4 @@
-"""Transforms: payloads in, rows out; what does not fit waits in quarantine with the reason, all else arrives."""
+"""Transforms: payloads in, rows out; a row that does not fit is in quarantine with the reason, all others arrive."""
 
 import hashlib
 import json
@@ -19,7 +19,7 @@ from pipelines.errors import AtlasError
 from pipelines.landing.land import land_items
 from pipelines.ledger import Run
 from pipelines.source import Contract, Payload, Source
-from pipelines.transform.run import pending_partitions, transform
+from pipelines.transform.run import code_version, pending_partitions, transform
 from pipelines.warehouse.database import Warehouse
 
 DAY = "2026-11-01"
@@ -84,7 +84,7 @@ def entries(warehouse: Warehouse, *, closed: bool = False) -> list[tuple[str, st
 
 
 def waits(warehouse: Warehouse) -> list[tuple[str, str, str, str]]:
-    """Record, table, external id (or key) of the row that is waited for, and reason of each wait."""
+    """Record, table, external id (or key) of the row that another is pending for, and the reason."""
     return rows(
         warehouse,
         """
@@ -109,7 +109,7 @@ def take(warehouse: Warehouse, source: Source, *bodies: Json, day: str = DAY, da
     return transform(warehouse, source, day)
 
 
-MISFITS: dict[str, tuple[Json, tuple[str, str, str]]] = {
+REJECTED: dict[str, tuple[Json, tuple[str, str, str]]] = {
     "a name too long": (model(2, name="x" * 501), ("catalog.models", "check", "models_name_check")),
     "a label too long": (
         inside(2, name="x" * 256),
@@ -147,11 +147,11 @@ MISFITS: dict[str, tuple[Json, tuple[str, str, str]]] = {
 }
 
 
-@pytest.mark.parametrize("kind", MISFITS)
+@pytest.mark.parametrize("kind", REJECTED)
 def test_a_row_that_does_not_fit_waits_for_its_payload_to_be_mended_and_all_else_arrives(
     warehouse: Warehouse, civitai: Source, kind: str
 ) -> None:
-    body, expected = MISFITS[kind]
+    body, expected = REJECTED[kind]
     run = take(warehouse, civitai, model(1), body, model(3))
     waiting_rows = entries(warehouse)
     assert expected in waiting_rows
@@ -186,7 +186,7 @@ def test_an_entry_names_table_key_constraint_row_record_and_run(warehouse: Wareh
     ]
 
 
-def test_a_misfit_seen_again_counts_and_makes_no_second_entry(warehouse: Warehouse, civitai: Source) -> None:
+def test_a_rejected_row_seen_again_counts_and_makes_no_second_entry(warehouse: Warehouse, civitai: Source) -> None:
     bad = inside(2, images=[image(200, width=0)])
     first = take(warehouse, civitai, bad)
     again = transform(warehouse, civitai, DAY, full=True)
@@ -203,7 +203,9 @@ def test_a_fault_that_comes_back_opens_its_entry_again(warehouse: Warehouse, civ
     assert rows(warehouse, "select seen from staging.quarantine") == [(2,)]
 
 
-def test_children_of_a_misfit_wait_too_and_their_reason_is_the_parent(warehouse: Warehouse, civitai: Source) -> None:
+def test_children_of_a_rejected_row_are_rejected_and_their_reason_is_the_parent(
+    warehouse: Warehouse, civitai: Source
+) -> None:
     take(warehouse, civitai, model(1), model(2, name="x" * 501))
     assert sorted(entries(warehouse)) == [
         ("catalog.artifacts", "parent", "artifacts_model_version_id_fkey"),
@@ -231,14 +233,14 @@ def test_a_tag_of_nothing_but_a_row_that_waits_does_not_stay(warehouse: Warehous
     assert rows(warehouse, "select name from catalog.tags order by 1") == [("all",), ("only 1",)]
 
 
-def test_a_row_whose_parent_becomes_a_misfit_leaves_its_table(warehouse: Warehouse, civitai: Source) -> None:
+def test_a_row_whose_parent_is_rejected_leaves_its_table(warehouse: Warehouse, civitai: Source) -> None:
     take(warehouse, civitai, model(1), model(2))
     run = take(warehouse, civitai, model(2, name="x" * 501), days_later=1)
     assert sizes(warehouse) == dict.fromkeys(TABLES, 1) | {"images": 2, "prompts": 2, "tags": 2, "model_tags": 2}
     assert run.counts.deleted == 6
 
 
-def test_many_misfits_of_one_row_do_not_stop_the_partition(warehouse: Warehouse, civitai: Source) -> None:
+def test_many_faults_of_one_row_do_not_stop_the_partition(warehouse: Warehouse, civitai: Source) -> None:
     files = [file(200, name=f"copy {each}", hashes={}) for each in range(3)]
     run = take(warehouse, civitai, model(1), inside(2, files=files))
     assert set(entries(warehouse)) == {("catalog.artifacts", "unique", "artifacts_pkey")}
@@ -281,7 +283,7 @@ def test_a_row_that_two_records_have_is_the_one_of_the_smallest_id_whichever_cam
     take(warehouse, civitai, inside(2, images=[image(7, url="https://i/of-2.png")]))
     run = take(warehouse, civitai, inside(1, images=[image(7, url="https://i/of-1.png")]) | {"tags": []})
     assert rows(warehouse, "select url from catalog.images") == [("https://i/of-1.png",)]
-    assert waits(warehouse) == [("2", "catalog.images", "7", "claim"), ("2", "catalog.prompts", "7", "claim")]
+    assert waits(warehouse) == [("2", "catalog.images", "7", "key"), ("2", "catalog.prompts", "7", "key")]
     assert (run.status, run.counts.duplicates, entries(warehouse)) == ("completed", 2, [])
     assert sizes(warehouse)["models"] == 2
 
@@ -290,7 +292,7 @@ def test_of_two_records_in_one_batch_the_smallest_id_has_the_row(warehouse: Ware
     both = [inside(each, images=[image(7, url=f"https://i/of-{each}.png")]) for each in (2, 1)]
     run = take(warehouse, civitai, *both)
     assert rows(warehouse, "select url from catalog.images") == [("https://i/of-1.png",)]
-    assert waits(warehouse) == [("2", "catalog.images", "7", "claim"), ("2", "catalog.prompts", "7", "claim")]
+    assert waits(warehouse) == [("2", "catalog.images", "7", "key"), ("2", "catalog.prompts", "7", "key")]
     assert (run.status, run.counts.duplicates, entries(warehouse)) == ("completed", 2, [])
 
 
@@ -328,7 +330,17 @@ def test_a_normal_run_takes_only_what_no_transform_has_taken(warehouse: Warehous
     assert transform(warehouse, civitai, DAY, full=True).stats["records"] == 3
 
 
-def test_versions_tell_which_transforms_took_them_in_and_out(warehouse: Warehouse, civitai: Source) -> None:
+def test_views_show_the_pending_and_the_effective_versions(warehouse: Warehouse, civitai: Source) -> None:
+    pending = "select external_id, partition_key, attempted_sql from staging.pending_versions order by 1, 2, 3"
+    effective = "select external_id, valid_from_run, applied_sql from staging.effective_versions order by 1"
+    code = code_version(project.selects(civitai.name))
+    land(warehouse, civitai, model(1))
+    assert (rows(warehouse, pending), rows(warehouse, effective)) == ([("1", DAY, None)], [])
+    run = transform(warehouse, civitai, DAY)
+    assert (rows(warehouse, pending), rows(warehouse, effective)) == ([("1", DAY, code)], [("1", run.id, code)])
+
+
+def test_versions_show_from_which_run_to_which_they_are_effective(warehouse: Warehouse, civitai: Source) -> None:
     first = take(warehouse, civitai, model(1))
     second = take(warehouse, civitai, model(1, description="new"), day="2026-11-02", days_later=1)
     found = rows(warehouse, "select latest, valid_from_run, valid_to_run from staging.versions order by version_id")
@@ -583,7 +595,7 @@ def test_a_whole_number_written_as_a_decimal_fits_an_integer(warehouse: Warehous
     assert rows(warehouse, "select height from catalog.images") == [(512,)]
 
 
-def test_a_record_on_which_a_select_fails_is_left_out_and_keeps_its_older_rows(
+def test_a_record_on_which_a_select_fails_is_excluded_and_keeps_its_older_rows(
     warehouse: Warehouse, made: Make
 ) -> None:
     source = made()
@@ -622,7 +634,7 @@ def test_a_condition_that_fails_on_one_record_does_not_stop_the_others(warehouse
     ("text", "words"),
     [
         ("select nonsense from payloads", "cannot be run"),
-        ("select record_id, 1 as shoe_size from payloads", "yields shoe_size, which is no column of it"),
+        ("select record_id, 1 as shoe_size from payloads", "yields shoe_size, which is not a column"),
         ("select record_id, '2026-11-01' as created_at from payloads", "yields created_at, which is no column of it"),
         ("select ops.key('a') as image_id, record_id, 'a' as external_id from payloads", "does not yield rating"),
         ("select 1 / 0 as height", "cannot be run"),

@@ -1,4 +1,4 @@
--- One row per file of a model version; of files with one sha256 in a version, the one with the smallest id.
+-- One row per file of a model version; of files of a version with the same sha256, the one with the smallest id.
 select
     ops.key(p.source, f.version, f.external_id)         as artifact_id,
     p.record_id,

@@ -1,4 +1,4 @@
--- One row per image, of the listing or shown by a model; of several versions, it has the one with the smallest id.
+-- One row per image of the image listing or of a model; if several versions have it, the one with the smallest id.
 select
     ops.key(i.source, i.external_id)                    as image_id,
     i.record_id,
@@ -45,7 +45,7 @@ from (
                 body            jsonb path '$'
             )
         )) as n
-        -- Without an id: the number the file is named by, else the uuid in its path, else the url.
+        -- An image without an id is identified by the number in its file name, else the uuid in its path, else its url.
         cross join lateral (
             select coalesce(
                 n.id,
@@ -58,7 +58,7 @@ from (
         order by e.external_id, n.version_number nulls last, n.version collate "C", n.position
     ) as s
     union all
-    -- The listing names versions, and no model.
+    -- The image listing has the ids of versions, but not of models.
     select
         p.source,
         p.record_id,

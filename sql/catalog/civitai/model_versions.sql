@@ -1,4 +1,5 @@
--- One row per version of a model; of versions with one label, all but the one with the smallest id get theirs appended.
+-- One row per version of a model; of versions with the same label, all but the one with the smallest id get their id
+-- appended to it.
 select
     ops.key(p.source, v.external_id)                    as model_version_id,
     p.record_id,
@@ -7,7 +8,7 @@ select
     case
         when v.repeat = 1 then v.label
         else (
-            -- One of as many candidates as there are versions is no label of theirs.
+            -- Of as many candidates as there are versions, at least one is not the label of another version.
             select left(v.label, 255 - length(c.suffix)) || c.suffix
             from generate_series(1, cardinality(v.labels)) as g (n)
             cross join lateral (

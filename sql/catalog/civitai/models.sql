@@ -29,7 +29,8 @@ cross join json_table(p.body, '$' columns (
     description     text path '$.description',
     nsfw            boolean path '$.nsfw'
 )) as m
--- What no row of its own would hold stays in raw: versions that are no objects; tags no strings, blank or twice.
+-- A list stays in raw if one of its elements gets no row: a version that is not an object, or a tag that is not a
+-- string, is blank, or occurs twice.
 cross join lateral (
     select case when count(*) = count(*) filter (where jsonb_typeof(n.body) = 'object') then 'modelVersions' end as key
     from json_table(p.body, '$.modelVersions[*]' columns (body jsonb path '$')) as n

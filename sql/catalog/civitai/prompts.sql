@@ -1,4 +1,4 @@
--- One row per image whose metadata has a prompt; of several versions, it has the one with the smallest id.
+-- One row per image whose metadata has a prompt; if several versions have the image, the one with the smallest id.
 select
     ops.key(i.source, i.external_id)                    as prompt_id,
     i.record_id,
@@ -36,7 +36,7 @@ from (
                 inner_prompt    text path '$.meta.meta.prompt'
             )
         )) as n
-        -- Without an id: as in images.
+        -- An image without an id gets the same external_id as in images.sql.
         cross join lateral (
             select coalesce(
                 n.id,
@@ -72,7 +72,7 @@ from (
         inner_meta      jsonb path '$.meta.meta'
     )) as n
 ) as i
--- Some answers wrap it as {"id": …, "meta": {"prompt": …}}; this is what is inside.
+-- Some answers wrap the metadata as {"id": …, "meta": {"prompt": …}}; i.meta is the inner object.
 cross join json_table(i.meta, '$' columns (
     text            text path '$.prompt',
     negative_text   text path '$.negativePrompt'

@@ -1,4 +1,4 @@
--- One row per tag of the source, whoever carries it.
+-- One row per tag that a model has.
 select distinct
     ops.key(p.source, t.normalized_name)                as tag_id,
     ops.key(p.source)                                   as source_id,

@@ -1,5 +1,5 @@
 -- One row per text-encoder node that has a text of its own, in a workflow graph or in one of its subgraphs.
-with text_inputs (name, part, rank) as (  -- what encoders call their texts; the first by rank is the prompt
+with text_inputs (name, part, rank) as (  -- names of text inputs; the first by rank is the prompt
     values
         ('text', 'text', 1), ('prompt', 'text', 2), ('positive_prompt', 'text', 3), ('user_prompt', 'text', 4),
         ('tags', 'text', 5), ('caption', 'text', 6), ('t5xxl', 't5xxl', 7), ('llama', 'llama', 8), ('text_g', 'text_g', 9),
@@ -7,7 +7,7 @@ with text_inputs (name, part, rank) as (  -- what encoders call their texts; the
         ('bert', 'bert', 14), ('lyrics', 'lyrics', 15), ('negative_prompt', 'negative', 16)
 ),
 
-positions (node_type, name, position) as (  -- where a list of widget values has them; with other types the first is the text
+positions (node_type, name, position) as (  -- of a text in the list of widget values; 0 for other node types
     values
         ('CLIPTextEncodeFlux', 'clip_l', 0), ('CLIPTextEncodeFlux', 't5xxl', 1),
         ('CLIPTextEncodeHiDream', 'clip_l', 0), ('CLIPTextEncodeHiDream', 'clip_g', 1),
@@ -28,7 +28,7 @@ positions (node_type, name, position) as (  -- where a list of widget values has
         ('WanVideoTextEncode', 'positive_prompt', 0), ('WanVideoTextEncode', 'negative_prompt', 1)
 ),
 
-graphs as (  -- a workflow, and each subgraph it defines
+graphs as (  -- the workflow, and each subgraph that it defines
     select p.source, p.record_id, p.external_id, '' as subgraph_id, null as subgraph_name, p.body as graph
     from payloads as p
     union all
@@ -39,7 +39,7 @@ graphs as (  -- a workflow, and each subgraph it defines
     )) as s
 ),
 
-nodes as (  -- UI format, then API format, where inputs hold the widgets' values too
+nodes as (  -- UI format, then API format, in which inputs include widget values
     select
         ops.key(g.source, g.external_id, g.subgraph_id, n.node_id)  as node_key,
         g.source, g.record_id, g.external_id, g.subgraph_id, g.subgraph_name,
@@ -60,7 +60,7 @@ nodes as (  -- UI format, then API format, where inputs hold the widgets' values
     )) as n
 ),
 
-links as (  -- arrays in a workflow, objects in a subgraph
+links as (  -- a link is an array in a workflow, an object in a subgraph
     select
         ops.key(g.source, g.external_id, g.subgraph_id, coalesce(l.id, l.item_0))  as link_key,
         coalesce(l.origin_id, l.item_1)                                            as origin_id
@@ -71,7 +71,7 @@ links as (  -- arrays in a workflow, objects in a subgraph
     )) as l
 ),
 
-wires as (  -- which node feeds which input
+wires as (  -- which node is linked to which input
     select n.node_key, i.name, ops.key(n.source, n.external_id, n.subgraph_id, l.origin_id) as origin_key
     from nodes as n
     cross join json_table(n.inputs, 'strict $[*] ? (@.link != null)' columns (name text path '$.name', link_id text path '$.link')) as i
@@ -83,7 +83,7 @@ wires as (  -- which node feeds which input
     where i.origin_id is not null
 ),
 
-encoders as (  -- by name: CLIPTextEncode…, TextEncode…, …TextEncode, but no TextEncoder loaders
+encoders as (  -- by node type: CLIPTextEncode…, TextEncode…, …TextEncode, but not loaders of a TextEncoder
     select n.node_key, n.node_type, n.widgets
     from nodes as n
     where n.node_type ~ '[Tt]ext[ _]?[Ee]ncode(?!r)'
@@ -101,7 +101,7 @@ own_texts as (
     where jsonb_typeof(e.widgets) = 'array'
 ),
 
-linked_texts as (  -- a node that feeds a text input replaces its text; known is only that of a node holding a string
+linked_texts as (  -- a linked node replaces the text of an input; the text is known only if that node holds a string
     select
         e.node_key, t.part, t.rank, o.node_id as linked_from,
         case

@@ -1,4 +1,4 @@
--- One row per tag on an image; of several spellings of one tag, the smallest.
+-- One row per image and tag; of several spellings of a tag, the smallest.
 select
     ops.key(p.source, p.external_id)                    as image_id,
     ops.key(p.source, t.normalized_name)                as tag_id,

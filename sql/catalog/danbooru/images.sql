@@ -1,4 +1,4 @@
--- One row per post; one whose file is hidden or gone has neither md5 nor urls.
+-- One row per post; a post whose file is hidden or deleted has no md5 and no urls.
 select
     ops.key(p.source, p.external_id)                    as image_id,
     p.record_id,
@@ -9,7 +9,7 @@ select
     i.url,
     i.width,
     i.height,
-    -- Before 2022 s was "safe", since then it is "sensitive"; both are in the data, and the careful reading wins.
+    -- s meant "safe" before 2022 and means "sensitive" since; posts of both times exist, so it is read as the stricter.
     case i.rating
         when 'g' then 'Safe'
         when 's' then 'Questionable'
@@ -31,7 +31,7 @@ cross join json_table(p.body, '$' columns (
     height          text path '$.image_height',
     rating          text path '$.rating'
 )) as i
--- What no row of its own would hold stays in metadata: blank tags, and several spellings of one tag.
+-- The tag strings stay in metadata if one of their tags gets no row: a blank tag, or another spelling of a tag.
 cross join lateral (
     select
         case

@@ -1,4 +1,4 @@
--- One row per post; one whose file is hidden or gone has no url.
+-- One row per post; a post whose file is hidden or deleted has no url.
 select
     ops.key(p.source, p.external_id)                    as image_id,
     p.record_id,
@@ -31,7 +31,7 @@ cross join json_table(p.body, '$' columns (
     height          text path '$.file.height',
     rating          text path '$.rating'
 )) as i
--- What no row of its own would hold stays in metadata: tags that are no strings, blank or there twice.
+-- A list stays in metadata if one of its elements gets no row: a tag that is not a string, is blank, or occurs twice.
 cross join lateral (
     select
         case

@@ -1,4 +1,4 @@
--- One row per tag: as its own record tells it, and as posts mention it.
+-- One row per tag: of its own record, which owns it, and of the posts that refer to it.
 select
     ops.key(p.source, t.normalized_name)                as tag_id,
     p.record_id,

@@ -1,4 +1,4 @@
--- One row per file of a model's newest revision; of files with one sha256, the one with the smallest name.
+-- One row per file of a model's newest revision; of files with the same sha256, the one with the smallest name.
 select
     ops.key(p.source, p.external_id, f.revision, f.file_name)   as artifact_id,
     p.record_id,
@@ -13,7 +13,7 @@ select
     f.file_name,
     f.size_bytes,
     f.sha256,
-    -- Below the address of the source.
+    -- Relative to the base URL of the source.
     '/' || p.external_id || '/resolve/' || f.revision || '/'
     || replace(replace(replace(replace(f.file_name, '%', '%25'), '?', '%3F'), '#', '%23'), ' ', '%20')
                                                                 as url,

@@ -1,4 +1,4 @@
--- One row per model: its newest revision, by the commit; of a model told without one, what its main branch holds.
+-- One row per model: its newest commit, or its main branch if the payload has no commit.
 select
     ops.key(p.source, p.external_id, v.external_id)     as model_version_id,
     p.record_id,

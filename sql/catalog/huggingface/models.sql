@@ -5,7 +5,7 @@ select
     ops.key(p.source)                                   as source_id,
     p.external_id,
     p.external_id                                       as name,
-    -- What a model is made of goes before what it does: an adapter of a text generator is an adapter.
+    -- Tags come before the pipeline: an adapter for text generation is an adapter.
     case
         when t.is_adapter then 'LORA'
         when t.is_controlnet then 'Controlnet'
@@ -21,7 +21,7 @@ select
         ) then 'Checkpoint'
         else 'Other'
     end                                                 as type,
-    -- The content policy of the hub asks for the tag.
+    -- The content policy of the hub requires the tag not-for-all-audiences.
     case
         when t.is_for_adults then 'Questionable'
         when m.tags is not null then 'Safe'
@@ -36,7 +36,8 @@ cross join json_table(p.body, '$' columns (
     pipeline_tag    text path '$.pipeline_tag',
     tags            jsonb path '$.tags'
 )) as m
--- What no row of its own would hold stays in raw: tags blank or twice, files that are no objects or twice.
+-- A list stays in raw if one of its elements gets no row: a tag that is blank or occurs twice, a file that is not an
+-- object or occurs twice.
 cross join lateral (
     select
         bool_or(

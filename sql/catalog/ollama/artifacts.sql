@@ -1,4 +1,4 @@
--- One row per package that is pulled as a tag, by its size, and one per file of weights that the server shows.
+-- One row per package that is pulled by a tag, and one per file of weights that the local server shows.
 select
     ops.key(p.source, p.external_id, t.tag, 'package')  as artifact_id,
     p.record_id,
@@ -6,7 +6,7 @@ select
     p.external_id || ':' || t.tag                       as external_id,
     'Model'                                             as kind,
     p.external_id || ':' || t.tag                       as file_name,
-    -- In units of 1,000, rounded: 4.9GB.
+    -- Rounded, in units of 1,000: 4.9GB.
     case
         when t.size ~ '^[0-9]{1,9}([.][0-9]{1,9})?[KMGT]?B$' then round(
             substring(t.size from '^[0-9.]+')::numeric
@@ -44,7 +44,7 @@ cross join lateral (
 ) as n
 cross join json_table(p.body, '$' columns (size text path '$.size')) as m
 union all
--- The server keeps files by their content: FROM /…/blobs/sha256-…; a model that runs elsewhere has none here.
+-- The modelfile names the weights by their sha256: FROM /…/blobs/sha256-…; a model that runs elsewhere has none.
 select
     ops.key(p.source, n.model, n.tag, 'local', 'weights') as artifact_id,
     p.record_id,

@@ -1,4 +1,4 @@
--- One row per model of the library and time at which its counters had changed.
+-- One row per model of the library and time at which its counters changed.
 select
     ops.key(o.source, o.external_id)                    as model_id,
     o.observed_at,

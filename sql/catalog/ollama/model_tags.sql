@@ -1,5 +1,5 @@
--- One row per tag on a model, by each record that says so; of several spellings of one tag, the smallest.
-with mentions as (
+-- One row per model, tag and record that has the tag; of several spellings of a tag, the smallest.
+with spellings as (
     select p.source, p.record_id, p.external_id as model, n.spelling
     from library as p
     cross join json_table(p.body, '$.categories[*]' columns (spelling text path '$')) as n
@@ -22,7 +22,7 @@ select
     ops.key(m.source, t.normalized_name)                as tag_id,
     m.record_id,
     min(m.spelling collate "C")                         as spelling
-from mentions as m
+from spellings as m
 cross join lateral (
     select ops.tag_name(m.spelling) as normalized_name
 ) as t

@@ -1,4 +1,4 @@
--- One row per tag of a model in the library, and one per model of the server, labelled as local beside it.
+-- One row per tag of a model in the library, and one per model of the local server, labelled as local.
 select
     ops.key(p.source, p.external_id, t.tag)             as model_version_id,
     p.record_id,

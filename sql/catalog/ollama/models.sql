@@ -1,18 +1,19 @@
--- One row per model: of the library, or of the server where the library does not tell it.
+-- One row per model of the library, and one per model of the local server; the engine keeps the library's of the two.
 select
     ops.key(p.source, p.external_id)                    as model_id,
     p.record_id,
     ops.key(p.source)                                   as source_id,
     p.external_id,
     p.external_id                                       as name,
-    -- Its text tells an embedding model from one that writes.
+    -- The description shows whether it is an embedding model.
     case when p.external_id ~* 'embed|\mbge\M' or m.description ~* 'embed' then 'Other' else 'LLM' end as type,
     m.description,
     case when c.is_uncensored then 'Questionable' else 'Safe' end as nsfw_rating,
     case when jsonb_typeof(p.body) = 'object' then p.body - array[t.key, c.key] else p.body end as raw
 from library as p
 cross join json_table(p.body, '$' columns (description text path '$.description')) as m
--- What no row of its own would hold stays in raw: tags that are no objects, categories blank or twice.
+-- A list stays in raw if one of its elements gets no row: a tag that is not an object, or a category that is blank or
+-- occurs twice.
 cross join lateral (
     select case when count(*) = count(*) filter (where jsonb_typeof(n.body) = 'object') then 'tags' end as key
     from json_table(p.body, 'strict $.tags.keyvalue()' columns (body jsonb path '$.value')) as n
@@ -24,7 +25,7 @@ cross join lateral (
     from json_table(p.body, '$.categories[*]' columns (spelling text path '$')) as n
 ) as c
 union all
--- All that the server says of it belongs to one of its tags, and is on the version.
+-- The local server describes one tag of the model, so its values are in model_versions.
 select
     ops.key(p.source, n.model)                          as model_id,
     p.record_id,

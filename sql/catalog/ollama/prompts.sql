@@ -1,4 +1,4 @@
--- One row per model of the server that has a system prompt.
+-- One row per model of the local server that has a system prompt.
 select
     ops.key(p.source, n.model, n.tag, 'local', 'system') as prompt_id,
     p.record_id,

@@ -1,5 +1,5 @@
--- One row per tag of the source, whoever carries it: categories of the library, what models can do.
-with mentions as (
+-- One row per tag: a category of the library, or a capability of a model.
+with spellings as (
     select p.source, n.spelling
     from library as p
     cross join json_table(p.body, '$.categories[*]' columns (spelling text path '$')) as n
@@ -22,7 +22,7 @@ select distinct
     ops.key(m.source)                                   as source_id,
     replace(t.normalized_name, '_', ' ')                as name,
     t.normalized_name
-from mentions as m
+from spellings as m
 cross join lateral (
     select ops.tag_name(m.spelling) as normalized_name
 ) as t

@@ -6,7 +6,7 @@ select
     left(encode(v.digest, 'hex'), 12) as payload,
     r.fetch_run_id as landed_by
 from marts.models as m
-join staging.versions as v on v.record_id = m.record_id and v.valid_from_run is not null and v.valid_to_run is null
+join staging.effective_versions as v on v.record_id = m.record_id
 join ops.fetch_runs as r on r.fetch_run_id = v.landed_run
 order by v.fetched_at desc, m.external_id desc
 limit 5
