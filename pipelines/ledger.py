@@ -106,7 +106,7 @@ def silent(_: Run) -> None:
 
 @contextmanager
 def open_reader(warehouse: Warehouse) -> Iterator[Connection]:
-    """A connection for a long read that is not a run. It holds the migration lock, shared: migrations wait."""
+    """A connection for a long read that is not a run. It holds the migration lock shared, as a run does."""
     with warehouse.connect() as connection:
         locks.acquire_shared(connection, locks.MIGRATION)
         yield connection
