@@ -276,14 +276,15 @@ import re, sys
 from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
-from pipelines import files, house, landing, settings
+from pipelines import project, settings
+from pipelines.landing import bulk_files, land
 from pipelines.source import Window
-from pipelines.warehouse import engine
+from pipelines.warehouse.database import open_warehouse
 
-source, day = house.sources()["catalog/civitai"], Window(datetime.now(UTC).date())
-intake = nullcontext(files.intake(source, "models", Path(sys.argv[1]), day))
-with engine.opened(settings.load()) as warehouse:
-    run = landing.land_intake(warehouse, source, day.key, intake)
+source, day = project.sources()["catalog/civitai"], Window(datetime.now(UTC).date())
+intake = nullcontext(bulk_files.intake(source, "models", Path(sys.argv[1]), day))
+with open_warehouse(settings.load()) as warehouse:
+    run = land.land_intake(warehouse, source, day.key, intake)
 peak = re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())
 print(run.counts.created, int(peak[1]) // 1024)
 """
