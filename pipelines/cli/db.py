@@ -92,7 +92,7 @@ def drop(
     json: AsJson = False,
 ) -> None:
     """Drop the warehouse's and Dagster's databases with all their data. Asks first."""
-    with database.open_warehouse(context.in_force()) as warehouse:
+    with database.open_warehouse(context.current_settings()) as warehouse:
         names = [warehouse.database, str(warehouse.dagster_url.database)]
         there = [name for name in names if name in warehouse.databases()]
         if there and not yes:
