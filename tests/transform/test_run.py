@@ -635,7 +635,7 @@ def test_a_condition_that_fails_on_one_record_does_not_stop_the_others(warehouse
     [
         ("select nonsense from payloads", "cannot be run"),
         ("select record_id, 1 as shoe_size from payloads", "yields shoe_size, which is not a column"),
-        ("select record_id, '2026-11-01' as created_at from payloads", "yields created_at, which is no column of it"),
+        ("select record_id, '2026-11-01' as created_at from payloads", "yields created_at, which is not a column"),
         ("select ops.key('a') as image_id, record_id, 'a' as external_id from payloads", "does not yield rating"),
         ("select 1 / 0 as height", "cannot be run"),
     ],
