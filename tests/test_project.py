@@ -780,7 +780,7 @@ found = {"root": str(project.ROOT), "sources": list(project.sources()), "runs": 
 found["assets"] = [key.to_user_string() for key in defs.resolve_asset_graph().get_all_asset_keys()]
 with database.open_warehouse(settings.load()) as warehouse:
     for day in recording.days(source):
-        opened = extract.opened(warehouse, source, Window(day), "recorded")
+        opened = extract.open_intake(warehouse, source, Window(day), "recorded")
         runs = [land.land_intake(warehouse, source, str(day), opened)]
         runs.append(transform(warehouse, source, str(day)))
         found["runs"] += [[run.kind, run.status, run.counts.fetched, run.counts.created] for run in runs]
