@@ -1,6 +1,6 @@
 """`ops.fetch_runs`: one row for each landing and each transform, opened before any work and closed with it.
 
-    open_run ──> in_progress ──> Run.publish: completed, partial_success
+    open_run ──> in_progress ──> Run.close: completed, partial_success
                       ├── exception in the block ──> failed
                       └── process killed ──> close_dead_runs: failed
 
@@ -67,7 +67,7 @@ class Run:
         self.done += items
         self.notify(self)
 
-    def publish(
+    def close(
         self,
         counts: Counts,
         stats: dict[str, Any],
@@ -106,7 +106,7 @@ def silent(_: Run) -> None:
 
 @contextmanager
 def open_reader(warehouse: Warehouse) -> Iterator[Connection]:
-    """A connection for a long read that is not a run. It holds the migration lock, shared: migrations wait."""
+    """A connection for a long read that is not a run. It holds the migration lock shared, as a run does."""
     with warehouse.connect() as connection:
         locks.acquire_shared(connection, locks.MIGRATION)
         yield connection
@@ -123,7 +123,7 @@ def open_run(
     dagster_run_id: str | None = None,
     notify: Callable[[Run], None] = silent,
 ) -> Iterator[Run]:
-    """Inserts a run; the block must `publish` it. An exception in the block closes the run as failed, and is raised.
+    """Inserts a run; the block must `close` it. An exception in the block closes the run as failed, and is raised.
 
     subject: the source, or the name of a domain for a run of several sources.
     """

@@ -71,7 +71,7 @@ def test_a_run_that_still_works_is_not_closed(warehouse: Warehouse, civitai: Sou
     with working(warehouse, civitai) as run:
         assert ledger.close_dead_runs(warehouse) == []
         assert the_row(warehouse, run.id)["status"] == "in_progress"
-        run.publish(Counts(), {})
+        run.close(Counts(), {})
     assert the_row(warehouse, run.id)["status"] == "completed"
 
 
@@ -106,7 +106,7 @@ with ledger.open_run(Warehouse(make_url(sys.argv[1])), source, "land", "2026-11-
         assert row["ended_at"] >= row["started_at"]
         assert "the process ended before it closed the run" in row["error_text"]
         assert the_row(warehouse, ours.id)["status"] == "in_progress"
-        ours.publish(Counts(), {})
+        ours.close(Counts(), {})
     assert ledger.close_dead_runs(warehouse) == []
     assert not lock_of(warehouse, theirs)
     assert not lock_of(warehouse, ours.id)
@@ -140,7 +140,7 @@ def test_a_run_that_fails_says_why(warehouse: Warehouse, civitai: Source) -> Non
 
 def test_numbers_that_do_not_add_up_publish_nothing(warehouse: Warehouse, civitai: Source) -> None:
     with pytest.raises(psycopg.errors.CheckViolation, match="conservation"), working(warehouse, civitai) as run:
-        run.publish(Counts(fetched=3, created=1, quarantined=1), {})
+        run.close(Counts(fetched=3, created=1, quarantined=1), {})
     assert the_row(warehouse, run.id)["status"] == "failed"
 
 
@@ -149,13 +149,13 @@ def test_a_run_has_an_end_exactly_when_it_is_over(warehouse: Warehouse, civitai:
         for change in ("ended_at = now()", "status = 'completed'", "status = 'no such status'"):
             with pytest.raises(psycopg.errors.CheckViolation):
                 connection.execute(f"update ops.fetch_runs set {change}".encode())
-        run.publish(Counts(), {})
+        run.close(Counts(), {})
 
 
 def test_runs_count_in_the_order_of_publishing(warehouse: Warehouse, civitai: Source, comfyui: Source) -> None:
     with working(warehouse, civitai) as first, working(warehouse, comfyui) as second:
-        second.publish(Counts(), {})
-        first.publish(Counts(), {})
+        second.close(Counts(), {})
+        first.close(Counts(), {})
     third = land_items(warehouse, civitai, DAY, [a_model(1)])
     assert first.id < second.id < third.id
     publish_seq = {row["fetch_run_id"]: row["publish_seq"] for row in rows(warehouse, "select * from ops.fetch_runs")}
@@ -164,7 +164,7 @@ def test_runs_count_in_the_order_of_publishing(warehouse: Warehouse, civitai: So
 
 def test_a_closed_run_stays_as_it_was(warehouse: Warehouse, civitai: Source) -> None:
     with pytest.raises(RuntimeError), working(warehouse, civitai) as run:
-        run.publish(Counts(fetched=1, created=1), {})
+        run.close(Counts(fetched=1, created=1), {})
         before = the_row(warehouse, run.id)
         raise RuntimeError("too late")
     assert the_row(warehouse, run.id) == before

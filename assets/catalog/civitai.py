@@ -176,17 +176,18 @@ def change_token(client: Client) -> str:
 def fetch(client: Client, window: Window) -> Iterator[Item]:
     """One payload a model, then one an image, in the order of their listings."""
     for kind, parameters in PARAMETERS.items():
+        models = kind == "models"  # images are never read to their end
         listing = Listing(
             client,
-            window if kind == "models" else replace(window, full_refresh=False),
+            window if models else replace(window, full_refresh=False),
             kind,
             f"/api/v1/{kind}",
             parameters,
             Page,
             records=lambda page: page.items,
-            paginator=CursorPaginator(lambda page: page.metadata.nextPage, "limit" if kind == "models" else None),
+            paginator=CursorPaginator(lambda page: page.metadata.nextPage, size_parameter="limit" if models else None),
             head=ByPublication,
-            incremental=Incremental(OVERLAP, start=None if kind == "models" else window.start),
+            incremental=Incremental(OVERLAP, start=None if models else window.start),
             kind=kind,
         )
         yield from listing.items()

@@ -91,7 +91,7 @@ def drop(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     json: AsJson = False,
 ) -> None:
-    """Drop the warehouse and Dagster's database beside it, with all they hold. Asks first."""
+    """Drop the warehouse's and Dagster's databases with all their data. Asks first."""
     with database.open_warehouse(context.current_settings()) as warehouse:
         names = [warehouse.database, str(warehouse.dagster_url.database)]
         there = [name for name in names if name in warehouse.databases()]

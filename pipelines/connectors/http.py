@@ -5,7 +5,7 @@
 
 A response that stays bad, or any other status, raises an error; it is never an empty page. Only the path and query of
 a link are followed, so a page cannot send the client, or its token, to another host. Belongs here: requests and
-responses. Not here: paging (`listing`), waiting for a slot (`rate_limit`).
+responses. Not here: the next page (`pagination`), waiting for a slot (`rate_limit`).
 """
 
 import logging

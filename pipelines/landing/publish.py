@@ -67,7 +67,7 @@ def publish(run: Run, outcome: Outcome) -> None:
             duplicates=sum(results.get(name, 0) for name in ("duplicate", "superseded", "late")),
         )
         discard(run)
-        run.publish(counts, outcome.stats, cursor_from=outcome.cursor_from, cursor_to=outcome.cursor_to)
+        run.close(counts, outcome.stats, cursor_from=outcome.cursor_from, cursor_to=outcome.cursor_to)
         failpoints.reached("publish.closed")
     failpoints.reached("publish.committed")
     if outcome.fetched >= VACUUM_FROM:

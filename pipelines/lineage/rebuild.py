@@ -81,7 +81,7 @@ def rebuild(warehouse: Warehouse, domain: str, *, workers: int, notify: Callable
                 run.connection, [TableSpec(_live(table, domain)) for table in tables.values()]
             ),
         }
-        run.publish(total, stats)
+        run.close(total, stats)
         failpoints.reached("rebuild.published")
     failpoints.reached("rebuild.ended")
     return run

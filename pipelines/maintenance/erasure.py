@@ -70,7 +70,7 @@ def erase(
             removed = {kind: _delete(run.connection, kind, parameters) for kind in erase_sql.DELETE}
             removed["versions"] -= 1  # the tombstone of this run
             stats["erased"] = removed | _count_shared_bodies(run.connection)
-            run.publish(counts, stats)
+            run.close(counts, stats)
         failpoints.reached("erase.committed")
         written = [name for name, each in stats["tables"].items() if each["updated"] or each["deleted"]]
         shadow_schema.drop_abandoned(run.connection)

@@ -55,7 +55,7 @@ def prune(
             if dagster is not None:
                 removed += dagster_events.prune(dagster, policy.events_days, run.advance)
         with run.connection.transaction():
-            run.publish(Counts(deleted=removed.total()), {"removed": {name: removed[name] for name in sorted(removed)}})
+            run.close(Counts(deleted=removed.total()), {"removed": {name: removed[name] for name in sorted(removed)}})
     return run
 
 

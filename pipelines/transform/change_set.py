@@ -3,8 +3,8 @@
     pending versions of a partition ──start──> change_set <──extend── records whose rows depend on the change
 
 A rebuild starts with given versions instead, and its change set is complete: it is never extended. Belongs here: which
-versions and observations are read, with which counters. Not: which records depend on a change (`dependents`), what is
-done with the rows (`apply`).
+versions and observations are read, with which counters. Not: what makes a version pending or effective
+(`warehouse.staging_views`), which records depend on a change (`dependents`), what is done with the rows (`apply`).
 """
 
 from collections.abc import Sequence

@@ -77,7 +77,7 @@ def transform(
         run.connection.transaction(),
     ):
         failpoints.reached("transform.begun")
-        run.publish(*apply_pending(run, source, full=full))
+        run.close(*apply_pending(run, source, full=full))
         failpoints.reached("transform.published")
     failpoints.reached("transform.committed")
     return run

@@ -12,7 +12,7 @@
     host(name)           exclusive during a request, on a connection that takes no other lock
 
 A process that holds a lock never waits for one that stands above it, so that no two processes wait for each other.
-One exception: `retention.prunable` locks one domain after the other; no other process locks two of them.
+One exception: `retention.count_prunable` locks one domain after the other; no other process locks two of them.
 PostgreSQL releases a lock with the session or the transaction that holds it: a killed process leaves none.
 """
 

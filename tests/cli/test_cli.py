@@ -200,7 +200,6 @@ def test_json_is_one_document_and_nothing_else(atlas: Atlas, models: Path) -> No
     assert json.loads(atlas("db", "status", "--json").stdout)["pending"] == []
     assert json.loads(atlas("db", "apply", "--json").stdout)["applied"] == []
     assert json.loads(atlas("db", "check", "--json").stdout)["pending"] == []
-    assert json.loads(atlas("db", "revision", "-m", "Nothing", "--json").stdout) == {"written": None}
 
 
 def test_a_person_sees_each_run_and_why_something_is_missing(atlas: Atlas, models: Path) -> None:

@@ -190,7 +190,7 @@ def test_the_database_refuses_a_number_below_zero(warehouse: Warehouse, civitai:
         pytest.raises(psycopg.errors.CheckViolation, match="not_negative"),
         ledger.open_run(warehouse, civitai, "land", DAY, code_version="a test") as run,
     ):
-        run.publish(false, {})
+        run.close(false, {})
 
 
 def test_dagster_tells_the_numbers_of_the_ledger(warehouse: Warehouse, civitai: Source) -> None:

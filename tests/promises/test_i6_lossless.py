@@ -425,13 +425,13 @@ def payloads(new_warehouse: Callable[[], Warehouse], comfyui: Source) -> Iterato
 
 @pytest.fixture(scope="module")
 def as_large(new_warehouse: Callable[[], Warehouse], comfyui: Source) -> Iterator[Kept]:
-    """All vectors as payloads, each taken for a large one, read in pieces of 61 bytes."""
+    """All vectors as payloads, each treated as a large one, read in chunks of 61 bytes."""
     with holding(new_warehouse, comfyui, Anything) as (warehouse, source):
         items = [Payload(body, requests(name)) for name, (body, _) in VECTORS.items()]
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(writing, "LARGE", -1)
             patch.setattr(jsonb, "LARGE", -1)
-            patch.setattr(jsonb, "PIECE", 61)
+            patch.setattr(jsonb, "CHUNK", 61)
             patch.setattr("pipelines.landing.land.BATCH_PAYLOADS", 5)
             land_items(warehouse, source, "2026-11-01", items)
         yield found(warehouse)

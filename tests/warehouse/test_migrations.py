@@ -1,14 +1,18 @@
 """Migrations: what they make is what the tables declare, and taking them back leaves nothing."""
 
 import difflib
+import json
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from sqlalchemy import text
+from typer.testing import CliRunner
 
 from pipelines import project
+from pipelines.cli import context, db
 from pipelines.errors import AtlasError
-from pipelines.warehouse import migrate, objects
+from pipelines.warehouse import embedded, migrate, objects
 from pipelines.warehouse.database import Warehouse
 from pipelines.warehouse.declare import metadata
 
@@ -73,3 +77,20 @@ def test_an_unknown_revision_is_an_error_that_names_it(warehouse: Warehouse) -> 
         connection.execute("update alembic_version set version_num = 'from_the_future'")
     with pytest.raises(AtlasError, match="from_the_future, which this project does not know"):
         migrate.pending(warehouse, project.objects())
+
+
+def test_the_command_creates_the_embedded_database_alone(
+    warehouse: Warehouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(context, "flags", {"home": tmp_path / "home"})
+    with embedded.running(tmp_path / "home"):  # one start of the server for all
+        migrated = CliRunner().invoke(db.app, ["migrate", "--json"])
+        assert json.loads(migrated.stdout)["applied"] == migrate.everything(project.objects())
+        assert "Nothing to apply." in CliRunner().invoke(db.app, ["apply"]).stdout
+        assert json.loads(CliRunner().invoke(db.app, ["check", "--json"]).stdout)["pending"] == []
+
+    warehouse.drop_database(warehouse.database)
+    monkeypatch.setattr(context, "flags", {"home": tmp_path / "home", "database_url": warehouse.conninfo})
+    refused = CliRunner().invoke(db.app, ["migrate"])
+    assert "Create it with: atlas db ensure" in str(refused.exception)
+    assert warehouse.database not in warehouse.databases()
