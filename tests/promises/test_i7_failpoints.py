@@ -61,9 +61,9 @@ ALL_TABLES = [table.name for table in metadata.sorted_tables if table.schema == 
 LABELS = {
     "erase.prepared": list("0123456"),
     "erase.deleted": list(erase_sql.DELETE),
-    "publish.told_again": ["0", "1", "2"],
-    "publish.forgotten": ["arrivals", "rejects", "checkpoints"],
-    "reap.forgotten": ["arrivals", "rejects", "checkpoints"],
+    "publish.split_repeated": ["0", "1", "2"],
+    "publish.discarded": ["arrivals", "rejects", "checkpoints"],
+    "dead_runs.discarded": ["arrivals", "rejects", "checkpoints"],
     "ledger.discarded": ["arrivals", "rejects"],
     "transform.effective": list("01234"),
     "dependents.found": TABLES,
@@ -86,7 +86,7 @@ LABELS = {
 """Failpoints in loops: what each is of."""
 
 SCENARIOS = {
-    "fetch": ["extract", "http", "turns", "land", "bodies.checkpointed", "publish.renamed"],
+    "fetch": ["extract", "http", "rate_limit", "land", "bodies.checkpointed", "publish.renamed"],
     "resume": ["land.resumed"],
     "refused": ["land.faulty"],
     "land": ["bodies", "publish", "ledger", "drift"],
@@ -97,7 +97,7 @@ SCENARIOS = {
     "rebuild": ["rebuild", "shadow", "table_digests.kept"],
     "prune": ["prune"],
     "erase": ["erase"],
-    "mend": ["publish.mended"],
+    "mend": ["publish.closed_replaced"],
     "look back": ["shadow.kept"],
 }
 """The command that reaches failpoints, by their beginning; the longest counts."""
@@ -422,7 +422,7 @@ def test_every_failpoint_is_reached_by_the_command_it_is_tried_with(
 
 def test_there_are_failpoints_between_every_two_steps() -> None:
     assert len(declared()) >= 50
-    assert {name.split(".")[0] for name in declared()} >= {"fetch", "land", "publish", "transform", "ledger", "rebuild"}
+    assert {name.split(".")[0] for name in declared()} >= {"extract", "land", "publish", "transform", "ledger", "rebuild"}
     assert LABELS.keys() == {name for name, several in declared().items() if several}
 
 
