@@ -724,10 +724,9 @@ def test_the_reference_names_each_setting_with_its_default(name: str) -> None:
 def test_documents_name_no_unknown_variable() -> None:
     known = {"ATLAS_FAILPOINT", *map(variable, Settings.model_fields)}
     known |= {
-        f"ATLAS_{'_'.join(filter(None, (source.stem, place, ending))).upper()}"
+        f"ATLAS_{source.stem}_{rest}".upper()
         for source in SOURCES
-        for place in ("", *source.extra_urls)
-        for ending in ("BASE_URL", "TOKEN")
+        for rest in ("token", "base_url", *(f"{place}_base_url" for place in source.extra_urls))
     }
     assert set(re.findall(r"\bATLAS_[A-Z_]*[A-Z]\b", documents.text())) - known == set()
 
