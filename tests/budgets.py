@@ -1,7 +1,7 @@
 """What the design allows each thing to take, measured through real HTTP and a real Postgres: `make bench`.
 
 Medians; ratios within one run, the control beside it. Not part of `make test`: on a machine that is busy otherwise they
-say little. With README_WRITE=1 what was measured is written into README.md.
+say little. With README_WRITE=1 what was measured is written into docs/operations.md.
 """
 
 import copy
@@ -32,13 +32,13 @@ from pipelines.transform.run import transform
 from pipelines.warehouse.database import Warehouse
 from pipelines.warehouse.table_spec import TableSpec
 from tests import hostile
+from tests.documents import FIGURES, between
 from tests.hostile import CivitAI, HuggingFace, Server
 from tests.maintenance.test_retention import refetch
 from tests.transform.test_change_set import made
 
 __all__ = ["made"]
 
-README = project.ROOT / "README.md"
 BEGIN, END = "<!-- figures -->", "<!-- /figures -->"
 
 MODELS = 20_000
@@ -60,13 +60,13 @@ measured: dict[str, str] = {}
 
 
 def number(text: str) -> float:
-    """Of a figure, as the README has it."""
+    """Of a figure, as the document has it."""
     return float(text.split()[0])
 
 
 def figures(text: str) -> dict[str, tuple[str, str]]:
-    """What the README says was measured, and at most how much it may be."""
-    block = text.partition(BEGIN)[2].partition(END)[0]
+    """What a document says was measured, and at most how much it may be."""
+    _, block, _ = between(text, BEGIN, END)
     rows = re.findall(r"^\| (.+?) \| (\d.*?) \| (\d.*?) \|$", block, re.M)
     return {what: (figure, most) for what, figure, most in rows}
 
@@ -76,12 +76,12 @@ def told() -> Iterator[None]:
     """Writes what has been measured."""
     yield
     if os.environ.get("README_WRITE"):
-        text = README.read_text()
+        text = FIGURES.read_text()
         known = {what: figure for what, (figure, _) in figures(text).items()} | measured
         rows = [f"| {what} | {known[what]} | {most} |" for what, most in BUDGETS.items() if what in known]
         table = "\n".join(["", "| measured | | at most |", "|---|---|---|", *rows, ""])
-        before, _, rest = text.partition(BEGIN)
-        README.write_text(f"{before}{BEGIN}{table}{END}{rest.partition(END)[2]}")
+        before, _, after = between(text, BEGIN, END)
+        FIGURES.write_text(f"{before}{BEGIN}{table}{END}{after}")
 
 
 def note(what: str, found: str) -> None:

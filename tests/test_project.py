@@ -33,10 +33,11 @@ from pipelines.source import Source
 from pipelines.warehouse.database import Warehouse
 from pipelines.warehouse.declare import Timestamp, metadata
 from pipelines.warehouse.table_spec import TableSpec
+from tests import documents
+from tests.documents import DOCUMENTS, README, REFERENCE
 
 project.load_tables()
 ROOT = project.ROOT
-README = ROOT / "README.md"
 SOURCES = list(project.sources().values())
 SELECTS = [select for source in SOURCES for select in project.selects(source.name)]
 MARTS = [SqlFile.read(path) for path in sorted((project.SQL / "marts").glob("*.sql"))]
@@ -565,7 +566,7 @@ def test_words_are_those_of_the_field() -> None:
     texts = [path for path in folders if path.suffix in {".py", ".sql", ".yaml", ".mako"}]
     found = [
         f"{path.relative_to(ROOT)}:{number}: {line.strip()}"
-        for path in (*texts, README)
+        for path in (*texts, *DOCUMENTS)
         for number, line in enumerate(path.read_text().splitlines(), 1)
         if FORBIDDEN_WORDS.search(line)
     ]
@@ -642,7 +643,7 @@ def test_the_definitions_are_the_only_ones() -> None:
     assert isinstance(defs, dg.Definitions)
 
 
-# The README
+# The documents
 
 
 def commands(group: object, name: str) -> Iterator[str]:
@@ -661,49 +662,78 @@ def known_commands() -> list[str]:
     return list(commands(typer.main.get_command(app), "atlas"))
 
 
-def readme() -> str:
-    if not README.exists():
-        pytest.skip("README.md is not written yet")
-    return README.read_text()
-
-
 @pytest.mark.parametrize("command", known_commands())
-def test_the_readme_tells_of_each_command(command: str) -> None:
-    assert re.search(rf"\b{command}\b", readme())
+def test_the_reference_names_each_command(command: str) -> None:
+    """Each has a line of its own."""
+    assert re.search(rf"^\| `{command}\b[^`]*` \| \S", REFERENCE.read_text(), re.M)
 
 
 def test_the_readme_names_the_tests_that_hold_each_promise() -> None:
-    told = re.findall(r"^\| I(\d+) \|.*$", readme(), re.M)
-    assert told == [str(number) for number in range(1, 11)]
-    for number in told:
-        (line,) = re.findall(rf"^\| I{number} \|.*$", readme(), re.M)
+    promises = re.findall(r"^\| I(\d+) \|.*$", README.read_text(), re.M)
+    assert promises == [str(number) for number in range(1, 11)]
+    for number in promises:
+        (line,) = re.findall(rf"^\| I{number} \|.*$", README.read_text(), re.M)
         there = {
             f"tests/promises/{path.name}" for path in (project.ROOT / "tests/promises").glob(f"test_i{number}_*.py")
         }
         assert set(re.findall(r"`(tests/\S+)`", line)) == there != set()
 
 
-def test_the_readme_tells_of_no_command_that_is_not() -> None:
-    code = re.findall(r"```.*?```|`[^`\n]+`", readme(), flags=re.DOTALL)
-    told = {
+def test_documents_name_no_unknown_command() -> None:
+    code = re.findall(r"```.*?```|`[^`\n]+`", documents.text(), flags=re.DOTALL)
+    named = {
         found
         for part in code
         for found in re.findall(r"(?:^|[`$&|] ?)(atlas (?:db |quarantine )?[a-z][a-z-]*)", part, flags=re.MULTILINE)
     }
-    words = set(known_commands()) | {"atlas db", "atlas quarantine"}
-    assert told - words == set()
+    known = set(known_commands()) | {"atlas db", "atlas quarantine"}
+    assert named - known == set()
+
+
+def test_documents_name_no_unknown_option() -> None:
+    """Options in code, after a command that has them or alone."""
+    from pipelines.cli.main import app
+
+    def options(group: object) -> set[str]:
+        inner = getattr(group, "commands", {})
+        own = {option for each in getattr(group, "params", []) for option in (*each.opts, *each.secondary_opts)}
+        return own.union(*(options(each) for each in inner.values()), {"--help"})
+
+    named = set(re.findall(r"`(--[a-z-]+)", documents.text()))
+    named |= set(re.findall(r"\batlas [^`\n]*?(--[a-z-]+)", documents.text()))
+    assert len(named) > 20
+    assert named - options(typer.main.get_command(app)) == set()
+
+
+def variable(name: str) -> str:
+    alias = Settings.model_fields[name].validation_alias
+    return alias if isinstance(alias, str) else f"{Settings.model_config.get('env_prefix', '')}{name}".upper()
 
 
 @pytest.mark.parametrize("name", Settings.model_fields)
-def test_the_readme_tells_of_each_setting(name: str) -> None:
-    alias = Settings.model_fields[name].validation_alias
-    variable = alias if isinstance(alias, str) else f"{Settings.model_config.get('env_prefix', '')}{name}".upper()
-    assert variable in readme()
+def test_the_reference_names_each_setting_with_its_default(name: str) -> None:
+    (default,) = re.findall(
+        rf"^\| `{variable(name)}` \| `{name}` \| [^|]*\| (?:`([^`|]*)` )?\| \S.* \|$", REFERENCE.read_text(), re.M
+    )
+    declared = Settings.model_fields[name].default
+    if isinstance(declared, Path):
+        declared = declared.relative_to(ROOT)
+    assert default.lower() == ("" if declared is None else str(declared).lower())
+
+
+def test_documents_name_no_unknown_variable() -> None:
+    known = {"ATLAS_FAILPOINT", *map(variable, Settings.model_fields)}
+    known |= {
+        f"ATLAS_{source.stem}_{rest}".upper()
+        for source in SOURCES
+        for rest in ("token", "base_url", *(f"{place}_base_url" for place in source.extra_urls))
+    }
+    assert set(re.findall(r"\bATLAS_[A-Z_]*[A-Z]\b", documents.text())) - known == set()
 
 
 @pytest.mark.parametrize("ending", ["BASE_URL", "TOKEN"])
-def test_the_readme_tells_of_the_settings_of_each_source(ending: str) -> None:
-    assert f"ATLAS_<SOURCE>_{ending}" in readme()
+def test_the_reference_names_the_settings_of_each_source(ending: str) -> None:
+    assert f"ATLAS_<SOURCE>_{ending}" in REFERENCE.read_text()
 
 
 # A new source

@@ -1,6 +1,6 @@
-"""README.md keeps what it promises: its answers are what `atlas ask` prints, its example of a new source works.
+"""README.md and docs/ are true: answers and transcripts are what commands print, the example of a new source works.
 
-`README_WRITE=1 .venv/bin/python -m pytest tests/test_readme.py` writes the questions and answers anew.
+`README_WRITE=1 .venv/bin/python -m pytest tests/test_readme.py` writes the questions and answers.
 """
 
 import json
@@ -20,11 +20,13 @@ from pipelines.landing import extract, land
 from pipelines.source import Window
 from pipelines.transform.run import transform
 from pipelines.warehouse.database import Warehouse
-from tests import budgets
+from tests import budgets, documents
+from tests.documents import ADD_A_SOURCE, DOCUMENTS, FIGURES, QUESTIONS, README
 
-README = project.ROOT / "README.md"
 BEGIN, END = "<!-- answers -->", "<!-- /answers -->"
 RUN_ID = re.compile(r"\b[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}\b")
+BLOCK = re.compile(r"^```\n(\$ .*?)^```$", re.M | re.S)
+"""A transcript: commands, each with lines that it prints."""
 
 
 def command(root: Path, warehouse: Warehouse, *arguments: str) -> "subprocess.CompletedProcess[str]":
@@ -67,16 +69,25 @@ def with_dagster(warehouse: Warehouse) -> Iterator[Warehouse]:
     warehouse.drop_database(str(warehouse.dagster_url.database))
 
 
-def questions_and_answers(warehouse: Warehouse) -> str:
-    """Each question with its SELECT and its answer, as Markdown."""
+def answers(warehouse: Warehouse) -> dict[str, tuple[str, str, str]]:
+    """Each question by its name: its sentence, its SELECT, and what `atlas ask` prints for it."""
     printed = "\n".join(line.rstrip() for line in atlas(project.ROOT, warehouse, "ask").splitlines())
-    answers = printed.strip().split("\n\n")
-    parts = []
-    for question, answer in zip(project.questions(), answers, strict=True):
+    found = {}
+    for question, answer in zip(project.questions(), printed.strip().split("\n\n"), strict=True):
         select = question.text.removeprefix(f"-- {question.sentence}\n").strip()
         rows = re.sub(r"\A[^()]*\(\w+\)\n", "", answer)  # the title, which may take several lines
         assert rows != answer
-        parts.append(f"**{question.sentence}** `{question.name}`\n\n```sql\n{select}\n```\n```\n{rows}\n```")
+        found[question.name] = (question.sentence, select, rows)
+    return found
+
+
+def as_markdown(found: dict[str, tuple[str, str, str]], document: Path, names: list[str]) -> str:
+    """Questions with their answers, in docs/questions.md with their SELECT too."""
+    parts = []
+    for name in names:
+        sentence, select, rows = found[name]
+        with_select = f"```sql\n{select}\n```\n" if document == QUESTIONS else ""
+        parts.append(f"**{sentence}** `{name}`\n\n{with_select}```\n{rows}\n```")
     return "\n" + "\n\n".join(parts) + "\n"
 
 
@@ -86,31 +97,34 @@ def without_run_ids(text: str) -> str:
 
 
 def test_the_answers_are_what_ask_prints(loaded: Warehouse) -> None:
-    text = README.read_text()
-    before, _, rest = text.partition(BEGIN)
-    told, _, after = rest.partition(END)
-    found = questions_and_answers(loaded)
-    if os.environ.get("README_WRITE"):
-        README.write_text(f"{before}{BEGIN}{found}{END}{after}")
-        return
-    assert without_run_ids(told) == without_run_ids(found), (
-        "the answers have changed. If that is meant, write them anew with: "
-        "README_WRITE=1 .venv/bin/python -m pytest tests/test_readme.py"
-    )
-    assert len(project.questions()) >= 5
+    """docs/questions.md has every question, README.md some of them."""
+    found = answers(loaded)
+    for document in (README, QUESTIONS):
+        before, written, after = documents.between(document.read_text(), BEGIN, END)
+        names = list(found) if document == QUESTIONS else re.findall(r"^\*\*.*\*\* `(\w+)`$", written, re.M)
+        expected = as_markdown(found, document, names)
+        if os.environ.get("README_WRITE"):
+            document.write_text(f"{before}{BEGIN}{expected}{END}{after}")
+            continue
+        assert len(names) >= 5
+        assert without_run_ids(written) == without_run_ids(expected), (
+            f"the answers in {document.name} have changed. If that is meant, write them anew with: "
+            "README_WRITE=1 .venv/bin/python -m pytest tests/test_readme.py"
+        )
 
 
 def test_the_figures_are_those_that_are_measured_and_within_their_budgets() -> None:
     """`README_WRITE=1 make bench` writes them."""
-    told = budgets.figures(README.read_text())
-    assert {what: most for what, (_, most) in told.items()} == budgets.BUDGETS
-    assert all(budgets.number(figure) <= budgets.number(most) for figure, most in told.values())
+    written = budgets.figures(FIGURES.read_text())
+    assert {what: most for what, (_, most) in written.items()} == budgets.BUDGETS
+    assert all(budgets.number(figure) <= budgets.number(most) for figure, most in written.values())
+    assert [path.name for path in DOCUMENTS if budgets.figures(path.read_text())] == [FIGURES.name]
 
 
-def said(text: str) -> list[tuple[str, list[str]]]:
-    """The commands of the README's transcripts, each with the lines that it is said to print."""
+def transcripts(text: str) -> list[tuple[str, list[str]]]:
+    """The commands of a document's transcripts, each with the lines that it is said to print."""
     found: list[tuple[str, list[str]]] = []
-    for block in re.findall(r"^```\n(\$ .*?)^```$", text, re.M | re.S):
+    for block in BLOCK.findall(text):
         for line in block.splitlines():
             if line.startswith("$ "):
                 found.append((line[2:], []))
@@ -120,19 +134,32 @@ def said(text: str) -> list[tuple[str, list[str]]]:
 
 
 def words(line: str) -> list[str]:
-    return line.split()
+    return without_run_ids(line).split()
 
 
-def test_commands_print_what_they_are_said_to_print(tmp_path: Path, warehouse: Warehouse) -> None:
-    """Every line of a transcript, in its order; a file that one shows is made of what is shown."""
+def test_transcripts_are_found() -> None:
+    """In README.md and in a page of docs/, and every block that begins with a prompt is one."""
+    commands = [command for path in DOCUMENTS for command, _ in transcripts(path.read_text())]
+    assert len(commands) > 9
+    assert len(commands) == len(re.findall(r"^\$ ", documents.text(), re.M))
+
+
+@pytest.mark.parametrize(
+    "document", [path for path in DOCUMENTS if BLOCK.search(path.read_text())], ids=lambda path: path.name
+)
+def test_commands_print_what_they_are_said_to_print(document: Path, tmp_path: Path, warehouse: Warehouse) -> None:
+    """Every line of a transcript, in its order; a file that one shows is made of what is shown.
+
+    Those of README.md run where the recordings are loaded, those of a page in an empty warehouse, one after another.
+    """
     (tmp_path / "atlas").write_text(
         f'#!/bin/sh\nPYTHONPATH={project.ROOT} exec {sys.executable} -m pipelines.cli.main "$@"\n'
     )
     (tmp_path / "atlas").chmod(0o755)
     environment = os.environ | {"DATABASE_URL": warehouse.conninfo, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
-    transcripts = said(README.read_text())
-    assert len(transcripts) > 4
-    for command, lines in transcripts:
+    if document == README:
+        load_recordings(warehouse)
+    for command, lines in transcripts(document.read_text()):
         if command.startswith("cat "):
             (tmp_path / command.removeprefix("cat ")).write_text("\n".join(lines) + "\n")
             continue
@@ -152,19 +179,19 @@ def test_commands_print_what_they_are_said_to_print(tmp_path: Path, warehouse: W
 
 
 def test_a_load_prints_what_it_is_said_to_print(with_dagster: Warehouse, tmp_path: Path) -> None:
-    (told,) = re.findall(r"^```\n(run +source.*?)^```$", README.read_text(), re.M | re.S)
+    (written,) = re.findall(r"^```\n(run +source.*?)^```$", documents.text(), re.M | re.S)
     printed = [words(line) for line in atlas(project.ROOT, with_dagster, "--home", str(tmp_path), "run").splitlines()]
-    lines = told.strip().splitlines()
+    lines = written.strip().splitlines()
     assert len(lines) > 4
     assert [line for line in lines if words(line) not in printed] == []
 
 
 @pytest.fixture
 def example(tmp_path: Path) -> dict[str, str]:
-    """A copy of the project with the example of a new source: the blocks of the README that follow a line with nothing
-    but their path.
+    """A copy of the project with the example of a new source: the blocks of the documents that follow a line with
+    nothing but their path.
     """
-    written = re.findall(r"^`((?:assets|sql|samples)/\S+)`:?\n+```\w*\n(.*?)^```$", README.read_text(), re.M | re.S)
+    written = re.findall(r"^`((?:assets|sql|samples)/\S+)`:?\n+```\w*\n(.*?)^```$", documents.text(), re.M | re.S)
     for folder in ("assets", "sql", "samples", "pipelines", "migrations"):
         shutil.copytree(project.ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(project.ROOT / "pyproject.toml", tmp_path)
@@ -192,12 +219,14 @@ def test_what_is_wrong_with_a_new_source_is_told(
 ) -> None:
     connector, select, sample = (tmp_path / path for path in example)
     source = connector.relative_to(tmp_path / "assets").with_suffix("").as_posix()
+    printed: list[str] = []
 
     def says(words: str, *arguments: str, code: int = 1) -> None:
         done = command(tmp_path, with_dagster, *arguments)
         assert done.returncode == code, done.stderr
         assert words in " ".join(done.stderr.split())
         assert "Traceback" not in done.stderr
+        printed.append(" ".join(done.stderr.split()))
 
     select.unlink()
     says(
@@ -238,3 +267,7 @@ def test_what_is_wrong_with_a_new_source_is_told(
         connector.write_text(wrong)
         says(f"{connector.relative_to(tmp_path)} cannot be imported: ", "transform", source)
         says(words, "transform", source)
+
+    listed = re.findall(r"^\| `([^`]+)` \| .+ \|$", ADD_A_SOURCE.read_text(), re.M)
+    assert len(listed) > 6
+    assert [message for message in listed if not any(message in each for each in printed)] == []
