@@ -422,7 +422,14 @@ def test_every_failpoint_is_reached_by_the_command_it_is_tried_with(
 
 def test_there_are_failpoints_between_every_two_steps() -> None:
     assert len(declared()) >= 50
-    assert {name.split(".")[0] for name in declared()} >= {"extract", "land", "publish", "transform", "ledger", "rebuild"}
+    assert {name.split(".")[0] for name in declared()} >= {
+        "extract",
+        "land",
+        "publish",
+        "transform",
+        "ledger",
+        "rebuild",
+    }
     assert LABELS.keys() == {name for name, several in declared().items() if several}
 
 
