@@ -272,7 +272,7 @@ def test_the_recording_fetches_and_nothing_of_it_is_refused(loaded: Loaded) -> N
 def timeless(items: Sequence[Item]) -> list[Item]:
     """Items without the time at which a listing was begun."""
     return [
-        replace(item, state={name: value for name, value in item.state.items() if name != "began"})
+        replace(item, state={name: value for name, value in item.state.items() if name != "started_at"})
         if isinstance(item, Checkpoint)
         else item
         for item in items
