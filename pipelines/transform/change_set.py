@@ -16,9 +16,6 @@ from pipelines import failpoints
 from pipelines.source import Source
 from pipelines.warehouse.database import Connection
 
-NOT_ATTEMPTED = sql.SQL("(attempted_sql is null or attempted_sql < %(code)s or attempted_sql > %(code)s)")
-"""Whether a row of `staging.pending_versions` is pending for given SELECT files. Two ranges: no index serves <>."""
-
 CREATE = """
 create temp table if not exists change_set (
     record_id uuid primary key, version_id bigint, stream text, external_id text, payload_id uuid, round int,
@@ -39,12 +36,15 @@ create temp table if not exists failed_versions (version_id bigint, record_id uu
 PENDING = sql.SQL(
     """
     with pending as (
-        select distinct version_id, record_id, stream, external_id, payload_id from staging.pending_versions
-        where stream = any(%(streams)s) and partition_key = %(partition)s and (%(full)s or {not_attempted})
+        select version_id, record_id, stream, external_id, payload_id from staging.pending_versions(%(code)s)
+        where stream = any(%(streams)s) and partition_key = %(partition)s
+        union
+        select version_id, record_id, stream, external_id, payload_id from staging.versions
+        where latest and stream = any(%(streams)s) and partition_key = %(partition)s and %(full)s
     )
 
     """
-).format(not_attempted=NOT_ATTEMPTED)
+)
 
 INSERT_PENDING = sql.SQL(
     """
