@@ -91,7 +91,7 @@ class Applier:
         return {spec.name: Counts() for spec in (*self.specs, *self.shared)}
 
     def _create_temporary_tables(self) -> None:
-        self.connection.execute(rejects.CREATE)
+        self.connection.execute(rejects.CREATE_REJECTED)
         for spec in self.shared:
             self.connection.execute(
                 sql.SQL("create temp table {} (key uuid) on commit drop").format(merge_sql.released(spec))
@@ -100,7 +100,7 @@ class Applier:
     def _validate(self) -> dict[str, Counts]:
         """Rejects the rows that do not fit, with all records in the change set whose rows they conflict with.
 
-        A rejected row may be one whose absence other records are pending for: then all is evaluated again with them.
+        Where a rejected row frees a key that other records are pending for, these are added and all is evaluated again.
         """
         while True:
             self.validator.reject_invalid()
@@ -117,9 +117,9 @@ class Applier:
     def _write(self, counts: dict[str, Counts], *, validated: bool) -> None:
         """Prunes children before parents, merges parents before children, checks deferred constraints.
 
-        A row that is still referenced is pruned after the rows that refer to it are merged, if they then have another
-        parent. validated: no valid row refers to a pruned one; if a row does, no source yields it, and it goes too.
-        Raises one of ROW_REJECTED.
+        A row that is still referenced is pruned after the merge, when the rows that refer to it may have another
+        parent. validated: what still refers to it is yielded by no source, so both are pruned. Raises one of
+        ROW_REJECTED.
         """
         self.table_changes = {name: TableChange() for name in counts}
         self.connection.execute("set constraints all deferred")

@@ -16,7 +16,7 @@ from pipelines import failpoints
 from pipelines.source import Source
 from pipelines.warehouse.database import Connection
 
-CREATE = """
+CREATE_CHANGE_SET = """
 create temp table if not exists change_set (
     record_id uuid primary key, version_id bigint, stream text, external_id text, payload_id uuid, round int,
     all_observations boolean, edition int default 0
@@ -182,7 +182,7 @@ class ChangeSet:
         return self._start(INSERT_GIVEN, {"versions": versions, "editions": editions, "streams": self._streams})
 
     def _start(self, query: sql.SQL | sql.Composed, parameters: dict[str, Any]) -> int:
-        self.connection.execute(CREATE)
+        self.connection.execute(CREATE_CHANGE_SET)
         failpoints.reached("change_set.created")
         number = self.connection.execute(query, parameters).rowcount
         failpoints.reached("change_set.started")
@@ -241,7 +241,7 @@ class ChangeSet:
 
 def list_effective(connection: Connection, source: Source) -> None:
     """Fills `change_set` with all effective versions of a source, without bodies: what a rebuild has derived."""
-    connection.execute(CREATE)
+    connection.execute(CREATE_CHANGE_SET)
     connection.execute("truncate change_set")
     connection.execute(
         """

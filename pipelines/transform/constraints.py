@@ -114,7 +114,7 @@ class RowValidator:
         parent = TableSpec(reference.table)
         column = sql.Identifier("o", reference.column)
         orphan = self._is_orphan(parent, column)
-        rejects.note_pending(
+        rejects.insert_pending(
             self.connection, incoming, orphan, parent.name, sql.SQL("{}::text").format(column), "parent"
         )
         if reference.nullable:

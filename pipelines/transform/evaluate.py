@@ -49,11 +49,11 @@ OBSERVATIONS = sql.SQL(
     )"""
 )
 
-EVERYWHERE = sql.SQL("")
+NO_CONDITION = sql.SQL("")
 
 
 def query_over(
-    change_set: ChangeSet, select: Select, edition: int = 0, where: sql.Composable = EVERYWHERE
+    change_set: ChangeSet, select: Select, edition: int = 0, where: sql.Composable = NO_CONDITION
 ) -> sql.Composed:
     """Returns the query of a SELECT file over the last round of a change set.
 

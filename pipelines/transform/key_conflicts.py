@@ -23,7 +23,7 @@ ROWS_TAKEN = sql.SQL(
     """
 )
 
-CREATE = """
+CREATE_CONTESTED = """
 create temp table contested_keys (
     number int, value bigint, place tid, rank bigint, key text, record_id uuid
 ) on commit drop;
@@ -43,7 +43,7 @@ INSERT_CONTESTED = sql.SQL(
     """
 )
 
-RANK = sql.SQL(
+RANK_CONTESTED = sql.SQL(
     """
     update contested_keys k set rank = r.rank, key = r.key, record_id = r.record_id
     from (
@@ -81,7 +81,7 @@ inserted as (
 delete from contested_keys where place in (select place from winners union all select place from losers)
 """
 
-WINNER = sql.SQL("(select winner from conflict_losers where place = o.ctid)")
+WINNER_KEY = sql.SQL("(select winner from conflict_losers where place = o.ctid)")
 
 
 class ConflictResolver:
@@ -103,7 +103,7 @@ class ConflictResolver:
             )
             lost = sql.SQL("o.ctid in (select place from ({}) as h)").format(taken)
             key = sql.SQL("(select key from ({}) as h where place = o.ctid limit 1)").format(taken)
-            rejects.note_pending(
+            rejects.insert_pending(
                 self.connection, incoming, lost, incoming.spec.name, key, "key" if unique is None else "unique"
             )
             if unique is None:
@@ -121,10 +121,10 @@ class ConflictResolver:
         keys = _exclusive(incoming)
         if not keys:
             return 0
-        self.connection.execute(CREATE)
+        self.connection.execute(CREATE_CONTESTED)
         contested = sum(self._insert_contested(incoming, number, *key) for number, key in enumerate(keys))
         if contested:
-            ranked = RANK.format(rows=rejects.located_rows(incoming), key=incoming.spec.key_text("n"))
+            ranked = RANK_CONTESTED.format(rows=rejects.located_rows(incoming), key=incoming.spec.key_text("n"))
             self.connection.execute(ranked)
         while contested:
             contested -= self.connection.execute(RESOLVE_SMALLEST).rowcount
@@ -134,7 +134,7 @@ class ConflictResolver:
                 sql.Literal(number)
             )
             if unique is not None:
-                rejects.note_pending(self.connection, incoming, lost, incoming.spec.name, WINNER, "unique")
+                rejects.insert_pending(self.connection, incoming, lost, incoming.spec.name, WINNER_KEY, "unique")
             self._reject(incoming, lost, columns, unique)
         self.connection.execute("drop table contested_keys, conflict_losers")
         return by_key
@@ -160,7 +160,7 @@ class ConflictResolver:
     def _delete_lost_keys(self, incoming: IncomingTable) -> int:
         """Deletes rows whose key goes to another record; they are pending, and not rejected."""
         lost = sql.SQL("o.ctid in (select place from conflict_losers where number = 0 and not same_record)")
-        rejects.note_pending(self.connection, incoming, lost, incoming.spec.name, WINNER, "key")
+        rejects.insert_pending(self.connection, incoming, lost, incoming.spec.name, WINNER_KEY, "key")
         return self.connection.execute(sql.SQL("delete from {} o where {}").format(incoming.identifier, lost)).rowcount
 
     def _reject(

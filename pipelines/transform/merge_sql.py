@@ -86,7 +86,10 @@ def released(spec: TableSpec) -> sql.Identifier:
 
 
 def delete_unreferenced(spec: TableSpec) -> sql.Composed:
-    """Deletes the shared rows to which this run removed a reference and none is left; returns what `prune` returns."""
+    """Deletes shared rows that this run stopped referring to and no other row refers to.
+
+    Returns what `prune` returns.
+    """
     (key,) = spec.key
     delete = sql.SQL(
         "delete from {target} t where t.{key} in (select key from {released}) and not {referenced} {shared}"

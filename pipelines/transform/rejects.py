@@ -1,7 +1,7 @@
-"""Rows that SELECT files yield and no table holds: rejected ones, and the keys for which rows are pending.
+"""Rows that SELECT files yield and that are not written: rejected rows, and the keys that pending rows depend on.
 
-    incoming ──reject──> rejected_rows ──────────────> staging.quarantine
-             ──note_pending──> found_pending_rows ──> staging.pending_rows
+    incoming ──reject──> rejected_rows ────────────────> staging.quarantine
+             ──insert_pending──> found_pending_rows ──> staging.pending_rows
 
 A row is pending until its parent comes, or until another row gives up its key or unique value. Belongs here: moving
 such rows, to these tables and on to staging. Not: which rows they are (`constraints`, `key_conflicts`).
@@ -15,7 +15,7 @@ from pipelines.source import Source
 from pipelines.transform.incoming import IncomingTable
 from pipelines.warehouse.database import Connection
 
-CREATE = """
+CREATE_REJECTED = """
 create temp table if not exists rejected_rows (
     table_name text, record_id uuid, row_key text, reason text, constraint_name text, detail text, row jsonb
 ) on commit drop;
@@ -61,7 +61,7 @@ def reject(
     )
 
 
-def note_pending(
+def insert_pending(
     connection: Connection,
     incoming: IncomingTable,
     condition: sql.Composable,
@@ -69,7 +69,7 @@ def note_pending(
     key: sql.Composable,
     reason: str,
 ) -> None:
-    """Notes that the rows `o` that meet a condition are pending for a key of a table, where they have a record."""
+    """Inserts into `found_pending_rows` the rows `o` that meet a condition and have a record, with a key of a table."""
     if "record_id" in incoming.yielded:
         connection.execute(
             sql.SQL(
@@ -115,7 +115,7 @@ def export_rows(connection: Connection, domain: str) -> Exported:
 
 def load_rows(connection: Connection, exported: Exported) -> None:
     """Fills both tables with what `export_rows` returned."""
-    connection.execute(CREATE)
+    connection.execute(CREATE_REJECTED)
     connection.execute("truncate rejected_rows, found_pending_rows")
     for name, rows in exported.items():
         with connection.cursor().copy(sql.SQL("copy {} from stdin").format(sql.Identifier(name))) as copy:
