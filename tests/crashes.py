@@ -180,6 +180,4 @@ def assert_nothing_left(warehouse: Warehouse) -> None:
             assert connection.execute(query).rowcount == 0, f"staging.{name} keeps what no landing resumes"
         for row in connection.execute("select table_name, rows, digest from ops.table_digests").fetchall():
             shape = TableSpec(metadata.tables[row["table_name"]])
-            assert table_digests.counted(connection, shape) == {"rows": row["rows"], "digest": row["digest"]}, (
-                shape.name
-            )
+            assert table_digests.count(connection, shape) == {"rows": row["rows"], "digest": row["digest"]}, shape.name

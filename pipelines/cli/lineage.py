@@ -45,8 +45,8 @@ def trace_(
                 )
             return
         if not key:
-            shape = trace.find_table(table)
-            raise AtlasError(f"Which row of {table}? Name its key: {' '.join(shape.key)}.", usage=True)
+            spec = trace.find_table(table)
+            raise AtlasError(f"Which row of {table}? Name its key: {' '.join(spec.key)}.", usage=True)
         proof = trace.trace(connection, table, " ".join(key))
     if json:
         show.as_json(asdict(proof))
@@ -118,7 +118,7 @@ def as_of(
             if table is not None:
                 _print_rows(connection, then.table_spec(table), limit, json)
             sizes = {
-                name: table_digests.counted(connection, then.table_spec(name))["rows"] for name in then.tables if schema
+                name: table_digests.count(connection, then.table_spec(name))["rows"] for name in then.tables if schema
             }
     if schema:
         rows = [{"table": f"{schema}.{name}", "rows": number} for name, number in sizes.items()]
@@ -175,10 +175,10 @@ def _difference(each: dict[str, Any]) -> str:
     return "\n".join([line, *cells])
 
 
-def _print_rows(connection: Connection, shape: TableSpec, limit: int | None, json: bool) -> None:
+def _print_rows(connection: Connection, spec: TableSpec, limit: int | None, json: bool) -> None:
     """Prints rows as CSV, or as one JSON document; without audit columns that the engine fills."""
     query = sql.SQL("select {} from {} order by {} limit {}").format(
-        names(shape.content), shape.target, names(shape.key), sql.Literal(limit) if limit else sql.SQL("all")
+        names(spec.content), spec.target, names(spec.key), sql.Literal(limit) if limit else sql.SQL("all")
     )
     if json:
         show.as_json(connection.execute(query).fetchall())

@@ -206,11 +206,11 @@ def _merge(live: TableSpec, derived: TableSpec) -> sql.Composed:
     )
 
 
-def _copy_digest(connection: Connection, shape: TableSpec) -> bytes:
+def _copy_digest(connection: Connection, spec: TableSpec) -> bytes:
     """sha256 of what COPY writes of a table in the order of its key, without audit columns."""
     digest = hashlib.sha256()
     query = sql.SQL("copy (select {} from {} order by {}) to stdout").format(
-        names(shape.content), shape.target, names(shape.key)
+        names(spec.content), spec.target, names(spec.key)
     )
     with connection.cursor().copy(query) as copy:
         for block in copy:

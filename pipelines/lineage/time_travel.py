@@ -21,7 +21,7 @@ from pipelines.transform import table_digests
 from pipelines.warehouse.database import Connection, Warehouse
 from pipelines.warehouse.table_spec import TableSpec, fields, names
 
-EMPTY_TABLE = {"rows": 0, "digest": table_digests.written(0)}
+EMPTY_TABLE = {"rows": 0, "digest": table_digests.as_hex(0)}
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,8 @@ class DomainAsOf:
         """Names of the tables whose rows or digest are not what was recorded."""
         found = []
         for name, table in self.tables.items():
-            counted = table_digests.counted(connection, TableSpec(table))
-            here = {"rows": counted["rows"], "digest": table_digests.written(counted["digest"])}
+            counted = table_digests.count(connection, TableSpec(table))
+            here = {"rows": counted["rows"], "digest": table_digests.as_hex(counted["digest"])}
             if here != self.recorded.get(f"{self.domain}.{name}", EMPTY_TABLE):
                 found.append(f"{self.domain}.{name}")
         return found

@@ -22,6 +22,7 @@ from pipelines.transform.change_set import ChangeSet
 from pipelines.transform.constraints import RowValidator
 from pipelines.transform.dependents import DependentRecords
 from pipelines.transform.evaluate import Evaluator
+from pipelines.transform.incoming import IncomingTable
 from pipelines.warehouse.table_spec import TableSpec, shared_tables
 
 
@@ -50,11 +51,12 @@ class Applier:
 
     def __init__(self, change_set: ChangeSet, editions: Sequence[Sequence[Select]], specs: Sequence[TableSpec]) -> None:
         self.change_set, self.specs = change_set, specs
+        self.tables = [IncomingTable(spec) for spec in specs]
         self.connection = change_set.connection
         self.shared = shared_tables(specs)
-        self.evaluator = Evaluator(change_set, editions, specs)
-        self.validator = RowValidator(self.connection, specs)
-        self.dependents = DependentRecords(change_set, specs)
+        self.evaluator = Evaluator(change_set, editions, self.tables)
+        self.validator = RowValidator(self.connection, self.tables)
+        self.dependents = DependentRecords(change_set, self.tables)
         self.table_changes: dict[str, TableChange] = {}
 
     @property
@@ -89,14 +91,16 @@ class Applier:
         return {spec.name: Counts() for spec in (*self.specs, *self.shared)}
 
     def _create_temporary_tables(self) -> None:
-        self.connection.execute(rejects.CREATE)
+        self.connection.execute(rejects.CREATE_REJECTED)
         for spec in self.shared:
-            self.connection.execute(sql.SQL("create temp table {} (key uuid) on commit drop").format(spec.released))
+            self.connection.execute(
+                sql.SQL("create temp table {} (key uuid) on commit drop").format(merge_sql.released(spec))
+            )
 
     def _validate(self) -> dict[str, Counts]:
         """Rejects the rows that do not fit, with all records in the change set whose rows they conflict with.
 
-        A rejected row may be one whose absence other records are pending for: then all is evaluated again with them.
+        Where a rejected row frees a key that other records are pending for, these are added and all is evaluated again.
         """
         while True:
             self.validator.reject_invalid()
@@ -113,18 +117,18 @@ class Applier:
     def _write(self, counts: dict[str, Counts], *, validated: bool) -> None:
         """Prunes children before parents, merges parents before children, checks deferred constraints.
 
-        A row that is still referenced is pruned after the rows that refer to it are merged, if they then have another
-        parent. validated: no valid row refers to a pruned one; if a row does, no source yields it, and it goes too.
-        Raises one of ROW_REJECTED.
+        A row that is still referenced is pruned after the merge, when the rows that refer to it may have another
+        parent. validated: what still refers to it is yielded by no source, so both are pruned. Raises one of
+        ROW_REJECTED.
         """
         self.table_changes = {name: TableChange() for name in counts}
         self.connection.execute("set constraints all deferred")
-        for spec in self.specs:
-            self.connection.execute(merge_sql.require_unique_keys(spec))
-            failpoints.reached("write.unique", spec.table.name)
-        kept = self._prune([spec for spec in reversed(self.specs) if "record_id" in spec.yielded], counts)
-        for spec in self.specs:
-            self._merge(spec, counts[spec.name])
+        for incoming in self.tables:
+            self.connection.execute(merge_sql.require_unique_keys(incoming))
+            failpoints.reached("write.unique", incoming.spec.table.name)
+        kept = self._prune([each for each in reversed(self.tables) if "record_id" in each.yielded], counts)
+        for incoming in self.tables:
+            self._merge(incoming, counts[incoming.spec.name])
         kept = self._prune(kept, counts)
         if kept and not validated:
             raise StillReferenced
@@ -135,25 +139,25 @@ class Applier:
         self.connection.execute("set constraints all immediate")
         failpoints.reached("write.checked")
 
-    def _merge(self, spec: TableSpec, counts: Counts) -> None:
-        merged = self.connection.execute(merge_sql.merge(spec)).fetchone()
-        failpoints.reached("write.merged", spec.table.name)
+    def _merge(self, incoming: IncomingTable, counts: Counts) -> None:
+        merged = self.connection.execute(merge_sql.merge(incoming)).fetchone()
+        failpoints.reached("write.merged", incoming.spec.table.name)
         assert merged is not None
         counts.created, counts.updated = merged["created"], merged["updated"]
         counts.fetched = merged["yielded"] + counts.quarantined + counts.duplicates
         counts.unchanged = merged["yielded"] - counts.created - counts.updated
-        self.table_changes[spec.name].rows += counts.created
-        self.table_changes[spec.name].digest += int(merged["digest"])
+        self.table_changes[incoming.spec.name].rows += counts.created
+        self.table_changes[incoming.spec.name].digest += int(merged["digest"])
 
     def _prune(
-        self, specs: Sequence[TableSpec], counts: dict[str, Counts], *, referenced: bool = False
-    ) -> list[TableSpec]:
+        self, tables: Sequence[IncomingTable], counts: dict[str, Counts], *, referenced: bool = False
+    ) -> list[IncomingTable]:
         """Prunes tables; returns those where rows were kept because they are referenced."""
         kept = []
-        for spec in specs:
-            if self._delete(spec, merge_sql.prune(spec, referenced=referenced), counts):
-                kept.append(spec)
-            failpoints.reached("write.pruned", spec.table.name)
+        for incoming in tables:
+            if self._delete(incoming.spec, merge_sql.prune(incoming, referenced=referenced), counts):
+                kept.append(incoming)
+            failpoints.reached("write.pruned", incoming.spec.table.name)
         return kept
 
     def _delete(self, spec: TableSpec, statement: sql.Composed, counts: dict[str, Counts]) -> int:

@@ -16,10 +16,7 @@ from pipelines import failpoints
 from pipelines.source import Source
 from pipelines.warehouse.database import Connection
 
-NOT_ATTEMPTED = sql.SQL("(attempted_sql is null or attempted_sql < %(code)s or attempted_sql > %(code)s)")
-"""Whether a row of `staging.pending_versions` is pending for given SELECT files. Two ranges: no index serves <>."""
-
-CREATE = """
+CREATE_CHANGE_SET = """
 create temp table if not exists change_set (
     record_id uuid primary key, version_id bigint, stream text, external_id text, payload_id uuid, round int,
     all_observations boolean, edition int default 0
@@ -39,12 +36,15 @@ create temp table if not exists failed_versions (version_id bigint, record_id uu
 PENDING = sql.SQL(
     """
     with pending as (
-        select distinct version_id, record_id, stream, external_id, payload_id from staging.pending_versions
-        where stream = any(%(streams)s) and partition_key = %(partition)s and (%(full)s or {not_attempted})
+        select version_id, record_id, stream, external_id, payload_id from staging.pending_versions(%(code)s)
+        where stream = any(%(streams)s) and partition_key = %(partition)s
+        union
+        select version_id, record_id, stream, external_id, payload_id from staging.versions
+        where latest and stream = any(%(streams)s) and partition_key = %(partition)s and %(full)s
     )
 
     """
-).format(not_attempted=NOT_ATTEMPTED)
+)
 
 INSERT_PENDING = sql.SQL(
     """
@@ -182,7 +182,7 @@ class ChangeSet:
         return self._start(INSERT_GIVEN, {"versions": versions, "editions": editions, "streams": self._streams})
 
     def _start(self, query: sql.SQL | sql.Composed, parameters: dict[str, Any]) -> int:
-        self.connection.execute(CREATE)
+        self.connection.execute(CREATE_CHANGE_SET)
         failpoints.reached("change_set.created")
         number = self.connection.execute(query, parameters).rowcount
         failpoints.reached("change_set.started")
@@ -241,7 +241,7 @@ class ChangeSet:
 
 def list_effective(connection: Connection, source: Source) -> None:
     """Fills `change_set` with all effective versions of a source, without bodies: what a rebuild has derived."""
-    connection.execute(CREATE)
+    connection.execute(CREATE_CHANGE_SET)
     connection.execute("truncate change_set")
     connection.execute(
         """

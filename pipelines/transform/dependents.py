@@ -13,7 +13,7 @@ from psycopg import sql
 
 from pipelines import failpoints
 from pipelines.transform.change_set import ChangeSet
-from pipelines.warehouse.table_spec import TableSpec
+from pipelines.transform.incoming import IncomingTable
 
 PENDING_FOR_PARENT = sql.SQL(
     """
@@ -68,8 +68,8 @@ REFERRING = sql.SQL(
 class DependentRecords:
     """Extends one change set by the records that depend on the rows its SELECT files have yielded so far."""
 
-    def __init__(self, change_set: ChangeSet, specs: Sequence[TableSpec]) -> None:
-        self.change_set, self.connection, self.specs = change_set, change_set.connection, specs
+    def __init__(self, change_set: ChangeSet, tables: Sequence[IncomingTable]) -> None:
+        self.change_set, self.connection, self.tables = change_set, change_set.connection, tables
 
     def add(self, *, having_keys: bool) -> bool:
         """Extends the change set; returns whether it was extended.
@@ -79,48 +79,56 @@ class DependentRecords:
         if self.change_set.complete:
             return False
         self.connection.execute("truncate dependent_records")
-        for spec in self.specs:
-            self._insert(PENDING_FOR_PARENT, spec, key=spec.key_text("i"))
-            if "record_id" in spec.yielded:
-                self._insert(PENDING_FOR_KEY, spec, key=spec.key_text("i"), target_key=spec.key_text("t"))
-                if having_keys or spec.optionally_owned:
-                    self._insert_having_keys(spec, uniques=having_keys)
-            self._insert_referring(spec)
-            failpoints.reached("dependents.found", spec.table.name)
+        for incoming in self.tables:
+            self._insert(PENDING_FOR_PARENT, incoming, key=incoming.spec.key_text("i"))
+            if "record_id" in incoming.yielded:
+                self._insert(
+                    PENDING_FOR_KEY, incoming, key=incoming.spec.key_text("i"), target_key=incoming.spec.key_text("t")
+                )
+                if having_keys or incoming.spec.optionally_owned:
+                    self._insert_having_keys(incoming, uniques=having_keys)
+            self._insert_referring(incoming)
+            failpoints.reached("dependents.found", incoming.spec.table.name)
         return self.change_set.extend()
 
-    def _insert(self, query: sql.SQL, spec: TableSpec, **parts: sql.Composable) -> None:
+    def _insert(self, query: sql.SQL, incoming: IncomingTable, **parts: sql.Composable) -> None:
         self.connection.execute(
-            query.format(incoming=spec.incoming, target=spec.target, **{"name": sql.Literal(spec.name), **parts})
+            query.format(
+                incoming=incoming.identifier,
+                target=incoming.spec.target,
+                **{"name": sql.Literal(incoming.spec.name), **parts},
+            )
         )
 
-    def _insert_having_keys(self, spec: TableSpec, *, uniques: bool) -> None:
+    def _insert_having_keys(self, incoming: IncomingTable, *, uniques: bool) -> None:
         """Records outside the change set that have the primary key of a row in it, or a unique value."""
-        keys = [spec.key]
+        keys = [incoming.spec.key]
         if uniques:
             keys += [
                 columns
-                for unique in spec.uniques
-                if set(columns := [c.name for c in unique.columns]) <= spec.yielded.keys()
+                for unique in incoming.spec.uniques
+                if set(columns := [c.name for c in unique.columns]) <= incoming.yielded.keys()
             ]
         for columns in keys:
             same = sql.SQL(" and ").join(sql.SQL("n.{0} = t.{0}").format(sql.Identifier(column)) for column in columns)
-            owned = sql.SQL("n.record_id is not null" if spec.optionally_owned else "true")
-            self._insert(HAVING_KEY, spec, typed_rows=spec.typed_rows(), same=same, owned=owned)
+            owned = sql.SQL("n.record_id is not null" if incoming.spec.optionally_owned else "true")
+            self._insert(HAVING_KEY, incoming, typed_rows=incoming.typed_rows(), same=same, owned=owned)
 
-    def _insert_referring(self, spec: TableSpec) -> None:
+    def _insert_referring(self, incoming: IncomingTable) -> None:
         """Records with rows that refer to a row that is about to be pruned."""
         referring = [
             (child, reference)
-            for child in self.specs
-            for reference in child.references
-            if reference.table is spec.table
+            for child in self.tables
+            for reference in child.spec.references
+            if reference.table is incoming.spec.table
         ]
-        if not referring or not (spec.owned or spec.optionally_owned):
+        if not referring or not (incoming.spec.owned or incoming.spec.optionally_owned):
             return
         self.connection.execute("truncate pruned_keys")
-        (key,) = spec.key
-        pruned = INSERT_PRUNED_KEYS.format(target=spec.target, incoming=spec.incoming, key=sql.Identifier(key))
+        (key,) = incoming.spec.key
+        pruned = INSERT_PRUNED_KEYS.format(
+            target=incoming.spec.target, incoming=incoming.identifier, key=sql.Identifier(key)
+        )
         if not self.connection.execute(pruned).rowcount:
             return
         for child, reference in referring:
@@ -128,6 +136,6 @@ class DependentRecords:
                 REFERRING,
                 child,
                 column=sql.Identifier(reference.column),
-                included=sql.SQL("c.all_observations" if child.time_series else "true"),
-                distinct=sql.SQL("distinct on (p.key)" if spec.optionally_owned else ""),
+                included=sql.SQL("c.all_observations" if child.spec.time_series else "true"),
+                distinct=sql.SQL("distinct on (p.key)" if incoming.spec.optionally_owned else ""),
             )

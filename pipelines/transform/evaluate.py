@@ -17,8 +17,9 @@ from pipelines.errors import AtlasError
 from pipelines.project import Select
 from pipelines.transform import merge_sql, rejects
 from pipelines.transform.change_set import ChangeSet
+from pipelines.transform.incoming import IncomingTable
 from pipelines.warehouse.database import Connection
-from pipelines.warehouse.table_spec import TableSpec, names
+from pipelines.warehouse.table_spec import names
 
 SELECT_FAILED = (psycopg.DataError, psycopg.errors.ProgramLimitExceeded, psycopg.errors.StatementTooComplex)
 """Errors that a SELECT raises because of a value in a payload."""
@@ -48,11 +49,11 @@ OBSERVATIONS = sql.SQL(
     )"""
 )
 
-EVERYWHERE = sql.SQL("")
+NO_CONDITION = sql.SQL("")
 
 
 def query_over(
-    change_set: ChangeSet, select: Select, edition: int = 0, where: sql.Composable = EVERYWHERE
+    change_set: ChangeSet, select: Select, edition: int = 0, where: sql.Composable = NO_CONDITION
 ) -> sql.Composed:
     """Returns the query of a SELECT file over the last round of a change set.
 
@@ -85,79 +86,83 @@ class Evaluator:
     editions: the SELECT files; several times where versions are applied with different texts of them.
     """
 
-    def __init__(self, change_set: ChangeSet, editions: Sequence[Sequence[Select]], specs: Sequence[TableSpec]) -> None:
-        self.change_set, self.editions, self.specs = change_set, editions, specs
+    def __init__(
+        self, change_set: ChangeSet, editions: Sequence[Sequence[Select]], tables: Sequence[IncomingTable]
+    ) -> None:
+        self.change_set, self.editions, self.tables = change_set, editions, tables
         self.connection = change_set.connection
         self.failed = 0
 
     def evaluate(self) -> None:
         """Adds what the SELECT files yield over the last round of the change set. Raises AtlasError for wrong SQL."""
-        specs = {spec.table.name: spec for spec in self.specs}
+        tables = {incoming.spec.table.name: incoming for incoming in self.tables}
         for edition, selects in enumerate(self.editions):
             for select in selects:
-                spec = specs[select.table.name]
+                incoming = tables[select.table.name]
                 try:
                     with self.connection.transaction():
-                        self._add(spec, query_over(self.change_set, select, edition), select)
-                    failpoints.reached("apply.select", spec.table.name)
+                        self._add(incoming, query_over(self.change_set, select, edition), select)
+                    failpoints.reached("apply.select", incoming.spec.table.name)
                 except SELECT_FAILED as error:
                     self._exclude_failing(select, edition, error)
                     self.restart()
                     return
                 except psycopg.ProgrammingError as error:
                     raise _wrong_sql(select, query_over(self.change_set, select, edition), error) from error
-        for spec in self.specs:
-            if not spec.yielded:
-                query = sql.SQL("select {} from {} where false").format(names(spec.content), spec.target)
-                self._create(spec, query, spec.name)
-            if spec.optionally_owned and "record_id" in spec.yielded:
-                self.connection.execute(merge_sql.deduplicate(spec))
-            self.connection.execute(sql.SQL("analyze {}").format(spec.incoming))
+        for incoming in self.tables:
+            if not incoming.yielded:
+                query = sql.SQL("select {} from {} where false").format(
+                    names(incoming.spec.content), incoming.spec.target
+                )
+                self._create(incoming, query, incoming.spec.name)
+            if incoming.spec.optionally_owned and "record_id" in incoming.yielded:
+                self.connection.execute(merge_sql.deduplicate(incoming))
+            self.connection.execute(sql.SQL("analyze {}").format(incoming.identifier))
 
     def restart(self) -> None:
         """Drops what was yielded and rejected, and evaluates again."""
-        for spec in self.specs:
-            self.connection.execute(sql.SQL("drop table if exists {}").format(spec.incoming))
-            spec.yielded = {}
+        for incoming in self.tables:
+            self.connection.execute(sql.SQL("drop table if exists {}").format(incoming.identifier))
+            incoming.yielded = {}
         rejects.reset(self.connection)
         self.evaluate()
 
-    def _add(self, spec: TableSpec, query: sql.Composed, select: Select) -> None:
-        if not spec.yielded:
-            self._create(spec, query, select.file.address)
+    def _add(self, incoming: IncomingTable, query: sql.Composed, select: Select) -> None:
+        if not incoming.yielded:
+            self._create(incoming, query, select.file.address)
         elif len(self.editions) == 1:
-            self.connection.execute(sql.SQL("insert into {} {}").format(spec.incoming, query))
+            self.connection.execute(sql.SQL("insert into {} {}").format(incoming.identifier, query))
         else:
-            self._add_edition(spec, query, select)
+            self._add_edition(incoming, query, select)
 
-    def _create(self, spec: TableSpec, query: sql.Composed, address: str) -> None:
-        self.connection.execute(sql.SQL("create temp table {} on commit drop as {}").format(spec.incoming, query))
-        spec.read_types(self.connection, address)
+    def _create(self, incoming: IncomingTable, query: sql.Composed, address: str) -> None:
+        self.connection.execute(sql.SQL("create temp table {} on commit drop as {}").format(incoming.identifier, query))
+        incoming.read_types(self.connection, address)
 
-    def _add_edition(self, spec: TableSpec, query: sql.Composed, select: Select) -> None:
+    def _add_edition(self, incoming: IncomingTable, query: sql.Composed, select: Select) -> None:
         """Adds what another edition yields. It may have other columns, or other types, which are both cast to text."""
-        other = TableSpec(spec.table, prefix="other")
+        other = IncomingTable(incoming.spec, prefix="other")
         self._create(other, query, select.file.address)
         for column, kind in other.yielded.items():
             name = sql.Identifier(column)
-            if column not in spec.yielded:
+            if column not in incoming.yielded:
                 change = sql.SQL("add column {} {}").format(name, sql.SQL(kind))
-            elif spec.yielded[column] != kind:
-                change = sql.SQL("alter column {} type text using {}").format(name, spec.as_text(column))
+            elif incoming.yielded[column] != kind:
+                change = sql.SQL("alter column {} type text using {}").format(name, incoming.as_text(column))
             else:
                 continue
-            self.connection.execute(sql.SQL("alter table {} {}").format(spec.incoming, change))
+            self.connection.execute(sql.SQL("alter table {} {}").format(incoming.identifier, change))
         values = (
-            other.as_text(column) if spec.yielded.get(column, kind) != kind else sql.Identifier(column)
+            other.as_text(column) if incoming.yielded.get(column, kind) != kind else sql.Identifier(column)
             for column, kind in other.yielded.items()
         )
         self.connection.execute(
             sql.SQL("insert into {} ({}) select {} from {}").format(
-                spec.incoming, names(list(other.yielded)), sql.SQL(", ").join(values), other.incoming
+                incoming.identifier, names(list(other.yielded)), sql.SQL(", ").join(values), other.identifier
             )
         )
-        self.connection.execute(sql.SQL("drop table {}").format(other.incoming))
-        spec.read_types(self.connection, select.file.address)
+        self.connection.execute(sql.SQL("drop table {}").format(other.identifier))
+        incoming.read_types(self.connection, select.file.address)
 
     def _exclude_failing(self, select: Select, edition: int, error: psycopg.Error) -> None:
         """Rejects the records on which a SELECT fails, and excludes them; the rows of their effective versions stay."""

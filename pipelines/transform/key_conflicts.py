@@ -10,8 +10,9 @@ from psycopg import sql
 from sqlalchemy import UniqueConstraint
 
 from pipelines.transform import rejects
+from pipelines.transform.incoming import IncomingTable
 from pipelines.warehouse.database import Connection
-from pipelines.warehouse.table_spec import TableSpec, names
+from pipelines.warehouse.table_spec import names
 
 ROWS_TAKEN = sql.SQL(
     """
@@ -22,7 +23,7 @@ ROWS_TAKEN = sql.SQL(
     """
 )
 
-CREATE = """
+CREATE_CONTESTED = """
 create temp table contested_keys (
     number int, value bigint, place tid, rank bigint, key text, record_id uuid
 ) on commit drop;
@@ -42,7 +43,7 @@ INSERT_CONTESTED = sql.SQL(
     """
 )
 
-RANK = sql.SQL(
+RANK_CONTESTED = sql.SQL(
     """
     update contested_keys k set rank = r.rank, key = r.key, record_id = r.record_id
     from (
@@ -80,7 +81,7 @@ inserted as (
 delete from contested_keys where place in (select place from winners union all select place from losers)
 """
 
-WINNER = sql.SQL("(select winner from conflict_losers where place = o.ctid)")
+WINNER_KEY = sql.SQL("(select winner from conflict_losers where place = o.ctid)")
 
 
 class ConflictResolver:
@@ -89,52 +90,57 @@ class ConflictResolver:
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
 
-    def reject_taken(self, spec: TableSpec) -> int:
+    def reject_taken(self, incoming: IncomingTable) -> int:
         """Removes rows whose key or unique value a row of an excluded record has; returns how many by their key."""
         by_key = 0
-        for columns, unique in _exclusive(spec):
+        for columns, unique in _exclusive(incoming):
             same = sql.SQL(" and ").join(sql.SQL("n.{0} = t.{0}").format(sql.Identifier(each)) for each in columns)
             taken = ROWS_TAKEN.format(
-                rows=rejects.located_rows(spec), target=spec.target, same=same, key=spec.key_text("t")
+                rows=rejects.located_rows(incoming),
+                target=incoming.spec.target,
+                same=same,
+                key=incoming.spec.key_text("t"),
             )
             lost = sql.SQL("o.ctid in (select place from ({}) as h)").format(taken)
             key = sql.SQL("(select key from ({}) as h where place = o.ctid limit 1)").format(taken)
-            rejects.note_pending(self.connection, spec, lost, spec.name, key, "key" if unique is None else "unique")
+            rejects.insert_pending(
+                self.connection, incoming, lost, incoming.spec.name, key, "key" if unique is None else "unique"
+            )
             if unique is None:
-                delete = sql.SQL("delete from {} o where {}").format(spec.incoming, lost)
+                delete = sql.SQL("delete from {} o where {}").format(incoming.identifier, lost)
                 by_key += self.connection.execute(delete).rowcount
             else:
-                self._reject(spec, lost, columns, unique)
+                self._reject(incoming, lost, columns, unique)
         return by_key
 
-    def resolve(self, spec: TableSpec) -> int:
+    def resolve(self, incoming: IncomingTable) -> int:
         """Removes rows that lose a key or a unique value to another row; returns how many lose it to another record.
 
         A row that loses one conflict cannot win another, so rows are decided one after the other, the smallest first.
         """
-        keys = _exclusive(spec)
+        keys = _exclusive(incoming)
         if not keys:
             return 0
-        self.connection.execute(CREATE)
-        contested = sum(self._insert_contested(spec, number, *key) for number, key in enumerate(keys))
+        self.connection.execute(CREATE_CONTESTED)
+        contested = sum(self._insert_contested(incoming, number, *key) for number, key in enumerate(keys))
         if contested:
-            ranked = RANK.format(rows=rejects.located_rows(spec), key=spec.key_text("n"))
+            ranked = RANK_CONTESTED.format(rows=rejects.located_rows(incoming), key=incoming.spec.key_text("n"))
             self.connection.execute(ranked)
         while contested:
             contested -= self.connection.execute(RESOLVE_SMALLEST).rowcount
-        by_key = self._delete_lost_keys(spec)
+        by_key = self._delete_lost_keys(incoming)
         for number, (columns, unique) in enumerate(keys):
             lost = sql.SQL("o.ctid in (select place from conflict_losers where number = {})").format(
                 sql.Literal(number)
             )
             if unique is not None:
-                rejects.note_pending(self.connection, spec, lost, spec.name, WINNER, "unique")
-            self._reject(spec, lost, columns, unique)
+                rejects.insert_pending(self.connection, incoming, lost, incoming.spec.name, WINNER_KEY, "unique")
+            self._reject(incoming, lost, columns, unique)
         self.connection.execute("drop table contested_keys, conflict_losers")
         return by_key
 
     def _insert_contested(
-        self, spec: TableSpec, number: int, columns: list[str], unique: UniqueConstraint | None
+        self, incoming: IncomingTable, number: int, columns: list[str], unique: UniqueConstraint | None
     ) -> int:
         """Fills `contested_keys` with the rows that have one value of a key; returns how many."""
         comparable = (
@@ -146,41 +152,41 @@ class ConflictResolver:
             INSERT_CONTESTED.format(
                 number=sql.Literal(number),
                 columns=names(columns, "n"),
-                rows=rejects.located_rows(spec),
+                rows=rejects.located_rows(incoming),
                 comparable=comparable,
             )
         ).rowcount
 
-    def _delete_lost_keys(self, spec: TableSpec) -> int:
+    def _delete_lost_keys(self, incoming: IncomingTable) -> int:
         """Deletes rows whose key goes to another record; they are pending, and not rejected."""
         lost = sql.SQL("o.ctid in (select place from conflict_losers where number = 0 and not same_record)")
-        rejects.note_pending(self.connection, spec, lost, spec.name, WINNER, "key")
-        return self.connection.execute(sql.SQL("delete from {} o where {}").format(spec.incoming, lost)).rowcount
+        rejects.insert_pending(self.connection, incoming, lost, incoming.spec.name, WINNER_KEY, "key")
+        return self.connection.execute(sql.SQL("delete from {} o where {}").format(incoming.identifier, lost)).rowcount
 
     def _reject(
-        self, spec: TableSpec, lost: sql.Composable, columns: list[str], unique: UniqueConstraint | None
+        self, incoming: IncomingTable, lost: sql.Composable, columns: list[str], unique: UniqueConstraint | None
     ) -> None:
         rejects.reject(
             self.connection,
-            spec,
+            incoming,
             lost,
             reason="unique",
-            constraint=str(unique.name) if unique is not None else f"{spec.table.name}_pkey",
+            constraint=str(unique.name) if unique is not None else f"{incoming.spec.table.name}_pkey",
             detail=sql.Literal(f"another row has this {', '.join(columns)}"),
         )
 
 
-def _exclusive(spec: TableSpec) -> list[tuple[list[str], UniqueConstraint | None]]:
+def _exclusive(incoming: IncomingTable) -> list[tuple[list[str], UniqueConstraint | None]]:
     """What only one row may have: the primary key, and each unique constraint whose columns are yielded.
 
     Nothing where rows have no record: then they are shared.
     """
-    if "record_id" not in spec.yielded:
+    if "record_id" not in incoming.yielded:
         return []
-    found: list[tuple[list[str], UniqueConstraint | None]] = [(spec.key, None)]
-    for unique in spec.uniques:
+    found: list[tuple[list[str], UniqueConstraint | None]] = [(incoming.spec.key, None)]
+    for unique in incoming.spec.uniques:
         columns = [column.name for column in unique.columns]
-        if set(columns) <= spec.yielded.keys():
+        if set(columns) <= incoming.yielded.keys():
             found.append((columns, unique))
     return found
 

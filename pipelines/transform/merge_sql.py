@@ -6,10 +6,11 @@ Belongs here: statements that hold for any table. Not: their order (`apply`).
 
 from psycopg import sql
 
+from pipelines.transform.incoming import IncomingTable
 from pipelines.warehouse.table_spec import TableSpec, names
 
 
-def deduplicate(spec: TableSpec) -> sql.Composed:
+def deduplicate(incoming: IncomingTable) -> sql.Composed:
     """Deletes from `incoming` all but one row per key: the row of an owner stays, else the first that is shared.
 
     A shared row is deleted too where the table has the row of an owner outside the change set.
@@ -26,16 +27,16 @@ def deduplicate(spec: TableSpec) -> sql.Composed:
                   and not exists (select from change_set c where c.record_id = t.record_id)))
         """
     ).format(
-        incoming=spec.incoming,
-        target=spec.target,
-        same_incoming=spec.same_key("n", "o"),
-        same_target=spec.same_key("t", "o"),
+        incoming=incoming.identifier,
+        target=incoming.spec.target,
+        same_incoming=incoming.spec.same_key("n", "o"),
+        same_target=incoming.spec.same_key("t", "o"),
     )
 
 
-def require_unique_keys(spec: TableSpec) -> sql.Composed:
+def require_unique_keys(incoming: IncomingTable) -> sql.Composed:
     """Fails where `incoming` has a key twice. MERGE alone would update the row with one of them, in no order."""
-    return sql.SQL("create unique index on {} ({})").format(spec.incoming, names(spec.key))
+    return sql.SQL("create unique index on {} ({})").format(incoming.identifier, names(incoming.spec.key))
 
 
 OBSERVATIONS_OF_CHANGE_SET = """(
@@ -43,7 +44,7 @@ OBSERVATIONS_OF_CHANGE_SET = """(
 ) c where t.observed_at = c.observed_at and"""
 
 
-def prune(spec: TableSpec, *, referenced: bool = False) -> sql.Composed:
+def prune(incoming: IncomingTable, *, referenced: bool = False) -> sql.Composed:
     """Deletes the rows of records of the change set that no SELECT yields any more, but those that are referenced.
 
     Returns deleted, digest, and how many were kept because a row refers to them. referenced: deletes those too.
@@ -54,13 +55,13 @@ def prune(spec: TableSpec, *, referenced: bool = False) -> sql.Composed:
           and not exists (select from {incoming} o where {same_key})
         """
     ).format(
-        referenced=sql.SQL("false") if referenced else _is_referenced(spec),
-        target=spec.target,
-        records=sql.SQL(OBSERVATIONS_OF_CHANGE_SET if spec.time_series else "change_set c where"),
-        incoming=spec.incoming,
-        same_key=spec.same_key("o", "t"),
+        referenced=sql.SQL("false") if referenced else _is_referenced(incoming.spec),
+        target=incoming.spec.target,
+        records=sql.SQL(OBSERVATIONS_OF_CHANGE_SET if incoming.spec.time_series else "change_set c where"),
+        incoming=incoming.identifier,
+        same_key=incoming.spec.same_key("o", "t"),
     )
-    shared = [sql.Identifier("t", column) for column, _ in spec.shared_references()]
+    shared = [sql.Identifier("t", column) for column, _ in _shared_references(incoming.spec)]
     return sql.SQL(
         """
         with pruned as materialized ({pruned}),
@@ -73,21 +74,29 @@ def prune(spec: TableSpec, *, referenced: bool = False) -> sql.Composed:
         """
     ).format(
         pruned=pruned,
-        target=spec.target,
-        returned=sql.SQL(", ").join([sql.SQL("{} as hash").format(spec.row_hash("t")), *shared]),
-        released=_insert_released(spec, "deleted"),
+        target=incoming.spec.target,
+        returned=sql.SQL(", ").join([sql.SQL("{} as hash").format(incoming.spec.row_hash("t")), *shared]),
+        released=_insert_released(incoming.spec, "deleted"),
     )
 
 
+def released(spec: TableSpec) -> sql.Identifier:
+    """The temporary table for keys of a shared table to which a row no longer refers."""
+    return sql.Identifier(f"released_{spec.table.name}")
+
+
 def delete_unreferenced(spec: TableSpec) -> sql.Composed:
-    """Deletes the shared rows to which this run removed a reference and none is left; returns what `prune` returns."""
+    """Deletes shared rows that this run stopped referring to and no other row refers to.
+
+    Returns what `prune` returns.
+    """
     (key,) = spec.key
     delete = sql.SQL(
         "delete from {target} t where t.{key} in (select key from {released}) and not {referenced} {shared}"
     ).format(
         target=spec.target,
         key=sql.Identifier(key),
-        released=spec.released,
+        released=released(spec),
         referenced=_is_referenced(spec),
         shared=sql.SQL("and t.record_id is null" if spec.optionally_owned else ""),
     )
@@ -97,9 +106,9 @@ def delete_unreferenced(spec: TableSpec) -> sql.Composed:
     ).format(delete, spec.row_hash("t"))
 
 
-def merge(spec: TableSpec) -> sql.Composed:
+def merge(incoming: IncomingTable) -> sql.Composed:
     """Inserts the new rows of `incoming` and updates those that differ; returns created, updated, yielded, digest."""
-    columns = [*spec.yielded, *spec.omitted]
+    columns = [*incoming.yielded, *incoming.omitted]
     merged = sql.SQL(
         """
         merge into {target} t using ({typed_rows}) s on {same_key}
@@ -109,19 +118,19 @@ def merge(spec: TableSpec) -> sql.Composed:
             {replaced}
         """
     ).format(
-        target=spec.target,
-        typed_rows=spec.typed_rows(),
-        same_key=spec.same_key("t", "s"),
-        update=_update(spec, [column for column in columns if column not in spec.key]),
+        target=incoming.spec.target,
+        typed_rows=incoming.typed_rows(),
+        same_key=incoming.spec.same_key("t", "s"),
+        update=_update(incoming, [column for column in columns if column not in incoming.spec.key]),
         columns=names(columns),
         values=names(columns, "s"),
-        new=spec.row_hash("new"),
-        old=spec.row_hash("old"),
+        new=incoming.spec.row_hash("new"),
+        old=incoming.spec.row_hash("old"),
         replaced=sql.SQL("").join(
             sql.SQL(", case when old.{0} is distinct from new.{0} then old.{0} end as {0}").format(
                 sql.Identifier(column)
             )
-            for column, _ in spec.shared_references()
+            for column, _ in _shared_references(incoming.spec)
         ),
     )
     return sql.SQL(
@@ -133,7 +142,7 @@ def merge(spec: TableSpec) -> sql.Composed:
             (select count(*) from {incoming}) as yielded
         from merged
         """
-    ).format(merged=merged, released=_insert_released(spec, "merged"), incoming=spec.incoming)
+    ).format(merged=merged, released=_insert_released(incoming.spec, "merged"), incoming=incoming.identifier)
 
 
 OWNER_IS_REPLACEABLE = """and (
@@ -142,7 +151,7 @@ OWNER_IS_REPLACEABLE = """and (
 """A shared row replaces the row of an owner only if the owner is in the change set and does not yield it any more."""
 
 
-def _update(spec: TableSpec, columns: list[str]) -> sql.Composable:
+def _update(incoming: IncomingTable, columns: list[str]) -> sql.Composable:
     """The branch of MERGE that updates a row which differs in one of some columns."""
     if not columns:
         return sql.SQL("")
@@ -151,8 +160,12 @@ def _update(spec: TableSpec, columns: list[str]) -> sql.Composable:
     ).format(
         old=names(columns, "t"),
         new=names(columns, "s"),
-        replaceable=sql.SQL(OWNER_IS_REPLACEABLE if spec.optionally_owned and "record_id" in spec.yielded else ""),
-        assignments=sql.SQL(", ").join([_assign(spec, column) for column in columns] + spec.audit_assignments()),
+        replaceable=sql.SQL(
+            OWNER_IS_REPLACEABLE if incoming.spec.optionally_owned and "record_id" in incoming.yielded else ""
+        ),
+        assignments=sql.SQL(", ").join(
+            [_assign(incoming.spec, column) for column in columns] + incoming.spec.audit_assignments()
+        ),
     )
 
 
@@ -170,17 +183,24 @@ def _assign(spec: TableSpec, column: str) -> sql.Composed:
     ).format()
 
 
+def _shared_references(spec: TableSpec) -> list[tuple[str, sql.Identifier]]:
+    """The references to shared tables: column, and the temporary table for keys that it no longer refers to."""
+    return [
+        (each.column, released(TableSpec(each.table))) for each in spec.references if not TableSpec(each.table).owned
+    ]
+
+
 def _insert_released(spec: TableSpec, changed: str) -> sql.Composed:
     """CTEs that keep the keys of shared rows to which a changed row referred; changed: the CTE that returns these."""
     return sql.SQL("").join(
         sql.SQL(", {} as (insert into {} select {} from {} where {} is not null)").format(
             sql.Identifier(f"released_by_{column}"),
-            released,
+            keys,
             sql.Identifier(column),
             sql.Identifier(changed),
             sql.Identifier(column),
         )
-        for column, released in spec.shared_references()
+        for column, keys in _shared_references(spec)
     )
 
 

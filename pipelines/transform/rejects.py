@@ -1,7 +1,7 @@
-"""Rows that SELECT files yield and no table holds: rejected ones, and the keys for which rows are pending.
+"""Rows that SELECT files yield and that are not written: rejected rows, and the keys that pending rows depend on.
 
-    incoming ──reject──> rejected_rows ──────────────> staging.quarantine
-             ──note_pending──> found_pending_rows ──> staging.pending_rows
+    incoming ──reject──> rejected_rows ────────────────> staging.quarantine
+             ──insert_pending──> found_pending_rows ──> staging.pending_rows
 
 A row is pending until its parent comes, or until another row gives up its key or unique value. Belongs here: moving
 such rows, to these tables and on to staging. Not: which rows they are (`constraints`, `key_conflicts`).
@@ -12,10 +12,10 @@ from psycopg import sql
 from pipelines import failpoints
 from pipelines.ledger import Run
 from pipelines.source import Source
+from pipelines.transform.incoming import IncomingTable
 from pipelines.warehouse.database import Connection
-from pipelines.warehouse.table_spec import TableSpec
 
-CREATE = """
+CREATE_REJECTED = """
 create temp table if not exists rejected_rows (
     table_name text, record_id uuid, row_key text, reason text, constraint_name text, detail text, row jsonb
 ) on commit drop;
@@ -32,7 +32,7 @@ Exported = dict[str, bytes]
 
 def reject(
     connection: Connection,
-    spec: TableSpec,
+    incoming: IncomingTable,
     condition: sql.Composable,
     *,
     reason: str,
@@ -40,7 +40,7 @@ def reject(
     detail: sql.Composable,
 ) -> None:
     """Moves the rows `o` that meet a condition from `incoming` to `rejected_rows`, each with the reason."""
-    key = sql.SQL(", ").join(sql.SQL("{}::text").format(sql.Identifier(column)) for column in spec.key)
+    key = sql.SQL(", ").join(sql.SQL("{}::text").format(sql.Identifier(column)) for column in incoming.spec.key)
     connection.execute(
         sql.SQL(
             """
@@ -49,10 +49,10 @@ def reject(
             select {name}, {record}, concat_ws(' ', {key}), {reason}, {constraint}, {detail}, to_jsonb(bad) from bad
             """
         ).format(
-            incoming=spec.incoming,
+            incoming=incoming.identifier,
             condition=condition,
-            name=sql.Literal(spec.name),
-            record=sql.Identifier("record_id") if "record_id" in spec.yielded else sql.SQL("null"),
+            name=sql.Literal(incoming.spec.name),
+            record=sql.Identifier("record_id") if "record_id" in incoming.yielded else sql.SQL("null"),
             key=key,
             reason=sql.Literal(reason),
             constraint=sql.Literal(constraint),
@@ -61,16 +61,21 @@ def reject(
     )
 
 
-def note_pending(
-    connection: Connection, spec: TableSpec, condition: sql.Composable, table: str, key: sql.Composable, reason: str
+def insert_pending(
+    connection: Connection,
+    incoming: IncomingTable,
+    condition: sql.Composable,
+    table: str,
+    key: sql.Composable,
+    reason: str,
 ) -> None:
-    """Notes that the rows `o` that meet a condition are pending for a key of a table, where they have a record."""
-    if "record_id" in spec.yielded:
+    """Inserts into `found_pending_rows` the rows `o` that meet a condition and have a record, with a key of a table."""
+    if "record_id" in incoming.yielded:
         connection.execute(
             sql.SQL(
                 "insert into found_pending_rows"
                 " select o.record_id, {}, {}, {} from {} o where o.record_id is not null and {}"
-            ).format(sql.Literal(table), key, sql.Literal(reason), spec.incoming, condition)
+            ).format(sql.Literal(table), key, sql.Literal(reason), incoming.identifier, condition)
         )
 
 
@@ -80,16 +85,18 @@ def reset(connection: Connection) -> None:
     connection.execute("truncate found_pending_rows")
 
 
-def located_rows(spec: TableSpec) -> sql.Composed:
+def located_rows(incoming: IncomingTable) -> sql.Composed:
     """The rows of `incoming` in the types of the table, each with its ctid as `place`. All values must be valid."""
     columns = [
         sql.SQL("{} as {}").format(
-            spec.cast(column.name) if column.name in spec.yielded else sql.SQL(f"null::{spec.type_of(column.name)}"),
+            incoming.cast(column.name)
+            if column.name in incoming.yielded
+            else sql.SQL(f"null::{incoming.spec.type_of(column.name)}"),
             sql.Identifier(column.name),
         )
-        for column in spec.table.columns
+        for column in incoming.spec.table.columns
     ]
-    return sql.SQL("select ctid as place, {} from {}").format(sql.SQL(", ").join(columns), spec.incoming)
+    return sql.SQL("select ctid as place, {} from {}").format(sql.SQL(", ").join(columns), incoming.identifier)
 
 
 def export_rows(connection: Connection, domain: str) -> Exported:
@@ -108,7 +115,7 @@ def export_rows(connection: Connection, domain: str) -> Exported:
 
 def load_rows(connection: Connection, exported: Exported) -> None:
     """Fills both tables with what `export_rows` returned."""
-    connection.execute(CREATE)
+    connection.execute(CREATE_REJECTED)
     connection.execute("truncate rejected_rows, found_pending_rows")
     for name, rows in exported.items():
         with connection.cursor().copy(sql.SQL("copy {} from stdin").format(sql.Identifier(name))) as copy:

@@ -19,7 +19,7 @@ from pipelines.project import Select
 from pipelines.source import Source
 from pipelines.transform import rejects, table_digests
 from pipelines.transform.apply import Applier
-from pipelines.transform.change_set import NOT_ATTEMPTED, ChangeSet, list_effective
+from pipelines.transform.change_set import ChangeSet, list_effective
 from pipelines.warehouse import locks
 from pipelines.warehouse.database import Connection, Warehouse
 from pipelines.warehouse.declare import metadata
@@ -39,13 +39,11 @@ def pending_partitions(warehouse: Warehouse, source: Source) -> list[str]:
         return []
     with warehouse.connect() as connection:
         rows = connection.execute(
-            sql.SQL(
-                """
-                select distinct partition_key from staging.pending_versions
-                where stream = any(%(streams)s) and {not_attempted}
-                order by 1
-                """
-            ).format(not_attempted=NOT_ATTEMPTED),
+            """
+            select distinct partition_key from staging.pending_versions(%(code)s)
+            where stream = any(%(streams)s)
+            order by 1
+            """,
             {"streams": list(source.streams.values()), "code": code_version(selects)},
         )
         return [row["partition_key"] for row in rows]
@@ -150,8 +148,8 @@ RECORD_APPLIED = (
     """
     insert into staging.reapplied_versions (version_id, fetch_run_id)
     select version_id, %(run)s
-    from change_set c join staging.versions v using (version_id)
-    where v.valid_from_run is not null and v.applied_sql is distinct from %(code)s
+    from change_set c join staging.effective_versions e using (version_id)
+    where e.applied_sql is distinct from %(code)s
     """,
     """
     update staging.effective_versions e set valid_to_run = %(run)s

@@ -28,10 +28,10 @@ def update(connection: Connection, applier: Applier) -> dict[str, dict[str, Any]
         change = applier.table_changes.get(name, TableChange())
         row["rows"] += change.rows
         row["digest"] = _as_bigint(row["digest"] + change.digest)
-    return _keep(connection, kept) | recount(connection, [specs[name] for name in specs.keys() - kept.keys()])
+    return _save(connection, kept) | recount(connection, [specs[name] for name in specs.keys() - kept.keys()])
 
 
-def counted(connection: Connection, spec: TableSpec) -> dict[str, int]:
+def count(connection: Connection, spec: TableSpec) -> dict[str, int]:
     """Returns rows and digest of a table, by reading all of it."""
     row = connection.execute(
         sql.SQL("select count(*) as rows, coalesce(sum({}), 0) as digest from {} as t").format(
@@ -44,15 +44,15 @@ def counted(connection: Connection, spec: TableSpec) -> dict[str, int]:
 
 def recount(connection: Connection, specs: Sequence[TableSpec]) -> dict[str, dict[str, Any]]:
     """Brings `ops.table_digests` up to date by reading all of some tables; returns rows and digest of each."""
-    return _keep(connection, {spec.name: counted(connection, spec) for spec in specs})
+    return _save(connection, {spec.name: count(connection, spec) for spec in specs})
 
 
-def written(digest: int) -> str:
-    """A digest as the ledger and people write it: 16 hexadecimal digits."""
+def as_hex(digest: int) -> str:
+    """A digest as the ledger has it: 16 hexadecimal digits."""
     return f"{digest % 2**64:016x}"
 
 
-def _keep(connection: Connection, found: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+def _save(connection: Connection, found: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """Writes the digests that differ; returns all of them as the ledger records them."""
     for name, row in sorted(found.items()):
         connection.execute(
@@ -65,7 +65,7 @@ def _keep(connection: Connection, found: dict[str, dict[str, Any]]) -> dict[str,
             {"name": name, "rows": row["rows"], "digest": row["digest"]},
         )
         failpoints.reached("table_digests.kept", name)
-    return {name: {"rows": row["rows"], "digest": written(row["digest"])} for name, row in sorted(found.items())}
+    return {name: {"rows": row["rows"], "digest": as_hex(row["digest"])} for name, row in sorted(found.items())}
 
 
 def _as_bigint(number: int) -> int:

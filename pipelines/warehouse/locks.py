@@ -5,14 +5,14 @@
     SOURCES              exclusive, while a run writes its row of ops.sources
     run(id)              exclusive, while the process of a run lives; other processes only try it
     kept_schemas(domain) shared while a schema that stays is made; an erasure tries it exclusively
-    transform(domain)    exclusive, in whatever writes the tables of a domain
+    transform(domain)    exclusive, in whatever writes, compares or prunes what the tables of a domain are derived from
     shadow_schema(name)  exclusive, while the process that made a temporary schema lives; others only try it
-    landing(source)      exclusive, in whatever publishes or removes versions of a source
+    landing(source)      exclusive, in whatever publishes, applies or removes versions of a source
     BODIES               shared while a batch of bodies is written; exclusive in whatever removes bodies
     host(name)           exclusive during a request, on a connection that takes no other lock
 
 A process that holds a lock never waits for one that stands above it, so that no two processes wait for each other.
-One exception: `retention.count_prunable` locks one domain after the other; no other process locks two of them.
+One exception: `retention` locks several domains, always in the order of their names.
 PostgreSQL releases a lock with the session or the transaction that holds it: a killed process leaves none.
 """
 
@@ -22,7 +22,7 @@ from uuid import UUID
 from pipelines.warehouse.database import Connection
 
 DAGSTER_SERVICES = "dagster services"
-MIGRATION = "migrate"
+MIGRATION = "migration"
 SOURCES = "ops.sources"
 BODIES = "bodies"
 
@@ -32,11 +32,11 @@ def run(run_id: UUID | str) -> str:
 
 
 def kept_schemas(domain: str) -> str:
-    return f"copies of {domain}"
+    return f"kept schemas {domain}"
 
 
 def shadow_schema(name: str) -> str:
-    return f"schema {name}"
+    return f"shadow schema {name}"
 
 
 def transform(domain: str) -> str:
@@ -44,7 +44,7 @@ def transform(domain: str) -> str:
 
 
 def landing(source: str) -> str:
-    return f"land {source}"
+    return f"landing {source}"
 
 
 def host(name: str) -> str:

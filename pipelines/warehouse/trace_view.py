@@ -95,9 +95,9 @@ def declare() -> None:
     view("ops.trace", _trace(rows), "One row for each row of a domain: what proves it", COLUMNS)
 
 
-def trace_query(shape: TableSpec, where: sql.Composable) -> sql.Composed:
+def trace_query(spec: TableSpec, where: sql.Composable) -> sql.Composed:
     """The rows of `ops.trace` for the rows `t` of a table that meet a condition, found by the indexes of the table."""
-    return sql.SQL(_trace(sql.SQL("{} where {}").format(_rows(shape), where))).format()
+    return sql.SQL(_trace(sql.SQL("{} where {}").format(_rows(spec), where))).format()
 
 
 def _trace(rows: sql.Composed) -> str:
@@ -109,26 +109,26 @@ def _traced(table: Table) -> bool:
     return table.schema not in {"ops", "staging"}
 
 
-def _rows(shape: TableSpec) -> sql.Composed:
+def _rows(spec: TableSpec) -> sql.Composed:
     """A SELECT of the table's name, key, record and `through` for each row of a table."""
-    rows = OWNED_ROWS if shape.owned else SHARED_ROWS
+    rows = OWNED_ROWS if spec.owned else SHARED_ROWS
     return rows.format(
-        name=sql.Literal(shape.name),
-        table=shape.target,
-        key=shape.key_text("t"),
-        observed=sql.SQL("t.observed_at" if shape.time_series else "null::timestamptz"),
-        own=sql.SQL("t.record_id" if shape.optionally_owned else "null::uuid"),
+        name=sql.Literal(spec.name),
+        table=spec.target,
+        key=spec.key_text("t"),
+        observed=sql.SQL("t.observed_at" if spec.time_series else "null::timestamptz"),
+        own=sql.SQL("t.record_id" if spec.optionally_owned else "null::uuid"),
         referrers=sql.SQL(" union all ").join(
             REFERRING_ROW.format(
                 name=sql.Literal(other.fullname),
                 table=TableSpec(other).target,
                 column=sql.Identifier("r", reference.column),
-                key=sql.Identifier("t", shape.key[0]),
+                key=sql.Identifier("t", spec.key[0]),
             )
             for other in metadata.sorted_tables
             if _traced(other)
             for reference in TableSpec(other).references
-            if reference.table is shape.table
+            if reference.table is spec.table
         ),
     )
 

@@ -50,7 +50,7 @@ def recorded_digests(warehouse: Warehouse) -> dict[str, tuple[int, int]]:
 def counted_digests(warehouse: Warehouse) -> dict[str, tuple[int, int]]:
     with warehouse.connect() as connection:
         counted = {
-            table.fullname: table_digests.counted(connection, TableSpec(table))
+            table.fullname: table_digests.count(connection, TableSpec(table))
             for table in metadata.sorted_tables
             if table.schema == "catalog"
         }

@@ -27,6 +27,7 @@ from pipelines.landing import bulk_files
 from pipelines.landing.land import land_intake
 from pipelines.source import Source, Window
 from pipelines.transform.run import transform
+from pipelines.warehouse import locks
 from pipelines.warehouse.database import Connection, Warehouse
 from pipelines.warehouse.declare import audit_columns, metadata
 
@@ -266,7 +267,7 @@ def waits(warehouse: Warehouse) -> bool:
     )
 
 
-PUBLISH = "select pg_advisory_xact_lock(hashtextextended('land catalog/civitai', 0))"
+PUBLISH = f"select pg_advisory_xact_lock(hashtextextended('{locks.landing('catalog/civitai')}', 0))"
 TABLE = "lock table catalog.prompts in share mode"  # the last one that a transform writes
 
 

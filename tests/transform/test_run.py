@@ -330,14 +330,17 @@ def test_a_normal_run_takes_only_what_no_transform_has_taken(warehouse: Warehous
     assert transform(warehouse, civitai, DAY, full=True).stats["records"] == 3
 
 
-def test_views_show_the_pending_and_the_effective_versions(warehouse: Warehouse, civitai: Source) -> None:
-    pending = "select external_id, partition_key, attempted_sql from staging.pending_versions order by 1, 2, 3"
-    effective = "select external_id, valid_from_run, applied_sql from staging.effective_versions order by 1"
+def test_sql_shows_the_pending_and_the_effective_versions(warehouse: Warehouse, civitai: Source) -> None:
     code = code_version(project.selects(civitai.name))
+    pending = "select external_id, partition_key from staging.pending_versions({}) order by 1, 2"
+    of_no_select, of_code, of_other = (pending.format(each) for each in ("", f"'{code}'", "'another'"))
+    effective = "select external_id, valid_from_run, applied_sql from staging.effective_versions order by 1"
     land(warehouse, civitai, model(1))
-    assert (rows(warehouse, pending), rows(warehouse, effective)) == ([("1", DAY, None)], [])
+    assert [rows(warehouse, each) for each in (of_no_select, of_code, of_other)] == [[("1", DAY)]] * 3
+    assert rows(warehouse, effective) == []
     run = transform(warehouse, civitai, DAY)
-    assert (rows(warehouse, pending), rows(warehouse, effective)) == ([("1", DAY, code)], [("1", run.id, code)])
+    assert [rows(warehouse, each) for each in (of_no_select, of_code, of_other)] == [[], [], [("1", DAY)]]
+    assert rows(warehouse, effective) == [("1", run.id, code)]
 
 
 def test_versions_show_from_which_run_to_which_they_are_effective(warehouse: Warehouse, civitai: Source) -> None:
