@@ -51,8 +51,8 @@ class Progress(msgspec.Struct):
     """What a landing has done so far, as it is stored with each checkpoint.
 
     started_at: before the first request. attempts: runs that resumed from this checkpoint. listings: checkpoint of each
-    listing. refused: digests of bodies that jsonb cannot store. unreadable: kind and id of records that exist and could
-    not be read.
+    listing. unstorable: digests of bodies that jsonb cannot store. unreadable: kind and id of records that exist and
+    could not be read.
     """
 
     started_at: datetime
@@ -62,7 +62,7 @@ class Progress(msgspec.Struct):
     fetched: int = 0
     bytes: int = 0
     bodies: int = 0
-    refused: list[str] = []
+    unstorable: list[str] = []
     skipped: dict[str, int] = {}
     repaired: dict[str, int] = {}
     unreadable: list[tuple[str, str]] = []
