@@ -254,7 +254,7 @@ def close_dead_runs(warehouse: Warehouse) -> list[UUID]:
     return closed
 
 
-DIED = "the process ended before it closed the run; what it had not published is discarded"
+DIED = "the process ended before it closed the run; the next run resumes after its last checkpoint, or starts over"
 
 MERGE_SOURCE = """
 merge into ops.sources t
