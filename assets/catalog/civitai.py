@@ -185,7 +185,9 @@ def fetch(client: Client, window: Window) -> Iterator[Item]:
             parameters,
             Page,
             records=lambda page: page.items,
-            paginator=CursorPaginator(lambda page: page.metadata.nextPage, size_parameter="limit" if models else None),
+            paginator=CursorPaginator(
+                lambda page: page.metadata.nextPage, skip_check_parameter="limit" if models else None
+            ),
             head=ByPublication,
             incremental=Incremental(OVERLAP, start=None if models else window.start),
             kind=kind,
