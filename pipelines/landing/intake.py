@@ -20,6 +20,7 @@ from pipelines import failpoints
 from pipelines.ledger import Run
 from pipelines.source import FullScan, Item, Payload
 from pipelines.warehouse.database import Connection
+from pipelines.warehouse.staging_tables import UNPUBLISHED
 
 GetRecord = Callable[[str, str], Payload | None]
 """The record of a kind and an external id; None if the source says that it is deleted."""
@@ -105,7 +106,7 @@ def resume(run: Run, intake: Intake) -> Progress | None:
 
 def discard(run: Run) -> None:
     """Deletes what a run stored for its publication or its resumption."""
-    for name in ("arrivals", "rejects", "checkpoints"):
+    for name in UNPUBLISHED:
         run.connection.execute(
             sql.SQL("delete from staging.{} where fetch_run_id = %s").format(sql.Identifier(name)), [run.id]
         )

@@ -19,6 +19,8 @@ from sqlalchemy.dialects.postgresql import ARRAY, JSONB, UUID
 from pipelines.warehouse.declare import Timestamp, metadata, one_of
 
 STAGES = ("land", "transform")
+UNPUBLISHED = ("arrivals", "rejects", "checkpoints")
+"""What landings in progress, or interrupted, hold; the checkpoint last, which says whether the others are kept."""
 
 
 def _run(name: str, comment: str, *, nullable: bool = True) -> Column[object]:
