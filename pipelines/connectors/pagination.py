@@ -128,8 +128,9 @@ class PageNumberPaginator(Paginator):
     """Pages by number, each beginning above the end of the one before.
 
     A record that both pages return, at the same position, proves that no record between them was passed over. A page
-    can begin only at a multiple of its size, so sizes vary a little. A page with room for more is not the end: records
-    that are gone but still indexed take up room. The end is an empty page after one that no page overlaps and exceeds.
+    can begin only at a multiple of its size, so sizes vary a little. A page with fewer records than its size is not the
+    end: deleted records still count towards its size. The listing ends with an empty page, once no overlapping page
+    reaches further.
 
     parameter: takes the number, from 1. size_parameter: takes the number of records of a page. max_size: the largest
     page. max_page: the highest number that the source serves.
