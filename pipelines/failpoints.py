@@ -5,9 +5,9 @@
     ATLAS_FAILPOINT=write.merged.models=cut,ledger.failing=kill
 
 `kill` sends SIGKILL; `cut` terminates every connection to the database of DATABASE_URL, which must be a test's own;
-`cancel` sends SIGINT; `hold` stops the process until it gets SIGCONT; `print` only prints the name. `*=print` prints each
-failpoint when it is reached first. Every fault prints its name on standard error. The environment is read once, at
-import; without it a call costs nanoseconds. Belongs here: the faults. Not here: what must hold after them
+`cancel` sends SIGINT; `hold` stops the process until it gets SIGCONT; `print` only prints the name. `*=print` prints
+each failpoint when it is reached first. Every fault prints its name on standard error. The environment is read once,
+at import; without it a call costs nanoseconds. Belongs here: the faults. Not here: what must hold after them
 (tests/promises/test_i7_failpoints.py).
 """
 
