@@ -5,9 +5,9 @@
     ATLAS_FAILPOINT=write.merged.models=cut,ledger.failing=kill
 
 `kill` sends SIGKILL; `cut` terminates every connection to the database of DATABASE_URL, which must be a test's own;
-`cancel` sends SIGINT; `hold` stops the process until it gets SIGCONT; `tell` only prints the name. `*=tell` prints each
-failpoint when it is reached first. Every fault prints its name on standard error. The environment is read once, at
-import; without it a call costs nanoseconds. Belongs here: the faults. Not here: what must hold after them
+`cancel` sends SIGINT; `hold` stops the process until it gets SIGCONT; `print` only prints the name. `*=print` prints
+each failpoint when it is reached first. Every fault prints its name on standard error. The environment is read once,
+at import; without it a call costs nanoseconds. Belongs here: the faults. Not here: what must hold after them
 (tests/promises/test_i7_failpoints.py).
 """
 
@@ -26,7 +26,7 @@ _SET = os.environ.get("ATLAS_FAILPOINT", "")
 _times: Counter[str] = Counter()
 _counting = threading.Lock()
 
-FAULTS = ("kill", "cut", "cancel", "hold", "tell")
+FAULTS = ("kill", "cut", "cancel", "hold", "print")
 
 
 def reached(name: str, of: str = "") -> None:

@@ -23,6 +23,7 @@ from pipelines.errors import AtlasError
 from pipelines.source import Source
 from pipelines.warehouse import locks
 from pipelines.warehouse.database import Connection, Warehouse
+from pipelines.warehouse.staging_tables import UNPUBLISHED
 
 RunKind = Literal["land", "transform", "rebuild", "prune", "erase"]
 Status = Literal["in_progress", "completed", "failed", "partial_success"]
@@ -248,13 +249,13 @@ def close_dead_runs(warehouse: Warehouse) -> list[UUID]:
                 locks.release(connection, locks.run(run_id))
                 failpoints.reached("dead_runs.unlocked")
                 closed.append(run_id)
-        for name in ("arrivals", "rejects", "checkpoints"):
+        for name in UNPUBLISHED:
             connection.execute(sql.SQL(DISCARD_UNRESUMED).format(sql.Identifier(name)))
             failpoints.reached("dead_runs.discarded", name)
     return closed
 
 
-DIED = "the process ended before it closed the run; what it had not published is discarded"
+DIED = "the process ended before it closed the run; the next run resumes after its last checkpoint, or starts over"
 
 MERGE_SOURCE = """
 merge into ops.sources t

@@ -32,7 +32,7 @@ class Rejected:
     byte_offset: int | None = None
 
 
-def note(connection: Connection, run_id: UUID, rejected: Sequence[Rejected]) -> None:
+def insert_rejects(connection: Connection, run_id: UUID, rejected: Sequence[Rejected]) -> None:
     """Inserts rejected payloads into staging.rejects, where they stay until the landing is published."""
     connection.cursor().executemany(
         """
@@ -44,7 +44,7 @@ def note(connection: Connection, run_id: UUID, rejected: Sequence[Rejected]) -> 
     )
 
 
-def keep_payloads(run: Run) -> None:
+def upsert_payload_entries(run: Run) -> None:
     """Inserts an entry for each payload that the landing rejected; counts it, if there is an entry of the payload."""
     run.connection.execute(
         """

@@ -14,12 +14,14 @@ from dataclasses import dataclass, field, fields
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from types import ModuleType
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
 
 Kind = Literal["http", "folder"]
 Auth = Literal["bearer", "basic"]
+AwareDatetime = Annotated[datetime, msgspec.Meta(tz=True)]
+"""A time with its time zone; a text without one is invalid."""
 
 
 class Contract(msgspec.Struct):
@@ -89,7 +91,7 @@ class FullScan:
     responses: int
     """How many responses the records came in."""
     id_range: tuple[int | None, int | None] = (None, None)
-    """The scan holds only for records whose numeric id lies between these two, exclusive; None is no bound."""
+    """The scan covers only records with a numeric id between these two, both excluded; None: no limit."""
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
     changed_posts   /posts.json order:change ──page=2, 3, …──> down to the cursor
     created_posts   /posts.json date:<days>  ──page=b<id>────> all posts of a day, or of the last 30 days
-    tags            /tags.json               ──page=b<id>────> down to the cursor; all tags in a full refresh
+    newest_tags     /tags.json               ──page=b<id>────> down to the cursor; all tags in a full refresh
 
 Both serve the same parameters (danbooru.donmai.us/wiki_pages/help:api, e621.net/help/api) in pages of different types.
 Belongs here: what is the same on both sites. Not here: their contracts and page types.
@@ -11,7 +11,7 @@ Belongs here: what is the same on both sites. Not here: their contracts and page
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
 
@@ -19,13 +19,11 @@ from pipelines.connectors.http import Client
 from pipelines.connectors.listing import Incremental, Listing
 from pipelines.connectors.pages import Position, RecordHead
 from pipelines.connectors.pagination import BeforeIdPaginator, PageNumberPaginator
-from pipelines.source import Contract, Payload, Window
-
-Time = Annotated[datetime, msgspec.Meta(tz=True)]
+from pipelines.source import AwareDatetime, Contract, Payload, Window
 
 MAX_ID = 2**31 - 1
-"""Higher than any id or change_seq: a listing by id starts below it. As `start` of an increment it ends a listing that
-has no cursor after its first page."""
+"""Higher than any id or change_seq: a listing by id starts below it. With it as `start`, an increment without a cursor
+ends after one page."""
 
 REFRESHED = timedelta(days=30)
 """How many days back a full refresh reads posts."""
@@ -33,7 +31,7 @@ REFRESHED = timedelta(days=30)
 
 class Record(Contract, kw_only=True):
     id: int
-    updated_at: Time | None = None
+    updated_at: AwareDatetime | None = None
 
     def external_id(self) -> str:
         return str(self.id)
@@ -69,63 +67,69 @@ class Pages:
     records: Callable[[Any], list[msgspec.Raw]]
 
 
-def changed_posts(
-    client: Client,
-    window: Window,
-    pages: Pages,
-    page_size: int,
-    last_page: int,
-    head: type[RecordHead],
-    incremental: Incremental,
-) -> Listing[Any]:
-    """Posts by their last change. A full refresh too reads only new changes here."""
-    return Listing(
-        client,
-        replace(window, full_refresh=False),
-        "posts",
-        "/posts.json",
-        {"limit": page_size, "tags": "order:change status:any"},
-        pages.type,
-        records=pages.records,
-        paginator=PageNumberPaginator("page", "limit", page_size, last_page),
-        head=head,
-        incremental=incremental,
-        kind="posts",
-    )
+@dataclass(frozen=True, kw_only=True)
+class Site:
+    """The three listings of a site.
 
+    page_size, tags_page_size: the most posts and tags that a page holds. last_page: the highest page number that is
+    served. head, changes: what paging reads of a post in the listing of changes, and how far a run reads it.
+    """
 
-def created_posts(client: Client, window: Window, pages: Pages, page_size: int) -> Listing[Any]:
-    """Posts by id: those created on a day, or in a full refresh of today those of the last 30 days."""
-    days = f"{window.day - REFRESHED}.." if window.full_refresh and window.current else window.key
-    return Listing(
-        client,
-        window,
-        "posts of days",
-        "/posts.json",
-        {"limit": page_size, "tags": f"date:{days} status:any", "page": f"b{MAX_ID}"},
-        pages.type,
-        records=pages.records,
-        paginator=BeforeIdPaginator("page", neighbours={"limit": 1, "tags": "status:any"}),
-        head=ById,
-        kind="posts",
-    )
+    posts: Pages
+    tags: Pages
+    page_size: int
+    tags_page_size: int
+    last_page: int
+    head: type[RecordHead]
+    changes: Incremental
 
+    def changed_posts(self, client: Client, window: Window) -> Listing[Any]:
+        """Posts by their last change. A full refresh too reads only new changes here."""
+        return Listing(
+            client,
+            replace(window, full_refresh=False),
+            "posts",
+            "/posts.json",
+            {"limit": self.page_size, "tags": "order:change status:any"},
+            self.posts.type,
+            records=self.posts.records,
+            paginator=PageNumberPaginator("page", "limit", self.page_size, self.last_page),
+            head=self.head,
+            incremental=self.changes,
+            kind="posts",
+        )
 
-def tags(client: Client, window: Window, pages: Pages, page_size: int) -> Listing[Any]:
-    """Tags by id, without a cursor one page of them."""
-    return Listing(
-        client,
-        window,
-        "tags",
-        "/tags.json",
-        {"limit": page_size, "search[hide_empty]": "no", "page": f"b{MAX_ID}"},
-        pages.type,
-        records=pages.records,
-        paginator=BeforeIdPaginator("page"),
-        head=ById,
-        incremental=Incremental(overlap=200, start=MAX_ID),
-        kind="tags",
-    )
+    def created_posts(self, client: Client, window: Window) -> Listing[Any]:
+        """Posts by id: those created on a day, or in a full refresh of today those of the last 30 days."""
+        days = f"{window.day - REFRESHED}.." if window.full_refresh and window.current else window.key
+        return Listing(
+            client,
+            window,
+            "posts of days",
+            "/posts.json",
+            {"limit": self.page_size, "tags": f"date:{days} status:any", "page": f"b{MAX_ID}"},
+            self.posts.type,
+            records=self.posts.records,
+            paginator=BeforeIdPaginator("page", neighbours={"limit": 1, "tags": "status:any"}),
+            head=ById,
+            kind="posts",
+        )
+
+    def newest_tags(self, client: Client, window: Window) -> Listing[Any]:
+        """Tags by id, without a cursor one page of them."""
+        return Listing(
+            client,
+            window,
+            "tags",
+            "/tags.json",
+            {"limit": self.tags_page_size, "search[hide_empty]": "no", "page": f"b{MAX_ID}"},
+            self.tags.type,
+            records=self.tags.records,
+            paginator=BeforeIdPaginator("page"),
+            head=ById,
+            incremental=Incremental(overlap=200, start=MAX_ID),
+            kind="tags",
+        )
 
 
 def get_record(client: Client, kind: str, external_id: str) -> Payload | None:

@@ -21,7 +21,6 @@ continues after the last page.
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import date, datetime, timedelta
-from typing import Annotated
 
 import msgspec
 
@@ -29,7 +28,7 @@ from pipelines.connectors.http import Client
 from pipelines.connectors.listing import Incremental, Listing
 from pipelines.connectors.pages import RecordHead
 from pipelines.connectors.pagination import CursorPaginator
-from pipelines.source import Contract, Item, Payload, Window, source
+from pipelines.source import AwareDatetime, Contract, Item, Payload, Window, source
 
 PARAMETERS: dict[str, dict[str, str | int]] = {
     "models": {"limit": 99, "nsfw": "true", "sort": "Newest"},
@@ -112,19 +111,16 @@ class Image(Contract):
         return str(self.id)
 
 
-Time = Annotated[datetime, msgspec.Meta(tz=True)]
-
-
 class VersionTimes(msgspec.Struct):
-    publishedAt: Time | None = None
-    createdAt: Time | None = None
+    publishedAt: AwareDatetime | None = None
+    createdAt: AwareDatetime | None = None
 
 
 class ByPublication(RecordHead):
     """A model or an image in its listing."""
 
     id: int
-    createdAt: Time | None = None
+    createdAt: AwareDatetime | None = None
     modelVersions: list[VersionTimes] = []
 
     def key(self) -> str:
@@ -185,7 +181,9 @@ def fetch(client: Client, window: Window) -> Iterator[Item]:
             parameters,
             Page,
             records=lambda page: page.items,
-            paginator=CursorPaginator(lambda page: page.metadata.nextPage, size_parameter="limit" if models else None),
+            paginator=CursorPaginator(
+                lambda page: page.metadata.nextPage, skip_check_parameter="limit" if models else None
+            ),
             head=ByPublication,
             incremental=Incremental(OVERLAP, start=None if models else window.start),
             kind=kind,

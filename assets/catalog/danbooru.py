@@ -24,7 +24,7 @@ from assets.catalog import _booru
 from pipelines.connectors.http import Client
 from pipelines.connectors.listing import Incremental
 from pipelines.connectors.pages import Position
-from pipelines.source import Item, Window, source
+from pipelines.source import AwareDatetime, Item, Window, source
 
 PAGE_SIZE = 200
 """The most posts that a page holds."""
@@ -61,7 +61,7 @@ class Post(_booru.Record):
 class ByChange(_booru.ById):
     """A post in the listing of changes."""
 
-    updated_at: _booru.Time
+    updated_at: AwareDatetime
 
     def position(self) -> Position:
         return self.updated_at
@@ -89,10 +89,17 @@ def change_token(client: Client) -> str:
 )
 def fetch(client: Client, window: Window) -> Iterator[Item]:
     """Posts and tags that are new today; the posts of a past day, or in a full refresh those of 30 days."""
+    site = _booru.Site(
+        posts=PAGES,
+        tags=PAGES,
+        page_size=PAGE_SIZE,
+        tags_page_size=1000,
+        last_page=LAST_PAGE,
+        head=ByChange,
+        changes=Incremental(overlap=timedelta(minutes=10), start=window.start),
+    )
     if window.current:
-        increment = Incremental(overlap=timedelta(minutes=10), start=window.start)
-        changed = _booru.changed_posts(client, window, PAGES, PAGE_SIZE, LAST_PAGE, ByChange, increment)
-        yield from changed.items()
-        yield from _booru.tags(client, window, PAGES, page_size=1000).items()
+        yield from site.changed_posts(client, window).items()
+        yield from site.newest_tags(client, window).items()
     if window.full_refresh or not window.current:
-        yield from _booru.created_posts(client, window, PAGES, PAGE_SIZE).items()
+        yield from site.created_posts(client, window).items()

@@ -115,10 +115,17 @@ def change_token(client: Client) -> str:
 )
 def fetch(client: Client, window: Window) -> Iterator[Item]:
     """Posts and tags that are new today; the posts of a past day, or in a full refresh those of 30 days."""
+    site = _booru.Site(
+        posts=POSTS,
+        tags=TAGS,
+        page_size=PAGE_SIZE,
+        tags_page_size=320,
+        last_page=LAST_PAGE,
+        head=ByChange,
+        changes=Incremental(overlap=1000, start=_booru.MAX_ID),
+    )
     if window.current:
-        increment = Incremental(overlap=1000, start=_booru.MAX_ID)
-        changed = _booru.changed_posts(client, window, POSTS, PAGE_SIZE, LAST_PAGE, ByChange, increment)
-        yield from changed.items()
-        yield from _booru.tags(client, window, TAGS, page_size=320).items()
+        yield from site.changed_posts(client, window).items()
+        yield from site.newest_tags(client, window).items()
     if window.full_refresh or not window.current or "posts" not in window.cursors:
-        yield from _booru.created_posts(client, window, POSTS, PAGE_SIZE).items()
+        yield from site.created_posts(client, window).items()

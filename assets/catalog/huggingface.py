@@ -16,7 +16,6 @@ retries; if the day stays bad, the run fails, publishes nothing, and the next on
 
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
-from typing import Annotated
 
 import msgspec
 
@@ -24,13 +23,11 @@ from pipelines.connectors.http import Client
 from pipelines.connectors.listing import Incremental, Listing
 from pipelines.connectors.pages import RecordHead
 from pipelines.connectors.pagination import LinkHeaderPaginator
-from pipelines.source import Contract, Item, Payload, Window, source
+from pipelines.source import AwareDatetime, Contract, Item, Payload, Window, source
 
 PARAMETERS: dict[str, str | int] = {"sort": "lastModified", "direction": -1, "full": "true"}
 OVERLAP = timedelta(minutes=10)
 """Responses come from caches: a change appears some minutes late."""
-
-Moment = Annotated[datetime, msgspec.Meta(tz=True)]
 
 
 class Lfs(msgspec.Struct):
@@ -51,7 +48,7 @@ class Model(Contract):
 
     id: str
     sha: str | None = None
-    lastModified: Moment | None = None
+    lastModified: AwareDatetime | None = None
     pipeline_tag: str | None = None
     downloads: int | None = None
     likes: int | None = None
@@ -69,7 +66,7 @@ class ByChange(RecordHead):
     """A model in the listing, which is in order of lastModified."""
 
     id: str
-    lastModified: Moment | None = None
+    lastModified: AwareDatetime | None = None
 
     def key(self) -> str:
         return self.id

@@ -181,7 +181,7 @@ def upgrade() -> None:
             sa.BigInteger(),
             server_default=sa.text("0"),
             nullable=False,
-            comment="Payloads of a record that a later payload of the run supersedes; rows yielded twice",
+            comment="Payloads that are not the newest of their record: repeated or superseded in the run, or older than the latest version; rows yielded twice, or whose key another record has",
         ),
         sa.Column(
             "cursor_from",

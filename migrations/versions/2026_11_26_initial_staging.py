@@ -270,7 +270,7 @@ def upgrade() -> None:
             comment="Number for the command line",
         ),
         sa.Column("stage", sa.Text(), nullable=False, comment="land or transform"),
-        sa.Column("stream", sa.Text(), nullable=False, comment="domain/source"),
+        sa.Column("stream", sa.Text(), nullable=False, comment="Stream of the payload; of a row, its source"),
         sa.Column("partition_key", sa.Text(), nullable=False, comment="Partition of the first run"),
         sa.Column("external_id", sa.Text(), nullable=True, comment="The source's own id, if it can be read"),
         sa.Column("record_id", sa.UUID(), nullable=True, comment="ops.key(stream, external_id), if it can be read"),
@@ -349,7 +349,7 @@ def upgrade() -> None:
         sa.Column(
             "version_id", sa.BigInteger(), sa.Identity(always=True), nullable=False, comment="Order of publishing"
         ),
-        sa.Column("stream", sa.Text(), nullable=False, comment="domain/source"),
+        sa.Column("stream", sa.Text(), nullable=False, comment="domain/source, or domain/source.kind"),
         sa.Column("external_id", sa.Text(), nullable=False, comment="The source's own id of the record"),
         sa.Column("record_id", sa.UUID(), nullable=False, comment="ops.key(stream, external_id)"),
         sa.Column("payload_id", sa.UUID(), nullable=True, comment="Body; null = tombstone"),

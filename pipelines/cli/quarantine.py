@@ -1,4 +1,4 @@
-"""`atlas quarantine`: lists payloads and rows that were refused, shows why, and lands payloads again.
+"""`atlas quarantine`: lists payloads and rows that were rejected, shows why, and lands payloads again.
 
 Belongs here: options and output. Not here: the entries (`pipelines.quarantine`), landing (`landing.land`).
 """
@@ -18,7 +18,7 @@ from pipelines.landing import land
 from pipelines.source import Contract, Payload, Window
 from pipelines.warehouse.database import Connection, Warehouse
 
-app = typer.Typer(help="Payloads and rows that were refused, and why.", no_args_is_help=True)
+app = typer.Typer(help="Payloads and rows that were rejected, and why.", no_args_is_help=True)
 
 Number = Annotated[int, typer.Argument(help="Number of the entry, as `list` shows it.", metavar="ID")]
 
@@ -89,7 +89,7 @@ def replay(
 ) -> None:
     """Land payloads again after a contract has changed, or land a repaired payload.
 
-    Refused rows are tried again by `atlas transform --full`, or when their record changes.
+    Rejected rows are validated again by `atlas transform --full`, or when their record changes.
     """
     if repaired and quarantine_id is None:
         raise AtlasError(

@@ -19,7 +19,7 @@ import msgspec
 from pipelines.connectors.http import Client, without_secrets
 from pipelines.connectors.loop_guard import LoopGuard
 from pipelines.connectors.pages import Page, PageReader, PageT, Position, RecordHead
-from pipelines.connectors.pagination import BeforeIdPaginator, CursorPaginator, Paginator, PreviousPage
+from pipelines.connectors.pagination import Paginator, PreviousPage
 from pipelines.connectors.skipped_records import SkippedRecords, SkipState
 from pipelines.errors import SourceFault
 from pipelines.source import Checkpoint, Cursor, FullScan, Item, Payload, Window
@@ -116,8 +116,8 @@ class Listing(Generic[PageT]):
         if self._state.ended == "cursor" and self._stop_below is None:
             self._state.ended = None  # an increment broke off after its last page; a full refresh reads on
         self._skipped = None
-        if isinstance(paginator, CursorPaginator) and paginator.size_parameter:
-            self._skipped = SkippedRecords(self._pages, paginator.size_parameter, self._state.skips)
+        if paginator.skip_check_parameter:
+            self._skipped = SkippedRecords(self._pages, paginator.skip_check_parameter, self._state.skips)
 
     def __iter__(self) -> Iterator[ListingPage[PageT]]:
         state = self._state
@@ -157,10 +157,10 @@ class Listing(Generic[PageT]):
             yield Cursor(self._name, cursor)
         if state.ended != "end" or self._stop_below is not None:
             return
-        if not isinstance(self._paginator, BeforeIdPaginator) or self._paginator.neighbours is None:
+        if self._paginator.neighbours is None:
             yield FullScan(self._kind, state.responses)
         elif state.highest is not None:
-            yield FullScan(self._kind, state.responses, self._id_range(self._paginator))
+            yield FullScan(self._kind, state.responses, self._id_range())
         else:
             self._client.notes["empty listings, which are not a full scan"] += 1
 
@@ -208,10 +208,10 @@ class Listing(Generic[PageT]):
         """A position, but no time after the first request: the clock of the source may be wrong."""
         return min(position, self._state.started_at) if isinstance(position, datetime) else position
 
-    def _id_range(self, paginator: BeforeIdPaginator) -> tuple[int | None, int | None]:
+    def _id_range(self) -> tuple[int | None, int | None]:
         """The ids of any records next to the lowest and the highest returned: every record between was returned."""
         found: list[int | None] = []
-        for target in paginator.neighbour_targets(self._path, self._state.lowest, self._state.highest):
+        for target in self._paginator.neighbour_targets(self._path, self._state.lowest, self._state.highest):
             _, page = self._pages.get(target)
             if page is None or None in page.heads:
                 raise SourceFault(

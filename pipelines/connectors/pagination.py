@@ -11,7 +11,7 @@ Belongs here: which page is requested next. Not here: requesting it (`pages`), w
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, ClassVar
@@ -51,16 +51,25 @@ class Paginator(ABC):
     """How the pages of a listing follow each other.
 
     requires_ids: the next page depends on ids of records. may_repeat: a target may be requested twice. conditional: one
-    response holds everything, so a 304 to conditional headers means that nothing has changed.
+    response holds everything, so a 304 to conditional headers means that nothing has changed. skip_check_parameter: the
+    query parameter that sets the size of a page; only for a source that is known to skip records between two pages
+    (`skipped_records`). neighbours: for a listing of a contiguous range of ids, the query parameters of a listing of
+    all records: with it the ids next to the range are requested.
     """
 
     requires_ids: ClassVar[bool] = False
     may_repeat: ClassVar[bool] = False
     conditional: bool = False
+    skip_check_parameter: str | None = None
+    neighbours: Mapping[str, str | int] | None = None
 
     @abstractmethod
     def next_page(self, page: Page[Any], previous: PreviousPage | None) -> NextPage:
         """The page after one that was read."""
+
+    def neighbour_targets(self, path: str, lowest: object, highest: object) -> Sequence[str]:
+        """The targets of the records directly below and above a range of ids, for a paginator with `neighbours`."""
+        return ()
 
 
 @dataclass(frozen=True)
@@ -75,14 +84,10 @@ class SinglePage(Paginator):
 
 @dataclass(frozen=True)
 class CursorPaginator(Paginator):
-    """The page names the next one.
-
-    next_link: a link, read from the decoded page; None after the last. size_parameter: the query parameter that sets
-    the size of a page; only for a source that is known to skip records between two pages (`skipped_records`).
-    """
+    """The page names the next one. next_link: a link, read from the decoded page; None after the last."""
 
     next_link: Callable[[Any], str | None]
-    size_parameter: str | None = None
+    skip_check_parameter: str | None = None
 
     def next_page(self, page: Page[Any], previous: PreviousPage | None) -> NextPage:
         return NextPage(self.next_link(page.document))
@@ -100,9 +105,7 @@ class LinkHeaderPaginator(Paginator):
 class BeforeIdPaginator(Paginator):
     """Pages of the records below an id, in order of ids; an empty page is the last.
 
-    parameter: takes `b<id>` for the records below an id, and `a<id>` for those above. neighbours: for a listing of a
-    contiguous range of ids, the query parameters of a listing of all records: with it the ids next to the range are
-    requested.
+    parameter: takes `b<id>` for the records below an id, and `a<id>` for those above.
     """
 
     parameter: str
@@ -115,7 +118,6 @@ class BeforeIdPaginator(Paginator):
         return NextPage(with_parameter(page.target, self.parameter, f"b{min(map(int, page.keys))}"))
 
     def neighbour_targets(self, path: str, lowest: object, highest: object) -> tuple[str, str]:
-        """The targets of the records directly below and above a range of ids."""
         target = str(httpx.URL(path, params=dict(self.neighbours or {})))
         below = with_parameter(target, self.parameter, f"b{lowest}")
         return below, with_parameter(target, self.parameter, f"a{highest}")
@@ -126,8 +128,9 @@ class PageNumberPaginator(Paginator):
     """Pages by number, each beginning above the end of the one before.
 
     A record that both pages return, at the same position, proves that no record between them was passed over. A page
-    can begin only at a multiple of its size, so sizes vary a little. A page with room for more is not the end: records
-    that are gone but still indexed take up room. The end is an empty page after one that no page overlaps and exceeds.
+    can begin only at a multiple of its size, so sizes vary a little. A page with fewer records than its size is not the
+    end: deleted records still count towards its size. The listing ends with an empty page, once no overlapping page
+    reaches further.
 
     parameter: takes the number, from 1. size_parameter: takes the number of records of a page. max_size: the largest
     page. max_page: the highest number that the source serves.

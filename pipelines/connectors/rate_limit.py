@@ -3,8 +3,8 @@
     slot() ──advisory lock of the host──> wait until next_request_at and blocked_until ──> request ──> next_request_at
 
 `ops.rate_limits` holds for each host when the next request may be sent and until when the host is blocked. The lock is
-held from reading these times to the end of the response, so no request is sent after another run received a
-Retry-After. All times are the database's. Belongs here: waiting. Not here: requests (`http`).
+held from reading these times to the end of the response, so every run knows of a Retry-After that another received
+before it sends its next request. All times are the database's. Belongs here: waiting. Not here: requests (`http`).
 """
 
 import time

@@ -59,7 +59,7 @@ def find_deleted(
         elif not shrink and _too_many(listed, len(missing)):
             raise SourceFault(
                 f"{stream} lists {listed} records, and lacks {len(missing)} of those that it had: more than a fifth. "
-                "Nothing of this run is published. If they are deleted indeed, run it again with --shrink."
+                "Nothing of this run is published. If they really were deleted, run it again with --shrink."
             )
         else:
             _fetch_missing(found, scan.kind, missing, get_record)

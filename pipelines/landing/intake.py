@@ -20,6 +20,7 @@ from pipelines import failpoints
 from pipelines.ledger import Run
 from pipelines.source import FullScan, Item, Payload
 from pipelines.warehouse.database import Connection
+from pipelines.warehouse.staging_tables import UNPUBLISHED
 
 GetRecord = Callable[[str, str], Payload | None]
 """The record of a kind and an external id; None if the source says that it is deleted."""
@@ -51,8 +52,8 @@ class Progress(msgspec.Struct):
     """What a landing has done so far, as it is stored with each checkpoint.
 
     started_at: before the first request. attempts: runs that resumed from this checkpoint. listings: checkpoint of each
-    listing. refused: digests of bodies that jsonb cannot store. unreadable: kind and id of records that exist and could
-    not be read.
+    listing. unstorable: digests of bodies that jsonb cannot store. unreadable: kind and id of records that exist and
+    could not be read.
     """
 
     started_at: datetime
@@ -62,7 +63,7 @@ class Progress(msgspec.Struct):
     fetched: int = 0
     bytes: int = 0
     bodies: int = 0
-    refused: list[str] = []
+    unstorable: list[str] = []
     skipped: dict[str, int] = {}
     repaired: dict[str, int] = {}
     unreadable: list[tuple[str, str]] = []
@@ -105,7 +106,7 @@ def resume(run: Run, intake: Intake) -> Progress | None:
 
 def discard(run: Run) -> None:
     """Deletes what a run stored for its publication or its resumption."""
-    for name in ("arrivals", "rejects", "checkpoints"):
+    for name in UNPUBLISHED:
         run.connection.execute(
             sql.SQL("delete from staging.{} where fetch_run_id = %s").format(sql.Identifier(name)), [run.id]
         )

@@ -129,7 +129,7 @@ class _Landing:
         progress, intake = self.progress, self.intake
         return Outcome(
             progress.fetched,
-            [bytes.fromhex(digest) for digest in progress.refused],
+            [bytes.fromhex(digest) for digest in progress.unstorable],
             {
                 "bytes": progress.bytes,
                 "bodies": progress.bodies,

@@ -27,12 +27,12 @@ runs."""
 class Outcome:
     """What a landing publishes besides staging.arrivals and staging.rejects.
 
-    refused: digests of bodies that jsonb cannot store. deleted_at: when the run began to read the source.
+    unstorable: digests of bodies that jsonb cannot store. deleted_at: when the run began to read the source.
     replaces_entry: the quarantine entry whose payload the arrivals replace.
     """
 
     fetched: int
-    refused: list[bytes]
+    unstorable: list[bytes]
     stats: dict[str, Any]
     drift: SchemaDrift
     deleted_at: datetime
@@ -46,8 +46,8 @@ def publish(run: Run, outcome: Outcome) -> None:
     """Publishes the rows that staging.arrivals and staging.rejects hold of the run, and closes the run."""
     connection = run.connection
     with connection.transaction():
-        connection.execute(DELETE_REFUSED, [run.id, outcome.refused])
-        failpoints.reached("publish.refused")
+        connection.execute(DELETE_UNSTORABLE, [run.id, outcome.unstorable])
+        failpoints.reached("publish.unstorable")
         locks.acquire_for_transaction(connection, locks.landing(run.source))
         failpoints.reached("publish.locked")
         fetched = outcome.fetched - _skip_erased(run, outcome)
@@ -99,7 +99,7 @@ def _publish_versions(run: Run, outcome: Outcome, results: dict[str, int]) -> in
 
 def _publish_quarantine(run: Run, outcome: Outcome, results: dict[str, int]) -> None:
     """Adds the rejected payloads to the quarantine, and closes the entries whose records landed."""
-    quarantine.keep_payloads(run)
+    quarantine.upsert_payload_entries(run)
     failpoints.reached("publish.quarantined")
     run.connection.execute(CLOSE_LANDED, {"run": run.id, "partition": run.partition})
     failpoints.reached("publish.closed_landed")
@@ -108,7 +108,7 @@ def _publish_quarantine(run: Run, outcome: Outcome, results: dict[str, int]) -> 
         failpoints.reached("publish.closed_replaced")
 
 
-DELETE_REFUSED = "delete from staging.arrivals where fetch_run_id = %s and digest = any(%s)"
+DELETE_UNSTORABLE = "delete from staging.arrivals where fetch_run_id = %s and digest = any(%s)"
 
 DELETE_ERASED = (
     # If the erasure was lifted during the landing, the body was not stored.

@@ -5,8 +5,8 @@
 A landing inspects new bodies only: the first `FIRST_BODIES` of a stream, then one in `SAMPLE_ONE_IN`, chosen by digest,
 and none that is too large to be decoded (`jsonb.LARGE`). On publishing it inspects up to `FIRST_BODIES` of the records
 whose volatile fields alone changed, and of the bodies that an earlier run wrote. A run that finds nothing new writes
-nothing. A path has vanished if the payloads that could have it lack it so often that chance explains it, at the share
-it had before, with a probability below `SIGNIFICANCE`. tests/budgets.py measures the cost.
+nothing. A path has vanished when, at its former share, so many payloads in succession would lack it by chance with a
+probability below `SIGNIFICANCE`. tests/budgets.py measures the cost.
 Belongs here: which payloads are inspected, the table. Not here: what a path is (`json_paths`), which paths the SQL
 relies on (contracts).
 """

@@ -26,7 +26,7 @@ from pipelines.warehouse.database import Connection
 BodyRow = tuple[bytes, bytes | None, bytes, bytes | None, list[str] | None]
 """Digest, digest of the volatile fields, text for jsonb; the original bytes and the repairs, if it was repaired."""
 
-REFUSED = (
+UNSTORABLE = (
     psycopg.DataError,
     psycopg.errors.ProgramLimitExceeded,
     psycopg.errors.StatementTooComplex,
@@ -48,12 +48,12 @@ class BodyWriter:
         """Starts to write a batch once the one before is written. checkpoint: save the progress with it."""
         locks.acquire_shared(self.run.connection, locks.BODIES)
         unknown = self._unknown(arrivals)
-        rows, refused = self._prepare(unknown)
+        rows, unstorable = self._prepare(unknown)
         failpoints.reached("bodies.prepared")
         self.wait()
         failpoints.reached("bodies.settled")
         self.in_flight = {each.body_key: each for each in unknown}
-        self.writing = self.writer.submit(self._write, rows, arrivals, rejected + refused, checkpoint)
+        self.writing = self.writer.submit(self._write, rows, arrivals, rejected + unstorable, checkpoint)
 
     def wait(self) -> None:
         """Waits until the last batch is written; raises what its writer raised."""
@@ -105,7 +105,7 @@ class BodyWriter:
                     body, repairs = repair_any_size(body)
                 except NotJson as error:
                     rejected.append(arrival.rejected(error))
-                    self.progress.refused.append(arrival.digest.hex())
+                    self.progress.unstorable.append(arrival.digest.hex())
                     continue
             counters = arrival.volatile.digest if arrival.volatile else None
             self.progress.add_repairs(repairs)
@@ -125,7 +125,7 @@ class BodyWriter:
                 for each in arrivals:
                     copy.write_row((self.run.id, *_arrival_row(each)))
             failpoints.reached("bodies.arrived")
-            quarantine.note(connection, self.run.id, rejected)
+            quarantine.insert_rejects(connection, self.run.id, rejected)
             failpoints.reached("bodies.rejected")
             if checkpoint:
                 save_checkpoint(connection, self.run, self.progress)
@@ -142,7 +142,7 @@ class BodyWriter:
                         if len(body) <= LARGE:
                             copy.write_row((self.run.id, digest, counters, body.decode(), original, repairs))
                 found = [each for row in rows if len(row[2]) > LARGE for each in self._copy_large(row)]
-        except REFUSED as error:
+        except UNSTORABLE as error:
             if len(rows) == 1:
                 return self._copy_repaired(rows[0], error)
             middle = len(rows) // 2
@@ -188,7 +188,7 @@ class BodyWriter:
             if repairs:
                 self.progress.add_repairs(repairs)
                 return self._copy([(digest, counters, repaired, body, repairs)])
-        self.progress.refused.append(digest.hex())
+        self.progress.unstorable.append(digest.hex())
         return [arrival.rejected(fault)]
 
 

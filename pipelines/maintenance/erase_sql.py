@@ -9,6 +9,7 @@ Parameters: run, source, stream, external_id.
 from psycopg import sql
 
 from pipelines.landing import stage_bodies
+from pipelines.warehouse.staging_tables import UNPUBLISHED
 
 COUNT_STORED = """
 select
@@ -129,7 +130,7 @@ DELETE: dict[str, str | sql.Composed] = {
                 where stream = %(source)s and kind = 'land' and status = 'failed'))
             """
         ).format(sql.Identifier(table))
-        for table in ("arrivals", "rejects", "checkpoints")
+        for table in UNPUBLISHED
     },
     # Bodies that crashed landings left are deleted too, since nothing says which record they are of.
     "bodies": sql.SQL("delete from staging.payloads p where {}").format(stage_bodies.UNREFERENCED),

@@ -1,10 +1,10 @@
 """The check `drift` on each staging asset: the JSON paths that SELECT files rely on are still there, of the same types.
 
-    ops.schema_drift ──changes──> those that SELECT files or the contract rely on ──> a warning in the Dagster UI
+    ops.schema_drift ──changes──> those of paths that SELECT files or the contract read ──> a warning in the Dagster UI
 
 It warns of a path that vanished, for as long as it is gone, and of a type that is new or vanished, for `DAYS`. New
-paths, a first value after nulls, and paths that nothing relies on are listed in the metadata, and the check passes.
-A SELECT relies on the paths that it reads by name. Keys that it reads as data (`.*`) are not watched.
+paths, a first value after nulls, and paths that are not watched are listed in the metadata, and the check passes.
+The paths that a SELECT reads by name are watched. Keys that it reads as data (`.*`) are not.
 Belongs here: which changes deserve a warning. Not here: what counts as drift (`pipelines.landing.schema_drift`).
 """
 
@@ -41,12 +41,12 @@ def drift_check(source: Source) -> dg.AssetChecksDefinition:
     )
     def drift(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
         atlas: Atlas = context.resources.atlas
-        reliance = Reliance(source)
+        paths = WatchedPaths(source)
         with atlas.opened() as warehouse, warehouse.connect() as connection:
             changes = schema_drift.changes(connection, list(source.streams.values()))
-            warned = worth_a_warning(connection, source, reliance, changes)
+            warned = warnings(connection, source, paths, changes)
         others = [each for each in changes if each not in warned]
-        tables = {name: found for name, found in (("relied_upon", warned), ("others", others)) if found}
+        tables = {name: found for name, found in (("watched", warned), ("others", others)) if found}
         return dg.AssetCheckResult(
             passed=not warned,
             severity=dg.AssetCheckSeverity.WARN,
@@ -54,17 +54,15 @@ def drift_check(source: Source) -> dg.AssetChecksDefinition:
             metadata={
                 "changes": len(changes),
                 **{name: dg.MetadataValue.md(drift_table(found)) for name, found in tables.items()},
-                **({"not_followed": reliance.problems} if reliance.problems else {}),
+                **({"unparsed": paths.problems} if paths.problems else {}),
             },
         )
 
     return drift
 
 
-def worth_a_warning(
-    connection: Connection, source: Source, reliance: "Reliance", changes: list[Change]
-) -> list[Change]:
-    """The changes that may leave a column NULL although no row is refused."""
+def warnings(connection: Connection, source: Source, paths: "WatchedPaths", changes: list[Change]) -> list[Change]:
+    """The changes that may leave a column NULL although no row is rejected."""
     parameters = {
         "streams": list(source.streams.values()),
         "runs": [each["run"] for each in changes],
@@ -73,7 +71,7 @@ def worth_a_warning(
     recent = {row["fetch_run_id"] for row in connection.execute(RECENT_RUNS, parameters)}
     several_types = {(row["stream"], row["path"]) for row in connection.execute(SEVERAL_TYPES, parameters)}
 
-    def is_worth_it(change: Change) -> bool:
+    def deserves_warning(change: Change) -> bool:
         match change["what"]:
             case "vanished path":
                 return True
@@ -84,13 +82,13 @@ def worth_a_warning(
                 return another and change["run"] in recent
         return False
 
-    return [each for each in changes if is_worth_it(each) and reliance.on(each["stream"], each["path"])]
+    return [each for each in changes if deserves_warning(each) and paths.contains(each["stream"], each["path"])]
 
 
-class Reliance:
-    """The JSON paths that the SELECT files and the contract of a source rely on.
+class WatchedPaths:
+    """The JSON paths that the SELECT files or the contract of a source read.
 
-    problems: the SELECT files that could not be followed, with the reason. Where there is one, every path counts.
+    problems: the SELECT files that could not be parsed, with the reason. If there is one, every path is watched.
     """
 
     def __init__(self, source: Source) -> None:
@@ -109,8 +107,8 @@ class Reliance:
             for kind, contract in source.contracts.items()
         }
 
-    def on(self, stream: str, path: str) -> bool:
-        """Whether something relies on a path, written as `ops.schema_drift` has it."""
+    def contains(self, stream: str, path: str) -> bool:
+        """Whether a path, written as in `ops.schema_drift`, is watched."""
         if self.problems or path == ROOT or path in self.contracts[stream]:
             return True
         keys = [msgspec.json.decode(key) if key.startswith('"') else key for key in _KEY.findall(path) if key]

@@ -92,7 +92,11 @@ fetch_runs = Table(
     _count("unchanged", "Records or rows that were equal already"),
     _count("deleted", "Records or rows deleted; not part of fetched"),
     _count("quarantined", "Payloads or rows that were quarantined"),
-    _count("duplicates", "Payloads of a record that a later payload of the run supersedes; rows yielded twice"),
+    _count(
+        "duplicates",
+        "Payloads that are not the newest of their record: repeated or superseded in the run, or older than the latest "
+        "version; rows yielded twice, or whose key another record has",
+    ),
     Column("cursor_from", JSONB, comment="Cursor at which the extraction started"),
     Column("cursor_to", JSONB, comment="Cursor at which the extraction ended"),
     Column("code_version", Text, nullable=False, comment="Digest of the connector or of the SELECT files"),

@@ -19,6 +19,8 @@ from sqlalchemy.dialects.postgresql import ARRAY, JSONB, UUID
 from pipelines.warehouse.declare import Timestamp, metadata, one_of
 
 STAGES = ("land", "transform")
+UNPUBLISHED = ("arrivals", "rejects", "checkpoints")
+"""What landings in progress, or interrupted, hold; the checkpoint last, which says whether the others are kept."""
 
 
 def _run(name: str, comment: str, *, nullable: bool = True) -> Column[object]:
@@ -50,7 +52,7 @@ versions = Table(
     "versions",
     metadata,
     Column("version_id", BigInteger, Identity(always=True), primary_key=True, comment="Order of publishing"),
-    Column("stream", Text, nullable=False, comment="domain/source"),
+    Column("stream", Text, nullable=False, comment="domain/source, or domain/source.kind"),
     Column("external_id", Text, nullable=False, comment="The source's own id of the record"),
     Column("record_id", UUID, nullable=False, index=True, comment="ops.key(stream, external_id)"),
     Column("payload_id", UUID, ForeignKey("staging.payloads.payload_id"), index=True, comment="Body; null = tombstone"),
@@ -213,7 +215,7 @@ quarantine = Table(
     Column("quarantine_id", BigInteger, Identity(always=True), primary_key=True, comment="Number for the command line"),
     Column("stage", Text, nullable=False, comment="land or transform"),
     one_of("stage", STAGES),
-    Column("stream", Text, nullable=False, comment="domain/source"),
+    Column("stream", Text, nullable=False, comment="Stream of the payload; of a row, its source"),
     Column("partition_key", Text, nullable=False, comment="Partition of the first run"),
     Column("external_id", Text, comment="The source's own id, if it can be read"),
     Column("record_id", UUID, index=True, comment="ops.key(stream, external_id), if it can be read"),

@@ -56,7 +56,7 @@ def entry(name: str, minutes: float = 0) -> dict[str, Any]:
 
 
 BY_LINK = CursorPaginator(lambda page: page.next)
-COMPARED = CursorPaginator(lambda page: page.next, size_parameter="limit")
+COMPARED = CursorPaginator(lambda page: page.next, skip_check_parameter="limit")
 """Also asks for wider pages, for records that are left out between two."""
 
 

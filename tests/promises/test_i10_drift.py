@@ -29,7 +29,7 @@ from pipelines.landing.json_paths import StreamPaths
 from pipelines.landing.land import land_items
 from pipelines.ledger import Run
 from pipelines.orchestration.assets import run_metadata
-from pipelines.orchestration.drift_checks import DAYS, Reliance, drift_check
+from pipelines.orchestration.drift_checks import DAYS, WatchedPaths, drift_check
 from pipelines.orchestration.resources import Atlas
 from pipelines.project import SqlFile
 from pipelines.source import Payload, Source
@@ -413,9 +413,7 @@ def checked(found: Watched) -> tuple[bool, str, str]:
     (check,) = result.get_asset_check_evaluations()
     assert check.asset_key.to_user_string() == found.source.name
     assert check.severity == dg.AssetCheckSeverity.WARN
-    warned, told = (
-        str(check.metadata[name].value) if name in check.metadata else "" for name in ("relied_upon", "others")
-    )
+    warned, told = (str(check.metadata[name].value) if name in check.metadata else "" for name in ("watched", "others"))
     assert check.passed == (not warned)
     return check.passed, warned, told
 
@@ -470,9 +468,9 @@ def test_a_check_warns_of_a_type_beside_another_for_a_while(shaped: Watched) -> 
 
 
 @every_source
-def test_what_the_check_takes_for_relied_upon_holds_all_that_the_select_files_read(name: str) -> None:
+def test_all_that_the_select_files_read_is_watched(name: str) -> None:
     source = project.sources()[name]
-    relies = Reliance(source)
+    paths = WatchedPaths(source)
     named = [(kind, steps) for kind, steps in relied_upon(name) if not str(steps[-1]).startswith("~")]
     written = {
         (
@@ -483,12 +481,12 @@ def test_what_the_check_takes_for_relied_upon_holds_all_that_the_select_files_re
         )
         for kind, steps in named
     }
-    assert [each for each in sorted(written) if not relies.on(*each)] == []
+    assert [each for each in sorted(written) if not paths.contains(*each)] == []
     assert len(written) > len(source.contracts)
-    assert not any(relies.on(stream, "creator.username") for stream in source.streams.values())
+    assert not any(paths.contains(stream, "creator.username") for stream in source.streams.values())
 
 
-def test_of_a_select_that_cannot_be_followed_every_path_is_relied_upon_and_the_check_says_so(
+def test_of_a_select_that_cannot_be_parsed_every_path_is_watched_and_the_check_says_so(
     shaped: Watched, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = project.SQL / "catalog/civitai/models.sql"
@@ -497,9 +495,9 @@ def test_of_a_select_that_cannot_be_followed_every_path_is_relied_upon_and_the_c
         for each in project.selects("catalog/civitai")
     ]
     monkeypatch.setattr(project, "selects", lambda name: broken)
-    relies = Reliance(shaped.source)
-    assert relies.on("catalog/civitai.models", "creator.username")
-    assert list(relies.problems) == ["sql/catalog/civitai/models.sql"]
+    paths = WatchedPaths(shaped.source)
+    assert paths.contains("catalog/civitai.models", "creator.username")
+    assert list(paths.problems) == ["sql/catalog/civitai/models.sql"]
     with dg.DagsterInstance.ephemeral() as instance:
         result = dg.materialize(
             [drift_check(shaped.source)],
@@ -509,13 +507,13 @@ def test_of_a_select_that_cannot_be_followed_every_path_is_relied_upon_and_the_c
         )
     (check,) = result.get_asset_check_evaluations()
     assert check.passed
-    assert check.metadata["not_followed"].value == relies.problems
+    assert check.metadata["unparsed"].value == paths.problems
 
 
-def test_what_a_contract_names_is_relied_upon_though_the_sql_reads_it_by_a_pattern() -> None:
-    relies = Reliance(project.sources()["catalog/danbooru"])
-    assert relies.on("catalog/danbooru.posts", "tag_string_artist")
-    assert not relies.on("catalog/danbooru.tags", "tag_string_artist")
+def test_what_a_contract_names_is_watched_though_the_sql_reads_it_by_a_pattern() -> None:
+    paths = WatchedPaths(project.sources()["catalog/danbooru"])
+    assert paths.contains("catalog/danbooru.posts", "tag_string_artist")
+    assert not paths.contains("catalog/danbooru.tags", "tag_string_artist")
 
 
 def test_counters_that_change_alone_are_looked_at(shaped: Watched) -> None:

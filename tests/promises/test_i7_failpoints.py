@@ -340,7 +340,7 @@ class Stage:
         if scenario not in self.undisturbed:
             template = self.template(scenario)
             warehouse = copied(template)
-            ended = told = self.struck(scenario, warehouse, "*=tell")
+            ended = told = self.struck(scenario, warehouse, "*=print")
             if scenario in FAILING:
                 ended = self.run(scenario, warehouse := copied(template))
             assert ended.code in (0, 3), ended.said
