@@ -36,7 +36,7 @@ from pipelines.source import Payload, Source
 from pipelines.transform.run import transform
 from pipelines.warehouse.database import Warehouse
 from tests.test_conformance import everything
-from tests.transform.test_change_set import Told, made
+from tests.transform.test_change_set import Recorder, made
 
 __all__ = ["made"]
 
@@ -575,7 +575,7 @@ def test_a_stream_has_so_many_paths_and_no_more() -> None:
 
 def test_a_large_body_that_another_record_has_already_is_not_decoded(warehouse: Warehouse, made: Source) -> None:
     """It takes little room in the table."""
-    told, large = Told(warehouse, made), {"models": [], "filling": "x" * (jsonb.LARGE + 1)}
+    told, large = Recorder(warehouse, made), {"models": [], "filling": "x" * (jsonb.LARGE + 1)}
     told.land("a", large)
     told.land("b", large)
     told.land("c", {"models": []})
