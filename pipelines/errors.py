@@ -1,4 +1,8 @@
-"""Errors that are shown to a user without a traceback: what failed, the reason, the next step."""
+"""Errors that are shown to a user without a traceback: what failed, the reason, the next step.
+
+Belongs here: classes that a caller tells apart, or that end a command. Not here: the messages; they are written where
+the error is raised.
+"""
 
 
 class AtlasError(Exception):

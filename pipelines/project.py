@@ -76,11 +76,12 @@ def domains() -> list[str]:
 @cache
 def load_tables() -> None:
     """Declares the tables, functions and views of the engine, the tables of every domain, and the marts."""
-    for module in ("ops_tables", "staging_tables", "functions", "staging_views"):
-        importlib.import_module(f"pipelines.warehouse.{module}")
+    from pipelines.warehouse import functions, ops_tables, staging_tables, staging_views, trace_view
+
+    _ = ops_tables, staging_tables, functions, staging_views  # each declares on import
     for domain in domains():
         importlib.import_module(f"assets.{domain}.tables")
-    importlib.import_module("pipelines.warehouse.trace_view").declare()
+    trace_view.declare()
     marts = declare_schema("marts", "What analysts read: views over the domains")
     for path in sorted((SQL / "marts").glob("*.sql")):
         file = SqlFile.read(path)

@@ -1,4 +1,7 @@
-"""The settings: a flag overrides the environment, which overrides `atlas.toml` in the working directory."""
+"""The settings: a flag overrides the environment, which overrides `atlas.toml` in the working directory.
+
+Belongs here: each setting, its default and its description. Not here: what a setting changes.
+"""
 
 import os
 import tomllib

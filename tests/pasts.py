@@ -23,7 +23,7 @@ from pipelines.ledger import Run
 from pipelines.transform.run import pending_partitions, transform
 from pipelines.warehouse.database import Warehouse
 from pipelines.warehouse.declare import audit_columns, metadata
-from tests.transform.test_change_set import DAYS, Json, Told, any_listed, any_model, rows, some
+from tests.transform.test_change_set import DAYS, Json, Recorder, any_listed, any_model, rows, some
 
 Tables = dict[str, list[tuple[Any, ...]]]
 
@@ -112,13 +112,13 @@ class World:
     dice: random.Random
     changes: bool = True
     """Whether SELECT files change."""
-    told: dict[str, Told] = field(default_factory=dict)
+    told: dict[str, Recorder] = field(default_factory=dict)
     tables_after: dict[UUID, Tables] = field(default_factory=dict)
     runs: list[Run] = field(default_factory=list)
     after: Callable[["World", Run], None] = lambda world, run: None
 
     def __post_init__(self) -> None:
-        self.told = {name: Told(self.warehouse, source) for name, source in project.sources().items()}
+        self.told = {name: Recorder(self.warehouse, source) for name, source in project.sources().items()}
 
     def record(self, run: Run) -> None:
         """Notes the rows of the tables after a run."""

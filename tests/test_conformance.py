@@ -37,6 +37,7 @@ from pipelines.transform.run import pending_partitions, transform
 from pipelines.warehouse.database import Connection, Warehouse
 from pipelines.warehouse.declare import audit_columns, metadata
 from pipelines.warehouse.table_spec import TableSpec, shared_tables
+from tests.select_paths import Path, paths_read, steps_of
 
 SAMPLE = 40
 """Payloads of a day that tests of order and of faults use: recordings may hold many."""
@@ -654,10 +655,6 @@ def places(value: Any, kind: Type, keys: tuple[str | int, ...] = (), path: str =
                 yield from places(child, inner, (*keys, name), f"{path}[*]")
 
 
-Path = tuple[str, str]
-"""Kind, and path in its payloads."""
-
-
 def relied_upon(source: Source, payloads: Sequence[Payload]) -> dict[Path, tuple[Payload, Place]]:
     """Each path that a contract names, with a payload that has a value there."""
     kinds = {kind: msgspec.inspect.type_info(contract) for kind, contract in source.contracts.items()}
@@ -719,31 +716,6 @@ def test_the_recording_has_a_value_for_each_field_of_the_contract(source: Source
     assert named == relied_upon(source, everything(source)).keys()
 
 
-def read_columns(columns: Sequence[exp.Expression], below: str) -> Iterator[str]:
-    """The path of each column of a JSON_TABLE, from the top of what it reads."""
-    for column in columns:
-        if isinstance(column, exp.JSONColumnDef) and column.args.get("path"):
-            path = below + column.args["path"].this.removeprefix("strict ").removeprefix("$")
-            nested = column.args.get("nested_schema")
-            yield from read_columns(nested.expressions, path) if nested else [path]
-
-
-def paths_read(source: Source, select: Select) -> Iterator[Path]:
-    """What a SELECT file reads straight from payloads by JSON_TABLE."""
-    kinds = {kind or "payloads": kind for kind in source.contracts}
-    kinds |= {f"{kind}_observations" if kind else "observations": kind for kind in source.contracts}
-    for table in sqlglot.parse_one(select.file.text, dialect="postgres").find_all(exp.JSONTable):
-        value = table.this.unnest_operands()[0] if isinstance(table.this, exp.FormatJson) else table.this
-        query = table.find_ancestor(exp.Select)
-        while isinstance(value, exp.Column) and value.name == "body" and query is not None:
-            read = query.args["from_"].this
-            if isinstance(read, exp.Table) and read.alias == value.table and read.name in kinds:
-                top = table.args["path"].this.removeprefix("strict ")
-                yield from ((kinds[read.name], path) for path in read_columns(table.args["schema"].expressions, top))
-                break
-            query = query.find_ancestor(exp.Select)
-
-
 def is_named(kind: Type, steps: Sequence[str]) -> bool:
     """Whether a contract says what is at a path; below a Raw it says that anything may be."""
     if isinstance(kind, UnionType):
@@ -763,9 +735,7 @@ def test_every_path_that_a_select_reads_is_in_the_contract(source: Source) -> No
     read = {path for select in project.selects(source.name) for path in paths_read(source, select)}
     assert read
     for kind, path in read:
-        chosen = path.partition("?")[0].replace(".keyvalue().value", ".*").partition(".keyvalue()")[0]
-        steps = re.findall(r"\[\*\]|[^.\[\]$ ]+", chosen)
-        assert is_named(msgspec.inspect.type_info(source.contracts[kind]), steps), (kind, path)
+        assert is_named(msgspec.inspect.type_info(source.contracts[kind]), steps_of(path)), (kind, path)
 
 
 def counted(value: Any, counters: PathTree, path: str = "") -> Iterator[str]:

@@ -158,8 +158,8 @@ def test_runs_count_in_the_order_of_publishing(warehouse: Warehouse, civitai: So
         first.close(Counts(), {})
     third = land_items(warehouse, civitai, DAY, [a_model(1)])
     assert first.id < second.id < third.id
-    publish_seq = {row["fetch_run_id"]: row["publish_seq"] for row in rows(warehouse, "select * from ops.fetch_runs")}
-    assert publish_seq[second.id] < publish_seq[first.id] < publish_seq[third.id]
+    order = {row["fetch_run_id"]: row["publish_seq"] for row in rows(warehouse, "select * from ops.fetch_runs")}
+    assert order[second.id] < order[first.id] < order[third.id]
 
 
 def test_a_closed_run_stays_as_it_was(warehouse: Warehouse, civitai: Source) -> None:
@@ -204,8 +204,8 @@ def test_landings_of_a_partition_at_once_end_as_one(
     assert {run.status for run in runs} == {"partial_success"}
     entries = rows(warehouse, "select seen from staging.quarantine")
     assert [entry["seen"] for entry in entries] == [AT_ONCE] * len(bad)
-    publish_seq = rows(warehouse, "select publish_seq from ops.fetch_runs where publish_seq is not null")
-    assert len(publish_seq) == AT_ONCE
+    published = rows(warehouse, "select publish_seq from ops.fetch_runs where publish_seq is not null")
+    assert len(published) == AT_ONCE
 
 
 def test_landings_of_two_sources_at_once_do_not_meet(warehouse: Warehouse, civitai: Source, comfyui: Source) -> None:

@@ -1,4 +1,4 @@
-"""Quarantine of payloads: exact bytes and the reason, beside everything that arrives; and bringing mended bytes in."""
+"""Quarantine of payloads: exact bytes and the reason, beside everything that arrives; and landing repaired bytes."""
 
 import base64
 import json
@@ -131,7 +131,7 @@ def test_three_bad_lines_wait_and_the_other_197_arrive(
     assert 0 < offset <= len(cut) and digests
 
 
-def test_landing_the_bad_file_again_adds_no_entry_and_mended_lines_come_in(
+def test_landing_the_bad_file_again_adds_no_entry_and_repaired_lines_land(
     warehouse: Warehouse, civitai: Source, broken: tuple[Path, dict[int, bytes], dict[int, bytes]], tmp_path: Path
 ) -> None:
     path, sound, _ = broken
@@ -140,8 +140,8 @@ def test_landing_the_bad_file_again_adds_no_entry_and_mended_lines_come_in(
     assert [(seen, waits) for *_, seen, waits in entries(warehouse)] == [(2, True)] * 3
     numbers = rows(warehouse, "select quarantine_id from staging.quarantine order by 1")
     for (number,), body in zip(numbers, sound.values(), strict=True):
-        (tmp_path / "mended.json").write_bytes(body)
-        said = atlas(warehouse, "quarantine", "replay", number, "--with", tmp_path / "mended.json")
+        (tmp_path / "repaired.json").write_bytes(body)
+        said = atlas(warehouse, "quarantine", "replay", number, "--with", tmp_path / "repaired.json")
         assert "1 fetched, 1 created" in said and "(completed)" in said
     assert [waits for *_, waits in entries(warehouse)] == [False] * 3
     transform(warehouse, civitai, DAY)
@@ -227,7 +227,7 @@ def test_an_entry_is_shown_whole_with_its_exact_bytes(kinds: Warehouse) -> None:
     assert (shown["quarantine_id"], shown["reason"]) == (number, "wrong_type")
 
 
-def test_a_replay_without_mended_bytes_fails_as_long_as_the_fault_is_there(
+def test_a_replay_without_repaired_bytes_fails_as_long_as_the_fault_is_there(
     warehouse: Warehouse, civitai: Source
 ) -> None:
     land(warehouse, civitai, RETYPED, CUT)
@@ -236,7 +236,7 @@ def test_a_replay_without_mended_bytes_fails_as_long_as_the_fault_is_there(
     assert [(seen, waits) for *_, seen, waits in entries(warehouse)] == [(2, True)] * 2
 
 
-def test_a_replay_brings_in_what_a_mended_contract_takes(warehouse: Warehouse, civitai: Source) -> None:
+def test_a_replay_lands_what_a_repaired_contract_accepts(warehouse: Warehouse, civitai: Source) -> None:
     """As after a contract that was too strict: the entry is of a payload that is sound today."""
     land(warehouse, civitai, RETYPED)
     with warehouse.connect() as connection:
@@ -246,12 +246,12 @@ def test_a_replay_brings_in_what_a_mended_contract_takes(warehouse: Warehouse, c
     assert rows(warehouse, "select external_id, latest from staging.versions") == [("7", True)]
 
 
-def test_mended_bytes_that_are_still_wrong_leave_the_entry_open(
+def test_repaired_bytes_that_are_still_wrong_leave_the_entry_open(
     warehouse: Warehouse, civitai: Source, tmp_path: Path
 ) -> None:
     land(warehouse, civitai, RETYPED)
-    (tmp_path / "mended.json").write_bytes(NAMELESS)
-    atlas(warehouse, "quarantine", "replay", 1, "--with", tmp_path / "mended.json", code=PARTIAL)
+    (tmp_path / "repaired.json").write_bytes(NAMELESS)
+    atlas(warehouse, "quarantine", "replay", 1, "--with", tmp_path / "repaired.json", code=PARTIAL)
     assert [(reason, waits) for reason, *_, waits in entries(warehouse)] == [
         ("wrong_type", True),
         ("missing_field", True),
@@ -259,10 +259,10 @@ def test_mended_bytes_that_are_still_wrong_leave_the_entry_open(
     assert rows(warehouse, "select count(*) from staging.versions") == [(0,)]
 
 
-def test_mended_bytes_land_under_the_id_they_hold(warehouse: Warehouse, civitai: Source, tmp_path: Path) -> None:
+def test_repaired_bytes_land_under_the_id_they_hold(warehouse: Warehouse, civitai: Source, tmp_path: Path) -> None:
     land(warehouse, civitai, b'{"id": ["7"], "name": "seven", "type": "LORA"}')
-    (tmp_path / "mended.json").write_bytes(GOOD)
-    atlas(warehouse, "quarantine", "replay", 1, "--with", tmp_path / "mended.json")
+    (tmp_path / "repaired.json").write_bytes(GOOD)
+    atlas(warehouse, "quarantine", "replay", 1, "--with", tmp_path / "repaired.json")
     assert rows(warehouse, "select external_id from staging.versions") == [("7",)]
     assert entries(warehouse) == [("wrong_type", "$.id", None, 1, False)]
 
@@ -330,7 +330,7 @@ def various(new_warehouse: Callable[[], Warehouse], civitai: Source) -> Iterator
         (["--with", "good.json"], "A repaired payload is for one entry"),
     ],
 )
-def test_what_cannot_be_replayed_is_told_in_a_sentence(
+def test_what_cannot_be_replayed_has_a_message_of_one_sentence(
     various: Warehouse, tmp_path: Path, words: list[str], sentence: str
 ) -> None:
     (tmp_path / "good.json").write_bytes(GOOD)
@@ -358,14 +358,14 @@ def test_an_older_payload_that_lands_again_does_not_close_a_newer_ones_entry(
     assert [waits for *_, waits in entries(warehouse)] == [True]
 
 
-def test_mended_bytes_are_no_newer_than_the_day_they_are_of(
+def test_repaired_bytes_are_no_newer_than_the_day_they_are_of(
     warehouse: Warehouse, civitai: Source, tmp_path: Path
 ) -> None:
     bad = Payload(b'{"id": 7, "name": 9, "type": "LORA"}', "day 3", kind="models")
     newer = Payload(b'{"id": 7, "name": "newer", "type": "LORA"}', "day 4", kind="models")
-    (tmp_path / "mended.json").write_text('{"id": 7, "name": "mended", "type": "LORA"}')
+    (tmp_path / "repaired.json").write_text('{"id": 7, "name": "repaired", "type": "LORA"}')
     land_items(warehouse, civitai, "2026-11-03", [bad], fetched_at=Window.of("2026-11-03").start)
-    atlas(warehouse, "quarantine", "replay", "1", "--with", str(tmp_path / "mended.json"))
+    atlas(warehouse, "quarantine", "replay", "1", "--with", str(tmp_path / "repaired.json"))
     land_items(warehouse, civitai, "2026-11-04", [newer], fetched_at=Window.of("2026-11-04").start)
     with warehouse.connect() as connection:
         latest = connection.execute(
@@ -377,7 +377,7 @@ def test_mended_bytes_are_no_newer_than_the_day_they_are_of(
     assert latest == [{"name": "newer"}]
 
 
-def test_mended_bytes_of_another_record_do_not_close_the_entry(
+def test_repaired_bytes_of_another_record_do_not_close_the_entry(
     warehouse: Warehouse, civitai: Source, tmp_path: Path
 ) -> None:
     land_items(warehouse, civitai, DAY, [Payload(b'{"id": 7, "name": 9, "type": "LORA"}', "here", kind="models")])

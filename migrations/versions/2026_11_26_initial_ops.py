@@ -28,7 +28,7 @@ def upgrade() -> None:
             nullable=False,
             comment="Order of first creation",
         ),
-        sa.CheckConstraint("kind in ('function', 'view')", name=op.f("objects_kind_check")),
+        sa.CheckConstraint("kind in ('function', 'view', 'trigger', 'policy')", name=op.f("objects_kind_check")),
         sa.PrimaryKeyConstraint("name", name=op.f("objects_pkey")),
         schema="ops",
         comment="One row per function or view; an object is created again when its declared text changes",

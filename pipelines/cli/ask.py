@@ -1,4 +1,7 @@
-"""`atlas ask`: answers questions; each is a SELECT in `sql/<domain>/questions/`."""
+"""`atlas ask`: answers questions; each is a SELECT in `sql/<domain>/questions/`.
+
+Belongs here: its options and output. Not here: where the questions lie (`pipelines.project`).
+"""
 
 from typing import Annotated
 

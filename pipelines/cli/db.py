@@ -1,4 +1,7 @@
-"""`atlas db`: the database itself: migrate, status, revision, ensure, drop, shell."""
+"""`atlas db`: the database itself: migrate, status, revision, ensure, drop, shell.
+
+Belongs here: options and output. Not here: how a database is migrated (`pipelines.warehouse.migrate`).
+"""
 
 import os
 import subprocess
@@ -10,37 +13,36 @@ from pipelines import project
 from pipelines.cli import context, show
 from pipelines.cli.context import AsJson
 from pipelines.errors import AtlasError
-from pipelines.warehouse import autogenerate, database, embedded
-from pipelines.warehouse import migrate as schema
+from pipelines.warehouse import autogenerate, database, embedded, migrate
 
 app = typer.Typer(help="The database itself: migrate, status, revision, ensure, drop, shell.", no_args_is_help=True)
 
 
-@app.command()
-def migrate(json: AsJson = False) -> None:
+@app.command("migrate")
+def migrate_(json: AsJson = False) -> None:
     """Apply pending migrations, and functions and views whose text changed."""
     settings = context.current_settings()
     with database.open_warehouse(settings) as warehouse:
-        apply = schema.ensure if settings.database_url is None else schema.migrate
+        apply = migrate.ensure if settings.database_url is None else migrate.migrate
         applied = apply(warehouse, project.objects())
     if json:
-        show.as_json({"applied": applied, "revision": schema.head()})
+        show.as_json({"applied": applied, "revision": migrate.head()})
     else:
         show.out.print(f"Applied {', '.join(applied)}." if applied else "Nothing to apply.", highlight=False)
 
 
-@app.command()
-def status(json: AsJson = False) -> None:
-    """Show the database's address, its revision, and what `migrate` would apply. Exit code 3 if anything."""
+@app.command("status")
+def status_(json: AsJson = False) -> None:
+    """Show the database's address, its revision, and what `migrate` would apply. Exit code 3 if anything is pending."""
     with database.open_warehouse(context.current_settings()) as warehouse:
         exists = warehouse.database in warehouse.databases()
-        current = schema.current(warehouse) if exists else None
-        pending = schema.pending(warehouse, project.objects()) if exists else schema.everything(project.objects())
+        current = migrate.current(warehouse) if exists else None
+        pending = migrate.pending(warehouse, project.objects()) if exists else migrate.everything(project.objects())
         found = {
             "database": warehouse.url.difference_update_query(["password", "sslpassword"]).render_as_string(),
             "exists": exists,
             "revision": current,
-            "head": schema.head(),
+            "head": migrate.head(),
             "pending": pending,
         }
     if json:
@@ -53,8 +55,8 @@ def status(json: AsJson = False) -> None:
         raise typer.Exit(context.PARTIAL)
 
 
-app.command("apply", help="Another name of `migrate`.")(migrate)
-app.command("check", help="Another name of `status`.")(status)
+app.command("apply", help="Another name of `migrate`.")(migrate_)
+app.command("check", help="Another name of `status`.")(status_)
 
 
 @app.command()
@@ -79,11 +81,11 @@ def revision(
 def ensure(json: AsJson = False) -> None:
     """Create the database where it is missing, and bring it to the newest revision."""
     with database.open_warehouse(context.current_settings()) as warehouse:
-        applied = schema.ensure(warehouse, project.objects())
+        applied = migrate.ensure(warehouse, project.objects())
     if json:
-        show.as_json({"applied": applied, "revision": schema.head()})
+        show.as_json({"applied": applied, "revision": migrate.head()})
     else:
-        show.out.print(f"Ready, at revision {schema.head()}.", highlight=False)
+        show.out.print(f"Ready, at revision {migrate.head()}.", highlight=False)
 
 
 @app.command()

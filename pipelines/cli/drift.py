@@ -1,4 +1,7 @@
-"""`atlas drift`: JSON paths and types that are new in payloads, or have vanished from them."""
+"""`atlas drift`: JSON paths and types that are new in payloads, or have vanished from them.
+
+Belongs here: its options and output. Not here: what counts as drift (`pipelines.landing.schema_drift`).
+"""
 
 from typing import Annotated
 

@@ -111,23 +111,23 @@ def as_of(
     if (table is None) == (not schema):
         raise AtlasError("Name either a TABLE to print, or a schema to create: --schema NAME.", usage=True)
     with context.warehouse() as warehouse, ledger.open_reader(warehouse) as connection:
-        moment = snapshots.snapshot_of_run(connection, run)
-        of = _known(domain or (table or moment.source).replace(".", "/").split("/")[0])
-        with time_travel.as_of(warehouse, of, moment, schema=schema or None, workers=workers) as then:
-            untrue = time_travel.why_not_exact(connection, then)
+        snapshot = snapshots.snapshot_of_run(connection, run)
+        domain = _known(domain or (table or snapshot.source).replace(".", "/").split("/")[0])
+        with time_travel.as_of(warehouse, domain, snapshot, schema=schema or None, workers=workers) as past:
+            inexact = time_travel.why_not_exact(connection, past)
             if table is not None:
-                _print_rows(connection, then.table_spec(table), limit, json)
+                _print_rows(connection, past.table_spec(table), limit, json)
             sizes = {
-                name: table_digests.count(connection, then.table_spec(name))["rows"] for name in then.tables if schema
+                name: table_digests.count(connection, past.table_spec(name))["rows"] for name in past.tables if schema
             }
     if schema:
         rows = [{"table": f"{schema}.{name}", "rows": number} for name, number in sizes.items()]
-        show.as_json(rows) if json else show.table(f"As it was after run {moment.run_id}", rows)
+        show.as_json(rows) if json else show.table(f"As it was after run {snapshot.run_id}", rows)
         drop = sql.SQL("drop schema {} cascade;").format(sql.Identifier(schema)).as_string()
         show.err.print(f"The schema stays until it is dropped in psql: {drop}", highlight=False, markup=False)
-    if untrue:
-        raise AtlasError(untrue)
-    show.err.print(f"as recorded by run {moment.run_id}", highlight=False)
+    if inexact:
+        raise AtlasError(inexact)
+    show.err.print(f"as recorded by run {snapshot.run_id}", highlight=False)
 
 
 def diff(
@@ -140,12 +140,14 @@ def diff(
 ) -> None:
     """Show which rows and cells differ between two runs, and why: another payload, other counters, other SQL."""
     with context.warehouse() as warehouse, ledger.open_reader(warehouse) as connection, ExitStack() as stack:
-        moments = [snapshots.snapshot_of_run(connection, run) for run in (before, after)]
-        of = _known(domain or moments[1].source.split("/")[0])
-        old, new = (stack.enter_context(time_travel.as_of(warehouse, of, each, workers=workers)) for each in moments)
+        snapshots_ = [snapshots.snapshot_of_run(connection, run) for run in (before, after)]
+        domain = _known(domain or snapshots_[1].source.split("/")[0])
+        old, new = (
+            stack.enter_context(time_travel.as_of(warehouse, domain, each, workers=workers)) for each in snapshots_
+        )
         if table:
             new.table_spec(table)
-        untrue = " ".join(filter(None, (time_travel.why_not_exact(connection, then) for then in (old, new))))
+        inexact = " ".join(filter(None, (time_travel.why_not_exact(connection, past) for past in (old, new))))
         found: Iterator[dict[str, Any]] = (
             each for each in time_travel.differences(connection, old, new) if table in (None, each["table"])
         )
@@ -157,8 +159,8 @@ def diff(
                 show.out.print(_difference(each), highlight=False, markup=False, soft_wrap=True)
                 counted += 1
             show.out.print(f"{counted:,} rows differ", highlight=False)
-    if untrue:
-        raise AtlasError(untrue)
+    if inexact:
+        raise AtlasError(inexact)
 
 
 def _difference(each: dict[str, Any]) -> str:

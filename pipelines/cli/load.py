@@ -17,7 +17,7 @@ from pipelines.cli import context, show
 from pipelines.cli.context import AsJson
 from pipelines.connectors import recording
 from pipelines.errors import AtlasError
-from pipelines.landing import bulk_files as brought
+from pipelines.landing import bulk_files
 from pipelines.landing.land import land_intake
 from pipelines.ledger import Run
 from pipelines.settings import Mode
@@ -95,7 +95,7 @@ def land(
     window = _window(partition) if partition else None
     if window and window.day < source.start_date:
         raise AtlasError(f"{source.name} begins on {source.start_date}; {window.key} is before that.", usage=True)
-    intake = brought.intake(source, kind, files, window)
+    intake = bulk_files.intake(source, kind, files, window)
     day = window.key if window else datetime.now(UTC).date().isoformat()
     with context.warehouse() as warehouse, show.reporting() as reporter:
         land_intake(warehouse, source, day, nullcontext(intake), notify=reporter)

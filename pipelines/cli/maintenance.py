@@ -1,4 +1,7 @@
-"""`atlas prune` removes old data that nothing needs, `atlas erase` removes a record for good."""
+"""`atlas prune` removes old data that nothing needs, `atlas erase` removes a record for good.
+
+Belongs here: their options and output. Not here: what is removed (`pipelines.maintenance`).
+"""
 
 from typing import Annotated, Any
 

@@ -1,4 +1,7 @@
-"""`atlas runs`: the newest rows of the ledger, `ops.fetch_runs`."""
+"""`atlas runs`: the newest rows of the ledger, `ops.fetch_runs`.
+
+Belongs here: its options and output. Not here: how rows of the ledger are written (`pipelines.ledger`).
+"""
 
 from typing import Annotated
 

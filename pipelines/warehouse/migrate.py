@@ -87,7 +87,7 @@ def migrate(warehouse: Warehouse, declared: Sequence[SqlObject]) -> list[str]:
     with _locked(warehouse) as (connection, cursor):
         steps = pending(warehouse, declared)
         if steps:
-            objects.drop(cursor, "view")
+            objects.drop(cursor, *objects.OVER_TABLES)
             command.upgrade(config(connection), "head")
             objects.create(cursor, declared)
     return steps
@@ -99,7 +99,7 @@ def downgrade(warehouse: Warehouse, revision: str = "base") -> None:
     Raises AtlasError as `migrate` does.
     """
     with _locked(warehouse) as (connection, cursor):
-        objects.drop(cursor, "view", "function")
+        objects.drop(cursor, *objects.OVER_TABLES, "function")
         command.downgrade(config(connection), revision)
 
 

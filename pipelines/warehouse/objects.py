@@ -1,6 +1,8 @@
-"""Functions and views: declared as text, and created again when a text changes, as Flyway's repeatable migrations are.
+"""Functions, views, triggers and policies: declared as text, and created again when their text changes.
 
-    declared text ──digest differs from that in ops.objects──> create or replace, comment, record the digest
+They are what Flyway calls repeatable migrations.
+
+    declared text ──digest differs from that in ops.objects──> create again, comment, record the digest
 
 Belongs here: declaring objects, and creating and dropping them. Not here: when (`migrate`), tables (`migrations/`).
 """
@@ -16,7 +18,9 @@ from psycopg import sql
 from pipelines.errors import AtlasError
 
 Cursor = psycopg.Cursor[dict[str, Any]]
-Kind = Literal["function", "view"]
+Kind = Literal["function", "view", "trigger", "policy"]
+OVER_TABLES: tuple[Kind, ...] = ("view", "trigger", "policy")
+"""Kinds that are dropped before tables are changed, as they depend on columns."""
 REFUSED = (
     psycopg.errors.SyntaxError,
     psycopg.errors.UndefinedTable,
@@ -28,9 +32,9 @@ REFUSED = (
 
 @dataclass(frozen=True)
 class SqlObject:
-    """A function or a view. name: as SQL refers to it, a function with the types of its arguments.
+    """A declared object. name: as DROP refers to it: `ops.one()`, `marts.models`, `touch on catalog.models`.
 
-    create: its `create or replace` statement. comments: its COMMENT ON statements.
+    create: its CREATE statement. comments: its COMMENT ON statements.
     """
 
     kind: Kind
@@ -58,6 +62,21 @@ def view(name: str, select: str, comment: str, columns: Mapping[str, str] | None
     comments = [_comment("view", name, comment)]
     comments += [_comment("column", f"{name}.{column}", words) for column, words in (columns or {}).items()]
     DECLARED[name] = SqlObject("view", name, f"create or replace view {name} as\n{select}", tuple(comments))
+
+
+def trigger(name: str, table: str, create: str, comment: str) -> None:
+    """Declares a trigger on a table. create: its `create trigger` statement."""
+    _declare_on_table("trigger", name, table, create, comment)
+
+
+def policy(name: str, table: str, create: str, comment: str) -> None:
+    """Declares a row security policy on a table. create: its `create policy` statement."""
+    _declare_on_table("policy", name, table, create, comment)
+
+
+def _declare_on_table(kind: Kind, name: str, table: str, create: str, comment: str) -> None:
+    address = f"{name} on {table}"
+    DECLARED[address] = SqlObject(kind, address, create, (_comment(kind, address, comment),))
 
 
 def _comment(kind: str, name: str, words: str) -> str:
@@ -106,6 +125,8 @@ def create(cursor: Cursor, objects: Sequence[SqlObject]) -> None:
 
 
 def _create(cursor: Cursor, each: SqlObject) -> None:
+    if each.kind in ("trigger", "policy"):  # a policy has no "create or replace"
+        _execute(cursor, f"drop {each.kind} if exists {each.name}")
     try:
         with cursor.connection.transaction():
             _execute(cursor, each.create)

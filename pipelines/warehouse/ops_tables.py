@@ -169,7 +169,7 @@ objects = Table(
     metadata,
     Column("name", Text, primary_key=True, comment="Name in SQL; for a function with the types of its arguments"),
     Column("kind", Text, nullable=False, comment="function or view"),
-    one_of("kind", ("function", "view")),
+    one_of("kind", ("function", "view", "trigger", "policy")),
     Column("digest", Text, nullable=False, comment="sha256 of the statements that created it, lower hex"),
     Column("created_order", BigInteger, Identity(always=True), comment="Order of first creation"),
     schema="ops",

@@ -91,15 +91,15 @@ def client(fake: Hub, httpserver: HTTPServer) -> Iterator[Client]:
         yield opened
 
 
-def told(items: list[Item]) -> list[str]:
+def keys(items: list[Item]) -> list[str]:
     return [json.loads(each.body)["id"].removeprefix("lab/") for each in items if isinstance(each, Payload)]
 
 
-def marks(items: list[Item]) -> dict[str, Any]:
+def cursors_of(items: list[Item]) -> dict[str, Any]:
     return {each.listing: each.value for each in items if isinstance(each, Cursor)}
 
 
-def test_a_first_run_ends_below_the_days_start_and_the_next_one_below_its_mark(
+def test_a_first_run_ends_below_the_days_start_and_the_next_one_below_its_cursor(
     hub: Source, fake: Hub, client: Client
 ) -> None:
     fake.models = [
@@ -109,37 +109,37 @@ def test_a_first_run_ends_below_the_days_start_and_the_next_one_below_its_mark(
         *(model(f"before-{number}", lastModified=f"2026-10-31T2{number}:00:00.000Z") for number in range(4)),
     ]
     first = list(hub.fetch(client, TODAY))
-    assert told(first) == [
+    assert keys(first) == [
         *("evening", "noon-3", "noon-2", "noon-1", "noon-0", "early", "before-3", "before-2", "before-1")
     ]
     assert not any(isinstance(each, FullScan) for each in first)
 
     fake.pages = 0
     fake.models.append(model("night", lastModified="2026-11-01T23:00:00.000Z"))
-    second = list(hub.fetch(client, replace(TODAY, cursors=marks(first))))
-    assert told(second)[:2] == ["night", "evening"]
-    assert "early" not in told(second)
+    second = list(hub.fetch(client, replace(TODAY, cursors=cursors_of(first))))
+    assert keys(second)[:2] == ["night", "evening"]
+    assert "early" not in keys(second)
     assert fake.pages <= 2
 
 
-def test_models_changed_at_the_time_of_the_mark_are_told_by_the_next_run(
+def test_models_changed_at_the_time_of_the_cursor_are_fetched_by_the_next_run(
     hub: Source, fake: Hub, client: Client
 ) -> None:
     at_once = {"lastModified": "2026-11-01T20:00:00.000Z"}
     fake.models = [model("first", **at_once), *(model(f"noon-{number}") for number in range(5))]
-    cursors = marks(list(hub.fetch(client, TODAY)))
+    cursors = cursors_of(list(hub.fetch(client, TODAY)))
     fake.models += [model("at-once", **at_once), model("late", lastModified="2026-11-01T19:52:00.000Z")]
-    assert {"at-once", "late"} <= set(told(list(hub.fetch(client, replace(TODAY, cursors=cursors)))))
+    assert {"at-once", "late"} <= set(keys(list(hub.fetch(client, replace(TODAY, cursors=cursors)))))
 
 
-def test_a_sweep_reads_the_listing_to_its_end_and_says_so(hub: Source, fake: Hub, client: Client) -> None:
+def test_a_full_refresh_reads_the_listing_to_its_end_and_says_so(hub: Source, fake: Hub, client: Client) -> None:
     fake.models = [model(f"old-{number}", lastModified="2024-02-29T00:00:00.000Z") for number in range(7)]
-    swept = list(hub.fetch(client, replace(TODAY, full_refresh=True)))
-    assert len(told(swept)) == 7
-    assert swept[-1] == FullScan("", responses=3)
+    items = list(hub.fetch(client, replace(TODAY, full_refresh=True)))
+    assert len(keys(items)) == 7
+    assert items[-1] == FullScan("", responses=3)
 
 
-def test_of_a_day_that_is_past_only_its_models_are_told_and_no_mark_is_left(
+def test_of_a_day_that_is_past_only_its_models_are_fetched_and_no_cursor_is_set(
     hub: Source, fake: Hub, client: Client
 ) -> None:
     fake.models = [
@@ -151,12 +151,12 @@ def test_of_a_day_that_is_past_only_its_models_are_told_and_no_mark_is_left(
     ]
     cursors = {"models": {"value": "2026-11-03T08:00:00+00:00"}}
     past = list(hub.fetch(client, replace(TODAY, current=False, cursors=cursors)))
-    assert sorted(told(past)) == ["elsewhere", "first", "last"]
-    assert marks(past) == {}
+    assert sorted(keys(past)) == ["elsewhere", "first", "last"]
+    assert cursors_of(past) == {}
     assert fake.pages < 5, "it went on below the day"
 
 
-def test_a_model_is_looked_at_by_its_own_url(hub: Source, fake: Hub, client: Client) -> None:
+def test_a_model_is_fetched_by_its_own_url(hub: Source, fake: Hub, client: Client) -> None:
     fake.models = [model("kept")]
     assert hub.get_record is not None and hub.change_token is not None
     kept = hub.get_record(client, "", "lab/kept")

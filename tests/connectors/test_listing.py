@@ -83,10 +83,10 @@ class Book:
 class Read:
     """One reading of a listing, to its end or to where it broke off."""
 
-    told: list[str] = field(default_factory=list)
+    keys: list[str] = field(default_factory=list)
     kept: dict[str, Any] = field(default_factory=dict)
     cursors: dict[str, Mapping[str, Any]] = field(default_factory=dict)
-    swept: list[FullScan] = field(default_factory=list)
+    full_scans: list[FullScan] = field(default_factory=list)
 
 
 @dataclass
@@ -112,7 +112,7 @@ class Reader:
             **(usual | more),
         )
         for number, page in enumerate(found, 1):
-            read.told += [json.loads(each).get("id", "unreadable") for each in page.records]
+            read.keys += [json.loads(each).get("id", "unreadable") for each in page.records]
             read.kept = json.loads(msgspec.json.encode(page.checkpoint.state))
             if number == pages:
                 return read
@@ -120,12 +120,12 @@ class Reader:
             if isinstance(item, Cursor):
                 read.cursors[item.listing] = json.loads(msgspec.json.encode(item.value))
             elif isinstance(item, FullScan):
-                read.swept.append(item)
+                read.full_scans.append(item)
             assert not isinstance(item, Checkpoint)
         return read
 
     def asked(self) -> list[str]:
-        """Cursors asked for since the last look, `+` for a wider page."""
+        """Cursors asked for since the last call, `+` for a wider page."""
         found = [
             each.arguments.get("cursor", "0") + ("+" if each.arguments.get("limit") == "4" else "")
             for each in self.server.log
@@ -160,39 +160,41 @@ BOOK = Book(
 )
 
 
-def test_without_a_mark_it_is_read_to_its_end(opened: Open) -> None:
+def test_without_a_cursor_it_is_read_to_its_end(opened: Open) -> None:
     reader = opened(BOOK)
     read = reader.read()
-    assert read.told == list("gfedcbazyx")
-    assert read.swept == [FullScan("", 4)]
+    assert read.keys == list("gfedcbazyx")
+    assert read.full_scans == [FullScan("", 4)]
     assert datetime.fromisoformat(read.cursors["entries"]["value"]) == NOON + timedelta(minutes=60)
 
 
-def test_an_increment_ends_with_a_page_that_is_all_below_the_mark_less_the_overlap(opened: Open) -> None:
+def test_an_increment_ends_with_a_page_that_is_all_below_the_cursor_less_the_overlap(opened: Open) -> None:
     """Equal times go on over the border of a page, so the border itself is no end."""
     reader = opened(BOOK)
     read = reader.read(replace(TODAY, cursors={"entries": {"value": (NOON + timedelta(minutes=40)).isoformat()}}))
-    assert (read.told, read.swept) == (list("gfedcbazyx"), []), "as it happens, that was the end, but nobody swept"
+    assert (read.keys, read.full_scans) == (list("gfedcbazyx"), []), (
+        "as it happens, that was the end, but it was not a full scan"
+    )
     read = reader.read(replace(TODAY, cursors={"entries": {"value": (NOON + timedelta(minutes=41)).isoformat()}}))
     assert reader.asked() == ["0", "1", "2", "3", "0", "1"]
-    assert (read.told, read.swept) == (list("gfedcb"), [])
+    assert (read.keys, read.full_scans) == (list("gfedcb"), [])
 
 
-def test_a_sweep_reads_all_whatever_the_mark(opened: Open) -> None:
+def test_a_full_refresh_reads_all_whatever_the_cursor(opened: Open) -> None:
     cursors = {"entries": {"value": (NOON + timedelta(minutes=60)).isoformat()}}
     read = opened(BOOK).read(replace(TODAY, cursors=cursors, full_refresh=True))
-    assert (read.told, read.swept) == (list("gfedcbazyx"), [FullScan("", 4)])
+    assert (read.keys, read.full_scans) == (list("gfedcbazyx"), [FullScan("", 4)])
 
 
-def test_a_first_increment_ends_where_it_is_told(opened: Open) -> None:
+def test_a_first_increment_ends_at_its_start(opened: Open) -> None:
     read = opened(BOOK).read(incremental=Incremental(OVERLAP, NOON + timedelta(minutes=45)))
-    assert (read.told, read.swept) == (list("gfedcb"), [])
+    assert (read.keys, read.full_scans) == (list("gfedcb"), [])
     assert datetime.fromisoformat(read.cursors["entries"]["value"]) == NOON + timedelta(minutes=60)
 
 
-def test_a_listing_without_order_is_read_to_its_end_and_leaves_no_mark(opened: Open) -> None:
+def test_a_listing_without_order_is_read_to_its_end_and_sets_no_cursor(opened: Open) -> None:
     read = opened(BOOK).read(incremental=None, kind="entries")
-    assert (read.told, read.cursors, read.swept) == (list("gfedcbazyx"), {}, [FullScan("entries", 4)])
+    assert (read.keys, read.cursors, read.full_scans) == (list("gfedcbazyx"), {}, [FullScan("entries", 4)])
 
 
 def test_one_pinned_old_record_does_not_end_an_increment(opened: Open) -> None:
@@ -200,19 +202,19 @@ def test_one_pinned_old_record_does_not_end_an_increment(opened: Open) -> None:
         [[entry("new", 60), entry("pinned", -999)], [entry("other", 59)], [entry("old", -60)], [entry("x", -61)]]
     )
     read = opened(book).read(incremental=Incremental(OVERLAP, NOON))
-    assert read.told == ["new", "pinned", "other", "old"]
+    assert read.keys == ["new", "pinned", "other", "old"]
 
 
 def test_an_empty_page_in_the_middle_is_no_end(opened: Open) -> None:
     reader = opened(Book([[entry("b", 60)], [], [], [entry("a", 50)]]))
-    assert reader.read(incremental=Incremental(OVERLAP, NOON)).told == ["b", "a"]
-    assert reader.read(replace(TODAY, full_refresh=True)).swept == [FullScan("", 4)]
+    assert reader.read(incremental=Incremental(OVERLAP, NOON)).keys == ["b", "a"]
+    assert reader.read(replace(TODAY, full_refresh=True)).full_scans == [FullScan("", 4)]
 
 
 def test_records_that_cannot_be_read_are_handed_on(opened: Open) -> None:
     book = Book([[{"name": "no id"}, {"id": 7}, entry("b", 60)], [entry("a", 50) | {"at": "yesterday"}]])
     read = opened(book).read()
-    assert read.told == ["unreadable", 7, "b", "a"]
+    assert read.keys == ["unreadable", 7, "b", "a"]
     assert datetime.fromisoformat(read.cursors["entries"]["value"]) == NOON + timedelta(minutes=60)
 
 
@@ -233,9 +235,9 @@ class Numbers(RecordHead):
 class Shelf:
     """Records by number, the highest first: a page by its number, or what is next below or above an id.
 
-    most: records that a page holds, whatever is asked for. day: the ids that are told but where one record is asked
-    for. stale: ids that are gone and still indexed: they take up room, and are not told. before: what happens to the
-    ids before a page is told.
+    most: records that a page holds, whatever is asked for. day: the ids that are returned but where one record is
+    asked for. stale: ids that are gone and still indexed: they take up room, and are not returned. before: what happens
+    to the ids before a page is returned.
     """
 
     ids: list[int]
@@ -249,21 +251,21 @@ class Shelf:
         page, size = asked.arguments.get("page", "1"), min(int(asked.arguments["limit"]), self.most)
         ids = sorted((each for each in self.ids if each in self.day or size == 1), reverse=True)
         if page[0] == "b":
-            told = [each for each in ids if each < int(page[1:])][:size]
+            found = [each for each in ids if each < int(page[1:])][:size]
         elif page[0] == "a":
-            told = [each for each in ids if each > int(page[1:])][-size:]
+            found = [each for each in ids if each > int(page[1:])][-size:]
         else:
-            told = ids[size * (int(page) - 1) :][:size]
-        return Answer({"items": [{"id": each} for each in told if each not in self.stale]})
+            found = ids[size * (int(page) - 1) :][:size]
+        return Answer({"items": [{"id": each} for each in found if each not in self.stale]})
 
 
 def missed(shelf: Shelf, *reads: Read) -> set[int]:
-    """Ids that are on the shelf, and were not told."""
-    return set(shelf.ids).difference(*(map(int, read.told) for read in reads))
+    """Ids that are on the shelf, and were not returned."""
+    return set(shelf.ids).difference(*(map(int, read.keys) for read in reads))
 
 
 def losing(*numbers: int) -> Callable[[list[int]], None]:
-    """So many of the highest ids are gone before the first page is told, the second, and so on."""
+    """So many of the highest ids are gone before the first page is returned, the second, and so on."""
     left = iter(numbers)
 
     def before(ids: list[int]) -> None:
@@ -290,8 +292,8 @@ def pages_asked(reader: Reader) -> list[tuple[str | None, str]]:
 def test_a_page_by_number_begins_before_the_one_before_has_ended(opened: Open) -> None:
     reader = opened(Shelf(list(range(1, 16))))
     read = reader.read(paginator=BY_NUMBER, **WORDS)
-    assert read.told == [15, 14, 13, 12, 11, 10, 9, 9, 8, 7, 6, 5, 4, 5, 4, 3, 2, 1, 1]
-    assert read.swept == [FullScan("", 5)]
+    assert read.keys == [15, 14, 13, 12, 11, 10, 9, 9, 8, 7, 6, 5, 4, 5, 4, 3, 2, 1, 1]
+    assert read.full_scans == [FullScan("", 5)]
     assert pages_asked(reader) == [(None, "7"), ("2", "6"), ("3", "5"), ("3", "7"), ("4", "7")]
 
 
@@ -303,31 +305,31 @@ def test_pages_that_all_end_at_one_place_are_refused() -> None:
 
 @pytest.mark.parametrize("stale", [1, 300, 320, 321, 638])
 def test_a_page_with_room_for_more_hides_none(opened: Open, stale: int) -> None:
-    """The 320th of 320 takes up room and is not told; before the next page is, the two highest are gone."""
+    """The 320th of 320 takes up room and is not returned; before the next page is, the two highest are gone."""
     shelf = Shelf(list(range(1, 1001)), stale={1001 - stale}, before=losing(0, 2))
     reader = opened(shelf)
     read = reader.read(**LARGE)
     assert missed(shelf, read) <= shelf.stale
-    assert len(read.swept) == 1
+    assert len(read.full_scans) == 1
     assert len(reader.server.log) < 12
 
 
-def test_a_page_that_tells_less_than_half_hides_none(opened: Open) -> None:
+def test_a_page_that_returns_less_than_half_hides_none(opened: Open) -> None:
     """None that overlaps it goes further; the page after it is no proof unless it is empty."""
     shelf = Shelf(list(range(1, 1001)), stale=set(range(691, 891)), before=losing(0, 2))
     assert missed(shelf, opened(shelf).read(**LARGE)) == shelf.stale
 
 
-def test_a_page_that_begins_too_low_is_no_known_ground(opened: Open) -> None:
-    """It is all below the mark, since a hundred have gone; so are not those that it passes over."""
+def test_a_page_that_begins_too_low_does_not_end_an_increment(opened: Open) -> None:
+    """It is all below the cursor, since a hundred have gone; so are not those that it passes over."""
     shelf = Shelf(list(range(1, 1001)), before=losing(0, 100))
     window = replace(TODAY, cursors={"entries": {"value": 620}})
     read = opened(shelf).read(window, **(LARGE | {"incremental": Incremental(1)}))
-    assert set(range(619, 901)) <= set(map(int, read.told))
+    assert set(range(619, 901)) <= set(map(int, read.keys))
 
 
 def test_the_last_page_hides_none(opened: Open) -> None:
-    """It tells 319 of 320, and before the page after it is told, the five beyond it have moved up."""
+    """It returns 319 of 320, and before the page after it is returned, the five beyond it have moved up."""
     shelf = Shelf(list(range(1, 326)), stale={100}, before=losing(0, 5))
     assert missed(shelf, opened(shelf).read(**LARGE)) == {100}
 
@@ -371,14 +373,14 @@ def test_pages_by_number_pass_over_nothing_while_records_come_and_go(opened: Ope
     reader = opened(Shelf([*always, *going], stale=stale, before=before))
     limit = draw.randint(11, 15)
     read = reader.read(paginator=PageNumberPaginator("page", "limit", limit, 99), **(WORDS | {"limit": limit}))
-    assert not always.difference(map(int, read.told), stale)
-    assert len(read.swept) == 1
+    assert not always.difference(map(int, read.keys), stale)
+    assert len(read.full_scans) == 1
 
 
 def test_pages_below_an_id_are_read_to_an_empty_one(opened: Open) -> None:
     reader = opened(Shelf(list(range(1, 8))))
     read = reader.read(paginator=BeforeIdPaginator("page"), **(WORDS | {"limit": 3}))
-    assert read.told == [7, 6, 5, 4, 3, 2, 1]
+    assert read.keys == [7, 6, 5, 4, 3, 2, 1]
     assert [page for page, _ in pages_asked(reader)] == [None, "b5", "b2", "b1"]
 
 
@@ -390,7 +392,7 @@ def test_a_link_header_names_the_next_page(opened: Open) -> None:
             return Answer({"items": [entry(str(number))]}, headers=link if number < 2 else {})
 
     reader = opened(Linked())
-    assert reader.read(paginator=LinkHeaderPaginator()).told == ["0", "1", "2"]
+    assert reader.read(paginator=LinkHeaderPaginator()).keys == ["0", "1", "2"]
     assert reader.asked() == ["0", "1", "2"]
 
 
@@ -399,16 +401,16 @@ IN_A_ROW: dict[str, Any] = WORDS | {"paginator": BeforeIdPaginator("page", neigh
 
 def test_of_records_with_ids_in_a_row_the_next_ones_are_asked_for(opened: Open) -> None:
     """So that one that was the first or the last of them is missed too."""
-    assert opened(Shelf([2, 4, 5, 7], day=range(4, 6))).read(**IN_A_ROW).swept == [FullScan("", 2, (2, 7))]
-    assert opened(Shelf([4, 5], day=range(4, 6))).read(**IN_A_ROW).swept == [FullScan("", 2, (None, None))]
+    assert opened(Shelf([2, 4, 5, 7], day=range(4, 6))).read(**IN_A_ROW).full_scans == [FullScan("", 2, (2, 7))]
+    assert opened(Shelf([4, 5], day=range(4, 6))).read(**IN_A_ROW).full_scans == [FullScan("", 2, (None, None))]
     nothing = opened(Shelf([2, 7], day=range(4, 6)))
-    assert nothing.read(**IN_A_ROW).swept == []
+    assert nothing.read(**IN_A_ROW).full_scans == []
     assert nothing.client.notes["empty listings, which are not a full scan"] == 1
 
 
 @pytest.mark.parametrize("word", ["b", "a"])
 @pytest.mark.parametrize("said", [Answer({"error": "gone"}, 404), Answer({"items": [{"name": "no id"}]})])
-def test_a_next_record_that_is_not_told_is_a_fault_and_no_end_of_them(opened: Open, word: str, said: Answer) -> None:
+def test_a_next_record_that_is_not_returned_is_a_fault_and_not_the_end(opened: Open, word: str, said: Answer) -> None:
     shelf = Shelf([2, 4, 5, 7], day=range(4, 6))
 
     class Silent:
@@ -423,16 +425,16 @@ def test_a_next_record_that_is_not_told_is_a_fault_and_no_end_of_them(opened: Op
 @pytest.mark.parametrize("paginator", [BeforeIdPaginator("page"), BY_NUMBER], ids=["below", "numbered"])
 def test_a_page_below_an_id_or_by_number_goes_on_where_it_broke_off(opened: Open, paginator: Any) -> None:
     reader = opened(Shelf(list(range(1, 20))))
-    told = reader.read(paginator=paginator, **WORDS).told
+    keys = reader.read(paginator=paginator, **WORDS).keys
     whole = pages_asked(reader)
     reader.server.log.clear()
     broken = reader.read(paginator=paginator, **WORDS, pages=2)
     resumed = reader.read(replace(TODAY, checkpoints={"entries": broken.kept}), paginator=paginator, **WORDS)
-    assert broken.told + resumed.told == told
+    assert broken.keys + resumed.keys == keys
     assert pages_asked(reader) == whole
 
 
-def test_a_page_by_number_that_is_told_later_hides_none(opened: Open) -> None:
+def test_a_page_by_number_that_is_read_later_hides_none(opened: Open) -> None:
     """What has gone since it broke off is seen by the last page, which is kept."""
     shelf = Shelf(list(range(1, 31)))
     reader = opened(shelf)
@@ -446,7 +448,7 @@ def test_a_listing_that_is_cut_off_is_no_end(opened: Open) -> None:
     few = replace(BY_NUMBER, max_page=2)
     reader = opened(Shelf(list(range(1, 30))))
     read = reader.read(paginator=few, **WORDS)
-    assert (read.told[0], read.told[-1], read.swept) == (29, 16, [])
+    assert (read.keys[0], read.keys[-1], read.full_scans) == (29, 16, [])
     assert reader.client.notes["listings cut off at the last page that the source serves"] == 1
     window = replace(TODAY, cursors={"entries": {"value": 5}})
     read = reader.read(window, paginator=few, **(WORDS | {"incremental": Incremental(1)}))
@@ -486,17 +488,17 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> type[Clock]:
     return Clock
 
 
-def test_a_time_that_is_still_to_come_moves_no_mark_beyond_now(opened: Open, clock: type[Clock]) -> None:
+def test_a_time_that_is_still_to_come_moves_no_cursor_beyond_now(opened: Open, clock: type[Clock]) -> None:
     book = Book([[entry("tomorrow", 1440), entry("now", -1)]])
     reader = opened(book)
     read = reader.read(incremental=Incremental(OVERLAP, NOON - timedelta(hours=1)))
     assert datetime.fromisoformat(read.cursors["entries"]["value"]) == NOON
     book.pages = [[entry("tomorrow", 1440), entry("next", 5), entry("now", -1)]]
     clock.moment = NOON + timedelta(minutes=6)
-    assert "next" in reader.read(replace(TODAY, cursors=read.cursors)).told
+    assert "next" in reader.read(replace(TODAY, cursors=read.cursors)).keys
 
 
-def test_a_mark_is_not_moved_beyond_the_first_page_of_a_listing_that_broke_off(
+def test_a_cursor_is_not_moved_beyond_the_first_page_of_a_listing_that_broke_off(
     opened: Open, clock: type[Clock]
 ) -> None:
     """What changed while it was broken off is above its first page, and below the time when it goes on."""
@@ -520,19 +522,19 @@ def test_a_listing_that_broke_off_goes_on_after_its_last_page(opened: Open, page
     asked = reader.asked()
     broken = reader.read(paginator=paginator, pages=pages)
     resumed = reader.read(replace(TODAY, checkpoints={"entries": broken.kept}), paginator=paginator)
-    assert broken.told + resumed.told == whole.told
-    assert (resumed.cursors, resumed.swept) == (whole.cursors, whole.swept)
+    assert broken.keys + resumed.keys == whole.keys
+    assert (resumed.cursors, resumed.full_scans) == (whole.cursors, whole.full_scans)
     assert reader.asked() == asked
 
 
-def test_a_sweep_goes_on_where_an_increment_had_come_to_known_ground(opened: Open) -> None:
+def test_a_full_refresh_goes_on_where_an_increment_ended(opened: Open) -> None:
     reader = opened(BOOK)
     broken = reader.read(incremental=Incremental(OVERLAP, NOON + timedelta(minutes=45)), pages=2)
     assert broken.kept["ended"] == "cursor"
     window = replace(TODAY, checkpoints={"entries": broken.kept}, full_refresh=True)
     resumed = reader.read(window, incremental=Incremental(OVERLAP, NOON + timedelta(minutes=45)))
-    assert broken.told + resumed.told == list("gfedcbazyx")
-    assert resumed.swept == [FullScan("", 4)]
+    assert broken.keys + resumed.keys == list("gfedcbazyx")
+    assert resumed.full_scans == [FullScan("", 4)]
 
 
 # What a source does wrong
@@ -561,9 +563,9 @@ def test_ever_new_links_stop_it(opened: Open, page: list[Any]) -> None:
     assert len(reader.asked()) == 1 + MAX_IDLE_PAGES
 
 
-def test_records_told_twice_are_counted(opened: Open) -> None:
+def test_records_returned_twice_are_counted(opened: Open) -> None:
     reader = opened(Book([[entry("a"), entry("b")], [entry("b"), entry("c")]]))
-    assert reader.read().told == ["a", "b", "b", "c"]
+    assert reader.read().keys == ["a", "b", "b", "c"]
     assert reader.client.notes["records returned twice"] == 1
 
 
@@ -581,7 +583,7 @@ def test_a_listing_that_is_gone_is_a_fault(opened: Open) -> None:
 def test_a_fault_at_any_page_is_no_end(opened: Open, name: str, number: int) -> None:
     """Where it passes, nothing is missing; where it stays, there is an error and never a shorter listing."""
     reader = opened(BOOK, script=hostile.at({number: Fault(name)}))
-    assert reader.read().told == list("gfedcbazyx")
+    assert reader.read().keys == list("gfedcbazyx")
     reader = opened(BOOK, script=lambda asked: Fault(name) if asked.number >= number else None)
     with pytest.raises(AtlasError):
         reader.read()
@@ -595,14 +597,14 @@ SKIPPED = {0: [entry("s", 35)], 1: [entry("t", 30)], 2: [entry("u", 0)]}
 def test_records_left_out_between_pages_are_found(opened: Open) -> None:
     reader = opened(Book(BOOK.pages, between=SKIPPED))
     read = reader.read(paginator=COMPARED)
-    assert sorted(read.told) == sorted("gfesdcbtazyux")
+    assert sorted(read.keys) == sorted("gfesdcbtazyux")
     assert reader.client.notes["records skipped between pages, requested again"] == 3
     assert reader.asked() == ["0", "0+", "1", "1+", "2", "2+", "3"]
 
 
 def test_a_listing_without_holes_is_asked_for_one_page_more(opened: Open) -> None:
     reader = opened(BOOK)
-    assert reader.read(paginator=COMPARED).told == list("gfedcbazyx")
+    assert reader.read(paginator=COMPARED).keys == list("gfedcbazyx")
     assert reader.client.notes["records skipped between pages, requested again"] == 0
     assert reader.asked() == ["0", "0+", "1", "2", "3"]
 
@@ -612,7 +614,7 @@ def test_records_left_out_are_found_by_a_listing_that_goes_on(opened: Open, page
     reader = opened(Book(BOOK.pages, between=SKIPPED))
     broken = reader.read(paginator=COMPARED, pages=pages)
     resumed = reader.read(replace(TODAY, checkpoints={"entries": broken.kept}), paginator=COMPARED)
-    assert sorted(broken.told + resumed.told) == sorted("gfesdcbtazyux")
+    assert sorted(broken.keys + resumed.keys) == sorted("gfesdcbtazyux")
 
 
 # Conditions
@@ -632,13 +634,13 @@ def test_an_unchanged_listing_costs_one_304(opened: Open) -> None:
     source = Tagged()
     reader = opened(source)
     first = reader.read(paginator=SinglePage(conditional=True))
-    assert first.told == ["a"]
+    assert first.keys == ["a"]
     again = reader.read(replace(TODAY, cursors=first.cursors), paginator=SinglePage(conditional=True))
-    assert (again.told, again.swept, again.cursors) == ([], [], first.cursors)
+    assert (again.keys, again.full_scans, again.cursors) == ([], [], first.cursors)
     assert [each.status for each in reader.server.log] == [200, 304]
     assert reader.client.notes["listings unchanged"] == 1
     source.page = [entry("b", 20)]
-    assert reader.read(replace(TODAY, cursors=again.cursors), paginator=SinglePage(conditional=True)).told == ["b"]
+    assert reader.read(replace(TODAY, cursors=again.cursors), paginator=SinglePage(conditional=True)).keys == ["b"]
 
 
 def test_a_page_of_times_to_come_is_asked_for_without_conditions(opened: Open) -> None:
@@ -647,12 +649,12 @@ def test_a_page_of_times_to_come_is_asked_for_without_conditions(opened: Open) -
     source.page = [{"id": "tomorrow", "at": hostile.iso(datetime.now(UTC) + timedelta(days=1))}]
     reader = opened(source)
     first = reader.read(incremental=Incremental(OVERLAP, NOON))
-    assert reader.read(replace(TODAY, cursors=first.cursors)).told == ["tomorrow"]
+    assert reader.read(replace(TODAY, cursors=first.cursors)).keys == ["tomorrow"]
 
 
-def test_a_sweep_asks_without_conditions(opened: Open) -> None:
+def test_a_full_refresh_asks_without_conditions(opened: Open) -> None:
     reader = opened(Tagged())
     first = reader.read()
     again = reader.read(replace(TODAY, cursors=first.cursors, full_refresh=True))
-    assert (again.told, again.swept) == (["a"], [FullScan("", 1)])
-    assert reader.read(replace(TODAY, cursors=again.cursors)).told == []
+    assert (again.keys, again.full_scans) == (["a"], [FullScan("", 1)])
+    assert reader.read(replace(TODAY, cursors=again.cursors)).keys == []

@@ -12,7 +12,7 @@ from pipelines.transform.run import transform
 from pipelines.warehouse.database import Warehouse
 from tests.cli.test_cli import Atlas, atlas, words
 from tests.pasts import SEED, SEEDS, Files, World, files
-from tests.transform.test_change_set import DAYS, Told, any_image, rows
+from tests.transform.test_change_set import DAYS, Recorder, any_image, rows
 
 __all__ = ["atlas", "files"]
 
@@ -21,7 +21,7 @@ ENGINES_OWN = {"created_at", "updated_at"}
 
 
 @pytest.fixture
-def told(warehouse: Warehouse, files: Files) -> Told:
+def told(warehouse: Warehouse, files: Files) -> Recorder:
     return World(warehouse, files, random.Random(SEED)).told["catalog/civitai"]
 
 
@@ -74,7 +74,7 @@ def causes(warehouse: Warehouse, before: Run, after: Run) -> dict[tuple[str, str
     return {(each["table"], each["change"]): each["cause"] for each in differences(warehouse, before, after)[0]}
 
 
-def test_each_cause_is_reported(told: Told, files: Files) -> None:
+def test_each_cause_is_reported(told: Recorder, files: Files) -> None:
     first: dict[str, Any] = {"id": 1, "name": "heron", "type": "LORA", "tags": ["a"], "stats": {"downloadCount": 1}}
     told.land("1", first, kind="models")
     begun = transform(told.warehouse, told.source, DAYS[0])
@@ -99,7 +99,7 @@ def test_each_cause_is_reported(told: Told, files: Files) -> None:
     assert causes(told.warehouse, counted, rebuilt) == {}
 
 
-def test_a_row_that_wins_a_key_conflict_has_another_row_as_its_cause(told: Told) -> None:
+def test_a_row_that_wins_a_key_conflict_has_another_row_as_its_cause(told: Recorder) -> None:
     """The image of the listing wins over that of the model, and a parent that is added changes a reference."""
     image = any_image(random.Random(1), 7)
     told.land("7", image | {"modelVersionIds": [11]}, kind="images")
@@ -111,7 +111,7 @@ def test_a_row_that_wins_a_key_conflict_has_another_row_as_its_cause(told: Told)
     assert found["catalog.model_versions", "added"] == "payload"
 
 
-def test_the_command_prints_rows_and_cells(told: Told, atlas: Atlas) -> None:
+def test_the_command_prints_rows_and_cells(told: Recorder, atlas: Atlas) -> None:
     told.land("1", {"id": 1, "name": "heron", "type": "LORA"}, kind="models")
     first = transform(told.warehouse, told.source, DAYS[0])
     told.land("1", {"id": 1, "name": "otter", "type": "LORA"}, kind="models")

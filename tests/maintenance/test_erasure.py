@@ -20,7 +20,19 @@ from pipelines.maintenance import erasure, retention
 from pipelines.maintenance.retention import Policy
 from pipelines.source import Checkpoint, Item, Payload, Source
 from pipelines.warehouse.database import Warehouse
-from tests.transform.test_change_set import DAYS, START, Told, image, made, model, payload, rows, shown, state, version
+from tests.transform.test_change_set import (
+    DAYS,
+    START,
+    Recorder,
+    image,
+    made,
+    model,
+    payload,
+    rows,
+    shown,
+    state,
+    version,
+)
 
 __all__ = ["made"]
 
@@ -74,9 +86,9 @@ def holds(column: str, kind: str, word: str) -> sql.Composed:
 
 
 @pytest.fixture
-def history(warehouse: Warehouse, civitai: Source) -> Told:
+def history(warehouse: Warehouse, civitai: Source) -> Recorder:
     """A record with several versions, rejected rows, rejected payloads, exact bytes, and an interrupted landing."""
-    told = Told(warehouse, civitai)
+    told = Recorder(warehouse, civitai)
     told.land("other", a_model("Other", 5, tags=["shared", "own"]) | {"id": 2}, day=DAYS[0], kind="models")
     for edition, day in enumerate(DAYS[:3]):
         told.land(WHO, secret(edition), day=day, kind="models")
@@ -103,7 +115,7 @@ def interrupted() -> Iterator[Item]:
     raise KeyboardInterrupt
 
 
-def test_nothing_is_left_of_an_erased_record(history: Told, civitai: Source) -> None:
+def test_nothing_is_left_of_an_erased_record(history: Recorder, civitai: Source) -> None:
     warehouse = history.warehouse
     before = found(warehouse, *SECRETS)
     held = "payloads.body payloads.original versions.external_id quarantine.bytes quarantine.row arrivals.external_id"
@@ -123,9 +135,9 @@ def test_nothing_is_left_of_an_erased_record(history: Told, civitai: Source) -> 
     assert (stream, length, lifted) == (STREAM, 32, None)
 
 
-def test_other_records_are_as_if_it_had_never_landed(history: Told, civitai: Source, new_warehouse: Any) -> None:
+def test_other_records_are_as_if_it_had_never_landed(history: Recorder, civitai: Source, new_warehouse: Any) -> None:
     erasure.erase(history.warehouse, civitai, STREAM, WHO)
-    fresh = Told(new_warehouse(), civitai)
+    fresh = Recorder(new_warehouse(), civitai)
     fresh.land("other", a_model("Other", 5, tags=["shared", "own"]) | {"id": 2}, day=DAYS[0], kind="models")
     fresh.transform()
     assert state(history.warehouse) == state(fresh.warehouse)
@@ -149,7 +161,7 @@ def recorded(warehouse: Warehouse) -> dict[str, Any]:
     return dict(stats)
 
 
-def test_trace_and_as_of_report_the_erasure(history: Told, civitai: Source) -> None:
+def test_trace_and_as_of_report_the_erasure(history: Recorder, civitai: Source) -> None:
     warehouse = history.warehouse
     ((first,),) = rows(
         warehouse, "select fetch_run_id::text from ops.fetch_runs where kind = 'transform' order by publish_seq limit 1"
@@ -169,7 +181,7 @@ def test_trace_and_as_of_report_the_erasure(history: Told, civitai: Source) -> N
             assert "catalog.models" in then.differing_tables(connection)
 
 
-def test_an_erased_record_does_not_land_again_until_that_is_lifted(history: Told, civitai: Source) -> None:
+def test_an_erased_record_does_not_land_again_until_that_is_lifted(history: Recorder, civitai: Source) -> None:
     warehouse = history.warehouse
     erasure.erase(warehouse, civitai, STREAM, WHO)
     run = land.land_items(
@@ -193,7 +205,7 @@ def rejected() -> list[Item]:
 
 
 def test_a_body_that_another_record_has_too_stays(warehouse: Warehouse, made: Source) -> None:
-    told = Told(warehouse, made)
+    told = Recorder(warehouse, made)
     for name in ("a", "b"):
         told.land(name, {"models": [model(1)]})
     told.land("a", {"models": [model(1), model(2)]})
@@ -221,7 +233,7 @@ def test_a_body_that_came_with_an_erased_record_is_stored_with_another(warehouse
 
 def test_what_depends_on_an_erased_record_follows(warehouse: Warehouse, made: Source) -> None:
     """As with a deletion: the row that lost a key gets it, a child is pending again, an optional reference is NULL."""
-    told = Told(warehouse, made)
+    told = Recorder(warehouse, made)
     told.land_all(
         {
             "a": {"models": [model(1)], "images": [image(7, "a")]},
@@ -251,7 +263,7 @@ def test_nothing_is_erased_while_a_landing_that_has_it_is_in_progress(warehouse:
 
 
 def test_a_landing_in_progress_that_receives_it_later_skips_it(warehouse: Warehouse, made: Source) -> None:
-    Told(warehouse, made).land("a", {"models": [model(1)]})
+    Recorder(warehouse, made).land("a", {"models": [model(1)]})
 
     def items() -> Iterator[Item]:
         yield payload("b", {"models": [model(2)]})
@@ -265,7 +277,7 @@ def test_a_landing_in_progress_that_receives_it_later_skips_it(warehouse: Wareho
 
 
 def test_lifted_while_a_landing_is_in_progress_it_lands_with_the_next(warehouse: Warehouse, made: Source) -> None:
-    told = Told(warehouse, made)
+    told = Recorder(warehouse, made)
     told.land("a", {"models": [model(1)]})
     erasure.erase(warehouse, made, made.name, "a")
 
@@ -283,7 +295,7 @@ def test_lifted_while_a_landing_is_in_progress_it_lands_with_the_next(warehouse:
 
 
 def test_drift_paths_that_it_alone_had_are_deleted(warehouse: Warehouse, made: Source) -> None:
-    told = Told(warehouse, made)
+    told = Recorder(warehouse, made)
     told.land("a", {"models": [model(1)]})
     told.land("b", {"models": [model(2)], "otter": 1, "geheimnis": {"4711": 1, "otter": [{"otter": 1}]}})
     told.land("c", {"models": [model(3)], "otter": 2})
@@ -314,7 +326,7 @@ SAID = "select stats -> 'drift' from ops.fetch_runs where stats::text ~ 'musterm
 def test_a_drift_path_of_several_versions_is_deleted_with_them(
     warehouse: Warehouse, made: Source, pruned: bool
 ) -> None:
-    told = Told(warehouse, made)
+    told = Recorder(warehouse, made)
     told.land("other", {"models": [model(1)]})
     for edition in range(2):
         told.land("mine", {"models": [model(2)], "edition": edition, "mustermann": 1})
@@ -328,7 +340,7 @@ def test_a_drift_path_of_several_versions_is_deleted_with_them(
     assert shown(warehouse, MINE) == shown(warehouse, SAID) == []
 
 
-def test_nothing_is_erased_while_a_schema_to_keep_is_created(history: Told, civitai: Source) -> None:
+def test_nothing_is_erased_while_a_schema_to_keep_is_created(history: Recorder, civitai: Source) -> None:
     """Temporary ones, such as the two of a diff, do not prevent it."""
     (last,) = shown(history.warehouse, "select fetch_run_id::text from ops.fetch_runs where kind = 'transform' limit 1")
     before = found(history.warehouse, *SECRETS)
@@ -346,7 +358,7 @@ def test_nothing_is_erased_while_a_schema_to_keep_is_created(history: Told, civi
     assert found(history.warehouse, *SECRETS) == []
 
 
-def test_the_schema_of_a_killed_rebuild_is_dropped(history: Told, civitai: Source) -> None:
+def test_the_schema_of_a_killed_rebuild_is_dropped(history: Recorder, civitai: Source) -> None:
     with history.warehouse.connect() as connection:
         schema = f"{TEMPORARY_PREFIX}1"
         connection.execute(f"create schema {schema}; create table {schema}.models as table catalog.models".encode())
@@ -355,7 +367,7 @@ def test_the_schema_of_a_killed_rebuild_is_dropped(history: Told, civitai: Sourc
 
 
 def test_a_lifted_erasure_is_not_counted(warehouse: Warehouse, made: Source) -> None:
-    told = Told(warehouse, made)
+    told = Recorder(warehouse, made)
     told.land("a", {"models": [model(1)]})
     erasure.erase(warehouse, made, made.name, "a")
     with warehouse.connect() as connection:
@@ -365,7 +377,7 @@ def test_a_lifted_erasure_is_not_counted(warehouse: Warehouse, made: Source) -> 
 
 
 def test_its_rejected_shared_rows_are_deleted(warehouse: Warehouse, civitai: Source) -> None:
-    told = Told(warehouse, civitai)
+    told = Recorder(warehouse, civitai)
     for tag in ("mustermann" * 40, "x"):
         told.land("1", {"id": 1, "name": "heron", "type": "LORA", "tags": [tag]}, kind="models")
         told.transform()
@@ -375,7 +387,7 @@ def test_its_rejected_shared_rows_are_deleted(warehouse: Warehouse, civitai: Sou
     assert shown(warehouse, kept) == []
 
 
-def test_nothing_is_erased_while_a_kept_schema_exists(history: Told, civitai: Source) -> None:
+def test_nothing_is_erased_while_a_kept_schema_exists(history: Recorder, civitai: Source) -> None:
     warehouse = history.warehouse
     before = found(warehouse, *SECRETS)
     with warehouse.connect() as connection:
@@ -390,7 +402,7 @@ def test_nothing_is_erased_while_a_kept_schema_exists(history: Told, civitai: So
     assert found(warehouse, *SECRETS) == []
 
 
-def test_the_command_asks_first(history: Told, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_asks_first(history: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DATABASE_URL", history.warehouse.conninfo)
     atlas = CliRunner()
     refused = atlas.invoke(app, ["erase", STREAM, WHO], input="n\n")

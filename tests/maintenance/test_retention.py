@@ -24,7 +24,7 @@ from pipelines.maintenance.retention import Policy
 from pipelines.source import Checkpoint, Item, Payload, Source
 from pipelines.transform.run import transform
 from pipelines.warehouse.database import Warehouse
-from tests.transform.test_change_set import DAYS, START, Told, made, model, payload, rows, shown, state
+from tests.transform.test_change_set import DAYS, START, Recorder, made, model, payload, rows, shown, state
 
 __all__ = ["made"]
 
@@ -89,9 +89,9 @@ def an_image(number: int, likes: int) -> dict[str, Any]:
 
 
 @pytest.fixture
-def history(warehouse: Warehouse, civitai: Source) -> Told:
+def history(warehouse: Warehouse, civitai: Source) -> Recorder:
     """A warehouse with versions, counters, a deleted record, a closed quarantine entry and an open one."""
-    told = Told(warehouse, civitai)
+    told = Recorder(warehouse, civitai)
     for number, day in enumerate(DAYS):
         told.clock = START + timedelta(days=number)
         told.land("1", a_model(1, f"edition {number}", number), day=day, kind="models")
@@ -108,7 +108,7 @@ def history(warehouse: Warehouse, civitai: Source) -> Told:
     return told
 
 
-def test_superseded_versions_are_removed_and_what_rows_are_derived_from_stays(history: Told) -> None:
+def test_superseded_versions_are_removed_and_what_rows_are_derived_from_stays(history: Recorder) -> None:
     warehouse = history.warehouse
     before, stats = state(warehouse), rows(warehouse, "select * from catalog.model_stats order by 1, 2")
     assert len(stats) == 2 * len(DAYS)
@@ -126,7 +126,7 @@ def test_superseded_versions_are_removed_and_what_rows_are_derived_from_stays(hi
     assert shown(warehouse, "select external_id from staging.quarantine") == ["9"]
 
 
-def test_as_of_reports_that_versions_were_pruned(history: Told) -> None:
+def test_as_of_reports_that_versions_were_pruned(history: Recorder) -> None:
     warehouse = history.warehouse
     with warehouse.connect() as connection:
         (first,) = connection.execute(
@@ -147,7 +147,7 @@ def test_as_of_reports_that_versions_were_pruned(history: Told) -> None:
             assert then.differing_tables(connection) == []
 
 
-def test_as_of_reports_an_interrupted_prune_too(history: Told) -> None:
+def test_as_of_reports_an_interrupted_prune_too(history: Recorder) -> None:
     warehouse = history.warehouse
     with warehouse.connect() as connection:
         (first,) = shown(warehouse, LAST.replace(" desc", ""))
@@ -171,13 +171,13 @@ UNPROVEN = "select model_id from catalog.models m where not exists (select from 
 LAST = "select fetch_run_id::text from ops.fetch_runs where kind = 'transform' order by publish_seq desc limit 1"
 
 
-def test_what_is_younger_than_the_policy_stays(history: Told) -> None:
+def test_what_is_younger_than_the_policy_stays(history: Recorder) -> None:
     age(history.warehouse, 80)
     assert removed(history.warehouse, Policy()) == {}
 
 
 def test_the_effective_version_stays_while_newer_ones_are_pending(warehouse: Warehouse, made: Source) -> None:
-    told = Told(warehouse, made)
+    told = Recorder(warehouse, made)
     told.land("a", {"models": [model(1, " first")]})
     told.transform()
     told.land("a", {"models": [model(1, " second")]})
@@ -188,7 +188,7 @@ def test_the_effective_version_stays_while_newer_ones_are_pending(warehouse: War
     assert shown(warehouse, "select name from catalog.models") == ["model 1 third"]
 
 
-def test_a_sql_text_that_no_run_names_is_removed(history: Told) -> None:
+def test_a_sql_text_that_no_run_names_is_removed(history: Recorder) -> None:
     texts = shown(history.warehouse, "select digest from ops.sql order by 1")
     with history.warehouse.connect() as connection:
         connection.execute("insert into ops.sql (digest, path, text) values ('00', 'catalog/none.sql', 'select 1')")
@@ -197,7 +197,7 @@ def test_a_sql_text_that_no_run_names_is_removed(history: Told) -> None:
 
 
 def test_a_landing_in_progress_loses_no_body(warehouse: Warehouse, made: Source) -> None:
-    told = Told(warehouse, made)
+    told = Recorder(warehouse, made)
 
     def items() -> Iterator[Item]:
         yield payload("a", {"models": [model(1)]})
@@ -254,7 +254,7 @@ def waits_for(kind: str) -> str:
 
 def test_a_body_that_a_landing_has_found_stays_until_it_is_named(warehouse: Warehouse, made: Source) -> None:
     body = {"models": [model(1)]}
-    Told(warehouse, made).land("a", body)
+    Recorder(warehouse, made).land("a", body)
     with warehouse.connect() as connection:  # as a landing that crashed leaves it
         connection.execute("delete from staging.versions")
     with ExitStack() as others, locked(warehouse, "staging.arrivals"):
@@ -267,7 +267,7 @@ def test_a_body_that_a_landing_has_found_stays_until_it_is_named(warehouse: Ware
 
 
 def test_a_transform_in_progress_loses_no_version(warehouse: Warehouse, made: Source) -> None:
-    told = Told(warehouse, made)
+    told = Recorder(warehouse, made)
     told.land("a", {"models": [model(1, " first")]})
     with ExitStack() as others, locked(warehouse, "catalog.models"):
         others.enter_context(in_thread(lambda: transform(warehouse, made, DAYS[0])))
@@ -361,7 +361,7 @@ def data(sizes: dict[str, int]) -> int:
 @pytest.mark.timeout(3_600)
 def test_a_steady_source_comes_to_a_plateau(warehouse: Warehouse, civitai: Source) -> None:
     """A year of images: each day some change, all get new counters, and one is malformed until the next day."""
-    chance, told = random.Random(1), Told(warehouse, civitai)
+    chance, told = random.Random(1), Recorder(warehouse, civitai)
     editions = dict.fromkeys(range(RECORDS), 0)
     counted: list[tuple[dict[str, int], dict[str, int]]] = []
     for day in range(0, 365, STEP):

@@ -19,8 +19,7 @@ from pipelines.landing import land
 from pipelines.orchestration.schedules import prune_schedule
 from pipelines.source import Payload, Source
 from pipelines.transform.run import transform
-from pipelines.warehouse import locks
-from pipelines.warehouse import migrate as schema
+from pipelines.warehouse import locks, migrate
 from pipelines.warehouse.database import Warehouse
 
 DAY = "2026-11-02"
@@ -126,12 +125,12 @@ def test_the_job_waits_for_a_landing(aged: Warehouse) -> None:
 
 
 def test_the_job_waits_for_a_migration_and_works_with_what_it_has_made(aged: Warehouse) -> None:
-    schema.downgrade(aged, "-1")
+    migrate.downgrade(aged, "-1")
     with aged.connect() as holder:
         holder.execute("begin")
         holder.execute("lock table alembic_version in share mode")  # which a migration writes last
-        migrate = [sys.executable, "-m", "pipelines.cli.main", "db", "migrate"]
-        with subprocess.Popen(migrate, cwd=project.ROOT) as migration:
+        command = [sys.executable, "-m", "pipelines.cli.main", "db", "migrate"]
+        with subprocess.Popen(command, cwd=project.ROOT) as migration:
             try:
                 wait(lambda: waiting(aged, "relation"))
                 with executing(aged):

@@ -321,17 +321,17 @@ def draws_the_graph(ui: Ui, expected: Sources, folder: Path) -> None:
     picture, height = folder / "graph.png", ROW_HEIGHT * sum(map(len, expected.values()))
 
     def drawn() -> bool:
-        page = get_record(ui, folder, "--dump-dom", height)
+        page = browse(ui, folder, "--dump-dom", height)
         return all(each in page for each in wanted)
 
     wait(drawn)
-    get_record(ui, folder, f"--screenshot={picture}", height)
+    browse(ui, folder, f"--screenshot={picture}", height)
     assert picture.stat().st_size > 50_000
     if PICTURE:
         shutil.copy(picture, project.ROOT / PICTURE)
 
 
-def get_record(ui: Ui, folder: Path, what: str, height: int) -> str:
+def browse(ui: Ui, folder: Path, what: str, height: int) -> str:
     """The graph in a window high enough for all of it: what is not in sight is not drawn."""
     assert CHROMIUM
     command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]

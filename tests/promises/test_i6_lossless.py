@@ -23,8 +23,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from pipelines import project
-from pipelines.landing import bulk_files, jsonb
-from pipelines.landing import stage_bodies as writing
+from pipelines.landing import bulk_files, jsonb, stage_bodies
 from pipelines.landing.jsonb import MAX_BYTES, NotJson, is_lossless, repair, repair_large
 from pipelines.landing.land import land_intake, land_items
 from pipelines.ledger import Run
@@ -429,7 +428,7 @@ def as_large(new_warehouse: Callable[[], Warehouse], comfyui: Source) -> Iterato
     with holding(new_warehouse, comfyui, Anything) as (warehouse, source):
         items = [Payload(body, requests(name)) for name, (body, _) in VECTORS.items()]
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(writing, "LARGE", -1)
+            patch.setattr(stage_bodies, "LARGE", -1)
             patch.setattr(jsonb, "LARGE", -1)
             patch.setattr(jsonb, "CHUNK", 61)
             patch.setattr("pipelines.landing.land.BATCH_PAYLOADS", 5)

@@ -107,7 +107,7 @@ def image(number: int, of: str, version: int | None = None) -> Json:
 
 
 @dataclass
-class Told:
+class Recorder:
     """A source with the payloads that a test gives it, record by record; lands and transforms them."""
 
     warehouse: Warehouse
@@ -144,7 +144,7 @@ def payload(name: str, body: Json, kind: str = "") -> Payload:
     return Payload(json.dumps(body, separators=(",", ":")).encode(), f"told of {name}", name, kind=kind)
 
 
-Teller = Callable[[], Told]
+Teller = Callable[[], Recorder]
 
 
 def empty(warehouse: Warehouse) -> None:
@@ -170,7 +170,7 @@ def emptied(new_warehouse: Callable[[], Warehouse]) -> Iterator[Callable[[], War
 
 @pytest.fixture
 def teller(emptied: Callable[[], Warehouse], made: Source) -> Teller:
-    return lambda: Told(emptied(), made)
+    return lambda: Recorder(emptied(), made)
 
 
 def rows(warehouse: Warehouse, query: str | sql.Composed) -> list[tuple[Any, ...]]:
@@ -561,7 +561,7 @@ def any_listed(dice: random.Random, number: int) -> Json:
     return any_image(dice, number) | {"modelVersionIds": dice.choice([[], [1], [2, 3]]), "stats": {"likeCount": 1}}
 
 
-def history(told: Told, dice: random.Random, step: Callable[[random.Random], tuple[str, str, Json]]) -> None:
+def history(told: Recorder, dice: random.Random, step: Callable[[random.Random], tuple[str, str, Json]]) -> None:
     """Records arrive, change and go, and days are transformed, in any order."""
     for _ in range(9):
         kind, name, body = step(dice)
@@ -595,7 +595,7 @@ def test_a_history_by_chance_ends_in_what_one_load_of_its_last_payloads_makes(
 ) -> None:
     dice = random.Random(f"{SEED} {which} {seed}")
     source, step = (made, step_of_made) if which == "made" else (replace(civitai, get_record=None), step_of_civitai)
-    told = Told(emptied(), source)
+    told = Recorder(emptied(), source)
     history(told, dice, step)
     found = state(told.warehouse)
 

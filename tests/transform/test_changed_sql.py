@@ -17,7 +17,7 @@ from pipelines.source import Source
 from pipelines.transform.run import pending_partitions, transform
 from pipelines.warehouse.database import Warehouse
 from tests.pasts import Files, files
-from tests.transform.test_change_set import DAYS, Told, made, rows, shown
+from tests.transform.test_change_set import DAYS, Recorder, made, rows, shown
 
 __all__ = ["files", "made"]
 
@@ -25,8 +25,8 @@ ENTRIES = "select external_id, reason, seen, closed_at is null from staging.quar
 
 
 @pytest.fixture
-def told(warehouse: Warehouse, files: Files) -> Told:
-    return Told(warehouse, project.sources()["catalog/civitai"])
+def told(warehouse: Warehouse, files: Files) -> Recorder:
+    return Recorder(warehouse, project.sources()["catalog/civitai"])
 
 
 def change(files: Files, table: str, wrapped: str) -> str:
@@ -46,7 +46,7 @@ FAILS = "select * from (\n{}\n) as t where 1 / (case when name = 'heron 1' then 
 
 
 def test_a_record_that_another_day_brings_in_and_on_which_a_select_fails_is_excluded_once(
-    told: Told, files: Files
+    told: Recorder, files: Files
 ) -> None:
     """The second has the image of the first."""
     image = {"id": 7, "url": "https://i/7.png"}
@@ -61,7 +61,7 @@ def test_a_record_that_another_day_brings_in_and_on_which_a_select_fails_is_excl
     assert ("1", "select_fails", 1, True) in rows(told.warehouse, ENTRIES)
 
 
-def test_a_select_that_fails_is_tried_again_when_it_changes(told: Told, files: Files) -> None:
+def test_a_select_that_fails_is_tried_again_when_it_changes(told: Recorder, files: Files) -> None:
     told.land("1", a_model(1), kind="models")
     told.transform()
     fine = change(files, "models", FAILS)
@@ -80,7 +80,7 @@ def test_a_select_that_fails_is_tried_again_when_it_changes(told: Told, files: F
 
 
 def test_an_entry_of_a_version_that_is_not_effective_stays_open_whatever_is_done_with_the_effective_one(
-    told: Told, files: Files
+    told: Recorder, files: Files
 ) -> None:
     change(files, "models", FAILS)
     told.land("1", a_model(1, name="first"), kind="models")
@@ -92,7 +92,7 @@ def test_an_entry_of_a_version_that_is_not_effective_stays_open_whatever_is_done
     assert rows(told.warehouse, ENTRIES) == [("1", "select_fails", 1, True)]
 
 
-def test_rows_of_a_select_that_is_gone_go_with_it(told: Told, files: Files) -> None:
+def test_rows_of_a_select_that_is_gone_go_with_it(told: Recorder, files: Files) -> None:
     warehouse = told.warehouse
     told.land("1", a_model(1), kind="models")
     told.transform()
@@ -114,7 +114,7 @@ def test_rows_of_a_select_that_is_gone_go_with_it(told: Told, files: Files) -> N
 
 
 def test_rows_of_a_connector_that_is_gone_are_not_taken_away(
-    told: Told, files: Files, monkeypatch: pytest.MonkeyPatch
+    told: Recorder, files: Files, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     warehouse = told.warehouse
     told.land("1", a_model(1), kind="models")
@@ -145,13 +145,13 @@ def test_shared_rows_to_which_no_table_of_the_source_can_refer_are_not_written(
         from payloads as p
         """
     )
-    told = Told(warehouse, replace(made, name=f"catalog/{os.path.relpath(tmp_path, project.SQL / 'catalog')}"))
+    told = Recorder(warehouse, replace(made, name=f"catalog/{os.path.relpath(tmp_path, project.SQL / 'catalog')}"))
     told.land("heron", {"models": []})
     told.transform()
     assert shown(warehouse, "select name from catalog.tags") == []
 
 
-def differing(told: Told) -> list[str]:
+def differing(told: Recorder) -> list[str]:
     return [each.table for each in rebuild.check(told.warehouse, "catalog", workers=1) if not each.same]
 
 
@@ -161,7 +161,7 @@ def with_image(number: int, image: int, **more: Any) -> dict[str, Any]:
 
 
 def test_rows_of_a_select_that_is_gone_go_too_where_another_day_brings_their_record_in(
-    told: Told, files: Files
+    told: Recorder, files: Files
 ) -> None:
     told.land("1", with_image(1, 7), kind="models")
     told.transform()
@@ -174,7 +174,7 @@ def test_rows_of_a_select_that_is_gone_go_too_where_another_day_brings_their_rec
     assert differing(told) == []
 
 
-def test_erasing_takes_rows_of_a_select_that_is_gone_where_another_fails(told: Told, files: Files) -> None:
+def test_erasing_takes_rows_of_a_select_that_is_gone_where_another_fails(told: Recorder, files: Files) -> None:
     told.land("1", with_image(1, 7), kind="models")
     told.transform()
     (files.folder / "catalog/civitai/images.sql").unlink()
@@ -185,7 +185,7 @@ def test_erasing_takes_rows_of_a_select_that_is_gone_where_another_fails(told: T
     assert shown(told.warehouse, "select url from catalog.images") == []
 
 
-def test_where_the_newest_version_fails_the_one_in_force_is_by_the_sql_of_now(told: Told, files: Files) -> None:
+def test_where_the_newest_version_fails_the_one_in_force_is_by_the_sql_of_now(told: Recorder, files: Files) -> None:
     told.land("1", a_model(1, name="fine"), kind="models")
     told.transform()
     files.change("catalog/civitai/models", 1)
@@ -203,7 +203,7 @@ select model_id, observed_at, record_id, downloads::bigint * 100 as downloads fr
 """
 
 
-def test_a_series_is_derived_whole_once_its_record_is_mended(told: Told, files: Files) -> None:
+def test_a_series_is_derived_whole_once_its_record_is_mended(told: Recorder, files: Files) -> None:
     told.land("1", a_model(1, stats={"downloadCount": 1}), kind="models")
     told.transform()
     change(files, "models", FAILS)
@@ -215,7 +215,7 @@ def test_a_series_is_derived_whole_once_its_record_is_mended(told: Told, files: 
     assert pending_partitions(told.warehouse, told.source) == differing(told) == []
 
 
-def test_counters_of_a_record_on_which_a_select_fails_do_not_wait_for_ever(told: Told, files: Files) -> None:
+def test_counters_of_a_record_on_which_a_select_fails_do_not_wait_for_ever(told: Recorder, files: Files) -> None:
     told.land("1", a_model(1, stats={"downloadCount": 1}), kind="models")
     told.transform()
     fine = change(files, "models", FAILS)
@@ -230,7 +230,9 @@ def test_counters_of_a_record_on_which_a_select_fails_do_not_wait_for_ever(told:
     assert differing(told) == []
 
 
-def test_counters_on_which_a_select_fails_are_followed_by_others_on_which_it_does_not(told: Told, files: Files) -> None:
+def test_counters_on_which_a_select_fails_are_followed_by_others_on_which_it_does_not(
+    told: Recorder, files: Files
+) -> None:
     wrapped = "select o.* from (\n{}\n) as o join models as p using (record_id)"
     wrapped += " where 1 / (case when p.body #>> '{{stats,downloadCount}}' = '0' then 0 else 1 end) > 0"
     change(files, "models", wrapped)
@@ -243,7 +245,7 @@ def test_counters_on_which_a_select_fails_are_followed_by_others_on_which_it_doe
     assert differing(told) == []
 
 
-def test_a_source_without_any_select_keeps_its_rows_and_lands(told: Told, files: Files) -> None:
+def test_a_source_without_any_select_keeps_its_rows_and_lands(told: Recorder, files: Files) -> None:
     told.land("1", a_model(1), kind="models")
     told.transform()
     for path in (files.folder / "catalog/civitai").glob("*.sql"):
@@ -261,7 +263,7 @@ def test_a_source_without_any_select_keeps_its_rows_and_lands(told: Told, files:
     assert shown(told.warehouse, "select name from catalog.models") == ["heron 1"]
 
 
-def test_counters_that_rows_have_stay_while_a_select_fails_on_newer_ones(told: Told, files: Files) -> None:
+def test_counters_that_rows_have_stay_while_a_select_fails_on_newer_ones(told: Recorder, files: Files) -> None:
     (files.folder / "catalog/civitai/model_stats.sql").unlink()
     path = files.folder / "catalog/civitai/models.sql"
     path.write_text(path.read_text().replace("array['stats', v.key, t.key]", "array[v.key, t.key]"))

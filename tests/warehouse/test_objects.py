@@ -1,8 +1,10 @@
-"""Functions and views: created again when their text changes, dropped when no longer declared, all or nothing."""
+"""Functions, views, triggers and policies: created again when their text changes, dropped when not declared."""
 
 from collections.abc import Callable, Sequence
 
 import pytest
+from alembic import command
+from alembic.config import Config
 
 from pipelines import project
 from pipelines.errors import AtlasError
@@ -100,3 +102,69 @@ def test_a_downgrade_takes_objects_along_and_migrate_creates_them(warehouse: War
     applied = migrate.migrate(warehouse, declare())
     assert applied[0] == "2026_11_26_initial_marts" and applied[-2:] == ["ops.one()", "ops.ones"]
     assert answer(warehouse, "select one from ops.ones") == 1
+
+
+def triggers_and_policies(warehouse: Warehouse) -> object:
+    """Statements and comments of both, in one value."""
+    return answer(
+        warehouse,
+        """
+        select array(
+            select concat_ws(': ', tgname, obj_description(oid, 'pg_trigger'), (tgtype & 4) <> 0) from pg_trigger
+            where tgrelid = 'public.things'::regclass
+        ) || array(
+            select concat_ws(': ', polname, obj_description(oid, 'pg_policy'), pg_get_expr(polqual, polrelid))
+            from pg_policy where polrelid = 'public.things'::regclass
+        )
+        """,
+    )
+
+
+def test_a_trigger_and_a_policy_follow_their_declarations(warehouse: Warehouse, declare: Declare) -> None:
+    with warehouse.connect() as connection:
+        connection.execute("create table public.things (id integer)")
+
+    def declared(event: str, using: str) -> Sequence[SqlObject]:
+        declare(view=False)
+        words = f"before {event} on public.things for each row execute function suppress_redundant_updates_trigger()"
+        objects.trigger("touch", "public.things", f"create trigger touch {words}", "Touches")
+        objects.policy("own", "public.things", f"create policy own on public.things using ({using})", "Owned")
+        return tuple(objects.DECLARED.values())
+
+    both = ["touch on public.things", "own on public.things"]
+    assert migrate.migrate(warehouse, declared("update", "id > 1")) == ["ops.one()", *both]
+    assert triggers_and_policies(warehouse) == ["touch: Touches: f", "own: Owned: (id > 1)"]
+    assert migrate.migrate(warehouse, declared("update", "id > 1")) == []
+
+    assert migrate.migrate(warehouse, declared("update", "id > 2")) == both[1:]
+    assert triggers_and_policies(warehouse) == ["touch: Touches: f", "own: Owned: (id > 2)"]
+    assert migrate.migrate(warehouse, declared("insert or update", "id > 2")) == both[:1]
+    assert triggers_and_policies(warehouse) == ["touch: Touches: t", "own: Owned: (id > 2)"]
+
+    migrate.downgrade(warehouse, "-1")
+    assert triggers_and_policies(warehouse) == []
+    assert migrate.migrate(warehouse, declared("insert or update", "id > 2"))[-2:] == both
+    assert triggers_and_policies(warehouse) == ["touch: Touches: t", "own: Owned: (id > 2)"]
+
+    assert migrate.migrate(warehouse, declare(view=False)) == sorted(both)
+    assert triggers_and_policies(warehouse) == []
+
+
+def test_a_migration_can_alter_a_column_that_a_policy_reads(
+    warehouse: Warehouse, declare: Declare, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with warehouse.connect() as connection:
+        connection.execute("create table public.things (id integer)")
+
+    def declared(number: str) -> Sequence[SqlObject]:
+        declare(number=number, view=False)
+        objects.policy("own", "public.things", "create policy own on public.things using (id > 1)", "Owned")
+        return tuple(objects.DECLARED.values())
+
+    def upgrade(config: Config, revision: str) -> None:
+        config.attributes["connection"].exec_driver_sql("alter table public.things alter id type bigint")
+
+    migrate.migrate(warehouse, declared("1"))
+    monkeypatch.setattr(command, "upgrade", upgrade)
+    migrate.migrate(warehouse, declared("2"))
+    assert triggers_and_policies(warehouse) == ["own: Owned: (id > 1)"]
