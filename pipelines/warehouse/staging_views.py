@@ -7,6 +7,7 @@ here: states of a version that several packages ask for. Not: versions at an ear
 """
 
 from pipelines.warehouse.objects import function, view
+from pipelines.warehouse.staging_tables import versions
 
 EFFECTIVE_VERSIONS = """-- One row per record that a domain's tables are derived from.
 select * from staging.versions
@@ -33,6 +34,7 @@ view(
     "staging.effective_versions",
     EFFECTIVE_VERSIONS,
     "Effective versions: the one version of each record that the tables of its domain are derived from, or a tombstone",
+    {column.name: str(column.comment) for column in versions.columns},
 )
 function(
     "staging.pending_versions(text)",
