@@ -171,7 +171,7 @@ def fill(
 
 
 def _require_connectors(connection: Connection, domain: str, sources: list[Source]) -> None:
-    """Raises AtlasError where the tables had, in any run, rows of a stream that no connector declares."""
+    """Raises AtlasError where the tables have, or had after some run, rows of a stream that no connector declares."""
     row = connection.execute(
         """
         select min(stream) as stream from staging.versions
@@ -182,8 +182,8 @@ def _require_connectors(connection: Connection, domain: str, sources: list[Sourc
     ).fetchone()
     if row and row["stream"]:
         raise AtlasError(
-            f"Rows were derived from {row['stream']}, but no connector in assets/{domain} declares this stream: they "
-            "cannot be derived again. Restore the connector."
+            f"The tables have, or had, rows of {row['stream']}, but no connector in assets/{domain} declares this "
+            "stream: the rows cannot be derived again. Restore the connector."
         )
 
 
