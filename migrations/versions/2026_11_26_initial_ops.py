@@ -19,7 +19,7 @@ def upgrade() -> None:
         sa.Column(
             "name", sa.Text(), nullable=False, comment="Name in SQL; for a function with the types of its arguments"
         ),
-        sa.Column("kind", sa.Text(), nullable=False, comment="function or view"),
+        sa.Column("kind", sa.Text(), nullable=False, comment="function, view, trigger or policy"),
         sa.Column("digest", sa.Text(), nullable=False, comment="sha256 of the statements that created it, lower hex"),
         sa.Column(
             "created_order",
@@ -31,7 +31,7 @@ def upgrade() -> None:
         sa.CheckConstraint("kind in ('function', 'view', 'trigger', 'policy')", name=op.f("objects_kind_check")),
         sa.PrimaryKeyConstraint("name", name=op.f("objects_pkey")),
         schema="ops",
-        comment="One row per function or view; an object is created again when its declared text changes",
+        comment="One row per function, view, trigger or policy; one is created again when its declared text changes",
     )
     op.create_table(
         "rate_limits",

@@ -20,7 +20,7 @@ app = typer.Typer(help="The database itself: migrate, status, revision, ensure, 
 
 @app.command("migrate")
 def migrate_(json: AsJson = False) -> None:
-    """Apply pending migrations, and functions and views whose text changed."""
+    """Apply pending migrations, and functions, views, triggers and policies whose text changed."""
     settings = context.current_settings()
     with database.open_warehouse(settings) as warehouse:
         apply = migrate.ensure if settings.database_url is None else migrate.migrate

@@ -3,7 +3,7 @@
     declarations ──compared with the database──> operations ──rendered, formatted──> migrations/versions/<id>.py
 
 Alembic's autogenerate compares tables, columns, indexes and comments, and CHECK constraints by name. This module, a
-plugin of it, adds schemas, sequences, and the text of CHECK constraints. Not here: functions and views (`objects`).
+plugin of it, adds schemas, sequences, and the text of CHECK constraints. Not here: functions, views … (`objects`).
 """
 
 import re

@@ -1,6 +1,6 @@
-"""Brings a database to the newest schema: migrations of tables, then functions and views from their declarations.
+"""Brings a database to the newest schema: migrations of tables, then other objects from their declarations.
 
-    drop views ──> apply pending migrations (Alembic) ──> create functions and views whose text changed
+    drop views ──> apply pending migrations (Alembic) ──> create objects whose text changed
 
 All of it is one transaction: a failure leaves the database as it was. Belongs here: when, and in which order. Not here:
 what an object is (`objects`), how a migration is written (`autogenerate`).
@@ -56,7 +56,7 @@ def everything(declared: Sequence[SqlObject]) -> list[str]:
 
 
 def pending(warehouse: Warehouse, declared: Sequence[SqlObject]) -> list[str]:
-    """What `migrate` would apply, in order: revisions, then functions and views whose text has changed.
+    """What `migrate` would apply, in order: revisions, then objects whose text has changed.
 
     Raises AtlasError where the database is at a revision that the project does not have.
     """
@@ -94,7 +94,7 @@ def migrate(warehouse: Warehouse, declared: Sequence[SqlObject]) -> list[str]:
 
 
 def downgrade(warehouse: Warehouse, revision: str = "base") -> None:
-    """Reverses migrations down to a revision, which deletes their data. The next `migrate` creates functions and views.
+    """Reverses migrations down to a revision, which deletes their data. The next `migrate` creates the objects.
 
     Raises AtlasError as `migrate` does.
     """

@@ -168,12 +168,12 @@ objects = Table(
     "objects",
     metadata,
     Column("name", Text, primary_key=True, comment="Name in SQL; for a function with the types of its arguments"),
-    Column("kind", Text, nullable=False, comment="function or view"),
+    Column("kind", Text, nullable=False, comment="function, view, trigger or policy"),
     one_of("kind", ("function", "view", "trigger", "policy")),
     Column("digest", Text, nullable=False, comment="sha256 of the statements that created it, lower hex"),
     Column("created_order", BigInteger, Identity(always=True), comment="Order of first creation"),
     schema="ops",
-    comment="One row per function or view; an object is created again when its declared text changes",
+    comment="One row per function, view, trigger or policy; one is created again when its declared text changes",
 )
 
 schema_drift = Table(
