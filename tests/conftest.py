@@ -24,6 +24,8 @@ from pipelines.warehouse.database import Warehouse
 
 SHARED_DATA = project.ROOT.parent / "shared" / "data"
 TEMPLATE = "template_of_tests"
+MEMORY = Path("/dev/shm")
+ROOM_BYTES = 8 * 1024**3
 
 for name in [name for name in os.environ if name.startswith("ATLAS_") or name in {"DATABASE_URL", "DAGSTER_HOME"}]:
     del os.environ[name]
@@ -44,9 +46,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
-    """A temporary folder of this session's own: pytest's usual one is closed to others each time a session begins."""
+    """A temporary folder of this session's own: pytest's usual one is closed to others each time a session begins.
+
+    In memory where there is room: tests create a database each, and take half as long there.
+    """
     if not config.option.basetemp and not hasattr(config, "workerinput"):
-        config.option.basetemp = Path(tempfile.mkdtemp(prefix="atlas-tests-")) / "pytest"
+        roomy = MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > ROOM_BYTES
+        folder = tempfile.mkdtemp(prefix="atlas-tests-", dir=MEMORY if roomy else None)
+        config.option.basetemp = Path(folder) / "pytest"
         config.add_cleanup(lambda: shutil.rmtree(config.option.basetemp.parent, ignore_errors=True))
 
 
