@@ -79,7 +79,7 @@ class Named(msgspec.Struct):
 
 
 class ShownHead(msgspec.Struct):
-    """Tells a shown model from an error that has status 200."""
+    """What a shown model has, and an error with status 200 lacks."""
 
     details: msgspec.Raw
 

@@ -155,7 +155,7 @@ class Client:
     ) -> tuple[bytes, str] | None:
         """Returns one record by its own URL, and the URL as it is stored; None where the source says that it is gone.
 
-        document_type: tells a record from an error that has status 200. gone: the statuses of a record that is gone.
+        document_type: what a record has and an error with status 200 lacks. gone: the statuses of a deleted record.
         """
         response, document = self.request(target, document_type, body=body, gone=gone)
         return None if document is None else (response.content.strip(), request_of(response))
@@ -242,7 +242,7 @@ def request_of(response: httpx.Response) -> str:
 
 
 def _retry_delay(error: Exception) -> bool | float:
-    """Tells stamina whether to retry, and after how many seconds where the server says so."""
+    """Whether stamina retries, or after how many seconds where the server says so."""
     if isinstance(error, _RetryableError):
         return True if error.wait_s is None else error.wait_s
     return isinstance(error, httpx.RequestError)

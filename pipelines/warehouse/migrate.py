@@ -42,12 +42,16 @@ def head() -> str | None:
 
 def current(warehouse: Warehouse) -> str | None:
     """The revision a warehouse is at; None before the first."""
-    with warehouse.connect() as connection:
-        found = connection.execute("select to_regclass('public.alembic_version') as name").fetchone()
-        if found is None or found["name"] is None:
-            return None
-        row = connection.execute("select version_num from public.alembic_version").fetchone()
-        return str(row["version_num"]) if row else None
+    with warehouse.connect() as connection, connection.cursor() as cursor:
+        return _current(cursor)
+
+
+def _current(cursor: objects.Cursor) -> str | None:
+    found = cursor.execute("select to_regclass('public.alembic_version') as name").fetchone()
+    if found is None or found["name"] is None:
+        return None
+    row = cursor.execute("select version_num from public.alembic_version").fetchone()
+    return str(row["version_num"]) if row else None
 
 
 def everything(declared: Sequence[SqlObject]) -> list[str]:
@@ -60,16 +64,16 @@ def pending(warehouse: Warehouse, declared: Sequence[SqlObject]) -> list[str]:
 
     Raises AtlasError where the database is at a revision that the project does not have.
     """
-    at = current(warehouse)
+    with warehouse.connect() as connection, connection.cursor() as cursor:
+        at = _current(cursor)
+        changed = objects.changed(cursor, declared)
     try:
-        revisions = _revisions_after(at or "base")
+        return _revisions_after(at or "base") + changed
     except RevisionError:
         raise AtlasError(
             f"The database is at revision {at}, which this project does not know: a newer version of it made it. "
             "Update the project."
         ) from None
-    with warehouse.connect() as connection, connection.cursor() as cursor:
-        return revisions + objects.changed(cursor, declared)
 
 
 def _revisions_after(revision: str) -> list[str]:
