@@ -13,7 +13,7 @@ Folders and modules in layers; each imports only from its own line, or from line
     ledger, quarantine                         runs, and payloads and rows that were rejected
     project, columns                           where files lie, and what SELECT files read
     warehouse                                  PostgreSQL: server, tables, migrations, locks
-    source, settings, errors, failpoints
+    source, settings, errors
 
 Belongs here: what is the same for every domain. Not here: sources and tables of a domain (`assets`, `sql`).
 """

@@ -18,7 +18,6 @@ from uuid import UUID
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
-from pipelines import failpoints
 from pipelines.errors import AtlasError
 from pipelines.source import Source
 from pipelines.warehouse import locks
@@ -79,7 +78,6 @@ class Run:
         """Closes the row in the caller's transaction, so that it becomes visible together with the data."""
         self.counts, self.stats = counts, stats
         self.status = "partial_success" if counts.quarantined else "completed"
-        failpoints.reached("ledger.publishing")
         self.connection.execute(
             """
             update ops.fetch_runs set
@@ -98,7 +96,6 @@ class Run:
                 "id": self.id,
             },
         )
-        failpoints.reached("ledger.published")
 
 
 def silent(_: Run) -> None:
@@ -138,10 +135,8 @@ def open_run(
             notify,
         )
         notify(run)
-        failpoints.reached("ledger.opened")
         try:
             yield run
-            failpoints.reached("ledger.ended")
         except BaseException as error:
             run.status, run.counts = "failed", Counts()
             run.error = _error_text(error)
@@ -159,12 +154,10 @@ def _insert(
     code_version: str,
     dagster_run_id: str | None,
 ) -> UUID:
-    failpoints.reached("ledger.opening")
     with connection.transaction():
         if isinstance(subject, Source):
             locks.acquire_for_transaction(connection, locks.SOURCES)
             connection.execute(MERGE_SOURCE, {"name": subject.name, "kind": subject.kind, "base_url": subject.base_url})
-        failpoints.reached("ledger.declared")
         row = connection.execute(
             """
             insert into ops.fetch_runs
@@ -184,9 +177,7 @@ def _insert(
             },
         ).fetchone()
         assert row is not None
-        failpoints.reached("ledger.inserted")
         locks.acquire(connection, locks.run(row["fetch_run_id"]))
-        failpoints.reached("ledger.locked")
     return UUID(str(row["fetch_run_id"]))
 
 
@@ -198,10 +189,8 @@ def _error_text(error: BaseException) -> str:
 
 def _fail(warehouse: Warehouse, run: Run) -> None:
     """Closes the run as failed, on a new connection: the run's own may be broken."""
-    failpoints.reached("ledger.failing")
     with warehouse.connect() as connection:
         _close_failed(connection, run.id, str(run.error))
-    failpoints.reached("ledger.failed")
 
 
 def _close_failed(connection: Connection, run_id: UUID, error: str) -> None:
@@ -214,7 +203,6 @@ def _close_failed(connection: Connection, run_id: UUID, error: str) -> None:
             """,
             [error[:10_000].replace("\x00", ""), run_id],
         )
-        failpoints.reached("ledger.closed")
         for name in ("arrivals", "rejects"):
             connection.execute(
                 sql.SQL(
@@ -226,7 +214,6 @@ def _close_failed(connection: Connection, run_id: UUID, error: str) -> None:
                 ).format(sql.Identifier(name)),
                 {"run": run_id},
             )
-            failpoints.reached("ledger.discarded", name)
 
 
 def close_dead_runs(warehouse: Warehouse) -> list[UUID]:
@@ -239,19 +226,14 @@ def close_dead_runs(warehouse: Warehouse) -> list[UUID]:
         open_runs = connection.execute(
             "select fetch_run_id from ops.fetch_runs where status in ('pending', 'in_progress') order by 1"
         ).fetchall()
-        failpoints.reached("dead_runs.read")
         for row in open_runs:
             run_id = UUID(str(row["fetch_run_id"]))
             if locks.try_acquire(connection, locks.run(run_id)):
-                failpoints.reached("dead_runs.locked")
                 _close_failed(connection, run_id, DIED)
-                failpoints.reached("dead_runs.closed")
                 locks.release(connection, locks.run(run_id))
-                failpoints.reached("dead_runs.unlocked")
                 closed.append(run_id)
         for name in UNPUBLISHED:
             connection.execute(sql.SQL(DISCARD_UNRESUMED).format(sql.Identifier(name)))
-            failpoints.reached("dead_runs.discarded", name)
     return closed
 
 

@@ -23,7 +23,6 @@ import httpx
 import msgspec
 import stamina
 
-from pipelines import failpoints
 from pipelines.connectors.rate_limit import MAX_WAIT_S, Deferred, RateLimit
 from pipelines.errors import AtlasError, Refused, SourceFault, Unreachable
 from pipelines.source import Auth
@@ -136,7 +135,6 @@ class Client:
             for attempt in stamina.retry_context(on=_retry_delay, attempts=ATTEMPTS, timeout=None, wait_max=30.0):
                 with attempt:
                     response = self._attempt(target, headers or {}, body, gone)
-                    failpoints.reached("http.read")
                     return response, self._decode(response, document_type)
         except _RetryableError as error:
             raise AtlasError(
@@ -180,9 +178,7 @@ class Client:
         slot: AbstractContextManager[None] = self._rate_limit.slot() if self._rate_limit else nullcontext()
         with slot:
             self.notes["requests"] += 1
-            failpoints.reached("http.requesting")
             response = self._receive(target or self._base_url, headers, body)
-            failpoints.reached("http.answered")
             unchanged = {httpx.codes.NOT_MODIFIED} if headers else set()
             if response.status_code in {httpx.codes.OK, *unchanged, *gone}:
                 return response

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 
-from pipelines import failpoints
 from pipelines.errors import AtlasError
 from pipelines.warehouse import locks
 from pipelines.warehouse.database import Connection
@@ -56,14 +55,11 @@ class RateLimit:
         while True:
             locks.acquire(self._connection, locks.host(self.host))
             try:
-                failpoints.reached("rate_limit.locked")
                 if (wait_s := self._reserve()) <= 0:
-                    failpoints.reached("rate_limit.reserved")
                     try:
                         yield
                     finally:
                         self._connection.execute(DELAY_NEXT_REQUEST, [self._interval_s, self.host])
-                    failpoints.reached("rate_limit.delayed")
                     return
             finally:
                 locks.release(self._connection, locks.host(self.host))

@@ -17,7 +17,7 @@ from typing import Any
 
 import httpx
 
-from pipelines import failpoints, ledger, settings
+from pipelines import ledger, settings
 from pipelines.connectors import recording
 from pipelines.connectors.http import Client, without_secrets
 from pipelines.connectors.rate_limit import RateLimit
@@ -42,12 +42,9 @@ def open_intake(
             place, window = _recorded(stack, source, window), replace(window, full_refresh=not source.supports_backfill)
         else:
             ledger.close_dead_runs(warehouse)  # so that a dead run of this day can be resumed
-            failpoints.reached("extract.closed_dead_runs")
             options |= {"full_refresh": full_refresh, "read_from": _read_from(source)}
             window = _live_window(warehouse, source, window, full_refresh=full_refresh)
-            failpoints.reached("extract.window")
             place = stack.enter_context(open_source(warehouse, source))
-        failpoints.reached("extract.opened")
         yield Intake(
             lambda resume: source.fetch(place, replace(window, checkpoints=resume)),
             mode,

@@ -16,7 +16,6 @@ import msgspec
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
-from pipelines import failpoints
 from pipelines.ledger import Run
 from pipelines.source import FullScan, Item, Payload
 from pipelines.warehouse.database import Connection
@@ -94,7 +93,6 @@ def resume(run: Run, intake: Intake) -> Progress | None:
     row = run.connection.execute(RESUME, parameters).fetchone()
     if row is None:
         return None
-    failpoints.reached("land.resumed")
     try:
         progress = msgspec.convert(row["progress"], Progress)
     except msgspec.ValidationError:  # another version of this code wrote it
@@ -110,7 +108,6 @@ def discard(run: Run) -> None:
         run.connection.execute(
             sql.SQL("delete from staging.{} where fetch_run_id = %s").format(sql.Identifier(name)), [run.id]
         )
-        failpoints.reached("publish.discarded", name)
 
 
 UPSERT_CHECKPOINT = """

@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import UTC, datetime
 from typing import Any
 
-from pipelines import failpoints, ledger
+from pipelines import ledger
 from pipelines.errors import SourceFault
 from pipelines.landing.deletions import Deletion, find_deleted
 from pipelines.landing.intake import Intake, Progress, resume
@@ -105,25 +105,18 @@ class _Landing:
         self.progress = resume(run, intake) or Progress(intake.fetched_at or datetime.now(UTC), intake.request_options)
         self.drift = SchemaDrift(run, source)
         self.bodies = BodyWriter(run, connection, writer, self.progress, self.drift)
-        failpoints.reached("land.opened")
 
     def execute(self, *, shrink: bool, replaces_entry: int | None) -> None:
         try:
             for item in self.intake.items(self.progress.listings):
                 self._add(item)
-            failpoints.reached("land.read")
             self._flush()
-            failpoints.reached("land.flushed")
             self.bodies.wait()
-            failpoints.reached("land.settled")
             deleted = self._check_missing(shrink=shrink)
-            failpoints.reached("land.complete")
         except SourceFault:  # the next run must not resume a listing that cannot be trusted
             self.run.connection.execute("delete from staging.checkpoints where fetch_run_id = %s", [self.run.id])
-            failpoints.reached("land.faulty")
             raise
         publish(self.run, self._outcome(deleted, replaces_entry))
-        failpoints.reached("land.published")
 
     def _outcome(self, deleted: list[Deletion], replaces_entry: int | None) -> Outcome:
         progress, intake = self.progress, self.intake
@@ -160,10 +153,8 @@ class _Landing:
                     self.progress.unreadable.append(("", item.external_id))
             case Checkpoint():
                 self.progress.listings[item.listing] = dict(item.state)
-                failpoints.reached("land.page")
                 self._flush(checkpoint=True)
                 self.bodies.wait()
-                failpoints.reached("land.checkpointed")
             case Cursor():
                 self.cursors[item.listing] = dict(item.value)
             case FullScan() if self.intake.mode != "files":
@@ -196,9 +187,7 @@ class _Landing:
             self.progress.bytes += len(payload.body)
             result = self.validators[payload.kind].validate(payload, self.progress.fetched)
             (arrivals if isinstance(result, Arrival) else rejected).append(result)  # type: ignore[arg-type]
-        failpoints.reached("land.validated")
         self.bodies.write(arrivals, rejected, checkpoint=checkpoint)
-        failpoints.reached("land.handed")
         self.run.advance(len(payloads))
 
 

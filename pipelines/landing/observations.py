@@ -5,7 +5,6 @@
 Belongs here: staging.observations. Not here: how volatile fields are split off a payload (`volatile_fields`).
 """
 
-from pipelines import failpoints
 from pipelines.ledger import Run
 
 
@@ -14,22 +13,17 @@ def insert_observations(run: Run, results: dict[str, int]) -> None:
     connection = run.connection
     parameters = {"partition": run.partition, "run": run.id}
     connection.execute(CLEAR_LATEST)
-    failpoints.reached("publish.cleared_latest_observations")
     connection.execute(INSERT_OBSERVATIONS, parameters)
-    failpoints.reached("publish.inserted_observations")
     if "observed" in results:
         connection.execute(RETRY_SELECTS)
-        failpoints.reached("publish.retry_selects")
     if connection.execute("select from classified where counters_changed and not newest limit 1").rowcount:
-        for number, statement in enumerate(SPLIT_REPEATED):
+        for statement in SPLIT_REPEATED:
             connection.execute(statement, parameters)
-            failpoints.reached("publish.split_repeated", str(number))
 
 
 def confirm_unchanged(run: Run) -> None:
     """Moves `seen_at` of unchanged observations to the time of the arrival, at most once a day."""
     run.connection.execute(CONFIRM_UNCHANGED, {"partition": run.partition})
-    failpoints.reached("publish.confirmed_observations")
 
 
 CLEAR_LATEST = """

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from pipelines import failpoints, quarantine
+from pipelines import quarantine
 from pipelines.landing import deletions, observations, versions
 from pipelines.landing.intake import discard
 from pipelines.landing.schema_drift import SchemaDrift
@@ -47,16 +47,13 @@ def publish(run: Run, outcome: Outcome) -> None:
     connection = run.connection
     with connection.transaction():
         connection.execute(DELETE_UNSTORABLE, [run.id, outcome.unstorable])
-        failpoints.reached("publish.unstorable")
         locks.acquire_for_transaction(connection, locks.landing(run.source))
-        failpoints.reached("publish.locked")
         fetched = outcome.fetched - _skip_erased(run, outcome)
         results = versions.classify(run)
         deleted = _publish_versions(run, outcome, results)
         _publish_quarantine(run, outcome, results)
         if drift := outcome.drift.save(results.get("created", 0) + results.get("updated", 0)):
             outcome.stats["drift"] = drift
-        failpoints.reached("publish.drift")
         counts = Counts(
             fetched=fetched,
             created=results.get("created", 0),
@@ -68,8 +65,6 @@ def publish(run: Run, outcome: Outcome) -> None:
         )
         discard(run)
         run.close(counts, outcome.stats, cursor_from=outcome.cursor_from, cursor_to=outcome.cursor_to)
-        failpoints.reached("publish.closed")
-    failpoints.reached("publish.committed")
     if outcome.fetched >= VACUUM_FROM:
         connection.execute("vacuum (skip_locked) staging.arrivals")
 
@@ -85,12 +80,10 @@ def _skip_erased(run: Run, outcome: Outcome) -> int:
 def _publish_versions(run: Run, outcome: Outcome, results: dict[str, int]) -> int:
     """Inserts tombstones, versions and observations; returns the number of tombstones."""
     deleted = deletions.insert_tombstones(run, outcome.deleted, outcome.deleted_at)
-    failpoints.reached("publish.inserted_tombstones")
     if results.keys() - {"unchanged", "duplicate", "observed"}:
         versions.insert_versions(run)
     if deleted and (renamed := deletions.set_renames(run)):
         outcome.stats["renamed"] = renamed
-        failpoints.reached("publish.renamed")
     observations.insert_observations(run, results)
     versions.confirm_unchanged(run)
     observations.confirm_unchanged(run)
@@ -100,12 +93,9 @@ def _publish_versions(run: Run, outcome: Outcome, results: dict[str, int]) -> in
 def _publish_quarantine(run: Run, outcome: Outcome, results: dict[str, int]) -> None:
     """Adds the rejected payloads to the quarantine, and closes the entries whose records landed."""
     quarantine.upsert_payload_entries(run)
-    failpoints.reached("publish.quarantined")
     run.connection.execute(CLOSE_LANDED, {"run": run.id, "partition": run.partition})
-    failpoints.reached("publish.closed_landed")
     if outcome.replaces_entry is not None and results:
         run.connection.execute(CLOSE_REPLACED, [run.id, outcome.replaces_entry])
-        failpoints.reached("publish.closed_replaced")
 
 
 DELETE_UNSTORABLE = "delete from staging.arrivals where fetch_run_id = %s and digest = any(%s)"

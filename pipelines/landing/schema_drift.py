@@ -17,7 +17,6 @@ from typing import Any
 import msgspec
 import msgspec.inspect
 
-from pipelines import failpoints
 from pipelines.landing.json_paths import StreamPaths, map_paths
 from pipelines.landing.jsonb import LARGE
 from pipelines.landing.volatile_fields import path_tree
@@ -68,9 +67,7 @@ class SchemaDrift:
         rows = [row for paths in self.streams.values() for row in paths.rows()]
         if not rows:
             return []
-        failpoints.reached("drift.inspected")
         connection.execute(UPSERT_PATHS, [self.run.id, *(list(column) for column in zip(*rows, strict=True))])
-        failpoints.reached("drift.saved")
         found = changes(connection, list(self.streams))
         reported = [each for each in found if each["run"] == self.run.id or each["what"].startswith("vanished")]
         return msgspec.to_builtins(reported)  # type: ignore[no-any-return]

@@ -13,7 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import psycopg
 from psycopg import sql
 
-from pipelines import failpoints, quarantine
+from pipelines import quarantine
 from pipelines.landing.intake import Progress, save_checkpoint
 from pipelines.landing.jsonb import DUPLICATE_KEY, LARGE, NotJson, chunks, is_lossless, repair, repair_any_size
 from pipelines.landing.schema_drift import SchemaDrift
@@ -49,9 +49,7 @@ class BodyWriter:
         locks.acquire_shared(self.run.connection, locks.BODIES)
         unknown = self._unknown(arrivals)
         rows, unstorable = self._prepare(unknown)
-        failpoints.reached("bodies.prepared")
         self.wait()
-        failpoints.reached("bodies.settled")
         self.in_flight = {each.body_key: each for each in unknown}
         self.writing = self.writer.submit(self._write, rows, arrivals, rejected + unstorable, checkpoint)
 
@@ -118,19 +116,13 @@ class BodyWriter:
         """Commits a batch: bodies, arrivals, rejections, and the checkpoint."""
         connection = self.connection
         with connection.transaction():
-            failpoints.reached("bodies.begun")
             rejected += self._copy(rows)
-            failpoints.reached("bodies.copied")
             with connection.cursor().copy(COPY_ARRIVALS) as copy:
                 for each in arrivals:
                     copy.write_row((self.run.id, *_arrival_row(each)))
-            failpoints.reached("bodies.arrived")
             quarantine.insert_rejects(connection, self.run.id, rejected)
-            failpoints.reached("bodies.rejected")
             if checkpoint:
                 save_checkpoint(connection, self.run, self.progress)
-                failpoints.reached("bodies.checkpointed")
-        failpoints.reached("bodies.committed")
         locks.release_shared(self.run.connection, locks.BODIES)
 
     def _copy(self, rows: list[BodyRow]) -> list[Rejected]:

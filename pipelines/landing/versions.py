@@ -14,14 +14,12 @@ Belongs here: staging.versions. Not here: tombstones (`deletions`), observations
 
 from typing import Any
 
-from pipelines import failpoints
 from pipelines.ledger import Run
 
 
 def classify(run: Run) -> dict[str, int]:
     """Creates `classified`, a row an arrival with its result; returns the number of arrivals by result."""
     run.connection.execute(CLASSIFY, {"run": run.id})
-    failpoints.reached("publish.classified")
     counts = run.connection.execute("select result, count(*) as number from classified group by result")
     return {row["result"]: row["number"] for row in counts}
 
@@ -29,9 +27,7 @@ def classify(run: Run) -> dict[str, int]:
 def insert_versions(run: Run) -> None:
     """Inserts a version for each body that the record does not have, and makes the created and updated ones latest."""
     run.connection.execute(CLEAR_LATEST)
-    failpoints.reached("publish.cleared_latest")
     run.connection.execute(INSERT_VERSIONS, _parameters(run))
-    failpoints.reached("publish.inserted_versions")
 
 
 def confirm_unchanged(run: Run) -> None:
@@ -40,7 +36,6 @@ def confirm_unchanged(run: Run) -> None:
     A version that is fetched in between and lands later is then late.
     """
     run.connection.execute(CONFIRM_UNCHANGED, _parameters(run))
-    failpoints.reached("publish.confirmed_versions")
 
 
 def _parameters(run: Run) -> dict[str, Any]:

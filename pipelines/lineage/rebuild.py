@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from psycopg import sql
 from sqlalchemy import Table
 
-from pipelines import failpoints, ledger, project
+from pipelines import ledger, project
 from pipelines.ledger import Counts, Run
 from pipelines.lineage import shadow_schema, snapshots
 from pipelines.lineage.shadow_schema import NotApplied, Tables
@@ -60,16 +60,12 @@ def rebuild(warehouse: Warehouse, domain: str, *, workers: int, notify: Callable
         ),
         run.connection.transaction(),
     ):
-        failpoints.reached("rebuild.begun")
         counts = _write_differences(run.connection, domain, tables)
-        failpoints.reached("rebuild.written")
         for each in not_applied:
             rejected = record_rebuilt(run, each.source, codes[each.source.name], each.rejected)
             for name, number in rejected.items():
                 counts[name] += Counts(fetched=number, quarantined=number)
-            failpoints.reached("rebuild.source_recorded", each.source.stem)
         record_sql(run.connection, every)
-        failpoints.reached("rebuild.sql_stored")
         total = Counts()
         for table_counts in counts.values():
             total += table_counts
@@ -82,8 +78,6 @@ def rebuild(warehouse: Warehouse, domain: str, *, workers: int, notify: Callable
             ),
         }
         run.close(total, stats)
-        failpoints.reached("rebuild.published")
-    failpoints.reached("rebuild.ended")
     return run
 
 
@@ -110,7 +104,6 @@ def _derived(
     domain can run.
     """
     locks.acquire(connection, locks.transform(domain))
-    failpoints.reached("rebuild.locked")
     try:
         with shadow_schema.create(warehouse, domain) as tables:
             publish_seq = snapshots.latest_publish_seq(connection)
@@ -159,7 +152,6 @@ def _write_differences(connection: Connection, domain: str, tables: Tables) -> d
     connection.execute("set constraints all deferred")
     for live, derived in pairs:
         row = connection.execute(_merge(live, derived)).fetchone()
-        failpoints.reached("rebuild.merged", live.table.name)
         assert row is not None
         unchanged = row["yielded"] - row["created"] - row["updated"]
         counts[live.name] = Counts(row["yielded"], row["created"], row["updated"], unchanged)
@@ -168,7 +160,6 @@ def _write_differences(connection: Connection, domain: str, tables: Tables) -> d
             live.target, derived.target, live.same_key("s", "t")
         )
         counts[live.name].deleted = connection.execute(delete).rowcount
-        failpoints.reached("rebuild.deleted", live.table.name)
     connection.execute("set constraints all immediate")
     return counts
 

@@ -18,7 +18,7 @@ import psycopg
 from psycopg import sql
 from sqlalchemy import MetaData, Table
 
-from pipelines import failpoints, project
+from pipelines import project
 from pipelines.errors import AtlasError
 from pipelines.lineage import snapshots
 from pipelines.lineage.snapshots import EffectiveVersions
@@ -68,26 +68,19 @@ def create(
         if keep_as:
             locks.acquire_shared(connection, locks.kept_schemas(domain))
         locks.acquire(connection, locks.shadow_schema(schema))
-        failpoints.reached("shadow.locked")
         drop_abandoned(connection)
-        failpoints.reached("shadow.abandoned_dropped")
         if keep_as and connection.execute("select from pg_namespace where nspname = %s", [keep_as]).rowcount:
             raise _name_taken(keep_as)
         connection.execute(sql.SQL("create schema {}").format(sql.Identifier(schema)))
-        failpoints.reached("shadow.schema_created")
         try:
             with warehouse.engine.begin() as engine:
                 next(iter(tables.values())).metadata.create_all(engine, tables=list(tables.values()), checkfirst=False)
-            failpoints.reached("shadow.tables_created")
             yield tables
-            failpoints.reached("shadow.used")
             if keep_as:
                 _keep(connection, schema, keep_as, f"{KEPT_COMMENT.format(domain=domain)}{run_id}")
-                failpoints.reached("shadow.kept")
         finally:
             if not connection.closed:
                 _drop(connection, schema)
-        failpoints.reached("shadow.dropped")
 
 
 def kept_schemas(connection: Connection, domain: str) -> list[str]:
@@ -156,17 +149,14 @@ def fill(
         _require_connectors(connection, domain, sources)
         row = connection.execute("select pg_export_snapshot() as name").fetchone()
         assert row is not None
-        failpoints.reached("shadow.snapshot")
 
         def fill_from(source: Source) -> NotApplied:
             not_applied = _fill_from(warehouse, source, tables, row["name"], publish_seq, current_sql=current_sql)
-            failpoints.reached("shadow.source", source.stem)
             notify(source.name)
             return not_applied
 
         with ThreadPoolExecutor(max_workers=workers) as pool:
             not_applied = list(pool.map(fill_from, sources))
-    failpoints.reached("shadow.filled")
     return not_applied
 
 
@@ -195,7 +185,6 @@ def _fill_from(
         connection.execute("set transaction isolation level repeatable read")
         connection.execute(sql.SQL("set transaction snapshot {}").format(sql.Literal(snapshot)))
         found = snapshots.effective_versions(connection, source, tables, publish_seq)
-        failpoints.reached("shadow.effective", source.stem)
         if current_sql:
             if found.versions and not project.selects(source.name):
                 raise project.without_selects(source.name)
@@ -215,7 +204,6 @@ def _fill_from(
                 f"tables. Fix the files: `atlas transform {source.name}` puts these records into quarantine, with the "
                 "error of each."
             )
-        failpoints.reached("shadow.applied", source.stem)
         return NotApplied(source, rejects.export_rows(connection, source.domain))
 
 

@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 
 from psycopg import sql
 
-from pipelines import failpoints
 from pipelines.warehouse import locks
 from pipelines.warehouse.database import Connection
 
@@ -31,9 +30,7 @@ def delete_in_batches(
             for lock in lock_names:
                 locks.acquire_for_transaction(connection, lock)
             row = connection.execute(query, parameters | {"batch": BATCH_ROWS}).fetchone()
-            failpoints.reached("prune.deleted")
         assert row is not None
-        failpoints.reached("prune.batch_committed")
         total += int(row["deleted"])
         advance(row["deleted"])
         if row["selected"] < BATCH_ROWS:

@@ -12,7 +12,7 @@ from typing import Any
 
 from psycopg import sql
 
-from pipelines import failpoints, ledger, project
+from pipelines import ledger, project
 from pipelines.errors import AtlasError
 from pipelines.ledger import Run
 from pipelines.lineage import shadow_schema
@@ -61,17 +61,13 @@ def erase(
             _require_stored(run.connection, stream, external_id)
             _require_no_landing(run.connection, parameters)
             _require_no_kept_schema(run.connection, source.domain)
-            failpoints.reached("erase.locked")
-            for number, statement in enumerate(erase_sql.PREPARE):
+            for statement in erase_sql.PREPARE:
                 run.connection.execute(statement, parameters)
-                failpoints.reached("erase.prepared", str(number))
             counts, stats = apply_pending(run, source)
-            failpoints.reached("erase.applied")
             removed = {kind: _delete(run.connection, kind, parameters) for kind in erase_sql.DELETE}
             removed["versions"] -= 1  # the tombstone of this run
             stats["erased"] = removed | _count_shared_bodies(run.connection)
             run.close(counts, stats)
-        failpoints.reached("erase.committed")
         written = [name for name, each in stats["tables"].items() if each["updated"] or each["deleted"]]
         shadow_schema.drop_abandoned(run.connection)
         vacuum(run.connection, [*erase_sql.VACUUM, *written])
@@ -124,7 +120,6 @@ def _delete(connection: Connection, kind: str, parameters: dict[str, Any]) -> in
     statement = erase_sql.DELETE[kind]
     query = sql.SQL(statement) if isinstance(statement, str) else statement
     number = connection.execute(query, parameters).rowcount
-    failpoints.reached("erase.deleted", kind)
     return number
 
 

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 
 from psycopg import sql
 
-from pipelines import failpoints, ledger
+from pipelines import ledger
 from pipelines.landing import stage_bodies
 from pipelines.ledger import Counts, Run
 from pipelines.maintenance import dagster_events
@@ -50,7 +50,6 @@ def prune(
         warehouse, "atlas", "prune", "all", code_version=code, dagster_run_id=dagster_run_id, notify=notify
     ) as run:
         removed = _prune_warehouse(run.connection, policy, run.advance)
-        failpoints.reached("prune.warehouse")
         with dagster_events.connect(warehouse) as dagster:
             if dagster is not None:
                 removed += dagster_events.prune(dagster, policy.events_days, run.advance)
@@ -85,7 +84,6 @@ def _prune_warehouse(connection: Connection, policy: Policy, advance: Callable[[
             )
     connection.execute("drop table if exists pg_temp.unreferenced_bodies")
     connection.execute(LIST_BODIES)
-    failpoints.reached("prune.bodies_listed")
     removed["bodies"] += delete_in_batches(connection, DELETE_BODIES, parameters, [locks.BODIES], advance)
     lock_names = sorted({locks.transform(name.split("/")[0]) for name in _sources(connection)})
     removed["sql texts"] += delete_in_batches(connection, DELETE_SQL_TEXTS, parameters, lock_names, advance)

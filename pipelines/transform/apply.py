@@ -14,7 +14,6 @@ from dataclasses import dataclass
 import psycopg
 from psycopg import sql
 
-from pipelines import failpoints
 from pipelines.ledger import Counts
 from pipelines.project import Select
 from pipelines.transform import merge_sql, rejects
@@ -67,20 +66,16 @@ class Applier:
     def apply(self) -> dict[str, Counts]:
         """Applies the change set and all records that depend on it; returns the counts of each table."""
         self._create_temporary_tables()
-        failpoints.reached("apply.created")
         self.evaluator.evaluate()
         while self.dependents.add(having_keys=False):
             self.evaluator.evaluate()
-        failpoints.reached("apply.selected")
         counts = self.no_counts()
         try:
             with self.connection.transaction():
                 self.validator.delete_unreferenced()
                 self._write(counts, validated=False)
         except ROW_REJECTED:
-            failpoints.reached("apply.rejected")
             counts = self._validate()
-            failpoints.reached("apply.validated")
             self._write(counts, validated=True)
         if self.select_failed:
             counts[self.specs[0].name] += Counts(fetched=self.select_failed, quarantined=self.select_failed)
@@ -125,7 +120,6 @@ class Applier:
         self.connection.execute("set constraints all deferred")
         for incoming in self.tables:
             self.connection.execute(merge_sql.require_unique_keys(incoming))
-            failpoints.reached("write.unique", incoming.spec.table.name)
         kept = self._prune([each for each in reversed(self.tables) if "record_id" in each.yielded], counts)
         for incoming in self.tables:
             self._merge(incoming, counts[incoming.spec.name])
@@ -135,13 +129,10 @@ class Applier:
         self._prune(kept, counts, referenced=True)
         for spec in self.shared:
             self._delete(spec, merge_sql.delete_unreferenced(spec), counts)
-            failpoints.reached("write.unreferenced", spec.table.name)
         self.connection.execute("set constraints all immediate")
-        failpoints.reached("write.checked")
 
     def _merge(self, incoming: IncomingTable, counts: Counts) -> None:
         merged = self.connection.execute(merge_sql.merge(incoming)).fetchone()
-        failpoints.reached("write.merged", incoming.spec.table.name)
         assert merged is not None
         counts.created, counts.updated = merged["created"], merged["updated"]
         counts.fetched = merged["yielded"] + counts.quarantined + counts.duplicates
@@ -157,7 +148,6 @@ class Applier:
         for incoming in tables:
             if self._delete(incoming.spec, merge_sql.prune(incoming, referenced=referenced), counts):
                 kept.append(incoming)
-            failpoints.reached("write.pruned", incoming.spec.table.name)
         return kept
 
     def _delete(self, spec: TableSpec, statement: sql.Composed, counts: dict[str, Counts]) -> int:

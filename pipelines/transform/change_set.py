@@ -12,7 +12,6 @@ from typing import Any
 
 from psycopg import sql
 
-from pipelines import failpoints
 from pipelines.source import Source
 from pipelines.warehouse.database import Connection
 
@@ -183,9 +182,7 @@ class ChangeSet:
 
     def _start(self, query: sql.SQL | sql.Composed, parameters: dict[str, Any]) -> int:
         self.connection.execute(CREATE_CHANGE_SET)
-        failpoints.reached("change_set.created")
         number = self.connection.execute(query, parameters).rowcount
-        failpoints.reached("change_set.started")
         self._fill()
         return number
 
@@ -195,7 +192,6 @@ class ChangeSet:
         self.connection.execute(
             "update change_set c set all_observations = true from dependent_records d where c.record_id = d.record_id"
         )
-        failpoints.reached("change_set.extended")
         return self._fill() > 0
 
     def exclude(self, version_ids: Sequence[int]) -> None:
@@ -233,7 +229,6 @@ class ChangeSet:
                 round=sql.Literal(self.round), observations=self.observations, current=self._current
             )
             added += self.connection.execute(query).rowcount
-            failpoints.reached("change_set.filled")
         for name in ("change_set", "change_set_bodies", "change_set_observations"):
             self.connection.execute(sql.SQL("analyze {}").format(sql.Identifier(name)))
         return added

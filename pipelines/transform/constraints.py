@@ -10,7 +10,6 @@ from collections.abc import Sequence
 
 from psycopg import sql
 
-from pipelines import failpoints
 from pipelines.ledger import Counts
 from pipelines.transform import rejects
 from pipelines.transform.incoming import IncomingTable
@@ -31,7 +30,6 @@ class RowValidator:
             self._reject_types(incoming)
             self._reject_missing_values(incoming)
             self._reject_checks(incoming)
-            failpoints.reached("constraints.valid", incoming.spec.table.name)
 
     def reject_conflicting(self, counts: dict[str, Counts]) -> None:
         """Leaves in `incoming` only rows that fit together; adds duplicates and all rejected rows to the counts."""
@@ -41,7 +39,6 @@ class RowValidator:
             for reference in incoming.spec.references:
                 self._reject_orphans(incoming, reference)
             each.duplicates += self.conflicts.reject_taken(incoming) + self.conflicts.resolve(incoming)
-            failpoints.reached("constraints.consistent", incoming.spec.table.name)
         self.delete_unreferenced()
         for name, number in rejects.rejected_by_table(self.connection).items():
             counts[name].quarantined += number
@@ -51,7 +48,6 @@ class RowValidator:
         for incoming in self.tables:
             if not incoming.spec.owned:
                 self._delete_unreferenced(incoming)
-                failpoints.reached("constraints.referenced", incoming.spec.table.name)
 
     def _reject_types(self, incoming: IncomingTable) -> None:
         for column in incoming.yielded:

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 
 from psycopg import sql
 
-from pipelines import failpoints
 from pipelines.transform.change_set import ChangeSet
 from pipelines.transform.incoming import IncomingTable
 
@@ -88,7 +87,6 @@ class DependentRecords:
                 if having_keys or incoming.spec.optionally_owned:
                     self._insert_having_keys(incoming, uniques=having_keys)
             self._insert_referring(incoming)
-            failpoints.reached("dependents.found", incoming.spec.table.name)
         return self.change_set.extend()
 
     def _insert(self, query: sql.SQL, incoming: IncomingTable, **parts: sql.Composable) -> None:

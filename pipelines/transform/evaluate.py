@@ -12,7 +12,6 @@ from collections.abc import Sequence
 import psycopg
 from psycopg import sql
 
-from pipelines import failpoints
 from pipelines.errors import AtlasError
 from pipelines.project import Select
 from pipelines.transform import merge_sql, rejects
@@ -102,7 +101,6 @@ class Evaluator:
                 try:
                     with self.connection.transaction():
                         self._add(incoming, query_over(self.change_set, select, edition), select)
-                    failpoints.reached("apply.select", incoming.spec.table.name)
                 except SELECT_FAILED as error:
                     self._exclude_failing(select, edition, error)
                     self.restart()

@@ -9,7 +9,6 @@ such rows, to these tables and on to staging. Not: which rows they are (`constra
 
 from psycopg import sql
 
-from pipelines import failpoints
 from pipelines.ledger import Run
 from pipelines.source import Source
 from pipelines.transform.incoming import IncomingTable
@@ -140,7 +139,6 @@ def write_pending(connection: Connection) -> None:
             where (f.record_id, f.table_name, f.key, f.reason) = (p.record_id, p.table_name, p.key, p.reason))
         """
     )
-    failpoints.reached("rejects.pending_deleted")
     connection.execute(
         """
         insert into staging.pending_rows (record_id, stream, table_name, key, reason)
@@ -151,18 +149,14 @@ def write_pending(connection: Connection) -> None:
             where (p.record_id, p.table_name, p.key, p.reason) = (f.record_id, f.table_name, f.key, f.reason))
         """
     )
-    failpoints.reached("rejects.pending_inserted")
 
 
 def write_quarantine(run: Run, source: Source) -> None:
     """Writes rejected rows to `staging.quarantine`, and closes the entries of the change set whose rows fit now."""
     parameters = {"stream": source.name, "partition": run.partition, "run": run.id}
     run.connection.execute(INSERT_ENTRIES, parameters)
-    failpoints.reached("rejects.entries_inserted")
     run.connection.execute(CLOSE_ENTRIES, parameters)
-    failpoints.reached("rejects.entries_closed")
     run.connection.execute(CLOSE_SHARED_ENTRIES, parameters)
-    failpoints.reached("rejects.shared_closed")
 
 
 INSERT_ENTRIES = """

@@ -13,7 +13,7 @@ from typing import Any
 from psycopg import sql
 from sqlalchemy import Table
 
-from pipelines import failpoints, ledger, project
+from pipelines import ledger, project
 from pipelines.ledger import Counts, Run
 from pipelines.project import Select
 from pipelines.source import Source
@@ -74,17 +74,13 @@ def transform(
         ) as run,
         run.connection.transaction(),
     ):
-        failpoints.reached("transform.begun")
         run.close(*apply_pending(run, source, full=full))
-        failpoints.reached("transform.published")
-    failpoints.reached("transform.committed")
     return run
 
 
 def apply_pending(run: Run, source: Source, *, full: bool = False) -> tuple[Counts, dict[str, Any]]:
     """Applies the pending versions of the run's partition in the caller's transaction; returns counts and stats."""
     locks.acquire_for_transaction(run.connection, locks.transform(source.domain))
-    failpoints.reached("transform.locked")
     selects = project.selects(source.name)
     code = code_version(selects)
     change_set = ChangeSet(run.connection, source)
@@ -94,13 +90,10 @@ def apply_pending(run: Run, source: Source, *, full: bool = False) -> tuple[Coun
         tables |= _tables_without_select(run.connection, source, tables, code)
     applier = Applier(change_set, [selects], [TableSpec(each) for each in metadata.sorted_tables if each in tables])
     counts = applier.no_counts()
-    failpoints.reached("transform.started")
     if records:
         counts = applier.apply()
-        failpoints.reached("transform.applied")
         record_applied(run, source, code)
         record_sql(run.connection, selects)
-        failpoints.reached("transform.recorded")
         run.advance(records)
     stats = {
         "records": records,
@@ -183,10 +176,8 @@ def record_applied(run: Run, source: Source, code: str) -> None:
     Takes the landing lock of the source, because a landing changes the same versions. code: digest of the SELECT files.
     """
     locks.acquire_for_transaction(run.connection, locks.landing(source.name))
-    failpoints.reached("transform.landing_locked")
-    for number, statement in enumerate(RECORD_APPLIED):
+    for statement in RECORD_APPLIED:
         run.connection.execute(statement, {"run": run.id, "code": code})
-        failpoints.reached("transform.effective", str(number))
     rejects.write_pending(run.connection)
     rejects.write_quarantine(run, source)
 

@@ -10,7 +10,6 @@ from typing import Any
 
 from psycopg import sql
 
-from pipelines import failpoints
 from pipelines.transform.apply import Applier, TableChange
 from pipelines.warehouse.database import Connection
 from pipelines.warehouse.table_spec import TableSpec
@@ -23,7 +22,6 @@ def update(connection: Connection, applier: Applier) -> dict[str, dict[str, Any]
         return recount(connection, list(specs.values()))
     query = "select table_name, rows, digest from ops.table_digests where table_name = any(%s)"
     kept = {row["table_name"]: row for row in connection.execute(query, [list(specs)])}
-    failpoints.reached("table_digests.read")
     for name, row in kept.items():
         change = applier.table_changes.get(name, TableChange())
         row["rows"] += change.rows
@@ -64,7 +62,6 @@ def _save(connection: Connection, found: dict[str, dict[str, Any]]) -> dict[str,
             """,
             {"name": name, "rows": row["rows"], "digest": row["digest"]},
         )
-        failpoints.reached("table_digests.kept", name)
     return {name: {"rows": row["rows"], "digest": as_hex(row["digest"])} for name, row in sorted(found.items())}
 
 
