@@ -34,7 +34,7 @@ class Settings(BaseSettings):
     contact: str | None = Field(None, description="How operators of sources can reach you; sent in the User-Agent")
     keep_versions_days: int = Field(90, ge=0, description="Days that superseded versions are kept, for `as-of`")
     keep_quarantine_days: int = Field(90, ge=0, description="Days that closed quarantine entries are kept")
-    keep_events_days: int = Field(14, ge=0, description="Days that Dagster's events and ticks are kept")
+    keep_events_days: int = Field(14, ge=0, description="Days that Dagster's events are kept")
     sql_echo: bool = Field(False, validation_alias="SQL_ECHO", description="Log SQLAlchemy's statements")
 
     def environment(self) -> dict[str, str]:

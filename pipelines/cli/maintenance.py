@@ -25,7 +25,7 @@ def _days(name: str, what: str) -> object:
 def prune(
     versions: Annotated[int | None, _days("versions", "superseded versions")] = None,
     quarantine: Annotated[int | None, _days("quarantine", "closed quarantine entries")] = None,
-    events: Annotated[int | None, _days("events", "Dagster's events and ticks")] = None,
+    events: Annotated[int | None, _days("events", "Dagster's events")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count what would be removed.")] = False,
     json: AsJson = False,
 ) -> None:

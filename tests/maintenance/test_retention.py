@@ -306,15 +306,7 @@ def test_dagster_events_are_removed_but_those_of_assets_and_of_runs_in_progress(
                 """,
                 [run_id, days, asset],
             )
-        for selector, days in (("s", 30), ("s", 20), ("s", 1), ("quiet", 30), ("quiet", 20)):
-            connection.execute(
-                """
-                insert into job_ticks (job_origin_id, selector_id, status, timestamp)
-                values (%s, %s, 'SUCCESS', now() at time zone 'utc' - make_interval(days => %s))
-                """,
-                [selector, selector, days],
-            )
-        expected = {"dagster events": 2, "dagster ticks": 3}
+        expected = {"dagster events": 2}
         assert {name: n for name, n in retention.count_prunable(warehouse, Policy()).items() if n} == expected
         assert removed(warehouse, Policy()) == expected
         left = connection.execute("select run_id, asset_key is null as bare from event_logs order by id").fetchall()
