@@ -144,16 +144,3 @@ LIFT = """
 update staging.erasures set lifted_at = now()
 where record_id = ops.key(%(stream)s, %(external_id)s) and lifted_at is null
 """
-
-VACUUM = (
-    "staging.payloads",
-    "staging.versions",
-    "staging.reapplied_versions",
-    "staging.observations",
-    "staging.pending_rows",
-    "staging.arrivals",
-    "staging.rejects",
-    "staging.checkpoints",
-    "staging.quarantine",
-)
-"""The tables of which DELETE removes rows."""

@@ -23,6 +23,7 @@ from pipelines.source import Source
 from pipelines.transform.run import apply_pending, code_version
 from pipelines.warehouse import locks
 from pipelines.warehouse.database import Connection, Warehouse
+from pipelines.warehouse.declare import metadata
 
 PARTITION = "all"
 """The partition of the run and its tombstone; no other version has it."""
@@ -68,8 +69,8 @@ def erase(
             stats["erased"]["versions"] -= 1  # the tombstone of this run
             shadow_schema.drop_abandoned(run.connection)
             run.close(counts, stats)
-        written = [name for name, each in stats["tables"].items() if each["updated"] or each["deleted"]]
-        vacuum(run.connection, [*erase_sql.VACUUM, *written])
+        schemas = {"ops", "staging", source.domain}
+        vacuum(run.connection, [table.fullname for table in metadata.sorted_tables if table.schema in schemas])
     return run
 
 
