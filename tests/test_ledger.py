@@ -270,7 +270,7 @@ def test_a_transform_takes_in_what_lands_while_it_works_next_time(warehouse: War
 def dagster(warehouse: Warehouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dg.DagsterInstance]:
     """Dagster's instance beside the warehouse, as `atlas run` opens it."""
     for name in ("DAGSTER_HOME", "ATLAS_DAGSTER_URL"):
-        monkeypatch.setenv(name, "set by prepare_home, taken back after the test")
+        monkeypatch.setenv(name, "set by the instance, taken back after the test")
     name = str(warehouse.dagster_url.database)
     warehouse.create_database(name)
     with resources.instance(warehouse, tmp_path) as instance:
