@@ -33,7 +33,6 @@ install: .venv/installed ## the environment, as the lock file has it
 run: install ## a warehouse with data in it: migrate, load all recordings, answer questions
 	$(ATLAS) db ensure
 	$(ATLAS) run
-	$(ATLAS) runs
 	$(ATLAS) ask
 
 ui: install ## the Dagster UI over the warehouse, on 127.0.0.1:3000

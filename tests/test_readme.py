@@ -179,7 +179,7 @@ def test_commands_print_what_they_are_said_to_print(document: Path, tmp_path: Pa
 
 
 def test_a_load_prints_what_it_is_said_to_print(with_dagster: Warehouse, tmp_path: Path) -> None:
-    (written,) = re.findall(r"^```\n(run +source.*?)^```$", documents.text(), re.M | re.S)
+    (written,) = re.findall(r"^```\n(landed .*?)^```$", documents.text(), re.M | re.S)
     printed = [words(line) for line in atlas(project.ROOT, with_dagster, "--home", str(tmp_path), "run").splitlines()]
     lines = written.strip().splitlines()
     assert len(lines) > 4

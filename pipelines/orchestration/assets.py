@@ -194,7 +194,11 @@ def run_metadata(run: Run, table: str | None) -> dict[str, Any]:
     """The counts of a run, or of one table in it, as in the ledger."""
     metadata: dict[str, Any] = {"fetch_run_id": str(run.id), "status": run.status}
     if table:
-        return metadata | run.stats["tables"][table] | {"proof": dg.MetadataValue.md(HOW_TO_TRACE.format(table=table))}
+        return {
+            **metadata,
+            **run.stats["tables"][table],
+            "proof": dg.MetadataValue.md(HOW_TO_TRACE.format(table=table)),
+        }
     metadata |= asdict(run.counts) | {name: value for name, value in run.stats.items() if isinstance(value, int)}
     if run.stats.get("drift"):
         metadata["drift"] = dg.MetadataValue.md(drift_table(run.stats["drift"]))

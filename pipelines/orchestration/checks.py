@@ -39,7 +39,7 @@ def ledger_checks(source: Source) -> dg.AssetChecksDefinition:
         return bool(recorded) and reported == recorded, {"materialization": reported, "ledger": recorded}
 
     words = "The metadata has the same counts as ops.fetch_runs."
-    return _checks(source, "ledger_agrees", words, {staging_key(source): None} | _tables(source), agrees)
+    return _checks(source, "ledger_agrees", words, {staging_key(source): None, **_tables(source)}, agrees)
 
 
 def proof_checks(source: Source) -> dg.AssetChecksDefinition:

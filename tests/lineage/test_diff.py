@@ -118,7 +118,7 @@ def test_the_command_prints_rows_and_cells(told: Recorder, atlas: Atlas) -> None
     second = transform(told.warehouse, told.source, DAYS[0])
     shown = words(atlas("diff", first.id, second.id).stdout)
     assert "changed catalog.models" in shown and "(payload told of 1)" in shown and "name: heron → otter" in shown
-    assert "1 rows differ" in shown
+    assert "1 differing row" in shown
     (each,) = json.loads(atlas("diff", first.id, second.id, "--json", "--table", "catalog.models").stdout)
     assert each["cells"]["name"] == ["heron", "otter"]
     assert json.loads(atlas("diff", first.id, second.id, "--json", "--table", "catalog.tags").stdout) == []

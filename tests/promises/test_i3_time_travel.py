@@ -210,7 +210,7 @@ def test_the_command_prints_a_table_as_it_was(two_runs: tuple[Warehouse, Run, Ru
     assert f"These tables differ from what run {first.id} recorded: catalog.models" in touched
     differing = atlas("diff", first.id, second.id, code=FAILED)
     assert f"These tables differ from what run {first.id} recorded" in words(differing.stderr)
-    assert "rows differ" in differing.stdout
+    assert "differing row" in differing.stdout
 
 
 def test_a_kept_schema_appears_when_it_is_complete(two_runs: tuple[Warehouse, Run, Run, Run]) -> None:
