@@ -4,8 +4,10 @@ from collections.abc import Callable, Sequence
 
 from psycopg import sql
 
+from pipelines import project
 from pipelines.warehouse import locks
 from pipelines.warehouse.database import Connection
+from pipelines.warehouse.declare import metadata
 
 BATCH_ROWS = 10_000
 
@@ -32,7 +34,9 @@ def delete_in_batches(
             return total
 
 
-def vacuum(connection: Connection, tables: Sequence[str]) -> None:
-    """Removes deleted rows from the pages of tables, and makes their space free for new ones."""
-    for name in tables:
-        connection.execute(sql.SQL("vacuum {}").format(sql.Identifier(*name.split("."))))
+def vacuum(connection: Connection, *schemas: str) -> None:
+    """Removes deleted rows from the pages of the tables of schemas, and makes their space free for new ones."""
+    project.load_tables()
+    for table in metadata.sorted_tables:
+        if table.schema in schemas:
+            connection.execute(sql.SQL("vacuum {}").format(sql.Identifier(table.schema, table.name)))

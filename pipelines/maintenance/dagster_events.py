@@ -9,7 +9,7 @@ from contextlib import nullcontext
 
 from psycopg import sql
 
-from pipelines.maintenance.batches import delete_in_batches, vacuum
+from pipelines.maintenance.batches import delete_in_batches
 from pipelines.warehouse.database import Warehouse
 
 
@@ -24,7 +24,7 @@ def delete(warehouse: Warehouse, days: int, advance: Callable[[int], None], *, d
         with connection.transaction(force_rollback=True) if dry_run else nullcontext():
             deleted = delete_in_batches(connection, DELETE, {"days": days}, [], advance)
         if deleted and not dry_run:
-            vacuum(connection, ["event_logs"])
+            connection.execute("vacuum event_logs")
     return deleted
 
 

@@ -23,7 +23,6 @@ from pipelines.source import Source
 from pipelines.transform.run import apply_pending, code_version
 from pipelines.warehouse import locks
 from pipelines.warehouse.database import Connection, Warehouse
-from pipelines.warehouse.declare import metadata
 
 PARTITION = "all"
 """The partition of the run and its tombstone; no other version has it."""
@@ -69,8 +68,7 @@ def erase(
             stats["erased"]["versions"] -= 1  # the tombstone of this run
             shadow_schema.drop_abandoned(run.connection)
             run.close(counts, stats)
-        schemas = {"ops", "staging", source.domain}
-        vacuum(run.connection, [table.fullname for table in metadata.sorted_tables if table.schema in schemas])
+        vacuum(run.connection, "ops", "staging", source.domain)
     return run
 
 

@@ -50,7 +50,8 @@ def prune(
         warehouse, "atlas", "prune", "all", code_version=code, dagster_run_id=dagster_run_id, notify=notify
     ) as run:
         removed = _delete(run.connection, policy, run.advance)
-        vacuum(run.connection, [table for kind, tables in TABLES.items() if removed[kind] for table in tables])
+        if removed.total():
+            vacuum(run.connection, "ops", "staging")
         removed["dagster events"] = dagster_events.delete(warehouse, policy.events_days, run.advance)
         run.close(Counts(deleted=removed.total()), {"removed": dict(sorted(removed.items()))})
     return run
@@ -87,15 +88,6 @@ def _delete(connection: Connection, policy: Policy, advance: Callable[[int], Non
     removed["sql texts"] = delete_in_batches(connection, DELETE_SQL_TEXTS, {}, lock_names, advance)
     return removed
 
-
-TABLES = {
-    "versions": ["staging.versions", "staging.reapplied_versions"],
-    "observations": ["staging.observations"],
-    "quarantine entries": ["staging.quarantine"],
-    "bodies": ["staging.payloads"],
-    "sql texts": ["ops.sql"],
-}
-"""The tables of which rows of a kind are deleted."""
 
 DELETE_OF_SOURCE = {
     # Superseded before that time, or never applied. The latest stays: the next landing compares with it.

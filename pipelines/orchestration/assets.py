@@ -10,6 +10,7 @@ Belongs here: asset specs, and what a run reports as metadata. Not here: what a 
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import dagster as dg
@@ -27,7 +28,8 @@ from pipelines.source import Source, Window
 from pipelines.transform.run import transform
 from pipelines.warehouse.database import Warehouse
 
-Work = Callable[[Warehouse, str], Run]
+Work = Callable[..., Run]
+"""Lands or transforms a partition, which is given as `partition`, in a warehouse."""
 
 
 class LandConfig(dg.Config):
@@ -89,7 +91,7 @@ def staging_asset(source: Source) -> dg.AssetsDefinition:
     def land(context: dg.AssetExecutionContext, config: LandConfig) -> Any:
         atlas: Atlas = context.resources.atlas
 
-        def work(warehouse: Warehouse, partition: str) -> Run:
+        def work(warehouse: Warehouse, *, partition: str) -> Run:
             return land_intake(
                 warehouse,
                 source,
@@ -135,19 +137,10 @@ def table_assets(source: Source) -> dg.AssetsDefinition:
     def tables(context: dg.AssetExecutionContext, config: TransformConfig) -> Any:
         atlas: Atlas = context.resources.atlas
 
-        def work(warehouse: Warehouse, partition: str) -> Run:
-            return transform(
-                warehouse,
-                source,
-                partition,
-                full=config.full,
-                dagster_run_id=context.run.run_id,
-                notify=atlas.notify,
-            )
-
-        yield from _each_partition(
-            context, atlas, work, {table_key(select): select.table.fullname for select in selects}
+        work = partial(
+            transform, source=source, full=config.full, dagster_run_id=context.run.run_id, notify=atlas.notify
         )
+        yield from _each_partition(context, atlas, work, {table_key(each): each.table.fullname for each in selects})
 
     return tables
 
@@ -168,7 +161,7 @@ def _each_partition(
     with atlas.opened(wait_for_migration=True) as warehouse:
         for partition in context.partition_keys:
             try:
-                done[partition] = work(warehouse, partition)
+                done[partition] = work(warehouse, partition=partition)
             except AtlasError as error:
                 failed[partition] = str(error)
             except Exception as error:
