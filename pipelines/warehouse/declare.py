@@ -41,10 +41,7 @@ def limited_text(
 def unique(*columns: str, nulls_not_distinct: bool = False) -> UniqueConstraint:
     """A unique constraint that a transaction may defer while it swaps keys."""
     return UniqueConstraint(
-        *columns,
-        deferrable=True,
-        initially="IMMEDIATE",
-        postgresql_nulls_not_distinct=nulls_not_distinct or None,
+        *columns, deferrable=True, initially="IMMEDIATE", postgresql_nulls_not_distinct=nulls_not_distinct or None
     )
 
 

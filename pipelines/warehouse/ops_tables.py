@@ -54,13 +54,7 @@ publish_seq = sqlalchemy.Sequence("publish_seq", schema="ops", metadata=metadata
 fetch_runs = Table(
     "fetch_runs",
     metadata,
-    Column(
-        "fetch_run_id",
-        UUID,
-        primary_key=True,
-        server_default=text("uuidv7()"),
-        comment="UUID v7: grows with time",
-    ),
+    Column("fetch_run_id", UUID, primary_key=True, server_default=text("uuidv7()"), comment="UUID v7: grows with time"),
     Column("publish_seq", BigInteger, unique=True, comment="Order in which runs were published; null = not published"),
     Column(
         "source_id",
@@ -108,13 +102,9 @@ fetch_runs = Table(
         comment="Bytes, skipped records, counts per table, digests of SELECT files",
     ),
     Column("error_text", Text, comment="Error of a failed run"),
+    CheckConstraint("fetched = created + updated + unchanged + quarantined + duplicates", name="conservation"),
     CheckConstraint(
-        "fetched = created + updated + unchanged + quarantined + duplicates",
-        name="conservation",
-    ),
-    CheckConstraint(
-        "least(fetched, created, updated, unchanged, deleted, quarantined, duplicates) >= 0",
-        name="not_negative",
+        "least(fetched, created, updated, unchanged, deleted, quarantined, duplicates) >= 0", name="not_negative"
     ),
     CheckConstraint("(ended_at is null) = (status in ('pending', 'in_progress'))", name="ended"),
     Index(None, "stream", "kind", "partition_key", "publish_seq"),

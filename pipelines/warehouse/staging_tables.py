@@ -30,13 +30,7 @@ def _run(name: str, comment: str, *, nullable: bool = True) -> Column[object]:
 payloads = Table(
     "payloads",
     metadata,
-    Column(
-        "payload_id",
-        UUID,
-        primary_key=True,
-        server_default=text("uuidv7()"),
-        comment="UUID v7: grows with time",
-    ),
+    Column("payload_id", UUID, primary_key=True, server_default=text("uuidv7()"), comment="UUID v7: grows with time"),
     _run("fetch_run_id", "Run that wrote the body", nullable=False),
     Column("digest", LargeBinary, nullable=False, comment="sha256 of the bytes as received, without volatile fields"),
     Column("body", JSONB, nullable=False, comment="The payload as the source sent it"),
@@ -57,12 +51,7 @@ versions = Table(
     Column("record_id", UUID, nullable=False, index=True, comment="ops.key(stream, external_id)"),
     Column("payload_id", UUID, ForeignKey("staging.payloads.payload_id"), index=True, comment="Body; null = tombstone"),
     Column("digest", LargeBinary, comment="sha256 of the bytes as received, without volatile fields"),
-    Column(
-        "version_at",
-        Timestamp,
-        nullable=False,
-        comment="Modification time by the source, else fetched_at",
-    ),
+    Column("version_at", Timestamp, nullable=False, comment="Modification time by the source, else fetched_at"),
     Column("fetched_at", Timestamp, nullable=False, comment="When the payload was received"),
     Column("request", Text, nullable=False, comment="URL without secrets, or file:line"),
     Column("partition_key", Text, nullable=False, comment="Partition in which it was fetched"),
@@ -72,9 +61,7 @@ versions = Table(
     _run("valid_to_run", "Transform that replaced it or deleted its rows; null = effective, if applied"),
     Column("renamed_from", UUID, comment="Deleted record with the same digest, of which this one is the new name"),
     Column(
-        "applied_sql",
-        Text,
-        comment="SELECT files (digest) that derived its rows; null = none, or they failed since",
+        "applied_sql", Text, comment="SELECT files (digest) that derived its rows; null = none, or they failed since"
     ),
     Column("attempted_sql", Text, comment="SELECT files (digest) that were run on it last; null = none"),
     CheckConstraint("(payload_id is null) = (digest is null)", name="tombstone"),
