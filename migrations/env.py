@@ -12,7 +12,7 @@ context.configure(
     target_metadata=declare.metadata,
     include_schemas=True,
     include_name=lambda name, kind, _: kind != "schema" or name in schemas,
-    autogenerate_plugins=["alembic.autogenerate.*", "alembic.ext.checkconstraint_byname", "atlas"],
+    autogenerate_plugins=["alembic.autogenerate.*", "alembic.ext.checkconstraint_byname"],
     compare_server_default=True,
     transaction_per_migration=False,
 )
