@@ -7,8 +7,7 @@ what an object is (`objects`), how a migration is written (`autogenerate`).
 """
 
 from argparse import Namespace
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import psycopg
@@ -88,23 +87,20 @@ def migrate(warehouse: Warehouse, declared: Sequence[SqlObject]) -> list[str]:
     """
     if not pending(warehouse, declared):
         return []
-    with _locked(warehouse) as (connection, cursor):
-        steps = pending(warehouse, declared)
-        if steps:
-            objects.drop(cursor, *objects.OVER_TABLES)
-            command.upgrade(config(connection), "head")
-            objects.create(cursor, declared)
+    try:
+        with warehouse.engine.begin() as connection:
+            driver = connection.connection.driver_connection
+            assert driver is not None
+            locks.acquire_for_transaction(driver, locks.MIGRATION)
+            steps = pending(warehouse, declared)
+            if steps:
+                cursor = driver.cursor(row_factory=dict_row)
+                objects.drop(cursor)
+                command.upgrade(config(connection), "head")
+                objects.create(cursor, declared)
+    except (psycopg.Error, DBAPIError) as error:
+        raise _dependents(error) or error from None
     return steps
-
-
-def downgrade(warehouse: Warehouse, revision: str = "base") -> None:
-    """Reverses migrations down to a revision, which deletes their data. The next `migrate` creates the objects.
-
-    Raises AtlasError as `migrate` does.
-    """
-    with _locked(warehouse) as (connection, cursor):
-        objects.drop(cursor, *objects.OVER_TABLES, "function")
-        command.downgrade(config(connection), revision)
 
 
 def require(warehouse: Warehouse, declared: Sequence[SqlObject]) -> None:
@@ -118,20 +114,6 @@ def ensure(warehouse: Warehouse, declared: Sequence[SqlObject]) -> list[str]:
     warehouse.create_database(warehouse.database)
     warehouse.create_database(str(warehouse.dagster_url.database))
     return migrate(warehouse, declared)
-
-
-@contextmanager
-def _locked(warehouse: Warehouse) -> Iterator[tuple[Connection, objects.Cursor]]:
-    """A transaction that holds the lock of migrations: its connection for Alembic, and a cursor on it."""
-    with warehouse.engine.begin() as connection:
-        driver = connection.connection.driver_connection
-        assert driver is not None
-        locks.acquire_for_transaction(driver, locks.MIGRATION)
-        with driver.cursor(row_factory=dict_row) as cursor:
-            try:
-                yield connection, cursor
-            except (psycopg.Error, DBAPIError) as error:
-                raise _dependents(error) or error from None
 
 
 def _dependents(error: psycopg.Error | DBAPIError) -> AtlasError | None:

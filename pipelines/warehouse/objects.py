@@ -19,15 +19,14 @@ from pipelines.errors import AtlasError
 
 Cursor = psycopg.Cursor[dict[str, Any]]
 Kind = Literal["function", "view", "trigger", "policy"]
-OVER_TABLES: tuple[Kind, ...] = ("view", "trigger", "policy")
-"""Kinds that are dropped before tables are changed, as they depend on columns."""
 REFUSED = (
     psycopg.errors.SyntaxError,
+    psycopg.errors.DuplicateTable,
     psycopg.errors.UndefinedTable,
     psycopg.errors.UndefinedColumn,
     psycopg.errors.UndefinedFunction,
 )
-"""How PostgreSQL refuses a text that is wrong, or newer than the tables."""
+"""How PostgreSQL refuses a text that is wrong, or newer than the tables, or a view whose name is taken."""
 
 
 @dataclass(frozen=True)
@@ -61,20 +60,11 @@ def view(name: str, select: str, comment: str, columns: Mapping[str, str] | None
     """Declares a view. columns: comments of its columns, by name."""
     comments = [_comment("view", name, comment)]
     comments += [_comment("column", f"{name}.{column}", words) for column, words in (columns or {}).items()]
-    DECLARED[name] = SqlObject("view", name, f"create or replace view {name} as\n{select}", tuple(comments))
+    DECLARED[name] = SqlObject("view", name, f"create view {name} as\n{select}", tuple(comments))
 
 
-def trigger(name: str, table: str, create: str, comment: str) -> None:
-    """Declares a trigger on a table. create: its `create trigger` statement."""
-    _declare_on_table("trigger", name, table, create, comment)
-
-
-def policy(name: str, table: str, create: str, comment: str) -> None:
-    """Declares a row security policy on a table. create: its `create policy` statement."""
-    _declare_on_table("policy", name, table, create, comment)
-
-
-def _declare_on_table(kind: Kind, name: str, table: str, create: str, comment: str) -> None:
+def on_table(kind: Literal["trigger", "policy"], name: str, table: str, create: str, comment: str) -> None:
+    """Declares a trigger or a row security policy on a table. create: its CREATE statement."""
     address = f"{name} on {table}"
     DECLARED[address] = SqlObject(kind, address, create, (_comment(kind, address, comment),))
 
@@ -90,24 +80,22 @@ def changed(cursor: Cursor, objects: Sequence[SqlObject]) -> list[str]:
     return names + sorted(created.keys() - {each.name for each in objects})
 
 
-def drop(cursor: Cursor, *kinds: Kind) -> None:
-    """Drops the objects of these kinds that `create` created, the last one first, so that tables can be changed."""
+def drop(cursor: Cursor) -> None:
+    """Drops the objects that depend on tables, the last one first, so that tables can be changed: all but functions."""
     for name, (kind, _) in reversed(_created(cursor).items()):
-        if kind in kinds:
+        if kind != "function":
             _drop(cursor, kind, name)
 
 
 def create(cursor: Cursor, objects: Sequence[SqlObject]) -> None:
-    """Drops objects that are no longer declared, and creates those that are missing or have another text.
+    """Creates objects, of which `drop` has left functions alone, and drops functions that are no longer declared.
 
     Raises AtlasError where PostgreSQL does not accept a text.
     """
-    created = _created(cursor)
-    for name in sorted(created.keys() - {each.name for each in objects}):
-        _drop(cursor, created[name][0], name)
+    functions = _created(cursor).keys()
+    for name in sorted(functions - {each.name for each in objects}):
+        _drop(cursor, "function", name)
     for each in objects:
-        if each.name in created and created[each.name][1] == each.digest:
-            continue
         try:
             _create(cursor, each)
         except REFUSED as error:
@@ -125,13 +113,11 @@ def create(cursor: Cursor, objects: Sequence[SqlObject]) -> None:
 
 
 def _create(cursor: Cursor, each: SqlObject) -> None:
-    if each.kind in ("trigger", "policy"):  # a policy has no "create or replace"
-        _execute(cursor, f"drop {each.kind} if exists {each.name}")
     try:
         with cursor.connection.transaction():
             _execute(cursor, each.create)
     except psycopg.errors.InvalidFunctionDefinition:  # "create or replace" keeps result type and names of arguments
-        _execute(cursor, f"drop {each.kind} {each.name}")
+        _execute(cursor, f"drop function {each.name}")
         _execute(cursor, each.create)
     for comment in each.comments:
         _execute(cursor, comment)

@@ -160,7 +160,7 @@ def written(warehouse: Warehouse, message: str) -> str:
 
 @pytest.mark.parametrize("name", CHANGES)
 def test_a_change_is_written_applied_and_reversed(
-    name: str, warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch, dump: Dump
+    name: str, warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch, dump: Dump, downgrade: Callable[..., None]
 ) -> None:
     change, words = CHANGES[name]
     first, before = migrate.head(), dump(warehouse)
@@ -170,7 +170,7 @@ def test_a_change_is_written_applied_and_reversed(
     migrate.migrate(warehouse, ())
     assert autogenerate.write(warehouse, "Nothing") is None
     assert dump(warehouse) != before
-    migrate.downgrade(warehouse, str(first))
+    downgrade(warehouse, str(first))
     assert dump(warehouse) == before
 
 
