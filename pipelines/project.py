@@ -1,4 +1,4 @@
-"""Finds sources, SELECT files, tables, checks and questions by their paths; nothing is registered.
+"""Finds sources, SELECT files, tables and questions by their paths; nothing is registered.
 
     assets/<domain>/<source>.py                  a source
     sql/<domain>/<source>/<table>.sql            the SELECT that fills a table from it
@@ -167,11 +167,6 @@ def without_selects(source: str) -> AtlasError:
         f"{source} has no SELECT files: its payloads stay pending in staging, its rows stay as they are. "
         f"Add sql/{source}/<table>.sql, and run: atlas transform {source}"
     )
-
-
-def checks(domain: str) -> list[SqlFile]:
-    """The checks of a domain: SELECTs of bad rows; an empty result passes."""
-    return [SqlFile.read(path) for path in sorted((SQL / domain / "checks").glob("*.sql"))]
 
 
 def questions() -> list[SqlFile]:

@@ -41,7 +41,7 @@ ROOT = project.ROOT
 SOURCES = list(project.sources().values())
 SELECTS = [select for source in SOURCES for select in project.selects(source.name)]
 MARTS = [SqlFile.read(path) for path in sorted((project.SQL / "marts").glob("*.sql"))]
-ASKED = [*project.questions(), *(check for domain in project.domains() for check in project.checks(domain)), *MARTS]
+ASKED = [*project.questions(), *MARTS]
 LONGEST_MODULE, LONGEST_FUNCTION, MOST_MODULES = 300, 50, 15
 """Lines of a module and of a function of pipelines/, and modules of a folder."""
 LAYERS = (
