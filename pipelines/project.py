@@ -12,6 +12,7 @@ import importlib
 import traceback
 from dataclasses import dataclass
 from functools import cache
+from itertools import takewhile
 from pathlib import Path
 
 from sqlalchemy import Table
@@ -53,12 +54,8 @@ class SqlFile:
     @property
     def sentence(self) -> str:
         """The comment that the file begins with: one sentence on what it selects."""
-        lines = []
-        for line in self.text.splitlines():
-            if not line.startswith("--"):
-                break
-            lines.append(line.removeprefix("--").strip())
-        return " ".join(lines)
+        comment = takewhile(lambda line: line.startswith("--"), self.text.splitlines())
+        return " ".join(line.removeprefix("--").strip() for line in comment)
 
 
 @dataclass(frozen=True)
@@ -98,9 +95,7 @@ def objects() -> tuple[SqlObject, ...]:
 def sources() -> dict[str, Source]:
     """Every source by its name. Raises AtlasError where a connector cannot be imported, or declares not one source."""
     found: dict[str, Source] = {}
-    for path in sorted(ASSETS.glob("*/*.py")):
-        if path.stem == "tables" or path.stem.startswith("_"):
-            continue
+    for path in sorted(set(ASSETS.glob("*/[!_]*.py")) - set(ASSETS.glob("*/tables.py"))):
         try:
             module = importlib.import_module(f"assets.{path.parent.name}.{path.stem}")
         except Exception as error:
@@ -149,15 +144,12 @@ def find_sources(names: list[str]) -> list[Source]:
 def selects(source: str) -> tuple[Select, ...]:
     """The SELECT files of a source, referenced tables first. Raises AtlasError for a file without a table."""
     load_tables()
-    domain = source.split("/")[0]
-    files = {f"{domain}.{path.stem}": path for path in (SQL / source).glob("*.sql")}
+    files = {f"{path.parent.parent.name}.{path.stem}": path for path in (SQL / source).glob("*.sql")}
     unknown = files.keys() - metadata.tables.keys()
     if unknown:
         raise AtlasError(f"{files[min(unknown)].relative_to(ROOT)} fills no table: {min(unknown)} is not declared")
     return tuple(
-        Select(SqlFile.read(files[table.fullname]), table)
-        for table in metadata.sorted_tables
-        if table.fullname in files
+        Select(SqlFile.read(files[each.fullname]), each) for each in metadata.sorted_tables if each.fullname in files
     )
 
 
