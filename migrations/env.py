@@ -6,7 +6,7 @@ from pipelines import project
 from pipelines.warehouse import autogenerate, declare
 
 project.load_tables()
-schemas = autogenerate.managed_schemas(declare.metadata, context.script)
+schemas = autogenerate.managed_schemas()
 context.configure(
     connection=context.config.attributes["connection"],
     target_metadata=declare.metadata,

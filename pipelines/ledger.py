@@ -131,14 +131,7 @@ def open_run(
             if isinstance(subject, Source):
                 _upsert_source(connection, subject)
             row = connection.execute(
-                """
-                insert into ops.fetch_runs
-                    (source_id, stream, kind, asset_key, partition_key, dagster_run_id, status, code_version)
-                values (
-                    (select source_id from ops.sources where name = %(name)s), %(name)s, %(kind)s, %(name)s,
-                    %(partition)s, %(dagster)s, 'in_progress', %(code)s)
-                returning fetch_run_id
-                """,
+                INSERT_RUN,
                 {"name": name, "kind": kind, "partition": partition, "dagster": dagster_run_id, "code": code_version},
             ).fetchone()
             assert row is not None
@@ -217,6 +210,15 @@ def close_dead_runs(warehouse: Warehouse) -> list[UUID]:
             connection.execute(sql.SQL(DISCARD_UNRESUMED).format(sql.Identifier(name)))
     return closed
 
+
+INSERT_RUN = """
+insert into ops.fetch_runs
+    (source_id, stream, kind, asset_key, partition_key, dagster_run_id, status, code_version)
+values (
+    (select source_id from ops.sources where name = %(name)s), %(name)s, %(kind)s, %(name)s, %(partition)s, %(dagster)s,
+    'in_progress', %(code)s)
+returning fetch_run_id
+"""
 
 DIED = "the process ended before it closed the run; the next run resumes after its last checkpoint, or starts over"
 

@@ -16,7 +16,6 @@ from pathlib import Path
 import pytest
 from alembic import command
 from psycopg import sql
-from psycopg.rows import dict_row
 from sqlalchemy import make_url
 
 from pipelines import project
@@ -134,9 +133,8 @@ def downgraded(warehouse: Warehouse, revision: str = "base") -> None:
     with warehouse.engine.begin() as connection:
         driver = connection.connection.driver_connection
         assert driver is not None
-        cursor = driver.cursor(row_factory=dict_row)
-        objects.drop(cursor)
-        objects.create(cursor, ())
+        objects.drop(driver)
+        objects.create(driver, ())
         command.downgrade(migrate.config(connection), revision)
 
 

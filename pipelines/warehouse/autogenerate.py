@@ -9,6 +9,7 @@ schemas and the text of CHECK constraints. Not here: functions, views … (`obje
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from alembic.operations import ops
 from alembic.runtime.migration import MigrationContext
 from alembic.script import Script, ScriptDirectory
 from psycopg import sql
-from sqlalchemy import CheckConstraint, ClauseElement, MetaData, text
+from sqlalchemy import CheckConstraint, ClauseElement, text
 from sqlalchemy.exc import ProgrammingError
 
 from pipelines.errors import AtlasError
@@ -68,7 +69,7 @@ def _revision_id(message: str) -> str:
     if not words:
         raise AtlasError(f"The text {message!r} has no letter or digit to name a migration by.", usage=True)
     revision_id = f"{datetime.now(UTC):%Y_%m_%d}_{words}"[:ID_LENGTH].rstrip("_")
-    if revision_id in {each.revision for each in ScriptDirectory.from_config(migrate.config()).walk_revisions()}:
+    if revision_id in {each.revision for each in _revisions()}:
         raise AtlasError(f"A migration {revision_id} exists already. Choose another text.", usage=True)
     return revision_id
 
@@ -81,25 +82,27 @@ def _format(path: Path) -> None:
         subprocess.run([ruff, *arguments, *options], check=False, stdout=subprocess.DEVNULL)
 
 
-def managed_schemas(metadata: MetaData, scripts: ScriptDirectory) -> set[str]:
+def managed_schemas() -> set[str]:
     """Names of the schemas that are declared, or that a migration created: no other schema is compared or dropped."""
-    texts = "\n".join(Path(each.path).read_text() for each in scripts.walk_revisions())
-    return {*metadata.info["schemas"], *re.findall(r"create schema (\w+)", texts)}
+    texts = "\n".join(Path(each.path).read_text() for each in _revisions())
+    return {*declare.metadata.info["schemas"], *re.findall(r"create schema (\w+)", texts)}
+
+
+def _revisions() -> Iterator[Script]:
+    return ScriptDirectory.from_config(migrate.config()).walk_revisions()
 
 
 def _add_schemas(context: MigrationContext, _: object, directives: list[ops.MigrationScript]) -> None:
     """Adds to a migration the schemas to create, to comment and, last, to drop; omits a migration that is empty."""
-    upgrade, downgrade = directives[0].upgrade_ops, directives[0].downgrade_ops
-    assert (
-        context.connection is not None and context.script is not None and upgrade is not None and downgrade is not None
-    )
+    (upgrade,), (downgrade,) = directives[0].upgrade_ops_list, directives[0].downgrade_ops_list
+    assert context.connection is not None
     rows = context.connection.execute(text("select nspname, obj_description(oid, 'pg_namespace') from pg_namespace"))
     present: dict[str, str | None] = {name: comment for name, comment in rows}
     declared: dict[str, str] = declare.metadata.info["schemas"]
     for name in declared.keys() - present.keys():
         upgrade.ops[:0] = _create_schema(name, declared[name])
         downgrade.ops.append(ops.ExecuteSQLOp(f"drop schema {name}"))
-    for name in sorted(managed_schemas(declare.metadata, context.script) & present.keys()):
+    for name in sorted(managed_schemas() & present.keys()):
         if name not in declared:
             upgrade.ops.append(ops.ExecuteSQLOp(f"drop schema {name}"))
             downgrade.ops[:0] = _create_schema(name, present[name])

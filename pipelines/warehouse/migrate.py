@@ -9,13 +9,14 @@ what an object is (`objects`), how a migration is written (`autogenerate`).
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import psycopg
 from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 from alembic.script.revision import RevisionError
-from psycopg.rows import dict_row
+from psycopg.rows import scalar_row
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
@@ -41,16 +42,15 @@ def head() -> str | None:
 
 def current(warehouse: Warehouse) -> str | None:
     """The revision a warehouse is at; None before the first."""
-    with warehouse.connect() as connection, connection.cursor() as cursor:
-        return _current(cursor)
+    with warehouse.connect() as connection:
+        return _current(connection)
 
 
-def _current(cursor: objects.Cursor) -> str | None:
-    found = cursor.execute("select to_regclass('public.alembic_version') as name").fetchone()
-    if found is None or found["name"] is None:
+def _current(connection: psycopg.Connection[Any]) -> str | None:
+    cursor = connection.cursor(row_factory=scalar_row)
+    if cursor.execute("select to_regclass('public.alembic_version')").fetchone() is None:
         return None
-    row = cursor.execute("select version_num from public.alembic_version").fetchone()
-    return str(row["version_num"]) if row else None
+    return cursor.execute("select version_num from public.alembic_version").fetchone()
 
 
 def everything(declared: Sequence[SqlObject]) -> list[str]:
@@ -63,9 +63,9 @@ def pending(warehouse: Warehouse, declared: Sequence[SqlObject]) -> list[str]:
 
     Raises AtlasError where the database is at a revision that the project does not have.
     """
-    with warehouse.connect() as connection, connection.cursor() as cursor:
-        at = _current(cursor)
-        changed = objects.changed(cursor, declared)
+    with warehouse.connect() as connection:
+        at = _current(connection)
+        changed = objects.changed(connection, declared)
     try:
         return _revisions_after(at or "base") + changed
     except RevisionError:
@@ -94,10 +94,9 @@ def migrate(warehouse: Warehouse, declared: Sequence[SqlObject]) -> list[str]:
             locks.acquire_for_transaction(driver, locks.MIGRATION)
             steps = pending(warehouse, declared)
             if steps:
-                cursor = driver.cursor(row_factory=dict_row)
-                objects.drop(cursor)
+                objects.drop(driver)
                 command.upgrade(config(connection), "head")
-                objects.create(cursor, declared)
+                objects.create(driver, declared)
     except (psycopg.Error, DBAPIError) as error:
         raise _dependents(error) or error from None
     return steps

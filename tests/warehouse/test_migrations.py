@@ -28,8 +28,8 @@ def test_migrations_make_what_the_tables_declare(empty: Callable[[str], Warehous
             connection.execute(text(f"create schema {name}"))
             connection.execute(text(f"comment on schema {name} is '{comment}'"))
         metadata.create_all(connection)
-    with declared.connect() as plain, plain.cursor() as cursor:
-        objects.create(cursor, project.objects())
+    with declared.connect() as plain:
+        objects.create(plain, project.objects())
     difference = "\n".join(difflib.unified_diff(dump(declared), dump(migrated), "declared", "migrated", lineterm=""))
     assert difference == ""
     assert sum("COMMENT ON COLUMN" in line for line in dump(migrated)) > 100

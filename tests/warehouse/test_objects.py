@@ -27,7 +27,7 @@ def declare(monkeypatch: pytest.MonkeyPatch) -> Declare:
         create = f"create or replace function ops.one() returns {result} language sql return {number}"
         objects.function("ops.one()", create, "A number: 100%")
         if view:
-            objects.view("ops.ones", f"select ops.one() as {column}", "Ones", {column: "One of them"})
+            objects.view("ops.ones", f"select ops.one() as {column}", "Ones", {column.split(",")[0]: "One of them"})
         return tuple(objects.DECLARED.values())
 
     return declared
