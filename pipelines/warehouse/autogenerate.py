@@ -99,7 +99,7 @@ def _add_schemas(context: MigrationContext, _: object, directives: list[ops.Migr
     rows = context.connection.execute(text("select nspname, obj_description(oid, 'pg_namespace') from pg_namespace"))
     present: dict[str, str | None] = {name: comment for name, comment in rows}
     declared: dict[str, str] = declare.metadata.info["schemas"]
-    for name in declared.keys() - present.keys():
+    for name in sorted(declared.keys() - present.keys(), reverse=True):
         upgrade.ops[:0] = _create_schema(name, declared[name])
         downgrade.ops.append(ops.ExecuteSQLOp(f"drop schema {name}"))
     for name in sorted(managed_schemas() & present.keys()):
