@@ -42,6 +42,7 @@ def pytest_report_header() -> str:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--database", choices=("embedded", "container"), default="embedded")
+    parser.addoption("--source", help="the source, as domain/name, that the conformance tests are run for")
 
 
 @pytest.hookimpl(tryfirst=True)
