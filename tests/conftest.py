@@ -8,6 +8,7 @@ import os
 import random
 import shutil
 import signal
+import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from itertools import count
@@ -21,6 +22,7 @@ from pipelines import project
 from pipelines.source import Source
 from pipelines.warehouse import embedded, migrate
 from pipelines.warehouse.database import Warehouse
+from tests import launcher
 
 SHARED_DATA = project.ROOT.parent / "shared" / "data"
 TEMPLATE = "template_of_tests"
@@ -126,6 +128,23 @@ def copied(worker_id: str) -> Iterator[Callable[[Warehouse], Warehouse]]:
     for warehouse in made:
         warehouse.drop_database(warehouse.database)
         warehouse.drop_database(str(warehouse.dagster_url.database))
+
+
+@pytest.fixture
+def atlas(warehouse: Warehouse, tmp_path: Path) -> Iterator[launcher.Atlas]:
+    """Runs the command on the test's warehouse; whatever happens, nobody is shown a traceback."""
+
+    def run(
+        *arguments: object, code: int = launcher.DONE, typed: str = "", **environment: str
+    ) -> "subprocess.CompletedProcess[str]":
+        variables = os.environ | {"DATABASE_URL": warehouse.conninfo, "ATLAS_HOME": str(tmp_path)} | environment
+        done = launcher.run(*arguments, folder=project.ROOT, environment=variables, typed=typed)
+        assert "Traceback" not in done.stdout + done.stderr
+        assert done.returncode == code, done.stdout + done.stderr
+        return done
+
+    yield run
+    warehouse.drop_database(str(warehouse.dagster_url.database))
 
 
 @pytest.fixture(scope="session")
