@@ -3,17 +3,10 @@
 import base64
 import hashlib
 import json
-import os
-import pwd
 import re
-import shutil
 import socket
-import subprocess
 import sys
-import tempfile
-from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -22,44 +15,14 @@ from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
 
 from pipelines import project, settings
+from pipelines.cli.main import main
 from pipelines.errors import AtlasError
-from pipelines.warehouse import migrate
+from pipelines.warehouse import database, migrate
 from pipelines.warehouse.database import Warehouse
+from tests.launcher import FAILED, PARTIAL, USAGE, Atlas, words
 
-DONE, FAILED, USAGE, PARTIAL = 0, 1, 2, 3
 SECRET = "hunter2-and-nothing-else"
 EVERYTHING = migrate.everything(project.objects())
-
-Atlas = Callable[..., "subprocess.CompletedProcess[str]"]
-
-
-@pytest.fixture
-def atlas(warehouse: Warehouse, tmp_path: Path) -> Iterator[Atlas]:
-    """Runs the command on the test's warehouse; whatever happens, nobody is shown a traceback."""
-
-    def run(
-        *arguments: object, code: int = DONE, typed: str = "", **environment: str
-    ) -> "subprocess.CompletedProcess[str]":
-        done = subprocess.run(
-            [sys.executable, "-m", "pipelines.cli.main", *map(str, arguments)],
-            cwd=project.ROOT,
-            env=os.environ | {"DATABASE_URL": warehouse.conninfo, "ATLAS_HOME": str(tmp_path)} | environment,
-            input=typed,
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
-        assert "Traceback" not in done.stdout + done.stderr
-        assert done.returncode == code, done.stdout + done.stderr
-        return done
-
-    yield run
-    warehouse.drop_database(str(warehouse.dagster_url.database))
-
-
-def words(text: str) -> str:
-    """What was said, without the line breaks of its display."""
-    return " ".join(text.split())
 
 
 def a_model(number: int, **other: object) -> dict[str, object]:
@@ -339,50 +302,21 @@ def everything(warehouse: Warehouse) -> str:
     return "\n".join(found)
 
 
-@pytest.fixture
-def old_server() -> Iterator[str]:
-    """URL of a real Postgres 16, from the binaries of the package pgserver."""
-    package = find_spec("pgserver")
-    if package is None or package.origin is None:
-        pytest.skip("the package pgserver, which brings Postgres 16, is not installed")
-    programs = Path(package.origin).parent / "pginstall" / "bin"
-    user = pwd.getpwnam("nobody").pw_uid if os.geteuid() == 0 else None
-    folder = Path(tempfile.mkdtemp(dir="/tmp"))  # short enough for a socket, and open to another user
-    if user is not None:
-        os.chown(folder, user, -1)
-    environment = {"PATH": os.defpath, "LC_ALL": "C"}
-
-    def run(program: str, *arguments: str) -> None:
-        subprocess.run(
-            [programs / program, "-D", folder / "data", *arguments],
-            check=True,
-            cwd=folder,
-            user=user,
-            env=environment,
-            stdout=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-
-    try:
-        run("initdb", "--username=postgres", "--auth=trust", "--no-sync")
-        settings = f"-c listen_addresses='' -c unix_socket_directories={folder}"
-        run("pg_ctl", "start", "-w", "-s", "-l", str(folder / "log"), "-o", settings)
-        try:
-            yield f"postgresql://postgres@/postgres?host={folder}"
-        finally:
-            run("pg_ctl", "stop", "-w", "-s", "-m", "immediate")
-    finally:
-        shutil.rmtree(folder)
-
-
-def test_a_server_that_is_too_old_is_one_sentence(atlas: Atlas, old_server: str) -> None:
-    for arguments in (["db", "ensure"], ["runs", "--json"]):
-        done = atlas(*arguments, code=FAILED, DATABASE_URL=old_server)
-        assert re.fullmatch(
-            r"error: The server of DATABASE_URL is PostgreSQL 16; the warehouse needs 18 or newer\. .+",
-            words(done.stderr),
-        )
-        assert done.stdout == ""
+@pytest.mark.parametrize("arguments", [["db", "ensure"], ["runs", "--json"]], ids=" ".join)
+def test_a_server_that_is_too_old_is_one_sentence(
+    warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    monkeypatch.setattr(database, "MINIMUM_VERSION", 99)
+    monkeypatch.setenv("DATABASE_URL", warehouse.conninfo)
+    monkeypatch.setattr(sys, "argv", ["atlas", *arguments])
+    with pytest.raises(SystemExit) as end:
+        main()
+    said = capsys.readouterr()
+    assert end.value.code == FAILED
+    assert re.fullmatch(
+        r"error: The server of DATABASE_URL is PostgreSQL 18; the warehouse needs 99 or newer\. .+", words(said.err)
+    )
+    assert said.out == ""
 
 
 @pytest.mark.parametrize(

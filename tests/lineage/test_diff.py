@@ -10,11 +10,11 @@ from pipelines.ledger import Run
 from pipelines.lineage import rebuild, snapshots, time_travel
 from pipelines.transform.run import transform
 from pipelines.warehouse.database import Warehouse
-from tests.cli.test_cli import Atlas, atlas, words
+from tests.launcher import Atlas, words
 from tests.pasts import SEED, SEEDS, Files, World, files
 from tests.transform.test_change_set import DAYS, Recorder, any_image, rows
 
-__all__ = ["atlas", "files"]
+__all__ = ["files"]
 
 Rows = dict[tuple[str, str], dict[str, Any]]
 ENGINES_OWN = {"created_at", "updated_at"}

@@ -18,11 +18,11 @@ from pipelines.transform.run import transform
 from pipelines.warehouse.database import Warehouse
 from pipelines.warehouse.declare import metadata
 from pipelines.warehouse.table_spec import TableSpec
-from tests.cli.test_cli import FAILED, USAGE, Atlas, atlas, words
+from tests.launcher import FAILED, USAGE, Atlas, words
 from tests.pasts import SEED, SEEDS, Files, World, files, tables
 from tests.transform.test_change_set import DAYS, Json, rows
 
-__all__ = ["atlas", "files"]
+__all__ = ["files"]
 
 
 def recorded_is_what_tables_hold(world: World, run: Run) -> None:
