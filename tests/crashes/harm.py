@@ -1,0 +1,45 @@
+"""Harm to the product that the crash tests must notice: each function makes one mistake in the process that calls it.
+
+Belongs here: mistakes. Not here: who makes them (`runner`), who must notice (`tests/promises/test_i7_crash.py`).
+"""
+
+from typing import Any
+
+import psycopg
+from psycopg.rows import dict_row
+
+from pipelines.landing import stage_bodies
+from pipelines.ledger import Run
+from pipelines.warehouse.database import Connection
+
+
+def _elsewhere(connection: Connection) -> Connection:
+    """Another connection, which commits at once."""
+    return psycopg.connect(connection.info.dsn, autocommit=True, row_factory=dict_row)
+
+
+def ledger_row_before_the_data() -> None:
+    """The ledger row is committed before the data."""
+    close = Run.close
+
+    def early(run: Run, *arguments: Any, **named: Any) -> None:
+        own = run.connection
+        with _elsewhere(own) as run.connection:
+            close(run, *arguments, **named)
+        run.connection = own
+
+    Run.close = early  # type: ignore[method-assign]
+
+
+def checkpoint_before_its_page() -> None:
+    """A checkpoint is committed before the page that it says was landed."""
+    write = stage_bodies.BodyWriter._write
+    save = stage_bodies.save_checkpoint
+
+    def early(self: stage_bodies.BodyWriter, rows: Any, arrivals: Any, rejected: Any, checkpoint: bool) -> None:
+        if checkpoint:
+            with _elsewhere(self.connection) as other:
+                save(other, self.run, self.progress)
+        write(self, rows, arrivals, rejected, False)
+
+    stage_bodies.BodyWriter._write = early  # type: ignore[method-assign]
