@@ -3,6 +3,7 @@
 Belongs here: mistakes. Not here: who makes them (`runner`), who must notice (`tests/promises/test_i7_crash.py`).
 """
 
+import os
 from typing import Any
 
 import psycopg
@@ -13,9 +14,9 @@ from pipelines.ledger import Run
 from pipelines.warehouse.database import Connection
 
 
-def _elsewhere(connection: Connection) -> Connection:
+def _elsewhere() -> Connection:
     """Another connection, which commits at once."""
-    return psycopg.connect(connection.info.dsn, autocommit=True, row_factory=dict_row)
+    return psycopg.connect(os.environ["DATABASE_URL"], autocommit=True, row_factory=dict_row)
 
 
 def ledger_row_before_the_data() -> None:
@@ -24,7 +25,7 @@ def ledger_row_before_the_data() -> None:
 
     def early(run: Run, *arguments: Any, **named: Any) -> None:
         own = run.connection
-        with _elsewhere(own) as run.connection:
+        with _elsewhere() as run.connection:
             close(run, *arguments, **named)
         run.connection = own
 
@@ -38,7 +39,7 @@ def checkpoint_before_its_page() -> None:
 
     def early(self: stage_bodies.BodyWriter, rows: Any, arrivals: Any, rejected: Any, checkpoint: bool) -> None:
         if checkpoint:
-            with _elsewhere(self.connection) as other:
+            with _elsewhere() as other:
                 save(other, self.run, self.progress)
         write(self, rows, arrivals, rejected, False)
 

@@ -7,7 +7,7 @@
 It speaks PostgreSQL's protocol, so that it sees what every driver sends: BEGIN and COMMIT too, COPY block by block, and
 connecting itself, which is statement 0 of a connection. Several threads of a process send in no certain order; a
 statement is therefore addressed by the number of its connection and its own number within it, which are certain.
-Belongs here: messages and faults. Not here: processes (`runner`), what must hold after a fault (`outcome`).
+Belongs here: messages, and how a fault strikes. Not here: which faults there are (`faults`), processes (`runner`).
 """
 
 import os
@@ -17,15 +17,13 @@ import signal
 import socket
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 from sqlalchemy import URL
 
-Kind = Literal["kill", "cut", "cancel"]
-Moment = Literal["before", "midway", "after"]
+from tests.crashes.faults import Address, Fault, Moment, Statement
 
 SSL, GSS, CANCEL = 80877103, 80877104, 80877102
 PATIENCE_S = 0.15
@@ -40,38 +38,6 @@ FAILED = b"Z" + (5).to_bytes(4) + b"E"
 """ReadyForQuery in a transaction that has failed."""
 
 
-@dataclass(frozen=True)
-class Address:
-    """A statement of a process: the number of its connection, and its own number within that."""
-
-    connection: int
-    statement: int
-
-
-@dataclass(frozen=True)
-class Fault:
-    kind: Kind
-    moment: Moment
-    at: Address
-
-    def __str__(self) -> str:
-        return f"{self.kind} {self.moment} {self.at.connection}.{self.at.statement}"
-
-
-@dataclass
-class Statement:
-    """A statement as it was sent.
-
-    lasting: whether its effect can outlive its connection: it commits, or is in no transaction. blocks: whether it has
-    a midway: it is a COPY, or the first of several that are sent at once.
-    """
-
-    at: Address
-    text: str
-    lasting: bool = True
-    blocks: bool = False
-
-
 class Gone(Exception):
     """The connection is closed by a fault."""
 
@@ -84,7 +50,6 @@ class Proxy:
     statements: list[Statement] = field(default_factory=list)
     fault: Fault | None = None
     struck: bool = False
-    hold: Callable[[], None] | None = None
 
     def __post_init__(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="atlas-proxy-", dir="/tmp"))

@@ -11,9 +11,12 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from pipelines.warehouse.database import Warehouse
-from tests.crashes.proxy import Fault, Proxy
+from tests.crashes.faults import Answer, Fault, faults
+from tests.crashes.ollama import Ollama
+from tests.crashes.proxy import Proxy
 from tests.crashes.runner import Runner
-from tests.crashes.scenarios import SCENARIOS, Ollama, Stage, address, faults
+from tests.crashes.scenarios import SCENARIOS
+from tests.crashes.stage import Stage
 
 SEED = int(os.environ["CRASHES_SEED"])
 WANTED = os.environ.get("CRASHES", "")
@@ -34,8 +37,7 @@ def parts() -> list[tuple[str, int, int]]:
 
 def chosen(name: str, everything: list[Fault]) -> list[Fault]:
     if WANTED not in ("", "all"):
-        kind, moment, at = WANTED.split()
-        return [each for each in everything if (each.kind, each.moment, each.at) == (kind, moment, address(at))]
+        return [each for each in everything if str(each) == WANTED]
     most = SCENARIOS[name].most if WANTED else SAMPLED_CASES
     return random.Random(SEED).sample(everything, min(most or len(everything), len(everything)))
 
@@ -71,3 +73,31 @@ def test_the_same_command_makes_good(
         record_property("statements", len(statements))
     record_property("crashes", len(cases))
     assert not wrong, f"{len(wrong)} of {len(cases)}:\n" + "\n".join(wrong[:20])
+
+
+ANSWERS = range(1, 8)
+"""What the server of the scenario `live` answers: a list, and of each model what it shows."""
+
+
+@pytest.mark.parametrize("number", ANSWERS if WANTED else random.Random(SEED).sample(ANSWERS, 1))
+def test_killed_while_it_waits_for_an_http_answer(stage: Stage, number: int) -> None:
+    stage.crash("live", Answer(number))
+
+
+@pytest.mark.parametrize(
+    ("harm", "name", "seen"),
+    [
+        ("ledger_row_before_the_data", "land danbooru", "shows neither before nor after"),
+        ("checkpoint_before_its_page", "live", "the same command again makes another"),
+    ],
+)
+def test_a_mistake_of_the_product_is_noticed(stage: Stage, harm: str, name: str, seen: str) -> None:
+    """A test of the tests."""
+    commits = [each for each in stage.undisturbed(name, harm).statements if each.text == "COMMIT"]
+    noticed = []
+    for each in commits:
+        try:
+            stage.crash(name, Fault("kill", "before", each.at), harm)
+        except AssertionError as error:
+            noticed.append(str(error))
+    assert any(seen in text for text in noticed), noticed
