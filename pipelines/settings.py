@@ -94,7 +94,7 @@ def _variable(*words: str) -> str:
 
 def unknown_variables(places: Mapping[str, Iterable[str]]) -> list[str]:
     """Environment variables `ATLAS_…` that no setting has. places: by source, the other servers that it reads."""
-    known = {"ATLAS_FAILPOINT", "ATLAS_DAGSTER_URL", *(_variable(name) for name in Settings.model_fields)}
+    known = {"ATLAS_DAGSTER_URL", *(_variable(name) for name in Settings.model_fields)}
     for stem, others in places.items():
         known |= {_variable(stem, "TOKEN"), *(_variable(stem, place, "BASE_URL") for place in ("", *others))}
     return sorted(name for name in os.environ if name.startswith("ATLAS_") and name not in known)

@@ -9,6 +9,7 @@ import random
 import shutil
 import signal
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
@@ -40,6 +41,19 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as of a shell's backgro
 
 def pytest_report_header() -> str:
     return f"CRASHES_SEED={os.environ['CRASHES_SEED']} repeats the sample of crashes"
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Says how many statements were struck by how many crashes."""
+    found = Counter[str]()
+    for report in (report for reports in terminalreporter.stats.values() for report in reports):
+        if getattr(report, "when", "") == "call":
+            found.update(dict(report.user_properties))
+    if found["crashes"]:
+        seed = os.environ["CRASHES_SEED"]
+        terminalreporter.line(
+            f"{found['crashes']:,} crashes at {found['statements']:,} statements, CRASHES_SEED={seed}"
+        )
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

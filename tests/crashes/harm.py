@@ -10,6 +10,7 @@ import psycopg
 from psycopg.rows import dict_row
 
 from pipelines.landing import stage_bodies
+from pipelines.landing.intake import save_checkpoint
 from pipelines.ledger import Run
 from pipelines.warehouse.database import Connection
 
@@ -29,18 +30,17 @@ def ledger_row_before_the_data() -> None:
             close(run, *arguments, **named)
         run.connection = own
 
-    Run.close = early  # type: ignore[method-assign]
+    Run.close = early  # type: ignore[assignment, method-assign]
 
 
 def checkpoint_before_its_page() -> None:
     """A checkpoint is committed before the page that it says was landed."""
     write = stage_bodies.BodyWriter._write
-    save = stage_bodies.save_checkpoint
 
     def early(self: stage_bodies.BodyWriter, rows: Any, arrivals: Any, rejected: Any, checkpoint: bool) -> None:
         if checkpoint:
             with _elsewhere() as other:
-                save(other, self.run, self.progress)
+                save_checkpoint(other, self.run, self.progress)
         write(self, rows, arrivals, rejected, False)
 
     stage_bodies.BodyWriter._write = early  # type: ignore[method-assign]
