@@ -5,6 +5,8 @@ Belongs here: reading databases, and assertions. Not here: what happened to them
 
 import hashlib
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -23,13 +25,17 @@ PATIENCE_S = 60
 project.load_tables()
 
 Contents = dict[str, str]
+Run = dict[str, Any]
 
 UNPUBLISHED = ("staging.arrivals", "staging.rejects", "staging.checkpoints")
 """What only the resumption of a landing reads."""
 
+UNSEEN = ("staging.payloads", "shadow schemas")
+"""What a run may leave to the next one, which uses it or drops it."""
+
 OF_ONE_RUN = {"version_id", "observation_id", "quarantine_id", "created_order", "place"}
 APART = {"ops.fetch_runs", "ops.rate_limits", "ops.objects", "staging.payloads", "staging.reapplied_versions"}
-"""Tables that differ from run to run, and bodies, of which only those that a version names must be the same."""
+"""Tables that differ from run to run, or have a query of their own."""
 
 SCHEMAS = """
 select n.nspname, c.relname from pg_class c join pg_namespace n on n.oid = c.relnamespace
@@ -37,8 +43,9 @@ where c.relkind = 'r' and n.nspname !~ '^pg_' and not starts_with(n.nspname, {})
 """
 
 
-def settled(warehouse: Warehouse) -> Warehouse:
-    """The warehouse, once the server has ended the sessions of killed clients."""
+@contextmanager
+def settled(warehouse: Warehouse) -> Iterator[Connection]:
+    """A connection, once the server has ended the sessions of killed clients."""
     others = """
         select from pg_stat_activity
         where datname = current_database() and backend_type = 'client backend' and pid <> pg_backend_pid()
@@ -48,7 +55,7 @@ def settled(warehouse: Warehouse) -> Warehouse:
         while connection.execute(others).rowcount:
             assert time.monotonic() < deadline, "the session of a dead process stays"
             time.sleep(0.01)
-    return warehouse
+        yield connection
 
 
 @cache
@@ -59,6 +66,10 @@ def queries() -> dict[str, sql.Composed]:
             "select v.record_id, v.digest, p.digest, p.body, p.original, p.repairs "
             "from staging.versions v join staging.payloads p using (payload_id)"
         ).format(),
+        "staging.payloads": sql.SQL("select digest from staging.payloads").format(),
+        "shadow schemas": sql.SQL("select count(*) from pg_namespace where starts_with(nspname, {})").format(
+            sql.Literal(TEMPORARY_PREFIX)
+        ),
         "schemas": sql.SQL(SCHEMAS).format(sql.Literal(TEMPORARY_PREFIX)),
     }
     for table in metadata.sorted_tables:
@@ -84,21 +95,25 @@ def _columns(table: Table) -> list[sql.Composable]:
 
 
 def contents(warehouse: Warehouse) -> Contents:
+    with settled(warehouse) as connection:
+        return contents_of(connection)
+
+
+def contents_of(connection: Connection) -> Contents:
     """A digest for each query."""
     digests = {}
-    with warehouse.connect() as connection:
-        for name, query in queries().items():
-            digest = hashlib.sha256()
-            with connection.cursor().copy(sql.SQL("copy ({}) to stdout").format(query)) as copy:
-                for block in copy:
-                    digest.update(block)
-            digests[name] = digest.hexdigest()
+    for name, query in queries().items():
+        digest = hashlib.sha256()
+        with connection.cursor().copy(sql.SQL("copy ({}) to stdout").format(query)) as copy:
+            for block in copy:
+                digest.update(block)
+        digests[name] = digest.hexdigest()
     return digests
 
 
 def shown(of: Contents) -> Contents:
-    """Without what only the resumption of a landing reads."""
-    return {name: digest for name, digest in of.items() if name not in UNPUBLISHED}
+    """What readers see: without what only the next run reads."""
+    return {name: digest for name, digest in of.items() if name not in (*UNPUBLISHED, *UNSEEN)}
 
 
 def different(one: Contents, other: Contents) -> list[str]:
@@ -106,12 +121,17 @@ def different(one: Contents, other: Contents) -> list[str]:
     return [name for name in one if one[name] != other[name]]
 
 
-def ledger_of(warehouse: Warehouse) -> list[dict[str, Any]]:
+def ledger_of(warehouse: Warehouse) -> list[Run]:
     with warehouse.connect() as connection:
-        return connection.execute("select * from ops.fetch_runs order by fetch_run_id").fetchall()
+        return runs_of(connection)
 
 
-def assert_truthful(runs: list[dict[str, Any]]) -> None:
+def runs_of(connection: Connection) -> list[Run]:
+    """The ledger, oldest first."""
+    return connection.execute("select * from ops.fetch_runs order by fetch_run_id").fetchall()
+
+
+def assert_truthful(runs: list[Run]) -> None:
     """Every run has ended: published with counts that add up, or failed with an error and without counts."""
     for run in runs:
         sums = ("created", "updated", "unchanged", "quarantined", "duplicates")
@@ -126,7 +146,7 @@ def assert_truthful(runs: list[dict[str, Any]]) -> None:
 
 def assert_nothing_left(warehouse: Warehouse) -> None:
     """No lock, shadow schema, duplicate body or pages kept for a resumption; the digests are those of the tables."""
-    with settled(warehouse).connect() as connection:
+    with settled(warehouse) as connection:
         locks = """
             select objid from pg_locks l join pg_database d on d.oid = l.database
             where l.locktype = 'advisory' and d.datname = current_database()

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from pipelines import project
+from tests.crashes.scenarios import SOURCES
 
 
 @dataclass(frozen=True)
@@ -75,10 +76,18 @@ def main() -> None:
 
 
 def _import_everything() -> None:
+    """Imports and reads what a command needs; the project has no sources but those of scenarios."""
+    import certifi  # noqa: F401
+    import typer
+
     from pipelines.cli import main as cli
+    from pipelines.landing import extract  # noqa: F401
 
     cli.app.command("extract")(_extract)
+    cli.app = typer.main.get_command(cli.app)  # type: ignore[assignment]
     project.load_tables()
+    for name in project.sources().keys() - {*SOURCES, "catalog/civitai"}:
+        del project.sources()[name]
     for name in project.sources():
         project.selects(name)
     gc.collect()

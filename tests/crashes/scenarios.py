@@ -26,6 +26,7 @@ class Scenario:
     most: int | None = None
     again: int = 0
     piecemeal: bool = False
+    fresh: bool = True
 
 
 SCENARIOS = {
@@ -37,8 +38,10 @@ SCENARIOS = {
     "prune": Scenario("two_days", "prune --versions-days 0 --quarantine-days 0", parts=2, piecemeal=True),
     "erase": Scenario("two_days", f"erase catalog/danbooru.posts {POST} --yes", parts=3, again=2),
     "live": Scenario("fetched", "extract catalog/ollama {today} --mode live", parts=2),
-    "resumed": Scenario("interrupted", "extract catalog/ollama {today} --mode live", most=100),
-    "dead runs": Scenario("died", f"land catalog/civitai.models --from {{news}} --partition {DAY}", most=100),
+    "resumed": Scenario("interrupted", "extract catalog/ollama {today} --mode live", most=100, fresh=False),
+    "dead runs": Scenario(
+        "died", f"land catalog/civitai.models --from {{news}} --partition {DAY}", most=100, fresh=False
+    ),
     "rejected": Scenario("rejected", "transform catalog/civitai", most=100),
     "replay": Scenario("refused", "quarantine replay 1 --with {mended}", most=100, again=2),
     "as-of": Scenario("two_days", "as-of {run} --schema kept --workers 1", most=100, again=2),

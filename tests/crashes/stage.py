@@ -3,9 +3,10 @@
     copy of a prepared database ──command, struck by a fault──> before or after, never between
         ──the same command──> what an undisturbed one makes, a truthful ledger, nothing left over
 
-What a fault leaves is often what another fault left; from each state the command is run again once. Belongs here:
-databases and crashes. Not here: which commands (`scenarios`) and faults (`faults`) there are, and what must hold of a
-database (`outcome`).
+What a fault leaves is often what another fault left; from each state the command is run again once. A database that is
+as it was before, but for rows of the ledger, which are deleted, serves the next crash. Belongs here: databases and
+crashes. Not here: which commands (`scenarios`) and faults (`faults`) there are, what must hold of a database
+(`outcome`).
 """
 
 import os
@@ -36,12 +37,16 @@ from tests.crashes.scenarios import FIRST_DAY, SCENARIOS, SECOND_DAY, SOURCES
 
 @dataclass(frozen=True)
 class Undisturbed:
-    """A scenario that nothing disturbs: what is there before and after, how it ends, what it sends."""
+    """A scenario that nothing disturbs: what is there before and after, how it ends, what it sends.
+
+    runs: the ledger before.
+    """
 
     before: Contents
     after: Contents
     ended: Ended
     statements: list[Statement]
+    runs: list[outcome.Run]
 
 
 @dataclass
@@ -56,6 +61,7 @@ class Stage:
     made: dict[str, Warehouse] = field(default_factory=dict)
     known: dict[tuple[str, str | None], Undisturbed] = field(default_factory=dict)
     mended: set[object] = field(default_factory=set)
+    spare: dict[str, Warehouse] = field(default_factory=dict)
 
     def close(self) -> None:
         self.runner.close()
@@ -141,7 +147,8 @@ class Stage:
         end = next((each for each in same if each.text == "COMMIT"), statement)
         fault = Fault("kill", "after" if "checkpoints" in statement.text else "before", end.at)
         assert self.run(name, warehouse, fault).code == -signal.SIGKILL
-        outcome.settled(warehouse)
+        with outcome.settled(warehouse):
+            pass
 
     def fetch(self, warehouse: Warehouse, name: str, day: str) -> None:
         source = project.sources()[name]
@@ -171,13 +178,15 @@ class Stage:
         """Runs the command of a scenario to its end, struck by a fault."""
         (news := self.folder / "news.ndjson").write_bytes(b"\n".join(NEWS))
         (mended := self.folder / "mended.json").write_bytes(a_model(91))
-        runs = (run for run in ledger_of(warehouse) if run["kind"] == "transform")
         words = {
             "{news}": str(news),
             "{mended}": str(mended),
             "{today}": datetime.now(UTC).date().isoformat(),
-            "{run}": str(next(runs, {"fetch_run_id": "none"})["fetch_run_id"]),
         }
+        if "{run}" in SCENARIOS[name].command:
+            words["{run}"] = next(
+                str(run["fetch_run_id"]) for run in ledger_of(warehouse) if run["kind"] == "transform"
+            )
         environment = {
             "DATABASE_URL": self.proxy.url(warehouse.database),
             "ATLAS_HOME": str(self.folder),
@@ -209,7 +218,7 @@ class Stage:
             warehouse = self.copy_of(origin)
             ended = self.run(name, warehouse, harm=harm)
             assert ended.code in (0, 3), ended.said
-            made = Undisturbed(contents(origin), contents(warehouse), ended, self.proxy.statements)
+            made = Undisturbed(contents(origin), contents(warehouse), ended, self.proxy.statements, ledger_of(origin))
             assert_truthful(ledger_of(warehouse))
             assert_nothing_left(warehouse)
             self.known[name, harm] = made
@@ -217,17 +226,15 @@ class Stage:
 
     def crash(self, name: str, fault: Fault | Answer, harm: str | None = None) -> None:
         """Strikes a command, and asserts what it leaves and what the same command makes of that."""
-        origin = self.prepared(SCENARIOS[name].prepared)
         scenario, undisturbed = SCENARIOS[name], self.undisturbed(name, harm)
-        warehouse = self.copy_of(origin)
-        already = len(ledger_of(warehouse))
-
+        warehouse = self.spare.pop(name, None) or self.copy_of(self.prepared(scenario.prepared))
         died = self.run(name, warehouse, fault, harm=harm)
         assert self.proxy.struck, "the command ended before"
-        runs = ledger_of(outcome.settled(warehouse))
-        found = contents(warehouse)
-        published = any(run["publish_seq"] for run in runs[already:])
-        done = published or (len(runs) == already and found == undisturbed.after != undisturbed.before)
+        with outcome.settled(warehouse) as connection:
+            runs, found = outcome.runs_of(connection), outcome.contents_of(connection)
+        new = runs[len(undisturbed.runs) :]
+        published = any(run["publish_seq"] for run in new)
+        done = published or (not new and found == undisturbed.after != undisturbed.before)
         if fault.kind == "kill":
             assert died.code == -signal.SIGKILL, died
         else:
@@ -235,13 +242,21 @@ class Stage:
             assert died.code in ({1, undisturbed.ended.code} if done else {1}), died
         if not scenario.piecemeal:
             expected = undisturbed.after if done else undisturbed.before
-            assert not different(shown(found), shown(expected)), f"shows neither before nor after; done: {done}"
+            differing = different(shown(found), shown(expected))
+            assert not differing, f"shows neither before nor after in {', '.join(differing)}; done: {done}"
         assert_truthful([run for run in runs if run["status"] != "in_progress"])
 
-        state = (name, harm, *found.items(), *(run[each] for run in runs for each in ("kind", "status", "error_text")))
+        left = [run[each] for run in runs for each in ("kind", "status", "error_text")]
+        state = (name, harm, *found.values(), *left)
         if state not in self.mended:
-            self.mend(name, warehouse, undisturbed, done=done, harm=harm, silent=fault.kind == "kill", already=already)
+            self.mend(name, warehouse, undisturbed, done=done, harm=harm, silent=fault.kind == "kill")
             self.mended.add(state)
+        elif scenario.fresh and found == undisturbed.before and runs[: len(undisturbed.runs)] == undisturbed.runs:
+            with warehouse.connect() as connection:
+                connection.execute(
+                    "delete from ops.fetch_runs where fetch_run_id = any(%s)", [[run["fetch_run_id"] for run in new]]
+                )
+            self.spare[name] = warehouse
 
     def mend(
         self,
@@ -252,7 +267,6 @@ class Stage:
         done: bool,
         harm: str | None,
         silent: bool,
-        already: int,
     ) -> None:
         """Runs a command again, and asserts that it ends as if nothing had been. silent: its process was killed."""
         again = self.run(name, warehouse, harm=harm)
@@ -263,6 +277,6 @@ class Stage:
         assert not differing, f"the same command again makes another {', '.join(differing)}"
         assert_truthful(runs)
         if silent:
-            failed = [run["error_text"] for run in runs[already:] if not run["publish_seq"]]
+            failed = [run["error_text"] for run in runs[len(undisturbed.runs) :] if not run["publish_seq"]]
             assert all("ended before it closed the run" in text for text in failed), failed
         assert_nothing_left(warehouse)
