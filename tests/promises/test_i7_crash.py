@@ -88,7 +88,7 @@ def test_killed_while_it_waits_for_an_http_answer(stage: Stage, number: int) -> 
     ("harm", "name", "seen"),
     [
         ("ledger_row_before_the_data", "land danbooru", "shows neither before nor after"),
-        ("checkpoint_before_its_page", "live", "the same command again makes another"),
+        ("checkpoint_before_its_page", "live", "lacks 6 of those that it had"),
     ],
 )
 def test_a_mistake_of_the_product_is_noticed(stage: Stage, harm: str, name: str, seen: str) -> None:
