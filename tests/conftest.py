@@ -15,12 +15,13 @@ from itertools import count
 from pathlib import Path
 
 import pytest
+from alembic import command
 from psycopg import sql
 from sqlalchemy import make_url
 
 from pipelines import project
 from pipelines.source import Source
-from pipelines.warehouse import embedded, migrate
+from pipelines.warehouse import embedded, migrate, objects
 from pipelines.warehouse.database import Warehouse
 
 SHARED_DATA = project.ROOT.parent / "shared" / "data"
@@ -141,6 +142,22 @@ def copied(worker_id: str) -> Iterator[Callable[[Warehouse], Warehouse]]:
     for warehouse in made:
         warehouse.drop_database(warehouse.database)
         warehouse.drop_database(str(warehouse.dagster_url.database))
+
+
+def downgraded(warehouse: Warehouse, revision: str = "base") -> None:
+    """Reverses migrations down to a revision, after dropping functions, views, triggers and policies."""
+    with warehouse.engine.begin() as connection:
+        driver = connection.connection.driver_connection
+        assert driver is not None
+        objects.drop(driver)
+        objects.create(driver, ())
+        command.downgrade(migrate.config(connection), revision)
+
+
+@pytest.fixture(scope="session")
+def downgrade() -> Callable[..., None]:
+    """Reverses migrations of a warehouse, down to a revision or all of them."""
+    return downgraded
 
 
 @pytest.fixture(scope="session")

@@ -381,6 +381,7 @@ def test_a_server_that_is_too_old_is_one_sentence(atlas: Atlas, old_server: str)
         ({}, "keep_versions_days = -1", "The setting ATLAS_KEEP_VERSIONS_DAYS is -1: "),
         ({}, 'hme = "/x"', "There is no setting 'hme', as atlas.toml has it. There are: database_url, home, mode"),
         ({}, "mode = live", "atlas.toml cannot be read: "),
+        ({"SQL_ECHO": "loud"}, "", "The setting SQL_ECHO is 'loud': "),
     ],
 )
 def test_a_wrong_setting_is_named_with_its_value(
@@ -399,6 +400,13 @@ def test_a_variable_that_nothing_reads_is_named_and_an_empty_one_is_none(atlas: 
     real = {"ATLAS_CIVITAI_TOKEN": "t", "ATLAS_OLLAMA_LIBRARY_BASE_URL": "http://127.0.0.1:1", "ATLAS_MODE": ""}
     done = atlas("runs", ATLAS_CIVITIA_TOKEN=SECRET, **real)
     assert words(done.stderr) == "ATLAS_CIVITIA_TOKEN is not the name of a setting: it has no effect."
+
+
+def test_two_settings_have_the_name_that_others_give_them_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ATLAS_DATABASE_URL", "postgresql:///elsewhere")
+    monkeypatch.setenv("ATLAS_SQL_ECHO", "true")
+    assert (settings.load().database_url, settings.load().sql_echo) == (None, False)
+    assert settings.unknown_variables({}) == ["ATLAS_DATABASE_URL", "ATLAS_SQL_ECHO"]
 
 
 def test_what_a_folder_sets_holds_for_a_process_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
