@@ -13,7 +13,7 @@ STRICTLY := 'error,ignore:Property `ScheduleDefinition.environment_vars`'
 
 HISTORIES ?= 10000
 
-.PHONY: help install run ui test test-source test-histories test-faults coverage bench lint lock clean db-migrate db-apply db-status db-check db-ensure db-drop db-shell
+.PHONY: help install run ui test test-source test-histories test-crashes coverage bench lint lock clean db-migrate db-apply db-status db-check db-ensure db-drop db-shell
 
 help: ## what can be made
 	@grep -hE '^[a-z -]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\n\t/'
@@ -55,8 +55,8 @@ coverage: install ## which share of the lines of each package tests run
 test-histories: install ## many histories of sources that change while they are read; HISTORY=<seed> repeats one
 	HISTORIES=$(HISTORIES) $(BIN)/python -m pytest -n $(JOBS) --dist worksteal -rP --show-capture=stdout tests/landing/test_histories.py
 
-test-faults: install ## every failpoint, killed, cut off and cancelled, and every outage; `make test` takes a sample, FAULTS_SEED=<seed> repeats it
-	FAULTS=all $(BIN)/python -m pytest -n $(JOBS) --dist worksteal tests/promises/test_i7_failpoints.py tests/promises/test_i7_outages.py
+test-crashes: install ## a crash at every statement of each command, and every outage; CRASHES_SEED=<seed> repeats one
+	CRASHES=all $(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(addprefix tests/promises/test_i7_,crash.py outages.py)
 
 bench: install ## what must take no longer than it may; on a machine that does nothing else
 	$(BIN)/python -m pytest -q -s tests/budgets.py

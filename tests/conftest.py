@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
@@ -33,14 +34,29 @@ ROOM_BYTES = 8 * 1024**3
 for name in [name for name in os.environ if name.startswith("ATLAS_") or name in {"DATABASE_URL", "DAGSTER_HOME"}]:
     del os.environ[name]
 os.environ["DAGSTER_DISABLE_TELEMETRY"] = "1"
-os.environ["FAULTS_SEED"] = os.environ.get("FAULTS_SEED") or str(random.randrange(1 << 32))  # all workers have this one
+os.environ["CRASHES_SEED"] = os.environ.get("CRASHES_SEED") or str(
+    random.randrange(1 << 32)
+)  # all workers have this one
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as of a shell's background; what tests start would inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_report_header() -> str:
-    return f"FAULTS_SEED={os.environ['FAULTS_SEED']} repeats the sample of failpoints"
+    return f"CRASHES_SEED={os.environ['CRASHES_SEED']} repeats the sample of crashes"
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Says how many statements were struck by how many crashes."""
+    found = Counter[str]()
+    for report in (report for reports in terminalreporter.stats.values() for report in reports):
+        if getattr(report, "when", "") == "call":
+            found.update(dict(report.user_properties))
+    if found["crashes"]:
+        seed = os.environ["CRASHES_SEED"]
+        terminalreporter.line(
+            f"{found['crashes']:,} crashes at {found['statements']:,} statements, CRASHES_SEED={seed}"
+        )
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
