@@ -12,7 +12,7 @@ import logging
 import re
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
@@ -55,6 +55,9 @@ stamina.instrumentation.set_on_retry_hooks([_log_retry])
 
 DocumentT = TypeVar("DocumentT")
 
+Keep = Callable[[str, bytes | None, httpx.Response, list[msgspec.Raw]], None]
+"""Keeps a response for a recording: its target, the body of its request, and its records."""
+
 _tls_context = cache(httpx.create_ssl_context)
 """Loading the certificates takes 40 ms: once a process."""
 
@@ -72,7 +75,7 @@ class Client:
 
     token: sent as a bearer token, or as `user:key` where auth is basic. contact: how the operator can reach the caller.
     rate_limit: shared with every other run that reads the host; None for a recording. endpoints: clients of the
-    source's other base URLs, by name.
+    source's other base URLs, by name. keep: is called with each response that is used.
     """
 
     def __init__(
@@ -86,8 +89,9 @@ class Client:
         rate_limit: RateLimit | None = None,
         endpoints: Mapping[str, "Client"] | None = None,
         transport: httpx.BaseTransport | None = None,
+        keep: Keep | None = None,
     ) -> None:
-        self.source, self._base_url, self._rate_limit = source, base_url, rate_limit
+        self.source, self._base_url, self._rate_limit, self._keep = source, base_url, rate_limit, keep
         self._endpoints = endpoints or {}
         self._stem = source.split("/")[-1].upper()
         self.notes: Counter[str] = Counter()
@@ -125,17 +129,22 @@ class Client:
         headers: Mapping[str, str] | None = None,
         body: bytes | None = None,
         gone: frozenset[int] = GONE,
+        records: Callable[[DocumentT], list[msgspec.Raw]] = lambda _: [],
     ) -> tuple[httpx.Response, DocumentT | None]:
         """Returns a response and its document; None for a 304 to conditional headers, or for a status of `gone`.
 
         target: a path below the base URL; empty for the base URL itself. body: JSON, sent by POST; without it the
-        request is a GET. Raises AtlasError after the last attempt, Unreachable, Refused, SourceFault or Deferred.
+        request is a GET. records: of the document. Raises AtlasError after the last attempt, Unreachable, Refused,
+        SourceFault or Deferred.
         """
         try:
             for attempt in stamina.retry_context(on=_retry_delay, attempts=ATTEMPTS, timeout=None, wait_max=30.0):
                 with attempt:
                     response = self._attempt(target, headers or {}, body, gone)
-                    return response, self._decode(response, document_type)
+                    document = self._decode(response, document_type)
+                    if self._keep:
+                        self._keep(target, body, response, [] if document is None else records(document))
+                    return response, document
         except _RetryableError as error:
             raise AtlasError(
                 f"{self.source} does not answer {without_secrets(target)}: {error}, after {ATTEMPTS} attempts. "

@@ -1,10 +1,10 @@
 """Recordings: the responses of a source on one day, replayed through the real connectors.
 
-    samples/<domain>/<source>/<day>.json ──> RecordedTransport ──> Client
+    live source ──Recorder──> samples/<domain>/<source>/<day>.json ──RecordedTransport──> Client
 
-The file holds the exchanges of an HTTP source, or names the folder of a Python package for a folder source. The day is
-part of the file name, so a replay always gives the same partition. Belongs here: reading recordings. Not here: making
-clients from them (`landing.extract`).
+The file holds the exchanges of an HTTP source, or names the folder of a folder source: one beside it, or one in a
+Python package. The day is part of the file name, so a replay always gives the same partition. Belongs here: the format
+of recordings. Not here: making clients (`landing.extract`), what is taken out of them (`redaction`).
 """
 
 import importlib.util
@@ -16,8 +16,13 @@ import httpx
 import msgspec
 
 from pipelines import project
+from pipelines.connectors.http import Keep
+from pipelines.connectors.redaction import Redactor, without_secrets_in_urls
 from pipelines.errors import AtlasError, NotRecorded
-from pipelines.source import Source
+from pipelines.source import Source, Window
+
+HEADERS = ("content-type", "etag", "last-modified", "link")
+"""The headers that are kept: no cookie, and nothing else that is the caller's own."""
 
 
 class Exchange(msgspec.Struct):
@@ -29,22 +34,32 @@ class Exchange(msgspec.Struct):
     body: msgspec.Raw
 
 
-class Recording(msgspec.Struct, forbid_unknown_fields=True):
-    """One day of a source: exchanges of an HTTP source, or package and folder of a folder source."""
+class Recording(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
+    """One day of a source: exchanges of an HTTP source, or the folder of a folder source.
+
+    folder: beside the recording, or in a package. limit: the most pages of a listing and records of a page, where not
+    all were kept; then nothing that is missing counts as deleted. past: whether the day was over when it was recorded.
+    """
 
     exchanges: list[Exchange] = []
     package: str | None = None
     folder: str = "."
+    limit: int | None = None
+    past: bool = False
 
-    def transport(self) -> "RecordedTransport":
-        return RecordedTransport(self)
-
-    def path(self) -> Path:
+    def path(self, source: Source) -> Path:
         """The folder of a folder source. Raises AtlasError where the package is not installed."""
-        spec = importlib.util.find_spec(self.package) if self.package else None
+        if self.package is None:
+            return folder_of(source) / self.folder
+        spec = importlib.util.find_spec(self.package)
         if spec is None or spec.origin is None:
             raise AtlasError(f"The package {self.package!r} of a recording is not installed. Run: make install")
         return Path(spec.origin).parent / self.folder
+
+    def window(self, source: Source, day: date) -> Window:
+        """What a replay reads: everything that was recorded."""
+        full_refresh = not source.supports_backfill
+        return Window(day, current=not self.past, full_refresh=full_refresh, limit=self.limit)
 
 
 class RecordedTransport(httpx.BaseTransport):
@@ -54,7 +69,7 @@ class RecordedTransport(httpx.BaseTransport):
         self._exchanges = {exchange.request: exchange for exchange in recording.exchanges}
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
-        wanted = f"{request.method} {request.url.raw_path.decode()} {request.read().decode()}".rstrip()
+        wanted = _line(request)
         exchange = self._exchanges.get(wanted)
         if exchange is None:
             near = ", ".join(get_close_matches(wanted, self._exchanges, cutoff=0)) or "nothing"
@@ -62,13 +77,70 @@ class RecordedTransport(httpx.BaseTransport):
         return httpx.Response(exchange.status, headers=exchange.headers, content=bytes(exchange.body), request=request)
 
 
-def _folder(source: Source) -> Path:
+class Recorder:
+    """Keeps the responses of a live source, without secrets. limit: the most records of a page."""
+
+    def __init__(self, limit: int | None) -> None:
+        self._limit = limit
+        self._exchanges: dict[str, Exchange] = {}
+        self.redactor = Redactor()
+
+    def keep(self, base_url: str, replay_url: str) -> Keep:
+        """What a client of a base URL calls with each response; replay_url: the base URL of the client that replays."""
+        replay = httpx.Client(base_url=replay_url)
+        places = (base_url.rstrip("/"), replay_url.rstrip("/"))
+
+        def keep(target: str, body: bytes | None, response: httpx.Response, records: list[msgspec.Raw]) -> None:
+            request = replay.build_request("GET" if body is None else "POST", target or replay_url, content=body)
+            line = self.redactor.text(_line(request))
+            kept = {name: response.headers[name] for name in HEADERS if name in response.headers}
+            headers = {name: self.redactor.text(value.replace(*places)) for name, value in kept.items()}
+            content = self._cut(response.content, records).decode(errors="surrogateescape").replace(*places)
+            raw = msgspec.Raw(self.redactor.document(content).encode(errors="surrogateescape"))
+            self._exchanges[line] = Exchange(line, response.status_code, headers, raw if _is_json(raw) else NO_BODY)
+
+        return keep
+
+    def recording(self, *, past: bool) -> Recording:
+        """What was kept."""
+        return Recording(list(self._exchanges.values()), limit=self._limit, past=past)
+
+    def _cut(self, content: bytes, records: list[msgspec.Raw]) -> bytes:
+        """A page without the records beyond the limit: from the end of the last that stays to the end of the last."""
+        if self._limit is None or len(records) <= self._limit:
+            return content
+        ends, end = [0], 0
+        for record in map(bytes, records):
+            end = content.index(record, end) + len(record)
+            ends.append(end)
+        return content[: ends[self._limit]] + content[end:]
+
+
+NO_BODY = msgspec.Raw(b"null")
+
+
+def _is_json(raw: msgspec.Raw) -> bool:
+    try:
+        msgspec.json.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return False
+    return True
+
+
+def _line(request: httpx.Request) -> str:
+    """A request as recordings have it."""
+    target = without_secrets_in_urls(request.url.raw_path.decode())
+    return f"{request.method} {target} {request.read().decode()}".rstrip()
+
+
+def folder_of(source: Source) -> Path:
+    """The folder of a source's recordings."""
     return project.SAMPLES / source.name
 
 
 def days(source: Source) -> list[date]:
     """The days of the recordings of a source, sorted."""
-    return sorted(_day(path) for path in _folder(source).glob("*.json"))
+    return sorted(_day(path) for path in folder_of(source).glob("*.json"))
 
 
 def _day(path: Path) -> date:
@@ -83,7 +155,7 @@ def _day(path: Path) -> date:
 
 def read(source: Source, day: date) -> Recording:
     """The recording of a day. Raises AtlasError where there is none or it cannot be decoded."""
-    path = _folder(source) / f"{day}.json"
+    path = folder_of(source) / f"{day}.json"
     try:
         return msgspec.json.decode(path.read_bytes(), type=Recording)
     except FileNotFoundError:
@@ -96,3 +168,12 @@ def read(source: Source, day: date) -> Recording:
         raise AtlasError(
             f"{path.relative_to(project.ROOT)} is not a valid recording: {error}. Fix it and run the command again."
         ) from None
+
+
+def write(path: Path, recording: Recording) -> None:
+    """Writes a recording, an exchange a line."""
+    exchanges = b",\n".join(map(msgspec.json.encode, recording.exchanges))
+    rest = msgspec.json.encode(msgspec.structs.replace(recording, exchanges=[])).strip(b"{}")
+    parts = ([b'"exchanges":[\n' + exchanges + b"\n]"] if exchanges else []) + ([rest] if rest else [])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"{" + b",\n".join(parts) + b"}\n")
