@@ -92,7 +92,7 @@ def land(
 ) -> None:
     """Land payloads from files, exactly as fetched ones are landed."""
     source, kind = project.find_stream(stream)
-    window = _window(partition) if partition else None
+    window = parse_day(partition) if partition else None
     if window and window.day < source.start_date:
         raise AtlasError(f"{source.name} begins on {source.start_date}; {window.key} is before that.", usage=True)
     intake = bulk_files.intake(source, kind, files, window)
@@ -118,14 +118,14 @@ def transform(
         for source in chosen:
             if not project.selects(source.name):
                 continue
-            days = [_window(partition).key] if partition else _transformable(warehouse, source, full)
+            days = [parse_day(partition).key] if partition else _transformable(warehouse, source, full)
             for day in days:
                 transform_partition(warehouse, source, day, full=full, notify=reporter)
     _warn_without_selects(chosen)
     _end(reporter.runs, json)
 
 
-def _window(text: str) -> Window:
+def parse_day(text: str) -> Window:
     """The day that a text names. Raises AtlasError for a text that is not a day, or a day in the future."""
     try:
         window = Window.of(text)
@@ -141,10 +141,10 @@ def _day_range(partition: str | None, since: str | None, until: str | None) -> D
     if partition and (since or until):
         raise AtlasError("Give either --partition or --from and --to.", usage=True)
     if partition:
-        return _window(partition).day, _window(partition).day
+        return parse_day(partition).day, parse_day(partition).day
     if not (since or until):
         return None
-    first, last = (_window(text).day if text else None for text in (since, until))
+    first, last = (parse_day(text).day if text else None for text in (since, until))
     if first and last and last < first:
         raise AtlasError(f"The range {first} to {last} is empty.", usage=True)
     return first, last

@@ -13,7 +13,21 @@ import psycopg
 import sqlalchemy.exc
 import typer
 
-from pipelines.cli import ask, context, db, drift, lineage, load, maintenance, quarantine, runs, show, too_early, ui
+from pipelines.cli import (
+    ask,
+    context,
+    db,
+    drift,
+    lineage,
+    load,
+    maintenance,
+    quarantine,
+    record,
+    runs,
+    show,
+    too_early,
+    ui,
+)
 from pipelines.errors import AtlasError
 
 app = typer.Typer(
@@ -27,6 +41,7 @@ app.add_typer(quarantine.app, name="quarantine")
 app.command()(load.run)
 app.command()(load.land)
 app.command()(load.transform)
+app.command()(record.record)
 app.command()(runs.runs)
 app.command()(ask.ask)
 app.command("trace")(lineage.trace_)

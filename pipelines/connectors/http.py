@@ -17,7 +17,7 @@ from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from functools import cache
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import httpx
 import msgspec
@@ -129,7 +129,7 @@ class Client:
         headers: Mapping[str, str] | None = None,
         body: bytes | None = None,
         gone: frozenset[int] = GONE,
-        records: Callable[[DocumentT], list[msgspec.Raw]] = lambda _: [],
+        records: Callable[[Any], list[msgspec.Raw]] = lambda _: [],
     ) -> tuple[httpx.Response, DocumentT | None]:
         """Returns a response and its document; None for a 304 to conditional headers, or for a status of `gone`.
 

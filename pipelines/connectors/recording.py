@@ -8,6 +8,8 @@ of recordings. Not here: making clients (`landing.extract`), what is taken out o
 """
 
 import importlib.util
+import shutil
+from collections.abc import Iterable
 from datetime import date
 from difflib import get_close_matches
 from pathlib import Path
@@ -19,7 +21,7 @@ from pipelines import project
 from pipelines.connectors.http import Keep
 from pipelines.connectors.redaction import Redactor, without_secrets_in_urls
 from pipelines.errors import AtlasError, NotRecorded
-from pipelines.source import Source, Window
+from pipelines.source import Item, Payload, Source, Window
 
 HEADERS = ("content-type", "etag", "last-modified", "link")
 """The headers that are kept: no cookie, and nothing else that is the caller's own."""
@@ -50,7 +52,7 @@ class Recording(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     def path(self, source: Source) -> Path:
         """The folder of a folder source. Raises AtlasError where the package is not installed."""
         if self.package is None:
-            return folder_of(source) / self.folder
+            return project.SAMPLES / source.name / self.folder
         spec = importlib.util.find_spec(self.package)
         if spec is None or spec.origin is None:
             raise AtlasError(f"The package {self.package!r} of a recording is not installed. Run: make install")
@@ -78,12 +80,17 @@ class RecordedTransport(httpx.BaseTransport):
 
 
 class Recorder:
-    """Keeps the responses of a live source, without secrets. limit: the most records of a page."""
+    """Keeps what a live source answers, without secrets.
 
-    def __init__(self, limit: int | None) -> None:
-        self._limit = limit
-        self._exchanges: dict[str, Exchange] = {}
-        self.redactor = Redactor()
+    limit: as in Recording. past: whether the day is over. left_out: names of files that seem to hold a secret,
+    or cannot be read.
+    """
+
+    def __init__(self, limit: int | None, *, past: bool) -> None:
+        self.limit, self._past, self._redactor = limit, past, Redactor()
+        self.exchanges: dict[str, Exchange] = {}
+        self.files: dict[str, bytes] = {}
+        self.left_out: list[str] = []
 
     def keep(self, base_url: str, replay_url: str) -> Keep:
         """What a client of a base URL calls with each response; replay_url: the base URL of the client that replays."""
@@ -92,39 +99,57 @@ class Recorder:
 
         def keep(target: str, body: bytes | None, response: httpx.Response, records: list[msgspec.Raw]) -> None:
             request = replay.build_request("GET" if body is None else "POST", target or replay_url, content=body)
-            line = self.redactor.text(_line(request))
+            line = self._redactor.text(_line(request))
             kept = {name: response.headers[name] for name in HEADERS if name in response.headers}
-            headers = {name: self.redactor.text(value.replace(*places)) for name, value in kept.items()}
+            headers = {name: self._redactor.text(value.replace(*places)) for name, value in kept.items()}
             content = self._cut(response.content, records).decode(errors="surrogateescape").replace(*places)
-            raw = msgspec.Raw(self.redactor.document(content).encode(errors="surrogateescape"))
-            self._exchanges[line] = Exchange(line, response.status_code, headers, raw if _is_json(raw) else NO_BODY)
+            raw = self._redactor.document(content).encode(errors="surrogateescape")
+            self.exchanges[line] = Exchange(line, response.status_code, headers, _raw(raw))
 
         return keep
 
-    def recording(self, *, past: bool) -> Recording:
-        """What was kept."""
-        return Recording(list(self._exchanges.values()), limit=self._limit, past=past)
+    def keep_files(self, folder: Path, items: Iterable[Item]) -> None:
+        """Keeps the files that payloads were read from, byte for byte where they hold no secret."""
+        bodies: dict[str, list[bytes]] = {}
+        for each in items:
+            if isinstance(each, Payload):
+                name = each.request if (folder / each.request).is_file() else each.request.rpartition("#")[0]
+                bodies.setdefault(name, []).append(each.body)
+        for name in list(bodies)[: self.limit]:
+            try:
+                content = (folder / name).read_bytes()
+                self.files[name] = self._redactor.document(content.decode()).encode()
+            except UnicodeDecodeError:
+                texts = [body.decode(errors="replace") for body in (content, *bodies[name])]
+                if any(self._redactor.document(text) != text for text in texts):
+                    self.left_out.append(name)
+                else:
+                    self.files[name] = content
+            except OSError:  # its name is not UTF-8
+                self.left_out.append(name)
+
+    def recording(self, folder: str = ".") -> Recording:
+        """What was kept. folder: where the files are."""
+        return Recording(list(self.exchanges.values()), folder=folder, limit=self.limit, past=self._past)
 
     def _cut(self, content: bytes, records: list[msgspec.Raw]) -> bytes:
-        """A page without the records beyond the limit: from the end of the last that stays to the end of the last."""
-        if self._limit is None or len(records) <= self._limit:
+        """A page without the records beyond the limit: without what is between the last that stays and the last."""
+        if self.limit is None or len(records) <= self.limit:
             return content
         ends, end = [0], 0
         for record in map(bytes, records):
             end = content.index(record, end) + len(record)
             ends.append(end)
-        return content[: ends[self._limit]] + content[end:]
+        return content[: ends[self.limit]] + content[end:]
 
 
-NO_BODY = msgspec.Raw(b"null")
-
-
-def _is_json(raw: msgspec.Raw) -> bool:
+def _raw(body: bytes) -> msgspec.Raw:
+    """A body as JSON; null where it is none, as of a page that says that a record is gone."""
     try:
-        msgspec.json.decode(raw)
+        msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError):
-        return False
-    return True
+        body = b"null"
+    return msgspec.Raw(body)
 
 
 def _line(request: httpx.Request) -> str:
@@ -133,14 +158,14 @@ def _line(request: httpx.Request) -> str:
     return f"{request.method} {target} {request.read().decode()}".rstrip()
 
 
-def folder_of(source: Source) -> Path:
-    """The folder of a source's recordings."""
-    return project.SAMPLES / source.name
+def file_of(source: Source, day: date) -> Path:
+    """The recording of a day."""
+    return project.SAMPLES / source.name / f"{day}.json"
 
 
 def days(source: Source) -> list[date]:
     """The days of the recordings of a source, sorted."""
-    return sorted(_day(path) for path in folder_of(source).glob("*.json"))
+    return sorted(_day(path) for path in (project.SAMPLES / source.name).glob("*.json"))
 
 
 def _day(path: Path) -> date:
@@ -155,7 +180,7 @@ def _day(path: Path) -> date:
 
 def read(source: Source, day: date) -> Recording:
     """The recording of a day. Raises AtlasError where there is none or it cannot be decoded."""
-    path = folder_of(source) / f"{day}.json"
+    path = file_of(source, day)
     try:
         return msgspec.json.decode(path.read_bytes(), type=Recording)
     except FileNotFoundError:
@@ -170,10 +195,16 @@ def read(source: Source, day: date) -> Recording:
         ) from None
 
 
-def write(path: Path, recording: Recording) -> None:
-    """Writes a recording, an exchange a line."""
-    exchanges = b",\n".join(map(msgspec.json.encode, recording.exchanges))
-    rest = msgspec.json.encode(msgspec.structs.replace(recording, exchanges=[])).strip(b"{}")
-    parts = ([b'"exchanges":[\n' + exchanges + b"\n]"] if exchanges else []) + ([rest] if rest else [])
+def write(path: Path, recorder: Recorder) -> None:
+    """Writes a recording, an exchange a line, and files into a folder of its name."""
+    folder = path.with_suffix("")
+    shutil.rmtree(folder, ignore_errors=True)
+    recorded = recorder.recording(folder.name if recorder.files else ".")
+    exchanges = b",\n".join(map(msgspec.json.encode, recorded.exchanges))
+    rest = msgspec.json.encode(msgspec.structs.replace(recorded, exchanges=[]))[1:-1]
+    parts = [b'"exchanges":[\n' + exchanges + b"\n]"] if exchanges else []
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(b"{" + b",\n".join(parts) + b"}\n")
+    path.write_bytes(b"{" + b",\n".join([*parts, rest] if rest else parts) + b"}\n")
+    for name, content in recorder.files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)

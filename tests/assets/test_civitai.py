@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
 
 from pipelines.connectors.http import Client
-from pipelines.landing import land
+from pipelines.landing import extract, land
 from pipelines.ledger import Run
 from pipelines.source import Cursor, FullScan, Item, Payload, Source, Window
 from pipelines.transform.run import transform
@@ -298,6 +298,22 @@ def test_an_increment_tells_new_versions_of_old_models_and_ends_at_known_ground(
     assert told(items, "images")[0] == 500
     assert len([target for target in site.asked if "cursor" in target]) == 2  # the page on which known ground begins
     assert [each for each in items if isinstance(each, FullScan)] == []
+
+
+def test_a_cursor_of_another_base_url_does_not_count(
+    warehouse: Warehouse, civitai: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mirror with other, older models is read whole, not down to where the listing of the first site began."""
+    today = datetime.now(UTC).date()
+    for first in (1000, 0):
+        site = Site([published(number) for number in reversed(range(first, first + 300))], [])
+        with HTTPServer() as server:
+            server.expect_request(MODELS).respond_with_handler(site.answer)
+            server.expect_request(IMAGES).respond_with_handler(site.answer)
+            monkeypatch.setenv("ATLAS_CIVITAI_BASE_URL", server.url_for(""))
+            opened = extract.open_intake(warehouse, replace(civitai, rate=None), Window(today), "live")
+            run = land.land_intake(warehouse, civitai, today.isoformat(), opened, shrink=True)
+        assert run.counts.created == 300
 
 
 def test_the_change_token_changes_with_a_new_version_or_image_and_with_nothing_else(
