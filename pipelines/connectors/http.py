@@ -24,6 +24,7 @@ import msgspec
 import stamina
 
 from pipelines.connectors.rate_limit import MAX_WAIT_S, Deferred, RateLimit
+from pipelines.connectors.redaction import without_secrets_in_urls
 from pipelines.errors import AtlasError, Refused, SourceFault, Unreachable
 from pipelines.source import Auth
 
@@ -41,7 +42,6 @@ TRANSFER_HEADERS = {"content-encoding", "content-length", "transfer-encoding"}
 """They describe the bytes on the wire, not the content that was decoded from them."""
 GONE = frozenset({404, 410})
 RATE_LIMIT_RESET = re.compile(r"\bt=([0-9]+)")
-SECRET_PARAMETER = re.compile(r"token|key|secret|sig|pass|login", re.IGNORECASE)
 
 
 def _log_retry(details: stamina.instrumentation.RetryDetails) -> None:
@@ -260,18 +260,18 @@ def _requested_wait_s(response: httpx.Response) -> float | None:
     A date is compared with the Date header of the same response, since the server's clock may be wrong.
     """
     value = response.headers.get("retry-after")
+    if value is None and response.status_code == httpx.codes.TOO_MANY_REQUESTS:
+        reset = RATE_LIMIT_RESET.search(response.headers.get("ratelimit", ""))
+        value = reset.group(1) if reset else None
     if value is None:
-        limits = response.headers.get("ratelimit", "") if response.status_code == httpx.codes.TOO_MANY_REQUESTS else ""
-        reset = RATE_LIMIT_RESET.search(limits)
-        return min(float(reset.group(1)), MAX_BLOCK_S) if reset else None
-    try:
-        return min(max(0.0, float(value)), MAX_BLOCK_S)
-    except ValueError:
-        pass
-    if (until := _date(value)) is None:
         return None
-    now = _date(response.headers.get("date", "")) or datetime.now(UTC)
-    return min(max(0.0, (until - now).total_seconds()), MAX_BLOCK_S)
+    try:
+        seconds = float(value)
+    except ValueError:
+        if (until := _date(value)) is None:
+            return None
+        seconds = (until - (_date(response.headers.get("date", "")) or datetime.now(UTC))).total_seconds()
+    return min(max(0.0, seconds), MAX_BLOCK_S)
 
 
 def _date(value: str) -> datetime | None:
@@ -284,8 +284,4 @@ def _date(value: str) -> datetime | None:
 
 def without_secrets(url: str) -> str:
     """A URL without user, fragment and secret parameters: it may be stored and shown."""
-    parsed = httpx.URL(url)
-    for name in set(parsed.params):
-        if SECRET_PARAMETER.search(name):
-            parsed = parsed.copy_remove_param(name)
-    return str(parsed.copy_with(userinfo=b"", fragment=None) if parsed.is_absolute_url else parsed)
+    return without_secrets_in_urls(url).partition("#")[0]

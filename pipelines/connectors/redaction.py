@@ -17,10 +17,12 @@ MEMBER = re.compile(rf"({STRING})(\s*:\s*)({STRING})|{STRING}", re.DOTALL)
 SECRET_NAME = re.compile(
     r"(?:token|api[_-]?key|access[_-]?key|private[_-]?key|secret|passw(?:or)?d|authorization|cookie)$", re.IGNORECASE
 )
+PARAMETER = r"[^=&#?\s\"'<>]*(?:token|key|secret|sig|pass|login)[^=&#\s\"'<>]*=[^&#\s\"'<>]*"
 SECRET_IN_URL = re.compile(
-    r"(?<=[?&])[^=&#\s\"']*(?:token|key|secret|sig|pass|login)[^=&#\s\"']*=[^&#\s\"'<>]*&?|(?<=://)[^/@?#\s\"']+@",
+    rf"\?{PARAMETER}(?:&{PARAMETER})*(?=[#\s\"'<>]|$)|(?<=\?)(?:{PARAMETER}&)+|&{PARAMETER}|(?<=://)[^/@?#\s\"']+@",
     re.IGNORECASE,
 )
+"""All parameters of a URL, the first of them, others; a user."""
 CREDENTIALS = re.compile(
     r"\b(?:hf|gh[a-z]|sk|pk|xox[a-z]|glpat|github_pat)[-_][\w-]{16,}|\bAKIA[0-9A-Z]{16}\b|\beyJ[\w-]+\.eyJ[\w.-]+"
     r"|(?<=\bbearer )[\w.~+/=-]+|(?<=\bbasic )[\w+/=]{8,}",
