@@ -97,6 +97,6 @@ def _documents(envelope: str | None, kind: str, body: bytes, name: str) -> Itera
     except (KeyError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         yield Payload(body, name, kind=kind)
         return
-    named = isinstance(document, dict)
-    for key, element in document.items() if named else enumerate(document):
-        yield Payload(bytes(element), f"{name}[{key}]", external_id=key if named else None, kind=kind)
+    for key, element in document.items() if isinstance(document, dict) else enumerate(document):
+        external_id = key if isinstance(key, str) else None
+        yield Payload(bytes(element), f"{name}[{key}]", external_id, kind=kind)
