@@ -2,8 +2,8 @@
 
     live source ──fetch, get_record──> Recorder ──replayed once──> samples/<domain>/<source>/<day>.json
 
-Belongs here: what is requested, and what the user is told. Not here: the format (`connectors.recording`), what counts
-as a secret (`connectors.redaction`).
+Belongs here: what is requested, and messages. Not here: the format (`connectors.recording`), what is a secret
+(`connectors.redaction`).
 """
 
 from collections.abc import Iterable
@@ -66,7 +66,7 @@ def record(
 
 
 def _record(warehouse: Warehouse, source: Source, window: Window, recorder: Recorder) -> list[Item]:
-    """Fetches a source, and replays what was kept. Raises AtlasError where that gives other items."""
+    """Fetches a source, and replays what was kept. Raises AtlasError where that fails."""
     items: list[Item] = []
     with (
         extract.open_source(warehouse, source, recorder) as place,
