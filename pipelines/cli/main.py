@@ -14,7 +14,6 @@ import sqlalchemy.exc
 import typer
 
 from pipelines.cli import (
-    ask,
     context,
     db,
     drift,
@@ -22,8 +21,8 @@ from pipelines.cli import (
     load,
     maintenance,
     quarantine,
+    queries,
     record,
-    runs,
     show,
     too_early,
     ui,
@@ -42,8 +41,8 @@ app.command()(load.run)
 app.command()(load.land)
 app.command()(load.transform)
 app.command()(record.record)
-app.command()(runs.runs)
-app.command()(ask.ask)
+app.command()(queries.runs)
+app.command()(queries.ask)
 app.command("trace")(lineage.trace_)
 app.command("rebuild")(lineage.rebuild_)
 app.command("as-of")(lineage.as_of)
@@ -56,7 +55,9 @@ app.command()(ui.ui)
 
 @app.callback()
 def flags(
-    database_url: context.Database = None,
+    database_url: Annotated[
+        str | None, typer.Option(help="Postgres 18 to use instead of DATABASE_URL or the embedded one.")
+    ] = None,
     home: Annotated[Path | None, typer.Option(help="Folder of the embedded server instead of ATLAS_HOME.")] = None,
 ) -> None:
     context.flags = {"database_url": database_url, "home": home}
