@@ -326,10 +326,10 @@ def test_every_stored_body_is_the_value_that_was_received(loaded: Loaded) -> Non
 
 def tells(swept: FullScan, kind: str, external_id: str) -> bool:
     """Whether a complete listing tells a record, if there is one."""
-    if kind != swept.kind or swept.id_range == (None, None):
+    if kind != swept.kind or swept.id_range is None:
         return kind == swept.kind
-    above, below = swept.id_range
-    return (above is None or int(external_id) > above) and (below is None or int(external_id) < below)
+    first, last = swept.id_range
+    return first <= int(external_id) <= last
 
 
 def with_answers(source: Source, days: Iterable[Day]) -> Iterator[tuple[Day, set[Record]]]:

@@ -76,7 +76,7 @@ def land(
 ) -> None:
     """Land payloads from files, exactly as fetched ones are landed."""
     source, kind = project.find_stream(stream)
-    window = _window(partition) if partition else None
+    window = parse_day(partition) if partition else None
     if window and window.day < source.start_date:
         raise AtlasError(f"{source.name} begins on {source.start_date}; {window.key} is before that.", usage=True)
     intake = bulk_files.intake(source, kind, files, window)
@@ -96,7 +96,7 @@ def transform(
 ) -> None:
     """Apply pending payloads to the tables: of every partition that has any, or of one."""
     chosen = project.find_sources(sources)
-    only = _window(partition).key if partition else None
+    only = parse_day(partition).key if partition else None
     with context.runs(json) as (warehouse, reporter):
         for source in chosen:
             if project.selects(source.name):
@@ -105,7 +105,7 @@ def transform(
         _warn_without_selects(chosen)
 
 
-def _window(text: str) -> Window:
+def parse_day(text: str) -> Window:
     """The day that a text names. Raises AtlasError for a text that is not a day, or a day in the future."""
     try:
         window = Window.of(text)
@@ -124,7 +124,7 @@ def _day_range(partition: str | None, since: str | None, until: str | None, mode
     if mode == "live" and not (partition or since or until):
         return today, today
     first, last = partition or since, partition or until
-    wanted = (_window(first).day if first else date.min, _window(last).day if last else today)
+    wanted = (parse_day(first).day if first else date.min, parse_day(last).day if last else today)
     if wanted[1] < wanted[0]:
         raise AtlasError(f"The range {first} to {last} is empty.", usage=True)
     return wanted
