@@ -435,7 +435,7 @@ ENGINES = ("engine", "orm", "create_engine", "Engine", "Connection", "create_moc
 
 
 VOCABULARY = {"pipelines.source", "pipelines.errors"} | {
-    f"pipelines.connectors.{name}" for name in ("http", "listing", "local_files", "pages", "pagination")
+    f"pipelines.connectors.{name}" for name in ("http", "listing", "local_files", "pagination")
 }
 
 

@@ -17,8 +17,7 @@ import msgspec
 
 from pipelines.connectors.http import Client
 from pipelines.connectors.listing import Incremental, Listing
-from pipelines.connectors.pages import Position, RecordHead
-from pipelines.connectors.pagination import BeforeIdPaginator, PageNumberPaginator
+from pipelines.connectors.pagination import BeforeIdPaginator, PageNumberPaginator, Position, RecordHead
 from pipelines.source import AwareDatetime, Contract, Payload, Window
 
 MAX_ID = 2**31 - 1

@@ -26,8 +26,7 @@ import msgspec
 
 from pipelines.connectors.http import Client
 from pipelines.connectors.listing import Incremental, Listing
-from pipelines.connectors.pages import RecordHead
-from pipelines.connectors.pagination import CursorPaginator
+from pipelines.connectors.pagination import CursorPaginator, RecordHead
 from pipelines.source import AwareDatetime, Contract, Item, Payload, Window, source
 
 PARAMETERS: dict[str, dict[str, str | int]] = {

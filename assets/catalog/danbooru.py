@@ -23,7 +23,7 @@ import msgspec
 from assets.catalog import _booru
 from pipelines.connectors.http import Client
 from pipelines.connectors.listing import Incremental
-from pipelines.connectors.pages import Position
+from pipelines.connectors.pagination import Position
 from pipelines.source import AwareDatetime, Item, Window, source
 
 PAGE_SIZE = 200

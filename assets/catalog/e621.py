@@ -26,7 +26,7 @@ import msgspec
 from assets.catalog import _booru
 from pipelines.connectors.http import Client, request_of
 from pipelines.connectors.listing import Incremental
-from pipelines.connectors.pages import Position
+from pipelines.connectors.pagination import Position
 from pipelines.source import Item, Payload, Window, source
 
 PAGE_SIZE = 320

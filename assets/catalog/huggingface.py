@@ -21,8 +21,7 @@ import msgspec
 
 from pipelines.connectors.http import Client
 from pipelines.connectors.listing import Incremental, Listing
-from pipelines.connectors.pages import RecordHead
-from pipelines.connectors.pagination import LinkHeaderPaginator
+from pipelines.connectors.pagination import LinkHeaderPaginator, RecordHead
 from pipelines.source import AwareDatetime, Contract, Item, Payload, Window, source
 
 PARAMETERS: dict[str, str | int] = {"sort": "lastModified", "direction": -1, "full": "true"}

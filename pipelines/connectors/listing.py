@@ -17,9 +17,8 @@ from typing import Any, Generic, Literal
 import httpx
 import msgspec
 
-from pipelines.connectors.http import Client, without_secrets
-from pipelines.connectors.pages import Page, PageReader, PageT, Position, RecordHead
-from pipelines.connectors.pagination import Paginator
+from pipelines.connectors.http import Client, request_of, without_secrets
+from pipelines.connectors.pagination import Page, PageT, Paginator, Position, RecordHead
 from pipelines.errors import SourceFault
 from pipelines.source import Checkpoint, Cursor, FullScan, Item, Payload, Window
 
@@ -43,19 +42,6 @@ class State(msgspec.Struct):
     lowest: int | datetime | None = None
     previous: dict[str, int | datetime] | None = None
     validators: dict[str, str] = {}
-
-
-@dataclass(frozen=True, slots=True)
-class ListingPage(Generic[PageT]):
-    """A decoded page, its records as received, and its URL without secrets.
-
-    checkpoint: to be yielded after the payloads of the page.
-    """
-
-    document: PageT
-    records: list[bytes]
-    request: str
-    checkpoint: Checkpoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,37 +90,31 @@ class Listing(Generic[PageT]):
         incremental: Incremental | None = None,
         kind: str = "",
     ) -> None:
-        self._client, self._name, self._kind = client, name, kind
-        self._paginator, self._incremental, self._max_pages = paginator, incremental, window.limit
-        self._pages = PageReader(client, page_type, records, head, window.limit)
+        self._client, self._name, self._kind, self._limit = client, name, kind, window.limit
+        self._page_type, self._records, self._paginator = page_type, records, paginator
+        self._head = msgspec.json.Decoder(head) if head else None
+        self._incremental = incremental
         self._first = str(httpx.URL(path, params=dict(parameters)))
         self._cursor = window.cursors.get(name, {})
-        stops_early = incremental if not window.full_refresh else None
-        self._stop_below = stops_early.stop_below(self._cursor) if stops_early else None
+        self._stop_below = incremental.stop_below(self._cursor) if incremental and not window.full_refresh else None
         self._conditional = paginator.conditional or self._stop_below is not None
-        self._guard = _LoopGuard(client, numbered=paginator.numbered, compares_keys=head is not None)
+        self._targets: set[str] = set()
+        self._recent_keys: deque[set[str]] = deque(maxlen=MAX_IDLE_PAGES)
+        self._idle_pages = 0
         self._state = _restored(window.checkpoints.get(name, {}))
-        if self._state.ended == "cursor" and self._stop_below is None:
-            self._state.ended = None  # an increment broke off after its last page; a full refresh reads on
 
-    def __iter__(self) -> Iterator[ListingPage[PageT]]:
+    def __iter__(self) -> Iterator[Page[PageT]]:
         state = self._state
-        while state.ended is None and (self._max_pages is None or state.responses < self._max_pages):
+        while state.ended is None and (self._limit is None or state.responses < self._limit):
             target = self._client.target_of(state.next_link or self._first)
-            self._guard.check_target(target)
-            conditions = self._cursor.get("validators", {}) if self._conditional and not state.responses else {}
-            response, page = self._pages.get(target, conditions)
+            if target in self._targets and not self._paginator.numbered:
+                raise self._fault("repeats itself: its next page was read before", target)
+            self._targets.add(target)
+            page = self._request(target)
             if page is None:
-                if response.status_code != httpx.codes.NOT_MODIFIED:
-                    raise SourceFault(
-                        f"{self._client.source} has no {without_secrets(target)}: {response.status_code}."
-                    )
-                state.ended, state.validators = "unchanged", dict(conditions)
-                self._client.notes["listings unchanged"] += 1
                 return
-            if not state.responses:
-                state.validators = _validators(response)
-            yield self._advance(page)
+            self._advance(page)
+            yield page
 
     def items(self) -> Iterator[Item]:
         """The records as payloads, the checkpoint of each page, then the cursor and the full scan."""
@@ -160,27 +140,64 @@ class Listing(Generic[PageT]):
         elif isinstance(state.lowest, int) and isinstance(state.highest, int):
             yield FullScan(self._kind, state.responses, (state.lowest, state.highest))
 
-    def _advance(self, page: Page[PageT]) -> ListingPage[PageT]:
+    def _request(self, target: str) -> Page[PageT] | None:
+        """Requests a page; None where the listing is unchanged by the conditional headers of its first page."""
+        state = self._state
+        conditions = self._cursor.get("validators", {}) if self._conditional and not state.responses else {}
+        response, document = self._client.request(target, self._page_type, conditions, records=self._records)
+        if document is None:
+            if response.status_code != httpx.codes.NOT_MODIFIED:
+                raise SourceFault(f"{self._client.source} has no {without_secrets(target)}: {response.status_code}.")
+            state.ended, state.validators = "unchanged", dict(conditions)
+            self._client.notes["listings unchanged"] += 1
+            return None
+        if not state.responses:
+            state.validators = _validators(response)
+        records = [bytes(each) for each in self._records(document)][: self._limit]
+        heads = [head for each in records if (head := self._decode(each))]
+        positions = {head.key(): position for head in heads if (position := head.position()) is not None}
+        next_link = response.links.get("next", {}).get("url")
+        keys = [head.key() for head in heads]
+        return Page(target, request_of(response), document, records, keys, positions, next_link)
+
+    def _decode(self, record: bytes) -> RecordHead | None:
+        """What paging reads of a record; None where it cannot be decoded: landing reports why."""
+        try:
+            return self._head.decode(record) if self._head else None
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return None
+
+    def _advance(self, page: Page[PageT]) -> None:
         """Moves the state past a page."""
         state = self._state
         state.responses += 1
         if self._paginator.requires_ids and page.records and not page.keys:
-            raise SourceFault(
-                f"{self._client.source} returns records without ids at {without_secrets(page.target)}, so the next "
-                "page is unknown. Nothing of this run is published; run it again later."
-            )
+            raise self._fault("returns records without ids, so the next page is unknown", page.target)
         following = self._paginator.next_page(page, state.previous)
-        state.next_link = following.link
-        state.previous = dict(following.previous) if following.previous else None
-        self._guard.check_keys(page.keys, page.target)
+        state.next_link, state.previous = following.link, following.previous
+        self._check_progress(page)
         positions: list[Any] = list(page.positions.values())
         self._widen(positions)
         if state.next_link is None:
             state.ended = "end"
         elif self._stop_below is not None and positions and max(positions) < self._stop_below and not following.back:
             state.ended = "cursor"
-        checkpoint = Checkpoint(self._name, msgspec.to_builtins(state))
-        return ListingPage(page.document, page.records, page.request, checkpoint)
+        page.checkpoint = Checkpoint(self._name, msgspec.to_builtins(state))
+
+    def _check_progress(self, page: Page[PageT]) -> None:
+        """Counts records that an earlier page returned. Raises SourceFault where many pages hold nothing else."""
+        new = set(page.keys).difference(*self._recent_keys)
+        self._recent_keys.append(set(page.keys))
+        self._client.notes["records returned twice"] += len(page.keys) - len(new)
+        self._idle_pages = 0 if new or not self._head else self._idle_pages + 1
+        if self._idle_pages == MAX_IDLE_PAGES:
+            raise self._fault(f"does not come to an end: {MAX_IDLE_PAGES} pages have no new record", page.target)
+
+    def _fault(self, words: str, target: str) -> SourceFault:
+        return SourceFault(
+            f"{self._client.source} {words} ({without_secrets(target)}). "
+            "Nothing of this run is published; run it again later."
+        )
 
     def _widen(self, positions: list[Any]) -> None:
         """Extends the range of positions by those of a page."""
@@ -217,37 +234,3 @@ def _validators(response: httpx.Response) -> dict[str, str]:
     """The conditional headers with which an unchanged response is a 304 (RFC 9110, 13.1)."""
     pairs = {"if-none-match": response.headers.get("etag"), "if-modified-since": response.headers.get("last-modified")}
     return {name: value for name, value in pairs.items() if value}
-
-
-class _LoopGuard:
-    """Watches the pages of one listing; raises SourceFault where they do not end.
-
-    numbered: a page may be requested twice. compares_keys: the keys of its records are known.
-    """
-
-    def __init__(self, client: Client, *, numbered: bool, compares_keys: bool) -> None:
-        self._client, self._numbered, self._compares_keys = client, numbered, compares_keys
-        self._targets: set[str] = set()
-        self._keys: deque[set[str]] = deque(maxlen=MAX_IDLE_PAGES)
-        self._idle_pages = 0
-
-    def check_target(self, target: str) -> None:
-        """Called before a page is requested."""
-        if target in self._targets and not self._numbered:
-            raise SourceFault(
-                f"{self._client.source} repeats itself: it names {without_secrets(target)} as the next page a second "
-                "time. Nothing of this run is published; run it again later."
-            )
-        self._targets.add(target)
-
-    def check_keys(self, keys: list[str], target: str) -> None:
-        """Called with the keys of each page; counts records that an earlier page returned."""
-        new = set(keys).difference(*self._keys)
-        self._keys.append(set(keys))
-        self._client.notes["records returned twice"] += len(keys) - len(new)
-        self._idle_pages = 0 if new or not self._compares_keys else self._idle_pages + 1
-        if self._idle_pages == MAX_IDLE_PAGES:
-            raise SourceFault(
-                f"{self._client.source} does not come to an end: {MAX_IDLE_PAGES} pages up to "
-                f"{without_secrets(target)} return no new record. Nothing of this run is published; run it again later."
-            )

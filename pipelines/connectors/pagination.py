@@ -6,35 +6,66 @@
     BeforeIdPaginator    page=b<id>: the records below an id, so that nothing moves between two pages
     PageNumberPaginator  page=n: records that come or go move all records below them, so pages overlap
 
-Belongs here: which page is requested next. Not here: requesting it (`pages`), where an increment ends (`listing`).
+Belongs here: pages, and which is requested next. Not here: requesting it, where an increment ends (`listing`).
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, ClassVar, Generic, TypeVar
 
 import httpx
+import msgspec
 
-from pipelines.connectors.pages import Page, Position, with_parameter
+from pipelines.source import Checkpoint
 
 OVERLAPPING = 16
 """The share of a page that overlaps the one before, at least: so many records may go between two requests."""
 
-Previous = Mapping[str, Position] | None
-"""The positions by key of the page that the next one has to overlap; None where there is none."""
+PageT = TypeVar("PageT")
+Position = datetime | int
+"""Where a record stands in a listing that is newest first."""
+
+
+class RecordHead(msgspec.Struct):
+    """The fields of a record that paging reads: its id and, where the listing is newest first, its position."""
+
+    def key(self) -> str:
+        raise NotImplementedError
+
+    def position(self) -> Position | None:
+        return None
+
+
+@dataclass
+class Page(Generic[PageT]):
+    """A decoded page, its records as received, and what paging reads of those that can be decoded.
+
+    target: path and query of its request. request: its URL as it is stored. positions: by key, of the records that have
+    one. next_link: `next` of its Link header (RFC 8288). checkpoint: to be yielded after the payloads of the page.
+    """
+
+    target: str
+    request: str
+    document: PageT
+    records: list[bytes]
+    keys: list[str]
+    positions: dict[str, Position]
+    next_link: str | None
+    checkpoint: Checkpoint = field(init=False)
 
 
 @dataclass(frozen=True, slots=True)
 class NextPage:
     """The page to request next.
 
-    link: None after the last page. previous: what it has to overlap. back: the page that was read does not overlap the
-    one before, so that one further up is requested.
+    link: None after the last page. previous: the positions of the page that it has to overlap. back: the page that was
+    read does not overlap the one before, so that one further up is requested.
     """
 
     link: str | None
-    previous: Previous = None
+    previous: dict[str, Position] | None = None
     back: bool = False
 
 
@@ -52,8 +83,8 @@ class Paginator(ABC):
     is_range: bool = False
 
     @abstractmethod
-    def next_page(self, page: Page[Any], previous: Previous) -> NextPage:
-        """The page after one that was read."""
+    def next_page(self, page: Page[Any], previous: dict[str, Position] | None) -> NextPage:
+        """The page after one that was read. previous: the positions of a page that it should overlap."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +93,7 @@ class SinglePage(Paginator):
 
     conditional: bool = False
 
-    def next_page(self, page: Page[Any], previous: Previous) -> NextPage:
+    def next_page(self, page: Page[Any], previous: dict[str, Position] | None) -> NextPage:
         return NextPage(None)
 
 
@@ -72,7 +103,7 @@ class CursorPaginator(Paginator):
 
     next_link: Callable[[Any], str | None]
 
-    def next_page(self, page: Page[Any], previous: Previous) -> NextPage:
+    def next_page(self, page: Page[Any], previous: dict[str, Position] | None) -> NextPage:
         return NextPage(self.next_link(page.document))
 
 
@@ -80,7 +111,7 @@ class CursorPaginator(Paginator):
 class LinkHeaderPaginator(Paginator):
     """The response names the next page, as `next` of its Link header (RFC 8288)."""
 
-    def next_page(self, page: Page[Any], previous: Previous) -> NextPage:
+    def next_page(self, page: Page[Any], previous: dict[str, Position] | None) -> NextPage:
         return NextPage(page.next_link)
 
 
@@ -95,9 +126,10 @@ class BeforeIdPaginator(Paginator):
     is_range: bool = False
     requires_ids: ClassVar[bool] = True
 
-    def next_page(self, page: Page[Any], previous: Previous) -> NextPage:
-        below = f"b{min(map(int, page.keys))}" if page.keys else None
-        return NextPage(with_parameter(page.target, self.parameter, below) if below else None)
+    def next_page(self, page: Page[Any], previous: dict[str, Position] | None) -> NextPage:
+        if not page.keys:
+            return NextPage(None)
+        return NextPage(_target(page, {self.parameter: f"b{min(map(int, page.keys))}"}))
 
 
 @dataclass(frozen=True)
@@ -120,26 +152,31 @@ class PageNumberPaginator(Paginator):
     requires_ids: ClassVar[bool] = True
     numbered: ClassVar[bool] = True
 
-    def next_page(self, page: Page[Any], previous: Previous) -> NextPage:
+    def next_page(self, page: Page[Any], previous: dict[str, Position] | None) -> NextPage:
         parameters = httpx.URL(page.target).params
         size, number = int(parameters[self.size_parameter]), int(parameters.get(self.parameter, 1))
         if previous and number > 1 and not _overlaps(page.positions, previous):
-            return NextPage(self._target(page, size, number - 1), previous, back=True)
+            return NextPage(self._page(page, size, number - 1), previous, back=True)
         begin, length = size * (number - 1), len(page.records)
         if not length:
             return NextPage(None)
         reach, wider, later = max(self._pages_from(begin + max(0, length - 1 - self.max_size // OVERLAPPING)))
         if reach > begin + size:
-            return NextPage(self._target(page, wider, later), page.positions)
-        return NextPage(self._target(page, size, number + 1) if number < self.max_page else None)
+            return NextPage(self._page(page, wider, later), page.positions)
+        return NextPage(self._page(page, size, number + 1) if number < self.max_page else None)
 
     def _pages_from(self, offset: int) -> list[tuple[int, int, int]]:
         """End, size and number of the pages that hold an offset."""
         pages = [(size, offset // size + 1) for size in range(1, self.max_size + 1)]
         return [(size * number, size, number) for size, number in pages if number <= self.max_page] or [(0, 0, 0)]
 
-    def _target(self, page: Page[Any], size: int, number: int) -> str:
-        return with_parameter(with_parameter(page.target, self.size_parameter, size), self.parameter, number)
+    def _page(self, page: Page[Any], size: int, number: int) -> str:
+        return _target(page, {self.size_parameter: size, self.parameter: number})
+
+
+def _target(page: Page[Any], parameters: Mapping[str, str | int]) -> str:
+    """The target of a page with other values of some query parameters."""
+    return str(httpx.URL(page.target).copy_merge_params(parameters))
 
 
 def _overlaps(positions: Mapping[str, Any], previous: Mapping[str, Any]) -> bool:

@@ -15,12 +15,13 @@ import stamina
 from pipelines.connectors import listing
 from pipelines.connectors.http import ATTEMPTS, Client
 from pipelines.connectors.listing import MAX_IDLE_PAGES, Incremental, Listing
-from pipelines.connectors.pages import Position, RecordHead
 from pipelines.connectors.pagination import (
     BeforeIdPaginator,
     CursorPaginator,
     LinkHeaderPaginator,
     PageNumberPaginator,
+    Position,
+    RecordHead,
     SinglePage,
 )
 from pipelines.errors import AtlasError, SourceFault
@@ -477,23 +478,13 @@ def test_a_listing_that_broke_off_goes_on_after_its_last_page(opened: Open, page
     assert reader.asked() == asked
 
 
-def test_a_full_refresh_goes_on_where_an_increment_ended(opened: Open) -> None:
-    reader = opened(BOOK)
-    broken = reader.read(incremental=Incremental(OVERLAP, NOON + timedelta(minutes=45)), pages=2)
-    assert broken.kept["ended"] == "cursor"
-    window = replace(TODAY, checkpoints={"entries": broken.kept}, full_refresh=True)
-    resumed = reader.read(window, incremental=Incremental(OVERLAP, NOON + timedelta(minutes=45)))
-    assert broken.keys + resumed.keys == list("gfedcbazyx")
-    assert resumed.full_scans == [FullScan("", 4)]
-
-
 # What a source does wrong
 
 
 def test_a_repeated_link_stops_it(opened: Open) -> None:
     book = Book([[entry("a")], [entry("b")], [entry("c")]], links={2: "/list?limit=3&cursor=1"})
     reader = opened(book)
-    with pytest.raises(SourceFault, match=r"repeats itself: it names /list\?limit=3&cursor=1 as the next page"):
+    with pytest.raises(SourceFault, match=r"repeats itself: its next page was read before \(/list\?limit=3&cursor=1\)"):
         reader.read()
     assert reader.asked() == ["0", "1", "2"]
 
@@ -508,7 +499,7 @@ def test_a_page_that_names_itself_stops_it(opened: Open) -> None:
 @pytest.mark.parametrize("page", [[], [entry("a"), entry("b")]], ids=["empty", "the same again"])
 def test_ever_new_links_stop_it(opened: Open, page: list[Any]) -> None:
     reader = opened(Book([[entry("a"), entry("b")]] + [page] * 1_000))
-    with pytest.raises(SourceFault, match=f"does not come to an end: {MAX_IDLE_PAGES} pages up to /list"):
+    with pytest.raises(SourceFault, match=f"does not come to an end: {MAX_IDLE_PAGES} pages have no new"):
         reader.read(replace(TODAY, full_refresh=True))
     assert len(reader.asked()) == 1 + MAX_IDLE_PAGES
 
