@@ -86,7 +86,7 @@ class ShownHead(msgspec.Struct):
 
 def change_token(client: Client) -> str:
     """Digests of the list of the server and of the listing of the library."""
-    library = client.endpoint("library")
+    library = client.endpoints.get("library")
     found = [client.get_record("/api/tags", ServerPage), library.get_record("", LibraryPage) if library else None]
     return " ".join(hashlib.sha256(each[0]).hexdigest() for each in found if each)
 
@@ -101,7 +101,7 @@ def change_token(client: Client) -> str:
 )
 def fetch(client: Client, window: Window) -> Iterator[Item]:
     """One payload a model of the server, as listed and as shown, then one a model of the library."""
-    library = client.endpoint("library")
+    library = client.endpoints.get("library")
     try:
         yield from server_models(client, window)
     except Unreachable:

@@ -2,8 +2,7 @@
 
     live source ──fetch, get_record──> Recorder ──replayed once──> samples/<domain>/<source>/<day>.json
 
-Belongs here: what is requested, and messages. Not here: the format (`connectors.recording`), what is a secret
-(`connectors.redaction`).
+Belongs here: what is requested, and messages. Not here: the format, and what is a secret (`connectors.recording`).
 """
 
 from collections.abc import Iterable

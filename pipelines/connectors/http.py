@@ -14,7 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import cache
 from typing import Any, TypeVar
@@ -23,8 +23,7 @@ import httpx
 import msgspec
 import stamina
 
-from pipelines.connectors.rate_limit import MAX_WAIT_S, Deferred, RateLimit
-from pipelines.connectors.redaction import without_secrets_in_urls
+from pipelines.connectors.rate_limit import RateLimit
 from pipelines.errors import AtlasError, Refused, SourceFault, Unreachable
 from pipelines.source import Auth
 
@@ -42,6 +41,12 @@ TRANSFER_HEADERS = {"content-encoding", "content-length", "transfer-encoding"}
 """They describe the bytes on the wire, not the content that was decoded from them."""
 GONE = frozenset({404, 410})
 RATE_LIMIT_RESET = re.compile(r"\bt=([0-9]+)")
+PARAMETER = r"[^=&#?\s\"'<>]*(?:token|key|secret|sig|pass|login)[^=&#\s\"'<>]*=[^&#\s\"'<>]*"
+SECRET_IN_URL = re.compile(
+    rf"\?{PARAMETER}(?:&{PARAMETER})*(?=[#\s\"'<>]|$)|(?<=\?)(?:{PARAMETER}&)+|&{PARAMETER}|(?<=://)[^/@?#\s\"']+@",
+    re.IGNORECASE,
+)
+"""All parameters of a URL, the first of them, others; a user."""
 
 
 def _log_retry(details: stamina.instrumentation.RetryDetails) -> None:
@@ -92,16 +97,13 @@ class Client:
         keep: Keep | None = None,
     ) -> None:
         self.source, self._base_url, self._rate_limit, self._keep = source, base_url, rate_limit, keep
-        self._endpoints = endpoints or {}
-        self._stem = source.split("/")[-1].upper()
+        self.endpoints = endpoints or {}
+        self._variable = f"ATLAS_{source.split('/')[-1].upper()}"
         self.notes: Counter[str] = Counter()
-        for endpoint in self._endpoints.values():
+        for endpoint in self.endpoints.values():
             endpoint.notes = self.notes
         self.anonymous = token is None
-        headers = {
-            "user-agent": f"{USER_AGENT} ({contact})" if contact else USER_AGENT,
-            "accept": JSON,
-        }
+        headers = {"user-agent": f"{USER_AGENT} ({contact})" if contact else USER_AGENT, "accept": JSON}
         basic = None
         if token and auth == "basic":
             user, _, key = token.partition(":")
@@ -117,10 +119,6 @@ class Client:
 
     def __exit__(self, *_: object) -> None:
         self._http.close()
-
-    def endpoint(self, name: str) -> "Client | None":
-        """The client of another base URL of the source; None where no URL is set."""
-        return self._endpoints.get(name)
 
     def request(
         self,
@@ -153,7 +151,7 @@ class Client:
         except httpx.RequestError as error:
             raise Unreachable(
                 f"{self.source} cannot be reached at {without_secrets(str(self._http.base_url))}: {error}. "
-                f"Check ATLAS_{self._stem}_BASE_URL and the network, or use --recorded."
+                f"Check {self._variable}_BASE_URL and the network, or use --recorded."
             ) from None
         raise AssertionError("stamina ends with an answer or an error")
 
@@ -194,8 +192,12 @@ class Client:
             words = f"status {response.status_code}"
             if response.status_code == httpx.codes.TOO_MANY_REQUESTS or response.status_code >= 500:
                 self.notes["responses retried"] += 1
-                raise _RetryableError(words, self._retry_after(response))
-        advice = f" Set ATLAS_{self._stem}_TOKEN." if response.status_code in {401, 403} and self.anonymous else ""
+                wait_s = _requested_wait_s(response)
+                if self._rate_limit and wait_s is not None:
+                    self._rate_limit.block_for(wait_s)
+                    wait_s = 0.0  # the next slot waits, as those of other runs do
+                raise _RetryableError(words, wait_s)
+        advice = f" Set {self._variable}_TOKEN." if response.status_code in {401, 403} and self.anonymous else ""
         raise Refused(f"{self.source} refused {request_of(response)}: {words}.{advice}")
 
     def _receive(self, target: str, headers: Mapping[str, str], body: bytes | None) -> httpx.Response:
@@ -213,24 +215,6 @@ class Client:
                     raise _RetryableError(f"a response takes longer than {MAX_RESPONSE_S:.0f} s")
         kept = [(name, value) for name, value in response.headers.multi_items() if name not in TRANSFER_HEADERS]
         return httpx.Response(response.status_code, headers=kept, content=bytes(content), request=response.request)
-
-    def _retry_after(self, response: httpx.Response) -> float | None:
-        """Blocks the host for every run for as long as it asks; returns the seconds that this run waits by itself.
-
-        None where the host names no time. Raises Deferred where there is no shared rate limit and the time is longer
-        than a run waits.
-        """
-        wait_s = _requested_wait_s(response)
-        if wait_s is None and response.status_code == httpx.codes.TOO_MANY_REQUESTS:
-            wait_s = DEFAULT_WAIT_S
-        if wait_s is None:
-            return None
-        if self._rate_limit:
-            self._rate_limit.block_for(wait_s)
-            return 0.0
-        if wait_s > MAX_WAIT_S:
-            raise Deferred(self.source, datetime.now(UTC) + timedelta(seconds=wait_s))
-        return wait_s
 
     def _decode(self, response: httpx.Response, document_type: type[DocumentT]) -> DocumentT | None:
         if response.status_code != httpx.codes.OK:
@@ -255,21 +239,20 @@ def _retry_delay(error: Exception) -> bool | float:
 
 def _requested_wait_s(response: httpx.Response) -> float | None:
     """Seconds to wait by the Retry-After header, in seconds or as a date (RFC 9110, 10.2.3); else, for a 429, by the
-    RateLimit header. None where neither says it.
+    RateLimit header, or DEFAULT_WAIT_S. None for another status without a time.
 
     A date is compared with the Date header of the same response, since the server's clock may be wrong.
     """
-    value = response.headers.get("retry-after")
-    if value is None and response.status_code == httpx.codes.TOO_MANY_REQUESTS:
+    value, default = response.headers.get("retry-after"), None
+    if response.status_code == httpx.codes.TOO_MANY_REQUESTS:
+        default = DEFAULT_WAIT_S
         reset = RATE_LIMIT_RESET.search(response.headers.get("ratelimit", ""))
-        value = reset.group(1) if reset else None
-    if value is None:
-        return None
+        value = reset.group(1) if value is None and reset else value
     try:
-        seconds = float(value)
+        seconds = float(value or "")
     except ValueError:
-        if (until := _date(value)) is None:
-            return None
+        if (until := _date(value or "")) is None:
+            return default
         seconds = (until - (_date(response.headers.get("date", "")) or datetime.now(UTC))).total_seconds()
     return min(max(0.0, seconds), MAX_BLOCK_S)
 
@@ -285,3 +268,8 @@ def _date(value: str) -> datetime | None:
 def without_secrets(url: str) -> str:
     """A URL without user, fragment and secret parameters: it may be stored and shown."""
     return without_secrets_in_urls(url).partition("#")[0]
+
+
+def without_secrets_in_urls(text: str) -> str:
+    """A text whose URLs name no user, and have no parameter that is named like a secret."""
+    return SECRET_IN_URL.sub("", text)

@@ -43,7 +43,6 @@ class RateLimit:
     def __init__(self, connection: Connection, host: str, rate: float | None) -> None:
         self._connection, self.host = connection, host
         self._interval_s = 1 / rate if rate else 0.0
-        self.waited_s = 0.0
         connection.execute("insert into ops.rate_limits (host) values (%s) on conflict do nothing", [host])
 
     @contextmanager
@@ -63,7 +62,6 @@ class RateLimit:
                     return
             finally:
                 locks.release(self._connection, locks.host(self.host))
-            self.waited_s += wait_s
             time.sleep(wait_s)
 
     def block_for(self, seconds: float) -> None:
@@ -81,17 +79,16 @@ class RateLimit:
         """Reserves a slot; returns the seconds to wait, none where it is reserved."""
         row = self._connection.execute(
             """
-            with before as (select *, clock_timestamp() as now from ops.rate_limits where host = %(host)s),
-            reserved as (
-                update ops.rate_limits h set next_request_at = before.now + make_interval(secs => %(interval)s)
-                from before
-                where h.host = before.host and greatest(before.next_request_at, before.blocked_until) <= before.now
-            )
-            select blocked_until, extract(epoch from blocked_until - now)::float8 as blocked_s,
-                extract(epoch from greatest(next_request_at, blocked_until) - now)::float8 as wait_s
-            from before
+            update ops.rate_limits
+            set next_request_at = case
+                when greatest(next_request_at, blocked_until) > now() then next_request_at
+                else now() + make_interval(secs => %s)
+            end
+            where host = %s
+            returning blocked_until, extract(epoch from blocked_until - now())::float8 as blocked_s,
+                extract(epoch from greatest(old.next_request_at, blocked_until) - now())::float8 as wait_s
             """,
-            {"host": self.host, "interval": self._interval_s},
+            [self._interval_s, self.host],
         ).fetchone()
         assert row is not None
         if row["blocked_s"] > MAX_WAIT_S:

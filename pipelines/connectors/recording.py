@@ -1,15 +1,18 @@
-"""Recordings: the responses of a source on one day, replayed through the real connectors.
+"""Recordings: the responses of a source on one day, without secrets, replayed through the real connectors.
 
     live source ──Recorder──> samples/<domain>/<source>/<day>.json ──RecordedTransport──> Client
 
 The file holds the exchanges of an HTTP source, or names the folder of a folder source: one beside it, or one in a
 Python package. The day is part of the file name, so a replay always gives the same partition. Belongs here: the format
-of recordings. Not here: making clients (`landing.extract`), what is taken out of them (`redaction`).
+of recordings, and what is taken out of them. Not here: making clients (`landing.extract`).
 """
 
 import importlib.util
+import json
+import re
 import shutil
 from collections.abc import Iterable
+from contextlib import suppress
 from datetime import date
 from difflib import get_close_matches
 from pathlib import Path
@@ -18,13 +21,25 @@ import httpx
 import msgspec
 
 from pipelines import project
-from pipelines.connectors.http import Keep
-from pipelines.connectors.redaction import Redactor, without_secrets_in_urls
+from pipelines.connectors.http import Keep, without_secrets_in_urls
 from pipelines.errors import AtlasError, NotRecorded
 from pipelines.source import Item, Payload, Source, Window
 
 HEADERS = ("content-type", "etag", "last-modified", "link")
 """The headers that are kept: no cookie, and nothing else that is the caller's own."""
+REDACTED = "REDACTED"
+STRING = r'"(?:[^"\\]|\\.)*"'
+MEMBER = re.compile(rf"({STRING})(\s*:\s*)({STRING})|{STRING}", re.DOTALL)
+"""A string with a name, or by itself."""
+SECRET_NAME = re.compile(
+    r"(?:token|api[_-]?key|access[_-]?key|private[_-]?key|secret|passw(?:or)?d|authorization|cookie)$", re.IGNORECASE
+)
+CREDENTIALS = re.compile(
+    r"\b(?:hf|gh[a-z]|sk|pk|xox[a-z]|glpat|github_pat)[-_][\w-]{16,}|\bAKIA[0-9A-Z]{16}\b|\beyJ[\w-]+\.eyJ[\w.-]+"
+    r"|(?<=\bbearer )[\w.~+/=-]+|(?<=\bbasic )[\w+/=]{8,}",
+    re.IGNORECASE,
+)
+EMAIL = re.compile(r"(?<![\w.%+\\-])[\w.%+-]+(?:@|%40)(?:[a-z0-9-]+\.)+[a-z]{2,}\b", re.IGNORECASE)
 
 
 class Exchange(msgspec.Struct):
@@ -79,6 +94,43 @@ class RecordedTransport(httpx.BaseTransport):
         return httpx.Response(exchange.status, headers=exchange.headers, content=bytes(exchange.body), request=request)
 
 
+class Redactor:
+    """Replaces secrets. An address that occurs again gets the same placeholder again."""
+
+    def __init__(self) -> None:
+        self._people: dict[str, str] = {}
+
+    def document(self, text: str) -> str:
+        """A JSON document without secrets; of any other text, its quoted strings."""
+        return MEMBER.sub(self._member, text)
+
+    def text(self, text: str) -> str:
+        """A text without secrets; it may hold JSON."""
+        clean = CREDENTIALS.sub(REDACTED, without_secrets_in_urls(self.document(text)))
+        return EMAIL.sub(self._person, clean)
+
+    def _member(self, match: re.Match[str]) -> str:
+        name, colon, value = match.groups()
+        if name is None:
+            return self._literal(match[0])
+        secret = SECRET_NAME.search(name[1:-1])
+        return self._literal(name) + colon + (f'"{REDACTED}"' if secret else self._literal(value))
+
+    def _literal(self, literal: str) -> str:
+        """A string in quotes; as it is where it holds nothing to replace."""
+        try:
+            text = json.loads(literal, strict=False)
+        except ValueError:
+            return literal
+        clean = self.text(text)
+        return literal if clean == text else json.dumps(clean, ensure_ascii=False)
+
+    def _person(self, match: re.Match[str]) -> str:
+        if match[0] in self._people.values():
+            return match[0]
+        return self._people.setdefault(match[0].lower(), f"person{len(self._people) + 1}@example.org")
+
+
 class Recorder:
     """Keeps what a live source answers, without secrets.
 
@@ -102,9 +154,10 @@ class Recorder:
             line = self._redactor.text(_line(request))
             kept = {name: response.headers[name] for name in HEADERS if name in response.headers}
             headers = {name: self._redactor.text(value.replace(*places)) for name, value in kept.items()}
-            content = self._cut(response.content, records).decode(errors="surrogateescape").replace(*places)
-            raw = self._redactor.document(content).encode(errors="surrogateescape")
-            self.exchanges[line] = Exchange(line, response.status_code, headers, _raw(raw))
+            content = self._cut(response.content, records) if response.is_success else b"null"
+            text = self._redactor.document(content.decode(errors="surrogateescape").replace(*places))
+            raw = msgspec.Raw(text.encode(errors="surrogateescape"))
+            self.exchanges[line] = Exchange(line, response.status_code, headers, raw)
 
         return keep
 
@@ -143,15 +196,6 @@ class Recorder:
         return content[: ends[self.limit]] + content[end:]
 
 
-def _raw(body: bytes) -> msgspec.Raw:
-    """A body as JSON; null where it is none, as of a page that says that a record is gone."""
-    try:
-        msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        body = b"null"
-    return msgspec.Raw(body)
-
-
 def _line(request: httpx.Request) -> str:
     """A request as recordings have it."""
     target = without_secrets_in_urls(request.url.raw_path.decode())
@@ -169,13 +213,10 @@ def days(source: Source) -> list[date]:
 
 
 def _day(path: Path) -> date:
-    try:
-        day = date.fromisoformat(path.stem)
-    except ValueError:
-        day = None
-    if day is None or day.isoformat() != path.stem:
-        raise AtlasError(f"{path.relative_to(project.ROOT)} is not a recording of a day. Name it YYYY-MM-DD.json.")
-    return day
+    with suppress(ValueError):
+        if str(day := date.fromisoformat(path.stem)) == path.stem:
+            return day
+    raise AtlasError(f"{path.relative_to(project.ROOT)} is not a recording of a day. Name it YYYY-MM-DD.json.")
 
 
 def read(source: Source, day: date) -> Recording:
@@ -202,9 +243,8 @@ def write(path: Path, recorder: Recorder) -> None:
     recorded = recorder.recording(folder.name if recorder.files else ".")
     exchanges = b",\n".join(map(msgspec.json.encode, recorded.exchanges))
     rest = msgspec.json.encode(msgspec.structs.replace(recorded, exchanges=[]))[1:-1]
-    parts = [b'"exchanges":[\n' + exchanges + b"\n]"] if exchanges else []
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(b"{" + b",\n".join([*parts, rest] if rest else parts) + b"}\n")
+    path.write_bytes(b'{"exchanges":[\n' + exchanges + b"\n]" + (rest and b",\n" + rest) + b"}\n")
     for name, content in recorder.files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content)

@@ -13,8 +13,9 @@ import stamina
 
 from pipelines.connectors import http
 from pipelines.connectors.http import ATTEMPTS, Client, request_of, without_secrets
-from pipelines.connectors.rate_limit import Deferred
+from pipelines.connectors.rate_limit import Deferred, RateLimit
 from pipelines.errors import AtlasError, SourceFault
+from pipelines.warehouse.database import Warehouse
 from tests import hostile
 from tests.hostile import Answer, Asked, Fault, Server
 
@@ -220,10 +221,13 @@ def test_a_time_to_wait_may_be_none(
 
 
 @pytest.mark.parametrize("told", ["86400", "1e400", "99999999999999999999", "Fri, 31 Dec 9999 23:59:59 GMT"])
-def test_a_server_that_asks_to_wait_too_long_is_left(serve: Serve, told: str) -> None:
+def test_a_server_that_asks_to_wait_too_long_is_left(serve: Serve, warehouse: Warehouse, told: str) -> None:
     server = serve(Answer(b"tomorrow", 429, {"Retry-After": told}))
-    with pytest.raises(Deferred, match="deferred: catalog/invented accepts no requests until"):
-        ask(server)
+    with (
+        warehouse.connect() as connection,
+        pytest.raises(Deferred, match=r"deferred: invented\.example accepts no requests until"),
+    ):
+        ask(server, rate_limit=RateLimit(connection, "invented.example", None))
     assert len(server.log) == 1
 
 

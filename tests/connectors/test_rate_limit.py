@@ -94,7 +94,6 @@ def test_what_one_is_told_keeps_the_other_from_asking(opened: Open) -> None:
 
     together(told, later)
     assert asked[0][0] >= until[0] - TOLERANCE_S
-    assert other.waited_s > 0.2  # the rest passed while it waited for its slot
 
 
 def test_a_short_block_does_not_end_a_long_one(opened: Open) -> None:

@@ -14,7 +14,8 @@ from typer.testing import CliRunner, Result
 
 from pipelines import project
 from pipelines.cli.main import app
-from pipelines.connectors.redaction import Redactor, without_secrets_in_urls
+from pipelines.connectors.http import without_secrets_in_urls
+from pipelines.connectors.recording import Redactor
 from pipelines.errors import AtlasError
 from pipelines.landing import extract
 from pipelines.landing.land import land_intake
