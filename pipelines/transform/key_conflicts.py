@@ -1,9 +1,8 @@
 """Decides which row is written where several rows have one key or one unique value.
 
 Of the rows in the change set the smallest (stream, external id, key) is written, and the others are pending until it is
-pruned. A row of a record that is excluded from the change set stays, and wins. A row that loses a unique value is
-rejected; a row that loses its key to another record is counted as a duplicate. Belongs here: conflicts between rows.
-Not: what a row must fit by itself (`constraints`).
+pruned. A row that loses a unique value is rejected; a row that loses its key to another record is counted as a
+duplicate. Belongs here: conflicts between rows. Not: what a row must fit by itself (`constraints`).
 """
 
 from psycopg import sql
@@ -13,15 +12,6 @@ from pipelines.transform import rejects
 from pipelines.transform.incoming import IncomingTable
 from pipelines.warehouse.database import Connection
 from pipelines.warehouse.table_spec import names
-
-ROWS_TAKEN = sql.SQL(
-    """
-    select n.place, {key} as key from ({rows}) as n
-    join {target} t on {same} join failed_versions f on f.record_id = t.record_id
-    where n.record_id is distinct from t.record_id
-      and not exists (select from change_set c where c.record_id = f.record_id)
-    """
-)
 
 CREATE_CONTESTED = """
 create temp table contested_keys (
@@ -90,29 +80,6 @@ class ConflictResolver:
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
 
-    def reject_taken(self, incoming: IncomingTable) -> int:
-        """Removes rows whose key or unique value a row of an excluded record has; returns how many by their key."""
-        by_key = 0
-        for columns, unique in _exclusive(incoming):
-            same = sql.SQL(" and ").join(sql.SQL("n.{0} = t.{0}").format(sql.Identifier(each)) for each in columns)
-            taken = ROWS_TAKEN.format(
-                rows=rejects.located_rows(incoming),
-                target=incoming.spec.target,
-                same=same,
-                key=incoming.spec.key_text("t"),
-            )
-            lost = sql.SQL("o.ctid in (select place from ({}) as h)").format(taken)
-            key = sql.SQL("(select key from ({}) as h where place = o.ctid limit 1)").format(taken)
-            rejects.insert_pending(
-                self.connection, incoming, lost, incoming.spec.name, key, "key" if unique is None else "unique"
-            )
-            if unique is None:
-                delete = sql.SQL("delete from {} o where {}").format(incoming.identifier, lost)
-                by_key += self.connection.execute(delete).rowcount
-            else:
-                self._reject(incoming, lost, columns, unique)
-        return by_key
-
     def resolve(self, incoming: IncomingTable) -> int:
         """Removes rows that lose a key or a unique value to another row; returns how many lose it to another record.
 
@@ -124,7 +91,7 @@ class ConflictResolver:
         self.connection.execute(CREATE_CONTESTED)
         contested = sum(self._insert_contested(incoming, number, *key) for number, key in enumerate(keys))
         if contested:
-            ranked = RANK_CONTESTED.format(rows=rejects.located_rows(incoming), key=incoming.spec.key_text("n"))
+            ranked = RANK_CONTESTED.format(rows=incoming.typed_rows(), key=incoming.spec.key_text("n"))
             self.connection.execute(ranked)
         while contested:
             contested -= self.connection.execute(RESOLVE_SMALLEST).rowcount
@@ -152,7 +119,7 @@ class ConflictResolver:
             INSERT_CONTESTED.format(
                 number=sql.Literal(number),
                 columns=names(columns, "n"),
-                rows=rejects.located_rows(incoming),
+                rows=incoming.typed_rows(),
                 comparable=comparable,
             )
         ).rowcount
