@@ -154,8 +154,7 @@ def test_a_record_on_which_a_select_fails_has_no_rows_in_the_past_either(world: 
     path.write_text(text)
     project.selects.cache_clear()
     transform_day(world, DAYS[0])
-    there = ([1], [], [], [1, 2])
-    for run, downloads in zip(world.runs, there, strict=True):
+    for run, downloads in zip(world.runs, ([1], [], [], [1, 2]), strict=True):
         found = [row["downloads"] for row in as_of(world, run, "model_stats")]
         assert sorted(found) == downloads
 

@@ -426,7 +426,7 @@ def test_a_reader_sees_a_partition_whole_or_not_at_all(warehouse: Warehouse, civ
         transform(warehouse, civitai, DAY)
         land(warehouse, civitai, *(inside(each, files=[]) | {"tags": []} for each in range(many)), days_later=1)
         between = len(seen)
-        transform(warehouse, civitai, DAY)
+        transform(warehouse, civitai, DAY, shrink=True)
     finally:
         done.set()
         reader.join()
