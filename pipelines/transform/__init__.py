@@ -10,5 +10,5 @@ Temporary tables, each dropped when its transaction ends, and read in this packa
 - `incoming_<table>`: what the SELECT files yield for a table.
 - `released_<table>`: keys of a shared table to which a row no longer refers.
 - `rejected_rows`: rows that do not fit their table. `found_pending_rows`: keys that rows of this run are pending for.
-- `contested_keys`: rows that share a key or a unique value. `conflict_losers`: those of them that are not written.
+- `conflict_losers`: rows that are not written, because another row has their key or a unique value.
 """
