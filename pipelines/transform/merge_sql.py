@@ -1,37 +1,15 @@
-"""The SQL statements that write one table: deduplicate, prune, MERGE, delete unreferenced shared rows.
+"""The SQL statements that write one table: prune, MERGE, delete unreferenced shared rows.
 
 Each statement that writes returns one row: how many rows it changed, and by how much the digest of the table changes.
 Belongs here: statements that hold for any table. Not: their order (`apply`).
 """
 
+from collections.abc import Sequence
+
 from psycopg import sql
 
 from pipelines.transform.incoming import IncomingTable
 from pipelines.warehouse.table_spec import TableSpec, names
-
-
-def deduplicate(incoming: IncomingTable) -> sql.Composed:
-    """Deletes from `incoming` all but one row per key: the row of an owner stays, else the first that is shared.
-
-    A shared row is deleted too where the table has the row of an owner outside the change set.
-    """
-    return sql.SQL(
-        """
-        delete from {incoming} o where o.record_id is null and (
-            exists (
-                select from {incoming} n
-                where {same_incoming} and (n.record_id is not null or n.ctid < o.ctid))
-            or exists (
-                select from {target} t
-                where {same_target} and t.record_id is not null
-                  and not exists (select from change_set c where c.record_id = t.record_id)))
-        """
-    ).format(
-        incoming=incoming.identifier,
-        target=incoming.spec.target,
-        same_incoming=incoming.spec.same_key("n", "o"),
-        same_target=incoming.spec.same_key("t", "o"),
-    )
 
 
 def require_unique_keys(incoming: IncomingTable) -> sql.Composed:
@@ -63,13 +41,13 @@ def prune(incoming: IncomingTable, *, referenced: bool = False) -> sql.Composed:
         incoming=incoming.identifier,
         same_key=incoming.spec.same_key("o", "t"),
     )
-    shared = [sql.Identifier("t", column) for column, _ in _shared_references(incoming.spec)]
     return sql.SQL(
         """
         with pruned as materialized ({pruned}),
         deleted as (
-            delete from {target} t using pruned p where t.ctid = p.place and not p.kept returning {returned}
-        ){released}
+            delete from {target} t using pruned p where t.ctid = p.place and not p.kept
+            returning p.stream, {hash} as hash
+        )
         select p.stream, count(*) filter (where not p.kept) as deleted, count(*) filter (where p.kept) as kept,
             coalesce((select sum(d.hash) from deleted d where d.stream = p.stream), 0) as digest
         from pruned p group by p.stream
@@ -77,8 +55,7 @@ def prune(incoming: IncomingTable, *, referenced: bool = False) -> sql.Composed:
     ).format(
         pruned=pruned,
         target=incoming.spec.target,
-        returned=sql.SQL(", ").join([sql.SQL("p.stream, {} as hash").format(incoming.spec.row_hash("t")), *shared]),
-        released=_insert_released(incoming.spec, "deleted"),
+        hash=incoming.spec.row_hash("t"),
     )
 
 
@@ -89,42 +66,62 @@ def rows_of_stream(spec: TableSpec, stream: str, limit: int) -> sql.Composed:
     ).format(spec.target, sql.Literal(stream), sql.Literal(limit))
 
 
-def released(spec: TableSpec) -> sql.Identifier:
-    """The temporary table for keys of a shared table to which a row no longer refers."""
-    return sql.Identifier(f"released_{spec.table.name}")
+def create_referenced(spec: TableSpec, tables: Sequence[TableSpec]) -> sql.Composed:
+    """Creates `referenced_<table>`: the keys of a shared table to which rows of the change set refer before the run."""
+    keys: list[sql.Composable] = [sql.SQL("select null::uuid as key where false")]
+    keys += [
+        sql.SQL("select t.{} from {} t join change_set c using (record_id)").format(
+            sql.Identifier(reference.column), table.target
+        )
+        for table in tables
+        for reference in table.references
+        if reference.table is spec.table and table.owned
+    ]
+    return sql.SQL("create temp table {} on commit drop as {}").format(_referenced(spec), sql.SQL(" union ").join(keys))
+
+
+def _referenced(spec: TableSpec) -> sql.Identifier:
+    return sql.Identifier(f"referenced_{spec.table.name}")
 
 
 def delete_unreferenced(spec: TableSpec) -> sql.Composed:
-    """Deletes shared rows that this run stopped referring to and no other row refers to.
+    """Deletes the rows of a shared table that are in `referenced_<table>` and to which no row refers any more.
 
     Returns what `prune` returns, of all streams.
     """
-    (key,) = spec.key
-    delete = sql.SQL(
-        "delete from {target} t where t.{key} in (select key from {released}) and not {referenced} {shared}"
+    return sql.SQL(
+        """
+        with deleted as (
+            delete from {target} t where t.{key} in (select key from {keys}) and not {referenced}
+            returning {hash} as hash
+        )
+        select count(*) as deleted, coalesce(sum(hash), 0) as digest, 0 as kept from deleted
+        """
     ).format(
         target=spec.target,
-        key=sql.Identifier(key),
-        released=released(spec),
+        key=sql.Identifier(*spec.key),
+        keys=_referenced(spec),
         referenced=_is_referenced(spec),
-        shared=sql.SQL("and t.record_id is null" if spec.optionally_owned else ""),
+        hash=spec.row_hash("t"),
     )
-    return sql.SQL(
-        "with deleted as ({} returning {} as hash)"
-        " select count(*) as deleted, coalesce(sum(hash), 0) as digest, 0 as kept from deleted"
-    ).format(delete, spec.row_hash("t"))
 
 
 def merge(incoming: IncomingTable) -> sql.Composed:
     """Inserts the new rows of `incoming` and updates those that differ; returns created, updated, yielded, digest."""
     columns = incoming.spec.content
-    merged = sql.SQL(
+    return sql.SQL(
         """
-        merge into {target} t using ({typed_rows}) s on {same_key}
-        {update}
-        when not matched then insert ({columns}) values ({values})
-        returning merge_action() as action, {new} - case merge_action() when 'UPDATE' then {old} else 0 end as hash
-            {replaced}
+        with merged as (
+            merge into {target} t using ({typed_rows}) s on {same_key}
+            {update}
+            when not matched then insert ({columns}) values ({values})
+            returning merge_action() as action, {new} - case merge_action() when 'UPDATE' then {old} else 0 end as hash
+        )
+        select count(*) filter (where action = 'INSERT') as created,
+            count(*) filter (where action = 'UPDATE') as updated,
+            coalesce(sum(hash), 0) as digest,
+            (select count(*) from {incoming}) as yielded
+        from merged
         """
     ).format(
         target=incoming.spec.target,
@@ -135,54 +132,26 @@ def merge(incoming: IncomingTable) -> sql.Composed:
         values=names(columns, "s"),
         new=incoming.spec.row_hash("new"),
         old=incoming.spec.row_hash("old"),
-        replaced=sql.SQL("").join(
-            sql.SQL(", case when old.{0} is distinct from new.{0} then old.{0} end as {0}").format(
-                sql.Identifier(column)
-            )
-            for column, _ in _shared_references(incoming.spec)
-        ),
+        incoming=incoming.identifier,
     )
-    return sql.SQL(
-        """
-        with merged as ({merged}){released}
-        select count(*) filter (where action = 'INSERT') as created,
-            count(*) filter (where action = 'UPDATE') as updated,
-            coalesce(sum(hash), 0) as digest,
-            (select count(*) from {incoming}) as yielded
-        from merged
-        """
-    ).format(merged=merged, released=_insert_released(incoming.spec, "merged"), incoming=incoming.identifier)
-
-
-OWNER_IS_REPLACEABLE = """and (
-    s.record_id is not null or t.record_id is null
-    or exists (select from change_set c where c.record_id = t.record_id))"""
-"""A shared row replaces the row of an owner only if the owner is in the change set and does not yield it any more."""
 
 
 def _update(incoming: IncomingTable, columns: list[str]) -> sql.Composable:
     """The branch of MERGE that updates a row which differs in one of some columns."""
     if not columns:
         return sql.SQL("")
-    return sql.SQL(
-        "when matched and record_image_ne(row({old}), row({new})) {replaceable} then update set {assignments}"
-    ).format(
+    return sql.SQL("when matched and record_image_ne(row({old}), row({new})) then update set {assignments}").format(
         old=names(columns, "t"),
         new=names(columns, "s"),
-        replaceable=sql.SQL(
-            OWNER_IS_REPLACEABLE if incoming.spec.optionally_owned and "record_id" in incoming.yielded else ""
-        ),
-        assignments=sql.SQL(", ").join(
-            [_assign(incoming.spec, column) for column in columns] + incoming.spec.audit_assignments()
-        ),
+        assignments=sql.SQL(", ").join([_assign(column) for column in columns] + incoming.spec.audit_assignments()),
     )
 
 
-def _assign(spec: TableSpec, column: str) -> sql.Composed:
+def _assign(column: str) -> sql.Composed:
     """The assignment of a column. An owned row of a record outside the change set must not change its owner: its
     record_id becomes NULL, which the table refuses, and the rows are validated.
     """
-    if column != "record_id" or spec.optionally_owned:
+    if column != "record_id":
         return sql.SQL("{} = {}").format(sql.Identifier(column), sql.Identifier("s", column))
     return sql.SQL(
         """record_id = case
@@ -190,27 +159,6 @@ def _assign(spec: TableSpec, column: str) -> sql.Composed:
             then s.record_id
         end"""
     ).format()
-
-
-def _shared_references(spec: TableSpec) -> list[tuple[str, sql.Identifier]]:
-    """The references to shared tables: column, and the temporary table for keys that it no longer refers to."""
-    return [
-        (each.column, released(TableSpec(each.table))) for each in spec.references if not TableSpec(each.table).owned
-    ]
-
-
-def _insert_released(spec: TableSpec, changed: str) -> sql.Composed:
-    """CTEs that keep the keys of shared rows to which a changed row referred; changed: the CTE that returns these."""
-    return sql.SQL("").join(
-        sql.SQL(", {} as (insert into {} select {} from {} where {} is not null)").format(
-            sql.Identifier(f"released_by_{column}"),
-            keys,
-            sql.Identifier(column),
-            sql.Identifier(changed),
-            sql.Identifier(column),
-        )
-        for column, keys in _shared_references(spec)
-    )
 
 
 def _is_referenced(spec: TableSpec) -> sql.Composable:
