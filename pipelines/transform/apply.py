@@ -124,7 +124,7 @@ class Applier:
             self.connection.execute(merge_sql.require_unique_keys(incoming))
         for spec in self.shared:
             self.connection.execute(merge_sql.create_referenced(spec, self.specs))
-        kept = self._prune([each for each in reversed(self.tables) if "record_id" in each.yielded], counts)
+        kept = self._prune([each for each in reversed(self.tables) if each.spec.owned], counts)
         for incoming in self.tables:
             self._merge(incoming, counts[incoming.spec.name])
         kept = self._prune(kept, counts)
@@ -136,7 +136,9 @@ class Applier:
         self.connection.execute("set constraints all immediate")
 
     def _merge(self, incoming: IncomingTable, counts: Counts) -> None:
-        merged = self.connection.execute(merge_sql.merge(incoming)).fetchone()
+        merged = self.connection.execute(
+            merge_sql.merge(incoming.spec, sql.SQL("({})").format(incoming.typed_rows()), owners_stay=True)
+        ).fetchone()
         assert merged is not None
         counts.created, counts.updated = merged["created"], merged["updated"]
         counts.fetched = merged["yielded"] + counts.duplicates

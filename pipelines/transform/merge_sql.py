@@ -106,13 +106,28 @@ def delete_unreferenced(spec: TableSpec) -> sql.Composed:
     )
 
 
-def merge(incoming: IncomingTable) -> sql.Composed:
-    """Inserts the new rows of `incoming` and updates those that differ; returns created, updated, yielded, digest."""
-    columns = incoming.spec.content
+def merge(spec: TableSpec, rows: sql.Composable, *, owners_stay: bool) -> sql.Composed:
+    """Inserts new rows of a table and updates those that differ; returns created, updated, yielded, digest.
+
+    rows: a table, or a query in parentheses. owners_stay: a row of a record outside the change set must not change its
+    owner; its record_id becomes NULL, which the table refuses.
+    """
+    columns = spec.content
+    rest = [column for column in columns if column not in spec.key]
+    assignments = [
+        sql.SQL("{} = {}").format(
+            sql.Identifier(column),
+            OWNER if owners_stay and column == "record_id" else sql.Identifier("s", column),
+        )
+        for column in rest
+    ]
+    update = sql.SQL("when matched and record_image_ne(row({}), row({})) then update set {}").format(
+        names(rest, "t"), names(rest, "s"), sql.SQL(", ").join(assignments + spec.audit_assignments())
+    )
     return sql.SQL(
         """
         with merged as (
-            merge into {target} t using ({typed_rows}) s on {same_key}
+            merge into {target} t using {rows} s on {same_key}
             {update}
             when not matched then insert ({columns}) values ({values})
             returning merge_action() as action, {new} - case merge_action() when 'UPDATE' then {old} else 0 end as hash
@@ -120,55 +135,39 @@ def merge(incoming: IncomingTable) -> sql.Composed:
         select count(*) filter (where action = 'INSERT') as created,
             count(*) filter (where action = 'UPDATE') as updated,
             coalesce(sum(hash), 0) as digest,
-            (select count(*) from {incoming}) as yielded
+            (select count(*) from {rows} s) as yielded
         from merged
         """
     ).format(
-        target=incoming.spec.target,
-        typed_rows=incoming.typed_rows(),
-        same_key=incoming.spec.same_key("t", "s"),
-        update=_update(incoming, [column for column in columns if column not in incoming.spec.key]),
+        target=spec.target,
+        rows=rows,
+        same_key=spec.same_key("t", "s"),
+        update=update if rest else sql.SQL(""),
         columns=names(columns),
         values=names(columns, "s"),
-        new=incoming.spec.row_hash("new"),
-        old=incoming.spec.row_hash("old"),
-        incoming=incoming.identifier,
+        new=spec.row_hash("new"),
+        old=spec.row_hash("old"),
     )
 
 
-def _update(incoming: IncomingTable, columns: list[str]) -> sql.Composable:
-    """The branch of MERGE that updates a row which differs in one of some columns."""
-    if not columns:
-        return sql.SQL("")
-    return sql.SQL("when matched and record_image_ne(row({old}), row({new})) then update set {assignments}").format(
-        old=names(columns, "t"),
-        new=names(columns, "s"),
-        assignments=sql.SQL(", ").join([_assign(column) for column in columns] + incoming.spec.audit_assignments()),
-    )
+OWNER = sql.SQL(
+    """case
+        when t.record_id = s.record_id or exists (select from change_set c where c.record_id = t.record_id)
+        then s.record_id
+    end"""
+)
 
 
-def _assign(column: str) -> sql.Composed:
-    """The assignment of a column. An owned row of a record outside the change set must not change its owner: its
-    record_id becomes NULL, which the table refuses, and the rows are validated.
-    """
-    if column != "record_id":
-        return sql.SQL("{} = {}").format(sql.Identifier(column), sql.Identifier("s", column))
-    return sql.SQL(
-        """record_id = case
-            when t.record_id = s.record_id or exists (select from change_set c where c.record_id = t.record_id)
-            then s.record_id
-        end"""
-    ).format()
+def is_referenced(spec: TableSpec, places: Sequence[tuple[sql.Composable, str]]) -> sql.Composable:
+    """The condition that any row refers to a row `t`. places: tables with the columns that may."""
+    referring = [
+        sql.SQL("exists (select from {} r where r.{} = t.{})").format(
+            place, sql.Identifier(column), sql.Identifier(*spec.key)
+        )
+        for place, column in places
+    ]
+    return sql.SQL("({})").format(sql.SQL(" or ").join(referring)) if referring else sql.SQL("false")
 
 
 def _is_referenced(spec: TableSpec) -> sql.Composable:
-    """The condition that any row refers to a row `t`."""
-    referring = [
-        sql.SQL("exists (select from {} r where r.{} = t.{})").format(
-            TableSpec(table).target, sql.Identifier(reference.column), sql.Identifier(*spec.key)
-        )
-        for table in spec.table.metadata.sorted_tables
-        for reference in TableSpec(table).references
-        if reference.table is spec.table
-    ]
-    return sql.SQL("({})").format(sql.SQL(" or ").join(referring)) if referring else sql.SQL("false")
+    return is_referenced(spec, [(table.target, column) for table, column in spec.referrers])
