@@ -20,7 +20,6 @@ from pipelines.errors import SourceFault
 from pipelines.landing.deletions import Deletion, find_deleted
 from pipelines.landing.intake import Intake, Progress, resume
 from pipelines.landing.publish import Outcome, publish
-from pipelines.landing.schema_drift import SchemaDrift
 from pipelines.landing.stage_bodies import BodyWriter
 from pipelines.landing.validate import Arrival, Validator
 from pipelines.ledger import Run
@@ -103,8 +102,7 @@ class _Landing:
         self.batch_bytes = 0
         self.cursors: dict[str, Any] = {}
         self.progress = resume(run, intake) or Progress(intake.fetched_at or datetime.now(UTC), intake.request_options)
-        self.drift = SchemaDrift(run, source)
-        self.bodies = BodyWriter(run, connection, writer, self.progress, self.drift)
+        self.bodies = BodyWriter(run, connection, writer, self.progress)
 
     def execute(self, *, shrink: bool, replaces_entry: int | None) -> None:
         try:
@@ -116,7 +114,7 @@ class _Landing:
         except SourceFault:  # the next run must not resume a listing that cannot be trusted
             self.run.connection.execute("delete from staging.checkpoints where fetch_run_id = %s", [self.run.id])
             raise
-        publish(self.run, self._outcome(deleted, replaces_entry))
+        publish(self.run, self.source, self._outcome(deleted, replaces_entry))
 
     def _outcome(self, deleted: list[Deletion], replaces_entry: int | None) -> Outcome:
         progress, intake = self.progress, self.intake
@@ -132,7 +130,6 @@ class _Landing:
                 **intake.request_options,
                 "notes": {name: number for name, number in sorted(intake.notes.items()) if number},
             },
-            self.drift,
             deleted_at=progress.started_at,
             deleted=deleted,
             cursor_from=dict(intake.cursors),

@@ -11,11 +11,13 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+import msgspec
+
 from pipelines import quarantine
-from pipelines.landing import deletions, observations, versions
+from pipelines.landing import deletions, observations, schema_drift, versions
 from pipelines.landing.intake import discard
-from pipelines.landing.schema_drift import SchemaDrift
 from pipelines.ledger import Counts, Run
+from pipelines.source import Source
 from pipelines.warehouse import locks
 
 VACUUM_FROM = 1_000
@@ -34,7 +36,6 @@ class Outcome:
     fetched: int
     unstorable: list[bytes]
     stats: dict[str, Any]
-    drift: SchemaDrift
     deleted_at: datetime
     deleted: list[deletions.Deletion] = field(default_factory=list)
     cursor_from: dict[str, Any] | None = None
@@ -42,7 +43,7 @@ class Outcome:
     replaces_entry: int | None = None
 
 
-def publish(run: Run, outcome: Outcome) -> None:
+def publish(run: Run, source: Source, outcome: Outcome) -> None:
     """Publishes the rows that staging.arrivals and staging.rejects hold of the run, and closes the run."""
     connection = run.connection
     with connection.transaction():
@@ -51,9 +52,9 @@ def publish(run: Run, outcome: Outcome) -> None:
         fetched = outcome.fetched - _skip_erased(run, outcome)
         results = versions.classify(run)
         deleted = _publish_versions(run, outcome, results)
+        if drift := schema_drift.record(run, source):
+            outcome.stats["drift"] = msgspec.to_builtins(drift)
         _publish_quarantine(run, outcome, results)
-        if drift := outcome.drift.save(results.get("created", 0) + results.get("updated", 0)):
-            outcome.stats["drift"] = drift
         counts = Counts(
             fetched=fetched,
             created=results.get("created", 0),

@@ -16,7 +16,6 @@ from psycopg import sql
 from pipelines import quarantine
 from pipelines.landing.intake import Progress, save_checkpoint
 from pipelines.landing.jsonb import DUPLICATE_KEY, LARGE, NotJson, chunks, is_lossless, repair, repair_any_size
-from pipelines.landing.schema_drift import SchemaDrift
 from pipelines.landing.validate import Arrival
 from pipelines.ledger import Run
 from pipelines.quarantine import Rejected
@@ -37,10 +36,8 @@ UNSTORABLE = (
 class BodyWriter:
     """Writes the batches of one run, one after another."""
 
-    def __init__(
-        self, run: Run, connection: Connection, writer: ThreadPoolExecutor, progress: Progress, drift: SchemaDrift
-    ) -> None:
-        self.run, self.connection, self.writer, self.progress, self.drift = run, connection, writer, progress, drift
+    def __init__(self, run: Run, connection: Connection, writer: ThreadPoolExecutor, progress: Progress) -> None:
+        self.run, self.connection, self.writer, self.progress = run, connection, writer, progress
         self.in_flight: dict[tuple[bytes, bool], Arrival] = {}
         self.writing: Future[None] | None = None
 
@@ -97,8 +94,7 @@ class BodyWriter:
         for arrival in arrivals:
             repairs: list[str] = []
             body = arrival.body
-            large = len(body) > LARGE
-            if large or not is_lossless(body):
+            if len(body) > LARGE or not is_lossless(body):
                 try:
                     body, repairs = repair_any_size(body)
                 except NotJson as error:
@@ -107,8 +103,6 @@ class BodyWriter:
                     continue
             counters = arrival.volatile.digest if arrival.volatile else None
             self.progress.add_repairs(repairs)
-            if not large:
-                self.drift.inspect(arrival.stream, body, arrival.digest)
             rows.append((arrival.digest, counters, body, arrival.body if repairs else None, repairs or None))
         return rows, rejected
 

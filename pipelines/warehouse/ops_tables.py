@@ -22,7 +22,9 @@ from pipelines.warehouse.declare import Timestamp, created_column, limited_text,
 
 RUN_KINDS = ("land", "transform", "rebuild", "prune", "erase")
 RUN_STATUSES = ("pending", "in_progress", "completed", "failed", "partial_success")
-JSON_TYPES = ("null", "boolean", "number", "string", "array", "object")
+JSON_TYPES = ("boolean", "number", "string", "array", "object")
+UNREAD = "unread"
+"""The type of a path in ops.schema_drift that neither a SELECT nor a contract reads."""
 
 
 def _count(name: str, comment: str) -> Column[object]:
@@ -180,11 +182,9 @@ schema_drift = Table(
     "schema_drift",
     metadata,
     Column("stream", Text, primary_key=True, comment="domain/source, with its kind where it has several"),
-    Column(
-        "path", Text, primary_key=True, comment="modelVersions[*].files[*].sizeKB; *: any other key; $: the payload"
-    ),
-    Column("type", Text, primary_key=True, comment="JSON type of the value"),
-    one_of("type", JSON_TYPES),
+    Column("path", Text, primary_key=True, comment="modelVersions[*].files[*].sizeKB; *: any key; $: the payload"),
+    Column("type", Text, primary_key=True, comment="JSON type of the value; unread: of a key that nothing reads"),
+    one_of("type", (*JSON_TYPES, UNREAD)),
     Column(
         "first_run",
         UUID,
@@ -199,9 +199,9 @@ schema_drift = Table(
         nullable=False,
         comment="Landing that received it last",
     ),
-    _count("payloads", "Sampled payloads that contain the path with this type"),
-    _count("of_payloads", "Sampled payloads that contain the object or array around it"),
-    _count("missed", "How many of these were received after the last one that contains it"),
+    _count("payloads", "Inspected payloads that have the path with this type"),
+    _count("of_payloads", "Inspected payloads until last_run that have the object or array around it"),
+    _count("lacking", "Inspected payloads since, which have that and lack this"),
     Column(
         "share",
         Numeric,
@@ -210,5 +210,5 @@ schema_drift = Table(
     ),
     Column("payload_id", UUID, comment="First payload that contains it; may be deleted since"),
     schema="ops",
-    comment="One row per stream, JSON path and type found in a sample of its payloads",
+    comment="One row per stream, JSON path that SQL reads and its type, and per key beside them that nothing reads",
 )
