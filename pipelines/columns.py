@@ -46,8 +46,8 @@ class Reads:
     """What a SELECT reads from payloads.
 
     paths: by kind of payload. unresolved: paths within a value of which the parser does not know where it comes from.
-    problem: why the SELECT could not be followed; None if it was. columns: by path, the columns of the SELECT that depend
-    on it; True where the column is NULL without it.
+    problem: why the SELECT could not be followed; None if it was. columns: by path, the columns of the SELECT that
+    depend on it; True where the column is NULL without it.
     """
 
     paths: frozenset[Read] = frozenset()

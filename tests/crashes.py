@@ -101,7 +101,7 @@ def queries() -> dict[str, sql.Composable]:
         """,
         "pending_rows": "record_id, table_name, key, reason from staging.pending_rows",
         "erasures": "stream, record_id, digest, lifted_at is null from staging.erasures",
-        "drift": "stream, path, type, missed from ops.schema_drift",
+        "drift": "stream, path, type, payloads, of_payloads, lacking from ops.schema_drift",
         "sql": "digest, path from ops.sql",
         "arrivals": "stream from staging.arrivals",
         "rejects": "stream from staging.rejects",

@@ -64,19 +64,20 @@ class Node:
     def __init__(self, steps: Steps) -> None:
         self.steps, self.path = steps, path_text(steps)
         self.below: dict[str | int, Node] = {}
+        self.patterns: list[tuple[re.Pattern[str], Node]] = []
 
     def step(self, step: str | int) -> "Node":
         """The path below, added if it is new."""
-        return self.below.setdefault(step, Node((*self.steps, step)))
+        if step not in self.below:
+            self.below[step] = Node((*self.steps, step))
+            if isinstance(step, str) and step.startswith("~"):
+                self.patterns.append((re.compile(step[1:]), self.below[step]))
+        return self.below[step]
 
-    def of_key(self, key: str) -> "Node | None":
-        """The path that reads a key of the object here: by its name, else by a pattern, else as any key."""
-        if key in self.below:
-            return self.below[key]
-        for step, node in self.below.items():
-            if isinstance(step, str) and step.startswith("~") and re.search(step[1:], key):
-                return node
-        return self.below.get(EACH_VALUE)
+    def of_key(self, key: str) -> "list[Node]":
+        """The paths that read a key of the object here: by its name, by a pattern, as any key."""
+        found = [self.below[step] for step in (key, EACH_VALUE) if step in self.below]
+        return found + [node for pattern, node in self.patterns if pattern.search(key)]
 
     def of_element(self, place: int) -> "list[Node]":
         """The paths that read an element of the array here."""
@@ -95,9 +96,9 @@ class Node:
 class Tree:
     """The paths that are read in one stream, and what the payloads that it walked through have at them.
 
-    payloads: how many have a path with a type. of_payloads: how many have the object or array around a path. samples:
-    the digest of a payload that has a path with a type. unread: the keys of an object that nobody reads, as paths, with
-    such a digest.
+    payloads: how many have a path with a type. samples: the digest of one of these. of_payloads: how many have the
+    object or array around a path. around: the path of that. unread: the keys of an object that nobody reads, as paths,
+    with the digest of a payload.
     """
 
     def __init__(self, paths: Iterable[Steps]) -> None:
@@ -108,6 +109,7 @@ class Tree:
                 node = node.step(step)
         self.payloads: Counter[tuple[str, str]] = Counter()
         self.of_payloads: Counter[str] = Counter()
+        self.around: dict[str, str] = {}
         self.samples: dict[tuple[str, str], bytes] = {}
         self.unread: dict[str, dict[str, bytes]] = {}
         self._had: set[tuple[str, str]] = set()
@@ -129,7 +131,9 @@ class Tree:
         self._had.add((node.path, kind))
         if kind not in ("object", "array") or not node.below:
             return
-        self._could.update(each.path for each in node.under(kind))
+        for each in node.under(kind):
+            self._could.add(each.path)
+            self.around[each.path] = node.path
         if kind == "array":
             for place, element in enumerate(value):
                 for below in node.of_element(place) or [node]:  # a lax path steps into arrays by itself
@@ -137,9 +141,9 @@ class Tree:
             return
         for key, each in value.items():
             found = node.of_key(key)
-            if found is not None:
-                self._visit(found, each, digest)
-            elif each is not None and len(key) <= MAX_KEY_LENGTH and not _ID.fullmatch(key):
+            for below in found:
+                self._visit(below, each, digest)
+            if not found and each is not None and len(key) <= MAX_KEY_LENGTH and not _ID.fullmatch(key):
                 self.unread.setdefault(node.path, {}).setdefault(path_text((*node.steps, key)), digest)
 
 

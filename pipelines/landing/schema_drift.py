@@ -34,6 +34,7 @@ from pipelines.warehouse.database import Connection
 from pipelines.warehouse.ops_tables import UNREAD
 
 MOST_PAYLOADS = 500
+CONTAINERS = ("object", "array")
 EXPECTED, ALWAYS = 10, 3
 DAYS = 30
 """How long a changed type is worth a warning: nothing says when the SELECT has been adapted to it."""
@@ -86,8 +87,8 @@ def read_paths(source: Source) -> dict[str, dict[Steps, Readers]]:
                 readers = result[source.streams[kind]].setdefault(steps[:length], {})
                 below = steps[max(0, length - 1) :]
                 is_row = EACH_ELEMENT in below or EACH_VALUE in below  # without it there is no row, and no NULL
+                named = readers.setdefault(f"sql/{select.file.address}.sql", {})
                 for name, is_null in found.columns.get((kind, steps), {}).items():
-                    named = readers.setdefault(f"sql/{select.file.address}.sql", {})
                     named[name] = named.get(name, True) and is_null and not is_row
     return result
 
@@ -115,7 +116,9 @@ def _rows(tree: Tree, known: list[dict[str, Any]]) -> Iterator[tuple[str, str, i
     before = {(row["path"], row["type"]): row["of_payloads"] + row["lacking"] for row in known}
     for path, of_payloads in tree.of_payloads.items():
         types = {kind for at, kind in before.keys() | tree.payloads.keys() if at == path}
-        earlier = max((before.get((path, kind), 0) for kind in types), default=0)
+        earlier = max((before.get((path, kind), 0) for kind in types), default=0) or sum(
+            row["payloads"] for row in known if row["path"] == tree.around.get(path) and row["type"] in CONTAINERS
+        )
         for kind in types:
             key = path, kind
             total = of_payloads if key in before else of_payloads + earlier
@@ -184,7 +187,7 @@ def sentence(change: Change) -> str:
 
 SELECT_SAMPLE = """
 with published as (
-    select stream, digest, result, counters_digest, counters, paths,
+    select stream, digest, counters_digest, counters, paths,
         row_number() over (partition by stream order by coalesce(counters_digest, digest)) as place
     from classified where result in ('created', 'updated', 'observed')
 ),
@@ -201,7 +204,7 @@ rejected as (
 select r.stream, r.digest, b.body, null as bytes
 from published r
 cross join lateral (
-    select case r.result when 'observed' then ops.restore_volatile_fields(p.body, r.counters, r.paths) else p.body end
+    select (case when r.paths is null then p.body else ops.restore_volatile_fields(p.body, r.counters, r.paths) end)
         ::text as body
     from staging.payloads p
     where p.digest = r.digest
