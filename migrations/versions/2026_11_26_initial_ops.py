@@ -252,7 +252,7 @@ def upgrade() -> None:
             "type",
             sa.Text(),
             nullable=False,
-            comment="JSON type of the value; unread: of a key that nothing reads",
+            comment="JSON type of the value; null: none yet; unread: no SELECT reads the key",
         ),
         sa.Column("first_run", sa.UUID(), nullable=False, comment="Landing that received it first"),
         sa.Column("last_run", sa.UUID(), nullable=False, comment="Landing that received it last"),
@@ -288,7 +288,8 @@ def upgrade() -> None:
             "payload_id", sa.UUID(), nullable=True, comment="First payload that contains it; may be deleted since"
         ),
         sa.CheckConstraint(
-            "type in ('boolean', 'number', 'string', 'array', 'object', 'unread')", name=op.f("schema_drift_type_check")
+            "type in ('null', 'boolean', 'number', 'string', 'array', 'object', 'unread')",
+            name=op.f("schema_drift_type_check"),
         ),
         sa.ForeignKeyConstraint(
             ["first_run"], ["ops.fetch_runs.fetch_run_id"], name=op.f("schema_drift_first_run_fkey")

@@ -9,6 +9,7 @@ has vanished when none of the last payloads has it: so many that, by its share b
 Belongs here: which payloads are inspected, the table, what a change is. Not here: paths in memory (`json_paths`).
 """
 
+import json
 import re
 from collections.abc import Iterator
 from itertools import groupby
@@ -17,33 +18,22 @@ from typing import Any
 import msgspec
 
 from pipelines import project
-from pipelines.landing.json_paths import (
-    EACH_ELEMENT,
-    EACH_VALUE,
-    MAX_KEYS,
-    Steps,
-    Tree,
-    contract_paths,
-    decoded,
-    path_text,
-)
+from pipelines.landing.json_paths import EACH_ELEMENT, EACH_VALUE, Readers, Tree, contract_paths
 from pipelines.landing.jsonb import LARGE
 from pipelines.ledger import Run
 from pipelines.source import Source
 from pipelines.warehouse.database import Connection
-from pipelines.warehouse.ops_tables import UNREAD
+from pipelines.warehouse.ops_tables import NULL, UNREAD
 
 MOST_PAYLOADS = 500
-CONTAINERS = ("object", "array")
 EXPECTED, ALWAYS = 10, 3
 DAYS = 30
-"""How long a changed type is worth a warning: nothing says when the SELECT has been adapted to it."""
+"""How long a new type is worth a warning: nothing says when the SELECT has been adapted to it."""
+MAX_KEYS = 64
+"""Keys of one object that are kept as unread. Where an object has more, its keys are data."""
 
 Change = dict[str, Any]
-"""A row of the table, with `what` changed, its `effects` in sentences, and whether it `warns`."""
-
-Readers = dict[str, dict[str, bool]]
-"""By SELECT file, the columns that depend on a path; True for one that is NULL without it."""
+"""A row of the table, with `what` changed, in which `run`, its `effects` in sentences, and whether it `warns`."""
 
 _LAST_KEY = re.compile(r'\.?("(?:[^"\\]|\\.)*"|[^.\[\]]+)$')
 
@@ -57,68 +47,72 @@ def record(run: Run, source: Source) -> list[Change]:
     trees: dict[str, Tree] = {}
     with connection.cursor() as cursor:
         for row in cursor.stream(SELECT_SAMPLE, {"run": run.id, "most": MOST_PAYLOADS, "largest": LARGE}):
-            if not trees:
-                trees = {stream: Tree(paths) for stream, paths in read_paths(source).items()}
-            trees[row["stream"]].walk(decoded(row["body"] or row["bytes"]), row["digest"])
+            trees = trees or read_paths(source)
+            trees[row["stream"]].walk(_decoded(row["body"] or row["bytes"]), row["digest"])
     if not trees:
         return []
-    known = connection.execute(SELECT_ROWS, {"streams": list(trees), "days": DAYS}).fetchall()
-    rows = [
-        (stream, *row)
-        for stream, tree in trees.items()
-        for row in _rows(tree, [row for row in known if row["stream"] == stream])
-    ]
+    known: dict[str, list[Change]] = {stream: [] for stream in trees}
+    for row in _known(connection, trees):
+        known[row["stream"]].append(row)
+    rows = [(stream, *row) for stream, tree in trees.items() for row in _rows(tree, known[stream])]
     connection.execute(UPSERT_ROWS, [run.id, *(list(column) for column in zip(*rows, strict=True))])
     return [each for each in changes(connection, source) if each["run"] == run.id or each["what"] == "vanished path"]
 
 
-def read_paths(source: Source) -> dict[str, dict[Steps, Readers]]:
-    """The paths that SELECTs and contracts read and what holds these, by stream, each with its readers."""
+def read_paths(source: Source) -> dict[str, Tree]:
+    """The paths that SELECTs and contracts read, and what holds these, by stream."""
     from pipelines import columns  # sqlglot takes a while to import, and a landing of nothing new does not need it
 
-    result: dict[str, dict[Steps, Readers]] = {
-        source.streams[kind]: {steps: {} for steps in contract_paths(msgspec.inspect.type_info(contract))}
-        for kind, contract in source.contracts.items()
-    }
+    trees = {stream: Tree() for stream in source.streams.values()}
+    for kind, contract in source.contracts.items():
+        for steps in contract_paths(msgspec.inspect.type_info(contract)):
+            trees[source.streams[kind]].root.at(steps)
     for select in project.selects(source.name):
         found = columns.reads(source, select)
-        for kind, steps in found.paths:
+        for kind, steps in sorted(found.paths, key=str):
             for length in range(len(steps) + 1):
-                readers = result[source.streams[kind]].setdefault(steps[:length], {})
+                node = trees[source.streams[kind]].root.at(steps[:length])
+                named = node.readers.setdefault(f"sql/{select.file.address}.sql", {})
                 below = steps[max(0, length - 1) :]
                 is_row = EACH_ELEMENT in below or EACH_VALUE in below  # without it there is no row, and no NULL
-                named = readers.setdefault(f"sql/{select.file.address}.sql", {})
                 for name, is_null in found.columns.get((kind, steps), {}).items():
                     named[name] = named.get(name, True) and is_null and not is_row
-    return result
+    return trees
 
 
 def changes(connection: Connection, source: Source) -> list[Change]:
     """What changed after the first landing of each stream at paths that are read, and new unread keys; newest first."""
+    trees = read_paths(source)
+    readers = {(stream, node.path): node.readers for stream, tree in trees.items() for node in tree.root.nodes()}
     result: list[Change] = []
-    read = {
-        stream: {path_text(steps): readers for steps, readers in paths.items()}
-        for stream, paths in read_paths(source).items()
-    }
-    rows = connection.execute(SELECT_ROWS, {"streams": list(read), "days": DAYS}).fetchall()
-    for (stream, path), group in groupby(rows, lambda row: (row["stream"], row["path"])):
-        types = list(group)
-        if path in read[stream]:
-            found = _changed([row for row in types if row["type"] != UNREAD])
-            result += [each | {"effects": _effects(each, read[stream][path])} for each in found]
-        elif types[0]["type"] == UNREAD and types[0]["first_seq"] > types[0]["stream_first_seq"]:
-            result.append(_change("new key", types[0], "first", warns=False) | {"effects": []})
-    return sorted(result, key=lambda each: -each["publish_seq"])
+    for key, group in groupby(_known(connection, trees), lambda row: (row["stream"], row["path"])):
+        rows = list(group)
+        if key in readers:
+            result += _changed([row for row in rows if row["type"] not in (NULL, UNREAD)], readers[key])
+        elif rows[0]["type"] == UNREAD and rows[0]["first_seq"] > rows[0]["stream_first_seq"]:
+            result.append(rows[0] | {"what": "new key", "run": rows[0]["first_run"], "effects": [], "warns": False})
+    return sorted(result, key=lambda each: -each["first_seq"])
+
+
+def sentence(change: Change) -> str:
+    """A change and its effects in words."""
+    said = f"{change['what']} {change['path']} ({change['type']}) of {change['stream']}"
+    return ": ".join([said, *([". ".join(change["effects"])] if change["effects"] else [])])
+
+
+def _known(connection: Connection, trees: dict[str, Tree]) -> list[dict[str, Any]]:
+    return connection.execute(SELECT_ROWS, {"streams": list(trees), "days": DAYS}).fetchall()
 
 
 def _rows(tree: Tree, known: list[dict[str, Any]]) -> Iterator[tuple[str, str, int, int, bytes | None]]:
     """What the payloads of a landing add to the table: path, type, payloads that have it, of how many, a sample."""
     before = {(row["path"], row["type"]): row["of_payloads"] + row["lacking"] for row in known}
+    types_of: dict[str, set[str]] = {}
+    for path, kind in before.keys() | tree.payloads.keys():
+        types_of.setdefault(path, set()).add(kind)
     for path, of_payloads in tree.of_payloads.items():
-        types = {kind for at, kind in before.keys() | tree.payloads.keys() if at == path}
-        earlier = max((before.get((path, kind), 0) for kind in types), default=0) or sum(
-            row["payloads"] for row in known if row["path"] == tree.around.get(path) and row["type"] in CONTAINERS
-        )
+        types = (types_of.get(path, set()) - {UNREAD}) or {NULL}
+        earlier = max(before.get((path, kind), 0) for kind in types)
         for kind in types:
             key = path, kind
             total = of_payloads if key in before else of_payloads + earlier
@@ -130,59 +124,40 @@ def _rows(tree: Tree, known: list[dict[str, Any]]) -> Iterator[tuple[str, str, i
             yield key, UNREAD, 0, 0, keys[key]
 
 
-def _changed(types: list[dict[str, Any]]) -> Iterator[Change]:
+def _changed(types: list[dict[str, Any]], readers: Readers) -> Iterator[Change]:
     """The changes of one path, of whose types each has a row."""
     if not types:
         return
-    whole = max(types, key=lambda row: row["last_seq"]) | {
-        "type": ", ".join(row["type"] for row in types),
-        "payloads": sum(row["payloads"] for row in types),
-        "of_payloads": max(row["of_payloads"] for row in types),
-        "lacking": min(row["lacking"] for row in types),
-    }
-    if _has_vanished(whole):
-        yield _change("vanished path", whole, "last", warns=True)
+    payloads, of_payloads = sum(row["payloads"] for row in types), max(row["of_payloads"] for row in types)
+    lacking = min(row["lacking"] for row in types)
+    always = payloads >= of_payloads >= EXPECTED and lacking >= ALWAYS
+    if always or lacking * payloads >= EXPECTED * of_payloads > 0:
+        last = max(types, key=lambda row: row["last_seq"])
+        effects = [_effect(file, columns, lacking) for file, columns in readers.items()]
+        found = {"what": "vanished path", "run": last["last_run"], "effects": effects, "warns": True}
+        yield last | found | {"type": ", ".join(row["type"] for row in types), "lacking": lacking}
         return
-    first_seq = min(row["first_seq"] for row in types)
     for row in types:
-        if _has_vanished(row):
-            yield _change("vanished type", row, "last", warns=row["last_is_recent"])
-        elif row["first_seq"] > first_seq:
-            yield _change("new type", row, "first", warns=row["first_is_recent"])
+        if row["first_seq"] > min(row["first_seq"] for row in types):
+            effects = [_effect(file, columns, None) for file, columns in readers.items()]
+            yield row | {"what": "new type", "run": row["first_run"], "effects": effects, "warns": row["is_recent"]}
 
 
-def _has_vanished(row: dict[str, Any]) -> bool:
-    """Whether so many payloads lack it that it is no chance."""
-    if row["payloads"] >= row["of_payloads"] >= EXPECTED and row["lacking"] >= ALWAYS:
-        return True
-    return bool(row["lacking"] * row["payloads"] >= EXPECTED * row["of_payloads"] > 0)
+def _effect(file: str, columns: dict[str, bool], lacking: int | None) -> str:
+    """What a change does to the columns of a SELECT that depend on the path. lacking: payloads in which it is gone."""
+    nulls = [name for name, is_null in columns.items() if lacking and is_null]
+    others = [name for name in columns if name not in nulls] or (["which rows there are"] if not nulls else [])
+    said = [f"{', '.join(nulls)} {'is' if len(nulls) == 1 else 'are'} NULL in {lacking} of {lacking}"] if nulls else []
+    said += [f"{', '.join(others)} {'depends' if len(others) == 1 else 'depend'} on it"] if others else []
+    return f"{file}: {'; '.join(said)}"
 
 
-def _change(what: str, row: dict[str, Any], which: str, *, warns: bool) -> Change:
-    names = ("stream", "path", "type", "payloads", "of_payloads", "lacking", "payload_id")
-    share = min(1.0, round(row["payloads"] / row["of_payloads"], 4)) if row["of_payloads"] else None
-    run = {"run": row[f"{which}_run"], "publish_seq": row[f"{which}_seq"]}
-    return {"what": what, **{name: row[name] for name in names}, "share": share, **run, "warns": warns}
-
-
-def _effects(change: Change, readers: Readers) -> list[str]:
-    """What a change does to the columns that depend on the path, a sentence for each SELECT file."""
-    sentences = []
-    for file, columns in readers.items():
-        gone = change["what"] == "vanished path"
-        nulls = [name for name, is_null in columns.items() if gone and is_null]
-        others = [name for name in columns if name not in nulls]
-        of = f"{change['lacking']} of {change['lacking']}"
-        said = [f"{', '.join(nulls)} {'is' if len(nulls) == 1 else 'are'} NULL in {of}"] if nulls else []
-        said += [f"{', '.join(others)} {'depends' if len(others) == 1 else 'depend'} on it"] if others else []
-        sentences.append(f"{file}: {'; '.join(said) or 'which rows there are depends on it'}")
-    return sentences
-
-
-def sentence(change: Change) -> str:
-    """A change and its effects in words."""
-    said = f"{change['what']} {change['path']} ({change['type']}) of {change['stream']}"
-    return f"{said}: {'. '.join(change['effects'])}" if change["effects"] else said
+def _decoded(body: bytes | str) -> Any:
+    """The value of a JSON text, large numbers as floats; None, if it is not JSON or is nested too deep."""
+    try:
+        return json.loads(body, parse_int=float)
+    except (ValueError, RecursionError):
+        return None
 
 
 SELECT_SAMPLE = """
@@ -237,11 +212,11 @@ with runs as (
     from ops.fetch_runs
 )
 
-select d.stream, d.path, d.type, d.payloads, d.of_payloads, d.lacking, coalesce(d.payload_id::text, '') as payload_id,
-    d.first_run, d.last_run, f.publish_seq as first_seq, l.publish_seq as last_seq,
+select d.stream, d.path, d.type, d.payloads, d.of_payloads, d.share::float8, d.lacking,
+    coalesce(d.payload_id::text, '') as payload_id, d.first_run, d.last_run,
+    f.publish_seq as first_seq, l.publish_seq as last_seq,
     min(f.publish_seq) over (partition by d.stream) as stream_first_seq,
-    f.at > now() - make_interval(days => %(days)s) as first_is_recent,
-    l.at > now() - make_interval(days => %(days)s) as last_is_recent
+    f.at > now() - make_interval(days => %(days)s) as is_recent
 from ops.schema_drift d
 join runs f on f.fetch_run_id = d.first_run
 join runs l on l.fetch_run_id = d.last_run

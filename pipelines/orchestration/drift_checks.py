@@ -2,8 +2,8 @@
 
     ops.schema_drift ──changes──> a warning in the Dagster UI, with the SELECT and the columns that it concerns
 
-It warns of a path that vanished, for as long as it is gone, of a type that is new or vanished, for `schema_drift.DAYS`,
-and of a SELECT that cannot be followed. New keys that nothing reads are listed in the metadata, and the check passes.
+It warns of a path that vanished, for as long as it is gone, of a new type, for `schema_drift.DAYS`, and of a SELECT
+that cannot be followed. New keys that nothing reads are listed in the metadata, and the check passes.
 Belongs here: the check. Not here: what counts as drift (`pipelines.landing.schema_drift`).
 """
 

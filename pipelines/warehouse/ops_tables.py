@@ -22,9 +22,9 @@ from pipelines.warehouse.declare import Timestamp, created_column, limited_text,
 
 RUN_KINDS = ("land", "transform", "rebuild", "prune", "erase")
 RUN_STATUSES = ("pending", "in_progress", "completed", "failed", "partial_success")
-JSON_TYPES = ("boolean", "number", "string", "array", "object")
-UNREAD = "unread"
-"""The type of a path in ops.schema_drift that neither a SELECT nor a contract reads."""
+NULL, UNREAD = "null", "unread"
+"""The type of a path in ops.schema_drift that had no value yet, or that neither a SELECT nor a contract reads."""
+JSON_TYPES = (NULL, "boolean", "number", "string", "array", "object")
 
 
 def _count(name: str, comment: str) -> Column[object]:
@@ -183,7 +183,12 @@ schema_drift = Table(
     metadata,
     Column("stream", Text, primary_key=True, comment="domain/source, with its kind where it has several"),
     Column("path", Text, primary_key=True, comment="modelVersions[*].files[*].sizeKB; *: any key; $: the payload"),
-    Column("type", Text, primary_key=True, comment="JSON type of the value; unread: of a key that nothing reads"),
+    Column(
+        "type",
+        Text,
+        primary_key=True,
+        comment="JSON type of the value; null: none yet; unread: no SELECT reads the key",
+    ),
     one_of("type", (*JSON_TYPES, UNREAD)),
     Column(
         "first_run",
