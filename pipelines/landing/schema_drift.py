@@ -114,9 +114,8 @@ def _rows(tree: Tree, known: list[dict[str, Any]]) -> Iterator[tuple[str, str, i
         types = (types_of.get(path, set()) - {UNREAD}) or {NULL}
         earlier = max(before.get((path, kind), 0) for kind in types)
         for kind in types:
-            key = path, kind
-            total = of_payloads if key in before else of_payloads + earlier
-            yield path, kind, tree.payloads[key], total, tree.samples.get(key)
+            total = of_payloads if (path, kind) in before else of_payloads + earlier
+            yield path, kind, tree.payloads[path, kind], total, tree.samples.get((path, kind))
     unread = [_LAST_KEY.sub("", path) or "$" for path, kind in before if kind == UNREAD]
     for path, keys in tree.unread.items():
         new = [key for key in keys if (key, UNREAD) not in before]
