@@ -122,7 +122,7 @@ def upgrade() -> None:
             nullable=True,
             comment="Order in which runs were published; null = not published",
         ),
-        sa.Column("source_id", sa.UUID(), nullable=True, comment="Source; null = the run is of a whole domain"),
+        sa.Column("source_id", sa.UUID(), nullable=True, comment="Source; null = a whole domain"),
         sa.Column("stream", sa.Text(), nullable=False, comment="domain/source, or a domain"),
         sa.Column("kind", sa.Text(), nullable=False, comment="Kind of run"),
         sa.Column("asset_key", sa.Text(), nullable=False, comment="Dagster asset of the run"),

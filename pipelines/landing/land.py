@@ -130,7 +130,7 @@ class _Landing:
                     self.progress.unreadable.append(("", item.external_id))
             case Checkpoint():
                 self.progress.listings[item.listing] = dict(item.state)
-                self._flush(checkpoint=True)
+                self._flush(checkpoint=self.intake.mode == "live")  # no other run is resumed
                 self.bodies.wait()
             case Cursor():
                 self.cursors[item.listing] = dict(item.value)

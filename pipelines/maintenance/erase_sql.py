@@ -1,10 +1,12 @@
 """The SQL of `erasure`, in the order in which it runs.
 
     PREPARE: notes what belongs to the record, writes the erasure and a tombstone ──> the caller applies the tombstone
-    DELETE: removes everything noted
+    DELETE: removes everything noted, and counts what stays
 
 Parameters: run, source, stream, external_id.
 """
+
+from typing import LiteralString
 
 from psycopg import sql
 
@@ -82,7 +84,7 @@ PREPARE = (
     """,
 )
 
-DELETE: dict[str, str | sql.Composed] = {
+DELETE: dict[str, LiteralString | sql.Composed] = {
     "observations": "delete from staging.observations where record_id = ops.key(%(stream)s, %(external_id)s)",
     "reapplied_versions": """
         delete from staging.reapplied_versions a using erased_versions e where a.version_id = e.version_id
@@ -133,22 +135,11 @@ DELETE: dict[str, str | sql.Composed] = {
     },
     # Bodies that crashed landings left are deleted too, since nothing says which record they are of.
     "bodies": sql.SQL("delete from staging.payloads p where {}").format(stage_bodies.UNREFERENCED),
+    # These stay, because another record has the same.
+    "shared_bodies": "select distinct payload_id from erased_versions join staging.payloads using (payload_id)",
 }
 
 LIFT = """
 update staging.erasures set lifted_at = now()
 where record_id = ops.key(%(stream)s, %(external_id)s) and lifted_at is null
 """
-
-VACUUM = (
-    "staging.payloads",
-    "staging.versions",
-    "staging.reapplied_versions",
-    "staging.observations",
-    "staging.pending_rows",
-    "staging.arrivals",
-    "staging.rejects",
-    "staging.checkpoints",
-    "staging.quarantine",
-)
-"""The tables of which DELETE removes rows."""

@@ -33,8 +33,8 @@ from pipelines.orchestration.resources import Atlas
 from pipelines.project import SqlFile
 from pipelines.source import Payload, Source
 from pipelines.warehouse.database import Warehouse
+from tests.recordings import everything
 from tests.select_paths import paths_read, quoted_words, steps_of
-from tests.test_conformance import everything
 from tests.transform.test_change_set import Recorder, made
 
 __all__ = ["made"]
