@@ -380,7 +380,7 @@ def test_a_check_warns_of_a_type_beside_another_for_a_while(shaped: Watched) -> 
     shaped.land(models(more(2, tags=["night"], description="no null any more", cover="1")))
     assert checked(shaped)[0], "a first value after nulls, and a change of what no SELECT reads"
 
-    said = {"description": "some"}
+    said: Document = {"description": "some"}
     shaped.land(models([*more(3, tags=["night"], **said), *more(4, tags=[{"name": "night"}], **said)]))
     passed, warned, _ = checked(shaped)
     assert not passed
