@@ -205,11 +205,13 @@ select * from ops.trace where table_name = '{table}'
 
 
 def drift_table(changes: Sequence[Mapping[str, Any]]) -> str:
-    """New and vanished JSON paths and types as a Markdown table."""
-    lines = ["| what | stream | path | type | share | sample |", "|---|---|---|---|---|---|"]
+    """Changed JSON paths as a Markdown table."""
+    lines = ["| what | stream | path | type | share | effects | sample |", "|---|---|---|---|---|---|---|"]
     for each in changes[:MOST_CHANGES]:
         path = each["path"].replace("|", r"\|")
-        cells = [each["what"], each["stream"], f"`{path}`", each["type"], f"{each['share']:.1%}", each["payload_id"]]
+        share = "" if each["share"] is None else f"{each['share']:.1%}"
+        effects = "<br>".join(each["effects"])
+        cells = [each["what"], each["stream"], f"`{path}`", each["type"], share, effects, each["payload_id"]]
         lines.append(f"| {' | '.join(cells)} |")
     if len(changes) > MOST_CHANGES:
         lines.append(f"\n{len(changes) - MOST_CHANGES:,} more: `atlas drift`")
