@@ -3,8 +3,6 @@
 import base64
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from datetime import UTC, datetime
@@ -21,6 +19,7 @@ from pipelines.ledger import Run
 from pipelines.source import Payload, Source, Window
 from pipelines.transform.run import transform
 from pipelines.warehouse.database import Warehouse
+from tests import launcher
 
 DAY = "2026-11-01"
 DONE, USAGE, PARTIAL = 0, 2, 3
@@ -39,15 +38,9 @@ def rows(warehouse: Warehouse, query: str, parameters: Sequence[object] = ()) ->
 
 
 def atlas(warehouse: Warehouse, *words: object, code: int = DONE) -> str:
-    """Runs the real command; what it says, on both outputs if it ends otherwise than well."""
-    ended = subprocess.run(
-        [sys.executable, "-m", "pipelines.cli.main", *map(str, words)],
-        cwd=project.ROOT,
-        env=os.environ | {"DATABASE_URL": warehouse.conninfo},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    """Runs the command; what it says, on both outputs if it ends otherwise than well."""
+    environment = os.environ | {"DATABASE_URL": warehouse.conninfo}
+    ended = launcher.run(*words, folder=project.ROOT, environment=environment)
     assert ended.returncode == code, ended.stdout + ended.stderr
     assert "Traceback" not in ended.stderr
     return ended.stderr if code == USAGE else ended.stdout

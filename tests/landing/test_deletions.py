@@ -7,19 +7,24 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
+import msgspec
 import pytest
 from psycopg.rows import tuple_row
 
 from pipelines import ledger, project
+from pipelines.connectors import recording
+from pipelines.connectors.http import Client
 from pipelines.errors import SourceFault
-from pipelines.landing import land
+from pipelines.landing import extract, land
 from pipelines.landing.intake import GetRecord, Intake
 from pipelines.ledger import Run
-from pipelines.source import Checkpoint, FullScan, Item, Payload, Skipped, Source
+from pipelines.source import Checkpoint, FullScan, Item, Payload, Skipped, Source, Window
 from pipelines.transform.run import pending_partitions, transform
 from pipelines.warehouse.database import Warehouse
+from tests.hostile import Answer, Server
 
 DAYS = ("2026-11-01", "2026-11-02", "2026-11-03", "2026-11-04")
 ALL = FullScan("", responses=1)
@@ -249,6 +254,41 @@ def test_each_record_that_is_missing_is_looked_at_and_what_is_there_lands(
     assert (there(warehouse), gone(warehouse)) == (["b", "c", "d"], ["a"])
 
 
+@pytest.mark.parametrize(
+    "source", [each for each in project.sources().values() if each.get_record], ids=lambda each: each.stem
+)
+def test_a_record_of_which_the_source_answers_403_is_not_deleted(warehouse: Warehouse, source: Source) -> None:
+    """The operator refuses to say: the record may well exist."""
+    kind, contract = next(iter(source.contracts.items()))
+    days = recording.days(source)
+    with extract.open_intake(warehouse, source, Window(days[0]), "recorded") as intake:
+        known = [item for item in intake.items({}) if isinstance(item, Payload) and item.kind == kind][:2]
+    external_id = msgspec.json.decode(known[0].body, type=contract).external_id()
+    take_in(warehouse, source, known)
+    with Server(lambda _: Answer({"error": "no"}, 403)) as server, Client(source.name, server.url) as client:
+        assert source.get_record
+        run = take_in(
+            warehouse, source, [known[1], FullScan(kind, 1)], DAYS[1], get_record=partial(source.get_record, client)
+        )
+    assert (run.counts.deleted, external_id in there(warehouse)) == (0, True)
+    assert run.stats["notes"] == {"not deleted: the source refuses to answer for their ids": 1}
+
+
+def test_what_another_run_landed_while_the_listing_was_read_is_not_taken_for_gone(
+    warehouse: Warehouse, comfyui: Source
+) -> None:
+    """Also where its own time is long past."""
+
+    def items(_: Mapping[str, Any]) -> Iterator[Item]:
+        yield graph("a")
+        land.land_items(warehouse, comfyui, DAYS[0], [graph("new", version_at=at("2020-01-01")), graph("b")])
+        yield ALL
+
+    take_in(warehouse, comfyui, graphs("a"))
+    run = land.land_intake(warehouse, comfyui, DAYS[0], nullcontext(Intake(items, "live")))
+    assert (run.counts.deleted, there(warehouse)) == (0, ["a", "b", "new"])
+
+
 def test_a_look_that_fails_fails_the_run(warehouse: Warehouse, comfyui: Source) -> None:
     def get_record(kind: str, external_id: str) -> Payload | None:
         raise SourceFault("it is ill today")
@@ -330,7 +370,7 @@ def test_a_listing_of_some_ids_says_nothing_of_others(warehouse: Warehouse, comf
     """In the order of numbers, whatever day they came in."""
     take_in(warehouse, comfyui, graphs(["7", "9", "10", "11"]))
     take_in(warehouse, comfyui, graphs(["100", "30"]), DAYS[1])
-    run = take_in(warehouse, comfyui, [graph("11"), FullScan("", 1, id_range=(9, 100))], DAYS[2])
+    run = take_in(warehouse, comfyui, [graph("11"), FullScan("", 1, id_range=(10, 99))], DAYS[2])
     assert (run.counts.deleted, gone(warehouse)) == (2, ["10", "30"])
     assert there(warehouse) == ["100", "11", "7", "9"]
 

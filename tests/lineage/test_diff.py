@@ -10,11 +10,11 @@ from pipelines.ledger import Run
 from pipelines.lineage import rebuild, snapshots, time_travel
 from pipelines.transform.run import transform
 from pipelines.warehouse.database import Warehouse
-from tests.cli.test_cli import Atlas, atlas, words
+from tests.launcher import Atlas, words
 from tests.pasts import SEED, SEEDS, Files, World, files
 from tests.transform.test_change_set import DAYS, Recorder, any_image, rows
 
-__all__ = ["atlas", "files"]
+__all__ = ["files"]
 
 Rows = dict[tuple[str, str], dict[str, Any]]
 ENGINES_OWN = {"created_at", "updated_at"}
@@ -118,7 +118,7 @@ def test_the_command_prints_rows_and_cells(told: Recorder, atlas: Atlas) -> None
     second = transform(told.warehouse, told.source, DAYS[0])
     shown = words(atlas("diff", first.id, second.id).stdout)
     assert "changed catalog.models" in shown and "(payload told of 1)" in shown and "name: heron → otter" in shown
-    assert "1 rows differ" in shown
+    assert "1 differing row" in shown
     (each,) = json.loads(atlas("diff", first.id, second.id, "--json", "--table", "catalog.models").stdout)
     assert each["cells"]["name"] == ["heron", "otter"]
     assert json.loads(atlas("diff", first.id, second.id, "--json", "--table", "catalog.tags").stdout) == []

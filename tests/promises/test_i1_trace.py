@@ -25,12 +25,11 @@ from pipelines.warehouse.database import Connection, Warehouse
 from pipelines.warehouse.declare import metadata
 from pipelines.warehouse.table_spec import TableSpec
 from pipelines.warehouse.trace_view import trace_query
-from tests.cli.test_cli import FAILED, USAGE, Atlas, atlas, words
+from tests.launcher import FAILED, USAGE, Atlas, words
 from tests.test_readme import load_recordings
 
 project.load_tables()
 SHAPES = {table.fullname: TableSpec(table) for table in metadata.sorted_tables if table.schema in project.domains()}
-__all__ = ["atlas"]
 
 
 @pytest.fixture(scope="module")

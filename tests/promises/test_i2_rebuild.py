@@ -18,11 +18,11 @@ from pipelines.transform.run import pending_partitions, transform
 from pipelines.warehouse.database import Warehouse
 from pipelines.warehouse.declare import metadata
 from pipelines.warehouse.table_spec import TableSpec
-from tests.cli.test_cli import PARTIAL, Atlas, atlas, words
+from tests.launcher import PARTIAL, Atlas, words
 from tests.pasts import SEED, SEEDS, Files, World, files, tables
 from tests.transform.test_change_set import DAYS, any_model, rows
 
-__all__ = ["atlas", "files"]
+__all__ = ["files"]
 
 
 def differing(warehouse: Warehouse, workers: int = 2) -> dict[str, TableComparison]:

@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -155,20 +156,31 @@ def test_a_transform_that_fails_at_its_end_shows_nothing(warehouse: Warehouse, c
         assert reader.sights == [whole(1)]
 
 
+WAITING = """
+select from pg_locks l join pg_database d on d.oid = l.database
+where d.datname = current_database() and l.relation = 'catalog.images'::regclass and not l.granted
+"""
+
+
 def test_a_transform_that_is_killed_shows_nothing(warehouse: Warehouse, civitai: Source) -> None:
     """When models and versions are written, and images are not yet committed."""
     take(warehouse, civitai, 1)
     land(warehouse, civitai, 2)
     with watched(warehouse) as readers:
-        ended = subprocess.run(
-            [sys.executable, "-m", "pipelines.cli.main", "transform", "catalog/civitai"],
-            cwd=project.ROOT,
-            env=os.environ | {"DATABASE_URL": warehouse.conninfo, "ATLAS_FAILPOINT": "write.merged.images=kill"},
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE_S,
-        )
-        assert ended.returncode == -9, ended.stdout + ended.stderr
+        with warehouse.connect() as connection, connection.transaction():
+            connection.execute("lock table catalog.images in share mode")
+            process = subprocess.Popen(
+                [sys.executable, "-m", "pipelines.cli.main", "transform", "catalog/civitai"],
+                cwd=project.ROOT,
+                env=os.environ | {"DATABASE_URL": warehouse.conninfo},
+            )
+            deadline = time.monotonic() + PATIENCE_S
+            while not connection.execute(WAITING).rowcount:
+                assert process.poll() is None
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            process.kill()
+            process.wait()
         for reader in readers:
             reader.look_again()
         transform(warehouse, civitai, DAY)

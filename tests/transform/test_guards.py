@@ -16,11 +16,11 @@ from pipelines.lineage import rebuild
 from pipelines.maintenance import erasure
 from pipelines.transform.run import pending_partitions, transform
 from pipelines.warehouse.database import Warehouse
-from tests.cli.test_cli import FAILED, Atlas, atlas, words
+from tests.launcher import FAILED, Atlas, words
 from tests.pasts import Files, files
 from tests.transform.test_change_set import DAYS, START, Recorder, payload, rows, shown
 
-__all__ = ["atlas", "files"]
+__all__ = ["files"]
 
 Json = dict[str, Any]
 
