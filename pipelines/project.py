@@ -144,7 +144,8 @@ def find_sources(names: list[str]) -> list[Source]:
 def selects(source: str) -> tuple[Select, ...]:
     """The SELECT files of a source, referenced tables first. Raises AtlasError for a file without a table."""
     load_tables()
-    files = {f"{path.parent.parent.name}.{path.stem}": path for path in (SQL / source).glob("*.sql")}
+    domain = source.split("/")[0]
+    files = {f"{domain}.{path.stem}": path for path in (SQL / source).glob("*.sql")}
     unknown = files.keys() - metadata.tables.keys()
     if unknown:
         raise AtlasError(f"{files[min(unknown)].relative_to(ROOT)} fills no table: {min(unknown)} is not declared")

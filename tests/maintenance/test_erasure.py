@@ -330,18 +330,7 @@ def test_drift_paths_that_it_alone_had_are_deleted(warehouse: Warehouse, made: S
     told.transform()
     paths = "select path from ops.schema_drift where path ~ 'geheimnis|otter' order by 1"
     said = "select distinct d ->> 'path' from ops.fetch_runs, jsonb_array_elements(stats -> 'drift') d order by 1"
-    assert (
-        shown(warehouse, paths)
-        == [
-            "geheimnis",
-            "geheimnis.*",
-            "geheimnis.otter",
-            "geheimnis.otter[*]",
-            "geheimnis.otter[*].otter",
-            "otter",
-        ]
-        == shown(warehouse, said)
-    )
+    assert shown(warehouse, paths) == ["geheimnis", "otter"] == shown(warehouse, said)
     erasure.erase(warehouse, made, made.name, "b")
     assert shown(warehouse, paths) == shown(warehouse, said) == ["otter"]
 
