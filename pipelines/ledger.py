@@ -6,7 +6,6 @@
 
 A run is closed in the transaction that publishes its data, so the ledger and the tables cannot disagree. Each process
 holds an advisory lock on the id of its run; a lock that another session can acquire means that the process is gone.
-Belongs here: rows of `ops.fetch_runs` and `ops.sources`. Not here: the work of a run.
 """
 
 from collections.abc import Callable, Iterator
@@ -130,8 +129,15 @@ def open_run(
         with connection.transaction():
             if isinstance(subject, Source):
                 _upsert_source(connection, subject)
-            values = [name, name, kind, name, partition, dagster_run_id, code_version]
-            row = connection.execute(INSERT_RUN, values).fetchone()
+            row = connection.execute(
+                """
+                insert into ops.fetch_runs
+                    (source_id, stream, kind, asset_key, partition_key, dagster_run_id, status, code_version)
+                select (select source_id from ops.sources where name = %s), %s, %s, %s, %s, %s, 'in_progress', %s
+                returning fetch_run_id
+                """,
+                [name, name, kind, name, partition, dagster_run_id, code_version],
+            ).fetchone()
             assert row is not None
             locks.acquire(connection, locks.run(row["fetch_run_id"]))
         run = Run(row["fetch_run_id"], name, kind, partition, connection, notify)
@@ -204,12 +210,6 @@ def close_dead_runs(warehouse: Warehouse) -> list[UUID]:
 
 
 DIED = "the process ended before it closed the run; the next run resumes after its last checkpoint, or starts over"
-
-INSERT_RUN = """
-insert into ops.fetch_runs (source_id, stream, kind, asset_key, partition_key, dagster_run_id, status, code_version)
-select (select source_id from ops.sources where name = %s), %s, %s, %s, %s, %s, 'in_progress', %s
-returning fetch_run_id
-"""
 
 DELETE_UNRESUMED = """
 delete from staging.{}

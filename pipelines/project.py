@@ -73,9 +73,9 @@ def domains() -> list[str]:
 @cache
 def load_tables() -> None:
     """Declares the tables, functions and views of the engine, the tables of every domain, and the marts."""
-    from pipelines.warehouse import functions, ops_tables, staging_tables, staging_views, trace_view
+    from pipelines.warehouse import functions, ops_tables, staging_tables, trace_view
 
-    _ = ops_tables, staging_tables, functions, staging_views  # each declares on import
+    _ = ops_tables, staging_tables, functions  # each declares on import
     for domain in domains():
         importlib.import_module(f"assets.{domain}.tables")
     trace_view.declare()

@@ -4,7 +4,7 @@
     rejected rows ──transform──> entries of stage transform    (one a record, table, key and constraint)
 
 An entry that is seen again is only counted. It is closed when its record lands or its row is accepted, and opened again
-if the fault returns. Belongs here: writing and reading entries. Not here: validation (`landing`, `transform`).
+if the fault returns. Not here: validation (`landing`, `transform`).
 """
 
 from collections.abc import Sequence

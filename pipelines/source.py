@@ -2,9 +2,8 @@
 
     @source(...) def fetch(client, window) ──> Payload, Skipped, Checkpoint, Cursor, FullScan ──> landing
 
-A connector is a module `assets/<domain>/<source>.py` with one generator under `@source`. The module's path is the name
-of the source. The generator reads from a `Client` (HTTP) or a `Path` (a folder). Belongs here: types that connectors
-and the engine share. Not here: reading (`connectors`), writing (`landing`).
+A connector is a module `assets/<domain>/<source>.py` with one generator under `@source`, which reads from a `Client`
+(HTTP) or a `Path` (a folder). Not here: reading (`connectors`), writing (`landing`).
 """
 
 import hashlib
@@ -214,11 +213,9 @@ class source(SourceOptions):
 def _code_version(module: ModuleType) -> str:
     """A digest of a connector and of the modules `_<helper>.py` of its folder that it imports."""
     helpers = {
-        value.__name__: value
+        str(value.__file__)
         for value in vars(module).values()
         if isinstance(value, ModuleType) and value.__name__.startswith(f"{module.__package__}._")
     }
-    digest = hashlib.sha256()
-    for each in (module, *(helpers[name] for name in sorted(helpers))):
-        digest.update(Path(str(each.__file__)).read_bytes())
-    return digest.hexdigest()[:16]
+    files = [str(module.__file__), *sorted(helpers)]
+    return hashlib.sha256(b"".join(Path(file).read_bytes() for file in files)).hexdigest()[:16]

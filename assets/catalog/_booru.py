@@ -8,7 +8,7 @@ Both serve the same parameters (danbooru.donmai.us/wiki_pages/help:api, e621.net
 Belongs here: what is the same on both sites. Not here: their contracts and page types.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -18,7 +18,7 @@ import msgspec
 from pipelines.connectors.http import Client
 from pipelines.connectors.listing import Incremental, Listing
 from pipelines.connectors.pagination import BeforeIdPaginator, PageNumberPaginator, Position, RecordHead
-from pipelines.source import AwareDatetime, Contract, Payload, Window
+from pipelines.source import AwareDatetime, Contract, Item, Payload, Window
 
 MAX_ID = 2**31 - 1
 """Higher than any id or change_seq: a listing by id starts below it. With it as `start`, an increment without a cursor
@@ -81,6 +81,17 @@ class Site:
     last_page: int
     head: type[RecordHead]
     changes: Incremental
+
+    def items(self, client: Client, window: Window, *, created: bool = False) -> Iterator[Item]:
+        """Posts and tags that are new today; the posts of a past day, or in a full refresh those of 30 days.
+
+        created: also read the posts of today by id.
+        """
+        if window.current:
+            yield from self.changed_posts(client, window).items()
+            yield from self.newest_tags(client, window).items()
+        if created or window.full_refresh or not window.current:
+            yield from self.created_posts(client, window).items()
 
     def changed_posts(self, client: Client, window: Window) -> Listing[Any]:
         """Posts by their last change. A full refresh too reads only new changes here."""

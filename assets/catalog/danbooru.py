@@ -98,8 +98,4 @@ def fetch(client: Client, window: Window) -> Iterator[Item]:
         head=ByChange,
         changes=Incremental(overlap=timedelta(minutes=10), start=window.start),
     )
-    if window.current:
-        yield from site.changed_posts(client, window).items()
-        yield from site.newest_tags(client, window).items()
-    if window.full_refresh or not window.current:
-        yield from site.created_posts(client, window).items()
+    yield from site.items(client, window)

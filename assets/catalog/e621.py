@@ -124,8 +124,4 @@ def fetch(client: Client, window: Window) -> Iterator[Item]:
         head=ByChange,
         changes=Incremental(overlap=1000, start=_booru.MAX_ID),
     )
-    if window.current:
-        yield from site.changed_posts(client, window).items()
-        yield from site.newest_tags(client, window).items()
-    if window.full_refresh or not window.current or "posts" not in window.cursors:
-        yield from site.created_posts(client, window).items()
+    yield from site.items(client, window, created="posts" not in window.cursors)

@@ -4,8 +4,8 @@
                        └── 429, 5xx, connection error, cut or invalid JSON: retried, with growing pauses
 
 A response that stays bad, or any other status, raises an error; it is never an empty page. Only the path and query of
-a link are followed, so a page cannot send the client, or its token, to another host. Belongs here: requests and
-responses. Not here: the next page (`pagination`), waiting for a slot (`rate_limit`).
+a link are followed, so a page cannot send the client, or its token, to another host. Not here: the next page
+(`pagination`), waiting for a slot (`rate_limit`).
 """
 
 import logging

@@ -4,8 +4,7 @@
                                    Cursor, FullScan      after the last page
 
 The state of a listing is plain data, kept with the pages that were landed, so a run continues where another broke off.
-Belongs here: where a listing begins and ends, and what that proves. Not here: the order of pages (`pagination`),
-requests (`http`), what a record means (`assets`).
+Not here: the order of pages (`pagination`), requests (`http`), what a record means (`assets`).
 """
 
 from collections import deque

@@ -1,7 +1,6 @@
 """Walks a folder that is a source: the files by name, and the symbolic links out of it.
 
-No file is opened, and no link to a folder is followed. Belongs here: names and links. Not here: the content of a file
-(`assets`).
+No link to a folder is followed, and no file is opened: what is in it is for `assets`.
 """
 
 import hashlib

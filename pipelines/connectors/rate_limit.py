@@ -2,9 +2,8 @@
 
     slot() ──advisory lock of the host──> wait until next_request_at and blocked_until ──> request ──> next_request_at
 
-`ops.rate_limits` holds for each host when the next request may be sent and until when the host is blocked. The lock is
-held from reading these times to the end of the response, so every run knows of a Retry-After that another received
-before it sends its next request. All times are the database's. Belongs here: waiting. Not here: requests (`http`).
+`ops.rate_limits` holds both times of each host, by the clock of the database. The lock is held from reading them to the
+end of the response, so every run knows of a Retry-After that another received before it sends its next request.
 """
 
 import time
@@ -18,7 +17,6 @@ from pipelines.warehouse.database import Connection
 
 MAX_WAIT_S = 120.0
 """A host that blocks requests for longer ends the run; the next run continues it."""
-
 
 DELAY_NEXT_REQUEST = """
 update ops.rate_limits set next_request_at = clock_timestamp() + make_interval(secs => %s) where host = %s

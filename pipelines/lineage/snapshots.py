@@ -3,7 +3,7 @@
     staging.effective_versions_after(publish_seq), ops.sql ──> versions, each with its SELECT files
 
 Runs are ordered by `publish_seq`, the number that a run draws when it publishes. Belongs here: reading history. Not
-here: which versions are effective (`warehouse.staging_views`), filling tables from them (`shadow_schema`).
+here: which versions are effective (`warehouse.functions`), filling tables from them (`shadow_schema`).
 """
 
 from dataclasses import dataclass

@@ -4,7 +4,7 @@
 
 A rebuild starts with given versions instead, and its change set is complete: it is never extended. Belongs here: which
 versions and observations are read, with which counters. Not: what makes a version pending or effective
-(`warehouse.staging_views`), which records depend on a change (`dependents`), what is done with the rows (`apply`).
+(`warehouse.functions`), which records depend on a change (`dependents`), what is done with the rows (`apply`).
 """
 
 from collections.abc import Sequence

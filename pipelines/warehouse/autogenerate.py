@@ -31,11 +31,6 @@ from pipelines.warehouse.database import Warehouse
 ID_LENGTH = 32
 """Length of alembic_version.version_num."""
 
-CHECK_TEXTS = """
-select distinct pg_get_constraintdef(oid) from pg_constraint
-where conname = :name and conrelid in (cast('check_texts' as regclass), cast(:table as regclass))
-"""
-
 
 def write(warehouse: Warehouse, message: str) -> Path | None:
     """Writes the migration that brings the database to the declarations; None if they are equal.
@@ -153,7 +148,9 @@ class Implementation(PostgresqlImpl):
                 connection.exec_driver_sql(
                     f"alter table check_texts add constraint {prepare.quote(name)} check ({condition})"
                 )
-                texts = connection.scalars(text(CHECK_TEXTS), {"name": name, "table": table}).all()
+                query = "select distinct pg_get_constraintdef(oid) from pg_constraint where conname = :name and "
+                query += "conrelid in (cast('check_texts' as regclass), cast(:table as regclass))"
+                texts = connection.scalars(text(query), {"name": name, "table": table}).all()
             except ProgrammingError:
                 texts = []
             savepoint.rollback()

@@ -3,10 +3,8 @@
 Two file locks decide who starts and stops it; the kernel releases them when a process ends, however it ends. Users hold
 `postgres.lock` shared: a user that leaves and then gets it exclusively was the last one, and stops the server. Who gets
 `postgres.alive.lock` may start the server, whose processes inherit it: while it is free, no server lives, and every pid
-file is stale. A server whose last user was killed runs on, until another user comes and leaves.
-
-The server listens on a Unix socket alone, in a private folder. Under root, which PostgreSQL refuses, it runs as the
-owner of the data. Belongs here: its folders, start and stop. Not here: connections and databases (`database`).
+file is stale. A server whose last user was killed runs on, until another user comes and leaves. Under root, which
+PostgreSQL refuses, it runs as the owner of the data. Not here: connections and databases (`database`).
 """
 
 import fcntl

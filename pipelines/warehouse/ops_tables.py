@@ -1,19 +1,7 @@
 """Tables of `ops`: sources, the ledger of runs, SELECT texts, rate limits, table digests, objects, schema drift."""
 
 import sqlalchemy
-from sqlalchemy import (
-    BigInteger,
-    Boolean,
-    CheckConstraint,
-    Column,
-    Computed,
-    ForeignKey,
-    Identity,
-    Index,
-    Numeric,
-    Text,
-    text,
-)
+from sqlalchemy import BigInteger, Boolean, CheckConstraint, Column, ForeignKey, Identity, Index, Text, text
 from sqlalchemy.dialects.postgresql import JSONB, UUID
 
 from pipelines.warehouse.declare import (
@@ -145,8 +133,7 @@ schema_drift = table(
     _count("lacking", "Inspected payloads since, which have that and lack this"),
     Column(
         "share",
-        Numeric,
-        Computed("round(least(payloads, of_payloads) / nullif(of_payloads, 0)::numeric, 4)", persisted=True),
+        sqlalchemy.Computed("round(least(payloads, of_payloads) / nullif(of_payloads, 0)::numeric, 4)", persisted=True),
         comment="payloads / of_payloads, at most 1",
     ),
     Column("payload_id", UUID, comment="First payload that contains it; may be deleted since"),

@@ -1,18 +1,7 @@
 """Tables of `staging`: payloads, versions, observations, pending rows, landings in progress, erasures, quarantine."""
 
-from sqlalchemy import (
-    BigInteger,
-    Boolean,
-    CheckConstraint,
-    Column,
-    ForeignKey,
-    Identity,
-    Index,
-    LargeBinary,
-    Text,
-    text,
-)
-from sqlalchemy.dialects.postgresql import ARRAY, JSONB, UUID
+from sqlalchemy import BigInteger, Boolean, CheckConstraint, Column, ForeignKey, Identity, Index, Text, text
+from sqlalchemy.dialects.postgresql import ARRAY, BYTEA, JSONB, UUID
 
 from pipelines.warehouse.declare import Timestamp, defaulted, one_of, run_column, table
 
@@ -25,11 +14,11 @@ payloads = table(
     "staging.payloads",
     Column("payload_id", UUID, primary_key=True, server_default=text("uuidv7()"), comment="UUID v7: grows with time"),
     run_column("fetch_run_id", "Run that wrote the body", nullable=False),
-    Column("digest", LargeBinary, nullable=False, comment="sha256 of the bytes as received, without volatile fields"),
+    Column("digest", BYTEA, nullable=False, comment="sha256 of the bytes as received, without volatile fields"),
     Column("body", JSONB, nullable=False, comment="The payload as the source sent it"),
-    Column("original", LargeBinary, comment="The exact bytes, where jsonb cannot represent the same value"),
+    Column("original", BYTEA, comment="The exact bytes, where jsonb cannot represent the same value"),
     Column("repairs", ARRAY(Text), comment="What was changed in body, where original is kept"),
-    Column("counters_digest", LargeBinary, comment="sha256 of the volatile fields in body; null = it has none"),
+    Column("counters_digest", BYTEA, comment="sha256 of the volatile fields in body; null = it has none"),
     Index(None, "digest", postgresql_using="hash"),
     comment="One row per body, append-only; a body that no version refers to is invisible",
 )
@@ -41,7 +30,7 @@ versions = table(
     Column("external_id", Text, nullable=False, comment="The source's own id of the record"),
     Column("record_id", UUID, nullable=False, index=True, comment="ops.key(stream, external_id)"),
     Column("payload_id", UUID, ForeignKey("staging.payloads.payload_id"), index=True, comment="Body; null = tombstone"),
-    Column("digest", LargeBinary, comment="sha256 of the bytes as received, without volatile fields"),
+    Column("digest", BYTEA, comment="sha256 of the bytes as received, without volatile fields"),
     Column("version_at", Timestamp, nullable=False, comment="Modification time by the source, else fetched_at"),
     Column("fetched_at", Timestamp, nullable=False, comment="When the payload was received"),
     Column("confirmed_at", Timestamp, comment="When it was received again last, to the day; null = it was not"),
@@ -78,7 +67,7 @@ observations = table(
     Column("observation_id", BigInteger, Identity(always=True), primary_key=True, comment="Order of arrival"),
     Column("stream", Text, nullable=False, comment="domain/source, or domain/source.kind"),
     Column("record_id", UUID, nullable=False, comment="ops.key(stream, external_id)"),
-    Column("digest", LargeBinary, nullable=False, comment="sha256 of the volatile fields as received"),
+    Column("digest", BYTEA, nullable=False, comment="sha256 of the volatile fields as received"),
     Column("counters", JSONB, nullable=False, comment="The volatile fields of a payload, in its structure"),
     Column("paths", JSONB, nullable=False, comment="Paths of the volatile fields in the payload"),
     Column("observed_at", Timestamp, nullable=False, comment="When the values were received; no two at one time"),
@@ -113,11 +102,11 @@ arrivals = table(
     Column("sequence", BigInteger, nullable=False, comment="Order received"),
     Column("stream", Text, nullable=False, comment="domain/source, or domain/source.kind"),
     Column("external_id", Text, nullable=False, comment="The source's own id of the record"),
-    Column("digest", LargeBinary, nullable=False, comment="sha256 of the bytes as received, without volatile fields"),
+    Column("digest", BYTEA, nullable=False, comment="sha256 of the bytes as received, without volatile fields"),
     Column("version_at", Timestamp, nullable=False, comment="Modification time by the source, else fetched_at"),
     Column("fetched_at", Timestamp, nullable=False, comment="When the payload was received"),
     Column("request", Text, nullable=False, comment="URL without secrets, or file:line"),
-    Column("counters_digest", LargeBinary, comment="sha256 of the volatile fields"),
+    Column("counters_digest", BYTEA, comment="sha256 of the volatile fields"),
     Column("counters", JSONB, comment="The volatile fields of the payload"),
     Column("paths", JSONB, comment="Paths of the volatile fields in the payload"),
     prefixes=UNLOGGED,
@@ -129,8 +118,8 @@ rejects = table(
     Column("fetch_run_id", UUID, nullable=False, index=True, comment="Landing in progress or interrupted"),
     Column("place", BigInteger, Identity(always=True), comment="Order received"),
     Column("stream", Text, nullable=False, comment="domain/source, or domain/source.kind"),
-    Column("bytes", LargeBinary, nullable=False, comment="The payload exactly as received"),
-    Column("digest", LargeBinary, nullable=False, comment="sha256 of bytes"),
+    Column("bytes", BYTEA, nullable=False, comment="The payload exactly as received"),
+    Column("digest", BYTEA, nullable=False, comment="sha256 of bytes"),
     Column("request", Text, nullable=False, comment="URL without secrets, or file:line"),
     Column("external_id", Text, comment="The source's own id, if it can be read"),
     Column("reason", Text, nullable=False, comment="Reason code"),
@@ -154,7 +143,7 @@ erasures = table(
     run_column("fetch_run_id", "Run that erased it", primary_key=True),
     Column("stream", Text, nullable=False, comment="domain/source, or domain/source.kind"),
     Column("record_id", UUID, nullable=False, comment="ops.key(stream, external_id); the external id is not kept"),
-    Column("digest", LargeBinary, nullable=False, comment="sha256 of the digests of its versions, in their order"),
+    Column("digest", BYTEA, nullable=False, comment="sha256 of the digests of its versions, in their order"),
     defaulted("erased_at", Timestamp, "now()", "When it was erased"),
     Column("lifted_at", Timestamp, comment="When landing it was allowed again; null = it is not"),
     Index("erasures_effective_key", "record_id", unique=True, postgresql_where=text("lifted_at is null")),
@@ -175,8 +164,8 @@ quarantine = table(
     Column("detail", Text, nullable=False, comment="The reason in words"),
     Column("path", Text, comment="JSON path of the invalid value"),
     Column("byte_offset", BigInteger, comment="Byte at which the JSON syntax is wrong"),
-    Column("digest", LargeBinary, comment="sha256 of bytes"),
-    Column("bytes", LargeBinary, comment="The payload exactly as received"),
+    Column("digest", BYTEA, comment="sha256 of bytes"),
+    Column("bytes", BYTEA, comment="The payload exactly as received"),
     Column("table_name", Text, comment="Table of the row"),
     Column("row_key", Text, comment="Key of the row"),
     Column("constraint_name", Text, comment="Constraint or column that the row violates"),
