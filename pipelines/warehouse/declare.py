@@ -1,9 +1,8 @@
 """What tables are declared with: one `metadata`, its naming convention, and columns and constraints that recur.
 
-Tables of `ops` and `staging` are declared in `ops_tables` and `staging_tables`, those of a domain in
-`assets/<domain>/tables.py`. The engine reads from a declaration all that it needs to know of a table: the key, whether
-a record owns its rows (`record_id`) or they are shared, the audit columns, and every constraint.
-Belongs here: helpers for declarations. Not here: tables.
+The engine reads from a declaration all that it needs to know of a table: the key, whether a record owns its rows
+(`record_id`) or they are shared, the audit columns, and every constraint. Not here: tables (`ops_tables`,
+`staging_tables`, `assets/<domain>/tables.py`).
 """
 
 from collections.abc import Sequence

@@ -16,8 +16,6 @@ One exception: `retention` locks several domains, always in the order of their n
 PostgreSQL releases a lock with the session or the transaction that holds it: a killed process leaves none.
 """
 
-from typing import LiteralString
-
 from pipelines.warehouse.database import Connection
 
 DAGSTER_SERVICES = "dagster services"
@@ -49,12 +47,14 @@ def acquire_for_transaction(connection: Connection, name: str) -> None:
 
 def try_acquire(connection: Connection, name: str) -> bool:
     """As `acquire`, without waiting; returns whether the lock was free."""
-    return _acquired(connection, "select pg_try_advisory_lock(hashtextextended(%s, 0)) as acquired", name)
+    row = connection.execute("select pg_try_advisory_lock(hashtextextended(%s, 0)) as acquired", [name]).fetchone()
+    return bool(row and row["acquired"])
 
 
 def try_acquire_for_transaction(connection: Connection, name: str) -> bool:
     """As `acquire_for_transaction`, without waiting; returns whether the lock was free."""
-    return _acquired(connection, "select pg_try_advisory_xact_lock(hashtextextended(%s, 0)) as acquired", name)
+    row = connection.execute("select pg_try_advisory_xact_lock(hashtextextended(%s, 0)) as acquired", [name]).fetchone()
+    return bool(row and row["acquired"])
 
 
 def release(connection: Connection, name: str) -> None:
@@ -63,8 +63,3 @@ def release(connection: Connection, name: str) -> None:
 
 def release_shared(connection: Connection, name: str) -> None:
     connection.execute("select pg_advisory_unlock_shared(hashtextextended(%s, 0))", [name])
-
-
-def _acquired(connection: Connection, statement: LiteralString, name: str) -> bool:
-    row = connection.execute(statement, [name]).fetchone()
-    return bool(row and row["acquired"])

@@ -25,6 +25,8 @@ from pipelines.warehouse.database import Warehouse
 from pipelines.warehouse.objects import SqlObject
 
 PYPROJECT = Path(__file__).resolve().parents[2] / "pyproject.toml"
+DEPENDENTS = psycopg.errors.DependentObjectsStillExist, psycopg.errors.FeatureNotSupported
+"""What PostgreSQL raises where other objects depend on one that has to be dropped or altered."""
 
 
 def config(connection: Connection | None = None) -> Config:
@@ -90,7 +92,13 @@ def migrate(warehouse: Warehouse, declared: Sequence[SqlObject]) -> list[str]:
                 command.upgrade(config(connection), "head")
                 objects.create(driver, declared)
     except (psycopg.Error, DBAPIError) as error:
-        raise _dependents(error) or error from None
+        cause = error.orig if isinstance(error, DBAPIError) else error
+        if not isinstance(cause, DEPENDENTS) or not cause.diag.message_detail:
+            raise
+        raise AtlasError(
+            f"The migration failed: {cause.diag.message_primary}: {'; '.join(cause.diag.message_detail.splitlines())}. "
+            "Drop what depends on it, then run: atlas db migrate"
+        ) from None
     return steps
 
 
@@ -105,16 +113,3 @@ def ensure(warehouse: Warehouse, declared: Sequence[SqlObject]) -> list[str]:
     warehouse.create_database(warehouse.database)
     warehouse.create_database(str(warehouse.dagster_url.database))
     return migrate(warehouse, declared)
-
-
-def _dependents(error: psycopg.Error | DBAPIError) -> AtlasError | None:
-    """The error that names which objects depend on one that has to be dropped or altered, if this was the cause."""
-    cause = error.orig if isinstance(error, DBAPIError) else error
-    if not isinstance(cause, psycopg.errors.DependentObjectsStillExist | psycopg.errors.FeatureNotSupported):
-        return None
-    if not cause.diag.message_detail:
-        return None
-    return AtlasError(
-        f"The migration failed: {cause.diag.message_primary}: {'; '.join(cause.diag.message_detail.splitlines())}. "
-        "Drop what depends on it, then run: atlas db migrate"
-    )

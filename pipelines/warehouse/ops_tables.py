@@ -133,6 +133,7 @@ schema_drift = table(
     _count("lacking", "Inspected payloads since, which have that and lack this"),
     Column(
         "share",
+        sqlalchemy.Numeric,
         sqlalchemy.Computed("round(least(payloads, of_payloads) / nullif(of_payloads, 0)::numeric, 4)", persisted=True),
         comment="payloads / of_payloads, at most 1",
     ),

@@ -1,8 +1,7 @@
 """What the engine reads from the declaration of a table: key, columns, constraints, kind, and SQL made from them.
 
 Rows are *owned* if they follow a record (`record_id`), and *shared* if they live as long as a row refers to them.
-Belongs here: what follows from the declaration of any table. Not: what SELECT files yield for it
-(`transform.incoming`), statements that write (`transform.merge_sql`).
+Not here: what SELECT files yield for a table (`transform.incoming`), statements that write (`transform.merge_sql`).
 """
 
 from collections.abc import Sequence
