@@ -21,6 +21,7 @@ from pipelines import project
 from pipelines.source import Source
 from pipelines.warehouse import embedded, migrate
 from pipelines.warehouse.database import Warehouse
+from tests import toy_project
 
 SHARED_DATA = project.ROOT.parent / "shared" / "data"
 TEMPLATE = "template_of_tests"
@@ -30,6 +31,7 @@ ROOM_BYTES = 8 * 1024**3
 for name in [name for name in os.environ if name.startswith("ATLAS_") or name in {"DATABASE_URL", "DAGSTER_HOME"}]:
     del os.environ[name]
 os.environ["DAGSTER_DISABLE_TELEMETRY"] = "1"
+os.environ["PYTHONPATH"] = str(project.ROOT)  # of processes that begin in another folder, such as the toy project
 os.environ["FAULTS_SEED"] = os.environ.get("FAULTS_SEED") or str(random.randrange(1 << 32))  # all workers have this one
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as of a shell's background; what tests start would inherit it
@@ -81,6 +83,15 @@ def template(server: str, worker_id: str) -> Warehouse:
     return warehouse
 
 
+@pytest.fixture(scope="session")
+def toy_template(server: str, worker_id: str) -> Warehouse:
+    """The same with the tables of the toy domain; only asked for where the toy project is entered."""
+    warehouse = Warehouse(make_url(server).set(database=f"{TEMPLATE}_toy_{worker_id}"))
+    warehouse.create_database(warehouse.database)
+    toy_project.create_tables(warehouse)
+    return warehouse
+
+
 def copy_of(origin: Warehouse, name: str) -> Warehouse:
     """A copy of a database, under another name."""
     warehouse = Warehouse(origin.url.set(database=name))
@@ -94,11 +105,12 @@ def copy_of(origin: Warehouse, name: str) -> Warehouse:
 
 
 @pytest.fixture(scope="session")
-def new_warehouse(template: Warehouse, worker_id: str) -> Callable[[], Warehouse]:
+def new_warehouse(request: pytest.FixtureRequest, worker_id: str) -> Callable[[], Warehouse]:
     """Makes a warehouse with empty tables, as often as it is called."""
     numbers = count()
 
     def make() -> Warehouse:
+        template = request.getfixturevalue("toy_template" if toy_project.is_entered() else "template")
         return copy_of(template, f"test_{worker_id}_{next(numbers)}")
 
     return make
@@ -125,6 +137,25 @@ def copied(worker_id: str) -> Iterator[Callable[[Warehouse], Warehouse]]:
     for warehouse in made:
         warehouse.drop_database(warehouse.database)
         warehouse.drop_database(str(warehouse.dagster_url.database))
+
+
+@pytest.fixture(scope="module")
+def toy() -> Iterator[None]:
+    """Makes tests/toy the project, for a whole module: `pytestmark = pytest.mark.usefixtures("toy")`."""
+    with toy_project.enter():
+        yield
+
+
+@pytest.fixture(scope="module")
+def library(toy: None) -> Source:
+    """Of the toy project: payloads of two kinds, with counters."""
+    return project.sources()["toy/library"]
+
+
+@pytest.fixture(scope="module")
+def shelf(toy: None) -> Source:
+    """Of the toy project: payloads without a contract, any of which may have the rows of any other."""
+    return project.sources()["toy/shelf"]
 
 
 @pytest.fixture(scope="session")

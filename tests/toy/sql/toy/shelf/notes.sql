@@ -1,0 +1,14 @@
+-- One row per payload with words.
+select
+    ops.key(p.source, p.external_id)    as note_id,
+    p.record_id,
+    ops.key(p.source)                   as source_id,
+    p.external_id,
+    n.words,
+    n.number
+from payloads as p
+cross join json_table(p.body, '$' columns (
+    words       text path '$.words',
+    number      text path '$.number'
+)) as n
+where n.words is not null
