@@ -49,6 +49,13 @@ def cover(number: int, of: str = "", **more: Any) -> Json:
     return {"id": number, "url": f"https://cover.example/{number}{of}.png"} | more
 
 
+def whole(number: int, **more: Any) -> Json:
+    """An author with one of everything, numbered after itself."""
+    covers = [cover(number * 100, width=8, quote=f"quote {number}")]
+    only = book(number * 10, copies=[copy(number * 100)], covers=covers)
+    return author(number, topics=["all", f"only {number}"], books=[only]) | more
+
+
 def payload(body: Json | bytes, name: str | None = None, kind: str = "authors") -> Payload:
     """A payload of the library; of the shelf, with a name and without a kind."""
     text = body if isinstance(body, bytes) else json.dumps(body, separators=(",", ":")).encode()

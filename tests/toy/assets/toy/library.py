@@ -17,9 +17,22 @@ from pipelines.connectors.pagination import CursorPaginator
 from pipelines.source import Contract, Item, Payload, Window, source
 
 
+class Copy(msgspec.Struct):
+    id: int
+    room: str
+
+
+class BookCover(msgspec.Struct):
+    id: int
+    url: str
+    width: int | None = None
+
+
 class Book(msgspec.Struct):
     id: int
     title: str
+    copies: list[Copy] = []
+    covers: list[BookCover] = []
 
 
 class Author(Contract):
