@@ -16,10 +16,12 @@ from psycopg import sql
 from psycopg.rows import tuple_row
 
 from pipelines import project
+from pipelines.connectors import recording
+from pipelines.landing import extract
 from pipelines.landing.intake import Intake
 from pipelines.landing.land import land_intake, land_items
 from pipelines.ledger import Run
-from pipelines.source import FullScan, Item, Payload, Source
+from pipelines.source import FullScan, Item, Payload, Source, Window
 from pipelines.transform.run import pending_partitions, transform
 from pipelines.warehouse.database import Warehouse
 from pipelines.warehouse.declare import audit_columns, metadata
@@ -31,13 +33,13 @@ Json = dict[str, Any]
 State = dict[str, list[tuple[Any, ...]]]
 
 
-def author(number: int, name: str | None = None, *, loans: int | None = None, **more: Any) -> Json:
+def author(number: int | str, name: str | None = None, *, loans: int | None = None, **more: Any) -> Json:
     """An author, with a counter where it is given."""
     counters = {} if loans is None else {"stats": {"loans": loans}}
     return {"id": number, "name": name or f"author {number}"} | counters | more
 
 
-def book(number: int, title: str | None = None, **more: Any) -> Json:
+def book(number: int | str, title: str | None = None, **more: Any) -> Json:
     return {"id": number, "title": title or f"book {number}"} | more
 
 
@@ -58,8 +60,10 @@ def whole(number: int, **more: Any) -> Json:
 
 def payload(body: Json | bytes, name: str | None = None, kind: str = "authors") -> Payload:
     """A payload of the library; of the shelf, with a name and without a kind."""
-    text = body if isinstance(body, bytes) else json.dumps(body, separators=(",", ":")).encode()
-    return Payload(text, f"made here, {name or kind}", name, kind=kind)
+    if isinstance(body, bytes):
+        return Payload(body, f"made here, {name}", name, kind=kind)
+    text = json.dumps(body, separators=(",", ":")).encode()
+    return Payload(text, f"made here, {name or body.get('id')}", name, kind=kind)
 
 
 @dataclass
@@ -154,6 +158,16 @@ def tuples(warehouse: Warehouse, *but: str) -> dict[str, list[tuple[Any, ...]]]:
         for table in metadata.sorted_tables
         if table.fullname not in {"ops.fetch_runs", "ops.sources", "ops.rate_limits", *but}
     }
+
+
+def load_recordings(warehouse: Warehouse) -> None:
+    """Leaves a warehouse as `make run` does, less what is Dagster's."""
+    for source in project.sources().values():
+        days = [Window(day) for day in recording.days(source)]
+        for day in days:
+            land_intake(warehouse, source, day.key, extract.open_intake(warehouse, source, day, "recorded"))
+        for day in days:
+            transform(warehouse, source, day.key)
 
 
 def empty(warehouse: Warehouse) -> None:

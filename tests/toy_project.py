@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import Table
-from sqlalchemy.schema import CreateSchema
+from sqlalchemy.schema import CreateSchema, DropSchema
 
 import assets
 from pipelines import project
@@ -25,6 +25,8 @@ from pipelines.warehouse.objects import DECLARED, SqlObject
 
 TOY = Path(__file__).parent / "toy"
 ENGINE = ("ops", "staging")
+OTHERS = project.domains()
+"""The domains of the project itself."""
 
 
 @dataclass(frozen=True)
@@ -47,9 +49,9 @@ def declare(these: Declared) -> None:
         metadata.remove(table)
     for table in these.tables:
         metadata._add_table(table.name, table.schema, table)
-    for all_, ours in ((DECLARED, these.objects), (metadata.info["schemas"], these.schemas)):
-        all_.clear()
-        all_.update(ours)
+    DECLARED.clear()
+    DECLARED.update(these.objects)
+    metadata.info["schemas"] = dict(these.schemas)
     for cached in (project.sources, project.selects):
         cached.cache_clear()
 
@@ -84,11 +86,13 @@ def is_entered() -> bool:
 
 
 def create_tables(warehouse: Warehouse) -> None:
-    """Migrates a database, and creates the tables of the toy domain, which no migration makes."""
+    """Migrates a database, and creates the tables of the toy domain, which no migration makes, in place of others."""
     *first, trace = project.objects()
     assert trace.name == "ops.trace", "the view over the tables of all domains"
     migrate.migrate(warehouse, first)
     with warehouse.engine.begin() as connection:
+        for domain in OTHERS:
+            connection.execute(DropSchema(domain, cascade=True))
         connection.execute(CreateSchema("toy"))
         metadata.create_all(connection, declared().tables)
     migrate.migrate(warehouse, project.objects())
