@@ -20,8 +20,8 @@ from pipelines.warehouse.database import Warehouse
 from pipelines.warehouse.declare import metadata
 from pipelines.warehouse.table_spec import TableSpec
 from tests.cli.test_cli import PARTIAL, Atlas, atlas, words
-from tests.library import DAYS, author, book, cover, rows
-from tests.pasts import SEED, SEEDS, Files, World, any_author, files, tables
+from tests.library import DAYS, author, book, cover, rows, whole
+from tests.pasts import SEED, SEEDS, Files, World, files, tables
 
 pytestmark = pytest.mark.usefixtures("toy")
 
@@ -102,7 +102,10 @@ BY_HAND = {
 def three_authors(warehouse: Warehouse, files: Files) -> Warehouse:
     told = World(warehouse, files, random.Random(SEED)).told["toy/library"]
     for number in (1, 2, 3):
-        told.land(str(number), any_author(random.Random(number), number), day=DAYS[number])
+        body = whole(number, stats={"loans": number})
+        if number == 3:
+            body["books"][0]["covers"] = [cover(300, width=0)]
+        told.land(str(number), body, day=DAYS[number])
     told.transform()
     return warehouse
 
