@@ -332,8 +332,7 @@ def test_a_select_yields_columns_of_its_table_and_all_that_it_must(select: Selec
     assert len(yielded) == len(set(yielded))
     assert set(yielded) <= {column.name for column in select.table.columns}
     assert set(yielded) >= needed
-    if not TableSpec(select.table).optionally_owned:
-        assert ("record_id" in yielded) == ("record_id" in select.table.columns)
+    assert ("record_id" in yielded) == ("record_id" in select.table.columns)
 
 
 @pytest.mark.parametrize("file", ASKED, ids=lambda file: file.address)

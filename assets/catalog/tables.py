@@ -128,12 +128,26 @@ tags = Table(
         "name", 255, nullable=False, comment="Readable form; the spelling used is in the table that links it"
     ),
     *limited_text("normalized_name", 255, nullable=False, index=True, comment="ops.tag_name(name)"),
-    Column("category", Text, comment="Category by the source"),
+    Column("category", Text, comment="Category that its name states, such as license in license:mit"),
     created_column(),
-    record_column(nullable=True),
     unique("normalized_name", "source_id", nulls_not_distinct=True),
     schema=SCHEMA,
-    comment="One row per tag of a source, shared by what is tagged; owned by a record of the tag, if there is one",
+    comment="One row per tag of a source, shared by what is tagged",
+)
+
+tag_definitions = Table(
+    "tag_definitions",
+    metadata,
+    _key("tag_definition_id", "ops.key(source, 'tag', external id)"),
+    record_column(),
+    _source(),
+    _parent("tag_id", "tags.tag_id", "Tag that it defines"),
+    *_external_id(),
+    *limited_text("name", 255, nullable=False, comment="Name as published"),
+    Column("category", Text, comment="Category by the source, in words where they are known"),
+    created_column(),
+    schema=SCHEMA,
+    comment="One row per tag that a source publishes as a record of its own",
 )
 
 model_tags = Table(
@@ -270,6 +284,7 @@ image_tags = Table(
     ),
     record_column(),
     Column("spelling", Text, comment="The tag as spelled on this image"),
+    Column("category", Text, comment="Category under which the image lists the tag"),
     schema=SCHEMA,
     comment="One row per image and tag",
 )

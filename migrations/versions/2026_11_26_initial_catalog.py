@@ -94,19 +94,18 @@ def upgrade() -> None:
             "name", sa.Text(), nullable=False, comment="Readable form; the spelling used is in the table that links it"
         ),
         sa.Column("normalized_name", sa.Text(), nullable=False, comment="ops.tag_name(name)"),
-        sa.Column("category", sa.Text(), nullable=True, comment="Category by the source"),
+        sa.Column(
+            "category",
+            sa.Text(),
+            nullable=True,
+            comment="Category that its name states, such as license in license:mit",
+        ),
         sa.Column(
             "created_at",
             postgresql.TIMESTAMP(timezone=True),
             server_default=sa.text("now()"),
             nullable=False,
             comment="When the row was first written",
-        ),
-        sa.Column(
-            "record_id",
-            sa.UUID(),
-            nullable=True,
-            comment="Record that the row is derived from; its versions are in staging.versions; null = shared by the rows that refer to it",
         ),
         sa.CheckConstraint("length(name) <= 255", name=op.f("tags_name_check")),
         sa.CheckConstraint("length(normalized_name) <= 255", name=op.f("tags_normalized_name_check")),
@@ -121,11 +120,47 @@ def upgrade() -> None:
             postgresql_nulls_not_distinct=True,
         ),
         schema="catalog",
-        comment="One row per tag of a source, shared by what is tagged; owned by a record of the tag, if there is one",
+        comment="One row per tag of a source, shared by what is tagged",
     )
     op.create_index(op.f("tags_normalized_name_idx"), "tags", ["normalized_name"], unique=False, schema="catalog")
-    op.create_index(op.f("tags_record_id_idx"), "tags", ["record_id"], unique=False, schema="catalog")
     op.create_index(op.f("tags_source_id_idx"), "tags", ["source_id"], unique=False, schema="catalog")
+    op.create_table(
+        "tag_definitions",
+        sa.Column("tag_definition_id", sa.UUID(), nullable=False, comment="ops.key(source, 'tag', external id)"),
+        sa.Column(
+            "record_id",
+            sa.UUID(),
+            nullable=False,
+            comment="Record that the row is derived from; its versions are in staging.versions",
+        ),
+        sa.Column("source_id", sa.UUID(), nullable=False, comment="Source that publishes it"),
+        sa.Column("tag_id", sa.UUID(), nullable=False, comment="Tag that it defines"),
+        sa.Column("external_id", sa.Text(), nullable=False, comment="The source's own id"),
+        sa.Column("name", sa.Text(), nullable=False, comment="Name as published"),
+        sa.Column(
+            "category", sa.Text(), nullable=True, comment="Category by the source, in words where they are known"
+        ),
+        sa.Column(
+            "created_at",
+            postgresql.TIMESTAMP(timezone=True),
+            server_default=sa.text("now()"),
+            nullable=False,
+            comment="When the row was first written",
+        ),
+        sa.CheckConstraint("length(external_id) <= 255", name=op.f("tag_definitions_external_id_check")),
+        sa.CheckConstraint("length(name) <= 255", name=op.f("tag_definitions_name_check")),
+        sa.ForeignKeyConstraint(["source_id"], ["ops.sources.source_id"], name=op.f("tag_definitions_source_id_fkey")),
+        sa.ForeignKeyConstraint(
+            ["tag_id"], ["catalog.tags.tag_id"], name=op.f("tag_definitions_tag_id_fkey"), ondelete="CASCADE"
+        ),
+        sa.PrimaryKeyConstraint("tag_definition_id", name=op.f("tag_definitions_pkey")),
+        schema="catalog",
+        comment="One row per tag that a source publishes as a record of its own",
+    )
+    for column in ("record_id", "source_id", "tag_id"):
+        op.create_index(
+            op.f(f"tag_definitions_{column}_idx"), "tag_definitions", [column], unique=False, schema="catalog"
+        )
     op.create_table(
         "workflows",
         sa.Column("workflow_id", sa.UUID(), nullable=False, comment="ops.key(source, external id)"),
@@ -444,6 +479,7 @@ def upgrade() -> None:
             comment="Record that the row is derived from; its versions are in staging.versions",
         ),
         sa.Column("spelling", sa.Text(), nullable=True, comment="The tag as spelled on this image"),
+        sa.Column("category", sa.Text(), nullable=True, comment="Category under which the image lists the tag"),
         sa.ForeignKeyConstraint(
             ["image_id"], ["catalog.images.image_id"], name=op.f("image_tags_image_id_fkey"), ondelete="CASCADE"
         ),
@@ -565,8 +601,8 @@ def downgrade() -> None:
         postgresql_ops={"graph": "jsonb_path_ops"},
     )
     op.drop_table("workflows", schema="catalog")
+    op.drop_table("tag_definitions", schema="catalog")
     op.drop_index(op.f("tags_source_id_idx"), table_name="tags", schema="catalog")
-    op.drop_index(op.f("tags_record_id_idx"), table_name="tags", schema="catalog")
     op.drop_index(op.f("tags_normalized_name_idx"), table_name="tags", schema="catalog")
     op.drop_table("tags", schema="catalog")
     op.drop_index(op.f("models_type_idx"), table_name="models", schema="catalog")

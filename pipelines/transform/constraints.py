@@ -135,7 +135,7 @@ class RowValidator:
         filled = next((each for each in self.tables if each.spec.table is parent.table), None)
         stays = (
             sql.SQL("not exists (select from change_set c where c.record_id = p.record_id)")
-            if filled and (parent.owned or parent.optionally_owned)
+            if filled and parent.owned
             else sql.SQL("true")
         )
         comes = (
@@ -162,8 +162,6 @@ class RowValidator:
             for reference in child.references
             if reference.table is incoming.spec.table
         ]
-        if incoming.spec.optionally_owned and "record_id" in incoming.yielded:
-            referenced.append(sql.SQL("o.record_id is not null").format())
         self.connection.execute(
             sql.SQL("delete from {} o where not ({})").format(
                 incoming.identifier, sql.SQL(" or ").join(referenced) if referenced else sql.SQL("false")

@@ -42,8 +42,7 @@ HAVING_KEY = sql.SQL(
     """
     insert into dependent_records
     select t.record_id from ({typed_rows}) as n join {target} t on {same}
-    where {owned} and t.record_id is not null
-      and not exists (select from change_set c where c.record_id = t.record_id)
+    where not exists (select from change_set c where c.record_id = t.record_id)
     """
 )
 
@@ -58,7 +57,7 @@ INSERT_PRUNED_KEYS = sql.SQL(
 REFERRING = sql.SQL(
     """
     insert into dependent_records
-    select {distinct} t.record_id from pruned_keys p join {target} t on t.{column} = p.key
+    select t.record_id from pruned_keys p join {target} t on t.{column} = p.key
     where not exists (select from change_set c where c.record_id = t.record_id and {included})
     """
 )
@@ -84,8 +83,8 @@ class DependentRecords:
                 self._insert(
                     PENDING_FOR_KEY, incoming, key=incoming.spec.key_text("i"), target_key=incoming.spec.key_text("t")
                 )
-                if having_keys or incoming.spec.optionally_owned:
-                    self._insert_having_keys(incoming, uniques=having_keys)
+                if having_keys:
+                    self._insert_having_keys(incoming)
             self._insert_referring(incoming)
         return self.change_set.extend()
 
@@ -98,19 +97,12 @@ class DependentRecords:
             )
         )
 
-    def _insert_having_keys(self, incoming: IncomingTable, *, uniques: bool) -> None:
+    def _insert_having_keys(self, incoming: IncomingTable) -> None:
         """Records outside the change set that have the primary key of a row in it, or a unique value."""
-        keys = [incoming.spec.key]
-        if uniques:
-            keys += [
-                columns
-                for unique in incoming.spec.uniques
-                if set(columns := [c.name for c in unique.columns]) <= incoming.yielded.keys()
-            ]
-        for columns in keys:
+        uniques = ([column.name for column in unique.columns] for unique in incoming.spec.uniques)
+        for columns in (incoming.spec.key, *(each for each in uniques if set(each) <= incoming.yielded.keys())):
             same = sql.SQL(" and ").join(sql.SQL("n.{0} = t.{0}").format(sql.Identifier(column)) for column in columns)
-            owned = sql.SQL("n.record_id is not null" if incoming.spec.optionally_owned else "true")
-            self._insert(HAVING_KEY, incoming, typed_rows=incoming.typed_rows(), same=same, owned=owned)
+            self._insert(HAVING_KEY, incoming, typed_rows=incoming.typed_rows(), same=same)
 
     def _insert_referring(self, incoming: IncomingTable) -> None:
         """Records with rows that refer to a row that is about to be pruned."""
@@ -120,7 +112,7 @@ class DependentRecords:
             for reference in child.spec.references
             if reference.table is incoming.spec.table
         ]
-        if not referring or not (incoming.spec.owned or incoming.spec.optionally_owned):
+        if not referring or not incoming.spec.owned:
             return
         self.connection.execute("truncate pruned_keys")
         (key,) = incoming.spec.key
@@ -135,5 +127,4 @@ class DependentRecords:
                 child,
                 column=sql.Identifier(reference.column),
                 included=sql.SQL("c.all_observations" if child.spec.time_series else "true"),
-                distinct=sql.SQL("distinct on (p.key)" if incoming.spec.optionally_owned else ""),
             )

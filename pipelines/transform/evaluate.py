@@ -14,7 +14,7 @@ from psycopg import sql
 
 from pipelines.errors import AtlasError
 from pipelines.project import Select
-from pipelines.transform import merge_sql, rejects
+from pipelines.transform import rejects
 from pipelines.transform.change_set import ChangeSet
 from pipelines.transform.incoming import IncomingTable
 from pipelines.warehouse.database import Connection
@@ -113,8 +113,6 @@ class Evaluator:
                     names(incoming.spec.content), incoming.spec.target
                 )
                 self._create(incoming, query, incoming.spec.name)
-            if incoming.spec.optionally_owned and "record_id" in incoming.yielded:
-                self.connection.execute(merge_sql.deduplicate(incoming))
             self.connection.execute(sql.SQL("analyze {}").format(incoming.identifier))
 
     def restart(self) -> None:

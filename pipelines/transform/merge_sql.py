@@ -1,4 +1,4 @@
-"""The SQL statements that write one table: deduplicate, prune, MERGE, delete unreferenced shared rows.
+"""The SQL statements that write one table: prune, MERGE, delete unreferenced shared rows.
 
 Each statement that writes returns one row: how many rows it changed, and by how much the digest of the table changes.
 Belongs here: statements that hold for any table. Not: their order (`apply`).
@@ -8,30 +8,6 @@ from psycopg import sql
 
 from pipelines.transform.incoming import IncomingTable
 from pipelines.warehouse.table_spec import TableSpec, names
-
-
-def deduplicate(incoming: IncomingTable) -> sql.Composed:
-    """Deletes from `incoming` all but one row per key: the row of an owner stays, else the first that is shared.
-
-    A shared row is deleted too where the table has the row of an owner outside the change set.
-    """
-    return sql.SQL(
-        """
-        delete from {incoming} o where o.record_id is null and (
-            exists (
-                select from {incoming} n
-                where {same_incoming} and (n.record_id is not null or n.ctid < o.ctid))
-            or exists (
-                select from {target} t
-                where {same_target} and t.record_id is not null
-                  and not exists (select from change_set c where c.record_id = t.record_id)))
-        """
-    ).format(
-        incoming=incoming.identifier,
-        target=incoming.spec.target,
-        same_incoming=incoming.spec.same_key("n", "o"),
-        same_target=incoming.spec.same_key("t", "o"),
-    )
 
 
 def require_unique_keys(incoming: IncomingTable) -> sql.Composed:
@@ -92,13 +68,12 @@ def delete_unreferenced(spec: TableSpec) -> sql.Composed:
     """
     (key,) = spec.key
     delete = sql.SQL(
-        "delete from {target} t where t.{key} in (select key from {released}) and not {referenced} {shared}"
+        "delete from {target} t where t.{key} in (select key from {released}) and not {referenced}"
     ).format(
         target=spec.target,
         key=sql.Identifier(key),
         released=released(spec),
         referenced=_is_referenced(spec),
-        shared=sql.SQL("and t.record_id is null" if spec.optionally_owned else ""),
     )
     return sql.SQL(
         "with deleted as ({} returning {} as hash)"
@@ -145,35 +120,22 @@ def merge(incoming: IncomingTable) -> sql.Composed:
     ).format(merged=merged, released=_insert_released(incoming.spec, "merged"), incoming=incoming.identifier)
 
 
-OWNER_IS_REPLACEABLE = """and (
-    s.record_id is not null or t.record_id is null
-    or exists (select from change_set c where c.record_id = t.record_id))"""
-"""A shared row replaces the row of an owner only if the owner is in the change set and does not yield it any more."""
-
-
 def _update(incoming: IncomingTable, columns: list[str]) -> sql.Composable:
     """The branch of MERGE that updates a row which differs in one of some columns."""
     if not columns:
         return sql.SQL("")
-    return sql.SQL(
-        "when matched and record_image_ne(row({old}), row({new})) {replaceable} then update set {assignments}"
-    ).format(
+    return sql.SQL("when matched and record_image_ne(row({old}), row({new})) then update set {assignments}").format(
         old=names(columns, "t"),
         new=names(columns, "s"),
-        replaceable=sql.SQL(
-            OWNER_IS_REPLACEABLE if incoming.spec.optionally_owned and "record_id" in incoming.yielded else ""
-        ),
-        assignments=sql.SQL(", ").join(
-            [_assign(incoming.spec, column) for column in columns] + incoming.spec.audit_assignments()
-        ),
+        assignments=sql.SQL(", ").join([_assign(column) for column in columns] + incoming.spec.audit_assignments()),
     )
 
 
-def _assign(spec: TableSpec, column: str) -> sql.Composed:
+def _assign(column: str) -> sql.Composed:
     """The assignment of a column. An owned row of a record outside the change set must not change its owner: its
     record_id becomes NULL, which the table refuses, and the rows are validated.
     """
-    if column != "record_id" or spec.optionally_owned:
+    if column != "record_id":
         return sql.SQL("{} = {}").format(sql.Identifier(column), sql.Identifier("s", column))
     return sql.SQL(
         """record_id = case

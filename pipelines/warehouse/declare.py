@@ -48,19 +48,13 @@ def unique(*columns: str, nulls_not_distinct: bool = False) -> UniqueConstraint:
     )
 
 
-def record_column(*, nullable: bool = False) -> Column[object]:
+def record_column() -> Column[object]:
     """The record that owns a row; the row is derived from the record's effective version.
 
-    nullable: rows are shared, and exist as long as a row refers to them; a record of its own may own one as well.
+    A table without it is shared: its rows exist as long as a row refers to them.
     """
-    return Column(
-        "record_id",
-        UUID,
-        nullable=nullable,
-        index=True,
-        comment="Record that the row is derived from; its versions are in staging.versions"
-        + ("; null = shared by the rows that refer to it" if nullable else ""),
-    )
+    comment = "Record that the row is derived from; its versions are in staging.versions"
+    return Column("record_id", UUID, nullable=False, index=True, comment=comment)
 
 
 def created_column() -> Column[object]:

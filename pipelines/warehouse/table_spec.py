@@ -55,12 +55,7 @@ class TableSpec:
     @property
     def owned(self) -> bool:
         """Whether every row follows a record, its owner."""
-        return "record_id" in self.table.columns and not self.optionally_owned
-
-    @property
-    def optionally_owned(self) -> bool:
-        """Whether rows are shared, and a row may have an owner. The owner's values then replace the shared ones."""
-        return "record_id" in self.table.columns and bool(self.table.columns["record_id"].nullable)
+        return "record_id" in self.table.columns
 
     @property
     def time_series(self) -> bool:

@@ -117,7 +117,6 @@ def _rows(spec: TableSpec) -> sql.Composed:
         table=spec.target,
         key=spec.key_text("t"),
         observed=sql.SQL("t.observed_at" if spec.time_series else "null::timestamptz"),
-        own=sql.SQL("t.record_id" if spec.optionally_owned else "null::uuid"),
         referrers=sql.SQL(" union all ").join(
             REFERRING_ROW.format(
                 name=sql.Literal(other.fullname),
@@ -138,8 +137,7 @@ OWNED_ROWS = sql.SQL(
     " from {table} as t"
 )
 SHARED_ROWS = sql.SQL(
-    "select {name} as table_name, {key} as key, case when {own} is null then f.through end as through,"
-    " coalesce({own}, f.record_id) as record_id, {observed} as observed_at from {table} as t"
+    "select {name} as table_name, {key} as key, f.through, f.record_id, {observed} as observed_at from {table} as t"
     " left join lateral (select * from ({referrers}) as r limit 1) as f on true"
 )
 REFERRING_ROW = sql.SQL("(select {name} as through, r.record_id from {table} as r where {column} = {key} limit 1)")

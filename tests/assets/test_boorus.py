@@ -296,19 +296,23 @@ def test_ratings_read_alike(warehouse: Warehouse, source: Source, expected: dict
     assert {row["said"]: row["rating"] for row in rows} == expected | {None: "Unknown"}
 
 
-def test_a_tag_is_one_by_its_name_and_has_a_category_where_a_record_tells_it(
-    warehouse: Warehouse, source: Source
-) -> None:
+def test_a_tag_is_one_by_its_name_and_a_record_defines_its_category(warehouse: Warehouse, source: Source) -> None:
     posts = [post(source, 1, "s", "Light_House", "sea"), post(source, 2, "s", "light_house", "long__exposure", "gulls")]
     categories = {"light_house": 0, "sea": 5, "long_exposure": 99}
     tags = [{"id": number, "name": name, "category": categories[name]} for number, name in enumerate(categories, 1)]
     take(warehouse, source, posts, tags)
-    rows = query(warehouse, "select normalized_name, name, category, record_id is not null as told from catalog.tags")
-    assert {row["normalized_name"]: (row["name"], row["category"], row["told"]) for row in rows} == {
-        "light_house": ("light house", "general", True),
-        "sea": ("sea", "meta" if source.stem == "danbooru" else "species", True),
-        "long_exposure": ("long exposure", "99", True),
-        "gulls": ("gulls", None, False),
+    rows = query(
+        warehouse,
+        """
+        select t.normalized_name, t.name, d.name as defined, d.category
+        from catalog.tags t left join catalog.tag_definitions d using (tag_id)
+        """,
+    )
+    assert {row.pop("normalized_name"): tuple(row.values()) for row in rows} == {
+        "light_house": ("light house", "light_house", "general"),
+        "sea": ("sea", "sea", "meta" if source.stem == "danbooru" else "species"),
+        "long_exposure": ("long exposure", "long_exposure", "99"),
+        "gulls": ("gulls", None, None),
     }
     links = query(
         warehouse, "select spelling, normalized_name from catalog.image_tags join catalog.tags using (tag_id)"
@@ -317,6 +321,21 @@ def test_a_tag_is_one_by_its_name_and_has_a_category_where_a_record_tells_it(
         {"light_house": 2, "sea": 1, "long_exposure": 1, "gulls": 1}
     )
     assert {row["spelling"] for row in links} == {"Light_House", "light_house", "sea", "long__exposure", "gulls"}
+
+
+def test_an_image_tag_has_the_category_under_which_the_post_lists_it(warehouse: Warehouse, source: Source) -> None:
+    words = {"artist": "ann bob", "general": "sea"}
+    if source.stem == "danbooru":
+        of_post: Record = {"tag_string": "ann bob sea fog"} | {
+            f"tag_string_{name}": each for name, each in words.items()
+        }
+    else:
+        of_post = {"tags": {name: each.split() for name, each in words.items()} | {"fog": ["mist"]}}
+    take(warehouse, source, [{"id": 1, "rating": "s"} | of_post], [])
+    rows = query(warehouse, "select spelling, category from catalog.image_tags")
+    listed = {"ann": "artist", "bob": "artist", "sea": "general"}
+    expected = listed | ({"fog": None} if source.stem == "danbooru" else {"mist": "fog"})
+    assert {row["spelling"]: row["category"] for row in rows} == expected
 
 
 def test_a_post_without_its_file_is_an_image_still(warehouse: Warehouse, source: Source) -> None:
@@ -367,5 +386,5 @@ def test_real_tags_have_their_categories(warehouse: Warehouse, source: Source, s
     ]
     take(warehouse, source, [], tags)
     words = {0: "general", 1: "artist", 3: "copyright", 4: "character", 5: "species", 7: "meta", 8: "lore"}
-    rows = query(warehouse, "select category, count(*) as number from catalog.tags group by category")
+    rows = query(warehouse, "select category, count(*) as number from catalog.tag_definitions group by category")
     assert {row["category"]: row["number"] for row in rows} == Counter(words[int(line[1])] for line in lines)

@@ -41,13 +41,14 @@ COLUMNS = {
     "catalog.model_versions": "model_version_id model_id external_id version_label published_at checksum metadata "
     "created_at",
     "catalog.tags": "tag_id source_id name normalized_name category created_at",
+    "catalog.tag_definitions": "tag_definition_id source_id tag_id external_id name category created_at",
     "catalog.model_tags": "model_id tag_id",
     "catalog.model_stats": "model_id observed_at downloads likes rating",
     "catalog.artifacts": "artifact_id model_version_id external_id kind file_name size_bytes sha256 url metadata "
     "created_at",
     "catalog.images": "image_id model_id model_version_id source_id external_id sha256 md5 preview_url url width "
     "height rating metadata created_at updated_at",
-    "catalog.image_tags": "image_id tag_id",
+    "catalog.image_tags": "image_id tag_id spelling category",
     "catalog.workflows": "workflow_id source_id external_id title graph nodes_count created_at updated_at",
     "catalog.prompts": "prompt_id model_id model_version_id workflow_id image_id source_id text negative_text metadata "
     "created_at",
@@ -133,6 +134,8 @@ LENGTHS = {
     ("catalog.model_versions", "version_label"): 255,
     ("catalog.tags", "name"): 255,
     ("catalog.tags", "normalized_name"): 255,
+    ("catalog.tag_definitions", "external_id"): 255,
+    ("catalog.tag_definitions", "name"): 255,
     ("catalog.artifacts", "file_name"): 500,
     ("catalog.artifacts", "url"): 1000,
     ("catalog.images", "external_id"): 255,
@@ -162,6 +165,8 @@ REFERENCES = {
     ("catalog.model_versions", "model_id"): ("catalog.models", "cascade"),
     ("catalog.model_tags", "model_id"): ("catalog.models", "cascade"),
     ("catalog.model_tags", "tag_id"): ("catalog.tags", "cascade"),
+    ("catalog.tag_definitions", "source_id"): ("ops.sources", "refuse"),
+    ("catalog.tag_definitions", "tag_id"): ("catalog.tags", "cascade"),
     ("catalog.model_stats", "model_id"): ("catalog.models", "cascade"),
     ("catalog.artifacts", "model_version_id"): ("catalog.model_versions", "cascade"),
     ("catalog.image_tags", "image_id"): ("catalog.images", "cascade"),
@@ -188,7 +193,7 @@ DELETIONS: dict[str, tuple[set[str], set[str]]] = {
         {"catalog.artifacts"},
         {"catalog.images.model_version_id", "catalog.prompts.model_version_id"},
     ),
-    "catalog.tags": ({"catalog.model_tags", "catalog.image_tags"}, set()),
+    "catalog.tags": ({"catalog.tag_definitions", "catalog.model_tags", "catalog.image_tags"}, set()),
     "catalog.images": ({"catalog.image_tags"}, {"catalog.prompts.image_id"}),
     "catalog.workflows": (set(), {"catalog.prompts.workflow_id"}),
 }
@@ -231,6 +236,13 @@ def family(name: str) -> dict[str, Row]:
         },
         "catalog.model_versions": {"model_version_id": version, "model_id": model, "version_label": name, **mine},
         "catalog.tags": {"tag_id": tag, "source_id": source, "name": name, "normalized_name": name},
+        "catalog.tag_definitions": {
+            "tag_definition_id": key("tag definition", name),
+            "source_id": source,
+            "tag_id": tag,
+            "name": name,
+            **mine,
+        },
         "catalog.model_tags": {"model_id": model, "tag_id": tag, "record_id": record},
         "catalog.model_stats": {
             "model_id": model,
@@ -884,8 +896,10 @@ def test_a_tag_has_one_normalized_name_however_it_is_spelled(
 
 def test_a_tag_of_several_sources_is_one_row_in_each_and_found_by_one_name(catalogue: Warehouse) -> None:
     query = """
-        select s.name as source, t.name as tag, t.category
-        from catalog.tags as t join ops.sources as s using (source_id)
+        select s.name as source, t.name as tag, d.category
+        from catalog.tags as t
+        join ops.sources as s using (source_id)
+        left join catalog.tag_definitions as d using (tag_id)
         where t.normalized_name = 'long_hair' order by 1
     """
     assert [tuple(row.values()) for row in rows(catalogue, query)] == [

@@ -201,6 +201,17 @@ def test_ratings_follow_from_the_tag_that_the_content_policy_asks_for(warehouse:
     assert [each["nsfw_rating"] for each in found] == ["Questionable", "Safe", "Unknown"]
 
 
+def test_the_category_of_a_tag_is_what_stands_before_its_colon(warehouse: Warehouse, hub: Source) -> None:
+    take(warehouse, hub, model("it", tags=["license:mit", "art", "base_model:finetune:lab/b", ":odd"]))
+    found = rows(warehouse, "select normalized_name, category from catalog.tags order by normalized_name")
+    assert {each["normalized_name"]: each["category"] for each in found} == {
+        "license:mit": "license",
+        "art": None,
+        "base_model:finetune:lab/b": "base_model",
+        ":odd": None,
+    }
+
+
 def test_a_file_is_a_row_with_its_kind_its_content_and_where_it_is(warehouse: Warehouse, hub: Source) -> None:
     content = {"sha256": "AB" * 32, "size": 7, "pointerSize": 130}
     files = [

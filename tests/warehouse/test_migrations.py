@@ -69,7 +69,7 @@ def test_every_table_and_column_has_a_comment(warehouse: Warehouse) -> None:
         ).all()
         tables = connection.execute(text("select count(*) from pg_tables where schemaname = 'catalog'")).scalar()
     assert bare == []
-    assert tables == 10
+    assert tables == 11
 
 
 def test_an_unknown_revision_is_an_error_that_names_it(warehouse: Warehouse) -> None:

@@ -1,43 +1,18 @@
--- One row per tag: of its own record, which owns it, and of the posts that refer to it.
-select
-    ops.key(p.source, t.normalized_name)                as tag_id,
-    p.record_id,
-    ops.key(p.source)                                   as source_id,
-    replace(t.normalized_name, '_', ' ')                as name,
-    t.normalized_name,
-    case t.category
-        when '0' then 'general'
-        when '1' then 'artist'
-        when '2' then 'contributor'
-        when '3' then 'copyright'
-        when '4' then 'character'
-        when '5' then 'species'
-        when '6' then 'invalid'
-        when '7' then 'meta'
-        when '8' then 'lore'
-        else t.category
-    end                                                 as category
-from tags as p
-cross join lateral (
-    select
-        nullif(ops.tag_name(n.name), '')                as normalized_name,
-        n.category
-    from json_table(p.body, '$' columns (
-        name        text path '$.name',
-        category    text path '$.category'
-    )) as n
-) as t
-union all
+-- One row per tag that a post has, or that has a record of its own.
+with tagged as (
+    select p.source, ops.tag_name(n.name) as normalized_name
+    from tags as p
+    cross join json_table(p.body, '$' columns (name text path '$.name')) as n
+    union all
+    select p.source, ops.tag_name(n.spelling) as normalized_name
+    from posts as p
+    cross join json_table(p.body, '$.tags.*[*]' columns (spelling text path '$')) as n
+)
+
 select distinct
-    ops.key(p.source, t.normalized_name)                as tag_id,
-    null::uuid                                          as record_id,
-    ops.key(p.source)                                   as source_id,
+    ops.key(t.source, t.normalized_name)                as tag_id,
+    ops.key(t.source)                                   as source_id,
     replace(t.normalized_name, '_', ' ')                as name,
-    t.normalized_name,
-    null                                                as category
-from posts as p
-cross join lateral (
-    select ops.tag_name(n.spelling) as normalized_name
-    from json_table(p.body, '$.tags.*[*]' columns (spelling text path '$')) as n
-) as t
+    t.normalized_name
+from tagged as t
 where t.normalized_name <> ''
