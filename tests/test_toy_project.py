@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -32,6 +33,14 @@ def test_it_is_the_only_project_while_it_is_entered() -> None:
     assert project.domains() == ["toy"]
     assert list(project.sources()) == ["toy/library", "toy/shelf", "toy/shop"]
     assert {table.schema for table in metadata.tables.values()} == {"ops", "staging", "toy"}
+
+
+def test_tests_of_the_engine_name_no_domain_of_the_project() -> None:
+    folders = [toy_project.TOY.parent / name for name in ("transform", "lineage", "maintenance")]
+    tests = [path for folder in folders for path in folder.glob("*.py")]
+    assert len(tests) > 5
+    named = re.compile(rf"\b({'|'.join(toy_project.OTHERS)})[./\"]")
+    assert [path.name for path in tests if named.search(path.read_text())] == []
 
 
 def test_the_project_is_as_before_when_it_is_left() -> None:
