@@ -91,7 +91,7 @@ def queries() -> dict[str, sql.Composable]:
             from staging.versions v left join staging.payloads p using (payload_id)
         """,
         "observations": """
-            stream, record_id, digest, counters, paths, partition_key, latest, valid_from_run is null
+            stream, record_id, digest, counters, paths, partition_key, late, valid_from_run is null
             from staging.observations
         """,
         "quarantine": """

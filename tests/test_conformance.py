@@ -494,7 +494,10 @@ def yields(connection: Connection, source: Source, select: Select, records: set[
                     ops.restore_volatile_fields(p.body, o.counters, o.paths) as body
                 from staging.versions as v
                 join staging.payloads as p using (payload_id)
-                left join staging.observations as o on o.record_id = v.record_id and o.latest
+                left join lateral (
+                    select e.counters, e.paths from staging.observations as e
+                    where e.record_id = v.record_id and not e.late order by e.observation_id desc limit 1
+                ) as o on true
                 where v.latest and v.stream = {stream} and v.record_id = any({records})),
             {observations} as (
                 select {source}::text as source, v.record_id, v.external_id, o.observed_at, o.counters as body

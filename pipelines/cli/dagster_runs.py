@@ -52,11 +52,11 @@ def run(
                         landing, first, last, instance, atlas, {"full_refresh": full_refresh, "shrink": shrink}
                     )
                     if tables:
-                        _materialize(tables, first, last, instance, atlas, {"full": full})
+                        _materialize(tables, first, last, instance, atlas, {"full": full, "shrink": shrink})
                 tried = {day.isoformat() for day in days}
                 for partition in pending_partitions(warehouse, source):
                     if partition not in tried:
-                        transform(warehouse, source, partition, notify=notify)
+                        transform(warehouse, source, partition, shrink=shrink, notify=notify)
 
 
 def _materialize(

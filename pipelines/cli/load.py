@@ -34,6 +34,12 @@ DayRange = tuple[date | None, date | None]
 """First and last day; None where that end is open."""
 Work = list[tuple[Source, list[date]]]
 Full = Annotated[bool, typer.Option("--full", help="Apply all latest versions again, not only pending ones.")]
+Shrink = Annotated[
+    bool,
+    typer.Option(
+        "--shrink", help="Accept that a listing or table loses more than a fifth, or that a SELECT fails often."
+    ),
+]
 
 
 def run(
@@ -48,9 +54,7 @@ def run(
     full_refresh: Annotated[
         bool, typer.Option("--full-refresh", help="Live: read all of the source, not only what is new.")
     ] = False,
-    shrink: Annotated[
-        bool, typer.Option("--shrink", help="Accept a listing that has lost more than a fifth of its records.")
-    ] = False,
+    shrink: Shrink = False,
     json: AsJson = False,
 ) -> None:
     """Fetch, land and transform sources, day by day, as Dagster runs of this process.
@@ -110,6 +114,7 @@ def transform(
     sources: Annotated[list[str], typer.Argument(help="Domains or sources (domain/source).")],
     partition: Day = None,
     full: Full = False,
+    shrink: Shrink = False,
     json: AsJson = False,
 ) -> None:
     """Apply pending payloads to the tables: of every partition that has any, or of one."""
@@ -120,7 +125,7 @@ def transform(
                 continue
             days = [_window(partition).key] if partition else _transformable(warehouse, source, full)
             for day in days:
-                transform_partition(warehouse, source, day, full=full, notify=reporter)
+                transform_partition(warehouse, source, day, full=full, shrink=shrink, notify=reporter)
     _warn_without_selects(chosen)
     _end(reporter.runs, json)
 

@@ -137,8 +137,8 @@ select
 SELECT_MISSING = """
 select v.version_id, v.external_id, v.request
 from staging.versions v
-where v.stream = %(stream)s and v.latest and v.digest is not null and v.fetched_at < %(at)s
-  and (v.version_at < %(at)s or v.version_at > now()) -- else it was fetched again since
+where v.stream = %(stream)s and v.latest and v.digest is not null
+  and coalesce(v.confirmed_at, v.fetched_at) < %(at)s -- else it was received since
   and (%(above)s = '' or (length(v.external_id), v.external_id collate "C") > (length(%(above)s), %(above)s))
   and (%(below)s = '' or (length(v.external_id), v.external_id collate "C") < (length(%(below)s), %(below)s))
   and not exists (

@@ -12,8 +12,9 @@ from datetime import datetime
 from typing import Any
 
 from pipelines import quarantine
-from pipelines.landing import deletions, observations, versions
+from pipelines.landing import deletions, versions
 from pipelines.landing.intake import discard
+from pipelines.landing.observations import insert_observations
 from pipelines.landing.schema_drift import SchemaDrift
 from pipelines.ledger import Counts, Run
 from pipelines.warehouse import locks
@@ -84,9 +85,8 @@ def _publish_versions(run: Run, outcome: Outcome, results: dict[str, int]) -> in
         versions.insert_versions(run)
     if deleted and (renamed := deletions.set_renames(run)):
         outcome.stats["renamed"] = renamed
-    observations.insert_observations(run, results)
+    insert_observations(run)
     versions.confirm_unchanged(run)
-    observations.confirm_unchanged(run)
     return deleted
 
 

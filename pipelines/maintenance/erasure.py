@@ -63,7 +63,7 @@ def erase(
             _require_no_kept_schema(run.connection, source.domain)
             for statement in erase_sql.PREPARE:
                 run.connection.execute(statement, parameters)
-            counts, stats = apply_pending(run, source)
+            counts, stats = apply_pending(run, source, shrink=True)
             removed = {kind: _delete(run.connection, kind, parameters) for kind in erase_sql.DELETE}
             removed["versions"] -= 1  # the tombstone of this run
             stats["erased"] = removed | _count_shared_bodies(run.connection)

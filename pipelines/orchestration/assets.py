@@ -41,9 +41,13 @@ class LandConfig(dg.Config):
 
 
 class TransformConfig(dg.Config):
-    """full: applies all latest versions of the partition again, not only pending ones."""
+    """full: applies all latest versions of the partition again, not only pending ones.
+
+    shrink: accepts that a table loses more than a fifth of its rows, or that a SELECT fails on many records.
+    """
 
     full: bool = False
+    shrink: bool = False
 
 
 def staging_key(source: Source) -> dg.AssetKey:
@@ -142,6 +146,7 @@ def table_assets(source: Source) -> dg.AssetsDefinition:
                 source,
                 partition,
                 full=config.full,
+                shrink=config.shrink,
                 dagster_run_id=context.run.run_id,
                 notify=atlas.notify,
             )

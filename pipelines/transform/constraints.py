@@ -32,16 +32,14 @@ class RowValidator:
             self._reject_checks(incoming)
 
     def reject_conflicting(self, counts: dict[str, Counts]) -> None:
-        """Leaves in `incoming` only rows that fit together; adds duplicates and all rejected rows to the counts."""
+        """Leaves in `incoming` only rows that fit together; adds duplicates to the counts."""
         for incoming in self.tables:
             each = counts[incoming.spec.name]
             each.duplicates += self._delete_duplicates(incoming)
             for reference in incoming.spec.references:
                 self._reject_orphans(incoming, reference)
-            each.duplicates += self.conflicts.reject_taken(incoming) + self.conflicts.resolve(incoming)
+            each.duplicates += self.conflicts.resolve(incoming)
         self.delete_unreferenced()
-        for name, number in rejects.rejected_by_table(self.connection).items():
-            counts[name].quarantined += number
 
     def delete_unreferenced(self) -> None:
         """Deletes from `incoming` the shared rows to which no row refers, or only rejected ones, of any source."""
@@ -82,7 +80,7 @@ class RowValidator:
                 self.connection,
                 incoming,
                 sql.SQL("o.ctid in (select place from ({}) as n where ({}) is false)").format(
-                    rejects.located_rows(incoming), sql.SQL(str(check.sqltext))
+                    incoming.typed_rows(), sql.SQL(str(check.sqltext))
                 ),
                 reason="check",
                 constraint=str(check.name),

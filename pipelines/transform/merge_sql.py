@@ -16,18 +16,20 @@ def require_unique_keys(incoming: IncomingTable) -> sql.Composed:
 
 
 OBSERVATIONS_OF_CHANGE_SET = """(
-    select s.record_id, e.observed_at from change_set_observations s join staging.observations e using (observation_id)
+    select s.record_id, e.stream, e.observed_at
+    from change_set_observations s join staging.observations e using (observation_id)
 ) c where t.observed_at = c.observed_at and"""
 
 
 def prune(incoming: IncomingTable, *, referenced: bool = False) -> sql.Composed:
     """Deletes the rows of records of the change set that no SELECT yields any more, but those that are referenced.
 
-    Returns deleted, digest, and how many were kept because a row refers to them. referenced: deletes those too.
+    Returns for each stream: deleted, digest, and how many were kept because a row refers to them. referenced: deletes
+    those too.
     """
     pruned = sql.SQL(
         """
-        select t.ctid as place, {referenced} as kept from {target} t, {records} t.record_id = c.record_id
+        select t.ctid as place, c.stream, {referenced} as kept from {target} t, {records} t.record_id = c.record_id
           and not exists (select from {incoming} o where {same_key})
         """
     ).format(
@@ -44,16 +46,23 @@ def prune(incoming: IncomingTable, *, referenced: bool = False) -> sql.Composed:
         deleted as (
             delete from {target} t using pruned p where t.ctid = p.place and not p.kept returning {returned}
         ){released}
-        select count(*) as deleted, coalesce(sum(hash), 0) as digest,
-            (select count(*) from pruned where kept) as kept
-        from deleted
+        select p.stream, count(*) filter (where not p.kept) as deleted, count(*) filter (where p.kept) as kept,
+            coalesce((select sum(d.hash) from deleted d where d.stream = p.stream), 0) as digest
+        from pruned p group by p.stream
         """
     ).format(
         pruned=pruned,
         target=incoming.spec.target,
-        returned=sql.SQL(", ").join([sql.SQL("{} as hash").format(incoming.spec.row_hash("t")), *shared]),
+        returned=sql.SQL(", ").join([sql.SQL("p.stream, {} as hash").format(incoming.spec.row_hash("t")), *shared]),
         released=_insert_released(incoming.spec, "deleted"),
     )
+
+
+def rows_of_stream(spec: TableSpec, stream: str, limit: int) -> sql.Composed:
+    """Selects the rows of a stream before the run, but no more than a limit."""
+    return sql.SQL(
+        "select from staging.effective_versions e join {} t using (record_id) where e.stream = {} limit {}"
+    ).format(spec.target, sql.Literal(stream), sql.Literal(limit))
 
 
 def released(spec: TableSpec) -> sql.Identifier:
@@ -64,7 +73,7 @@ def released(spec: TableSpec) -> sql.Identifier:
 def delete_unreferenced(spec: TableSpec) -> sql.Composed:
     """Deletes shared rows that this run stopped referring to and no other row refers to.
 
-    Returns what `prune` returns.
+    Returns what `prune` returns, of all streams.
     """
     (key,) = spec.key
     delete = sql.SQL(
@@ -83,7 +92,7 @@ def delete_unreferenced(spec: TableSpec) -> sql.Composed:
 
 def merge(incoming: IncomingTable) -> sql.Composed:
     """Inserts the new rows of `incoming` and updates those that differ; returns created, updated, yielded, digest."""
-    columns = [*incoming.yielded, *incoming.omitted]
+    columns = incoming.spec.content
     merged = sql.SQL(
         """
         merge into {target} t using ({typed_rows}) s on {same_key}

@@ -84,20 +84,6 @@ def reset(connection: Connection) -> None:
     connection.execute("truncate found_pending_rows")
 
 
-def located_rows(incoming: IncomingTable) -> sql.Composed:
-    """The rows of `incoming` in the types of the table, each with its ctid as `place`. All values must be valid."""
-    columns = [
-        sql.SQL("{} as {}").format(
-            incoming.cast(column.name)
-            if column.name in incoming.yielded
-            else sql.SQL(f"null::{incoming.spec.type_of(column.name)}"),
-            sql.Identifier(column.name),
-        )
-        for column in incoming.spec.table.columns
-    ]
-    return sql.SQL("select ctid as place, {} from {}").format(sql.SQL(", ").join(columns), incoming.identifier)
-
-
 def export_rows(connection: Connection, domain: str) -> Exported:
     """Returns both tables, with the names of the domain's tables for those of another schema."""
     exported = {}
@@ -122,10 +108,8 @@ def load_rows(connection: Connection, exported: Exported) -> None:
 
 
 def rejected_by_table(connection: Connection) -> dict[str, int]:
-    """How many rows of each table are rejected, without the records that a SELECT fails on."""
-    rows = connection.execute(
-        "select table_name, count(*) as number from rejected_rows where reason <> 'select_fails' group by table_name"
-    )
+    """How many rows of each table are rejected; a record on which a SELECT fails counts as one row of its table."""
+    rows = connection.execute("select table_name, count(*) as number from rejected_rows group by table_name")
     return {row["table_name"]: row["number"] for row in rows}
 
 
@@ -179,8 +163,6 @@ update staging.quarantine q set closed_run = %(run)s, closed_at = now()
 from change_set c
 where q.stage = 'transform' and q.stream = %(stream)s and q.closed_at is null and q.last_run <> %(run)s
   and q.record_id = c.record_id
-  and (q.reason <> 'select_fails'
-       or exists (select from staging.versions v where v.version_id = c.version_id and v.latest))
 """
 
 CLOSE_SHARED_ENTRIES = """

@@ -162,7 +162,10 @@ def test_as_of_reports_an_interrupted_prune_too(history: Recorder) -> None:
         assert "was interrupted while it pruned superseded versions" in words
 
 
-UNPROVEN = "select author_id from toy.authors m where not exists (select from ops.effective_version(m.record_id))"
+UNPROVEN = """
+select author_id from toy.authors
+where record_id not in (select record_id from staging.effective_versions_after())
+"""
 
 LAST = "select fetch_run_id::text from ops.fetch_runs where kind = 'transform' order by publish_seq desc limit 1"
 
