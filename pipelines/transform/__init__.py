@@ -8,7 +8,7 @@ Temporary tables, each dropped when its transaction ends, and read in this packa
   read, with current counters. `change_set_observations`: the observations that are applied.
 - `dependent_records`: records to add to the change set. `pruned_keys`: keys that are about to be deleted.
 - `incoming_<table>`: what the SELECT files yield for a table.
-- `released_<table>`: keys of a shared table to which a row no longer refers.
+- `referenced_<table>`: keys of a shared table to which rows of the change set referred before.
 - `rejected_rows`: rows that do not fit their table. `found_pending_rows`: keys that rows of this run are pending for.
 - `conflict_losers`: rows that are not written, because another row has their key or a unique value.
 """

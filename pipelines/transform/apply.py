@@ -74,7 +74,7 @@ class Applier:
 
         Raises AtlasError where a SELECT file is wrong, or where more is lost than `shrink` accepts.
         """
-        self._create_temporary_tables()
+        self.connection.execute(rejects.CREATE_REJECTED)
         self.evaluator.evaluate()
         while self.dependents.add(having_keys=False):
             self.evaluator.evaluate()
@@ -93,13 +93,6 @@ class Applier:
     def no_counts(self) -> dict[str, Counts]:
         """Counts of zero for each table."""
         return {spec.name: Counts() for spec in (*self.specs, *self.shared)}
-
-    def _create_temporary_tables(self) -> None:
-        self.connection.execute(rejects.CREATE_REJECTED)
-        for spec in self.shared:
-            self.connection.execute(
-                sql.SQL("create temp table {} (key uuid) on commit drop").format(merge_sql.released(spec))
-            )
 
     def _validate(self) -> dict[str, Counts]:
         """Rejects the rows that do not fit, with all records in the change set whose rows they conflict with.
@@ -129,7 +122,9 @@ class Applier:
         self.connection.execute("set constraints all deferred")
         for incoming in self.tables:
             self.connection.execute(merge_sql.require_unique_keys(incoming))
-        kept = self._prune([each for each in reversed(self.tables) if "record_id" in each.yielded], counts)
+        for spec in self.shared:
+            self.connection.execute(merge_sql.create_referenced(spec, self.specs))
+        kept = self._prune([each for each in reversed(self.tables) if each.spec.owned], counts)
         for incoming in self.tables:
             self._merge(incoming, counts[incoming.spec.name])
         kept = self._prune(kept, counts)
@@ -141,7 +136,9 @@ class Applier:
         self.connection.execute("set constraints all immediate")
 
     def _merge(self, incoming: IncomingTable, counts: Counts) -> None:
-        merged = self.connection.execute(merge_sql.merge(incoming)).fetchone()
+        merged = self.connection.execute(
+            merge_sql.merge(incoming.spec, sql.SQL("({})").format(incoming.typed_rows()), owners_stay=True)
+        ).fetchone()
         assert merged is not None
         counts.created, counts.updated = merged["created"], merged["updated"]
         counts.fetched = merged["yielded"] + counts.duplicates

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from psycopg import sql
 
 from pipelines.ledger import Counts
-from pipelines.transform import rejects
+from pipelines.transform import merge_sql, rejects
 from pipelines.transform.incoming import IncomingTable
 from pipelines.transform.key_conflicts import ConflictResolver
 from pipelines.warehouse.database import Connection
@@ -149,19 +149,15 @@ class RowValidator:
         ).format(column=column, parent=parent.target, key=sql.Identifier(key), stays=stays, comes=comes)
 
     def _delete_unreferenced(self, incoming: IncomingTable) -> None:
-        (key,) = incoming.spec.key
-        places = [(child.spec, child.identifier) for child in self.tables]
-        places += [(child, child.target) for child in map(TableSpec, incoming.spec.table.metadata.sorted_tables)]
-        referenced = [
-            sql.SQL("exists (select from {} r where r.{} = o.{})").format(
-                place, sql.Identifier(reference.column), sql.Identifier(key)
-            )
-            for child, place in places
-            for reference in child.references
+        places = [(table.target, column) for table, column in incoming.spec.referrers]
+        places += [
+            (child.identifier, reference.column)
+            for child in self.tables
+            for reference in child.spec.references
             if reference.table is incoming.spec.table
         ]
         self.connection.execute(
-            sql.SQL("delete from {} o where not ({})").format(
-                incoming.identifier, sql.SQL(" or ").join(referenced) if referenced else sql.SQL("false")
+            sql.SQL("delete from {} t where not {}").format(
+                incoming.identifier, merge_sql.is_referenced(incoming.spec, places)
             )
         )

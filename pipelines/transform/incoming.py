@@ -49,19 +49,27 @@ class IncomingTable:
         self._require_columns(self.yielded, select)
 
     def create_as_text(self, connection: Connection) -> None:
-        """Creates the table empty, with all columns, of type text: what SELECTs of any types and columns yield fits."""
-        columns = [sql.SQL("{} text").format(sql.Identifier(column)) for column in self.spec.content]
+        """Creates the table empty: keys in their own types, all other columns as text, which fits any SELECT."""
+        spec = self.spec
+        keys = {*spec.key, "record_id", *(reference.column for reference in spec.references)}
+        types = {column: spec.type_of(column) if column in keys else "text" for column in spec.content}
+        columns = [sql.SQL("{} {}").format(sql.Identifier(each), sql.SQL(types[each])) for each in types]
         connection.execute(
             sql.SQL("create temp table {} ({}) on commit drop").format(self.identifier, sql.SQL(", ").join(columns))
         )
-        self.yielded = dict.fromkeys(self.spec.content, "text")
+        self.yielded = {column: name.lower() for column, name in types.items()}
 
     def insert_as_text(self, connection: Connection, query: sql.Composed, select: str) -> None:
         """Inserts what a query yields into a table that `create_as_text` created. Raises what `create` raises."""
         found = connection.execute(sql.SQL("{} limit 0").format(query)).description or []
         columns = [column.name for column in found]
         self._require_columns(columns, select)
-        values = [self._text(column.name, numeric=column.type_code == NUMERIC) for column in found]
+        values = [
+            sql.SQL("({})::{}").format(
+                self._text(column.name, numeric=column.type_code == NUMERIC), sql.SQL(self.yielded[column.name])
+            )
+            for column in found
+        ]
         connection.execute(
             sql.SQL("insert into {} ({}) select {} from ({}) as q").format(
                 self.identifier, names(columns), sql.SQL(", ").join(values), query

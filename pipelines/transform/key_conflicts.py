@@ -55,12 +55,12 @@ class ConflictResolver:
         losers = []
         for row in self.connection.execute(self._contested(incoming, keys)):
             claims = [(number, value) for number, value in enumerate(row["values"]) if value is not None]
-            lost = next((claim for claim in claims if claim in winners), None)
-            if lost is None:
+            taken = next((claim for claim in claims if claim in winners), None)
+            if taken is None:
                 winners |= dict.fromkeys(claims, row)
             else:
-                winner = winners[lost]
-                losers.append((row["place"], lost[0], winner["key"], winner["record_id"] == row["record_id"]))
+                winner = winners[taken]
+                losers.append((row["place"], taken[0], winner["key"], winner["record_id"] == row["record_id"]))
         self.connection.execute(CREATE_LOSERS)
         self.connection.cursor().executemany("insert into conflict_losers values (%s, %s, %s, %s)", losers)
         by_key = self._delete_lost_keys(incoming)
@@ -78,19 +78,16 @@ class ConflictResolver:
         self, incoming: IncomingTable, keys: list[tuple[list[str], UniqueConstraint | None]]
     ) -> sql.Composed:
         """The query CONTESTED over the rows of a table."""
-        values, counts = [], []
+        values: list[sql.Composable] = []
+        counts: list[sql.Composable] = []
         for columns, unique in keys:
-            comparable = (
-                sql.SQL("true")
-                if unique is not None and _nulls_not_distinct(unique)
-                else sql.SQL("num_nulls({}) = 0").format(names(columns, "n"))
-            )
-            for window, found in (
-                ("dense_rank() over (order by {})", values),
-                ("count(*) over (partition by {})", counts),
-            ):
-                value = sql.SQL(window).format(names(columns, "n"))
-                found.append(sql.SQL("case when {} then {} end").format(comparable, value))
+            all_columns = names(columns, "n")
+            comparable = sql.SQL("num_nulls({}) = 0").format(all_columns)
+            if unique is not None and _nulls_not_distinct(unique):
+                comparable = sql.SQL("true").format()
+            case = sql.SQL("case when {} then {} end")
+            values.append(case.format(comparable, sql.SQL("dense_rank() over (order by {})").format(all_columns)))
+            counts.append(case.format(comparable, sql.SQL("count(*) over (partition by {})").format(all_columns)))
         return CONTESTED.format(
             key=incoming.spec.key_text("n"),
             values=sql.SQL(", ").join(values),

@@ -39,20 +39,19 @@ def reject(
     detail: sql.Composable,
 ) -> None:
     """Moves the rows `o` that meet a condition from `incoming` to `rejected_rows`, each with the reason."""
-    key = sql.SQL(", ").join(sql.SQL("{}::text").format(sql.Identifier(column)) for column in incoming.spec.key)
     connection.execute(
         sql.SQL(
             """
             with bad as (delete from {incoming} o where {condition} returning *)
             insert into rejected_rows (table_name, record_id, row_key, reason, constraint_name, detail, row)
-            select {name}, {record}, concat_ws(' ', {key}), {reason}, {constraint}, {detail}, to_jsonb(bad) from bad
+            select {name}, {record}, {key}, {reason}, {constraint}, {detail}, to_jsonb(bad) from bad
             """
         ).format(
             incoming=incoming.identifier,
             condition=condition,
             name=sql.Literal(incoming.spec.name),
-            record=sql.Identifier("record_id") if "record_id" in incoming.yielded else sql.SQL("null"),
-            key=key,
+            record=sql.SQL("record_id" if incoming.spec.owned else "null"),
+            key=incoming.spec.key_text("bad"),
             reason=sql.Literal(reason),
             constraint=sql.Literal(constraint),
             detail=detail,
@@ -69,12 +68,11 @@ def insert_pending(
     reason: str,
 ) -> None:
     """Inserts into `found_pending_rows` the rows `o` that meet a condition and have a record, with a key of a table."""
-    if "record_id" in incoming.yielded:
+    if incoming.spec.owned:
         connection.execute(
-            sql.SQL(
-                "insert into found_pending_rows"
-                " select o.record_id, {}, {}, {} from {} o where o.record_id is not null and {}"
-            ).format(sql.Literal(table), key, sql.Literal(reason), incoming.identifier, condition)
+            sql.SQL("insert into found_pending_rows select o.record_id, {}, {}, {} from {} o where {}").format(
+                sql.Literal(table), key, sql.Literal(reason), incoming.identifier, condition
+            )
         )
 
 

@@ -91,15 +91,12 @@ def _rows(spec: TableSpec) -> sql.Composed:
         observed=sql.SQL("t.observed_at" if spec.time_series else "null::timestamptz"),
         referrers=sql.SQL(" union all ").join(
             REFERRING_ROW.format(
-                name=sql.Literal(other.fullname),
-                table=TableSpec(other).target,
-                column=sql.Identifier("r", reference.column),
+                name=sql.Literal(other.name),
+                table=other.target,
+                column=sql.Identifier("r", column),
                 key=sql.Identifier("t", spec.key[0]),
             )
-            for other in metadata.sorted_tables
-            if _traced(other)
-            for reference in TableSpec(other).references
-            if reference.table is spec.table
+            for other, column in spec.referrers
         ),
     )
 
