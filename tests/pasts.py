@@ -1,7 +1,7 @@
 """Random histories: records that change, SELECT files that change between runs, and the tables after each run.
 
 For tests of rebuild, time travel and diff. Two sources of the toy domain: the library (counters, topics, key conflicts,
-rows that are pending until their parent is there) and the shop (topics that the library has too).
+rows that are pending until their parent is there) and the shop (authors and topics too).
 """
 
 import os

@@ -206,7 +206,7 @@ def recorded(warehouse: Warehouse, source: Source) -> None:
 
 
 def test_sources_and_days_transformed_at_once_are_as_one_by_one(warehouse: Warehouse, other: Warehouse) -> None:
-    """They share topics, in an order by chance (RACE_SEED repeats it)."""
+    """They share tables, in an order by chance (RACE_SEED repeats it)."""
     sources = list(project.sources().values())
     for source in sources:
         recorded(other, source)

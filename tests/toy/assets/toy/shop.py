@@ -1,4 +1,4 @@
-"""A shop: authors on one page, with topics that the library has too.
+"""A shop: authors on one page, in the tables that the library fills too.
 
 GET /authors ──a list──> one payload an author ──> authors, author_topics, topics
 """

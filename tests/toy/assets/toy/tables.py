@@ -136,14 +136,14 @@ quotes = Table(
 topics = Table(
     "topics",
     metadata,
-    Column("topic_id", UUID, primary_key=True, comment="ops.key of the normalized name, whatever the source"),
-    Column("source_id", UUID, ForeignKey("ops.sources.source_id"), index=True, comment="NULL: topics are of no source"),
+    Column("topic_id", UUID, primary_key=True, comment="ops.key of the source and the normalized name"),
+    Column("source_id", UUID, ForeignKey("ops.sources.source_id"), index=True, comment="Source"),
     *limited_text("name", 50, nullable=False, comment="Readable form"),
     *limited_text("normalized_name", 50, nullable=False, comment="ops.tag_name(name)"),
     created_column(),
     unique("normalized_name", "source_id", nulls_not_distinct=True),
     schema=SCHEMA,
-    comment="One row per topic, shared by the authors of all sources that refer to it",
+    comment="One row per topic of a source, shared by the authors that refer to it",
 )
 
 author_topics = Table(

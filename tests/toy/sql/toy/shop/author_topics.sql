@@ -1,7 +1,7 @@
 -- One row per author and topic; of several spellings of a topic, the smallest.
 select
     ops.key(p.source, p.external_id)                    as author_id,
-    ops.key('topic', ops.tag_name(n.spelling))          as topic_id,
+    ops.key(p.source, ops.tag_name(n.spelling))         as topic_id,
     p.record_id,
     min(n.spelling collate "C")                         as spelling
 from payloads as p

@@ -1,6 +1,7 @@
 -- One row per topic that an author has.
 select distinct
-    ops.key('topic', t.normalized_name)         as topic_id,
+    ops.key(p.source, t.normalized_name)        as topic_id,
+    ops.key(p.source)                           as source_id,
     replace(t.normalized_name, '_', ' ')        as name,
     t.normalized_name
 from payloads as p
