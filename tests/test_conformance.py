@@ -604,10 +604,10 @@ def test_any_order_of_partitions_gives_the_same_rows(
         land(warehouse, source, partition, received, payloads)
         landed.append(partition.key)
         if dice.random() < 0.4:
-            transform(warehouse, source, dice.choice(landed))
+            transform(warehouse, source, dice.choice(landed), shrink=True)
     dice.shuffle(landed)
     for key in landed:
-        transform(warehouse, source, key)
+        transform(warehouse, source, key, shrink=True)
     assert pending_partitions(warehouse, source) == []
     assert rows(warehouse, source) == expected
 
@@ -884,7 +884,7 @@ def test_rows_no_longer_yielded_go_and_come_back_with_their_payload(
     poor_day, rich_day = (Window(days[-1].window.day + timedelta(days=after)) for after in (1, 2))
 
     landed = land(warehouse, source, poor_day, poor_day, list(poorer.values()))
-    run = transform(warehouse, source, poor_day.key)
+    run = transform(warehouse, source, poor_day.key, shrink=True)
     assert landed.counts.quarantined == run.counts.quarantined == 0
     gone = before - keys(warehouse, source)
     assert run.counts.deleted == len(gone)
@@ -893,13 +893,13 @@ def test_rows_no_longer_yielded_go_and_come_back_with_their_payload(
 
     never = new_warehouse()
     land(never, source, poor_day, poor_day, list((latest | poorer).values()))
-    transform(never, source, poor_day.key)
+    transform(never, source, poor_day.key, shrink=True)
     assert divided(rows(warehouse, source))[0] == divided(rows(never, source))[0]
     never.drop_database(never.database)
 
     back = land(warehouse, source, rich_day, rich_day, [latest[record] for record in poorer])
     assert back.counts.updated == landed.counts.updated > 0
-    assert transform(warehouse, source, rich_day.key).counts.deleted == 0
+    assert transform(warehouse, source, rich_day.key, shrink=True).counts.deleted == 0
     now, then = divided(rows(warehouse, source)), divided(expected)
     assert now[0] == then[0]
     assert all(set(lines) <= set(now[1][name]) for name, lines in then[1].items())
@@ -924,7 +924,7 @@ def test_rows_of_a_record_that_is_gone_go_and_come_back_with_it(
     intake = Intake(lambda _: told, "recorded", poor_day.start)
     landed = land_intake(warehouse, source, poor_day.key, nullcontext(intake), shrink=True)
     assert landed.counts.deleted == len(gone)
-    transform(warehouse, source, poor_day.key)
+    transform(warehouse, source, poor_day.key, shrink=True)
     assert not any(orphans(warehouse, source).values())
 
     never = new_warehouse()
@@ -941,5 +941,5 @@ def test_rows_of_a_record_that_is_gone_go_and_come_back_with_it(
 
     back = land(warehouse, source, rich_day, rich_day, [latest[record] for record in sorted(gone)])
     assert back.counts.created == back.counts.fetched == len(gone)
-    assert transform(warehouse, source, rich_day.key).counts.deleted == 0
+    assert transform(warehouse, source, rich_day.key, shrink=True).counts.deleted == 0
     assert rows(warehouse, source) == expected

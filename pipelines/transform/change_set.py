@@ -53,11 +53,15 @@ INSERT_PENDING = sql.SQL(
             where e.record_id = p.record_id and e.payload_id is not null and e.applied_sql = %(code)s
               and not exists (
                   select from staging.quarantine q
-                  where q.record_id = p.record_id and q.reason = 'select_fails' and q.closed_at is null))
+                  where q.record_id = p.record_id and q.reason = 'select_fails' and q.closed_at is null)
+              and not exists (
+                  select from staging.observations o
+                  where o.record_id = p.record_id and o.late and o.valid_from_run is null))
     from pending p
     """
 )
-"""All observations of a record are read, unless the same SELECT files were applied to it before and did not fail."""
+"""All observations of a record are read, unless the same SELECT files were applied to it before and did not fail, and
+no late one changes what comes after it."""
 
 INSERT_GIVEN = sql.SQL(
     """

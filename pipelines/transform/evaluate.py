@@ -40,8 +40,15 @@ OBSERVATIONS = sql.SQL(
         from change_set_observations s join staging.observations o using (observation_id)
         join change_set_bodies b on b.record_id = s.record_id
         where b.stream = {stream} and s.round = {round} and b.edition = {edition} {where}
+          and o.digest is distinct from (
+              select e.digest from staging.observations e
+              where e.record_id = o.record_id and e.observed_at < o.observed_at and (
+                  exists (select from change_set_observations n where n.observation_id = e.observation_id)
+                  or {incremental} and e.valid_from_run is not null)
+              order by e.observed_at desc limit 1)
     )"""
 )
+"""Each change: an observation that is equal to the one before it in time is left out."""
 
 NO_CONDITION = sql.SQL("")
 
@@ -59,6 +66,7 @@ def query_over(
             source=sql.Literal(change_set.source.name),
             stream=sql.Literal(stream),
             round=sql.Literal(change_set.round),
+            incremental=sql.Literal(not change_set.complete),
             edition=sql.Literal(edition),
             where=where,
         )
