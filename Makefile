@@ -13,7 +13,7 @@ STRICTLY := 'error,ignore:Property `ScheduleDefinition.environment_vars`'
 
 HISTORIES ?= 10000
 
-.PHONY: help install run ui test test-histories test-faults bench lint lock clean db-migrate db-apply db-status db-check db-ensure db-drop db-shell
+.PHONY: help install run ui test test-source test-histories test-crashes coverage bench lint lock clean db-migrate db-apply db-status db-check db-ensure db-drop db-shell
 
 help: ## what can be made
 	@grep -hE '^[a-z -]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\n\t/'
@@ -33,7 +33,6 @@ install: .venv/installed ## the environment, as the lock file has it
 run: install ## a warehouse with data in it: migrate, load all recordings, answer questions
 	$(ATLAS) db ensure
 	$(ATLAS) run
-	$(ATLAS) runs
 	$(ATLAS) ask
 
 ui: install ## the Dagster UI over the warehouse, on 127.0.0.1:3000
@@ -42,11 +41,22 @@ ui: install ## the Dagster UI over the warehouse, on 127.0.0.1:3000
 test: install $(LINT) ## everything a contributor must pass; DATABASE=container uses testcontainers
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal --database $(DATABASE) $(TESTS)
 
+test-source: install ## what one source must pass: make test-source SOURCE=catalog/civitai
+	$(BIN)/python -m pytest -p no:hypothesispytest tests/test_conformance.py --source $(SOURCE)
+
+coverage: install ## which share of the lines of each package tests run
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest -q -n $(JOBS) --dist worksteal $(TESTS)
+	$(BIN)/coverage combine --quiet
+	@for package in pipelines pipelines/*/ assets/*/; do \
+		printf '%5s %%  %s\n' "$$($(BIN)/coverage report --format=total --precision=1 --include="$${package%/}/*.py")" $$package; \
+	done
+
 test-histories: install ## many histories of sources that change while they are read; HISTORY=<seed> repeats one
 	HISTORIES=$(HISTORIES) $(BIN)/python -m pytest -n $(JOBS) --dist worksteal -rP --show-capture=stdout tests/landing/test_histories.py
 
-test-faults: install ## every failpoint, killed, cut off and cancelled, and every outage; `make test` takes a sample, FAULTS_SEED=<seed> repeats it
-	FAULTS=all $(BIN)/python -m pytest -n $(JOBS) --dist worksteal tests/promises/test_i7_failpoints.py tests/promises/test_i7_outages.py
+test-crashes: install ## a crash at every statement of each command, and every outage; CRASHES_SEED=<seed> repeats one
+	CRASHES=all $(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(addprefix tests/promises/test_i7_,crash.py outages.py)
 
 bench: install ## what must take no longer than it may; on a machine that does nothing else
 	$(BIN)/python -m pytest -q -s tests/budgets.py

@@ -6,13 +6,13 @@ from pipelines import project
 from pipelines.warehouse import autogenerate, declare
 
 project.load_tables()
-schemas = autogenerate.managed_schemas(declare.metadata, context.script)
+schemas = autogenerate.managed_schemas()
 context.configure(
     connection=context.config.attributes["connection"],
     target_metadata=declare.metadata,
     include_schemas=True,
     include_name=lambda name, kind, _: kind != "schema" or name in schemas,
-    autogenerate_plugins=["alembic.autogenerate.*", "alembic.ext.checkconstraint_byname", "atlas"],
+    autogenerate_plugins=["alembic.autogenerate.*", "alembic.ext.checkconstraint_byname"],
     compare_server_default=True,
     transaction_per_migration=False,
 )

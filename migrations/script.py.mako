@@ -3,7 +3,7 @@ def body(text):
     """The operations without Alembic's own comments."""
     return "\n".join(line for line in text.splitlines() if not line.lstrip().startswith("# ###")).strip() or "pass"
 %>\
-"""${message}"""
+${repr(message)}
 
 import sqlalchemy as sa
 from alembic import op

@@ -125,60 +125,45 @@ def open_run(
 
     subject: the source, or the name of a domain for a run of several sources.
     """
+    name = subject if isinstance(subject, str) else subject.name
     with open_reader(warehouse) as connection:
-        run = Run(
-            _insert(connection, subject, kind, partition, code_version, dagster_run_id),
-            subject if isinstance(subject, str) else subject.name,
-            kind,
-            partition,
-            connection,
-            notify,
-        )
+        with connection.transaction():
+            if isinstance(subject, Source):
+                _upsert_source(connection, subject)
+            row = connection.execute(
+                INSERT_RUN,
+                {"name": name, "kind": kind, "partition": partition, "dagster": dagster_run_id, "code": code_version},
+            ).fetchone()
+            assert row is not None
+            locks.acquire(connection, locks.run(row["fetch_run_id"]))
+        run = Run(row["fetch_run_id"], name, kind, partition, connection, notify)
         notify(run)
         try:
             yield run
         except BaseException as error:
             run.status, run.counts = "failed", Counts()
             run.error = _error_text(error)
-            _fail(warehouse, run)
+            with warehouse.connect() as other:  # the run's own connection may be broken
+                _close_failed(other, run.id, run.error)
             raise
         finally:
             notify(run)
 
 
-def _insert(
-    connection: Connection,
-    subject: Source | str,
-    kind: RunKind,
-    partition: str,
-    code_version: str,
-    dagster_run_id: str | None,
-) -> UUID:
-    with connection.transaction():
-        if isinstance(subject, Source):
-            locks.acquire_for_transaction(connection, locks.SOURCES)
-            connection.execute(MERGE_SOURCE, {"name": subject.name, "kind": subject.kind, "base_url": subject.base_url})
-        row = connection.execute(
-            """
-            insert into ops.fetch_runs
-                (source_id, stream, kind, asset_key, partition_key, dagster_run_id, status, code_version)
-            values (
-                case when %(declared)s then ops.key(%(name)s) end, %(name)s, %(kind)s, %(name)s, %(partition)s,
-                %(dagster)s, 'in_progress', %(code)s)
-            returning fetch_run_id
-            """,
-            {
-                "declared": isinstance(subject, Source),
-                "name": subject.name if isinstance(subject, Source) else subject,
-                "kind": kind,
-                "partition": partition,
-                "dagster": dagster_run_id,
-                "code": code_version,
-            },
-        ).fetchone()
-        assert row is not None
-        locks.acquire(connection, locks.run(row["fetch_run_id"]))
-    return UUID(str(row["fetch_run_id"]))
+def _upsert_source(connection: Connection, source: Source) -> None:
+    """Writes a source's row of ops.sources; one that is equal is not written."""
+    locks.acquire_for_transaction(connection, locks.SOURCES)
+    connection.execute(
+        """
+        merge into ops.sources t
+        using (select %(name)s as name, %(kind)s as kind, %(base_url)s as base_url) s on t.name = s.name
+        when matched and (t.kind, t.base_url, t.is_active) is distinct from (s.kind, s.base_url, true) then
+            update set kind = s.kind, base_url = s.base_url, is_active = true
+        when not matched then
+            insert (source_id, name, kind, base_url) values (ops.key(s.name), s.name, s.kind, s.base_url)
+        """,
+        {"name": source.name, "kind": source.kind, "base_url": source.base_url},
+    )
 
 
 def _error_text(error: BaseException) -> str:
@@ -187,33 +172,23 @@ def _error_text(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}" if isinstance(error, Exception) else "interrupted"
 
 
-def _fail(warehouse: Warehouse, run: Run) -> None:
-    """Closes the run as failed, on a new connection: the run's own may be broken."""
-    with warehouse.connect() as connection:
-        _close_failed(connection, run.id, str(run.error))
-
-
 def _close_failed(connection: Connection, run_id: UUID, error: str) -> None:
     """Closes a run as failed. Discards its unpublished rows, unless a checkpoint lets the next run resume it."""
-    with connection.transaction():
-        connection.execute(
-            """
-            update ops.fetch_runs set status = 'failed', ended_at = clock_timestamp(), error_text = %s
-            where fetch_run_id = %s and status in ('pending', 'in_progress')
-            """,
-            [error[:10_000].replace("\x00", ""), run_id],
+    connection.execute(
+        """
+        with failed as (
+            update ops.fetch_runs set status = 'failed', ended_at = clock_timestamp(), error_text = %(error)s
+            where fetch_run_id = %(run)s and status in ('pending', 'in_progress')
+        ), discarded as (
+            select %(run)s::uuid as fetch_run_id
+            where not exists (select from staging.checkpoints where fetch_run_id = %(run)s)
+        ), without_arrivals as (
+            delete from staging.arrivals where fetch_run_id = (select fetch_run_id from discarded)
         )
-        for name in ("arrivals", "rejects"):
-            connection.execute(
-                sql.SQL(
-                    """
-                    delete from staging.{} k
-                    where k.fetch_run_id = %(run)s
-                      and not exists (select from staging.checkpoints c where c.fetch_run_id = %(run)s)
-                    """
-                ).format(sql.Identifier(name)),
-                {"run": run_id},
-            )
+        delete from staging.rejects where fetch_run_id = (select fetch_run_id from discarded)
+        """,
+        {"error": error[:10_000].replace("\x00", ""), "run": run_id},
+    )
 
 
 def close_dead_runs(warehouse: Warehouse) -> list[UUID]:
@@ -223,11 +198,10 @@ def close_dead_runs(warehouse: Warehouse) -> list[UUID]:
     """
     closed = []
     with warehouse.connect() as connection:
-        open_runs = connection.execute(
+        for row in connection.execute(
             "select fetch_run_id from ops.fetch_runs where status in ('pending', 'in_progress') order by 1"
-        ).fetchall()
-        for row in open_runs:
-            run_id = UUID(str(row["fetch_run_id"]))
+        ).fetchall():
+            run_id = row["fetch_run_id"]
             if locks.try_acquire(connection, locks.run(run_id)):
                 _close_failed(connection, run_id, DIED)
                 locks.release(connection, locks.run(run_id))
@@ -237,17 +211,16 @@ def close_dead_runs(warehouse: Warehouse) -> list[UUID]:
     return closed
 
 
-DIED = "the process ended before it closed the run; the next run resumes after its last checkpoint, or starts over"
-
-MERGE_SOURCE = """
-merge into ops.sources t
-using (select ops.key(%(name)s) as source_id, %(name)s as name, %(kind)s as kind, %(base_url)s as base_url) s
-on t.source_id = s.source_id
-when matched and (t.kind, t.base_url, t.is_active) is distinct from (s.kind, s.base_url, true) then
-    update set kind = s.kind, base_url = s.base_url, is_active = true
-when not matched then
-    insert (source_id, name, kind, base_url) values (s.source_id, s.name, s.kind, s.base_url)
+INSERT_RUN = """
+insert into ops.fetch_runs
+    (source_id, stream, kind, asset_key, partition_key, dagster_run_id, status, code_version)
+values (
+    (select source_id from ops.sources where name = %(name)s), %(name)s, %(kind)s, %(name)s, %(partition)s, %(dagster)s,
+    'in_progress', %(code)s)
+returning fetch_run_id
 """
+
+DIED = "the process ended before it closed the run; the next run resumes after its last checkpoint, or starts over"
 
 DISCARD_UNRESUMED = """
 delete from staging.{}

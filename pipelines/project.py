@@ -1,4 +1,4 @@
-"""Finds sources, SELECT files, tables, checks and questions by their paths; nothing is registered.
+"""Finds sources, SELECT files, tables and questions by their paths; nothing is registered.
 
     assets/<domain>/<source>.py                  a source
     sql/<domain>/<source>/<table>.sql            the SELECT that fills a table from it
@@ -13,6 +13,7 @@ import importlib
 import traceback
 from dataclasses import dataclass
 from functools import cache
+from itertools import takewhile
 from pathlib import Path
 
 from sqlalchemy import Table
@@ -55,12 +56,8 @@ class SqlFile:
     @property
     def sentence(self) -> str:
         """The comment that the file begins with: one sentence on what it selects."""
-        lines = []
-        for line in self.text.splitlines():
-            if not line.startswith("--"):
-                break
-            lines.append(line.removeprefix("--").strip())
-        return " ".join(lines)
+        comment = takewhile(lambda line: line.startswith("--"), self.text.splitlines())
+        return " ".join(line.removeprefix("--").strip() for line in comment)
 
 
 @dataclass(frozen=True)
@@ -100,9 +97,7 @@ def objects() -> tuple[SqlObject, ...]:
 def sources() -> dict[str, Source]:
     """Every source by its name. Raises AtlasError where a connector cannot be imported, or declares not one source."""
     found: dict[str, Source] = {}
-    for path in sorted(ASSETS.glob("*/*.py")):
-        if path.stem == "tables" or path.stem.startswith("_"):
-            continue
+    for path in sorted(set(ASSETS.glob("*/[!_]*.py")) - set(ASSETS.glob("*/tables.py"))):
         try:
             module = importlib.import_module(f"assets.{path.parent.name}.{path.stem}")
         except Exception as error:
@@ -157,9 +152,7 @@ def selects(source: str) -> tuple[Select, ...]:
     if unknown:
         raise AtlasError(f"{files[min(unknown)].relative_to(ROOT)} fills no table: {min(unknown)} is not declared")
     return tuple(
-        Select(SqlFile.read(files[table.fullname]), table)
-        for table in metadata.sorted_tables
-        if table.fullname in files
+        Select(SqlFile.read(files[each.fullname]), each) for each in metadata.sorted_tables if each.fullname in files
     )
 
 
@@ -169,11 +162,6 @@ def without_selects(source: str) -> AtlasError:
         f"{source} has no SELECT files: its payloads stay pending in staging, its rows stay as they are. "
         f"Add sql/{source}/<table>.sql, and run: atlas transform {source}"
     )
-
-
-def checks(domain: str) -> list[SqlFile]:
-    """The checks of a domain: SELECTs of bad rows; an empty result passes."""
-    return [SqlFile.read(path) for path in sorted((SQL / domain / "checks").glob("*.sql"))]
 
 
 def questions() -> list[SqlFile]:

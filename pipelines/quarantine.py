@@ -73,9 +73,7 @@ def upsert_payload_entries(run: Run) -> None:
 
 
 def entries(connection: Connection, *, names: list[str] | None = None, closed: bool = False) -> list[dict[str, Any]]:
-    """The entries without their bytes and rows, oldest first. names: streams or sources; None: all. closed: closed ones
-    too.
-    """
+    """The entries without bytes and rows, oldest first. names: streams or sources; closed: closed ones too."""
     return connection.execute(
         """
         select quarantine_id, stage, stream, partition_key, external_id, request, reason, detail, path, byte_offset,

@@ -23,25 +23,24 @@ class Settings(BaseSettings):
     """The settings of one process."""
 
     model_config = SettingsConfigDict(
-        env_prefix="ATLAS_", toml_file="atlas.toml", extra="forbid", populate_by_name=True, env_ignore_empty=True
+        env_prefix="ATLAS_", toml_file="atlas.toml", extra="forbid", env_ignore_empty=True
     )
 
+    # An alias, here the name itself, has no prefix: DATABASE_URL, SQL_ECHO.
     database_url: str | None = Field(
-        None, validation_alias="DATABASE_URL", description="Postgres 18 to use; unset: the embedded one"
+        None, validation_alias="database_url", description="Postgres 18 to use; unset: the embedded one"
     )
     home: Path = Field(HOME, description="Folder of the embedded server and Dagster's files")
     mode: Mode = Field("recorded", description="recorded replays samples/, live asks the sources")
     contact: str | None = Field(None, description="How operators of sources can reach you; sent in the User-Agent")
     keep_versions_days: int = Field(90, ge=0, description="Days that superseded versions are kept, for `as-of`")
     keep_quarantine_days: int = Field(90, ge=0, description="Days that closed quarantine entries are kept")
-    keep_events_days: int = Field(14, ge=0, description="Days that Dagster's events and ticks are kept")
-    sql_echo: bool = Field(False, validation_alias="SQL_ECHO", description="Log SQLAlchemy's statements")
+    keep_events_days: int = Field(14, ge=0, description="Days that Dagster's events are kept")
+    sql_echo: bool = Field(False, validation_alias="sql_echo", description="Log SQLAlchemy's statements")
 
     def environment(self) -> dict[str, str]:
         """Environment variables that give another process the same settings."""
-        set_ = self.model_dump(exclude_none=True, exclude={"database_url", "sql_echo"})
-        named = {f"ATLAS_{name.upper()}": str(value) for name, value in set_.items()} | {"SQL_ECHO": str(self.sql_echo)}
-        return named | ({"DATABASE_URL": self.database_url} if self.database_url else {})
+        return {variable(name): str(value) for name, value in self.model_dump(exclude_none=True).items()}
 
     @classmethod
     def settings_customise_sources(
@@ -55,6 +54,11 @@ class Settings(BaseSettings):
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
 
 
+def variable(name: str) -> str:
+    """The environment variable of a setting."""
+    return name.upper() if Settings.model_fields[name].validation_alias else _variable(name)
+
+
 def load(**flags: object) -> Settings:
     """The effective settings. Raises AtlasError for an invalid one. A flag that is None counts as not given."""
     try:
@@ -64,16 +68,13 @@ def load(**flags: object) -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
-        if first["type"] == "extra_forbidden":
-            known = ", ".join(Settings.model_fields)
-            raise AtlasError(
-                f"There is no setting {name!r}, as atlas.toml has it. There are: {known}.", usage=True
-            ) from None
-        raise AtlasError(
-            f"The setting {_variable(name) if name in Settings.model_fields else name} is {first['input']!r}: "
-            f"{first['msg']}.",
-            usage=True,
-        ) from None
+        if name in Settings.model_fields:
+            message = f"The setting {variable(name)} is {first['input']!r}: {first['msg']}."
+        else:
+            message = (
+                f"There is no setting {name!r}, as atlas.toml has it. There are: {', '.join(Settings.model_fields)}."
+            )
+        raise AtlasError(message, usage=True) from None
 
 
 def base_url(stem: str, place: str = "") -> str | None:
@@ -94,7 +95,7 @@ def _variable(*words: str) -> str:
 
 def unknown_variables(places: Mapping[str, Iterable[str]]) -> list[str]:
     """Environment variables `ATLAS_…` that no setting has. places: by source, the other servers that it reads."""
-    known = {"ATLAS_FAILPOINT", "ATLAS_DAGSTER_URL", *(_variable(name) for name in Settings.model_fields)}
+    known = {"ATLAS_DAGSTER_URL", *map(variable, Settings.model_fields)}
     for stem, others in places.items():
         known |= {_variable(stem, "TOKEN"), *(_variable(stem, place, "BASE_URL") for place in ("", *others))}
     return sorted(name for name in os.environ if name.startswith("ATLAS_") and name not in known)

@@ -8,20 +8,23 @@ import os
 import random
 import shutil
 import signal
+import subprocess
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
 
 import pytest
+from alembic import command
 from psycopg import sql
 from sqlalchemy import make_url
 
 from pipelines import project
 from pipelines.source import Source
-from pipelines.warehouse import embedded, migrate
+from pipelines.warehouse import embedded, migrate, objects
 from pipelines.warehouse.database import Warehouse
-from tests import toy_project
+from tests import launcher, toy_project
 
 SHARED_DATA = project.ROOT.parent / "shared" / "data"
 TEMPLATE = "template_of_tests"
@@ -32,18 +35,34 @@ for name in [name for name in os.environ if name.startswith("ATLAS_") or name in
     del os.environ[name]
 os.environ["DAGSTER_DISABLE_TELEMETRY"] = "1"
 os.environ["PYTHONPATH"] = str(project.ROOT)  # of processes that begin in another folder, such as the toy project
-os.environ["FAULTS_SEED"] = os.environ.get("FAULTS_SEED") or str(random.randrange(1 << 32))  # all workers have this one
+os.environ["CRASHES_SEED"] = os.environ.get("CRASHES_SEED") or str(
+    random.randrange(1 << 32)
+)  # all workers have this one
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as of a shell's background; what tests start would inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_report_header() -> str:
-    return f"FAULTS_SEED={os.environ['FAULTS_SEED']} repeats the sample of failpoints"
+    return f"CRASHES_SEED={os.environ['CRASHES_SEED']} repeats the sample of crashes"
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Says how many statements were struck by how many crashes."""
+    found = Counter[str]()
+    for report in (report for reports in terminalreporter.stats.values() for report in reports):
+        if getattr(report, "when", "") == "call":
+            found.update(dict(report.user_properties))
+    if found["crashes"]:
+        seed = os.environ["CRASHES_SEED"]
+        terminalreporter.line(
+            f"{found['crashes']:,} crashes at {found['statements']:,} statements, CRASHES_SEED={seed}"
+        )
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--database", choices=("embedded", "container"), default="embedded")
+    parser.addoption("--source", help="the source, as domain/name, that the conformance tests are run for")
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -137,6 +156,39 @@ def copied(worker_id: str) -> Iterator[Callable[[Warehouse], Warehouse]]:
     for warehouse in made:
         warehouse.drop_database(warehouse.database)
         warehouse.drop_database(str(warehouse.dagster_url.database))
+
+
+@pytest.fixture
+def atlas(warehouse: Warehouse, tmp_path: Path) -> Iterator[launcher.Atlas]:
+    """Runs the command on the test's warehouse; whatever happens, nobody is shown a traceback."""
+
+    def run(
+        *arguments: object, code: int = launcher.DONE, typed: str = "", **environment: str
+    ) -> "subprocess.CompletedProcess[str]":
+        variables = os.environ | {"DATABASE_URL": warehouse.conninfo, "ATLAS_HOME": str(tmp_path)} | environment
+        done = launcher.run(*arguments, folder=project.ROOT, environment=variables, typed=typed)
+        assert "Traceback" not in done.stdout + done.stderr
+        assert done.returncode == code, done.stdout + done.stderr
+        return done
+
+    yield run
+    warehouse.drop_database(str(warehouse.dagster_url.database))
+
+
+def downgraded(warehouse: Warehouse, revision: str = "base") -> None:
+    """Reverses migrations down to a revision, after dropping functions, views, triggers and policies."""
+    with warehouse.engine.begin() as connection:
+        driver = connection.connection.driver_connection
+        assert driver is not None
+        objects.drop(driver)
+        objects.create(driver, ())
+        command.downgrade(migrate.config(connection), revision)
+
+
+@pytest.fixture(scope="session")
+def downgrade() -> Callable[..., None]:
+    """Reverses migrations of a warehouse, down to a revision or all of them."""
+    return downgraded
 
 
 @pytest.fixture(scope="module")

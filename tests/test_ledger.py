@@ -239,21 +239,26 @@ def test_transforms_of_a_partition_at_once_end_as_one(warehouse: Warehouse, libr
     assert len(rows(warehouse, "select from toy.authors")) == 100
 
 
-def test_a_transform_takes_in_what_lands_while_it_works_next_time(warehouse: Warehouse, library: Source) -> None:
+def test_what_comes_while_a_transform_works_lands_after_it_and_is_pending(
+    warehouse: Warehouse, library: Source
+) -> None:
     land_items(warehouse, library, DAY, [an_author(1)])
-    began, landed = Event(), Event()
+    at_its_end, may_end = Event(), Event()
 
     def notify(run: Run) -> None:
-        if run.done and not began.is_set():
-            began.set()
-            landed.wait(PATIENCE_S)
+        if run.done and not at_its_end.is_set():
+            at_its_end.set()
+            may_end.wait(PATIENCE_S)
 
-    with ThreadPoolExecutor(1) as threads:
+    with ThreadPoolExecutor(2) as threads:
         first = threads.submit(transform, warehouse, library, DAY, notify=notify)
-        assert began.wait(PATIENCE_S)
-        land_items(warehouse, library, DAY, [an_author(1), an_author(2)])
-        landed.set()
-        first.result(PATIENCE_S)
+        assert at_its_end.wait(PATIENCE_S)
+        landing = threads.submit(land_items, warehouse, library, DAY, [an_author(1), an_author(2)])
+        until(lambda: rows(warehouse, "select from pg_locks where locktype = 'advisory' and not granted"))
+        assert not first.done() and not landing.done()
+        may_end.set()
+        assert first.result(PATIENCE_S).done == 1
+        assert landing.result(PATIENCE_S).counts.created == 1
     assert len(rows(warehouse, "select from toy.authors")) == 1
     assert pending_partitions(warehouse, library) == [DAY]
     transform(warehouse, library, DAY)
@@ -265,7 +270,7 @@ def test_a_transform_takes_in_what_lands_while_it_works_next_time(warehouse: War
 def dagster(warehouse: Warehouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dg.DagsterInstance]:
     """Dagster's instance beside the warehouse, as `atlas run` opens it."""
     for name in ("DAGSTER_HOME", "ATLAS_DAGSTER_URL"):
-        monkeypatch.setenv(name, "set by prepare_home, taken back after the test")
+        monkeypatch.setenv(name, "set by the instance, taken back after the test")
     name = str(warehouse.dagster_url.database)
     warehouse.create_database(name)
     with resources.instance(warehouse, tmp_path) as instance:

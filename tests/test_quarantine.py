@@ -3,8 +3,6 @@
 import base64
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from datetime import UTC, datetime
@@ -20,6 +18,7 @@ from pipelines.ledger import Run
 from pipelines.source import Payload, Source, Window
 from pipelines.transform.run import transform
 from pipelines.warehouse.database import Warehouse
+from tests import launcher
 from tests.library import rows, whole
 
 pytestmark = pytest.mark.usefixtures("toy")
@@ -35,15 +34,9 @@ NO_ID = b'{"name": "seven"}'
 
 
 def atlas(warehouse: Warehouse, *words: object, code: int = DONE) -> str:
-    """Runs the real command; what it says, on both outputs if it ends otherwise than well."""
-    ended = subprocess.run(
-        [sys.executable, "-m", "pipelines.cli.main", *map(str, words)],
-        cwd=project.ROOT,
-        env=os.environ | {"DATABASE_URL": warehouse.conninfo},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    """Runs the command; what it says, on both outputs if it ends otherwise than well."""
+    environment = os.environ | {"DATABASE_URL": warehouse.conninfo}
+    ended = launcher.run(*words, folder=project.ROOT, environment=environment)
     assert ended.returncode == code, ended.stdout + ended.stderr
     assert "Traceback" not in ended.stderr
     return ended.stderr if code == USAGE else ended.stdout

@@ -16,7 +16,7 @@ import pytest
 
 from pipelines import project
 from pipelines.warehouse.database import Warehouse
-from tests import budgets, documents
+from tests import budgets, documents, launcher
 from tests.documents import ADD_A_SOURCE, DOCUMENTS, FIGURES, QUESTIONS, README
 from tests.library import load_recordings
 
@@ -27,13 +27,7 @@ BLOCK = re.compile(r"^```\n(\$ .*?)^```$", re.M | re.S)
 
 
 def command(root: Path, warehouse: Warehouse, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [sys.executable, "-m", "pipelines.cli.main", "--database-url", warehouse.conninfo, *arguments],
-        cwd=root,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    return launcher.run("--database-url", warehouse.conninfo, *arguments, folder=root, environment=os.environ)
 
 
 def atlas(root: Path, warehouse: Warehouse, *arguments: str) -> str:
@@ -166,7 +160,7 @@ def test_commands_print_what_they_are_said_to_print(document: Path, tmp_path: Pa
 
 
 def test_a_load_prints_what_it_is_said_to_print(with_dagster: Warehouse, tmp_path: Path) -> None:
-    (written,) = re.findall(r"^```\n(run +source.*?)^```$", documents.text(), re.M | re.S)
+    (written,) = re.findall(r"^```\n(landed .*?)^```$", documents.text(), re.M | re.S)
     printed = [words(line) for line in atlas(project.ROOT, with_dagster, "--home", str(tmp_path), "run").splitlines()]
     lines = written.strip().splitlines()
     assert len(lines) > 4
@@ -208,12 +202,13 @@ def test_what_is_wrong_with_a_new_source_is_told(
     source = connector.relative_to(tmp_path / "assets").with_suffix("").as_posix()
     printed: list[str] = []
 
-    def says(words: str, *arguments: str, code: int = 1) -> None:
+    def says(words: str | list[str], *arguments: str, code: int = 1) -> None:
         done = command(tmp_path, with_dagster, *arguments)
         assert done.returncode == code, done.stderr
-        assert words in " ".join(done.stderr.split())
-        assert "Traceback" not in done.stderr
-        printed.append(" ".join(done.stderr.split()))
+        said = " ".join(done.stderr.split())
+        assert [each for each in ([words] if isinstance(words, str) else words) if each not in said] == [], said
+        assert "Traceback" not in said
+        printed.append(said)
 
     select.unlink()
     says(
@@ -237,10 +232,11 @@ def test_what_is_wrong_with_a_new_source_is_told(
     odd.rename(sample)
     told = sample.read_text()
     sample.write_text(told.replace("GET /", "GET /v2/"))
-    says("The recording holds no response to GET /", "run", source)
-    says("The most similar request is: GET /v2/", "run", source)
+    says(["The recording holds no response to GET /", "The most similar request is: GET /v2/"], "run", source)
     sample.write_text(told + ",")
     says(f"{sample.relative_to(tmp_path)} is not a valid recording: JSON is malformed", "run", source)
+    says("exists already. To overwrite it, add --replace.", "record", source, "--day", sample.stem, code=2)
+    says("has no history: 2026-11-02 cannot be fetched any more.", "record", source, "--day", "2026-11-02")
     sample.unlink()
     says(f"Recorded are {source}: none.", "run", source, code=2)
 
@@ -252,8 +248,7 @@ def test_what_is_wrong_with_a_new_source_is_told(
         f"import nothing_so_called\n{text}": "ModuleNotFoundError: No module named 'nothing_so_called', from line 1.",
     }.items():
         connector.write_text(wrong)
-        says(f"{connector.relative_to(tmp_path)} cannot be imported: ", "transform", source)
-        says(words, "transform", source)
+        says([f"{connector.relative_to(tmp_path)} cannot be imported: ", words], "transform", source)
 
     listed = re.findall(r"^\| `([^`]+)` \| .+ \|$", ADD_A_SOURCE.read_text(), re.M)
     assert len(listed) > 6

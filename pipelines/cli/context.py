@@ -11,6 +11,7 @@ import typer
 
 from pipelines import ledger, project, settings
 from pipelines.cli import show
+from pipelines.cli.show import Reporter
 from pipelines.errors import AtlasError
 from pipelines.ledger import Run
 from pipelines.settings import Settings, unknown_variables
@@ -18,9 +19,15 @@ from pipelines.warehouse import database, migrate
 from pipelines.warehouse.database import Warehouse
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
-Database = Annotated[
-    str | None, typer.Option("--database-url", help="Postgres 18 to use instead of DATABASE_URL or the embedded one.")
+SourceNames = Annotated[
+    list[str] | None, typer.Argument(help="Domains or sources (domain/source); without any, all of them.")
 ]
+SourceName = Annotated[
+    str | None, typer.Argument(help="Only this domain or source (domain/source).", metavar="[SOURCE]")
+]
+Stream = Annotated[str, typer.Argument(help="Stream of the payloads: domain/source, or domain/source.kind.")]
+Day = Annotated[str | None, typer.Option("--partition", help="One day, YYYY-MM-DD.", metavar="DAY")]
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 
 FAILED, PARTIAL = 1, 3
 
@@ -43,10 +50,8 @@ def warehouse() -> Iterator[Warehouse]:
     settings = current_settings()
     warn_unknown_variables()
     with database.open_warehouse(settings) as opened:
-        if settings.database_url is None:
-            migrate.ensure(opened, project.objects())
-        else:
-            migrate.require(opened, project.objects())
+        prepare = migrate.ensure if settings.database_url is None else migrate.require
+        prepare(opened, project.objects())
         ledger.close_dead_runs(opened)
         yield opened
 
@@ -56,7 +61,7 @@ def warn_unknown_variables() -> None:
     if not unknown_variables({}):
         return
     for name in unknown_variables({source.stem: source.extra_urls for source in project.sources().values()}):
-        show.err.print(f"{name} is not the name of a setting: it has no effect.", highlight=False)
+        show.note(f"{name} is not the name of a setting: it has no effect.")
 
 
 def confirm(question: str, otherwise: str) -> None:
@@ -65,8 +70,19 @@ def confirm(question: str, otherwise: str) -> None:
         agreed = typer.confirm(question, err=True)
     except typer.Abort:
         agreed = False
+        show.note("")  # ends the line of the question
     if not agreed:
         raise AtlasError(otherwise)
+
+
+@contextmanager
+def runs(json: bool) -> Iterator[tuple[Warehouse, Reporter]]:
+    """The warehouse, and a reporter of the runs in the block; ends the command with their exit code."""
+    with warehouse() as opened, show.reporting(json=json) as reporter:
+        yield opened, reporter
+    if json:
+        show.as_json([show.run_as_dict(run) for run in reporter.runs])
+    end(reporter.runs)
 
 
 def end(runs: list[Run]) -> None:

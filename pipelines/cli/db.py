@@ -11,7 +11,7 @@ import typer
 
 from pipelines import project
 from pipelines.cli import context, show
-from pipelines.cli.context import AsJson
+from pipelines.cli.context import AsJson, Yes
 from pipelines.errors import AtlasError
 from pipelines.warehouse import autogenerate, database, embedded, migrate
 
@@ -25,10 +25,13 @@ def migrate_(json: AsJson = False) -> None:
     with database.open_warehouse(settings) as warehouse:
         apply = migrate.ensure if settings.database_url is None else migrate.migrate
         applied = apply(warehouse, project.objects())
-    if json:
-        show.as_json({"applied": applied, "revision": migrate.head()})
-    else:
-        show.out.print(f"Applied {', '.join(applied)}." if applied else "Nothing to apply.", highlight=False)
+    _ready(applied, json=json)
+
+
+def _ready(applied: list[str], *, json: bool) -> None:
+    revision = migrate.head()
+    words = f"Applied {', '.join(applied)}." if applied else "Nothing to apply."
+    show.answer({"applied": applied, "revision": revision}, f"{words} Ready, at revision {revision}.", json=json)
 
 
 @app.command("status")
@@ -48,9 +51,7 @@ def status_(json: AsJson = False) -> None:
     if json:
         show.as_json(found)
     else:
-        for name, value in found.items():
-            words = (", ".join(value) or "none") if isinstance(value, list) else value
-            show.out.print(f"{name:>9}  {words if words is not None else 'none'}", highlight=False, markup=False)
+        show.fields(found | {"revision": current or "none", "pending": ", ".join(pending) or "none"})
     if pending:
         raise typer.Exit(context.PARTIAL)
 
@@ -69,12 +70,9 @@ def revision(
     """Write a migration of what the declared tables and the database differ in. Applies nothing."""
     with database.open_warehouse(context.current_settings()) as warehouse:
         written = autogenerate.write(warehouse, message)
-    if json:
-        show.as_json({"written": written})
-    elif written:
-        show.out.print(f"Wrote {written}. Read it, then run: atlas db migrate", highlight=False, soft_wrap=True)
-    else:
-        show.out.print("The tables are as declared: there is nothing to write.", highlight=False)
+    nothing = "The tables are as declared: there is nothing to write."
+    words = f"Wrote {written}. Read it, then run: atlas db migrate" if written else nothing
+    show.answer({"written": written}, words, json=json)
 
 
 @app.command()
@@ -82,15 +80,12 @@ def ensure(json: AsJson = False) -> None:
     """Create the database where it is missing, and bring it to the newest revision."""
     with database.open_warehouse(context.current_settings()) as warehouse:
         applied = migrate.ensure(warehouse, project.objects())
-    if json:
-        show.as_json({"applied": applied, "revision": migrate.head()})
-    else:
-        show.out.print(f"Ready, at revision {migrate.head()}.", highlight=False)
+    _ready(applied, json=json)
 
 
 @app.command()
 def drop(
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    yes: Yes = False,
     json: AsJson = False,
 ) -> None:
     """Drop the warehouse's and Dagster's databases with all their data. Asks first."""
@@ -102,10 +97,8 @@ def drop(
             context.confirm(question, "Nothing is dropped. To drop without being asked: --yes.")
         for name in there:
             warehouse.drop_database(name)
-    if json:
-        show.as_json({"dropped": there})
-    else:
-        show.out.print(f"Dropped {' and '.join(there)}." if there else "There was nothing to drop.", highlight=False)
+    words = f"Dropped {' and '.join(there)}." if there else "There was nothing to drop."
+    show.answer({"dropped": there}, words, json=json)
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})

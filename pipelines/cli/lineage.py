@@ -4,7 +4,6 @@ Belongs here: their options and output. Not here: how rows are traced and derive
 """
 
 import sys
-from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import asdict
 from typing import Annotated, Any
@@ -21,7 +20,8 @@ from pipelines.transform import table_digests
 from pipelines.warehouse.database import Connection
 from pipelines.warehouse.table_spec import TableSpec, names
 
-Workers = Annotated[int, typer.Option(min=1, help="How many sources are derived in parallel.")]
+WORKERS = 2
+"""How many sources are derived in parallel, where nobody says otherwise."""
 RunId = Annotated[str, typer.Argument(help="Id of a run in the ledger, or its first characters.", metavar="RUN")]
 
 
@@ -37,7 +37,7 @@ def trace_(
     with context.warehouse() as warehouse, warehouse.connect() as connection:
         if table is None:
             counted = trace.unproven(connection)
-            show.as_json(counted) if json else show.table("Rows, and rows that lead to no payload", counted)
+            show.rows("Rows, and rows that lead to no payload", counted, json=json)
             if unproven := [row["table_name"] for row in counted if row["unproven"]]:
                 raise AtlasError(
                     f"Rows of {', '.join(unproven)} lead to no payload: they were not written by Model Atlas. "
@@ -72,12 +72,12 @@ def trace_(
 def rebuild_(
     domain: Annotated[str, typer.Argument(help="The domain to derive again.")],
     check: Annotated[bool, typer.Option("--check", help="Compare only; change nothing.")] = False,
-    workers: Workers = 2,
+    workers: Annotated[int, typer.Option(min=1, help="How many sources are derived in parallel.")] = WORKERS,
     json: AsJson = False,
 ) -> None:
     """Derive a domain again from staging with the current SELECT files, and replace or compare its tables."""
     _known(domain)
-    with context.warehouse() as warehouse, show.reporting() as reporter:
+    with context.warehouse() as warehouse, show.reporting(json=json) as reporter:
         if not check:
             run = rebuild.rebuild(warehouse, domain, workers=workers, notify=reporter)
             tables = [{"table": name, **counts} for name, counts in run.stats["tables"].items()]
@@ -88,9 +88,8 @@ def rebuild_(
         with warehouse.connect() as connection:
             erased = erasures.count_erased(connection, domain)
     if erased:
-        show.err.print(f"{erased:,} records were erased: neither staging nor the tables have them", highlight=False)
-    rows = [asdict(each) for each in compared]
-    show.as_json(rows) if json else show.table("Tables compared with what staging gives", rows)
+        show.note(f"Neither staging nor the tables have anything of {show.number_of(erased, 'erased records')}.")
+    show.rows("Tables compared with what staging gives", [asdict(each) for each in compared], json=json)
     if not all(each.same for each in compared):
         raise AtlasError(
             "The tables differ from what staging gives. Where the SELECT files have changed, run: "
@@ -102,9 +101,7 @@ def as_of(
     run: RunId,
     table: Annotated[str | None, typer.Argument(help="The table to print.", metavar="[TABLE]")] = None,
     schema: Annotated[str | None, typer.Option(help="Write the whole domain as it was into a new schema.")] = None,
-    domain: Annotated[str | None, typer.Option(help="A domain other than the run's.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="How many rows to print.")] = None,
-    workers: Workers = 2,
     json: AsJson = False,
 ) -> None:
     """Print a table as CSV as it was after a run, or write the whole domain as it was into a schema."""
@@ -112,53 +109,47 @@ def as_of(
         raise AtlasError("Name either a TABLE to print, or a schema to create: --schema NAME.", usage=True)
     with context.warehouse() as warehouse, ledger.open_reader(warehouse) as connection:
         snapshot = snapshots.snapshot_of_run(connection, run)
-        domain = _known(domain or (table or snapshot.source).replace(".", "/").split("/")[0])
-        with time_travel.as_of(warehouse, domain, snapshot, schema=schema or None, workers=workers) as past:
+        domain = _known((table or snapshot.source).replace(".", "/").split("/")[0])
+        with time_travel.as_of(warehouse, domain, snapshot, schema=schema or None, workers=WORKERS) as past:
             inexact = time_travel.why_not_exact(connection, past)
             if table is not None:
                 _print_rows(connection, past.table_spec(table), limit, json)
-            sizes = {
-                name: table_digests.count(connection, past.table_spec(name))["rows"] for name in past.tables if schema
-            }
+            else:
+                sizes = {name: table_digests.count(connection, past.table_spec(name))["rows"] for name in past.tables}
     if schema:
         rows = [{"table": f"{schema}.{name}", "rows": number} for name, number in sizes.items()]
-        show.as_json(rows) if json else show.table(f"As it was after run {snapshot.run_id}", rows)
+        show.rows(f"As it was after run {snapshot.run_id}", rows, json=json)
         drop = sql.SQL("drop schema {} cascade;").format(sql.Identifier(schema)).as_string()
-        show.err.print(f"The schema stays until it is dropped in psql: {drop}", highlight=False, markup=False)
+        show.note(f"The schema stays until it is dropped in psql: {drop}")
     if inexact:
         raise AtlasError(inexact)
-    show.err.print(f"as recorded by run {snapshot.run_id}", highlight=False)
+    show.note(f"as recorded by run {snapshot.run_id}")
 
 
 def diff(
     before: RunId,
     after: RunId,
-    domain: Annotated[str | None, typer.Option(help="A domain other than the run's.")] = None,
     table: Annotated[str | None, typer.Option(help="Only this table.")] = None,
-    workers: Workers = 2,
     json: AsJson = False,
 ) -> None:
     """Show which rows and cells differ between two runs, and why: another payload, other counters, other SQL."""
     with context.warehouse() as warehouse, ledger.open_reader(warehouse) as connection, ExitStack() as stack:
-        snapshots_ = [snapshots.snapshot_of_run(connection, run) for run in (before, after)]
-        domain = _known(domain or snapshots_[1].source.split("/")[0])
-        old, new = (
-            stack.enter_context(time_travel.as_of(warehouse, domain, each, workers=workers)) for each in snapshots_
-        )
+        runs = [snapshots.snapshot_of_run(connection, run) for run in (before, after)]
+        domain = _known(runs[1].source.split("/")[0])
+        old, new = (stack.enter_context(time_travel.as_of(warehouse, domain, run, workers=WORKERS)) for run in runs)
         if table:
             new.table_spec(table)
         inexact = " ".join(filter(None, (time_travel.why_not_exact(connection, past) for past in (old, new))))
-        found: Iterator[dict[str, Any]] = (
-            each for each in time_travel.differences(connection, old, new) if table in (None, each["table"])
-        )
+        differences = time_travel.differences(connection, old, new)
+        found = (each for each in differences if table in (None, each["table"]))
         if json:
             show.as_json(list(found))
         else:
-            counted = 0
+            number = 0
             for each in found:
-                show.out.print(_difference(each), highlight=False, markup=False, soft_wrap=True)
-                counted += 1
-            show.out.print(f"{counted:,} rows differ", highlight=False)
+                show.say(_difference(each))
+                number += 1
+            show.say(show.number_of(number, "differing rows"))
     if inexact:
         raise AtlasError(inexact)
 

@@ -13,7 +13,20 @@ import psycopg
 import sqlalchemy.exc
 import typer
 
-from pipelines.cli import ask, context, db, drift, lineage, load, maintenance, quarantine, runs, show, too_early, ui
+from pipelines.cli import (
+    context,
+    db,
+    drift,
+    lineage,
+    load,
+    maintenance,
+    quarantine,
+    queries,
+    record,
+    show,
+    too_early,
+    ui,
+)
 from pipelines.errors import AtlasError
 
 app = typer.Typer(
@@ -27,8 +40,9 @@ app.add_typer(quarantine.app, name="quarantine")
 app.command()(load.run)
 app.command()(load.land)
 app.command()(load.transform)
-app.command()(runs.runs)
-app.command()(ask.ask)
+app.command()(record.record)
+app.command()(queries.runs)
+app.command()(queries.ask)
 app.command("trace")(lineage.trace_)
 app.command("rebuild")(lineage.rebuild_)
 app.command("as-of")(lineage.as_of)
@@ -41,7 +55,9 @@ app.command()(ui.ui)
 
 @app.callback()
 def flags(
-    database_url: context.Database = None,
+    database_url: Annotated[
+        str | None, typer.Option(help="Postgres 18 to use instead of DATABASE_URL or the embedded one.")
+    ] = None,
     home: Annotated[Path | None, typer.Option(help="Folder of the embedded server instead of ATLAS_HOME.")] = None,
 ) -> None:
     context.flags = {"database_url": database_url, "home": home}

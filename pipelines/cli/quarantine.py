@@ -3,7 +3,6 @@
 Belongs here: options and output. Not here: the entries (`pipelines.quarantine`), landing (`landing.land`).
 """
 
-from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,6 +12,7 @@ import typer
 from pipelines import project, quarantine
 from pipelines.cli import context, show
 from pipelines.cli.context import AsJson
+from pipelines.cli.show import Reporter
 from pipelines.errors import AtlasError
 from pipelines.landing import land
 from pipelines.source import Contract, Payload, Window
@@ -38,10 +38,7 @@ def list_(
         names = [stream] if stream in kinds else [source.name for source in project.find_sources([stream])]
     with context.warehouse() as warehouse, warehouse.connect() as connection:
         rows = quarantine.entries(connection, names=names, closed=closed)
-    if json:
-        show.as_json(rows)
-        return
-    show.table("Quarantine", [_brief(row) for row in rows])
+    show.rows("Quarantine", rows if json else [_brief(row) for row in rows], json=json)
 
 
 def _brief(row: dict[str, Any]) -> dict[str, Any]:
@@ -70,13 +67,9 @@ def show_(quarantine_id: Number, json: AsJson = False) -> None:
         show.as_json(found)
         return
     exact = found.pop("bytes")
-    for name, value in found.items():
-        if value is not None:
-            words = show.document(value) if name == "row" else value
-            show.out.print(f"{name:>15}  {words}", highlight=False, markup=False)
-    if exact is not None:
-        words = show.visible(bytes(exact))
-        show.out.print(f"{'bytes':>15}  {words}", highlight=False, markup=False)
+    found["row"] = found["row"] and show.document(found["row"])
+    found["bytes"] = exact and show.visible(bytes(exact))
+    show.fields({name: value for name, value in found.items() if value is not None})
 
 
 @app.command()
@@ -96,16 +89,17 @@ def replay(
             "A repaired payload is for one entry. Give its number: atlas quarantine replay ID --with FILE",
             usage=True,
         )
-    with context.warehouse() as warehouse, show.reporting() as reporter:
+    with context.runs(json) as (warehouse, reporter), warehouse.connect() as connection:
         if repaired and quarantine_id is not None:
-            _land_repaired(warehouse, quarantine_id, repaired, reporter)
-        else:
-            _land_again(warehouse, quarantine_id, reporter)
-    if json:
-        show.as_json([show.run_as_dict(run) for run in reporter.runs])
-    else:
-        show.out.print("\n".join(map(show.run_line, reporter.runs)) or "Nothing to replay.", highlight=False)
-    context.end(reporter.runs)
+            _land_repaired(warehouse, _entry(connection, quarantine_id), repaired, reporter)
+            return
+        open_ones = [row["quarantine_id"] for row in quarantine.entries(connection) if row["stage"] == "land"]
+        for number in open_ones if quarantine_id is None else [quarantine_id]:
+            found = _entry(connection, number)
+            payload = Payload(bytes(found["bytes"]), found["request"], found["external_id"], kind=_kind(found))
+            _land(warehouse, found, payload, reporter)
+        if not (json or reporter.runs):
+            show.say("Nothing to replay.")
 
 
 def _entry(connection: Connection, quarantine_id: int) -> dict[str, Any]:
@@ -122,16 +116,30 @@ def _entry(connection: Connection, quarantine_id: int) -> dict[str, Any]:
     return found
 
 
-def _received(found: dict[str, Any]) -> datetime:
-    """When the payload of an entry was received: a repaired one is not newer than what was received after it."""
-    seen: datetime = found["last_at"]
-    return min(Window.of(found["partition_key"]).last, seen)
+def _kind(found: dict[str, Any]) -> str:
+    return project.find_stream(found["stream"])[1]
 
 
-def _land_repaired(warehouse: Warehouse, quarantine_id: int, repaired: Path, reporter: show.Reporter) -> None:
+def _land(
+    warehouse: Warehouse, found: dict[str, Any], payload: Payload, reporter: Reporter, replaces: int | None = None
+) -> None:
+    """Lands the payload of an entry, or a repaired one, which is not newer than what was received after the entry's."""
+    received = min(Window.of(found["partition_key"]).last, found["last_at"])
+    source, _ = project.find_stream(found["stream"])
+    land.land_items(
+        warehouse,
+        source,
+        found["partition_key"],
+        [payload],
+        fetched_at=received,
+        replaces_entry=replaces,
+        notify=reporter,
+    )
+
+
+def _land_repaired(warehouse: Warehouse, found: dict[str, Any], repaired: Path, reporter: Reporter) -> None:
     """Lands a repaired payload in place of the one of an entry. Raises AtlasError where it is of another record."""
-    with warehouse.connect() as connection:
-        found = _entry(connection, quarantine_id)
+    number = found["quarantine_id"]
     if not repaired.is_file():
         raise AtlasError(f"There is no file {repaired}.", usage=True)
     body = repaired.read_bytes().strip()
@@ -142,41 +150,12 @@ def _land_repaired(warehouse: Warehouse, quarantine_id: int, repaired: Path, rep
     source, kind = project.find_stream(found["stream"])
     self_named = source.contracts[kind].external_id is not Contract.external_id
     external_id = None if self_named else found["external_id"]
-    payload = Payload(body, f"{repaired.name} (repairs entry {quarantine_id})", external_id, kind=kind)
-    land.land_items(
-        warehouse,
-        source,
-        found["partition_key"],
-        [payload],
-        fetched_at=_received(found),
-        replaces_entry=quarantine_id,
-        notify=reporter,
-    )
+    payload = Payload(body, f"{repaired.name} (repairs entry {number})", external_id, kind=kind)
+    _land(warehouse, found, payload, reporter, replaces=number)
     with warehouse.connect() as connection:
-        left = quarantine.entry(connection, quarantine_id)
+        left = quarantine.entry(connection, number)
     if reporter.runs[-1].status == "completed" and not left["closed_at"]:
         raise AtlasError(
-            f"{repaired.name} has landed, but it is of another record than entry {quarantine_id}, which stays open: "
+            f"{repaired.name} has landed, but it is of another record than entry {number}, which stays open: "
             f"that is of {left['external_id']}."
         )
-
-
-def _land_again(warehouse: Warehouse, quarantine_id: int | None, reporter: show.Reporter) -> None:
-    """Lands one entry again, or all of them one by one, each as of the day it was received."""
-    with warehouse.connect() as connection:
-        if quarantine_id is None:
-            chosen = [row["quarantine_id"] for row in quarantine.entries(connection) if row["stage"] == "land"]
-        else:
-            chosen = [quarantine_id]
-        for number in chosen:
-            found = _entry(connection, number)
-            source, kind = project.find_stream(found["stream"])
-            payload = Payload(bytes(found["bytes"]), found["request"], found["external_id"], kind=kind)
-            land.land_items(
-                warehouse,
-                source,
-                found["partition_key"],
-                [payload],
-                fetched_at=_received(found),
-                notify=reporter,
-            )

@@ -1,13 +1,13 @@
-"""How commands print: tables and messages for people, JSON for programs, progress of runs.
+"""How commands print: tables and messages for people, JSON for programs, a line for each run.
 
-Results go to standard output, progress and errors to standard error. With `--json`, standard output is one JSON
-document.
+Results go to standard output, messages and errors to standard error. With `--json`, standard output is one JSON
+document, and the lines of runs go to standard error.
 """
 
 import base64
 import json
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import datetime
@@ -16,7 +16,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.status import Status
 from rich.table import Table
 
 from pipelines.ledger import Counts, Run
@@ -56,9 +56,25 @@ def _plain(value: Any) -> Any:
     return str(value)
 
 
-def table(title: str, rows: Sequence[Mapping[str, Any]], *, columns: Iterable[str] | None = None) -> None:
+def rows(title: str, found: Sequence[Mapping[str, Any]], *, json: bool) -> None:
+    """Prints rows as a table, or as one JSON document."""
+    as_json(found) if json else table(title, found)
+
+
+def answer(value: Any, sentence: str, *, json: bool) -> None:
+    """Prints a result in words, or as one JSON document."""
+    as_json(value) if json else say(sentence)
+
+
+def number_of(number: int, plural: str) -> str:
+    """A number with what it counts: `1 row`, `2,000 rows`, `1 quarantine entry`."""
+    singular = f"{plural[:-3]}y" if plural.endswith("ies") else plural.removesuffix("s")
+    return f"{number:,} {singular if number == 1 else plural}"
+
+
+def table(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
     """Prints rows as a table; numbers are right-aligned, long texts shortened."""
-    names = list(columns) if columns is not None else list(rows[0]) if rows else []
+    names = list(rows[0]) if rows else []
     out.print(title, style="bold", markup=False, highlight=False)
     shown = Table(header_style="bold", pad_edge=False, box=None)
     for name in names:
@@ -78,8 +94,7 @@ def _cell(value: Any) -> str:
         return f"{value:%Y-%m-%d %H:%M:%S}"
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
-    text = " ".join(str(value).split())
-    return escape(text if len(text) <= LONGEST_CELL else text[: LONGEST_CELL - 1] + "…")
+    return escape(short(str(value)))
 
 
 def short(value: Any) -> str:
@@ -92,7 +107,17 @@ def fields(values: Mapping[str, Any]) -> None:
     """Prints names with their values, one a line."""
     widest = max(map(len, values))
     for name, value in values.items():
-        out.print(f"{name:>{widest}}  {value}", highlight=False, markup=False)
+        say(f"{name:>{widest}}  {value}")
+
+
+def say(sentence: str) -> None:
+    """Prints a result in words."""
+    out.print(sentence, highlight=False, markup=False, soft_wrap=True)
+
+
+def note(sentence: str) -> None:
+    """Prints what is not a result, on standard error."""
+    err.print(sentence, highlight=False, markup=False)
 
 
 def error(message: str) -> None:
@@ -130,63 +155,24 @@ def counts(row: Mapping[str, int], stats: Mapping[str, Any]) -> str:
     return ", ".join(words)
 
 
-def ledger(title: str, rows: Sequence[Mapping[str, Any]], *, ids: bool = False) -> None:
-    """Prints rows of the ledger. ids: with the first characters of each run's id."""
-    table(
-        title,
-        [
-            ({"id": str(row["fetch_run_id"])[:ID_LENGTH]} if ids else {})
-            | {
-                "run": row["kind"],
-                "source": row["stream"],
-                "day": row["partition_key"],
-                "status": row["status"],
-                "result": row["error_text"] or counts(row, row["stats"]),
-            }
-            for row in rows
-        ],
-    )
-
-
 class Reporter:
-    """Shows runs as they go: a line each, updated in place on a terminal. Keeps the runs that ended."""
+    """Prints a line for each run that ends, under a spinner on a terminal. Keeps these runs."""
 
-    def __init__(self, progress: Progress | None) -> None:
-        self._progress = progress
-        self._tasks: dict[Any, TaskID] = {}
-        self._starting = progress.add_task("starting", total=None, words="") if progress else None
+    def __init__(self, console: Console, status: Status) -> None:
+        self._console, self._status = console, status
         self.runs: list[Run] = []
 
     def __call__(self, run: Run) -> None:
-        ended = run.status != "in_progress"
-        if ended:
-            self.runs.append(run)
-        if self._progress is not None:
-            self._show(self._progress, run, ended)
-        elif ended:
-            err.print(run_line(run), highlight=False)
-
-    def _show(self, progress: Progress, run: Run, ended: bool) -> None:
-        if self._starting is not None:
-            progress.remove_task(self._starting)
-            self._starting = None
-        if run.id not in self._tasks:
-            self._tasks[run.id] = progress.add_task(f"{run.kind} {run.source} {run.partition}", total=None, words="")
-        words = f"{run.counts.fetched:,} fetched, {run.status}" if ended else f"{run.done:,} so far"
-        progress.update(self._tasks[run.id], words=words, total=1 if ended else None, completed=int(ended))
+        if run.status == "in_progress":
+            self._status.update(f"{run.kind} {run.source} {run.partition}: {run.done:,} so far")
+            return
+        self.runs.append(run)
+        self._console.print(run_line(run), highlight=False, markup=False, soft_wrap=True)
 
 
 @contextmanager
-def reporting() -> Iterator[Reporter]:
-    """A reporter for as long as the block works."""
-    if not err.is_terminal:
-        yield Reporter(None)
-        return
-    columns = (
-        SpinnerColumn(finished_text="•"),
-        TextColumn("{task.description}"),
-        TextColumn("{task.fields[words]}", justify="right"),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=err) as progress:
-        yield Reporter(progress)
+def reporting(*, json: bool) -> Iterator[Reporter]:
+    """A reporter for as long as the block works; json: on standard error, since standard output has the document."""
+    console = err if json else out
+    with console.status("starting") as status:
+        yield Reporter(console, status)

@@ -24,6 +24,7 @@ from pipelines.cli import context, show
 from pipelines.errors import AtlasError
 from pipelines.warehouse import database, migrate
 
+Process = subprocess.Popen[bytes]
 PATIENCE_S = 60
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
@@ -59,33 +60,23 @@ def _stop(number: int, _: FrameType | None) -> None:
 def _serve(port: int) -> None:
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)  # runs outlive their code server, and become our children
-    programs = Path(sys.executable).parent
-    children = [
-        _start(
-            [
-                programs / "dagster-webserver",
-                "--host",
-                "127.0.0.1",
-                "--port",
-                str(port),
-                *SERVING,
-            ]
-        ),
-        _start([programs / "dagster-daemon", "run", *SERVING]),
-    ]
+    children = {
+        "dagster-webserver": _start("dagster-webserver", "--host", "127.0.0.1", "--port", str(port)),
+        "dagster-daemon": _start("dagster-daemon", "run"),
+    }
     try:
         _wait_for(port, children)
-        show.out.print(f"The Dagster UI is at http://127.0.0.1:{port} (Ctrl-C ends it)", highlight=False)
-        while all(child.poll() is None for child in children):
+        show.say(f"The Dagster UI is at http://127.0.0.1:{port} (Ctrl-C ends it)")
+        while True:
+            _require_running(children)
             time.sleep(0.5)
-        raise AtlasError(_ended(children))
     except KeyboardInterrupt:
-        show.out.print("Stopping.")
+        show.say("Stopping.")
     finally:
-        _end(children)
+        _end(list(children.values()))
 
 
-def _end(children: list[subprocess.Popen[bytes]]) -> None:
+def _end(children: list[Process]) -> None:
     """Sends SIGINT to each child's process group, with its code servers and runs; then SIGTERM and SIGKILL."""
     for number, patience_s in ((signal.SIGINT, 10), (signal.SIGTERM, 5), (signal.SIGKILL, 5)):
         left = [child for child in children if _signalled(child, number)]
@@ -95,7 +86,7 @@ def _end(children: list[subprocess.Popen[bytes]]) -> None:
             left = [child for child in left if _signalled(child, 0)]
 
 
-def _signalled(child: subprocess.Popen[bytes], number: int) -> bool:
+def _signalled(child: Process, number: int) -> bool:
     """Sends a signal to a child's process group; whether the group has a process."""
     if child.poll() is not None:
         with suppress(ChildProcessError):
@@ -108,8 +99,9 @@ def _signalled(child: subprocess.Popen[bytes], number: int) -> bool:
     return True
 
 
-def _start(command: list[str | Path]) -> subprocess.Popen[bytes]:
+def _start(program: str, *options: str) -> Process:
     """A child in a process group of its own: Ctrl-C in the terminal reaches only this process, which passes it on."""
+    command = [str(Path(sys.executable).with_name(program)), *options, *SERVING]
     return subprocess.Popen(command, cwd=project.ROOT, preexec_fn=_die_with_parent, start_new_session=True)
 
 
@@ -119,11 +111,10 @@ def _die_with_parent() -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
-def _wait_for(port: int, children: list[subprocess.Popen[bytes]]) -> None:
+def _wait_for(port: int, children: dict[str, Process]) -> None:
     deadline = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline:
-        if any(child.poll() is not None for child in children):
-            raise AtlasError(_ended(children))
+        _require_running(children)
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/server_info", timeout=1):
                 return
@@ -132,7 +123,7 @@ def _wait_for(port: int, children: list[subprocess.Popen[bytes]]) -> None:
     raise AtlasError(f"The webserver has not answered on port {port} for {PATIENCE_S} s. See its lines above.")
 
 
-def _ended(children: list[subprocess.Popen[bytes]]) -> str:
-    dead = next(child for child in children if child.poll() is not None)
-    name = Path(str(dead.args[0])).name if isinstance(dead.args, list) else str(dead.args)
-    return f"{name} ended with code {dead.returncode}. See its lines above; is the port free?"
+def _require_running(children: dict[str, Process]) -> None:
+    for name, child in children.items():
+        if child.poll() is not None:
+            raise AtlasError(f"{name} ended with code {child.returncode}. See its lines above; is the port free?")

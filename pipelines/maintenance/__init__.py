@@ -3,5 +3,4 @@
 Temporary tables:
     erased_versions        the versions, with body and digest, of the record that is being erased
     forgotten_paths        the drift paths that only this record is known to have
-    unreferenced_bodies    the bodies that a prune found without a version or a landing that needs them
 """

@@ -1,10 +1,12 @@
 """The SQL of `erasure`, in the order in which it runs.
 
     PREPARE: notes what belongs to the record, writes the erasure and a tombstone ──> the caller applies the tombstone
-    DELETE: removes everything noted
+    DELETE: removes everything noted, and counts what stays
 
 Parameters: run, source, stream, external_id.
 """
+
+from typing import LiteralString
 
 from psycopg import sql
 
@@ -58,17 +60,16 @@ PREPARE = (
     insert into erased_versions
     select version_id, payload_id, digest, landed_run from staging.versions where landed_run = %(run)s
     """,
-    # Drift paths seen only in this record, or whose sample payload no longer exists; the next statement keeps those of
+    # Unread keys seen only in this record, or whose sample payload no longer exists; the next statement keeps those of
     # which another record has all keys. A key may be the name of a person.
     r"""
     create temp table forgotten_paths on commit drop as
     select stream, path, array(
             select m[1] from regexp_matches(path, '(?:^|\.)("(?:[^"\\]|\\.)*"|[^.\[*"$]+)', 'g') as m) as keys
     from ops.schema_drift d
-    where stream = %(stream)s
-    group by stream, path
-    having bool_and(d.payload_id is null or d.payload_id in (
-            select payload_id from erased_versions where payload_id is not null)
+    where stream = %(stream)s and type = 'unread' and (
+        d.payload_id is null
+        or d.payload_id in (select payload_id from erased_versions where payload_id is not null)
         or not exists (select from staging.payloads p where p.payload_id = d.payload_id))
     """,
     """
@@ -83,7 +84,7 @@ PREPARE = (
     """,
 )
 
-DELETE: dict[str, str | sql.Composed] = {
+DELETE: dict[str, LiteralString | sql.Composed] = {
     "observations": "delete from staging.observations where record_id = ops.key(%(stream)s, %(external_id)s)",
     "reapplied_versions": """
         delete from staging.reapplied_versions a using erased_versions e where a.version_id = e.version_id
@@ -134,22 +135,11 @@ DELETE: dict[str, str | sql.Composed] = {
     },
     # Bodies that crashed landings left are deleted too, since nothing says which record they are of.
     "bodies": sql.SQL("delete from staging.payloads p where {}").format(stage_bodies.UNREFERENCED),
+    # These stay, because another record has the same.
+    "shared_bodies": "select distinct payload_id from erased_versions join staging.payloads using (payload_id)",
 }
 
 LIFT = """
 update staging.erasures set lifted_at = now()
 where record_id = ops.key(%(stream)s, %(external_id)s) and lifted_at is null
 """
-
-VACUUM = (
-    "staging.payloads",
-    "staging.versions",
-    "staging.reapplied_versions",
-    "staging.observations",
-    "staging.pending_rows",
-    "staging.arrivals",
-    "staging.rejects",
-    "staging.checkpoints",
-    "staging.quarantine",
-)
-"""The tables of which DELETE removes rows."""

@@ -49,28 +49,26 @@ def erase(
     """
     with warehouse.connect() as connection:
         _require_stored(connection, stream, external_id)
-        shadow_schema.drop_abandoned(connection)
-        _require_no_kept_schema(connection, source.domain)
     code = code_version(project.selects(source.name))
     with ledger.open_run(warehouse, source, "erase", PARTITION, code_version=code, notify=notify) as run:
         with run.connection.transaction():
-            _prevent_new_kept_schema(run.connection, source.domain)
+            _require_no_kept_schema(run.connection, source.domain)
             for lock in (locks.transform(source.domain), locks.landing(source.name), locks.BODIES):
                 locks.acquire_for_transaction(run.connection, lock)
             parameters = {"run": run.id, "source": source.name, "stream": stream, "external_id": external_id}
             _require_stored(run.connection, stream, external_id)
             _require_no_landing(run.connection, parameters)
-            _require_no_kept_schema(run.connection, source.domain)
             for statement in erase_sql.PREPARE:
                 run.connection.execute(statement, parameters)
             counts, stats = apply_pending(run, source, shrink=True)
-            removed = {kind: _delete(run.connection, kind, parameters) for kind in erase_sql.DELETE}
-            removed["versions"] -= 1  # the tombstone of this run
-            stats["erased"] = removed | _count_shared_bodies(run.connection)
+            stats["erased"] = {
+                kind: run.connection.execute(statement, parameters).rowcount
+                for kind, statement in erase_sql.DELETE.items()
+            }
+            stats["erased"]["versions"] -= 1  # the tombstone of this run
+            shadow_schema.drop_abandoned(run.connection)
             run.close(counts, stats)
-        written = [name for name, each in stats["tables"].items() if each["updated"] or each["deleted"]]
-        shadow_schema.drop_abandoned(run.connection)
-        vacuum(run.connection, [*erase_sql.VACUUM, *written])
+        vacuum(run.connection, "ops", "staging", source.domain)
     return run
 
 
@@ -97,39 +95,18 @@ def _require_no_landing(connection: Connection, parameters: dict[str, Any]) -> N
 
 
 def _require_no_kept_schema(connection: Connection, domain: str) -> None:
-    """Raises AtlasError where a past state of the domain is kept in a schema, which may hold rows of the record."""
+    """Prevents that a past state of the domain is kept in a schema, which could hold rows of the record.
+
+    Raises AtlasError where one is kept or is being created.
+    """
+    if not locks.try_acquire_for_transaction(connection, locks.kept_schemas(domain)):
+        raise AtlasError(
+            f"`atlas as-of --schema` is creating a schema with a past state of {domain}. "
+            "Erase the record when that has ended."
+        )
     if schemas := shadow_schema.kept_schemas(connection, domain):
         names = sql.SQL(", ").join(map(sql.Identifier, schemas)).as_string()
         raise AtlasError(
             f"Past states of {domain} are kept in {len(schemas):,} schemas, perhaps with rows of the record. "
             f"Drop them first: drop schema {names} cascade;"
         )
-
-
-def _prevent_new_kept_schema(connection: Connection, domain: str) -> None:
-    """Takes the lock that creating a kept schema needs; raises AtlasError where one is being created."""
-    if not locks.try_acquire_for_transaction(connection, locks.kept_schemas(domain)):
-        raise AtlasError(
-            f"`atlas as-of --schema` is creating a schema with a past state of {domain}. "
-            "Erase the record when that has ended."
-        )
-
-
-def _delete(connection: Connection, kind: str, parameters: dict[str, Any]) -> int:
-    """Runs one of the statements that delete; how many rows it removed."""
-    statement = erase_sql.DELETE[kind]
-    query = sql.SQL(statement) if isinstance(statement, str) else statement
-    number = connection.execute(query, parameters).rowcount
-    return number
-
-
-def _count_shared_bodies(connection: Connection) -> dict[str, int]:
-    """How many bodies stay because another record has the same."""
-    row = connection.execute(
-        """
-        select count(distinct p.payload_id) as shared_bodies
-        from erased_versions join staging.payloads p using (payload_id)
-        """
-    ).fetchone()
-    assert row is not None
-    return row

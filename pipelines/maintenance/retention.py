@@ -1,7 +1,7 @@
 """Removes what is older than the settings keep it and no longer needed, so that the warehouse stops growing.
 
     settings in days ──> superseded versions and observations · bodies without a version · closed quarantine entries
-                         · SQL texts that no run names · Dagster's events and ticks
+                         · SQL texts that no run names · Dagster's events
 
 The past can be queried for as many days as the settings say. What live rows are derived from is never removed, nor are
 the ledger, tombstones and open entries. Belongs here: which rows may be removed. Not here: removing one record on
@@ -49,23 +49,19 @@ def prune(
     with ledger.open_run(
         warehouse, "atlas", "prune", "all", code_version=code, dagster_run_id=dagster_run_id, notify=notify
     ) as run:
-        removed = _prune_warehouse(run.connection, policy, run.advance)
-        with dagster_events.connect(warehouse) as dagster:
-            if dagster is not None:
-                removed += dagster_events.prune(dagster, policy.events_days, run.advance)
-        with run.connection.transaction():
-            run.close(Counts(deleted=removed.total()), {"removed": {name: removed[name] for name in sorted(removed)}})
+        removed = _delete(run.connection, policy, run.advance)
+        if removed.total():
+            vacuum(run.connection, "ops", "staging")
+        removed["dagster events"] = dagster_events.delete(warehouse, policy.events_days, run.advance)
+        run.close(Counts(deleted=removed.total()), {"removed": dict(sorted(removed.items()))})
     return run
 
 
 def count_prunable(warehouse: Warehouse, policy: Policy) -> Counter[str]:
     """How many of each kind `prune` would remove: removes them and rolls back. Landings wait until it ends."""
     with ledger.open_reader(warehouse) as connection, connection.transaction(force_rollback=True):
-        found = _prune_warehouse(connection, policy, _ignore)
-    with dagster_events.connect(warehouse) as dagster:
-        if dagster is not None:
-            with dagster.transaction(force_rollback=True):
-                found += dagster_events.prune(dagster, policy.events_days, _ignore)
+        found = _delete(connection, policy, _ignore)
+    found["dagster events"] = dagster_events.delete(warehouse, policy.events_days, _ignore, dry_run=True)
     return found
 
 
@@ -73,41 +69,29 @@ def _ignore(number: int) -> None:
     """Reports no progress."""
 
 
-def _prune_warehouse(connection: Connection, policy: Policy, advance: Callable[[int], None]) -> Counter[str]:
+def _delete(connection: Connection, policy: Policy, advance: Callable[[int], None]) -> Counter[str]:
+    """Deletes what a policy does not keep from the warehouse; how many rows of each kind.
+
+    Takes the locks of the domains in the order of their names, and in a domain those of the sources.
+    """
     removed: Counter[str] = Counter()
-    parameters = asdict(policy)
-    for name in _sources(connection):
-        lock_names = [locks.transform(name.split("/")[0]), locks.landing(name)]
+    rows = connection.execute("select name from ops.sources").fetchall()
+    sources = sorted((row["name"] for row in rows), key=lambda name: name.split("/"))
+    domain_locks = {source: locks.transform(source.split("/")[0]) for source in sources}
+    for source in sources:
         for kind, statement in DELETE_OF_SOURCE.items():
-            removed[kind] += delete_in_batches(
-                connection, statement, parameters | {"source": name}, lock_names, advance
-            )
-    connection.execute("drop table if exists pg_temp.unreferenced_bodies")
-    connection.execute(LIST_BODIES)
-    removed["bodies"] += delete_in_batches(connection, DELETE_BODIES, parameters, [locks.BODIES], advance)
-    lock_names = sorted({locks.transform(name.split("/")[0]) for name in _sources(connection)})
-    removed["sql texts"] += delete_in_batches(connection, DELETE_SQL_TEXTS, parameters, lock_names, advance)
-    if not connection.info.transaction_status:
-        vacuum(connection, [table for kind, tables in TABLES.items() if removed[kind] for table in tables])
+            parameters = asdict(policy) | {"source": source}
+            lock_names = [domain_locks[source], locks.landing(source)]
+            removed[kind] += delete_in_batches(connection, statement, parameters, lock_names, advance)
+    removed["bodies"] = delete_in_batches(connection, DELETE_BODIES, {}, [locks.BODIES], advance)
+    lock_names = list(dict.fromkeys(domain_locks.values()))
+    removed["sql texts"] = delete_in_batches(connection, DELETE_SQL_TEXTS, {}, lock_names, advance)
     return removed
 
 
-def _sources(connection: Connection) -> list[str]:
-    return [row["name"] for row in connection.execute("select name from ops.sources order by name")]
-
-
-TABLES = {
-    "versions": ["staging.versions", "staging.reapplied_versions"],
-    "observations": ["staging.observations"],
-    "quarantine entries": ["staging.quarantine"],
-    "bodies": ["staging.payloads"],
-    "sql texts": ["ops.sql"],
-}
-"""The tables of which rows of a kind are deleted."""
-
 DELETE_OF_SOURCE = {
     # Superseded before that time, or never applied. The latest stays: the next landing compares with it.
-    "versions": """
+    "versions": sql.SQL("""
         with expired as materialized (
             select v.version_id from staging.versions v
             join ops.fetch_runs r on r.fetch_run_id = coalesce(v.valid_to_run, v.landed_run)
@@ -119,17 +103,13 @@ DELETE_OF_SOURCE = {
 
         reapplied as (
             delete from staging.reapplied_versions a using expired where a.version_id = expired.version_id
-        ),
-
-        deleted as (
-            delete from staging.versions v using expired where v.version_id = expired.version_id returning 1
         )
 
-        select count(*) as deleted, count(*) as selected from deleted
-    """,
+        delete from staging.versions v using expired where v.version_id = expired.version_id
+    """),
     # Replaced by a newer one before that time, and read by no SELECT file as a series; or those of a record that was
     # deleted before that time.
-    "observations": """
+    "observations": sql.SQL("""
         with expired as materialized (
             select o.observation_id from staging.observations o
             where (o.stream = %(source)s or starts_with(o.stream, %(source)s || '.'))
@@ -148,54 +128,27 @@ DELETE_OF_SOURCE = {
                       where v.record_id = o.record_id and v.latest and v.payload_id is null
                         and r.ended_at < now() - make_interval(days => %(versions_days)s)))
             limit %(batch)s
-        ),
-
-        deleted as (
-            delete from staging.observations o using expired where o.observation_id = expired.observation_id
-            returning 1
         )
 
-        select count(*) as deleted, count(*) as selected from deleted
-    """,
-    "quarantine entries": """
-        with deleted as (
-            delete from staging.quarantine
-            where quarantine_id = any(array(
-                select quarantine_id from staging.quarantine
-                where (stream = %(source)s or starts_with(stream, %(source)s || '.'))
-                  and closed_at < now() - make_interval(days => %(quarantine_days)s)
-                limit %(batch)s))
-            returning 1
-        )
-
-        select count(*) as deleted, count(*) as selected from deleted
-    """,
+        delete from staging.observations o using expired where o.observation_id = expired.observation_id
+    """),
+    "quarantine entries": sql.SQL("""
+        delete from staging.quarantine
+        where quarantine_id = any(array(
+            select quarantine_id from staging.quarantine
+            where (stream = %(source)s or starts_with(stream, %(source)s || '.'))
+              and closed_at < now() - make_interval(days => %(quarantine_days)s)
+            limit %(batch)s))
+    """),
 }
 
-LIST_BODIES = sql.SQL(
-    "create temp table unreferenced_bodies as select payload_id from staging.payloads p where {unnamed}"
-).format(unnamed=stage_bodies.UNREFERENCED)
-
 DELETE_BODIES = sql.SQL("""
-with batch as (
-    delete from unreferenced_bodies
-    where ctid = any(array(select ctid from unreferenced_bodies limit %(batch)s)) returning payload_id
-),
+delete from staging.payloads
+where payload_id = any(array(select payload_id from staging.payloads p where {} limit %(batch)s))
+""").format(stage_bodies.UNREFERENCED)
 
-deleted as (
-    delete from staging.payloads p using batch where p.payload_id = batch.payload_id and {unnamed} returning 1
-)
-
-select (select count(*) from deleted) as deleted, (select count(*) from batch) as selected
-""").format(unnamed=stage_bodies.UNREFERENCED)
-
-DELETE_SQL_TEXTS = """
-with deleted as (
-    delete from ops.sql s
-    where not exists (
-        select from ops.fetch_runs r cross join jsonb_each_text(r.stats -> 'sql') as e where e.value = s.digest)
-    returning 1
-)
-
-select count(*) as deleted, 0 as selected from deleted
-"""
+DELETE_SQL_TEXTS = sql.SQL("""
+delete from ops.sql s
+where not exists (
+    select from ops.fetch_runs r cross join jsonb_each_text(r.stats -> 'sql') as e where e.value = s.digest)
+""")

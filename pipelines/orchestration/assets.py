@@ -10,6 +10,7 @@ Belongs here: asset specs, and what a run reports as metadata. Not here: what a 
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import dagster as dg
@@ -27,7 +28,8 @@ from pipelines.source import Source, Window
 from pipelines.transform.run import transform
 from pipelines.warehouse.database import Warehouse
 
-Work = Callable[[Warehouse, str], Run]
+Work = Callable[..., Run]
+"""Lands or transforms a partition, which is given as `partition`, in a warehouse."""
 
 
 class LandConfig(dg.Config):
@@ -58,9 +60,14 @@ def table_key(select: Select) -> dg.AssetKey:
     return dg.AssetKey(select.file.address.split("/"))
 
 
-def days(source: Source) -> dg.DailyPartitionsDefinition:
-    """One partition a day, from the first day of the source to today."""
-    return dg.DailyPartitionsDefinition(start_date=source.start_date.isoformat(), end_offset=1)
+def _daily(source: Source) -> dict[str, Any]:
+    """What all assets of a source share: one partition a day, from its first day to today; a run takes a range."""
+    return {
+        "partitions_def": dg.DailyPartitionsDefinition(start_date=source.start_date.isoformat(), end_offset=1),
+        "backfill_policy": dg.BackfillPolicy.single_run(),
+        "pool": source.domain,
+        "required_resource_keys": {"atlas"},
+    }
 
 
 def landing_op(source: Source) -> str:
@@ -83,15 +90,12 @@ def staging_asset(source: Source) -> dg.AssetsDefinition:
                 metadata={"base_url": source.base_url},
             )
         ],
-        partitions_def=days(source),
-        backfill_policy=dg.BackfillPolicy.single_run(),
-        pool=source.domain,
-        required_resource_keys={"atlas"},
+        **_daily(source),
     )
     def land(context: dg.AssetExecutionContext, config: LandConfig) -> Any:
         atlas: Atlas = context.resources.atlas
 
-        def work(warehouse: Warehouse, partition: str) -> Run:
+        def work(warehouse: Warehouse, *, partition: str) -> Run:
             return land_intake(
                 warehouse,
                 source,
@@ -132,28 +136,20 @@ def table_assets(source: Source) -> dg.AssetsDefinition:
             )
             for select in selects
         ],
-        partitions_def=days(source),
-        backfill_policy=dg.BackfillPolicy.single_run(),
-        pool=source.domain,
-        required_resource_keys={"atlas"},
+        **_daily(source),
     )
     def tables(context: dg.AssetExecutionContext, config: TransformConfig) -> Any:
         atlas: Atlas = context.resources.atlas
 
-        def work(warehouse: Warehouse, partition: str) -> Run:
-            return transform(
-                warehouse,
-                source,
-                partition,
-                full=config.full,
-                shrink=config.shrink,
-                dagster_run_id=context.run.run_id,
-                notify=atlas.notify,
-            )
-
-        yield from _each_partition(
-            context, atlas, work, {table_key(select): select.table.fullname for select in selects}
+        work = partial(
+            transform,
+            source=source,
+            full=config.full,
+            shrink=config.shrink,
+            dagster_run_id=context.run.run_id,
+            notify=atlas.notify,
         )
+        yield from _each_partition(context, atlas, work, {table_key(each): each.table.fullname for each in selects})
 
     return tables
 
@@ -174,21 +170,18 @@ def _each_partition(
     with atlas.opened(wait_for_migration=True) as warehouse:
         for partition in context.partition_keys:
             try:
-                done[partition] = work(warehouse, partition)
+                done[partition] = work(warehouse, partition=partition)
+            except AtlasError as error:
+                failed[partition] = str(error)
             except Exception as error:
-                context.log.error("partition %s failed", partition, exc_info=not isinstance(error, AtlasError))
-                failed[partition] = (
-                    f"{type(error).__name__}: {error}" if not isinstance(error, AtlasError) else str(error)
-                )
+                context.log.exception("partition %s failed", partition)
+                failed[partition] = f"{type(error).__name__}: {error}"
     if failed:
         for partition, run in done.items():
             for key, table in keys.items():
                 context.log_event(dg.AssetMaterialization(key, metadata=run_metadata(run, table), partition=partition))
-        raise dg.Failure(
-            "; ".join(f"partition {partition}: {reason}" for partition, reason in failed.items()),
-            metadata={"failed_partitions": sorted(failed)},
-            allow_retries=False,
-        )
+        reasons = "; ".join(f"partition {partition}: {reason}" for partition, reason in failed.items())
+        raise dg.Failure(reasons, metadata={"failed_partitions": sorted(failed)}, allow_retries=False)
     for key, table in keys.items():
         for partition, run in done.items():
             context.add_asset_metadata(run_metadata(run, table), asset_key=key, partition_key=partition)
@@ -201,14 +194,17 @@ MOST_CHANGES = 50
 
 def run_metadata(run: Run, table: str | None) -> dict[str, Any]:
     """The counts of a run, or of one table in it, as in the ledger."""
-    counts = run.stats["tables"][table] if table else asdict(run.counts)
-    extra: dict[str, Any] = (
-        {} if table else {name: value for name, value in run.stats.items() if isinstance(value, int)}
-    )
-    if not table and run.stats.get("drift"):
-        extra["drift"] = dg.MetadataValue.md(drift_table(run.stats["drift"]))
-    proof = {"proof": dg.MetadataValue.md(HOW_TO_TRACE.format(table=table))} if table else {}
-    return {"fetch_run_id": str(run.id), "status": run.status, **counts, **extra, **proof}
+    metadata: dict[str, Any] = {"fetch_run_id": str(run.id), "status": run.status}
+    if table:
+        return {
+            **metadata,
+            **run.stats["tables"][table],
+            "proof": dg.MetadataValue.md(HOW_TO_TRACE.format(table=table)),
+        }
+    metadata |= asdict(run.counts) | {name: value for name, value in run.stats.items() if isinstance(value, int)}
+    if run.stats.get("drift"):
+        metadata["drift"] = dg.MetadataValue.md(drift_table(run.stats["drift"]))
+    return metadata
 
 
 HOW_TO_TRACE = """`atlas trace {table} KEY` shows which payload and run a row comes from; for all rows:
@@ -218,11 +214,13 @@ select * from ops.trace where table_name = '{table}'
 
 
 def drift_table(changes: Sequence[Mapping[str, Any]]) -> str:
-    """New and vanished JSON paths and types as a Markdown table."""
-    lines = ["| what | stream | path | type | share | sample |", "|---|---|---|---|---|---|"]
+    """Changed JSON paths as a Markdown table."""
+    lines = ["| what | stream | path | type | share | effects | sample |", "|---|---|---|---|---|---|---|"]
     for each in changes[:MOST_CHANGES]:
         path = each["path"].replace("|", r"\|")
-        cells = [each["what"], each["stream"], f"`{path}`", each["type"], f"{each['share']:.1%}", each["payload_id"]]
+        share = "" if each["share"] is None else f"{each['share']:.1%}"
+        effects = "<br>".join(each["effects"])
+        cells = [each["what"], each["stream"], f"`{path}`", each["type"], share, effects, each["payload_id"]]
         lines.append(f"| {' | '.join(cells)} |")
     if len(changes) > MOST_CHANGES:
         lines.append(f"\n{len(changes) - MOST_CHANGES:,} more: `atlas drift`")

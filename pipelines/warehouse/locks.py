@@ -17,38 +17,19 @@ PostgreSQL releases a lock with the session or the transaction that holds it: a 
 """
 
 from typing import LiteralString
-from uuid import UUID
 
 from pipelines.warehouse.database import Connection
 
 DAGSTER_SERVICES = "dagster services"
 MIGRATION = "migration"
 SOURCES = "ops.sources"
+run = "run {}".format
+kept_schemas = "kept schemas {}".format
+transform = "transform {}".format
+shadow_schema = "shadow schema {}".format
+landing = "landing {}".format
 BODIES = "bodies"
-
-
-def run(run_id: UUID | str) -> str:
-    return str(run_id)
-
-
-def kept_schemas(domain: str) -> str:
-    return f"kept schemas {domain}"
-
-
-def shadow_schema(name: str) -> str:
-    return f"shadow schema {name}"
-
-
-def transform(domain: str) -> str:
-    return f"transform {domain}"
-
-
-def landing(source: str) -> str:
-    return f"landing {source}"
-
-
-def host(name: str) -> str:
-    return f"host {name}"
+host = "host {}".format
 
 
 def acquire(connection: Connection, name: str) -> None:

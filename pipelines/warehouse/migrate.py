@@ -7,16 +7,16 @@ what an object is (`objects`), how a migration is written (`autogenerate`).
 """
 
 from argparse import Namespace
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import psycopg
 from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 from alembic.script.revision import RevisionError
-from psycopg.rows import dict_row
+from psycopg.rows import scalar_row
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
@@ -42,16 +42,15 @@ def head() -> str | None:
 
 def current(warehouse: Warehouse) -> str | None:
     """The revision a warehouse is at; None before the first."""
-    with warehouse.connect() as connection, connection.cursor() as cursor:
-        return _current(cursor)
+    with warehouse.connect() as connection:
+        return _current(connection)
 
 
-def _current(cursor: objects.Cursor) -> str | None:
-    found = cursor.execute("select to_regclass('public.alembic_version') as name").fetchone()
-    if found is None or found["name"] is None:
+def _current(connection: psycopg.Connection[Any]) -> str | None:
+    cursor = connection.cursor(row_factory=scalar_row)
+    if cursor.execute("select to_regclass('public.alembic_version')").fetchone() is None:
         return None
-    row = cursor.execute("select version_num from public.alembic_version").fetchone()
-    return str(row["version_num"]) if row else None
+    return cursor.execute("select version_num from public.alembic_version").fetchone()
 
 
 def everything(declared: Sequence[SqlObject]) -> list[str]:
@@ -64,9 +63,9 @@ def pending(warehouse: Warehouse, declared: Sequence[SqlObject]) -> list[str]:
 
     Raises AtlasError where the database is at a revision that the project does not have.
     """
-    with warehouse.connect() as connection, connection.cursor() as cursor:
-        at = _current(cursor)
-        changed = objects.changed(cursor, declared)
+    with warehouse.connect() as connection:
+        at = _current(connection)
+        changed = objects.changed(connection, declared)
     try:
         return _revisions_after(at or "base") + changed
     except RevisionError:
@@ -88,23 +87,19 @@ def migrate(warehouse: Warehouse, declared: Sequence[SqlObject]) -> list[str]:
     """
     if not pending(warehouse, declared):
         return []
-    with _locked(warehouse) as (connection, cursor):
-        steps = pending(warehouse, declared)
-        if steps:
-            objects.drop(cursor, *objects.OVER_TABLES)
-            command.upgrade(config(connection), "head")
-            objects.create(cursor, declared)
+    try:
+        with warehouse.engine.begin() as connection:
+            driver = connection.connection.driver_connection
+            assert driver is not None
+            locks.acquire_for_transaction(driver, locks.MIGRATION)
+            steps = pending(warehouse, declared)
+            if steps:
+                objects.drop(driver)
+                command.upgrade(config(connection), "head")
+                objects.create(driver, declared)
+    except (psycopg.Error, DBAPIError) as error:
+        raise _dependents(error) or error from None
     return steps
-
-
-def downgrade(warehouse: Warehouse, revision: str = "base") -> None:
-    """Reverses migrations down to a revision, which deletes their data. The next `migrate` creates the objects.
-
-    Raises AtlasError as `migrate` does.
-    """
-    with _locked(warehouse) as (connection, cursor):
-        objects.drop(cursor, *objects.OVER_TABLES, "function")
-        command.downgrade(config(connection), revision)
 
 
 def require(warehouse: Warehouse, declared: Sequence[SqlObject]) -> None:
@@ -118,20 +113,6 @@ def ensure(warehouse: Warehouse, declared: Sequence[SqlObject]) -> list[str]:
     warehouse.create_database(warehouse.database)
     warehouse.create_database(str(warehouse.dagster_url.database))
     return migrate(warehouse, declared)
-
-
-@contextmanager
-def _locked(warehouse: Warehouse) -> Iterator[tuple[Connection, objects.Cursor]]:
-    """A transaction that holds the lock of migrations: its connection for Alembic, and a cursor on it."""
-    with warehouse.engine.begin() as connection:
-        driver = connection.connection.driver_connection
-        assert driver is not None
-        locks.acquire_for_transaction(driver, locks.MIGRATION)
-        with driver.cursor(row_factory=dict_row) as cursor:
-            try:
-                yield connection, cursor
-            except (psycopg.Error, DBAPIError) as error:
-                raise _dependents(error) or error from None
 
 
 def _dependents(error: psycopg.Error | DBAPIError) -> AtlasError | None:

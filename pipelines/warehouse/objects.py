@@ -14,38 +14,37 @@ from typing import Any, Literal
 
 import psycopg
 from psycopg import sql
+from psycopg.rows import tuple_row
 
 from pipelines.errors import AtlasError
 
-Cursor = psycopg.Cursor[dict[str, Any]]
+Connection = psycopg.Connection[Any]
 Kind = Literal["function", "view", "trigger", "policy"]
-OVER_TABLES: tuple[Kind, ...] = ("view", "trigger", "policy")
-"""Kinds that are dropped before tables are changed, as they depend on columns."""
 REFUSED = (
     psycopg.errors.SyntaxError,
+    psycopg.errors.DuplicateTable,
     psycopg.errors.UndefinedTable,
     psycopg.errors.UndefinedColumn,
     psycopg.errors.UndefinedFunction,
 )
-"""How PostgreSQL refuses a text that is wrong, or newer than the tables."""
+"""How PostgreSQL refuses a text that is wrong, or newer than the tables, or a view whose name is taken."""
 
 
 @dataclass(frozen=True)
 class SqlObject:
     """A declared object. name: as DROP refers to it: `ops.one()`, `marts.models`, `touch on catalog.models`.
 
-    create: its CREATE statement. comments: its COMMENT ON statements.
+    statements: those that create it and comment on it.
     """
 
     kind: Kind
     name: str
-    create: str
-    comments: tuple[str, ...]
+    statements: str
 
     @property
     def digest(self) -> str:
-        """sha256 of all its statements, lower hex."""
-        return hashlib.sha256("\0".join([self.create, *self.comments]).encode()).hexdigest()
+        """sha256 of the statements, lower hex."""
+        return hashlib.sha256(self.statements.encode()).hexdigest()
 
 
 DECLARED: dict[str, SqlObject] = {}
@@ -54,68 +53,59 @@ DECLARED: dict[str, SqlObject] = {}
 
 def function(name: str, create: str, comment: str) -> None:
     """Declares a function. name: with the types of its arguments; create: its `create or replace` statement."""
-    DECLARED[name] = SqlObject("function", name, create, (_comment("function", name, comment),))
+    _declare("function", name, create, comment)
 
 
 def view(name: str, select: str, comment: str, columns: Mapping[str, str] | None = None) -> None:
     """Declares a view. columns: comments of its columns, by name."""
-    comments = [_comment("view", name, comment)]
-    comments += [_comment("column", f"{name}.{column}", words) for column, words in (columns or {}).items()]
-    DECLARED[name] = SqlObject("view", name, f"create or replace view {name} as\n{select}", tuple(comments))
+    on_columns = [_comment("column", f"{name}.{column}", words) for column, words in (columns or {}).items()]
+    _declare("view", name, f"create view {name} as\n{select}", comment, *on_columns)
 
 
-def trigger(name: str, table: str, create: str, comment: str) -> None:
-    """Declares a trigger on a table. create: its `create trigger` statement."""
-    _declare_on_table("trigger", name, table, create, comment)
+def on_table(kind: Literal["trigger", "policy"], name: str, table: str, create: str, comment: str) -> None:
+    """Declares a trigger or a row security policy on a table. create: its CREATE statement."""
+    _declare(kind, f"{name} on {table}", create, comment)
 
 
-def policy(name: str, table: str, create: str, comment: str) -> None:
-    """Declares a row security policy on a table. create: its `create policy` statement."""
-    _declare_on_table("policy", name, table, create, comment)
-
-
-def _declare_on_table(kind: Kind, name: str, table: str, create: str, comment: str) -> None:
-    address = f"{name} on {table}"
-    DECLARED[address] = SqlObject(kind, address, create, (_comment(kind, address, comment),))
+def _declare(kind: Kind, name: str, create: str, comment: str, *more: str) -> None:
+    DECLARED[name] = SqlObject(kind, name, "\n;\n".join([create, _comment(kind, name, comment), *more]))
 
 
 def _comment(kind: str, name: str, words: str) -> str:
     return f"comment on {kind} {name} is {sql.Literal(words).as_string()}"
 
 
-def changed(cursor: Cursor, objects: Sequence[SqlObject]) -> list[str]:
+def changed(connection: Connection, objects: Sequence[SqlObject]) -> list[str]:
     """Names of the objects that are missing or have another text, then of those that are no longer declared."""
-    created = _created(cursor)
+    created = _created(connection)
     names = [each.name for each in objects if each.name not in created or created[each.name][1] != each.digest]
     return names + sorted(created.keys() - {each.name for each in objects})
 
 
-def drop(cursor: Cursor, *kinds: Kind) -> None:
-    """Drops the objects of these kinds that `create` created, the last one first, so that tables can be changed."""
-    for name, (kind, _) in reversed(_created(cursor).items()):
-        if kind in kinds:
-            _drop(cursor, kind, name)
+def drop(connection: Connection) -> None:
+    """Drops the objects that depend on tables, the last one first, so that tables can be changed: all but functions."""
+    for name, (kind, _) in reversed(_created(connection).items()):
+        if kind != "function":
+            _drop(connection, kind, name)
 
 
-def create(cursor: Cursor, objects: Sequence[SqlObject]) -> None:
-    """Drops objects that are no longer declared, and creates those that are missing or have another text.
+def create(connection: Connection, objects: Sequence[SqlObject]) -> None:
+    """Creates objects, of which `drop` has left functions alone, and drops functions that are no longer declared.
 
     Raises AtlasError where PostgreSQL does not accept a text.
     """
-    created = _created(cursor)
-    for name in sorted(created.keys() - {each.name for each in objects}):
-        _drop(cursor, created[name][0], name)
+    functions = _created(connection).keys()
+    for name in sorted(functions - {each.name for each in objects}):
+        _drop(connection, "function", name)
     for each in objects:
-        if each.name in created and created[each.name][1] == each.digest:
-            continue
         try:
-            _create(cursor, each)
+            _create(connection, each)
         except REFUSED as error:
             raise AtlasError(
                 f"The {each.kind} {each.name} cannot be created: {error.diag.message_primary}. "
                 "Correct its text; a table or column that is new needs a migration first: atlas db revision -m TEXT"
             ) from error
-        cursor.execute(
+        connection.execute(
             """
             insert into ops.objects (name, kind, digest) values (%s, %s, %s)
             on conflict (name) do update set digest = excluded.digest
@@ -124,32 +114,24 @@ def create(cursor: Cursor, objects: Sequence[SqlObject]) -> None:
         )
 
 
-def _create(cursor: Cursor, each: SqlObject) -> None:
-    if each.kind in ("trigger", "policy"):  # a policy has no "create or replace"
-        _execute(cursor, f"drop {each.kind} if exists {each.name}")
+def _create(connection: Connection, each: SqlObject) -> None:
     try:
-        with cursor.connection.transaction():
-            _execute(cursor, each.create)
+        with connection.transaction():
+            connection.execute(each.statements.encode())
     except psycopg.errors.InvalidFunctionDefinition:  # "create or replace" keeps result type and names of arguments
-        _execute(cursor, f"drop {each.kind} {each.name}")
-        _execute(cursor, each.create)
-    for comment in each.comments:
-        _execute(cursor, comment)
+        connection.execute(f"drop function {each.name}".encode())
+        connection.execute(each.statements.encode())
 
 
-def _drop(cursor: Cursor, kind: str, name: str) -> None:
-    _execute(cursor, f"drop {kind} if exists {name}")
-    cursor.execute("delete from ops.objects where name = %s", [name])
+def _drop(connection: Connection, kind: str, name: str) -> None:
+    connection.execute(f"drop {kind} if exists {name}".encode())
+    connection.execute("delete from ops.objects where name = %s", [name])
 
 
-def _execute(cursor: Cursor, statement: str) -> None:
-    cursor.execute(statement.encode())  # psycopg's types want a literal or bytes
-
-
-def _created(cursor: Cursor) -> dict[str, tuple[Kind, str]]:
+def _created(connection: Connection) -> dict[str, tuple[Kind, str]]:
     """Kind and digest of each object in the database by its name, in the order of creation."""
-    table = cursor.execute("select to_regclass('ops.objects') as name").fetchone()
-    if table is None or table["name"] is None:
+    cursor = connection.cursor(row_factory=tuple_row)
+    if cursor.execute("select to_regclass('ops.objects')").fetchone() == (None,):
         return {}
     rows = cursor.execute("select name, kind, digest from ops.objects order by created_order")
-    return {row["name"]: (row["kind"], row["digest"]) for row in rows}
+    return {name: (kind, digest) for name, kind, digest in rows}

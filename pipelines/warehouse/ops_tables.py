@@ -11,64 +11,53 @@ from sqlalchemy import (
     Identity,
     Index,
     Numeric,
-    Table,
     Text,
-    func,
     text,
 )
 from sqlalchemy.dialects.postgresql import JSONB, UUID
 
-from pipelines.warehouse.declare import Timestamp, created_column, limited_text, metadata, one_of, unique
+from pipelines.warehouse.declare import (
+    Timestamp,
+    created_column,
+    defaulted,
+    limited_text,
+    metadata,
+    one_of,
+    run_column,
+    table,
+    unique,
+)
 
 RUN_KINDS = ("land", "transform", "rebuild", "prune", "erase")
 RUN_STATUSES = ("pending", "in_progress", "completed", "failed", "partial_success")
-JSON_TYPES = ("null", "boolean", "number", "string", "array", "object")
+NULL, UNREAD = "null", "unread"
+"""The type of a path in ops.schema_drift that had no value yet, or that neither a SELECT nor a contract reads."""
+JSON_TYPES = (NULL, "boolean", "number", "string", "array", "object")
 
 
 def _count(name: str, comment: str) -> Column[object]:
-    return Column(name, BigInteger, nullable=False, server_default=text("0"), comment=comment)
+    return defaulted(name, BigInteger, "0", comment)
 
 
-sources = Table(
-    "sources",
-    metadata,
+sources = table(
+    "ops.sources",
     Column("source_id", UUID, primary_key=True, comment="ops.key(name)"),
     *limited_text("name", 255, nullable=False, comment="domain/source"),
     Column("kind", Text, nullable=False, comment="How the source is read: http, folder"),
     *limited_text("base_url", 500, comment="Default address, without secrets"),
-    Column(
-        "is_active",
-        Boolean,
-        nullable=False,
-        server_default=text("true"),
-        comment="Whether a connector declares it; set when the connector runs",
-    ),
+    defaulted("is_active", Boolean, "true", "Whether a connector declares it; set when the connector runs"),
     created_column(),
     unique("name"),
-    schema="ops",
     comment="One row per source, written from its connector",
 )
 
 publish_seq = sqlalchemy.Sequence("publish_seq", schema="ops", metadata=metadata)
 
-fetch_runs = Table(
-    "fetch_runs",
-    metadata,
-    Column(
-        "fetch_run_id",
-        UUID,
-        primary_key=True,
-        server_default=text("uuidv7()"),
-        comment="UUID v7: grows with time",
-    ),
+fetch_runs = table(
+    "ops.fetch_runs",
+    Column("fetch_run_id", UUID, primary_key=True, server_default=text("uuidv7()"), comment="UUID v7: grows with time"),
     Column("publish_seq", BigInteger, unique=True, comment="Order in which runs were published; null = not published"),
-    Column(
-        "source_id",
-        UUID,
-        ForeignKey("ops.sources.source_id"),
-        index=True,
-        comment="Source; null = the run is of a whole domain",
-    ),
+    Column("source_id", UUID, ForeignKey("ops.sources.source_id"), index=True, comment="Source; null = a whole domain"),
     Column("stream", Text, nullable=False, comment="domain/source, or a domain"),
     Column("kind", Text, nullable=False, comment="Kind of run"),
     one_of("kind", RUN_KINDS),
@@ -77,14 +66,7 @@ fetch_runs = Table(
     Column("dagster_run_id", Text, index=True, comment="Dagster run that executed it; null = none did"),
     Column("status", Text, nullable=False, index=True, comment="Status"),
     one_of("status", RUN_STATUSES),
-    Column(
-        "started_at",
-        Timestamp,
-        nullable=False,
-        server_default=func.now(),
-        index=True,
-        comment="When the run was opened, before it read anything",
-    ),
+    defaulted("started_at", Timestamp, "now()", "When the run was opened, before it read anything", index=True),
     Column("ended_at", Timestamp, comment="When the run was closed, in the transaction that published its data"),
     _count("fetched", "Payloads received, or rows yielded by the SELECTs"),
     _count("created", "Records or rows inserted"),
@@ -100,108 +82,67 @@ fetch_runs = Table(
     Column("cursor_from", JSONB, comment="Cursor at which the extraction started"),
     Column("cursor_to", JSONB, comment="Cursor at which the extraction ended"),
     Column("code_version", Text, nullable=False, comment="Digest of the connector or of the SELECT files"),
-    Column(
-        "stats",
-        JSONB,
-        nullable=False,
-        server_default=text("'{}'"),
-        comment="Bytes, skipped records, counts per table, digests of SELECT files",
-    ),
+    defaulted("stats", JSONB, "'{}'", "Bytes, skipped records, counts per table, digests of SELECT files"),
     Column("error_text", Text, comment="Error of a failed run"),
+    CheckConstraint("fetched = created + updated + unchanged + quarantined + duplicates", name="conservation"),
     CheckConstraint(
-        "fetched = created + updated + unchanged + quarantined + duplicates",
-        name="conservation",
-    ),
-    CheckConstraint(
-        "least(fetched, created, updated, unchanged, deleted, quarantined, duplicates) >= 0",
-        name="not_negative",
+        "least(fetched, created, updated, unchanged, deleted, quarantined, duplicates) >= 0", name="not_negative"
     ),
     CheckConstraint("(ended_at is null) = (status in ('pending', 'in_progress'))", name="ended"),
     Index(None, "stream", "kind", "partition_key", "publish_seq"),
-    schema="ops",
     comment="The ledger: one row per run",
 )
 
-rate_limits = Table(
-    "rate_limits",
-    metadata,
+rate_limits = table(
+    "ops.rate_limits",
     Column("host", Text, primary_key=True, comment="Host and port"),
-    Column(
-        "next_request_at",
-        Timestamp,
-        nullable=False,
-        server_default=text("'epoch'"),
-        comment="No request is sent before",
-    ),
-    Column(
-        "blocked_until",
-        Timestamp,
-        nullable=False,
-        server_default=text("'epoch'"),
-        comment="End of the wait that the host asked for (Retry-After)",
-    ),
-    schema="ops",
+    defaulted("next_request_at", Timestamp, "'epoch'", "No request is sent before"),
+    defaulted("blocked_until", Timestamp, "'epoch'", "End of the wait that the host asked for (Retry-After)"),
     comment="One row per host: when the next request of any run may be sent",
 )
 
-sql_texts = Table(
-    "sql",
-    metadata,
+sql_texts = table(
+    "ops.sql",
     Column("digest", Text, primary_key=True, comment="sha256 of the text, lower hex"),
     Column("path", Text, nullable=False, comment="Path of the file, below sql/"),
     Column("text", Text, nullable=False, comment="Text of the SELECT"),
-    schema="ops",
     comment="One row per text of a SELECT file that a run applied",
 )
 
-table_digests = Table(
-    "table_digests",
-    metadata,
+table_digests = table(
+    "ops.table_digests",
     Column("table_name", Text, primary_key=True, comment="schema.table"),
     Column("rows", BigInteger, nullable=False, comment="Number of rows"),
     Column("digest", BigInteger, nullable=False, comment="Sum of the hashes of its rows, without audit columns"),
-    schema="ops",
     comment="One row per table of a domain: its contents in numbers, updated by each transform",
 )
 
-objects = Table(
-    "objects",
-    metadata,
+objects = table(
+    "ops.objects",
     Column("name", Text, primary_key=True, comment="Name in SQL; for a function with the types of its arguments"),
     Column("kind", Text, nullable=False, comment="function, view, trigger or policy"),
     one_of("kind", ("function", "view", "trigger", "policy")),
     Column("digest", Text, nullable=False, comment="sha256 of the statements that created it, lower hex"),
     Column("created_order", BigInteger, Identity(always=True), comment="Order of first creation"),
-    schema="ops",
     comment="One row per function, view, trigger or policy; one is created again when its declared text changes",
 )
 
-schema_drift = Table(
-    "schema_drift",
-    metadata,
+schema_drift = table(
+    "ops.schema_drift",
     Column("stream", Text, primary_key=True, comment="domain/source, with its kind where it has several"),
+    Column("path", Text, primary_key=True, comment="modelVersions[*].files[*].sizeKB; *: any key; $: the payload"),
     Column(
-        "path", Text, primary_key=True, comment="modelVersions[*].files[*].sizeKB; *: any other key; $: the payload"
+        "type",
+        Text,
+        primary_key=True,
+        comment="JSON type of the value; null: none yet; unread: no SELECT reads the key",
     ),
-    Column("type", Text, primary_key=True, comment="JSON type of the value"),
-    one_of("type", JSON_TYPES),
-    Column(
-        "first_run",
-        UUID,
-        ForeignKey("ops.fetch_runs.fetch_run_id"),
-        nullable=False,
-        comment="Landing that received it first",
-    ),
-    Column(
-        "last_run",
-        UUID,
-        ForeignKey("ops.fetch_runs.fetch_run_id"),
-        nullable=False,
-        comment="Landing that received it last",
-    ),
-    _count("payloads", "Sampled payloads that contain the path with this type"),
-    _count("of_payloads", "Sampled payloads that contain the object or array around it"),
-    _count("missed", "How many of these were received after the last one that contains it"),
+    one_of("type", (*JSON_TYPES, UNREAD)),
+    run_column("first_run", "Landing that received it first", nullable=False),
+    run_column("last_run", "Landing that received it last", nullable=False),
+    _count("payloads", "Inspected payloads that have the path with this type"),
+    _count("of_payloads", "Inspected payloads until last_run that have the object or array around it"),
+    _count("lacking", "Inspected payloads since, which have that and lack this"),
     Column(
         "share",
         Numeric,
@@ -209,6 +150,5 @@ schema_drift = Table(
         comment="payloads / of_payloads, at most 1",
     ),
     Column("payload_id", UUID, comment="First payload that contains it; may be deleted since"),
-    schema="ops",
-    comment="One row per stream, JSON path and type found in a sample of its payloads",
+    comment="One row per stream, JSON path that SQL reads and its type, and per key beside them that nothing reads",
 )

@@ -9,68 +9,48 @@ from sqlalchemy import (
     Identity,
     Index,
     LargeBinary,
-    Table,
     Text,
-    func,
     text,
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB, UUID
 
-from pipelines.warehouse.declare import Timestamp, metadata, one_of
+from pipelines.warehouse.declare import Timestamp, defaulted, one_of, run_column, table
 
 STAGES = ("land", "transform")
 UNPUBLISHED = ("arrivals", "rejects", "checkpoints")
 """What landings in progress, or interrupted, hold; the checkpoint last, which says whether the others are kept."""
 
 
-def _run(name: str, comment: str, *, nullable: bool = True) -> Column[object]:
-    return Column(name, UUID, ForeignKey("ops.fetch_runs.fetch_run_id"), nullable=nullable, comment=comment)
-
-
-payloads = Table(
-    "payloads",
-    metadata,
-    Column(
-        "payload_id",
-        UUID,
-        primary_key=True,
-        server_default=text("uuidv7()"),
-        comment="UUID v7: grows with time",
-    ),
-    _run("fetch_run_id", "Run that wrote the body", nullable=False),
+payloads = table(
+    "staging.payloads",
+    Column("payload_id", UUID, primary_key=True, server_default=text("uuidv7()"), comment="UUID v7: grows with time"),
+    run_column("fetch_run_id", "Run that wrote the body", nullable=False),
     Column("digest", LargeBinary, nullable=False, comment="sha256 of the bytes as received, without volatile fields"),
     Column("body", JSONB, nullable=False, comment="The payload as the source sent it"),
     Column("original", LargeBinary, comment="The exact bytes, where jsonb cannot represent the same value"),
     Column("repairs", ARRAY(Text), comment="What was changed in body, where original is kept"),
     Column("counters_digest", LargeBinary, comment="sha256 of the volatile fields in body; null = it has none"),
     Index(None, "digest", postgresql_using="hash"),
-    schema="staging",
     comment="One row per body, append-only; a body that no version refers to is invisible",
 )
 
-versions = Table(
-    "versions",
-    metadata,
+versions = table(
+    "staging.versions",
     Column("version_id", BigInteger, Identity(always=True), primary_key=True, comment="Order of publishing"),
     Column("stream", Text, nullable=False, comment="domain/source, or domain/source.kind"),
     Column("external_id", Text, nullable=False, comment="The source's own id of the record"),
     Column("record_id", UUID, nullable=False, index=True, comment="ops.key(stream, external_id)"),
     Column("payload_id", UUID, ForeignKey("staging.payloads.payload_id"), index=True, comment="Body; null = tombstone"),
     Column("digest", LargeBinary, comment="sha256 of the bytes as received, without volatile fields"),
-    Column(
-        "version_at",
-        Timestamp,
-        nullable=False,
-        comment="Modification time by the source, else fetched_at",
-    ),
+    Column("version_at", Timestamp, nullable=False, comment="Modification time by the source, else fetched_at"),
     Column("fetched_at", Timestamp, nullable=False, comment="When the payload was received"),
     Column("confirmed_at", Timestamp, comment="When it was received again last, to the day; null = it was not"),
     Column("request", Text, nullable=False, comment="URL without secrets, or file:line"),
     Column("partition_key", Text, nullable=False, comment="Partition in which it was fetched"),
-    _run("landed_run", "Landing that published it", nullable=False),
+    run_column("landed_run", "Landing that published it", nullable=False),
     Column("latest", Boolean, nullable=False, comment="Whether it is the newest of its record"),
-    _run("valid_from_run", "Transform that applied it to the tables; null = not applied"),
-    _run("valid_to_run", "Transform that replaced it or deleted its rows; null = effective, if applied"),
+    run_column("valid_from_run", "Transform that applied it to the tables; null = not applied"),
+    run_column("valid_to_run", "Transform that replaced it or deleted its rows; null = effective, if applied"),
     Column("renamed_from", UUID, comment="Deleted record with the same digest, of which this one is the new name"),
     Column("applied_sql", Text, comment="SELECT files (digest) that were applied to it last; null = none"),
     CheckConstraint("(payload_id is null) = (digest is null)", name="tombstone"),
@@ -82,29 +62,19 @@ versions = Table(
         postgresql_where=text("valid_from_run is not null and valid_to_run is null"),
     ),
     Index("versions_partition_idx", "stream", "partition_key", "applied_sql", postgresql_where=text("latest")),
-    schema="staging",
     postgresql_with={"fillfactor": "40"},  # room in each page for HOT updates of all its rows: indexes do not grow
     comment="One row per version of a record: when it was received, and which transforms applied and replaced it",
 )
 
-reapplied_versions = Table(
-    "reapplied_versions",
-    metadata,
+reapplied_versions = table(
+    "staging.reapplied_versions",
     Column("version_id", BigInteger, ForeignKey("staging.versions.version_id"), primary_key=True, comment="Version"),
-    Column(
-        "fetch_run_id",
-        UUID,
-        ForeignKey("ops.fetch_runs.fetch_run_id"),
-        primary_key=True,
-        comment="Transform that derived its rows again by changed SQL",
-    ),
-    schema="staging",
+    run_column("fetch_run_id", "Transform that derived its rows again by changed SQL", primary_key=True),
     comment="One row per transform that derived rows of an effective version again by changed SQL",
 )
 
-observations = Table(
-    "observations",
-    metadata,
+observations = table(
+    "staging.observations",
     Column("observation_id", BigInteger, Identity(always=True), primary_key=True, comment="Order of arrival"),
     Column("stream", Text, nullable=False, comment="domain/source, or domain/source.kind"),
     Column("record_id", UUID, nullable=False, comment="ops.key(stream, external_id)"),
@@ -114,35 +84,31 @@ observations = Table(
     Column("observed_at", Timestamp, nullable=False, comment="When the values were received; no two at one time"),
     Column("request", Text, nullable=False, comment="URL without secrets, or file:line"),
     Column("partition_key", Text, nullable=False, comment="Partition in which it was fetched"),
-    _run("landed_run", "Landing that published it", nullable=False),
+    run_column("landed_run", "Landing that published it", nullable=False),
     Column("late", Boolean, nullable=False, comment="Whether newer values were in force when it arrived"),
-    _run("valid_from_run", "Transform that applied it to the tables; null = not applied"),
+    run_column("valid_from_run", "Transform that applied it to the tables; null = not applied"),
     Index("observations_record_key", "record_id", "observed_at", unique=True),
     Index("observations_newest_idx", "record_id", "observation_id", postgresql_where=text("not late")),
     Index("observations_pending_idx", "stream", "partition_key", postgresql_where=text("valid_from_run is null")),
-    schema="staging",
     comment="One row per change of a record's volatile fields, append-only; they are not part of a version",
 )
 
-pending_rows = Table(
-    "pending_rows",
-    metadata,
+pending_rows = table(
+    "staging.pending_rows",
     Column("record_id", UUID, nullable=False, index=True, comment="Record that yields the pending row"),
     Column("stream", Text, nullable=False, comment="Stream of the record"),
     Column("table_name", Text, nullable=False, comment="Table of the other row"),
     Column("key", Text, nullable=False, comment="Key of the other row"),
     Column("reason", Text, nullable=False, comment="parent: until it exists; key, unique: until it is pruned"),
     Index(None, "table_name", "key"),
-    schema="staging",
     comment="One row per pending row and the row it depends on: a missing parent, or the owner of the same key",
 )
 
 UNLOGGED = ("unlogged",)
 """Tables of runs in progress: not written to the write-ahead log, empty after a crash of the server."""
 
-arrivals = Table(
-    "arrivals",
-    metadata,
+arrivals = table(
+    "staging.arrivals",
     Column("fetch_run_id", UUID, nullable=False, index=True, comment="Landing in progress or interrupted"),
     Column("sequence", BigInteger, nullable=False, comment="Order received"),
     Column("stream", Text, nullable=False, comment="domain/source, or domain/source.kind"),
@@ -154,14 +120,12 @@ arrivals = Table(
     Column("counters_digest", LargeBinary, comment="sha256 of the volatile fields"),
     Column("counters", JSONB, comment="The volatile fields of the payload"),
     Column("paths", JSONB, comment="Paths of the volatile fields in the payload"),
-    schema="staging",
     prefixes=UNLOGGED,
     comment="Payloads of landings in progress, before they are published",
 )
 
-rejects = Table(
-    "rejects",
-    metadata,
+rejects = table(
+    "staging.rejects",
     Column("fetch_run_id", UUID, nullable=False, index=True, comment="Landing in progress or interrupted"),
     Column("place", BigInteger, Identity(always=True), comment="Order received"),
     Column("stream", Text, nullable=False, comment="domain/source, or domain/source.kind"),
@@ -173,40 +137,32 @@ rejects = Table(
     Column("detail", Text, nullable=False, comment="The reason in words"),
     Column("path", Text, comment="JSON path of the invalid value"),
     Column("byte_offset", BigInteger, comment="Byte at which the JSON syntax is wrong"),
-    schema="staging",
     prefixes=UNLOGGED,
     comment="Payloads that landings in progress reject, before they are published",
 )
 
-checkpoints = Table(
-    "checkpoints",
-    metadata,
+checkpoints = table(
+    "staging.checkpoints",
     Column("fetch_run_id", UUID, primary_key=True, comment="Landing in progress or interrupted"),
     Column("progress", JSONB, nullable=False, comment="Positions in its listings, and its counts"),
-    schema="staging",
     prefixes=UNLOGGED,
     comment="One row per landing that can be resumed",
 )
 
-erasures = Table(
-    "erasures",
-    metadata,
-    Column(
-        "fetch_run_id", UUID, ForeignKey("ops.fetch_runs.fetch_run_id"), primary_key=True, comment="Run that erased it"
-    ),
+erasures = table(
+    "staging.erasures",
+    run_column("fetch_run_id", "Run that erased it", primary_key=True),
     Column("stream", Text, nullable=False, comment="domain/source, or domain/source.kind"),
     Column("record_id", UUID, nullable=False, comment="ops.key(stream, external_id); the external id is not kept"),
     Column("digest", LargeBinary, nullable=False, comment="sha256 of the digests of its versions, in their order"),
-    Column("erased_at", Timestamp, nullable=False, server_default=func.now(), comment="When it was erased"),
+    defaulted("erased_at", Timestamp, "now()", "When it was erased"),
     Column("lifted_at", Timestamp, comment="When landing it was allowed again; null = it is not"),
     Index("erasures_effective_key", "record_id", unique=True, postgresql_where=text("lifted_at is null")),
-    schema="staging",
     comment="One row per erased record, which does not land again until lifted_at is set",
 )
 
-quarantine = Table(
-    "quarantine",
-    metadata,
+quarantine = table(
+    "staging.quarantine",
     Column("quarantine_id", BigInteger, Identity(always=True), primary_key=True, comment="Number for the command line"),
     Column("stage", Text, nullable=False, comment="land or transform"),
     one_of("stage", STAGES),
@@ -225,12 +181,12 @@ quarantine = Table(
     Column("row_key", Text, comment="Key of the row"),
     Column("constraint_name", Text, comment="Constraint or column that the row violates"),
     Column("row", JSONB, comment="The row as the SELECT yielded it"),
-    _run("first_run", "First run that found it", nullable=False),
-    _run("last_run", "Last run that found it", nullable=False),
-    _run("closed_run", "Run that landed the payload or inserted the row"),
-    Column("seen", BigInteger, nullable=False, server_default=text("1"), comment="How often it was found"),
-    Column("first_at", Timestamp, nullable=False, server_default=func.now(), comment="When it was found first"),
-    Column("last_at", Timestamp, nullable=False, server_default=func.now(), comment="When it was found last"),
+    run_column("first_run", "First run that found it", nullable=False),
+    run_column("last_run", "Last run that found it", nullable=False),
+    run_column("closed_run", "Run that landed the payload or inserted the row"),
+    defaulted("seen", BigInteger, "1", "How often it was found"),
+    defaulted("first_at", Timestamp, "now()", "When it was found first"),
+    defaulted("last_at", Timestamp, "now()", "When it was found last"),
     Column("closed_at", Timestamp, comment="When closed_run closed it"),
     CheckConstraint("(closed_at is null) = (closed_run is null)", name="closed"),
     CheckConstraint("stage <> 'land' or (digest is not null and bytes is not null)", name="land"),
@@ -247,6 +203,5 @@ quarantine = Table(
         postgresql_nulls_not_distinct=True,
         postgresql_where=text("stage = 'transform'"),
     ),
-    schema="staging",
     comment="One row per rejected payload or row, with its reason",
 )

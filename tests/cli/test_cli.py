@@ -3,17 +3,10 @@
 import base64
 import hashlib
 import json
-import os
-import pwd
 import re
-import shutil
 import socket
-import subprocess
 import sys
-import tempfile
-from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -22,44 +15,14 @@ from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
 
 from pipelines import project, settings
+from pipelines.cli.main import main
 from pipelines.errors import AtlasError
-from pipelines.warehouse import migrate
+from pipelines.warehouse import database, migrate
 from pipelines.warehouse.database import Warehouse
+from tests.launcher import FAILED, PARTIAL, USAGE, Atlas, words
 
-DONE, FAILED, USAGE, PARTIAL = 0, 1, 2, 3
 SECRET = "hunter2-and-nothing-else"
 EVERYTHING = migrate.everything(project.objects())
-
-Atlas = Callable[..., "subprocess.CompletedProcess[str]"]
-
-
-@pytest.fixture
-def atlas(warehouse: Warehouse, tmp_path: Path) -> Iterator[Atlas]:
-    """Runs the command on the test's warehouse; whatever happens, nobody is shown a traceback."""
-
-    def run(
-        *arguments: object, code: int = DONE, typed: str = "", **environment: str
-    ) -> "subprocess.CompletedProcess[str]":
-        done = subprocess.run(
-            [sys.executable, "-m", "pipelines.cli.main", *map(str, arguments)],
-            cwd=project.ROOT,
-            env=os.environ | {"DATABASE_URL": warehouse.conninfo, "ATLAS_HOME": str(tmp_path)} | environment,
-            input=typed,
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
-        assert "Traceback" not in done.stdout + done.stderr
-        assert done.returncode == code, done.stdout + done.stderr
-        return done
-
-    yield run
-    warehouse.drop_database(str(warehouse.dagster_url.database))
-
-
-def words(text: str) -> str:
-    """What was said, without the line breaks of its display."""
-    return " ".join(text.split())
 
 
 def a_model(number: int, **other: object) -> dict[str, object]:
@@ -129,6 +92,13 @@ def test_a_past_day_cannot_be_fetched_live(atlas: Atlas, warehouse: Warehouse) -
     done = atlas("run", "catalog/civitai", "--live", "--partition", yesterday, code=FAILED)
     assert f"{yesterday} cannot be fetched any more" in words(done.stdout + done.stderr)
     assert "atlas transform catalog" in words(done.stdout + done.stderr)
+
+
+def test_a_past_day_that_cannot_be_fetched_is_not_transformed(atlas: Atlas, warehouse: Warehouse) -> None:
+    warehouse.create_database(str(warehouse.dagster_url.database))
+    yesterday = (datetime.now(UTC) - timedelta(days=1)).date().isoformat()
+    runs = json.loads(atlas("run", "catalog/civitai", "--live", "--partition", yesterday, "--json", code=FAILED).stdout)
+    assert [(run["kind"], run["status"]) for run in runs["runs"]] == [("land", "failed")]
 
 
 def test_recordings_fill_a_fresh_database_and_then_change_nothing(atlas: Atlas, warehouse: Warehouse) -> None:
@@ -204,8 +174,11 @@ def test_json_is_one_document_and_nothing_else(atlas: Atlas, models: Path) -> No
 
 def test_a_person_sees_each_run_and_why_something_is_missing(atlas: Atlas, models: Path) -> None:
     done = atlas("land", "catalog/civitai.models", "--from", models, code=PARTIAL)
-    assert "3 fetched, 2 created, 0 updated, 0 deleted, 1 quarantined" in words(done.stdout)
-    assert "landed catalog/civitai" in done.stderr
+    (landed,) = done.stdout.splitlines()
+    assert re.fullmatch(
+        r"landed catalog/civitai .+: 3 fetched, 2 created, .+, 1 quarantined \(partial_success\)", landed
+    )
+    assert "landed" not in done.stderr
     assert "not_json" in atlas("quarantine", "list").stdout
 
 
@@ -235,7 +208,8 @@ def test_drop_asks_and_takes_both_databases(atlas: Atlas, warehouse: Warehouse) 
     refused = atlas("db", "drop", typed="n\n", code=FAILED)
     assert all(name in refused.stdout + refused.stderr for name in both)
     assert both <= warehouse.databases()
-    atlas("db", "drop", code=FAILED)  # nobody is there to answer
+    nobody = atlas("db", "drop", code=FAILED)
+    assert "error: Nothing is dropped." in nobody.stderr.splitlines()[1]
     assert both <= warehouse.databases()
     assert set(json.loads(atlas("db", "drop", "--json", typed="y\n").stdout)["dropped"]) == both
     assert not both & warehouse.databases()
@@ -328,50 +302,21 @@ def everything(warehouse: Warehouse) -> str:
     return "\n".join(found)
 
 
-@pytest.fixture
-def old_server() -> Iterator[str]:
-    """URL of a real Postgres 16, from the binaries of the package pgserver."""
-    package = find_spec("pgserver")
-    if package is None or package.origin is None:
-        pytest.skip("the package pgserver, which brings Postgres 16, is not installed")
-    programs = Path(package.origin).parent / "pginstall" / "bin"
-    user = pwd.getpwnam("nobody").pw_uid if os.geteuid() == 0 else None
-    folder = Path(tempfile.mkdtemp(dir="/tmp"))  # short enough for a socket, and open to another user
-    if user is not None:
-        os.chown(folder, user, -1)
-    environment = {"PATH": os.defpath, "LC_ALL": "C"}
-
-    def run(program: str, *arguments: str) -> None:
-        subprocess.run(
-            [programs / program, "-D", folder / "data", *arguments],
-            check=True,
-            cwd=folder,
-            user=user,
-            env=environment,
-            stdout=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-
-    try:
-        run("initdb", "--username=postgres", "--auth=trust", "--no-sync")
-        settings = f"-c listen_addresses='' -c unix_socket_directories={folder}"
-        run("pg_ctl", "start", "-w", "-s", "-l", str(folder / "log"), "-o", settings)
-        try:
-            yield f"postgresql://postgres@/postgres?host={folder}"
-        finally:
-            run("pg_ctl", "stop", "-w", "-s", "-m", "immediate")
-    finally:
-        shutil.rmtree(folder)
-
-
-def test_a_server_that_is_too_old_is_one_sentence(atlas: Atlas, old_server: str) -> None:
-    for arguments in (["db", "ensure"], ["runs", "--json"]):
-        done = atlas(*arguments, code=FAILED, DATABASE_URL=old_server)
-        assert re.fullmatch(
-            r"error: The server of DATABASE_URL is PostgreSQL 16; the warehouse needs 18 or newer\. .+",
-            words(done.stderr),
-        )
-        assert done.stdout == ""
+@pytest.mark.parametrize("arguments", [["db", "ensure"], ["runs", "--json"]], ids=" ".join)
+def test_a_server_that_is_too_old_is_one_sentence(
+    warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    monkeypatch.setattr(database, "MINIMUM_VERSION", 99)
+    monkeypatch.setenv("DATABASE_URL", warehouse.conninfo)
+    monkeypatch.setattr(sys, "argv", ["atlas", *arguments])
+    with pytest.raises(SystemExit) as end:
+        main()
+    said = capsys.readouterr()
+    assert end.value.code == FAILED
+    assert re.fullmatch(
+        r"error: The server of DATABASE_URL is PostgreSQL 18; the warehouse needs 99 or newer\. .+", words(said.err)
+    )
+    assert said.out == ""
 
 
 @pytest.mark.parametrize(
@@ -381,6 +326,7 @@ def test_a_server_that_is_too_old_is_one_sentence(atlas: Atlas, old_server: str)
         ({}, "keep_versions_days = -1", "The setting ATLAS_KEEP_VERSIONS_DAYS is -1: "),
         ({}, 'hme = "/x"', "There is no setting 'hme', as atlas.toml has it. There are: database_url, home, mode"),
         ({}, "mode = live", "atlas.toml cannot be read: "),
+        ({"SQL_ECHO": "loud"}, "", "The setting SQL_ECHO is 'loud': "),
     ],
 )
 def test_a_wrong_setting_is_named_with_its_value(
@@ -399,6 +345,13 @@ def test_a_variable_that_nothing_reads_is_named_and_an_empty_one_is_none(atlas: 
     real = {"ATLAS_CIVITAI_TOKEN": "t", "ATLAS_OLLAMA_LIBRARY_BASE_URL": "http://127.0.0.1:1", "ATLAS_MODE": ""}
     done = atlas("runs", ATLAS_CIVITIA_TOKEN=SECRET, **real)
     assert words(done.stderr) == "ATLAS_CIVITIA_TOKEN is not the name of a setting: it has no effect."
+
+
+def test_two_settings_have_the_name_that_others_give_them_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ATLAS_DATABASE_URL", "postgresql:///elsewhere")
+    monkeypatch.setenv("ATLAS_SQL_ECHO", "true")
+    assert (settings.load().database_url, settings.load().sql_echo) == (None, False)
+    assert settings.unknown_variables({}) == ["ATLAS_DATABASE_URL", "ATLAS_SQL_ECHO"]
 
 
 def test_what_a_folder_sets_holds_for_a_process_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -201,9 +201,8 @@ def test_a_payload_without_an_id_that_can_be_read_may_be_any_record(warehouse: W
 
 def test_a_payload_that_is_rejected_with_its_id_is_not_gone(warehouse: Warehouse, library: Source) -> None:
     take_in(warehouse, library, [payload(author(each)) for each in (1, 2, 3)])
-    run = take_in(
-        warehouse, library, [payload(author(3)), payload({"id": 1, "name": [7]}), FullScan("authors", 1)], DAYS[1]
-    )
+    items = [payload(author(3)), payload({"id": 1, "name": [7]}), FullScan("authors", 1)]
+    run = take_in(warehouse, library, items, DAYS[1])
     assert (run.counts.deleted, there(warehouse), gone(warehouse)) == (1, ["1", "3"], ["2"])
 
 
@@ -229,6 +228,21 @@ def test_each_record_that_is_missing_is_looked_at_and_what_is_there_lands(wareho
     assert (run.counts.fetched, run.counts.updated, run.counts.unchanged, run.counts.deleted) == (3, 1, 2, 1)
     assert run.stats["notes"] == {"missing from a full scan, fetched by id": 2}
     assert (there(warehouse), gone(warehouse)) == (["b", "c", "d"], ["a"])
+
+
+def test_what_another_run_landed_while_the_listing_was_read_is_not_taken_for_gone(
+    warehouse: Warehouse, shelf: Source
+) -> None:
+    """Also where its own time is long past."""
+
+    def items(_: Mapping[str, Any]) -> Iterator[Item]:
+        yield note("a")
+        land.land_items(warehouse, shelf, DAYS[0], [note("new", version_at=at("2020-01-01")), note("b")])
+        yield ALL
+
+    take_in(warehouse, shelf, notes("a"))
+    run = land.land_intake(warehouse, shelf, DAYS[0], nullcontext(Intake(items, "live")))
+    assert (run.counts.deleted, there(warehouse)) == (0, ["a", "b", "new"])
 
 
 def test_a_look_that_fails_fails_the_run(warehouse: Warehouse, shelf: Source) -> None:
@@ -312,7 +326,7 @@ def test_a_listing_of_some_ids_says_nothing_of_others(warehouse: Warehouse, shel
     """In the order of numbers, whatever day they came in."""
     take_in(warehouse, shelf, notes(["7", "9", "10", "11"]))
     take_in(warehouse, shelf, notes(["100", "30"]), DAYS[1])
-    run = take_in(warehouse, shelf, [note("11"), FullScan("", 1, id_range=(9, 100))], DAYS[2])
+    run = take_in(warehouse, shelf, [note("11"), FullScan("", 1, id_range=(10, 99))], DAYS[2])
     assert (run.counts.deleted, gone(warehouse)) == (2, ["10", "30"])
     assert there(warehouse) == ["100", "11", "7", "9"]
 

@@ -10,13 +10,13 @@ from pipelines.ledger import Run
 from pipelines.lineage import rebuild, snapshots, time_travel
 from pipelines.transform.run import transform
 from pipelines.warehouse.database import Warehouse
-from tests.cli.test_cli import Atlas, atlas, words
+from tests.launcher import Atlas, words
 from tests.library import DAYS, Recorder, author, book, cover, rows
 from tests.pasts import SEED, SEEDS, Files, World, files
 
 pytestmark = pytest.mark.usefixtures("toy")
 
-__all__ = ["atlas", "files"]
+__all__ = ["files"]
 
 Rows = dict[tuple[str, str], dict[str, Any]]
 ENGINES_OWN = {"created_at", "updated_at"}
@@ -119,7 +119,7 @@ def test_the_command_prints_rows_and_cells(told: Recorder, atlas: Atlas) -> None
     second = transform(told.warehouse, told.source, DAYS[0])
     shown = words(atlas("diff", first.id, second.id).stdout)
     assert "changed toy.authors" in shown and "(payload made here, 1)" in shown and "name: heron → otter" in shown
-    assert "1 rows differ" in shown
+    assert "1 differing row" in shown
     (each,) = json.loads(atlas("diff", first.id, second.id, "--json", "--table", "toy.authors").stdout)
     assert each["cells"]["name"] == ["heron", "otter"]
     assert json.loads(atlas("diff", first.id, second.id, "--json", "--table", "toy.topics").stdout) == []

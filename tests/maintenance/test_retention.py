@@ -19,10 +19,11 @@ import pytest
 from pipelines.landing import land
 from pipelines.ledger import Run
 from pipelines.lineage import rebuild, snapshots, time_travel, trace
-from pipelines.maintenance import retention
+from pipelines.maintenance import batches, retention
 from pipelines.maintenance.retention import Policy
 from pipelines.source import Checkpoint, Item, Payload, Source
 from pipelines.transform.run import transform
+from pipelines.warehouse import locks
 from pipelines.warehouse.database import Warehouse
 from tests.library import DAYS, START, Recorder, author, cover, payload, rows, shown, state
 
@@ -160,6 +161,42 @@ def test_as_of_reports_an_interrupted_prune_too(history: Recorder) -> None:
         assert shown(warehouse, "select count(*) from staging.versions") < versions
         (words,) = time_travel.history_removed_since(connection, "toy", snapshot)
         assert "was interrupted while it pruned superseded versions" in words
+
+
+def test_as_of_reports_a_prune_of_observations_alone(warehouse: Warehouse, library: Source) -> None:
+    """Of covers, whose counters fill no table."""
+    told = Recorder(warehouse, library)
+    for number, day in enumerate(DAYS[:3]):
+        told.clock = START + timedelta(days=number)
+        told.land("7", counted_cover(7, number), day=day, kind="covers")
+        told.transform()
+    age(warehouse, 100)
+    assert removed(warehouse, Policy()) == {"observations": 2}
+    with warehouse.connect() as connection:
+        (second,) = shown(warehouse, f"{LAST.replace(' desc', '')} offset 1")
+        snapshot = snapshots.snapshot_of_run(connection, second)
+        with time_travel.as_of(warehouse, "toy", snapshot) as then:
+            assert "pruned" in str(time_travel.why_not_exact(connection, then))
+
+
+def test_a_prune_goes_on_until_nothing_is_left(history: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batches, "BATCH_ROWS", 2)
+    age(history.warehouse, 100)
+    expected = {"versions": 4, "observations": 5, "quarantine entries": 1, "bodies": 4}
+    assert removed(history.warehouse, Policy()) == expected
+
+
+def test_domains_are_locked_in_the_order_of_their_names(warehouse: Warehouse) -> None:
+    """In the order of the sources' names `a-b/x` would come before `a/x`."""
+    with warehouse.connect() as other, ExitStack() as counting:
+        for name in ("a/x", "a-b/x"):
+            other.execute("insert into ops.sources (source_id, name, kind) values (ops.key(%s), %s, 'x')", [name, name])
+        locks.acquire(other, locks.transform("a"))
+        counting.enter_context(in_thread(lambda: retention.count_prunable(warehouse, AT_ONCE)))
+        wait_until(warehouse, waits_for("advisory"))
+        assert locks.try_acquire(other, locks.transform("a-b"))
+        for domain in ("a", "a-b"):
+            locks.release(other, locks.transform(domain))
 
 
 UNPROVEN = """
@@ -305,15 +342,7 @@ def test_dagster_events_are_removed_but_those_of_assets_and_of_runs_in_progress(
                 """,
                 [run_id, days, asset],
             )
-        for selector, days in (("s", 30), ("s", 20), ("s", 1), ("quiet", 30), ("quiet", 20)):
-            connection.execute(
-                """
-                insert into job_ticks (job_origin_id, selector_id, status, timestamp)
-                values (%s, %s, 'SUCCESS', now() at time zone 'utc' - make_interval(days => %s))
-                """,
-                [selector, selector, days],
-            )
-        expected = {"dagster events": 2, "dagster ticks": 3}
+        expected = {"dagster events": 2}
         assert {name: n for name, n in retention.count_prunable(warehouse, Policy()).items() if n} == expected
         assert removed(warehouse, Policy()) == expected
         left = connection.execute("select run_id, asset_key is null as bare from event_logs order by id").fetchall()

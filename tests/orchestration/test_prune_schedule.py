@@ -18,7 +18,7 @@ from pipelines.landing import land
 from pipelines.orchestration.schedules import prune_schedule
 from pipelines.source import Source
 from pipelines.transform.run import transform
-from pipelines.warehouse import locks, migrate
+from pipelines.warehouse import locks
 from pipelines.warehouse.database import Warehouse
 from tests.library import author, payload
 
@@ -128,8 +128,10 @@ def test_the_job_waits_for_a_landing(aged: Warehouse) -> None:
     assert versions(aged) == 1
 
 
-def test_the_job_waits_for_a_migration_and_works_with_what_it_has_made(aged: Warehouse) -> None:
-    migrate.downgrade(aged, "-1")
+def test_the_job_waits_for_a_migration_and_works_with_what_it_has_made(
+    aged: Warehouse, downgrade: Callable[..., None]
+) -> None:
+    downgrade(aged, "-1")
     with aged.connect() as holder:
         holder.execute("begin")
         holder.execute("lock table alembic_version in share mode")  # which a migration writes last

@@ -1,12 +1,9 @@
 """What watches: a source is asked for news, and everything it has by the clock; against a real server on loopback."""
 
-from collections.abc import Iterator
 from datetime import UTC, datetime
 
 import dagster as dg
 import pytest
-from pytest_httpserver import HTTPServer
-from werkzeug import Request, Response
 
 from pipelines import project
 from pipelines.definitions import defs
@@ -15,42 +12,10 @@ from pipelines.orchestration.resources import NOT_LIVE
 from pipelines.orchestration.schedules import full_refresh_schedule
 from pipelines.orchestration.sensors import news_sensor
 from pipelines.source import Source
-from pipelines.warehouse.database import Warehouse
+from pipelines.warehouse.database import Connection, Warehouse
+from tests.orchestration.conftest import Server
 
 SUNDAY = datetime(2026, 11, 22, 4, tzinfo=UTC)
-
-
-class Server:
-    """An Ollama server with models by name; it may be out of order."""
-
-    def __init__(self) -> None:
-        self.models = ["heron:latest"]
-        self.broken = False
-        self.asked = 0
-
-    def answer(self, request: Request) -> Response:
-        self.asked += 1
-        if self.broken:
-            return Response("no", 403)
-        listed = ", ".join(f'{{"name": "{name}"}}' for name in self.models)
-        return Response(f'{{"models": [{listed}]}}', content_type="application/json")
-
-
-@pytest.fixture
-def ollama() -> Source:
-    return project.sources()["catalog/ollama"]
-
-
-@pytest.fixture
-def site(warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    """A server that the live source is read from, with this test's warehouse."""
-    made = Server()
-    with HTTPServer() as http:
-        http.expect_request("/api/tags").respond_with_handler(made.answer)
-        monkeypatch.setenv("ATLAS_OLLAMA_BASE_URL", http.url_for(""))
-        monkeypatch.setenv("DATABASE_URL", warehouse.conninfo)
-        monkeypatch.setenv("ATLAS_MODE", "live")
-        yield made
 
 
 def tick(source: Source, cursor: str | None) -> tuple[object, str | None]:
@@ -90,25 +55,41 @@ def test_recordings_are_not_asked_for_news(site: Server, ollama: Source, monkeyp
     assert (said.skip_message, site.asked) == (NOT_LIVE, 0)
 
 
-def test_a_landing_that_failed_is_tried_again_after_a_while(site: Server, ollama: Source, warehouse: Warehouse) -> None:
+def insert_run(connection: Connection, source: Source, kind: str, status: str, minutes: int) -> None:
+    """A run that ended some minutes ago."""
+    connection.execute(
+        """
+        insert into ops.fetch_runs (source_id, stream, kind, asset_key, partition_key, status, ended_at, code_version)
+        values (ops.key(%(name)s), %(name)s, %(kind)s, %(name)s, '2026-11-22', %(status)s,
+            now() - make_interval(mins => %(minutes)s), 'x')
+        """,
+        {"name": source.name, "kind": kind, "status": status, "minutes": minutes},
+    )
+
+
+@pytest.mark.parametrize(
+    ("runs", "again"),
+    [
+        ([("land", "failed", 1)], False),
+        ([("land", "failed", 60)], True),
+        ([("land", "failed", 60), ("land", "completed", 50)], False),
+        ([("land", "failed", 60), ("transform", "completed", 50)], True),
+        ([("land", "completed", 60), ("transform", "failed", 50)], False),
+    ],
+)
+def test_a_landing_that_failed_is_tried_again_after_a_while(
+    site: Server, ollama: Source, warehouse: Warehouse, runs: list[tuple[str, str, int]], again: bool
+) -> None:
+    """The last landing: runs of other kinds, which tables follow in, say nothing of it."""
     _, cursor = tick(ollama, None)
     with warehouse.connect() as connection:
         connection.execute(
-            """
-            insert into ops.sources (source_id, name, kind) values (ops.key('catalog/ollama'), 'catalog/ollama', 'http')
-            """
+            "insert into ops.sources (source_id, name, kind) values (ops.key(%(name)s), %(name)s, 'http')",
+            {"name": ollama.name},
         )
-        for minutes, again in ((1, False), (60, True)):
-            connection.execute(
-                """
-                insert into ops.fetch_runs
-                    (source_id, stream, kind, asset_key, partition_key, status, ended_at, code_version)
-                values (ops.key('catalog/ollama'), 'catalog/ollama', 'land', 'catalog/ollama', '2026-11-22', 'failed',
-                    now() - make_interval(mins => %s), 'x')
-                """,
-                [minutes],
-            )
-            assert isinstance(tick(ollama, cursor)[0], dg.RunRequest) == again
+        for kind, status, minutes in runs:
+            insert_run(connection, ollama, kind, status, minutes)
+    assert isinstance(tick(ollama, cursor)[0], dg.RunRequest) == again
 
 
 def test_full_refreshes_are_requested_at_their_hour_for_every_source_that_declares_one(

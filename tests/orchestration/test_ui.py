@@ -251,7 +251,8 @@ def test_a_background_job_of_a_shell_shows_materializes_and_ends_with_ctrl_c(
             if CHROMIUM is None:
                 pytest.skip("no chromium here to look at the graph with")
             draws_the_graph(ui, expected, tmp_path)
-        ui.launcher.send_signal(signal.SIGINT)
+        with subtests.test("Ctrl-C ends a run in progress, and the ledger says so"):
+            is_ended_with_its_run(ui, "catalog/danbooru")
         assert ui.launcher.wait(30) == 0
         assert (home / "words").read_text().count("Stopping.") == 1
         assert processes(home) == {}
@@ -331,6 +332,24 @@ def draws_the_graph(ui: Ui, expected: Sources, folder: Path) -> None:
         shutil.copy(picture, project.ROOT / PICTURE)
 
 
+def is_ended_with_its_run(ui: Ui, source: str) -> None:
+    """Sends SIGINT while a landing of a source that has none waits for the lock under which versions are published."""
+    bodies = "select from staging.payloads"
+    before = len(ui.warehouse_rows(bodies))
+    with embedded.running(ui.home) as url, psycopg.connect(url, dbname="atlas") as stopper:
+        stopper.execute("lock table staging.versions in exclusive mode")
+        launch(ui, source)
+        wait(lambda: len(ui.warehouse_rows(bodies)) > before)
+        ui.launcher.send_signal(signal.SIGINT)
+        assert ui.launcher.wait(30) == 0
+        assert ours(ui.home) == {}
+        stopper.rollback()
+        command = [sys.executable, "-m", "pipelines.cli.main", "--home", str(ui.home), "runs", source, "--json"]
+        (run,) = json.loads(subprocess.run(command, cwd=project.ROOT, capture_output=True, check=True).stdout)
+        assert run["status"] == "failed"
+        assert ui.warehouse_rows("select from staging.versions where stream like %s", f"{source}.%") == []
+
+
 def browse(ui: Ui, folder: Path, what: str, height: int) -> str:
     """The graph in a window high enough for all of it: what is not in sight is not drawn."""
     assert CHROMIUM
@@ -354,19 +373,3 @@ def test_a_killed_launcher_takes_its_children_with_it_and_leaves_the_server_to_t
     with embedded.running(home):
         pass
     assert processes(home) == {}
-
-
-def test_ctrl_c_ends_a_run_in_progress_too_and_the_ledger_says_so(tmp_path: Path) -> None:
-    home = tmp_path / "home"
-    with started(home) as ui, embedded.running(home) as url, psycopg.connect(url, dbname="atlas") as stopper:
-        stopper.execute("lock table staging.versions in exclusive mode")  # nothing can be published
-        launch(ui, "catalog/civitai")
-        wait(lambda: ui.warehouse_rows("select from staging.payloads") != [])
-        ui.launcher.send_signal(signal.SIGINT)
-        assert ui.launcher.wait(30) == 0
-        assert ours(home) == {}
-        stopper.rollback()
-        command = [sys.executable, "-m", "pipelines.cli.main", "--home", str(home), "runs", "--json"]
-        (run,) = json.loads(subprocess.run(command, cwd=project.ROOT, capture_output=True, check=True).stdout)
-        assert run["status"] == "failed"
-        assert ui.warehouse_rows("select from staging.versions") == []

@@ -25,12 +25,10 @@ from pipelines.warehouse.database import Connection, Warehouse
 from pipelines.warehouse.declare import metadata
 from pipelines.warehouse.table_spec import TableSpec
 from pipelines.warehouse.trace_view import trace_query
-from tests.cli.test_cli import FAILED, USAGE, Atlas, atlas, words
+from tests.launcher import FAILED, USAGE, Atlas, words
 from tests.library import author, load_recordings, payload
 
 pytestmark = pytest.mark.usefixtures("toy")
-
-__all__ = ["atlas"]
 
 
 def specs() -> dict[str, TableSpec]:

@@ -18,13 +18,13 @@ from pipelines.transform.run import pending_partitions, transform
 from pipelines.warehouse.database import Warehouse
 from pipelines.warehouse.declare import metadata
 from pipelines.warehouse.table_spec import TableSpec
-from tests.cli.test_cli import PARTIAL, Atlas, atlas, words
+from tests.launcher import PARTIAL, Atlas, words
 from tests.library import DAYS, author, book, cover, rows, whole
 from tests.pasts import SEED, SEEDS, Files, World, files, tables
 
 pytestmark = pytest.mark.usefixtures("toy")
 
-__all__ = ["atlas", "files"]
+__all__ = ["files"]
 
 
 def differing(warehouse: Warehouse, workers: int = 2) -> dict[str, TableComparison]:

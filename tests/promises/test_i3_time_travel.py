@@ -19,13 +19,13 @@ from pipelines.transform.run import transform
 from pipelines.warehouse.database import Warehouse
 from pipelines.warehouse.declare import metadata
 from pipelines.warehouse.table_spec import TableSpec
-from tests.cli.test_cli import FAILED, USAGE, Atlas, atlas, words
+from tests.launcher import FAILED, USAGE, Atlas, words
 from tests.library import DAYS, Json, author, book, cover, rows
 from tests.pasts import SEED, SEEDS, Files, World, files, tables
 
 pytestmark = pytest.mark.usefixtures("toy")
 
-__all__ = ["atlas", "files"]
+__all__ = ["files"]
 
 
 def recorded_is_what_tables_hold(world: World, run: Run) -> None:
@@ -218,7 +218,7 @@ def test_the_command_prints_a_table_as_it_was(two_runs: tuple[Warehouse, Run, Ru
     assert f"These tables differ from what run {first.id} recorded: toy.authors" in touched
     differing = atlas("diff", first.id, second.id, code=FAILED)
     assert f"These tables differ from what run {first.id} recorded" in words(differing.stderr)
-    assert "rows differ" in differing.stdout
+    assert "differing row" in differing.stdout
 
 
 def test_a_kept_schema_appears_when_it_is_complete(two_runs: tuple[Warehouse, Run, Run, Run]) -> None:

@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 
 from pipelines import project
 from pipelines.landing import bulk_files, jsonb, stage_bodies
-from pipelines.landing.jsonb import MAX_BYTES, NotJson, is_lossless, repair, repair_large
+from pipelines.landing.jsonb import MAX_BYTES, Unlandable, is_lossless, repair, repair_large
 from pipelines.landing.land import land_intake, land_items
 from pipelines.ledger import Run
 from pipelines.source import Contract, Payload, Source, Window
@@ -239,13 +239,13 @@ def test_a_text_is_repaired_in_the_same_way_without_being_decoded(body: bytes) -
     """Except duplicate keys and numbers out of range, which the server finds in a large text."""
     try:
         expected, repairs = repair(body)
-    except NotJson as error:
-        with pytest.raises(NotJson) as refused:
+    except Unlandable as error:
+        with pytest.raises(Unlandable) as refused:
             repair_large(body)
         assert (refused.value.reason, refused.value.byte_offset is None) == (error.reason, error.byte_offset is None)
         return
     if any("is not a JSON number" in each for each in repairs):
-        with pytest.raises(NotJson):
+        with pytest.raises(Unlandable):
             repair_large(body)
         return
     mended, found = repair_large(body)
@@ -282,7 +282,7 @@ def test_a_value_as_other_programs_write_it_comes_back(
 def test_bytes_of_any_kind_are_read_or_refused_with_a_reason(body: bytes) -> None:
     try:
         mended, _ = repair(body)
-    except NotJson as error:
+    except Unlandable as error:
         assert error.reason and error.detail
         assert error.byte_offset is None or 0 <= error.byte_offset <= len(body)
         assert not is_lossless(body)
@@ -546,7 +546,7 @@ def test_counters_of_every_kind_are_kept_and_put_back(
                     from staging.observations o
                     join staging.versions v on v.record_id = o.record_id and v.latest
                     join staging.payloads p using (payload_id)
-                    where o.latest
+                    where not o.late order by o.observation_id
                     """
                 )
             }

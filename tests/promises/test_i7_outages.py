@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from pathlib import Path
 
 import psycopg
@@ -24,38 +24,29 @@ from pipelines.source import Source, Window
 from pipelines.transform.run import transform
 from pipelines.warehouse import embedded, migrate
 from pipelines.warehouse.database import DATABASE, Warehouse
-from tests.crashes import (
-    DAY,
-    EARLIER,
-    FIRST,
-    NEWS,
+from tests.crashes.outcome import (
     PATIENCE_S,
-    a_model,
     assert_nothing_left,
     assert_truthful,
     contents,
     ledger_of,
     shown,
 )
+from tests.crashes.payloads import DAY, EARLIER, FIRST, NEWS, a_model
 
-SEED = int(os.environ["FAULTS_SEED"])
-FULL = os.environ.get("FAULTS") == "all"
+SEED = int(os.environ["CRASHES_SEED"])
+FULL = os.environ.get("CRASHES") == "all"
 MIB = 1024**2
 
-STEPS = [
-    "transform.locked",
-    "apply.select.models",
-    "write.merged.images",
-    "transform.effective.2",
-    "ledger.published",
-]
+WRITTEN = ["catalog.models", "catalog.images", "staging.versions", "ops.table_digests"]
+"""Tables that a transform writes to, in its order: the server stops while it waits for one."""
 STOPS = [signal.SIGINT, signal.SIGQUIT, signal.SIGKILL]
 """To the server: fast shutdown, immediate shutdown, a crash."""
 
 
 def outages() -> list[tuple[str, signal.Signals, bool]]:
-    """Where a command is held, what the server is sent, whether it is back before the command goes on."""
-    all_ = [(step, stop, back) for step in STEPS for stop in STOPS for back in (True, False)]
+    """The table that a command waits for, what the server is sent, whether it is back before the command goes on."""
+    all_ = [(table, stop, back) for table in WRITTEN for stop in STOPS for back in (True, False)]
     return all_ if FULL else random.Random(SEED).sample(all_, 1)
 
 
@@ -64,12 +55,12 @@ def bring(warehouse: Warehouse, source: Source, file: Path, day: str, payloads: 
     land.land_intake(warehouse, source, day, nullcontext(bulk_files.intake(source, "models", file, Window.of(day))))
 
 
-def start(home: Path, failpoint: str, *arguments: str) -> "subprocess.Popen[str]":
+def start(home: Path, *arguments: str) -> "subprocess.Popen[str]":
     """An `atlas` process with the embedded server under a home."""
     return subprocess.Popen(
         [sys.executable, "-m", "pipelines.cli.main", *arguments],
         cwd=project.ROOT,
-        env=os.environ | {"ATLAS_HOME": str(home), "ATLAS_FAILPOINT": failpoint},
+        env=os.environ | {"ATLAS_HOME": str(home)},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -81,10 +72,19 @@ def ended(process: "subprocess.Popen[str]") -> tuple[int, str]:
     return process.returncode, said
 
 
-def until_stopped(process: "subprocess.Popen[str]") -> None:
-    """Waits until a process holds at its failpoint."""
-    _, status = os.waitpid(process.pid, os.WUNTRACED)
-    assert os.WIFSTOPPED(status), process.communicate()
+def until_it_waits(warehouse: Warehouse, process: "subprocess.Popen[str]") -> None:
+    """Stops a process when it waits for a lock."""
+    query = """
+        select from pg_stat_activity
+        where datname = current_database() and application_name = 'atlas' and wait_event_type = 'Lock'
+    """
+    deadline = time.monotonic() + PATIENCE_S
+    with warehouse.connect() as watcher:
+        while not watcher.execute(query).rowcount:
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline, "waited in vain"
+            time.sleep(0.01)
+    process.send_signal(signal.SIGSTOP)
 
 
 def stop_server(home: Path, warehouse: Warehouse, number: signal.Signals) -> None:
@@ -123,9 +123,9 @@ def copy(origin: Warehouse, name: str) -> Warehouse:
     return warehouse
 
 
-@pytest.mark.parametrize(("step", "number", "back"), outages())
+@pytest.mark.parametrize(("table", "number", "back"), outages())
 def test_the_server_stops_under_a_command(
-    prepared: tuple[Path, Warehouse], civitai: Source, step: str, number: signal.Signals, back: bool
+    prepared: tuple[Path, Warehouse], civitai: Source, table: str, number: signal.Signals, back: bool
 ) -> None:
     home, origin = prepared
     undisturbed = copy(origin, "undisturbed")
@@ -134,9 +134,12 @@ def test_the_server_stops_under_a_command(
     before, after = contents(warehouse), contents(undisturbed)
     command = ("transform", "catalog/civitai", "--partition", DAY)
 
-    process = start(home, f"{step}=hold", *command)
-    until_stopped(process)
-    stop_server(home, warehouse, number)
+    with closing(warehouse.connect()) as holder:
+        holder.execute("begin")
+        holder.execute(sql.SQL("lock table {} in share mode").format(sql.Identifier(*table.split("."))))
+        process = start(home, *command)
+        until_it_waits(warehouse, process)
+        stop_server(home, warehouse, number)
     if back:
         with embedded.running(home):
             os.kill(process.pid, signal.SIGCONT)
@@ -150,7 +153,7 @@ def test_the_server_stops_under_a_command(
 
     with embedded.running(home):
         assert shown(contents(warehouse)) == shown(before)
-        code, said = ended(start(home, "", *command))
+        code, said = ended(start(home, *command))
         assert code == 0, said
         assert contents(warehouse) == after
         assert_truthful(ledger_of(warehouse))
@@ -182,13 +185,13 @@ def test_the_disk_is_full(small_disk: Path, warehouse: Warehouse, civitai: Sourc
         migrate.ensure(full, project.objects())
         before = contents(full)
         fill(filler := small_disk / "filler", left * MIB)
-        code, said = ended(start(home, "", *command))
+        code, said = ended(start(home, *command))
         assert code == 1, said
         assert "Traceback" not in said
         assert "No space left on device" in (home / "postgres.log").read_text()
 
         filler.unlink()
-        code, said = ended(start(home, "", *command))
+        code, said = ended(start(home, *command))
         assert code == 0, said
         assert contents(full) == contents(warehouse)
         assert contents(full) != before

@@ -16,13 +16,13 @@ from pipelines.lineage import rebuild
 from pipelines.maintenance import erasure
 from pipelines.transform.run import pending_partitions, transform
 from pipelines.warehouse.database import Warehouse
-from tests.cli.test_cli import FAILED, Atlas, atlas, words
+from tests.launcher import FAILED, Atlas, words
 from tests.library import DAYS, START, Json, Recorder, author, book, cover, payload, rows, shown
 from tests.pasts import Files, files
 
 pytestmark = pytest.mark.usefixtures("toy")
 
-__all__ = ["atlas", "files"]
+__all__ = ["files"]
 
 
 @pytest.fixture

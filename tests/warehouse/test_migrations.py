@@ -28,20 +28,22 @@ def test_migrations_make_what_the_tables_declare(empty: Callable[[str], Warehous
             connection.execute(text(f"create schema {name}"))
             connection.execute(text(f"comment on schema {name} is '{comment}'"))
         metadata.create_all(connection)
-    with declared.connect() as plain, plain.cursor() as cursor:
-        objects.create(cursor, project.objects())
+    with declared.connect() as plain:
+        objects.create(plain, project.objects())
     difference = "\n".join(difflib.unified_diff(dump(declared), dump(migrated), "declared", "migrated", lineterm=""))
     assert difference == ""
     assert sum("COMMENT ON COLUMN" in line for line in dump(migrated)) > 100
 
 
-def test_up_down_up_leaves_nothing_behind(empty: Callable[[str], Warehouse], dump: Dump) -> None:
+def test_up_down_up_leaves_nothing_behind(
+    empty: Callable[[str], Warehouse], dump: Dump, downgrade: Callable[..., None]
+) -> None:
     warehouse = empty("down")
     before = dump(warehouse)
     everything = migrate.pending(empty("other"), project.objects())
     assert migrate.migrate(warehouse, project.objects()) == everything
     up = dump(warehouse)
-    migrate.downgrade(warehouse)
+    downgrade(warehouse)
     assert dump(warehouse) == before
     migrate.migrate(warehouse, project.objects())
     assert dump(warehouse) == up

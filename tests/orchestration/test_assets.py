@@ -1,0 +1,42 @@
+"""The assets of a source: a run of several days gives each its own result."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from pipelines.orchestration import resources
+from pipelines.orchestration.assets import staging_asset, staging_key
+from pipelines.source import Source
+from pipelines.warehouse.database import Warehouse
+from tests.orchestration.conftest import Server
+
+
+def test_a_day_that_fails_does_not_stop_the_days_after_it(
+    site: Server, ollama: Source, warehouse: Warehouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A live source without history: only today can be fetched."""
+    site.models = []  # each would be asked for by itself
+    today = datetime.now(UTC).date()
+    days = [(today - timedelta(days=ago)).isoformat() for ago in (2, 1, 0)]
+    for name in ("DAGSTER_HOME", "ATLAS_DAGSTER_URL"):
+        monkeypatch.setenv(name, "set by the instance, taken back after the test")
+    with resources.instance(warehouse, tmp_path) as dagster:
+        result = dg.materialize(
+            [staging_asset(ollama)],
+            instance=dagster,
+            resources={"atlas": resources.Atlas(warehouse)},
+            tags={"dagster/asset_partition_range_start": days[0], "dagster/asset_partition_range_end": days[-1]},
+            raise_on_error=False,
+        )
+        materialized = dagster.get_materialized_partitions(staging_key(ollama))
+    warehouse.drop_database(str(warehouse.dagster_url.database))
+    with warehouse.connect() as connection:
+        rows = connection.execute("select partition_key, status from ops.fetch_runs order by 1").fetchall()
+    assert [tuple(row.values()) for row in rows] == [*((day, "failed") for day in days[:2]), (days[2], "completed")]
+    assert materialized == {days[2]}
+    assert not result.success
+    (failure,) = result.get_step_failure_events()
+    assert failure.step_failure_data.user_failure_data is not None
+    assert all(f"partition {day}: " in str(failure.step_failure_data) for day in days[:2])
