@@ -201,7 +201,7 @@ def test_a_payload_without_an_id_that_can_be_read_may_be_any_record(warehouse: W
 
 def test_a_payload_that_is_rejected_with_its_id_is_not_gone(warehouse: Warehouse, library: Source) -> None:
     take_in(warehouse, library, [payload(author(each)) for each in (1, 2, 3)])
-    items = [payload(author(3)), payload({"id": 1, "name": [7]}), FullScan("authors", 1)]
+    items: list[Item] = [payload(author(3)), payload({"id": 1, "name": [7]}), FullScan("authors", 1)]
     run = take_in(warehouse, library, items, DAYS[1])
     assert (run.counts.deleted, there(warehouse), gone(warehouse)) == (1, ["1", "3"], ["2"])
 
