@@ -233,7 +233,7 @@ def test_landings_transforms_rebuilds_and_checks_at_once(
             at = Window.of(f"2026-11-0{day}").start.replace(hour=edition)
             authors = [an_author(number, edition) for number in range(day, AUTHORS, 2)]
             land_items(into, library, f"2026-11-0{day}", authors, fetched_at=at)
-            transform(into, library, f"2026-11-0{day}")
+            transform(into, library, f"2026-11-0{day}", shrink=True)
 
     def both() -> None:
         at_once([lambda: load(warehouse, 1), lambda: load(warehouse, 2)])
