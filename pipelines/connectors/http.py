@@ -131,8 +131,8 @@ class Client:
         """Returns a response and its document; None for a status of `gone`.
 
         target: a path below the base URL; empty for the base URL itself. body: JSON, sent by POST; without it the
-        request is a GET. records: of the document. Raises AtlasError after the last attempt, Unreachable, Refused,
-        SourceFault or Deferred.
+        request is a GET. records: of the document. Raises AtlasError after the last attempt or where the host is
+        blocked for long, Unreachable, Refused or SourceFault.
         """
         try:
             for attempt in stamina.retry_context(on=_retry_delay, attempts=ATTEMPTS, timeout=None, wait_max=30.0):

@@ -9,7 +9,6 @@ end of the response, so every run knows of a Retry-After that another received b
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime
 
 from pipelines.errors import AtlasError
 from pipelines.warehouse import locks
@@ -24,17 +23,6 @@ update ops.rate_limits set next_request_at = clock_timestamp() + make_interval(s
 """Counted from the end of the response: the time at which the request reached the host is unknown."""
 
 
-class Deferred(AtlasError):
-    """The host blocks requests for longer than a run waits."""
-
-    def __init__(self, host: str, until: datetime) -> None:
-        super().__init__(
-            f"deferred: {host} accepts no requests until {until:%Y-%m-%d %H:%M:%S} UTC. No request is sent before; "
-            "run it again then, it goes on where it stopped."
-        )
-        self.until = until
-
-
 class RateLimit:
     """The rate limit of one host. rate: requests a second; None is no limit."""
 
@@ -47,7 +35,7 @@ class RateLimit:
     def slot(self) -> Iterator[None]:
         """Waits until a request may be sent; no other run sends one until the block ends.
 
-        Raises Deferred where the host is blocked for more than MAX_WAIT_S.
+        Raises AtlasError where the host is blocked for more than MAX_WAIT_S.
         """
         while True:
             locks.acquire(self._connection, locks.host(self.host))
@@ -90,5 +78,8 @@ class RateLimit:
         ).fetchone()
         assert row is not None
         if row["blocked_s"] > MAX_WAIT_S:
-            raise Deferred(self.host, row["blocked_until"])
+            raise AtlasError(
+                f"deferred: {self.host} accepts no requests until {row['blocked_until']:%Y-%m-%d %H:%M:%S} UTC. "
+                "No request is sent before; run it again then, it goes on where it stopped."
+            )
         return float(row["wait_s"])

@@ -57,9 +57,9 @@ def pending(warehouse: Warehouse, declared: Sequence[SqlObject]) -> list[str]:
 
     Raises AtlasError where the database is at a revision that the project does not have.
     """
-    at = current(warehouse)
     with warehouse.connect() as connection:
         changed = objects.changed(connection, declared)
+    at = current(warehouse)
     try:
         return _revisions_after(at or "base") + changed
     except RevisionError:

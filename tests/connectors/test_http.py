@@ -13,7 +13,7 @@ import stamina
 
 from pipelines.connectors import http
 from pipelines.connectors.http import ATTEMPTS, Client, request_of, without_secrets
-from pipelines.connectors.rate_limit import Deferred, RateLimit
+from pipelines.connectors.rate_limit import RateLimit
 from pipelines.errors import AtlasError, SourceFault
 from pipelines.warehouse.database import Warehouse
 from tests import hostile
@@ -218,7 +218,7 @@ def test_a_server_that_asks_to_wait_too_long_is_left(serve: Serve, warehouse: Wa
     server = serve(Answer(b"tomorrow", 429, {"Retry-After": told}))
     with (
         warehouse.connect() as connection,
-        pytest.raises(Deferred, match=r"deferred: invented\.example accepts no requests until"),
+        pytest.raises(AtlasError, match=r"deferred: invented\.example accepts no requests until"),
     ):
         ask(server, rate_limit=RateLimit(connection, "invented.example", None))
     assert len(server.log) == 1

@@ -12,8 +12,7 @@ import msgspec
 
 from pipelines.connectors.http import Client
 from pipelines.connectors.listing import Listing
-from pipelines.connectors.pages import RecordHead
-from pipelines.connectors.pagination import CursorPaginator
+from pipelines.connectors.pagination import CursorPaginator, RecordHead
 from pipelines.source import Contract, Item, Payload, Window, source
 
 
