@@ -9,13 +9,14 @@ what an object is (`objects`), how a migration is written (`autogenerate`).
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import psycopg
 from alembic import command
 from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.script.revision import RevisionError
+from psycopg.rows import scalar_row
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
@@ -43,8 +44,15 @@ def head() -> str | None:
 
 def current(warehouse: Warehouse) -> str | None:
     """The revision a warehouse is at; None before the first."""
-    with warehouse.engine.connect() as connection:
-        return MigrationContext.configure(connection).get_current_revision()
+    with warehouse.connect() as connection:
+        return _current(connection)
+
+
+def _current(connection: psycopg.Connection[Any]) -> str | None:
+    cursor = connection.cursor(row_factory=scalar_row)
+    if cursor.execute("select to_regclass('public.alembic_version')").fetchone() is None:
+        return None
+    return cursor.execute("select version_num from public.alembic_version").fetchone()
 
 
 def everything(declared: Sequence[SqlObject]) -> list[str]:
@@ -58,8 +66,8 @@ def pending(warehouse: Warehouse, declared: Sequence[SqlObject]) -> list[str]:
     Raises AtlasError where the database is at a revision that the project does not have.
     """
     with warehouse.connect() as connection:
+        at = _current(connection)
         changed = objects.changed(connection, declared)
-    at = current(warehouse)
     try:
         return _revisions_after(at or "base") + changed
     except RevisionError:
