@@ -1,6 +1,7 @@
 """Errors that are shown to a user without a traceback: what failed, the reason, the next step.
 
-Belongs here: classes that a caller tells apart. Not here: the messages, which stand where an error is raised.
+Belongs here: classes that a caller tells apart, or that end a command. Not here: the messages; they are written where
+the error is raised.
 """
 
 

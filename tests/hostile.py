@@ -177,7 +177,7 @@ class Server:
             time.sleep(fault.seconds)
         answer = self._limit(asked, fault) if fault and name in LIMITS else self._said(asked, name)
         asked.status = answer.status
-        body = answer.body
+        body = b"" if answer.status == 304 else answer.body
         length: int | None = len(body)
         if name in ("cut short", "reset amid the body", "cut chunk", "half JSON", "cut short, no length"):
             body = body[: len(body) // 2]
@@ -214,7 +214,11 @@ class Server:
             return Answer(b"")
         if name == "an error with status 200":
             return Answer({"error": "The database timed out running your query."})
-        return self.answer(asked)
+        answer = self.answer(asked)
+        etag = answer.headers.get("ETag")
+        if etag and asked.headers.get("if-none-match") == etag:
+            return Answer(b"", 304, answer.headers)
+        return answer
 
     def _limit(self, asked: Asked, fault: Fault) -> Answer:
         """An answer that asks to be left alone; a date tells whole seconds, of the server's own clock."""
@@ -328,15 +332,16 @@ class Faithless:
 class Api:
     """A world of records, by kind and id, and how it is asked for.
 
-    size: how many records a page holds, by the limit that was asked for. number: of the last record made.
+    size: how many records a page holds, by the limit that was asked for. number: of the last record made. validators:
+    whether answers carry an ETag.
     """
 
     source: ClassVar[str]
     kinds: ClassVar[tuple[str, ...]]
 
-    def __init__(self, *, size: Callable[[int], int] = lambda limit: limit) -> None:
+    def __init__(self, *, size: Callable[[int], int] = lambda limit: limit, validators: bool = False) -> None:
         self.records: dict[str, dict[str, Record]] = {kind: {} for kind in self.kinds}
-        self.size = size
+        self.size, self.validators = size, validators
         self.faithless: dict[str, Faithless] = {}
         self.number = 1_000
         self._pages: dict[str, int] = {}
@@ -344,7 +349,11 @@ class Api:
 
     def answer(self, asked: Asked) -> Answer:
         with self.lock:
-            return self._answer(asked) or Answer({"error": "Not found"}, 404)
+            answer = self._answer(asked) or Answer({"error": "Not found"}, 404)
+            if not self.validators or answer.status != 200:
+                return answer
+            digest = hashlib.sha256(answer.body + str(answer.headers).encode()).hexdigest()[:20]
+            return Answer(answer.document, answer.status, {**answer.headers, "ETag": f'"{digest}"'})
 
     def _answer(self, asked: Asked) -> Answer | None:
         raise NotImplementedError
@@ -711,7 +720,9 @@ class Ollama(Api):
             shown = self.records["shown"].get(name)
             return Answer(shown) if shown else Answer({"error": f"model '{name}' not found"}, 404)
         if asked.path == self.LIBRARY:
-            return Answer({"totalModels": len(self.records["library"]), "models": self.records["library"]})
+            document = {"totalModels": len(self.records["library"]), "models": self.records["library"]}
+            digest = hashlib.sha256(json.dumps(document).encode()).hexdigest()[:16]
+            return Answer(document, headers={"ETag": f'"{digest}"', "Last-Modified": "Sun, 01 Nov 2026 04:10:53 GMT"})
         return None
 
     def _new(self, kind: str, number: int, moment: datetime) -> tuple[str, Record]:

@@ -9,7 +9,7 @@ The list of the server and what it shows of a model are two documents, so they a
 (github.com/ollama/ollama/blob/main/docs/api.md): the list has digest and size; a shown model has the sha256 of the
 weights, the system prompt, licence and parameters. The server has no pages and no rate limit: every run requests every
 model. The library has no API. ATLAS_OLLAMA_LIBRARY_BASE_URL names a document that others make of its pages; without it
-the library is left out. Pull counts and times of extraction make no version.
+the library is left out, and an unchanged document costs one 304. Pull counts and times of extraction make no version.
 
 A snapshot: each list comes in one response, so a model that it lacks is gone. On a bad day (a 5xx, a cut response) the
 client retries; if the day stays bad, the run fails and publishes nothing. Where no server runs and the library is set,
@@ -154,7 +154,7 @@ def library_models(client: Client, window: Window) -> Iterator[Item]:
         {},
         LibraryPage,
         records=lambda page: list(page.models.values()),
-        paginator=SinglePage(),
+        paginator=SinglePage(conditional=True),
         kind="library",
     )
     for page in library:

@@ -124,11 +124,12 @@ class Client:
         self,
         target: str,
         document_type: type[DocumentT],
+        headers: Mapping[str, str] | None = None,
         body: bytes | None = None,
         gone: frozenset[int] = GONE,
         records: Callable[[Any], list[msgspec.Raw]] = lambda _: [],
     ) -> tuple[httpx.Response, DocumentT | None]:
-        """Returns a response and its document; None for a status of `gone`.
+        """Returns a response and its document; None for a 304 to conditional headers, or for a status of `gone`.
 
         target: a path below the base URL; empty for the base URL itself. body: JSON, sent by POST; without it the
         request is a GET. records: of the document. Raises AtlasError after the last attempt or where the host is
@@ -137,7 +138,7 @@ class Client:
         try:
             for attempt in stamina.retry_context(on=_retry_delay, attempts=ATTEMPTS, timeout=None, wait_max=30.0):
                 with attempt:
-                    response = self._attempt(target, body, gone)
+                    response = self._attempt(target, headers or {}, body, gone)
                     document = self._decode(response, document_type)
                     if self._keep:
                         self._keep(target, body, response, [] if document is None else records(document))
@@ -177,13 +178,16 @@ class Client:
         base = self._http.base_url.raw_path.decode().rstrip("/")
         return target.removeprefix(base) if target.startswith(f"{base}/") else target
 
-    def _attempt(self, target: str, body: bytes | None, gone: frozenset[int]) -> httpx.Response:
+    def _attempt(
+        self, target: str, headers: Mapping[str, str], body: bytes | None, gone: frozenset[int]
+    ) -> httpx.Response:
         """Sends a request once. Raises _RetryableError for 429 and 5xx, Refused for other unexpected statuses."""
         slot: AbstractContextManager[None] = self._rate_limit.slot() if self._rate_limit else nullcontext()
         with slot:
             self.notes["requests"] += 1
-            response = self._receive(target or self._base_url, body)
-            if response.status_code in {httpx.codes.OK, *gone}:
+            response = self._receive(target or self._base_url, headers, body)
+            unchanged = {httpx.codes.NOT_MODIFIED} if headers else set()
+            if response.status_code in {httpx.codes.OK, *unchanged, *gone}:
                 return response
             words = f"status {response.status_code}"
             if response.status_code == httpx.codes.TOO_MANY_REQUESTS or response.status_code >= 500:
@@ -196,11 +200,11 @@ class Client:
         advice = f" Set {self._variable}_TOKEN." if response.status_code in {401, 403} and self.anonymous else ""
         raise Refused(f"{self.source} refused {request_of(response)}: {words}.{advice}")
 
-    def _receive(self, target: str, body: bytes | None) -> httpx.Response:
+    def _receive(self, target: str, headers: Mapping[str, str], body: bytes | None) -> httpx.Response:
         """Sends a request and reads the response, within limits of time and size."""
-        method, headers = ("GET", {}) if body is None else ("POST", {"content-type": JSON})
+        method, sent = ("GET", dict(headers)) if body is None else ("POST", {**headers, "content-type": JSON})
         deadline, content = time.monotonic() + MAX_RESPONSE_S, bytearray()
-        with self._http.stream(method, target, headers=headers, content=body) as response:
+        with self._http.stream(method, target, headers=sent, content=body) as response:
             for part in response.iter_bytes():
                 content += part
                 if len(content) > MAX_RESPONSE_BYTES:

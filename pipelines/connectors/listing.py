@@ -28,17 +28,19 @@ MAX_IDLE_PAGES = 20
 class State(msgspec.Struct):
     """How far a listing was read.
 
-    started_at: when its first page was requested. ended: why no page follows: the listing ended, or the last cursor was
-    reached. highest, lowest: of all positions. previous: the positions of the page before, of numbered pages.
+    started_at: when its first page was requested. ended: why no page follows: the listing ended, the last cursor was
+    reached, or the response is unchanged (304). highest, lowest: of all positions. previous: the positions of the page
+    before, of numbered pages. validators: of the first page.
     """
 
     started_at: datetime
     next_link: str | None = None
-    ended: Literal["end", "cursor"] | None = None
+    ended: Literal["end", "cursor", "unchanged"] | None = None
     responses: int = 0
     highest: int | datetime | None = None
     lowest: int | datetime | None = None
     previous: dict[str, int | datetime] | None = None
+    validators: dict[str, str] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +96,7 @@ class Listing(Generic[PageT]):
         self._first = str(httpx.URL(path, params=dict(parameters)))
         self._cursor = window.cursors.get(name, {})
         self._stop_below = incremental.stop_below(self._cursor) if incremental and not window.full_refresh else None
+        self._conditional = paginator.conditional or self._stop_below is not None
         self._targets: set[str] = set()
         self._recent_keys: deque[set[str]] = deque(maxlen=MAX_IDLE_PAGES)
         self._idle_pages = 0
@@ -107,6 +110,8 @@ class Listing(Generic[PageT]):
                 raise self._fault("repeats itself: its next page was read before", target)
             self._targets.add(target)
             page = self._request(target)
+            if page is None:
+                return
             self._advance(page)
             yield page
 
@@ -120,9 +125,13 @@ class Listing(Generic[PageT]):
 
     def end(self) -> Iterator[Item]:
         """The cursor, and a FullScan where every record was returned; to be yielded after the pages."""
-        state = self._state
-        if self._incremental:
-            yield Cursor(self._name, self._next_cursor())
+        state, advances = self._state, self._cursor_advances()
+        cursor = dict(self._cursor) | {"validators": state.validators if advances else {}}
+        if advances and self._incremental and state.highest is not None:
+            value = self._not_in_future(state.highest)
+            cursor["value"] = value.isoformat() if isinstance(value, datetime) else value
+        if self._incremental or self._conditional:
+            yield Cursor(self._name, cursor)
         if state.ended != "end" or self._stop_below is not None or self._paginator.numbered:
             return
         if not self._paginator.is_range:
@@ -130,10 +139,19 @@ class Listing(Generic[PageT]):
         elif isinstance(state.lowest, int) and isinstance(state.highest, int):
             yield FullScan(self._kind, state.responses, (state.lowest, state.highest))
 
-    def _request(self, target: str) -> Page[PageT]:
-        response, document = self._client.request(target, self._page_type, records=self._records)
+    def _request(self, target: str) -> Page[PageT] | None:
+        """Requests a page; None where the listing is unchanged by the conditional headers of its first page."""
+        state = self._state
+        conditions = self._cursor.get("validators", {}) if self._conditional and not state.responses else {}
+        response, document = self._client.request(target, self._page_type, conditions, records=self._records)
         if document is None:
-            raise SourceFault(f"{self._client.source} has no {without_secrets(target)}: {response.status_code}.")
+            if response.status_code != httpx.codes.NOT_MODIFIED:
+                raise SourceFault(f"{self._client.source} has no {without_secrets(target)}: {response.status_code}.")
+            state.ended, state.validators = "unchanged", dict(conditions)
+            self._client.notes["listings unchanged"] += 1
+            return None
+        if not state.responses:
+            state.validators = _validators(response)
         records = [bytes(each) for each in self._records(document)][: self._limit]
         heads = [head for each in records if (head := self._decode(each))]
         positions = {head.key(): position for head in heads if (position := head.position()) is not None}
@@ -158,9 +176,7 @@ class Listing(Generic[PageT]):
         state.next_link, state.previous = following.link, following.previous
         self._check_progress(page)
         positions: list[Any] = list(page.positions.values())
-        if positions:
-            seen = positions if state.highest is None else [*positions, state.highest, state.lowest]
-            state.highest, state.lowest = max(seen), min(seen)
+        self._widen(positions)
         if state.next_link is None:
             state.ended = "end"
         elif self._stop_below is not None and positions and max(positions) < self._stop_below and not following.back:
@@ -182,20 +198,26 @@ class Listing(Generic[PageT]):
             "Nothing of this run is published; run it again later."
         )
 
-    def _next_cursor(self) -> Mapping[str, Any]:
-        """The highest position, but no time after the first request: the clock of the source may be wrong.
+    def _widen(self, positions: list[Any]) -> None:
+        """Extends the range of positions by those of a page."""
+        state = self._state
+        if not positions:
+            return
+        seen = positions if state.highest is None else [*positions, state.highest, state.lowest]
+        state.highest, state.lowest = max(seen), min(seen)
+        if state.responses == 1 and self._not_in_future(state.highest) != state.highest:
+            state.validators = {}  # a first page of future times stays unchanged while new records appear below it
 
-        A listing that ends above the last cursor may have been cut: that cursor is kept.
-        """
-        highest: Any = self._state.highest
+    def _cursor_advances(self) -> bool:
+        """Whether everything above the last cursor was returned: a listing that ends above it may have been cut."""
         if self._state.ended == "end" and self._stop_below is not None and "value" in self._cursor:
             self._client.notes["listings that ended before the last cursor, which is kept"] += 1
-            return self._cursor
-        if highest is None:
-            return self._cursor
-        if isinstance(highest, datetime):
-            return {"value": min(highest, self._state.started_at).isoformat()}
-        return {"value": highest}
+            return False
+        return True
+
+    def _not_in_future(self, position: Position) -> Position:
+        """A position, but no time after the first request: the clock of the source may be wrong."""
+        return min(position, self._state.started_at) if isinstance(position, datetime) else position
 
 
 def _restored(checkpoint: Mapping[str, Any]) -> State:
@@ -205,3 +227,9 @@ def _restored(checkpoint: Mapping[str, Any]) -> State:
         return msgspec.convert({"started_at": started_at, **checkpoint}, State)
     except msgspec.ValidationError:
         return State(started_at)
+
+
+def _validators(response: httpx.Response) -> dict[str, str]:
+    """The conditional headers with which an unchanged response is a 304 (RFC 9110, 13.1)."""
+    pairs = {"if-none-match": response.headers.get("etag"), "if-modified-since": response.headers.get("last-modified")}
+    return {name: value for name, value in pairs.items() if value}

@@ -73,12 +73,13 @@ class Paginator(ABC):
     """How the pages of a listing follow each other.
 
     requires_ids: the next page depends on ids of records. numbered: a page may be requested twice, and the last one may
-    not be the end. is_range: the listing holds a contiguous range of ids, so it proves nothing of a record outside of
-    it.
+    not be the end. conditional: one response holds everything, so a 304 to conditional headers means that nothing has
+    changed. is_range: the listing holds a contiguous range of ids, so it proves nothing of a record outside of it.
     """
 
     requires_ids: ClassVar[bool] = False
     numbered: ClassVar[bool] = False
+    conditional: bool = False
     is_range: bool = False
 
     @abstractmethod
@@ -88,7 +89,9 @@ class Paginator(ABC):
 
 @dataclass(frozen=True)
 class SinglePage(Paginator):
-    """One response holds everything."""
+    """One response holds everything. conditional: request it with the validators (ETag, Last-Modified) of the last."""
+
+    conditional: bool = False
 
     def next_page(self, page: Page[Any], previous: dict[str, Position] | None) -> NextPage:
         return NextPage(None)

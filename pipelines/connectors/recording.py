@@ -25,7 +25,7 @@ from pipelines.connectors.http import Keep, without_secrets_in_urls
 from pipelines.errors import AtlasError, NotRecorded
 from pipelines.source import Item, Payload, Source, Window
 
-HEADERS = ("content-type", "link")
+HEADERS = ("content-type", "etag", "last-modified", "link")
 """The headers that are kept: no cookie, and nothing else that is the caller's own."""
 REDACTED = "REDACTED"
 STRING = r'"(?:[^"\\]|\\.)*"'

@@ -138,18 +138,23 @@ def _read_from(source: Source) -> str:
 
 
 def _cursors(warehouse: Warehouse, source: Source) -> dict[str, Any]:
-    """The cursors of the last live run."""
+    """The cursors of the last live run; without HTTP validators, if other code than today's wrote them."""
     with warehouse.connect() as connection:
         row = connection.execute(
             """
-            select cursor_to from ops.fetch_runs
+            select cursor_to, code_version from ops.fetch_runs
             where stream = %s and kind = 'land' and publish_seq is not null and cursor_to is not null
               and stats ->> 'mode' = 'live' and stats ->> 'read_from' = %s
             order by publish_seq desc limit 1
             """,
             [source.name, _read_from(source)],
         ).fetchone()
-    return row["cursor_to"] if row else {}
+    if row is None:
+        return {}
+    cursors: dict[str, Any] = row["cursor_to"]
+    if row["code_version"] != source.code_version:
+        cursors = {name: cursor | {"validators": {}} for name, cursor in cursors.items()}
+    return cursors
 
 
 def _folder(source: Source, name: str) -> Path:

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date
 from decimal import Decimal
 from pathlib import Path
@@ -18,7 +18,7 @@ from pipelines.connectors.http import Client
 from pipelines.landing import land
 from pipelines.landing.intake import Intake
 from pipelines.ledger import Run
-from pipelines.source import FullScan, Item, Payload, Skipped, Source, Window
+from pipelines.source import Cursor, FullScan, Item, Payload, Skipped, Source, Window
 from pipelines.transform.run import transform
 from pipelines.warehouse.database import Warehouse
 
@@ -74,7 +74,7 @@ def values(warehouse: Warehouse, query: str) -> list[tuple[Any, ...]]:
 
 @dataclass
 class Fake:
-    """A server that lists and shows models, and a document of the library elsewhere."""
+    """A server that lists and shows models, and a document of the library elsewhere, which knows conditions."""
 
     listed: list[Record] = field(default_factory=list)
     shown: dict[str, Record] = field(default_factory=dict)
@@ -89,8 +89,10 @@ class Fake:
         document = self.shown.get(asked["model"])
         return Response(json.dumps(document or {"error": "model not found"}), 200 if document else 404)
 
-    def document(self, _: Request) -> Response:
-        return Response(self.library, content_type="application/json")
+    def document(self, request: Request) -> Response:
+        answer = Response(self.library, content_type="application/json")
+        answer.add_etag()
+        return answer.make_conditional(request)
 
 
 @pytest.fixture
@@ -136,6 +138,18 @@ def test_server_and_library_are_read_whole_and_say_so(ollama: Source, fake: Fake
     assert swept(items) == [FullScan("shown", 1), FullScan("local", 1), FullScan("library", 1)]
     documents = {each.kind: json.loads(each.body) for each in items if isinstance(each, Payload)}
     assert documents == {"local": local("b:1b"), "shown": shown(system="Be kind."), "library": listed("latest")}
+
+
+def test_an_unchanged_library_is_not_sent_again_and_nothing_of_it_is_missing(
+    ollama: Source, fake: Fake, client: Client
+) -> None:
+    fake.library = json.dumps({"models": {"a": listed("latest")}}).encode()
+    marks = {each.listing: each.value for each in ollama.fetch(client, FIRST) if isinstance(each, Cursor)}
+    again = list(ollama.fetch(client, replace(SECOND, cursors=marks)))
+    assert told(again) == []
+    assert FullScan("library", 1) not in again
+    fake.library = json.dumps({"models": {"b": listed("latest")}}).encode()
+    assert told(list(ollama.fetch(client, replace(SECOND, cursors=marks)))) == [("library", "b")]
 
 
 def test_without_a_listing_the_library_is_skipped_and_keeps_what_it_had(

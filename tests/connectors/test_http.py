@@ -169,6 +169,13 @@ def test_what_is_gone_is_nothing(serve: Serve, status: int) -> None:
         assert client.get_record("/one/7", Page) is None
 
 
+def test_what_is_unchanged_is_nothing(serve: Serve) -> None:
+    server = serve(Answer(WHOLE, headers={"ETag": '"one"'}))
+    with Client("catalog/invented", server.url) as client:
+        response, page = client.request("/list", Page, {"if-none-match": '"one"'})
+    assert (response.status_code, page) == (304, None)
+
+
 # What is waited for
 
 

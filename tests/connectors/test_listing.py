@@ -22,6 +22,7 @@ from pipelines.connectors.pagination import (
     PageNumberPaginator,
     Position,
     RecordHead,
+    SinglePage,
 )
 from pipelines.errors import AtlasError, SourceFault
 from pipelines.source import Checkpoint, Cursor, FullScan, Window
@@ -537,3 +538,46 @@ def test_a_limit_keeps_so_many_pages_and_records_of_a_page_and_proves_nothing(op
     read = reader.read(replace(TODAY, limit=2, full_refresh=True))
     assert (read.keys, read.full_scans) == (list("gfdc"), [])
     assert reader.asked() == ["0", "1"]
+
+
+# Conditions
+
+
+class Tagged:
+    """One document with an ETag."""
+
+    def __init__(self) -> None:
+        self.page = [entry("a", 10)]
+
+    def answer(self, asked: Asked) -> Answer:
+        return Answer({"items": self.page}, headers={"ETag": f'"{hash(str(self.page))}"'})
+
+
+def test_an_unchanged_listing_costs_one_304(opened: Open) -> None:
+    source = Tagged()
+    reader = opened(source)
+    first = reader.read(paginator=SinglePage(conditional=True))
+    assert first.keys == ["a"]
+    again = reader.read(replace(TODAY, cursors=first.cursors), paginator=SinglePage(conditional=True))
+    assert (again.keys, again.full_scans, again.cursors) == ([], [], first.cursors)
+    assert [each.status for each in reader.server.log] == [200, 304]
+    assert reader.client.notes["listings unchanged"] == 1
+    source.page = [entry("b", 20)]
+    assert reader.read(replace(TODAY, cursors=again.cursors), paginator=SinglePage(conditional=True)).keys == ["b"]
+
+
+def test_a_page_of_times_to_come_is_asked_for_without_conditions(opened: Open) -> None:
+    """It is the first page, and stays as it is, while what is new now comes below it."""
+    source = Tagged()
+    source.page = [{"id": "tomorrow", "at": hostile.iso(datetime.now(UTC) + timedelta(days=1))}]
+    reader = opened(source)
+    first = reader.read(incremental=Incremental(OVERLAP, NOON))
+    assert reader.read(replace(TODAY, cursors=first.cursors)).keys == ["tomorrow"]
+
+
+def test_a_full_refresh_asks_without_conditions(opened: Open) -> None:
+    reader = opened(Tagged())
+    first = reader.read()
+    again = reader.read(replace(TODAY, cursors=first.cursors, full_refresh=True))
+    assert (again.keys, again.full_scans) == (["a"], [FullScan("", 1)])
+    assert reader.read(replace(TODAY, cursors=again.cursors)).keys == []

@@ -376,7 +376,9 @@ def of_seed(seed: str, warehouse: Warehouse, server: Server, monkeypatch: pytest
         monkeypatch.setattr(f"assets.catalog.{stem}.PAGE_SIZE", usual + 6)
         monkeypatch.setattr(f"assets.catalog.{stem}.LAST_PAGE", 50)
         monkeypatch.setattr("assets.catalog._booru.REFRESHED", swept)
-    api = hostile.APIS[stem](size=lambda limit: usual + wider(limit) if wider else limit)
+    api = hostile.APIS[stem](
+        size=lambda limit: usual + wider(limit) if wider else limit, validators=draw.random() < 0.5
+    )
     if isinstance(api, hostile.CivitAI):
         api.skips = draw.random() < 0.5
     server.answer = api.answer

@@ -33,7 +33,7 @@ from pipelines.source import Item, Source, Window
 from pipelines.transform.run import pending_partitions, transform
 from pipelines.warehouse.database import Warehouse
 from tests import hostile
-from tests.hostile import Api, Asked, CivitAI, Faithless, Fault, Server
+from tests.hostile import Api, Asked, CivitAI, Faithless, Fault, Ollama, Server
 
 LISTED = ["civitai", "danbooru", "e621", "huggingface"]
 EVERY = [*LISTED, "ollama"]
@@ -158,8 +158,10 @@ def opened(new_warehouse: Callable[[], Warehouse], monkeypatch: pytest.MonkeyPat
     """Opens a site: an API with a few records on a server of its own, with a warehouse of its own."""
     with ExitStack() as stack:
 
-        def make(stem: str, *, size: int = PAGE, records: int = 7, rate: float | None = None) -> Site:
-            api = hostile.APIS[stem](size=pages_of(size))
+        def make(
+            stem: str, *, size: int = PAGE, records: int = 7, validators: bool = False, rate: float | None = None
+        ) -> Site:
+            api = hostile.APIS[stem](size=pages_of(size), validators=validators)
             if isinstance(api, hostile.Booru):
                 monkeypatch.setattr(f"assets.catalog.{stem}.PAGE_SIZE", max(size, PAGE_OF_POSTS))
                 monkeypatch.setattr(f"assets.catalog.{stem}.LAST_PAGE", 50)
@@ -218,6 +220,32 @@ def test_an_increment_brings_what_is_new_and_asks_for_no_more(opened: Open, stem
     assert site.requests() <= whole / 2
 
 
+def test_an_unchanged_library_costs_one_304(opened: Open) -> None:
+    site = opened("ollama")
+    site.load()
+    before = site.held()
+    site.server.log.clear()
+    run = site.load()
+    (library,) = [each for each in site.server.log if each.path == Ollama.LIBRARY]
+    assert library.status == 304
+    assert site.held() == before
+    assert run.stats["notes"]["listings unchanged"] == 1
+    site.api.delete("library", next(iter(site.api.records["library"])))
+    assert site.load().counts.deleted == 1
+
+
+def test_an_unchanged_listing_costs_an_increment_one_304(opened: Open) -> None:
+    site = opened("huggingface", validators=True)
+    site.load(full_refresh=True)
+    before = site.held()
+    site.server.log.clear()
+    assert site.load().counts.fetched == 0
+    assert [each.status for each in site.server.log] == [304]
+    assert site.held() == before
+    site.make(1, minutes_ago=0)
+    assert site.load().counts.created == 1
+
+
 # Bad answers
 
 
@@ -229,8 +257,8 @@ def test_no_fault_at_any_place_makes_a_table_shorter(opened: Open, at_once: None
     site.load(full_refresh=True)
     site.make(2)
     for kind in ("models", "posts", "local", "shown"):
-        if kind in site.api.kinds:  # the oldest post is no border of the range of ids that a scan covers
-            site.api.delete(kind, sorted(site.api.records[kind])[1])
+        if kind in site.api.kinds:
+            site.api.delete(kind, min(site.api.records[kind]))
     before, draw = site.held(), random.Random(f"{stem} {where}")
     for name in draw.sample([*hostile.NO_LIMITS, "503 for seconds"], 2):
         with site.warehouse.connect() as connection:
