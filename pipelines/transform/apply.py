@@ -9,7 +9,6 @@ their statements (`merge_sql`), which versions are applied (`change_set`).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import psycopg
@@ -19,13 +18,12 @@ from pipelines.errors import AtlasError
 from pipelines.landing.deletions import ACCEPTED_LOSS
 from pipelines.ledger import Counts
 from pipelines.project import Select
-from pipelines.transform import merge_sql, rejects
+from pipelines.transform import constraints, merge_sql, rejects
 from pipelines.transform.change_set import ChangeSet
-from pipelines.transform.constraints import RowValidator
-from pipelines.transform.dependents import DependentRecords
+from pipelines.transform.dependents import add_dependents
 from pipelines.transform.evaluate import Evaluator
 from pipelines.transform.incoming import IncomingTable
-from pipelines.warehouse.table_spec import TableSpec, shared_tables
+from pipelines.warehouse.table_spec import TableSpec, names, shared_tables
 
 
 class StillReferenced(Exception):
@@ -36,20 +34,12 @@ ROW_REJECTED = (psycopg.DataError, psycopg.IntegrityError, psycopg.errors.Cardin
 """Errors that the statements of `merge_sql` raise because of a row that does not fit."""
 
 
-@dataclass
-class TableChange:
-    """By how much the number of rows and the digest of a table have changed."""
-
-    rows: int = 0
-    digest: int = 0
-
-
 class Applier:
     """Applies one change set, in one transaction.
 
     editions: as `Evaluator` has it. specs: the tables, parents before those that refer to them. If no SELECT fills a
     table, the rows of the change set's records are pruned there. shrink: accepts that SELECT files fail on many records
-    and that many rows are deleted.
+    and that many rows are deleted. digests: by how much the digest of each table has changed.
     """
 
     def __init__(
@@ -61,13 +51,11 @@ class Applier:
         shrink: bool,
     ) -> None:
         self.change_set, self.specs, self.shrink = change_set, specs, shrink
-        self.tables = [IncomingTable(spec) for spec in specs]
         self.connection = change_set.connection
+        self.tables = [IncomingTable(self.connection, spec) for spec in specs]
         self.shared = shared_tables(specs)
         self.evaluator = Evaluator(change_set, editions, self.tables, shrink=shrink)
-        self.validator = RowValidator(self.connection, self.tables)
-        self.dependents = DependentRecords(change_set, self.tables)
-        self.table_changes: dict[str, TableChange] = {}
+        self.digests: dict[str, int] = {}
 
     def apply(self) -> dict[str, Counts]:
         """Applies the change set and all records that depend on it; returns the counts of each table.
@@ -76,12 +64,12 @@ class Applier:
         """
         self.connection.execute(rejects.CREATE_REJECTED)
         self.evaluator.evaluate()
-        while self.dependents.add(having_keys=False):
+        while add_dependents(self.change_set, self.tables, having_keys=False):
             self.evaluator.evaluate()
         counts = self.no_counts()
         try:
             with self.connection.transaction():
-                self.validator.delete_unreferenced()
+                constraints.delete_unreferenced(self.tables)
                 self._write(counts, validated=False)
         except ROW_REJECTED:
             counts = self._validate()
@@ -100,13 +88,13 @@ class Applier:
         Where a rejected row frees a key that other records are pending for, these are added and all is evaluated again.
         """
         while True:
-            self.validator.reject_invalid()
-            while self.dependents.add(having_keys=True):
+            constraints.reject_invalid(self.tables)
+            while add_dependents(self.change_set, self.tables, having_keys=True):
                 self.evaluator.evaluate()
-                self.validator.reject_invalid()
+                constraints.reject_invalid(self.tables)
             counts = self.no_counts()
-            self.validator.reject_conflicting(counts)
-            if not self.dependents.add(having_keys=True):
+            constraints.reject_conflicting(self.tables, counts)
+            if not add_dependents(self.change_set, self.tables, having_keys=True):
                 return counts
             self.change_set.merge_rounds()
             self.evaluator.restart()
@@ -118,10 +106,11 @@ class Applier:
         parent. validated: what still refers to it is yielded by no source, so both are pruned. Raises one of
         ROW_REJECTED.
         """
-        self.table_changes = {name: TableChange() for name in counts}
+        self.digests = dict.fromkeys(counts, 0)
         self.connection.execute("set constraints all deferred")
-        for incoming in self.tables:
-            self.connection.execute(merge_sql.require_unique_keys(incoming))
+        for incoming in self.tables:  # MERGE alone would take one of two rows with one key, in no order
+            unique = sql.SQL("create unique index on {} ({})").format(incoming.identifier, names(incoming.spec.key))
+            self.connection.execute(unique)
         for spec in self.shared:
             self.connection.execute(merge_sql.create_referenced(spec, self.specs))
         kept = self._prune([each for each in reversed(self.tables) if each.spec.owned], counts)
@@ -143,8 +132,7 @@ class Applier:
         counts.created, counts.updated = merged["created"], merged["updated"]
         counts.fetched = merged["yielded"] + counts.duplicates
         counts.unchanged = merged["yielded"] - counts.created - counts.updated
-        self.table_changes[incoming.spec.name].rows += counts.created
-        self.table_changes[incoming.spec.name].digest += int(merged["digest"])
+        self.digests[incoming.spec.name] += int(merged["digest"])
 
     def _prune(
         self, tables: Sequence[IncomingTable], counts: dict[str, Counts], *, referenced: bool = False
@@ -182,6 +170,5 @@ class Applier:
         rows = self.connection.execute(statement).fetchall()
         for row in rows:
             counts[spec.name].deleted += row["deleted"]
-            self.table_changes[spec.name].rows -= row["deleted"]
-            self.table_changes[spec.name].digest -= int(row["digest"])
+            self.digests[spec.name] -= int(row["digest"])
         return rows

@@ -8,7 +8,7 @@ versions and observations are read, with which counters. Not: what makes a versi
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, LiteralString
 
 from psycopg import sql
 
@@ -27,51 +27,43 @@ create temp table if not exists change_set_bodies (
 create temp table if not exists change_set_observations (
     record_id uuid, observation_id bigint primary key, round int
 ) on commit drop;
-create temp table if not exists dependent_records (record_id uuid) on commit drop;
-create temp table if not exists pruned_keys (key uuid) on commit drop
+create temp table if not exists dependent_records (record_id uuid) on commit drop
 """
 
-PENDING = sql.SQL(
-    """
-    with pending as (
-        select version_id, record_id, stream, external_id, payload_id from staging.pending_versions(%(code)s)
-        where stream = any(%(streams)s) and partition_key = %(partition)s
-        union
-        select version_id, record_id, stream, external_id, payload_id from staging.versions
-        where latest and stream = any(%(streams)s) and partition_key = %(partition)s and %(full)s
-    )
-
-    """
+PENDING = """
+with pending as (
+    select version_id, record_id, stream, external_id, payload_id from staging.pending_versions(%(code)s)
+    where stream = any(%(streams)s) and partition_key = %(partition)s
+    union
+    select version_id, record_id, stream, external_id, payload_id from staging.versions
+    where latest and stream = any(%(streams)s) and partition_key = %(partition)s and %(full)s
 )
+"""
 
-INSERT_PENDING = sql.SQL(
-    """
-    insert into change_set
-    select record_id, version_id, stream, external_id, payload_id, 1,
-        %(full)s or payload_id is null or not exists (
-            select from staging.effective_versions e
-            where e.record_id = p.record_id and e.payload_id is not null and e.applied_sql = %(code)s
-              and not exists (
-                  select from staging.quarantine q
-                  where q.record_id = p.record_id and q.reason = 'select_fails' and q.closed_at is null)
-              and not exists (
-                  select from staging.observations o
-                  where o.record_id = p.record_id and o.late and o.valid_from_run is null))
-    from pending p
-    """
-)
+INSERT_PENDING = """
+insert into change_set
+select record_id, version_id, stream, external_id, payload_id, 1,
+    %(full)s or payload_id is null or not exists (
+        select from staging.effective_versions e
+        where e.record_id = p.record_id and e.payload_id is not null and e.applied_sql = %(code)s
+          and not exists (
+              select from staging.quarantine q
+              where q.record_id = p.record_id and q.reason = 'select_fails' and q.closed_at is null)
+          and not exists (
+              select from staging.observations o
+              where o.record_id = p.record_id and o.late and o.valid_from_run is null))
+from pending p
+"""
 """All observations of a record are read, unless the same SELECT files were applied to it before and did not fail, and
 no late one changes what comes after it."""
 
-INSERT_GIVEN = sql.SQL(
-    """
-    insert into change_set
-    select v.record_id, v.version_id, v.stream, v.external_id, v.payload_id, 1, true, t.edition
-    from unnest(%(versions)s::bigint[], %(editions)s::int[]) as t (version_id, edition)
-    join staging.versions v using (version_id)
-    where v.stream = any(%(streams)s)
-    """
-)
+INSERT_GIVEN = """
+insert into change_set
+select v.record_id, v.version_id, v.stream, v.external_id, v.payload_id, 1, true, t.edition
+from unnest(%(versions)s::bigint[], %(editions)s::int[]) as t (version_id, edition)
+join staging.versions v using (version_id)
+where v.stream = any(%(streams)s)
+"""
 
 INSERT_DEPENDENT = """
 insert into change_set
@@ -123,11 +115,12 @@ INSERT_OBSERVATIONS = sql.SQL(
 
 COUNT_RECORDS = """
 select count(*) as number from (
-    select record_id from change_set where payload_id is not null and stream = any(%(streams)s)
+    select record_id, stream from change_set where payload_id is not null
     union
-    select record_id from staging.versions
-    where latest and payload_id is not null and stream = any(%(streams)s) and partition_key = %(partition)s
+    select record_id, stream from staging.versions
+    where latest and payload_id is not null and partition_key = %(partition)s
 ) as r
+where stream in (select stream from change_set where version_id = any(%(versions)s))
 """
 
 
@@ -157,7 +150,7 @@ class ChangeSet:
         """
         self.partition = partition
         parameters = {"partition": partition, "full": full, "code": code, "streams": self._streams}
-        if not self.connection.execute(PENDING + sql.SQL("select from pending limit 1"), parameters).rowcount:
+        if not self.connection.execute(PENDING + "select from pending limit 1", parameters).rowcount:
             return 0
         return self._start(PENDING + INSERT_PENDING, parameters)
 
@@ -170,7 +163,7 @@ class ChangeSet:
         self._applied = AS_OF.format(publish_seq=sql.Literal(publish_seq))
         return self._start(INSERT_GIVEN, {"versions": versions, "editions": editions, "streams": self._streams})
 
-    def _start(self, query: sql.SQL | sql.Composed, parameters: dict[str, Any]) -> int:
+    def _start(self, query: LiteralString, parameters: dict[str, Any]) -> int:
         self.connection.execute(CREATE_CHANGE_SET)
         number = self.connection.execute(query, parameters).rowcount
         self._fill()
@@ -197,14 +190,9 @@ class ChangeSet:
 
     def count_records(self, version_ids: Sequence[int]) -> int:
         """How many records with a body the change set, and its partition, have of the streams of some versions."""
-        streams = self.connection.execute(
-            "select distinct stream from change_set where version_id = any(%s)", [list(version_ids)]
-        )
-        row = self.connection.execute(
-            COUNT_RECORDS, {"streams": [each["stream"] for each in streams], "partition": self.partition}
-        ).fetchone()
-        assert row is not None
-        return int(row["number"])
+        parameters = {"versions": list(version_ids), "partition": self.partition}
+        row = self.connection.execute(COUNT_RECORDS, parameters).fetchone()
+        return int(row["number"]) if row else 0
 
     def merge_rounds(self) -> None:
         """Makes all rounds one, so that SELECTs read all of it again."""

@@ -11,12 +11,6 @@ from psycopg import sql
 from pipelines.transform.incoming import IncomingTable
 from pipelines.warehouse.table_spec import TableSpec, names
 
-
-def require_unique_keys(incoming: IncomingTable) -> sql.Composed:
-    """Fails where `incoming` has a key twice. MERGE alone would update the row with one of them, in no order."""
-    return sql.SQL("create unique index on {} ({})").format(incoming.identifier, names(incoming.spec.key))
-
-
 OBSERVATIONS_OF_CHANGE_SET = """(
     select s.record_id, e.stream, e.observed_at
     from change_set_observations s join staging.observations e using (observation_id)
@@ -35,7 +29,7 @@ def prune(incoming: IncomingTable, *, referenced: bool = False) -> sql.Composed:
           and not exists (select from {incoming} o where {same_key})
         """
     ).format(
-        referenced=sql.SQL("false") if referenced else _is_referenced(incoming.spec),
+        referenced=sql.SQL("false") if referenced else is_referenced(incoming.spec),
         target=incoming.spec.target,
         records=sql.SQL(OBSERVATIONS_OF_CHANGE_SET if incoming.spec.time_series else "change_set c where"),
         incoming=incoming.identifier,
@@ -101,7 +95,7 @@ def delete_unreferenced(spec: TableSpec) -> sql.Composed:
         target=spec.target,
         key=sql.Identifier(*spec.key),
         keys=_referenced(spec),
-        referenced=_is_referenced(spec),
+        referenced=is_referenced(spec),
         hash=spec.row_hash("t"),
     )
 
@@ -158,8 +152,9 @@ OWNER = sql.SQL(
 )
 
 
-def is_referenced(spec: TableSpec, places: Sequence[tuple[sql.Composable, str]]) -> sql.Composable:
-    """The condition that any row refers to a row `t`. places: tables with the columns that may."""
+def is_referenced(spec: TableSpec, places: Sequence[tuple[sql.Composable, str]] = ()) -> sql.Composable:
+    """The condition that any row refers to a row `t`. places: further tables with a column that may."""
+    places = [*((table.target, column) for table, column in spec.referrers), *places]
     referring = [
         sql.SQL("exists (select from {} r where r.{} = t.{})").format(
             place, sql.Identifier(column), sql.Identifier(*spec.key)
@@ -167,7 +162,3 @@ def is_referenced(spec: TableSpec, places: Sequence[tuple[sql.Composable, str]])
         for place, column in places
     ]
     return sql.SQL("({})").format(sql.SQL(" or ").join(referring)) if referring else sql.SQL("false")
-
-
-def _is_referenced(spec: TableSpec) -> sql.Composable:
-    return is_referenced(spec, [(table.target, column) for table, column in spec.referrers])

@@ -1,17 +1,15 @@
 """Rows that SELECT files yield and that are not written: rejected rows, and the keys that pending rows depend on.
 
-    incoming ──reject──> rejected_rows ────────────────> staging.quarantine
-             ──insert_pending──> found_pending_rows ──> staging.pending_rows
+    rejected_rows ──> staging.quarantine        found_pending_rows ──> staging.pending_rows
 
-A row is pending until its parent comes, or until another row gives up its key or unique value. Belongs here: moving
-such rows, to these tables and on to staging. Not: which rows they are (`constraints`, `key_conflicts`).
+A row is pending until its parent comes, or until another row gives up its key or unique value. Belongs here: the two
+temporary tables, and what staging has of them. Not: which rows they are (`constraints`).
 """
 
 from psycopg import sql
 
 from pipelines.ledger import Run
 from pipelines.source import Source
-from pipelines.transform.incoming import IncomingTable
 from pipelines.warehouse.database import Connection
 
 CREATE_REJECTED = """
@@ -27,53 +25,6 @@ TABLES = ("rejected_rows", "found_pending_rows")
 
 Exported = dict[str, bytes]
 """The rows of each of the two tables, as COPY writes them."""
-
-
-def reject(
-    connection: Connection,
-    incoming: IncomingTable,
-    condition: sql.Composable,
-    *,
-    reason: str,
-    constraint: str,
-    detail: sql.Composable,
-) -> None:
-    """Moves the rows `o` that meet a condition from `incoming` to `rejected_rows`, each with the reason."""
-    connection.execute(
-        sql.SQL(
-            """
-            with bad as (delete from {incoming} o where {condition} returning *)
-            insert into rejected_rows (table_name, record_id, row_key, reason, constraint_name, detail, row)
-            select {name}, {record}, {key}, {reason}, {constraint}, {detail}, to_jsonb(bad) from bad
-            """
-        ).format(
-            incoming=incoming.identifier,
-            condition=condition,
-            name=sql.Literal(incoming.spec.name),
-            record=sql.SQL("record_id" if incoming.spec.owned else "null"),
-            key=incoming.spec.key_text("bad"),
-            reason=sql.Literal(reason),
-            constraint=sql.Literal(constraint),
-            detail=detail,
-        )
-    )
-
-
-def insert_pending(
-    connection: Connection,
-    incoming: IncomingTable,
-    condition: sql.Composable,
-    table: str,
-    key: sql.Composable,
-    reason: str,
-) -> None:
-    """Inserts into `found_pending_rows` the rows `o` that meet a condition and have a record, with a key of a table."""
-    if incoming.spec.owned:
-        connection.execute(
-            sql.SQL("insert into found_pending_rows select o.record_id, {}, {}, {} from {} o where {}").format(
-                sql.Literal(table), key, sql.Literal(reason), incoming.identifier, condition
-            )
-        )
 
 
 def reset(connection: Connection) -> None:

@@ -107,7 +107,7 @@ def apply_pending(
         "records": records,
         "tables": {name: vars(each) for name, each in counts.items()},
         "sql": {select.file.address: select.file.digest for select in selects},
-        "table_digests": table_digests.update(run.connection, applier),
+        "table_digests": table_digests.update(applier, counts),
     }
     total = Counts()
     for each in counts.values():
