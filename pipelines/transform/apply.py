@@ -25,12 +25,7 @@ from pipelines.transform.evaluate import Evaluator
 from pipelines.transform.incoming import IncomingTable
 from pipelines.warehouse.table_spec import TableSpec, names, shared_tables
 
-
-class StillReferenced(Exception):
-    """A row that is to be pruned is referred to by a row that stays."""
-
-
-ROW_REJECTED = (psycopg.DataError, psycopg.IntegrityError, psycopg.errors.CardinalityViolation, StillReferenced)
+ROW_REJECTED = (psycopg.DataError, psycopg.IntegrityError, psycopg.errors.CardinalityViolation)
 """Errors that the statements of `merge_sql` raise because of a row that does not fit."""
 
 
@@ -43,18 +38,13 @@ class Applier:
     """
 
     def __init__(
-        self,
-        change_set: ChangeSet,
-        editions: Sequence[Sequence[Select]],
-        specs: Sequence[TableSpec],
-        *,
-        shrink: bool,
+        self, change_set: ChangeSet, editions: Sequence[Sequence[Select]], specs: Sequence[TableSpec], *, shrink: bool
     ) -> None:
         self.change_set, self.specs, self.shrink = change_set, specs, shrink
         self.connection = change_set.connection
         self.tables = [IncomingTable(self.connection, spec) for spec in specs]
         self.shared = shared_tables(specs)
-        self.evaluator = Evaluator(change_set, editions, self.tables, shrink=shrink)
+        self.evaluator = Evaluator(change_set, editions, self.tables, shrink)
         self.digests: dict[str, int] = {}
 
     def apply(self) -> dict[str, Counts]:
@@ -96,7 +86,6 @@ class Applier:
             constraints.reject_conflicting(self.tables, counts)
             if not add_dependents(self.change_set, self.tables, having_keys=True):
                 return counts
-            self.change_set.merge_rounds()
             self.evaluator.restart()
 
     def _write(self, counts: dict[str, Counts], *, validated: bool) -> None:
@@ -112,13 +101,13 @@ class Applier:
             unique = sql.SQL("create unique index on {} ({})").format(incoming.identifier, names(incoming.spec.key))
             self.connection.execute(unique)
         for spec in self.shared:
-            self.connection.execute(merge_sql.create_referenced(spec, self.specs))
+            self.connection.execute(merge_sql.create_referenced(spec))
         kept = self._prune([each for each in reversed(self.tables) if each.spec.owned], counts)
         for incoming in self.tables:
             self._merge(incoming, counts[incoming.spec.name])
         kept = self._prune(kept, counts)
         if kept and not validated:
-            raise StillReferenced
+            raise psycopg.IntegrityError("a row that is to be pruned is referred to by a row that stays")
         self._prune(kept, counts, referenced=True)
         for spec in self.shared:
             self._delete(spec, merge_sql.delete_unreferenced(spec), counts)

@@ -77,7 +77,9 @@ NOW = sql.SQL("(v.latest or o.valid_from_run is not null)")
 """A version that is not the latest keeps the counters it was applied with; newer ones apply with the latest version."""
 
 AS_OF = sql.SQL(
-    "exists (select from ops.fetch_runs r where r.fetch_run_id = o.valid_from_run and r.publish_seq <= {publish_seq})"
+    """exists (
+        select from ops.fetch_runs r
+        where r.fetch_run_id = o.valid_from_run and r.publish_seq <= coalesce({publish_seq}, r.publish_seq))"""
 )
 
 INSERT_BODIES = sql.SQL(
@@ -154,8 +156,8 @@ class ChangeSet:
             return 0
         return self._start(PENDING + INSERT_PENDING, parameters)
 
-    def start_complete(self, versions: Sequence[int], editions: Sequence[int], publish_seq: int) -> int:
-        """Starts with given versions and the observations applied up to a run; returns the number of records.
+    def start_complete(self, versions: Sequence[int], editions: Sequence[int], publish_seq: int | None) -> int:
+        """Starts with given versions and the observations applied up to a run, or now; returns the number of records.
 
         editions: for each version, the number of the SELECT files that are applied to it.
         """
@@ -178,15 +180,12 @@ class ChangeSet:
         return self._fill() > 0
 
     def remove_bodies(self, version_ids: Sequence[int]) -> None:
-        """Removes the bodies of versions, so that no SELECT reads them and all their rows are pruned; SELECTs then read
-        again what is left.
-        """
+        """Removes the bodies of versions, so that no SELECT reads them and all their rows are pruned."""
         self.connection.execute("delete from change_set_bodies where version_id = any(%s)", [list(version_ids)])
         self.connection.execute(
             "update change_set set all_observations = true where version_id = any(%s)", [list(version_ids)]
         )
         self.connection.execute(INSERT_OBSERVATIONS.format(round=sql.Literal(self.round), applied=self._applied))
-        self.merge_rounds()
 
     def count_records(self, version_ids: Sequence[int]) -> int:
         """How many records with a body the change set, and its partition, have of the streams of some versions."""

@@ -26,29 +26,18 @@ def reject_invalid(tables: Sequence[IncomingTable]) -> None:
             wanted = incoming.spec.type_of(column)
             if yielded != wanted.lower():
                 value = sql.SQL("{}, {}").format(incoming.as_text(column), sql.Literal(wanted))
-                incoming.reject(
-                    sql.SQL("not pg_input_is_valid({})").format(value),
-                    reason="type",
-                    constraint=column,
-                    detail=sql.SQL("(select message from pg_input_error_info({}))").format(value),
-                )
+                invalid = sql.SQL("not pg_input_is_valid({})").format(value)
+                message = sql.SQL("(select message from pg_input_error_info({}))").format(value)
+                incoming.reject(invalid, "type", column, message)
             if not incoming.spec.table.columns[column].nullable:
-                incoming.reject(
-                    sql.SQL("{} is null").format(sql.Identifier(column)),
-                    reason="not_null",
-                    constraint=column,
-                    detail=sql.Literal(f"{column} has no value"),
-                )
+                missing = sql.SQL("{} is null").format(sql.Identifier(column))
+                incoming.reject(missing, "not_null", column, sql.Literal(f"{column} has no value"))
         for check in incoming.spec.checks:
             condition = str(check.sqltext)
-            incoming.reject(
-                sql.SQL("o.ctid in (select place from ({}) as n where ({}) is false)").format(
-                    incoming.typed_rows(), sql.SQL(condition)
-                ),
-                reason="check",
-                constraint=str(check.name),
-                detail=sql.Literal(condition),
+            failed = sql.SQL("o.ctid in (select place from ({}) as n where ({}) is false)").format(
+                incoming.typed_rows(), sql.SQL(condition)
             )
+            incoming.reject(failed, "check", str(check.name), sql.Literal(condition))
 
 
 def reject_conflicting(tables: Sequence[IncomingTable], counts: dict[str, Counts]) -> None:
@@ -102,12 +91,8 @@ def _reject_orphans(incoming: IncomingTable, reference: Reference, tables: Seque
             )
         )
         return
-    incoming.reject(
-        orphan,
-        reason="parent",
-        constraint=f"{incoming.spec.table.name}_{reference.column}_fkey",
-        detail=sql.Literal(f"its row of {parent.name} is missing or does not fit"),
-    )
+    detail = sql.Literal(f"its row of {parent.name} is missing or does not fit")
+    incoming.reject(orphan, "parent", f"{incoming.spec.table.name}_{reference.column}_fkey", detail)
 
 
 def _is_orphan(parent: TableSpec, column: sql.Identifier, tables: Sequence[IncomingTable]) -> sql.Composed:
@@ -154,12 +139,8 @@ def _reject_losers(incoming: IncomingTable) -> int:
         lost = sql.SQL("o.ctid in (select place from conflict_losers where number = {})").format(sql.Literal(number))
         if unique is not None:
             incoming.insert_pending(lost, "unique", incoming.spec.name, WINNER_KEY)
-        incoming.reject(
-            lost,
-            reason="unique",
-            constraint=str(unique.name) if unique is not None else f"{incoming.spec.table.name}_pkey",
-            detail=sql.Literal(f"another row has this {', '.join(columns)}"),
-        )
+        constraint = f"{incoming.spec.table.name}_pkey" if unique is None else str(unique.name)
+        incoming.reject(lost, "unique", constraint, sql.Literal(f"another row has this {', '.join(columns)}"))
     incoming.connection.execute("drop table conflict_losers")
     return duplicates
 

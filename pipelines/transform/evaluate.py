@@ -9,6 +9,7 @@ files, and their errors. Not: what the tables do with the rows (`apply`).
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import psycopg
 from psycopg import sql
@@ -81,6 +82,7 @@ def query_over(
     )
 
 
+@dataclass
 class Evaluator:
     """Runs the SELECT files of one run.
 
@@ -88,16 +90,10 @@ class Evaluator:
     that a SELECT fails on many records.
     """
 
-    def __init__(
-        self,
-        change_set: ChangeSet,
-        editions: Sequence[Sequence[Select]],
-        tables: Sequence[IncomingTable],
-        *,
-        shrink: bool,
-    ) -> None:
-        self.change_set, self.editions, self.tables, self.shrink = change_set, editions, tables, shrink
-        self.connection = change_set.connection
+    change_set: ChangeSet
+    editions: Sequence[Sequence[Select]]
+    tables: Sequence[IncomingTable]
+    shrink: bool
 
     def evaluate(self) -> None:
         """Adds what the SELECT files yield over the last round of the change set. Raises AtlasError for wrong SQL."""
@@ -107,7 +103,7 @@ class Evaluator:
             for select in selects:
                 query = query_over(self.change_set, select, edition)
                 try:
-                    with self.connection.transaction():
+                    with self.change_set.connection.transaction():
                         tables[select.table.name].add(query, select.file.address, as_text=several)
                 except SELECT_FAILED as error:
                     self._reject_failing(select, edition, error)
@@ -119,13 +115,14 @@ class Evaluator:
             if not incoming.yielded:
                 nothing = sql.SQL("select {} from {} where false")
                 incoming.add(nothing.format(names(incoming.spec.content), incoming.spec.target), incoming.spec.name)
-            self.connection.execute(sql.SQL("analyze {}").format(incoming.identifier))
+            self.change_set.connection.execute(sql.SQL("analyze {}").format(incoming.identifier))
 
     def restart(self) -> None:
-        """Drops what was yielded and rejected, and evaluates again."""
+        """Drops what was yielded and rejected, and evaluates the whole change set again."""
+        self.change_set.merge_rounds()
         for incoming in self.tables:
             incoming.drop()
-        rejects.reset(self.connection)
+        rejects.reset(self.change_set.connection)
         self.evaluate()
 
     def _reject_failing(self, select: Select, edition: int, error: psycopg.Error) -> None:
@@ -133,7 +130,7 @@ class Evaluator:
         failing = self._find_failing(select, edition)
         if not failing:
             raise _wrong_sql(select, query_over(self.change_set, select, edition), error) from error
-        self.connection.execute(
+        self.change_set.connection.execute(
             """
             insert into rejected_rows (table_name, record_id, row_key, reason, detail)
             select %s, record_id, external_id, 'select_fails', message
@@ -148,7 +145,7 @@ class Evaluator:
 
         Raises AtlasError as soon as these are more than half of at least 20, unless `shrink` accepts that.
         """
-        rows = self.connection.execute("select version_id from change_set_bodies order by version_id")
+        rows = self.change_set.connection.execute("select version_id from change_set_bodies order by version_id")
         parts = [[row["version_id"] for row in rows]]
         failing: dict[int, str] = {}
         read = 0
@@ -176,8 +173,10 @@ class Evaluator:
         of_versions = sql.SQL("and version_id = any({})").format(sql.Literal(versions))
         query = query_over(self.change_set, select, edition, of_versions)
         try:
-            with self.connection.transaction():
-                self.connection.execute(sql.SQL("select count(selected) from ({}) as selected").format(query))
+            with self.change_set.connection.transaction():
+                self.change_set.connection.execute(
+                    sql.SQL("select count(selected) from ({}) as selected").format(query)
+                )
         except SELECT_FAILED as error:
             return str(error).splitlines()[0]
         return ""

@@ -133,7 +133,7 @@ class IncomingTable:
         ]
         return sql.SQL("select ctid as place, {} from {}").format(sql.SQL(", ").join(columns), self.identifier)
 
-    def reject(self, condition: sql.Composable, *, reason: str, constraint: str, detail: sql.Composable) -> None:
+    def reject(self, condition: sql.Composable, reason: str, constraint: str, detail: sql.Composable) -> None:
         """Moves the rows `o` that meet a condition to `rejected_rows`, each with the reason."""
         self.connection.execute(
             sql.SQL(
