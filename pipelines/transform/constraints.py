@@ -34,7 +34,7 @@ def reject_invalid(tables: Sequence[IncomingTable]) -> None:
                 incoming.reject(missing, "not_null", column, sql.Literal(f"{column} has no value"))
         for check in incoming.spec.checks:
             condition = str(check.sqltext)
-            failed = sql.SQL("o.ctid in (select place from ({}) as n where ({}) is false)").format(
+            failed = sql.SQL("o.ctid in (select n.ctid from ({}) as n where ({}) is false)").format(
                 incoming.typed_rows(), sql.SQL(condition)
             )
             incoming.reject(failed, "check", str(check.name), sql.Literal(condition))
@@ -168,10 +168,10 @@ def _contested(incoming: IncomingTable) -> sql.Composed:
 CONTESTED = sql.SQL(
     """
     select place::text, record_id, key, values from (
-        select n.place, n.record_id, {key} as key, array[{values}] as values, greatest({counts}) as most,
+        select n.ctid as place, n.record_id, {key} as key, array[{values}] as values, greatest({counts}) as most,
             row_number() over (
                 order by c.stream collate "C", c.external_id collate "C", {key} collate "C",
-                    (to_jsonb(n) - 'place')::text collate "C") as rank
+                    (to_jsonb(n) - 'ctid')::text collate "C") as rank
         from ({rows}) as n left join change_set c on c.record_id = n.record_id
     ) as numbered
     where most > 1 order by rank

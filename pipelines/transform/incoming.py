@@ -123,7 +123,7 @@ class IncomingTable:
         return sql.SQL("({})::{}").format(self.as_text(column), sql.SQL(bare))
 
     def typed_rows(self) -> sql.Composed:
-        """The rows of the temporary table in the table's types, each with its ctid as `place`.
+        """The rows of the temporary table in the table's types, each with its ctid.
 
         A column that the SELECT does not yield is NULL, even where an earlier text of it filled the column.
         """
@@ -131,7 +131,7 @@ class IncomingTable:
             sql.SQL("{} as {}").format(self._cast(column.name), sql.Identifier(column.name))
             for column in self.spec.table.columns
         ]
-        return sql.SQL("select ctid as place, {} from {}").format(sql.SQL(", ").join(columns), self.identifier)
+        return sql.SQL("select ctid, {} from {}").format(sql.SQL(", ").join(columns), self.identifier)
 
     def reject(self, condition: sql.Composable, reason: str, constraint: str, detail: sql.Composable) -> None:
         """Moves the rows `o` that meet a condition to `rejected_rows`, each with the reason."""
