@@ -68,9 +68,9 @@ where v.stream = any(%(streams)s)
 INSERT_DEPENDENT = """
 insert into change_set
 select e.record_id, e.version_id, e.stream, e.external_id, e.payload_id, %(round)s, true
-from (select distinct record_id from dependent_records) as d
-join staging.effective_versions e on e.record_id = d.record_id
-where e.stream = any(%(streams)s) and not exists (select from change_set c where c.record_id = d.record_id)
+from staging.effective_versions e
+where e.record_id in (select record_id from dependent_records) and e.stream = any(%(streams)s)
+on conflict (record_id) do update set all_observations = true
 """
 
 NOW = sql.SQL("(v.latest or o.valid_from_run is not null)")
@@ -174,17 +174,13 @@ class ChangeSet:
     def extend(self) -> bool:
         """Adds the effective versions of `dependent_records`; returns whether there was anything to add."""
         self.connection.execute(INSERT_DEPENDENT, {"round": self.round + 1, "streams": self._streams})
-        self.connection.execute(
-            "update change_set c set all_observations = true from dependent_records d where c.record_id = d.record_id"
-        )
         return self._fill() > 0
 
     def remove_bodies(self, version_ids: Sequence[int]) -> None:
         """Removes the bodies of versions, so that no SELECT reads them and all their rows are pruned."""
-        self.connection.execute("delete from change_set_bodies where version_id = any(%s)", [list(version_ids)])
-        self.connection.execute(
-            "update change_set set all_observations = true where version_id = any(%s)", [list(version_ids)]
-        )
+        parameters = [list(version_ids)]
+        self.connection.execute("delete from change_set_bodies where version_id = any(%s)", parameters)
+        self.connection.execute("update change_set set all_observations = true where version_id = any(%s)", parameters)
         self.connection.execute(INSERT_OBSERVATIONS.format(round=sql.Literal(self.round), applied=self._applied))
 
     def count_records(self, version_ids: Sequence[int]) -> int:

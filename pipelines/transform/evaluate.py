@@ -72,10 +72,7 @@ def query_over(
             where=where,
         )
         for kind, stream in change_set.source.streams.items()
-        for name, relation in (
-            (kind or "payloads", PAYLOADS),
-            (f"{kind}_observations" if kind else "observations", OBSERVATIONS),
-        )
+        for name, relation in ((kind or "payloads", PAYLOADS), (f"{kind}_observations".strip("_"), OBSERVATIONS))
     ]
     return sql.SQL("with {} select * from (\n{}\n) as selected").format(
         sql.SQL(", ").join(streams), sql.SQL(select.file.text)
