@@ -142,8 +142,8 @@ def differences(connection: Connection, before: DomainAsOf, after: DomainAsOf) -
         parameters = {"before": before.snapshot.publish_seq, "after": after.snapshot.publish_seq, "table": name}
         with connection.cursor(name=f"differing_{name}", withhold=True) as cursor:
             for row in cursor.execute(query, parameters):
-                old, new = row.pop("old") or {}, row.pop("new") or {}
-                row["cells"] = {column: [old.get(column), new.get(column)] for column in row["cells"]}
+                was, is_now = row.pop("old") or {}, row.pop("new") or {}
+                row["cells"] = {column: [was.get(column), is_now.get(column)] for column in row["cells"]}
                 yield {"table": f"{after.domain}.{name}", **row}
 
 
