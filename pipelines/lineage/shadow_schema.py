@@ -1,11 +1,9 @@
-"""Copies of a domain's tables in a schema of their own, filled from staging.
+"""Copies of a domain's tables in a schema of their own, filled from staging by the code that transforms run.
 
     versions effective after a run ──their SELECT files──> a shadow schema
 
-`create` makes the schema with empty tables; `fill` fills them with the code that transforms run, several sources in
-parallel, all from one exported snapshot. Belongs here: creating, filling, keeping and dropping shadow schemas. Not
-here: which versions are effective (`snapshots`), how rows are written (`transform.apply`), comparing (`rebuild`,
-`time_travel`).
+Several sources are filled in parallel, all from one exported snapshot. Not here: which versions are effective
+(`snapshots`), how rows are written (`transform.apply`), comparing (`rebuild`, `time_travel`).
 """
 
 from collections.abc import Callable, Iterator

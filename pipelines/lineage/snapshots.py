@@ -2,8 +2,7 @@
 
     staging.effective_versions_after(publish_seq), ops.sql ──> versions, each with its SELECT files
 
-Runs are ordered by `publish_seq`, the number that a run draws when it publishes. Belongs here: reading history. Not
-here: which versions are effective (`warehouse.staging_views`), filling tables from them (`shadow_schema`).
+Runs are ordered by `publish_seq`, the number that a run draws when it publishes.
 """
 
 from dataclasses import dataclass

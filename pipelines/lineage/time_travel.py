@@ -2,8 +2,7 @@
 
     versions effective after the run, SELECT files of that time ──> shadow schema ──> compared with recorded digests
 
-Where history was removed since then (erased, pruned, migrated) the digests differ, and `why_not_exact` names the
-reasons. Belongs here: querying the past. Not here: filling the shadow schema (`shadow_schema`).
+Where history was removed since then (erased, pruned, migrated) the digests differ, and `why_not_exact` says why.
 """
 
 from collections.abc import Iterator

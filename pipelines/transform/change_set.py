@@ -2,9 +2,8 @@
 
     pending versions of a partition ──start──> change_set <──extend── records whose rows depend on the change
 
-A rebuild starts with given versions instead, and its change set is complete: it is never extended. Belongs here: which
-versions and observations are read, with which counters. Not: what makes a version pending or effective
-(`warehouse.staging_views`), which records depend on a change (`dependents`), what is done with the rows (`apply`).
+A rebuild starts with given versions instead, and its change set is complete: it is never extended. Not here: what makes
+a version pending or effective (`warehouse.staging_views`), which records depend on a change (`dependents`).
 """
 
 from collections.abc import Sequence

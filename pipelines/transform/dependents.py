@@ -4,7 +4,7 @@
     rows that are pruned ──> records pending for their key or unique value · records with rows that refer to them
 
 Every conflict is then resolved with all its rows in the change set, so the tables do not depend on the order in which
-records arrive. Belongs here: which records depend on a change. Not: what they bring in (`change_set`).
+records arrive.
 """
 
 from collections.abc import Sequence

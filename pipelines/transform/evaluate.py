@@ -3,8 +3,7 @@
     change_set ──SELECT files──> incoming_<table>
                     └── fails on a record? find it by bisection, reject it, take out its body, start again
 
-A record that is rejected stays in the change set without a body, so its rows are pruned. Belongs here: running SELECT
-files, and their errors. Not: what the tables do with the rows (`apply`).
+A record that is rejected stays in the change set without a body, so its rows are pruned.
 """
 
 import re

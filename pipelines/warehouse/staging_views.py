@@ -3,7 +3,6 @@
     staging.versions, observations ──> effective_versions · effective_versions_after(seq) · pending_versions(code)
 
 All are single SELECTs, so PostgreSQL inlines them in the queries that read them and uses the indexes of the tables.
-Belongs here: states of a version that several packages ask for. Not: what is done with the versions.
 """
 
 from pipelines.warehouse.objects import function, view
