@@ -39,10 +39,8 @@ class Counts:
     quarantined: int = 0
     duplicates: int = 0
 
-    def __iadd__(self, other: "Counts") -> "Counts":
-        for name, value in asdict(other).items():
-            setattr(self, name, getattr(self, name) + value)
-        return self
+    def __add__(self, other: "Counts") -> "Counts":
+        return Counts(**{name: value + getattr(other, name) for name, value in vars(self).items()})
 
 
 @dataclass

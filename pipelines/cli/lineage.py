@@ -15,7 +15,7 @@ from pipelines import ledger, project
 from pipelines.cli import context, show
 from pipelines.cli.context import AsJson
 from pipelines.errors import AtlasError
-from pipelines.lineage import erasures, rebuild, snapshots, time_travel, trace
+from pipelines.lineage import rebuild, snapshots, time_travel, trace
 from pipelines.transform import table_digests
 from pipelines.warehouse.database import Connection
 from pipelines.warehouse.table_spec import TableSpec, names
@@ -86,7 +86,7 @@ def rebuild_(
             return
         compared = rebuild.check(warehouse, domain, workers=workers)
         with warehouse.connect() as connection:
-            erased = erasures.count_erased(connection, domain)
+            erased = trace.count_erased(connection, domain)
     if erased:
         show.note(f"Neither staging nor the tables have anything of {show.number_of(erased, 'erased records')}.")
     show.rows("Tables compared with what staging gives", [asdict(each) for each in compared], json=json)

@@ -14,7 +14,6 @@ import msgspec
 from pipelines import quarantine
 from pipelines.landing import deletions, schema_drift, versions
 from pipelines.landing.intake import Intake, Progress, discard
-from pipelines.landing.observations import insert_observations
 from pipelines.ledger import Counts, Run
 from pipelines.source import Source
 from pipelines.warehouse import locks
@@ -61,7 +60,7 @@ def publish(
             versions.insert_versions(run)
         if tombstones and (renamed := deletions.set_renames(run)):
             stats["renamed"] = renamed
-        insert_observations(run)
+        versions.insert_observations(run)
         versions.confirm_unchanged(run)
         if drift := schema_drift.record(run, source):
             stats["drift"] = msgspec.to_builtins(drift)

@@ -1,6 +1,6 @@
-"""Versions of records: what each arrival is, compared with the latest version of its record, and its row.
+"""Versions and observations of records: what each arrival is, compared with the latest version of its record.
 
-    staging.arrivals ──classify──> classified ──> staging.versions
+    staging.arrivals ──classify──> classified ──> staging.versions, staging.observations
 
 The result of an arrival is one of
     created, updated   it becomes the latest version
@@ -9,10 +9,9 @@ The result of an arrival is one of
     duplicate          the run has the same body again
     superseded         the run has a later, different body of the record
     late               the latest version is newer, or was received again since
-Belongs here: staging.versions. Not here: tombstones (`deletions`), observations (`observations`).
+Observations are the volatile fields, a row each time they changed, in order of arrival. In force is the newest one that
+was not late when it arrived. Not here: tombstones (`deletions`), how volatile fields are split off (`volatile_fields`).
 """
-
-from typing import Any
 
 from pipelines.ledger import Run
 
@@ -27,7 +26,12 @@ def classify(run: Run) -> dict[str, int]:
 def insert_versions(run: Run) -> None:
     """Inserts a version for each body that the record does not have, and makes the created and updated ones latest."""
     run.connection.execute(CLEAR_LATEST)
-    run.connection.execute(INSERT_VERSIONS, _parameters(run))
+    run.connection.execute(INSERT_VERSIONS, {"partition": run.partition, "run": run.id})
+
+
+def insert_observations(run: Run) -> None:
+    """Inserts an observation for each arrival whose volatile fields changed."""
+    run.connection.execute(INSERT_OBSERVATIONS, {"partition": run.partition, "run": run.id})
 
 
 def confirm_unchanged(run: Run) -> None:
@@ -35,11 +39,7 @@ def confirm_unchanged(run: Run) -> None:
 
     A version that is fetched in between and lands later is then late.
     """
-    run.connection.execute(CONFIRM_UNCHANGED, _parameters(run))
-
-
-def _parameters(run: Run) -> dict[str, Any]:
-    return {"partition": run.partition, "run": run.id}
+    run.connection.execute(CONFIRM_UNCHANGED, {"partition": run.partition})
 
 
 CLASSIFY = """
@@ -122,6 +122,16 @@ cross join lateral (
     order by (counters_digest is null) = (c.counters_digest is null) desc, payload_id limit 1
 ) as p
 order by c.sequence
+"""
+
+INSERT_OBSERVATIONS = """
+insert into staging.observations
+    (stream, record_id, digest, counters, paths, observed_at, request, partition_key, landed_run, late)
+select stream, record_id, counters_digest, counters, paths, observed_at, request, %(partition)s, %(run)s, late
+from classified
+where counters_changed
+order by sequence
+on conflict (record_id, observed_at) do nothing -- of two late ones of one time, the first
 """
 
 CONFIRM_UNCHANGED = """

@@ -4,7 +4,7 @@
 
 A contract names their paths (`stats`, `versions[*].stats`, `tags.*.seenAt`). `null` takes the place of each, so that a
 field that appears or disappears is still a change of the version. Belongs here: splitting them off. Not here: restoring
-them (`ops.restore_volatile_fields`), storing them (`observations`).
+them (`ops.restore_volatile_fields`), storing them (`versions`).
 """
 
 import hashlib

@@ -6,19 +6,19 @@
 Belongs here: comparing and merging. Not here: creating and filling the shadow schema (`shadow_schema`).
 """
 
-import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from psycopg import sql
-from sqlalchemy import Table
 
 from pipelines import ledger, project
 from pipelines.ledger import Counts, Run
-from pipelines.lineage import shadow_schema, snapshots
-from pipelines.lineage.shadow_schema import NotApplied, Tables
+from pipelines.lineage import shadow_schema
+from pipelines.lineage.shadow_schema import Tables
+from pipelines.source import Source
 from pipelines.transform import merge_sql, table_digests
+from pipelines.transform.rejects import Exported
 from pipelines.transform.run import code_version, record_rebuilt, record_sql
 from pipelines.warehouse import locks
 from pipelines.warehouse.database import Connection, Warehouse
@@ -30,7 +30,8 @@ from pipelines.warehouse.table_spec import TableSpec, fields, names
 class TableComparison:
     """A live table compared with the one derived from staging.
 
-    missing, extra: rows that only the derived or only the live table has. same: whether COPY writes the same bytes.
+    missing, extra: rows that only the derived or only the live table has. same: whether both have the same bytes, audit
+    columns apart.
     """
 
     table: str
@@ -54,71 +55,55 @@ def rebuild(warehouse: Warehouse, domain: str, *, workers: int, notify: Callable
     every = [select for files in selects.values() for select in files]
     with (
         ledger.open_run(warehouse, domain, "rebuild", "all", code_version=code_version(every), notify=notify) as run,
-        _derived(warehouse, domain, run.connection, workers=workers, notify=lambda _: run.advance(1)) as (
-            tables,
-            not_applied,
-        ),
+        _derived(warehouse, domain, run.connection, workers, run.advance) as (tables, not_applied),
         run.connection.transaction(),
     ):
         counts = _write_differences(run.connection, domain, tables)
-        for each in not_applied:
-            rejected = record_rebuilt(run, each.source, codes[each.source.name], each.rejected)
-            for name, number in rejected.items():
+        for source, exported in not_applied:
+            for name, number in record_rebuilt(run, source, codes[source.name], exported).items():
                 counts[name] += Counts(fetched=number, quarantined=number)
         record_sql(run.connection, every)
-        total = Counts()
-        for table_counts in counts.values():
-            total += table_counts
         stats = {
             "tables": {name: vars(table_counts) for name, table_counts in counts.items()},
             "sql": {select.file.address: select.file.digest for select in every},
             "code": codes,
-            "table_digests": table_digests.recount(
-                run.connection, [TableSpec(_live(table, domain)) for table in tables.values()]
-            ),
+            "table_digests": table_digests.recount(run.connection, [live for live, _ in _pairs(domain, tables)]),
         }
-        run.close(total, stats)
+        run.close(sum(counts.values(), Counts()), stats)
     return run
 
 
-def check(
-    warehouse: Warehouse, domain: str, *, workers: int, notify: Callable[[str], None] = lambda source: None
-) -> list[TableComparison]:
-    """Derives a domain again by the current SELECT files and compares each table: keys, rows and the bytes of COPY.
+def check(warehouse: Warehouse, domain: str, *, workers: int) -> list[TableComparison]:
+    """Derives a domain again by the current SELECT files and compares each table: keys, and the bytes of rows.
 
-    Writes to no live table. Transforms of the domain wait until it ends, readers do not. notify: called with the name
-    of each source that is derived.
+    Writes to no live table. Transforms of the domain wait until it ends, readers do not.
     """
     with (
         ledger.open_reader(warehouse) as connection,
-        _derived(warehouse, domain, connection, workers=workers, notify=notify) as (tables, _),
+        _derived(warehouse, domain, connection, workers, lambda _: None) as (tables, _),
     ):
-        return [_compare(connection, TableSpec(_live(table, domain)), TableSpec(table)) for table in tables.values()]
+        return [_compare(connection, live, derived) for live, derived in _pairs(domain, tables)]
 
 
 @contextmanager
 def _derived(
-    warehouse: Warehouse, domain: str, connection: Connection, *, workers: int, notify: Callable[[str], None]
-) -> Iterator[tuple[Tables, list[NotApplied]]]:
+    warehouse: Warehouse, domain: str, connection: Connection, workers: int, advance: Callable[[int], None]
+) -> Iterator[tuple[Tables, list[tuple[Source, Exported]]]]:
     """A shadow schema filled by the current SELECT files, and the rows that are not in it, while no transform of the
     domain can run.
     """
     locks.acquire(connection, locks.transform(domain))
     try:
         with shadow_schema.create(warehouse, domain) as tables:
-            publish_seq = snapshots.latest_publish_seq(connection)
-            not_applied = shadow_schema.fill(
-                warehouse, domain, tables, publish_seq, current_sql=True, workers=workers, notify=notify
-            )
-            yield tables, not_applied
+            yield tables, shadow_schema.fill(warehouse, domain, tables, None, workers=workers, advance=advance)
     finally:
         if not connection.closed:
             locks.release(connection, locks.transform(domain))
 
 
-def _live(shadow: Table, domain: str) -> Table:
-    """The table of a domain that a shadow table is a copy of."""
-    return metadata.tables[f"{domain}.{shadow.name}"]
+def _pairs(domain: str, tables: Tables) -> list[tuple[TableSpec, TableSpec]]:
+    """Each table of a domain with the shadow table that is a copy of it."""
+    return [(TableSpec(metadata.tables[f"{domain}.{name}"]), TableSpec(table)) for name, table in tables.items()]
 
 
 def _compare(connection: Connection, live: TableSpec, derived: TableSpec) -> TableComparison:
@@ -141,14 +126,13 @@ def _compare(connection: Connection, live: TableSpec, derived: TableSpec) -> Tab
         )
     ).fetchone()
     assert row is not None
-    same = _copy_digest(connection, live) == _copy_digest(connection, derived)
-    return TableComparison(live.name, **row, same=same)
+    return TableComparison(live.name, **row, same=not (row["missing"] or row["extra"] or row["different"]))
 
 
 def _write_differences(connection: Connection, domain: str, tables: Tables) -> dict[str, Counts]:
     """Merges the derived tables into the live ones and deletes rows that only those have; the counts of each table."""
     counts = {}
-    pairs = [(TableSpec(_live(table, domain)), TableSpec(table)) for table in tables.values()]
+    pairs = _pairs(domain, tables)
     connection.execute("set constraints all deferred")
     for live, derived in pairs:
         row = connection.execute(merge_sql.merge(live, derived.target, owners_stay=False)).fetchone()
@@ -162,15 +146,3 @@ def _write_differences(connection: Connection, domain: str, tables: Tables) -> d
         counts[live.name].deleted = connection.execute(delete).rowcount
     connection.execute("set constraints all immediate")
     return counts
-
-
-def _copy_digest(connection: Connection, spec: TableSpec) -> bytes:
-    """sha256 of what COPY writes of a table in the order of its key, without audit columns."""
-    digest = hashlib.sha256()
-    query = sql.SQL("copy (select {} from {} order by {}) to stdout").format(
-        names(spec.content), spec.target, names(spec.key)
-    )
-    with connection.cursor().copy(query) as copy:
-        for block in copy:
-            digest.update(block)
-    return digest.digest()

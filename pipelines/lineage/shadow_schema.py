@@ -1,17 +1,14 @@
-"""Copies of a domain's tables in a schema of their own, filled from staging.
+"""Copies of a domain's tables in a schema of their own, filled from staging by the code that transforms run.
 
     versions effective after a run ──their SELECT files──> a shadow schema
 
-`create` makes the schema with empty tables; `fill` fills them with the code that transforms run, several sources in
-parallel, all from one exported snapshot. Belongs here: creating, filling, keeping and dropping shadow schemas. Not
-here: which versions are effective (`snapshots`), how rows are written (`transform.apply`), comparing (`rebuild`,
-`time_travel`).
+Several sources are filled in parallel, all from one exported snapshot. Not here: which versions are effective
+(`snapshots`), how rows are written (`transform.apply`), comparing (`rebuild`, `time_travel`).
 """
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from uuid import UUID, uuid4
 
 import psycopg
@@ -21,8 +18,6 @@ from sqlalchemy import MetaData, Table
 from pipelines import project
 from pipelines.errors import AtlasError
 from pipelines.lineage import snapshots
-from pipelines.lineage.snapshots import EffectiveVersions
-from pipelines.project import Select
 from pipelines.source import Source
 from pipelines.transform import rejects
 from pipelines.transform.apply import Applier
@@ -34,16 +29,6 @@ from pipelines.warehouse.table_spec import TableSpec
 
 Tables = dict[str, Table]
 """Tables of a shadow schema by their bare names, parents first."""
-
-
-@dataclass(frozen=True)
-class NotApplied:
-    """The rows that SELECT files of a source yielded and that are not in the tables: rejected, and pending because
-    they wait for another row.
-    """
-
-    source: Source
-    rejected: rejects.Exported = field(default_factory=dict)
 
 
 TEMPORARY_PREFIX = "atlas_shadow_"
@@ -69,15 +54,19 @@ def create(
             locks.acquire_shared(connection, locks.kept_schemas(domain))
         locks.acquire(connection, locks.shadow_schema(schema))
         drop_abandoned(connection)
-        if keep_as and connection.execute("select from pg_namespace where nspname = %s", [keep_as]).rowcount:
-            raise _name_taken(keep_as)
         connection.execute(sql.SQL("create schema {}").format(sql.Identifier(schema)))
         try:
+            if keep_as:
+                with connection.transaction(force_rollback=True):
+                    _rename(connection, schema, keep_as)
             with warehouse.engine.begin() as engine:
                 next(iter(tables.values())).metadata.create_all(engine, tables=list(tables.values()), checkfirst=False)
             yield tables
             if keep_as:
-                _keep(connection, schema, keep_as, f"{KEPT_COMMENT.format(domain=domain)}{run_id}")
+                comment = sql.Literal(f"{KEPT_COMMENT.format(domain=domain)}{run_id}")
+                with connection.transaction():
+                    connection.execute(sql.SQL("comment on schema {} is {}").format(sql.Identifier(schema), comment))
+                    _rename(connection, schema, keep_as)
         finally:
             if not connection.closed:
                 _drop(connection, schema)
@@ -95,22 +84,14 @@ def kept_schemas(connection: Connection, domain: str) -> list[str]:
     return [row["nspname"] for row in rows]
 
 
-def _keep(connection: Connection, schema: str, name: str, comment: str) -> None:
-    """Renames a schema, so that it is not dropped."""
-    with connection.transaction():
-        connection.execute(sql.SQL("comment on schema {} is {}").format(sql.Identifier(schema), sql.Literal(comment)))
-        try:
-            connection.execute(
-                sql.SQL("alter schema {} rename to {}").format(sql.Identifier(schema), sql.Identifier(name))
-            )
-        except psycopg.errors.DuplicateSchema:
-            raise _name_taken(name) from None
-        except psycopg.errors.ReservedName:
-            raise AtlasError(f"A schema cannot be called {name!r}: choose another name.", usage=True) from None
-
-
-def _name_taken(name: str) -> AtlasError:
-    return AtlasError(f"The schema {name!r} already exists: choose another name.", usage=True)
+def _rename(connection: Connection, schema: str, name: str) -> None:
+    """Renames a schema, so that it is not dropped. Raises AtlasError where there cannot be a schema of this name."""
+    try:
+        connection.execute(sql.SQL("alter schema {} rename to {}").format(sql.Identifier(schema), sql.Identifier(name)))
+    except psycopg.errors.DuplicateSchema:
+        raise AtlasError(f"The schema {name!r} already exists: choose another name.", usage=True) from None
+    except psycopg.errors.ReservedName:
+        raise AtlasError(f"A schema cannot be called {name!r}: choose another name.", usage=True) from None
 
 
 def _drop(connection: Connection, schema: str) -> None:
@@ -131,17 +112,16 @@ def fill(
     warehouse: Warehouse,
     domain: str,
     tables: Tables,
-    publish_seq: int,
+    publish_seq: int | None,
     *,
-    current_sql: bool,
     workers: int = 1,
-    notify: Callable[[str], None] = lambda source: None,
-) -> list[NotApplied]:
-    """Fills a shadow schema with the rows of the versions that were effective when a run published; returns, for each
-    source, the rows that are not in it.
+    advance: Callable[[int], None] = lambda sources: None,
+) -> list[tuple[Source, rejects.Exported]]:
+    """Fills a shadow schema from the versions that were effective when a run published, with the SELECT files that had
+    been applied to each; None: from those that are effective now, with the SELECT files as they are now.
 
-    current_sql: apply the SELECT files as they are now, instead of those that had been applied to each version.
-    notify: called with the name of each source that is filled.
+    Returns for each source the rows that are not in the tables, because they are rejected or pending. advance: called
+    with 1 for each source that is filled.
     """
     sources = project.find_sources([domain])
     with warehouse.connect() as connection, connection.transaction():
@@ -150,14 +130,13 @@ def fill(
         row = connection.execute("select pg_export_snapshot() as name").fetchone()
         assert row is not None
 
-        def fill_from(source: Source) -> NotApplied:
-            not_applied = _fill_from(warehouse, source, tables, row["name"], publish_seq, current_sql=current_sql)
-            notify(source.name)
-            return not_applied
+        def fill_from(source: Source) -> tuple[Source, rejects.Exported]:
+            exported = _fill_from(warehouse, source, tables, row["name"], publish_seq)
+            advance(1)
+            return source, exported
 
         with ThreadPoolExecutor(max_workers=workers) as pool:
-            not_applied = list(pool.map(fill_from, sources))
-    return not_applied
+            return list(pool.map(fill_from, sources))
 
 
 def _require_connectors(connection: Connection, domain: str, sources: list[Source]) -> None:
@@ -178,25 +157,25 @@ def _require_connectors(connection: Connection, domain: str, sources: list[Sourc
 
 
 def _fill_from(
-    warehouse: Warehouse, source: Source, tables: Tables, snapshot: str, publish_seq: int, *, current_sql: bool
-) -> NotApplied:
+    warehouse: Warehouse, source: Source, tables: Tables, snapshot: str, publish_seq: int | None
+) -> rejects.Exported:
     """Fills the tables from one source, in a transaction that sees an exported snapshot."""
     with warehouse.connect() as connection, connection.transaction():
         connection.execute("set transaction isolation level repeatable read")
         connection.execute(sql.SQL("set transaction snapshot {}").format(sql.Literal(snapshot)))
-        found = snapshots.effective_versions(connection, source, tables, publish_seq)
-        if current_sql:
-            if found.versions and not project.selects(source.name):
-                raise project.without_selects(source.name)
-            current = [Select(select.file, tables[select.table.name]) for select in project.selects(source.name)]
-            found = EffectiveVersions(found.versions, [0] * len(found.versions), [current])
+        if publish_seq is None:
+            editions = [snapshots.current_edition(connection, source, tables)]
+        else:
+            editions = snapshots.editions(connection, source, tables, publish_seq)
+        numbers = {version: number for number, (versions, _) in enumerate(editions) for version in versions}
         change_set = ChangeSet(connection, source)
-        if not change_set.start_complete(found.versions, found.numbers, publish_seq):
-            return NotApplied(source)
-        used = {select.table.name for edition in found.editions for select in edition}
+        if not change_set.start_complete(list(numbers), list(numbers.values()), publish_seq):
+            return {}
+        files = [selects for _, selects in editions]
+        used = {select.table.name for selects in files for select in selects}
         specs = [TableSpec(table) for name, table in tables.items() if name in used]
-        Applier(change_set, found.editions, specs, shrink=True).apply()
-        return NotApplied(source, rejects.export_rows(connection, source.domain))
+        Applier(change_set, files, specs, shrink=True).apply()
+        return rejects.export_rows(connection, source.domain)
 
 
 def _tables_like(domain: str, schema: str) -> Tables:

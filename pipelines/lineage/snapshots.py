@@ -2,8 +2,7 @@
 
     staging.effective_versions_after(publish_seq), ops.sql ──> versions, each with its SELECT files
 
-Runs are ordered by `publish_seq`, the number that a run draws when it publishes. Belongs here: reading history. Not
-here: which versions are effective (`warehouse.functions`), filling tables from them (`shadow_schema`).
+Runs are ordered by `publish_seq`, the number that a run draws when it publishes.
 """
 
 from dataclasses import dataclass
@@ -28,17 +27,8 @@ class Snapshot:
     source: str
 
 
-@dataclass(frozen=True)
-class EffectiveVersions:
-    """The versions of a source that are effective in a snapshot.
-
-    editions: the SELECT files, once for each set of texts that was applied. numbers: for each version, the index of its
-    edition.
-    """
-
-    versions: list[int]
-    numbers: list[int]
-    editions: list[list[Select]]
+Edition = tuple[list[int], list[Select]]
+"""Versions of a source, and the SELECT files that are applied to them."""
 
 
 def snapshot_of_run(connection: Connection, run_id: str) -> Snapshot:
@@ -63,41 +53,37 @@ def snapshot_of_run(connection: Connection, run_id: str) -> Snapshot:
     return Snapshot(row["fetch_run_id"], row["publish_seq"], row["stream"])
 
 
-def latest_publish_seq(connection: Connection) -> int:
-    """The number that the last published run drew; 0 if no run has published."""
-    row = connection.execute("select coalesce(max(publish_seq), 0) as number from ops.fetch_runs").fetchone()
-    assert row is not None
-    return int(row["number"])
+def current_edition(connection: Connection, source: Source, tables: dict[str, Table]) -> Edition:
+    """The versions of a source that are effective now, with the SELECT files as they are now; tables as in `editions`.
 
-
-def effective_versions(
-    connection: Connection, source: Source, tables: dict[str, Table], publish_seq: int
-) -> EffectiveVersions:
-    """The versions of a source that were effective when a run published, with the SELECT files applied to each by then.
-
-    tables: by bare name, the tables that the SELECT files fill.
+    Raises AtlasError where there are versions but no SELECT files.
     """
     rows = connection.execute(
-        EDITIONS, {"streams": list(source.streams.values()), "source": source.name, "publish_seq": publish_seq}
-    ).fetchall()
-    return EffectiveVersions(
-        [version for row in rows for version in row["versions"]],
-        [number for number, row in enumerate(rows) for _ in row["versions"]],
-        [_edition(connection, row["sql"], tables) for row in rows],
+        "select version_id from staging.effective_versions where payload_id is not null and stream = any(%s)",
+        [list(source.streams.values())],
     )
+    versions, selects = [row["version_id"] for row in rows], project.selects(source.name)
+    if versions and not selects:
+        raise project.without_selects(source.name)
+    return versions, [Select(select.file, tables[select.table.name]) for select in selects]
 
 
-def _edition(connection: Connection, digests: dict[str, str], tables: dict[str, Table]) -> list[Select]:
-    """SELECT files by address and digest, with the texts that they had; parents before the tables that refer to them.
+def editions(connection: Connection, source: Source, tables: dict[str, Table], publish_seq: int) -> list[Edition]:
+    """The versions of a source that were effective when a run published, by the texts of the SELECT files that had been
+    applied to them by then.
 
-    Raises AtlasError where a table or a text no longer exists.
+    tables: by bare name, the tables that the SELECT files fill. Raises AtlasError where a table or a text no longer
+    exists.
     """
-    texts = {
-        row["digest"]: row["text"]
-        for row in connection.execute(
-            "select digest, text from ops.sql where digest = any(%s)", [list(digests.values())]
-        )
-    }
+    parameters = {"streams": list(source.streams.values()), "source": source.name, "publish_seq": publish_seq}
+    rows = connection.execute(EDITIONS, parameters).fetchall()
+    return [(row["versions"], _selects(connection, row["sql"], tables)) for row in rows]
+
+
+def _selects(connection: Connection, digests: dict[str, str], tables: dict[str, Table]) -> list[Select]:
+    """SELECT files by address and digest, with the texts that they had; parents before tables that refer to them."""
+    rows = connection.execute("select digest, text from ops.sql where digest = any(%s)", [list(digests.values())])
+    texts = {row["digest"]: row["text"] for row in rows}
     files: dict[str, Any] = {}
     for address, digest in digests.items():
         name = address.rsplit("/", 1)[1]

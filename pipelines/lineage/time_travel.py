@@ -2,11 +2,10 @@
 
     versions effective after the run, SELECT files of that time ──> shadow schema ──> compared with recorded digests
 
-Where history was removed since then (erased, pruned, migrated) the digests differ, and `why_not_exact` names the
-reasons. Belongs here: querying the past. Not here: filling the shadow schema (`shadow_schema`).
+Where history was removed since then (erased, pruned, migrated) the digests differ, and `why_not_exact` says why.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -26,14 +25,11 @@ EMPTY_TABLE = {"rows": 0, "digest": table_digests.as_hex(0)}
 
 @dataclass(frozen=True)
 class DomainAsOf:
-    """A domain's tables as of a run, in a shadow schema. recorded: rows and digest of each live table, as the last run
-    up to then that wrote it recorded them.
-    """
+    """A domain's tables as of a run, in a shadow schema."""
 
     domain: str
     snapshot: Snapshot
     tables: Tables
-    recorded: dict[str, dict[str, Any]]
 
     def table_spec(self, name: str) -> TableSpec:
         """A table of the shadow schema, by its name in the domain: `models` or `catalog.models`."""
@@ -44,12 +40,14 @@ class DomainAsOf:
         return TableSpec(self.tables[bare])
 
     def differing_tables(self, connection: Connection) -> list[str]:
-        """Names of the tables whose rows or digest are not what was recorded."""
+        """Names of the tables whose rows or digest are not what the last run up to then that wrote them recorded."""
+        rows = connection.execute(RECORDED, [self.snapshot.publish_seq, f"{self.domain}."])
+        recorded = {row["table_name"]: row["value"] for row in rows}
         found = []
         for name, table in self.tables.items():
             counted = table_digests.count(connection, TableSpec(table))
             here = {"rows": counted["rows"], "digest": table_digests.as_hex(counted["digest"])}
-            if here != self.recorded.get(f"{self.domain}.{name}", EMPTY_TABLE):
+            if here != recorded.get(f"{self.domain}.{name}", EMPTY_TABLE):
                 found.append(f"{self.domain}.{name}")
         return found
 
@@ -62,7 +60,6 @@ def as_of(
     *,
     schema: str | None = None,
     workers: int = 1,
-    notify: Callable[[str], None] = lambda source: None,
 ) -> Iterator[DomainAsOf]:
     """A domain as a run left it, in a shadow schema that is dropped when the block ends. schema: keep it by this name.
 
@@ -70,17 +67,13 @@ def as_of(
     """
     with shadow_schema.create(warehouse, domain, keep_as=schema, run_id=snapshot.run_id) as tables:
         try:
-            shadow_schema.fill(
-                warehouse, domain, tables, snapshot.publish_seq, current_sql=False, workers=workers, notify=notify
-            )
+            shadow_schema.fill(warehouse, domain, tables, snapshot.publish_seq, workers=workers)
         except AtlasError as error:
             raise AtlasError(
                 f"The state that run {snapshot.run_id} left can no longer be derived: {error} "
                 "A migration has changed staging or the tables since then."
             ) from error
-        with warehouse.connect() as connection:
-            recorded = _recorded(connection, domain, snapshot.publish_seq)
-        yield DomainAsOf(domain, snapshot, tables, recorded)
+        yield DomainAsOf(domain, snapshot, tables)
 
 
 def history_removed_since(connection: Connection, domain: str, snapshot: Snapshot) -> list[str]:
@@ -114,29 +107,13 @@ def why_not_exact(connection: Connection, state: DomainAsOf) -> str | None:
     if not differing:
         return None
     removed = history_removed_since(connection, state.domain, state.snapshot)
-    sentences = [f"These tables differ from what run {state.snapshot.run_id} recorded: {', '.join(differing)}."]
+    differ = f"These tables differ from what run {state.snapshot.run_id} recorded: {', '.join(differing)}."
     if removed:
-        sentences.append(f"History was removed since then: {'; '.join(removed)}.")
-    if not removed:
-        sentences.append(
-            "Rows may have been changed by hand, or a migration may have changed staging since then. "
-            f"Run `atlas rebuild {state.domain}`: what later runs leave can then be shown exactly."
-        )
-    return " ".join(sentences)
-
-
-def _recorded(connection: Connection, domain: str, publish_seq: int) -> dict[str, dict[str, Any]]:
-    """Rows and digest of each table, as the last run up to publish_seq that wrote it recorded them."""
-    rows = connection.execute(
-        """
-        select distinct on (c.key) c.key as table_name, c.value
-        from ops.fetch_runs r cross join jsonb_each(r.stats -> 'table_digests') as c
-        where r.publish_seq <= %s and starts_with(c.key, %s)
-        order by c.key, r.publish_seq desc
-        """,
-        [publish_seq, f"{domain}."],
+        return f"{differ} History was removed since then: {'; '.join(removed)}."
+    return (
+        f"{differ} Rows may have been changed by hand, or a migration may have changed staging since then. "
+        f"Run `atlas rebuild {state.domain}`: what later runs leave can then be shown exactly."
     )
-    return {row["table_name"]: row["value"] for row in rows}
 
 
 def differences(connection: Connection, before: DomainAsOf, after: DomainAsOf) -> Iterator[dict[str, Any]]:
@@ -152,7 +129,6 @@ def differences(connection: Connection, before: DomainAsOf, after: DomainAsOf) -
         )
         query = DIFFERING_ROWS.format(
             keys=names(new.key),
-            key=sql.SQL(", ").join(sql.SQL("{}::text").format(sql.Identifier(column)) for column in new.key),
             record=record,
             before=old.target,
             after=new.target,
@@ -165,34 +141,30 @@ def differences(connection: Connection, before: DomainAsOf, after: DomainAsOf) -
         parameters = {"before": before.snapshot.publish_seq, "after": after.snapshot.publish_seq, "table": name}
         with connection.cursor(name=f"differing_{name}", withhold=True) as cursor:
             for row in cursor.execute(query, parameters):
-                yield {"table": f"{after.domain}.{name}", **_change(row)}
+                was, is_now = row.pop("old") or {}, row.pop("new") or {}
+                row["cells"] = {column: [was.get(column), is_now.get(column)] for column in row["cells"]}
+                yield {"table": f"{after.domain}.{name}", **row}
 
 
-def _change(row: dict[str, Any]) -> dict[str, Any]:
-    """A row of DIFFERING_ROWS as `differences` returns it."""
-    old, new = row["old"] or {}, row["new"] or {}
-    cells = {column: [old.get(column), new.get(column)] for column in row["cells"]}
-    change = "changed" if row["old"] and row["new"] else "added" if row["new"] else "removed"
-    return {
-        "key": row["key"],
-        "change": change,
-        "cells": cells,
-        "cause": row["cause"],
-        "before": row["before"],
-        "after": row["after"],
-    }
-
+RECORDED = """
+select distinct on (c.key) c.key as table_name, c.value
+from ops.fetch_runs r cross join jsonb_each(r.stats -> 'table_digests') as c
+where r.publish_seq <= %s and starts_with(c.key, %s)
+order by c.key, r.publish_seq desc
+"""
 
 DIFFERING_ROWS = sql.SQL(
     """
     with differing as (
-        select concat_ws(' ', {key}) as key, old, new, {record} as record_id
+        select concat_ws(' ', {keys}) as key, old, new, {record} as record_id
         from (select t as old, {keys} from {before} t) as b
         full join (select t as new, {keys} from {after} t) as a using ({keys})
         where old is null or new is null or record_image_ne(row({old}), row({new}))
     )
 
-    select d.key, to_jsonb(d.old) as old, to_jsonb(d.new) as new, array_remove(array[{cells}], null) as cells,
+    select d.key,
+        case when d.old is null then 'added' when d.new is null then 'removed' else 'changed' end as change,
+        array_remove(array[{cells}], null) as cells,
         case
             when d.record_id is null then 'rows that refer to it'
             when b.version_id is distinct from a.version_id then 'payload'
@@ -201,7 +173,8 @@ DIFFERING_ROWS = sql.SQL(
             else 'another row'
         end as cause,
         to_jsonb(b) || jsonb_build_object('sql', b.sql ->> f.address) as before,
-        to_jsonb(a) || jsonb_build_object('sql', a.sql ->> f.address) as after
+        to_jsonb(a) || jsonb_build_object('sql', a.sql ->> f.address) as after,
+        to_jsonb(d.old) as old, to_jsonb(d.new) as new
     from differing d
     left join lateral (
         select * from staging.effective_versions_after(%(before)s) where record_id = d.record_id) as b on true

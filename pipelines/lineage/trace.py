@@ -1,9 +1,9 @@
 """What proves a row: the payload version that it was derived from, the request, the runs and the SELECT file.
 
     table, key ──ops.trace──> version ──> payload, request, landing · the run and SELECT file that derived the row
+                     └── no row? staging.erasures ──> when the record was erased
 
-Belongs here: looking up one row, and counting the rows that nothing proves. Not here: the view `ops.trace`
-(`warehouse.trace_view`).
+Not here: the view `ops.trace` (`warehouse.trace_view`), erasing a record (`maintenance.erasure`).
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,6 @@ from psycopg import sql
 
 from pipelines import project
 from pipelines.errors import AtlasError
-from pipelines.lineage.erasures import erasure_notice
 from pipelines.warehouse.database import Connection
 from pipelines.warehouse.declare import metadata
 from pipelines.warehouse.table_spec import TableSpec
@@ -58,7 +57,7 @@ def trace(connection: Connection, table: str, key: str) -> Proof:
     proof = connection.execute(trace_query(spec, condition)).fetchone() or {}
     found = connection.execute(
         """
-        select to_jsonb(l) as landed, to_jsonb(d) as derived, s.text, p.body,
+        select to_jsonb(l) as landed, to_jsonb(d) as derived, s.text as sql, p.body,
             (select counters from staging.observations where observation_id = %s) as counters
         from ops.fetch_runs l, ops.fetch_runs d, ops.sql s, staging.payloads p
         where (l.fetch_run_id, d.fetch_run_id, s.digest, p.payload_id) = (%s, %s, %s, %s)
@@ -70,7 +69,7 @@ def trace(connection: Connection, table: str, key: str) -> Proof:
             f"Nothing proves {table} {primary_key}: it was not written by Model Atlas, or staging was changed by hand. "
             f"Compare the tables with staging: atlas rebuild {spec.table.schema} --check"
         )
-    return Proof(row, proof, found["landed"], found["derived"], found["text"], found["body"], found["counters"])
+    return Proof(row, proof, **found)
 
 
 def _find_row(connection: Connection, spec: TableSpec, key: str) -> tuple[dict[str, Any], str]:
@@ -138,3 +137,39 @@ def unproven(connection: Connection, table: str | None = None) -> list[dict[str,
         """,
         {"table": table},
     ).fetchall()
+
+
+def erasure_notice(connection: Connection, stream_prefix: str, key: str) -> str | None:
+    """A sentence that says when a record was erased and by which run; None if it was not.
+
+    stream_prefix: the stream of the record, or how it begins, such as its domain. key: the source's own id of the
+    record, or its record_id.
+    """
+    row = connection.execute(NEWEST_ERASURE, {"stream_prefix": stream_prefix, "key": key}).fetchone()
+    if row is None:
+        return None
+    notice = (
+        f"Record {key!r} of {row['stream']} was erased at {row['erased_at']:%Y-%m-%d %H:%M} UTC by run "
+        f"{row['fetch_run_id']}. Only the digest {bytes(row['digest']).hex()[:16]}… of it is kept."
+    )
+    if row["lifted_at"] is not None:
+        notice += f" The erasure was lifted on {row['lifted_at']:%Y-%m-%d}: the record can land again."
+    return notice
+
+
+def count_erased(connection: Connection, domain: str) -> int:
+    """How many records of a domain are erased and not lifted."""
+    row = connection.execute(
+        "select count(*) as number from staging.erasures where starts_with(stream, %s) and lifted_at is null",
+        [f"{domain}/"],
+    ).fetchone()
+    assert row is not None
+    return int(row["number"])
+
+
+NEWEST_ERASURE = """
+select e.* from staging.erasures e
+where starts_with(e.stream, %(stream_prefix)s)
+  and (e.record_id = ops.key(e.stream, %(key)s) or e.record_id::text = lower(%(key)s))
+order by e.erased_at desc limit 1
+"""

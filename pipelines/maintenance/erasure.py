@@ -4,7 +4,7 @@
 
 All of it in one transaction. `staging.erasures` keeps only keys and digests. Landings skip an erased record until
 the erasure is lifted. Belongs here: the order of the steps, and what prevents them. Not here: their SQL (`erase_sql`),
-reading erasures (`lineage.erasures`), removing what is old (`retention`).
+reading erasures (`lineage.trace`), removing what is old (`retention`).
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from pipelines import ledger, project
 from pipelines.errors import AtlasError
 from pipelines.ledger import Run
 from pipelines.lineage import shadow_schema
-from pipelines.lineage.erasures import erasure_notice
+from pipelines.lineage.trace import erasure_notice
 from pipelines.maintenance import erase_sql
 from pipelines.maintenance.batches import vacuum
 from pipelines.source import Source

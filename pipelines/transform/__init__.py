@@ -6,7 +6,7 @@ Temporary tables, each dropped when its transaction ends, and read in this packa
 
 - `change_set`: one row per record, with the version that is applied. `change_set_bodies`: the payloads that SELECTs
   read, with current counters. `change_set_observations`: the observations that are applied.
-- `dependent_records`: records to add to the change set. `pruned_keys`: keys that are about to be deleted.
+- `dependent_records`: records to add to the change set.
 - `incoming_<table>`: what the SELECT files yield for a table.
 - `referenced_<table>`: keys of a shared table to which rows of the change set referred before.
 - `rejected_rows`: rows that do not fit their table. `found_pending_rows`: keys that rows of this run are pending for.

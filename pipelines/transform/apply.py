@@ -3,13 +3,11 @@
     change_set ──evaluate──> incoming_<table> ──> prune, MERGE ──> tables
                                  └── PostgreSQL refuses a row? reject what does not fit (`constraints`), then again
 
-Most change sets have no rejected row, so MERGE is tried at once, and rows are validated only when it fails. The tables
-are those of the domain for a transform, and a shadow schema for a rebuild. Belongs here: the order of the steps. Not:
-their statements (`merge_sql`), which versions are applied (`change_set`).
+Most change sets have no rejected row, so MERGE is tried at once. The tables are those of the domain for a transform,
+and a shadow schema for a rebuild. Not here: the statements (`merge_sql`), which versions are applied (`change_set`).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import psycopg
@@ -19,29 +17,15 @@ from pipelines.errors import AtlasError
 from pipelines.landing.deletions import ACCEPTED_LOSS
 from pipelines.ledger import Counts
 from pipelines.project import Select
-from pipelines.transform import merge_sql, rejects
+from pipelines.transform import constraints, merge_sql, rejects
 from pipelines.transform.change_set import ChangeSet
-from pipelines.transform.constraints import RowValidator
-from pipelines.transform.dependents import DependentRecords
+from pipelines.transform.dependents import add_dependents
 from pipelines.transform.evaluate import Evaluator
 from pipelines.transform.incoming import IncomingTable
-from pipelines.warehouse.table_spec import TableSpec, shared_tables
+from pipelines.warehouse.table_spec import TableSpec, names, shared_tables
 
-
-class StillReferenced(Exception):
-    """A row that is to be pruned is referred to by a row that stays."""
-
-
-ROW_REJECTED = (psycopg.DataError, psycopg.IntegrityError, psycopg.errors.CardinalityViolation, StillReferenced)
+ROW_REJECTED = (psycopg.DataError, psycopg.IntegrityError, psycopg.errors.CardinalityViolation)
 """Errors that the statements of `merge_sql` raise because of a row that does not fit."""
-
-
-@dataclass
-class TableChange:
-    """By how much the number of rows and the digest of a table have changed."""
-
-    rows: int = 0
-    digest: int = 0
 
 
 class Applier:
@@ -49,25 +33,18 @@ class Applier:
 
     editions: as `Evaluator` has it. specs: the tables, parents before those that refer to them. If no SELECT fills a
     table, the rows of the change set's records are pruned there. shrink: accepts that SELECT files fail on many records
-    and that many rows are deleted.
+    and that many rows are deleted. digests: by how much the digest of each table has changed.
     """
 
     def __init__(
-        self,
-        change_set: ChangeSet,
-        editions: Sequence[Sequence[Select]],
-        specs: Sequence[TableSpec],
-        *,
-        shrink: bool,
+        self, change_set: ChangeSet, editions: Sequence[Sequence[Select]], specs: Sequence[TableSpec], *, shrink: bool
     ) -> None:
         self.change_set, self.specs, self.shrink = change_set, specs, shrink
-        self.tables = [IncomingTable(spec) for spec in specs]
         self.connection = change_set.connection
+        self.tables = [IncomingTable(self.connection, spec) for spec in specs]
         self.shared = shared_tables(specs)
-        self.evaluator = Evaluator(change_set, editions, self.tables, shrink=shrink)
-        self.validator = RowValidator(self.connection, self.tables)
-        self.dependents = DependentRecords(change_set, self.tables)
-        self.table_changes: dict[str, TableChange] = {}
+        self.evaluator = Evaluator(change_set, editions, self.tables, shrink)
+        self.digests: dict[str, int] = {}
 
     def apply(self) -> dict[str, Counts]:
         """Applies the change set and all records that depend on it; returns the counts of each table.
@@ -76,12 +53,12 @@ class Applier:
         """
         self.connection.execute(rejects.CREATE_REJECTED)
         self.evaluator.evaluate()
-        while self.dependents.add(having_keys=False):
+        while add_dependents(self.change_set, self.tables, having_keys=False):
             self.evaluator.evaluate()
         counts = self.no_counts()
         try:
             with self.connection.transaction():
-                self.validator.delete_unreferenced()
+                constraints.delete_unreferenced(self.tables)
                 self._write(counts, validated=False)
         except ROW_REJECTED:
             counts = self._validate()
@@ -100,15 +77,14 @@ class Applier:
         Where a rejected row frees a key that other records are pending for, these are added and all is evaluated again.
         """
         while True:
-            self.validator.reject_invalid()
-            while self.dependents.add(having_keys=True):
+            constraints.reject_invalid(self.tables)
+            while add_dependents(self.change_set, self.tables, having_keys=True):
                 self.evaluator.evaluate()
-                self.validator.reject_invalid()
+                constraints.reject_invalid(self.tables)
             counts = self.no_counts()
-            self.validator.reject_conflicting(counts)
-            if not self.dependents.add(having_keys=True):
+            constraints.reject_conflicting(self.tables, counts)
+            if not add_dependents(self.change_set, self.tables, having_keys=True):
                 return counts
-            self.change_set.merge_rounds()
             self.evaluator.restart()
 
     def _write(self, counts: dict[str, Counts], *, validated: bool) -> None:
@@ -118,18 +94,19 @@ class Applier:
         parent. validated: what still refers to it is yielded by no source, so both are pruned. Raises one of
         ROW_REJECTED.
         """
-        self.table_changes = {name: TableChange() for name in counts}
+        self.digests = dict.fromkeys(counts, 0)
         self.connection.execute("set constraints all deferred")
-        for incoming in self.tables:
-            self.connection.execute(merge_sql.require_unique_keys(incoming))
+        for incoming in self.tables:  # MERGE alone would take one of two rows with one key, in no order
+            unique = sql.SQL("create unique index on {} ({})").format(incoming.identifier, names(incoming.spec.key))
+            self.connection.execute(unique)
         for spec in self.shared:
-            self.connection.execute(merge_sql.create_referenced(spec, self.specs))
+            self.connection.execute(merge_sql.create_referenced(spec))
         kept = self._prune([each for each in reversed(self.tables) if each.spec.owned], counts)
         for incoming in self.tables:
             self._merge(incoming, counts[incoming.spec.name])
         kept = self._prune(kept, counts)
         if kept and not validated:
-            raise StillReferenced
+            raise psycopg.IntegrityError("a row that is to be pruned is referred to by a row that stays")
         self._prune(kept, counts, referenced=True)
         for spec in self.shared:
             self._delete(spec, merge_sql.delete_unreferenced(spec), counts)
@@ -143,8 +120,7 @@ class Applier:
         counts.created, counts.updated = merged["created"], merged["updated"]
         counts.fetched = merged["yielded"] + counts.duplicates
         counts.unchanged = merged["yielded"] - counts.created - counts.updated
-        self.table_changes[incoming.spec.name].rows += counts.created
-        self.table_changes[incoming.spec.name].digest += int(merged["digest"])
+        self.digests[incoming.spec.name] += int(merged["digest"])
 
     def _prune(
         self, tables: Sequence[IncomingTable], counts: dict[str, Counts], *, referenced: bool = False
@@ -182,6 +158,5 @@ class Applier:
         rows = self.connection.execute(statement).fetchall()
         for row in rows:
             counts[spec.name].deleted += row["deleted"]
-            self.table_changes[spec.name].rows -= row["deleted"]
-            self.table_changes[spec.name].digest -= int(row["digest"])
+            self.digests[spec.name] -= int(row["digest"])
         return rows

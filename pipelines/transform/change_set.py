@@ -2,13 +2,12 @@
 
     pending versions of a partition ──start──> change_set <──extend── records whose rows depend on the change
 
-A rebuild starts with given versions instead, and its change set is complete: it is never extended. Belongs here: which
-versions and observations are read, with which counters. Not: what makes a version pending or effective
-(`warehouse.functions`), which records depend on a change (`dependents`), what is done with the rows (`apply`).
+A rebuild starts with given versions instead, and its change set is complete: it is never extended. Not here: what makes
+a version pending or effective (`warehouse.functions`), which records depend on a change (`dependents`).
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, LiteralString
 
 from psycopg import sql
 
@@ -27,65 +26,59 @@ create temp table if not exists change_set_bodies (
 create temp table if not exists change_set_observations (
     record_id uuid, observation_id bigint primary key, round int
 ) on commit drop;
-create temp table if not exists dependent_records (record_id uuid) on commit drop;
-create temp table if not exists pruned_keys (key uuid) on commit drop
+create temp table if not exists dependent_records (record_id uuid) on commit drop
 """
 
-PENDING = sql.SQL(
-    """
-    with pending as (
-        select version_id, record_id, stream, external_id, payload_id from staging.pending_versions(%(code)s)
-        where stream = any(%(streams)s) and partition_key = %(partition)s
-        union
-        select version_id, record_id, stream, external_id, payload_id from staging.versions
-        where latest and stream = any(%(streams)s) and partition_key = %(partition)s and %(full)s
-    )
-
-    """
+PENDING = """
+with pending as (
+    select version_id, record_id, stream, external_id, payload_id from staging.pending_versions(%(code)s)
+    where stream = any(%(streams)s) and partition_key = %(partition)s
+    union
+    select version_id, record_id, stream, external_id, payload_id from staging.versions
+    where latest and stream = any(%(streams)s) and partition_key = %(partition)s and %(full)s
 )
+"""
 
-INSERT_PENDING = sql.SQL(
-    """
-    insert into change_set
-    select record_id, version_id, stream, external_id, payload_id, 1,
-        %(full)s or payload_id is null or not exists (
-            select from staging.effective_versions e
-            where e.record_id = p.record_id and e.payload_id is not null and e.applied_sql = %(code)s
-              and not exists (
-                  select from staging.quarantine q
-                  where q.record_id = p.record_id and q.reason = 'select_fails' and q.closed_at is null)
-              and not exists (
-                  select from staging.observations o
-                  where o.record_id = p.record_id and o.late and o.valid_from_run is null))
-    from pending p
-    """
-)
+INSERT_PENDING = """
+insert into change_set
+select record_id, version_id, stream, external_id, payload_id, 1,
+    %(full)s or payload_id is null or not exists (
+        select from staging.effective_versions e
+        where e.record_id = p.record_id and e.payload_id is not null and e.applied_sql = %(code)s
+          and not exists (
+              select from staging.quarantine q
+              where q.record_id = p.record_id and q.reason = 'select_fails' and q.closed_at is null)
+          and not exists (
+              select from staging.observations o
+              where o.record_id = p.record_id and o.late and o.valid_from_run is null))
+from pending p
+"""
 """All observations of a record are read, unless the same SELECT files were applied to it before and did not fail, and
 no late one changes what comes after it."""
 
-INSERT_GIVEN = sql.SQL(
-    """
-    insert into change_set
-    select v.record_id, v.version_id, v.stream, v.external_id, v.payload_id, 1, true, t.edition
-    from unnest(%(versions)s::bigint[], %(editions)s::int[]) as t (version_id, edition)
-    join staging.versions v using (version_id)
-    where v.stream = any(%(streams)s)
-    """
-)
+INSERT_GIVEN = """
+insert into change_set
+select v.record_id, v.version_id, v.stream, v.external_id, v.payload_id, 1, true, t.edition
+from unnest(%(versions)s::bigint[], %(editions)s::int[]) as t (version_id, edition)
+join staging.versions v using (version_id)
+where v.stream = any(%(streams)s)
+"""
 
 INSERT_DEPENDENT = """
 insert into change_set
 select e.record_id, e.version_id, e.stream, e.external_id, e.payload_id, %(round)s, true
-from (select distinct record_id from dependent_records) as d
-join staging.effective_versions e on e.record_id = d.record_id
-where e.stream = any(%(streams)s) and not exists (select from change_set c where c.record_id = d.record_id)
+from staging.effective_versions e
+where e.record_id in (select record_id from dependent_records) and e.stream = any(%(streams)s)
+on conflict (record_id) do update set all_observations = true
 """
 
 NOW = sql.SQL("(v.latest or o.valid_from_run is not null)")
 """A version that is not the latest keeps the counters it was applied with; newer ones apply with the latest version."""
 
 AS_OF = sql.SQL(
-    "exists (select from ops.fetch_runs r where r.fetch_run_id = o.valid_from_run and r.publish_seq <= {publish_seq})"
+    """exists (
+        select from ops.fetch_runs r
+        where r.fetch_run_id = o.valid_from_run and r.publish_seq <= coalesce({publish_seq}, r.publish_seq))"""
 )
 
 INSERT_BODIES = sql.SQL(
@@ -123,11 +116,12 @@ INSERT_OBSERVATIONS = sql.SQL(
 
 COUNT_RECORDS = """
 select count(*) as number from (
-    select record_id from change_set where payload_id is not null and stream = any(%(streams)s)
+    select record_id, stream from change_set where payload_id is not null
     union
-    select record_id from staging.versions
-    where latest and payload_id is not null and stream = any(%(streams)s) and partition_key = %(partition)s
+    select record_id, stream from staging.versions
+    where latest and payload_id is not null and partition_key = %(partition)s
 ) as r
+where stream in (select stream from change_set where version_id = any(%(versions)s))
 """
 
 
@@ -157,12 +151,12 @@ class ChangeSet:
         """
         self.partition = partition
         parameters = {"partition": partition, "full": full, "code": code, "streams": self._streams}
-        if not self.connection.execute(PENDING + sql.SQL("select from pending limit 1"), parameters).rowcount:
+        if not self.connection.execute(PENDING + "select from pending limit 1", parameters).rowcount:
             return 0
         return self._start(PENDING + INSERT_PENDING, parameters)
 
-    def start_complete(self, versions: Sequence[int], editions: Sequence[int], publish_seq: int) -> int:
-        """Starts with given versions and the observations applied up to a run; returns the number of records.
+    def start_complete(self, versions: Sequence[int], editions: Sequence[int], publish_seq: int | None) -> int:
+        """Starts with given versions and the observations applied up to a run, or now; returns the number of records.
 
         editions: for each version, the number of the SELECT files that are applied to it.
         """
@@ -170,7 +164,7 @@ class ChangeSet:
         self._applied = AS_OF.format(publish_seq=sql.Literal(publish_seq))
         return self._start(INSERT_GIVEN, {"versions": versions, "editions": editions, "streams": self._streams})
 
-    def _start(self, query: sql.SQL | sql.Composed, parameters: dict[str, Any]) -> int:
+    def _start(self, query: LiteralString, parameters: dict[str, Any]) -> int:
         self.connection.execute(CREATE_CHANGE_SET)
         number = self.connection.execute(query, parameters).rowcount
         self._fill()
@@ -179,32 +173,20 @@ class ChangeSet:
     def extend(self) -> bool:
         """Adds the effective versions of `dependent_records`; returns whether there was anything to add."""
         self.connection.execute(INSERT_DEPENDENT, {"round": self.round + 1, "streams": self._streams})
-        self.connection.execute(
-            "update change_set c set all_observations = true from dependent_records d where c.record_id = d.record_id"
-        )
         return self._fill() > 0
 
     def remove_bodies(self, version_ids: Sequence[int]) -> None:
-        """Removes the bodies of versions, so that no SELECT reads them and all their rows are pruned; SELECTs then read
-        again what is left.
-        """
-        self.connection.execute("delete from change_set_bodies where version_id = any(%s)", [list(version_ids)])
-        self.connection.execute(
-            "update change_set set all_observations = true where version_id = any(%s)", [list(version_ids)]
-        )
+        """Removes the bodies of versions, so that no SELECT reads them and all their rows are pruned."""
+        parameters = [list(version_ids)]
+        self.connection.execute("delete from change_set_bodies where version_id = any(%s)", parameters)
+        self.connection.execute("update change_set set all_observations = true where version_id = any(%s)", parameters)
         self.connection.execute(INSERT_OBSERVATIONS.format(round=sql.Literal(self.round), applied=self._applied))
-        self.merge_rounds()
 
     def count_records(self, version_ids: Sequence[int]) -> int:
         """How many records with a body the change set, and its partition, have of the streams of some versions."""
-        streams = self.connection.execute(
-            "select distinct stream from change_set where version_id = any(%s)", [list(version_ids)]
-        )
-        row = self.connection.execute(
-            COUNT_RECORDS, {"streams": [each["stream"] for each in streams], "partition": self.partition}
-        ).fetchone()
-        assert row is not None
-        return int(row["number"])
+        parameters = {"versions": list(version_ids), "partition": self.partition}
+        row = self.connection.execute(COUNT_RECORDS, parameters).fetchone()
+        return int(row["number"]) if row else 0
 
     def merge_rounds(self) -> None:
         """Makes all rounds one, so that SELECTs read all of it again."""

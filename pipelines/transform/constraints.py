@@ -1,163 +1,188 @@
 """Finds the rows of `incoming` that do not fit their table, after PostgreSQL has refused to write a change set.
 
 Table by table, parents first, a row is rejected with a reason: a value that its column's type cannot read, a missing
-value, a CHECK, a parent that is missing, rejected or pruned, a key or a unique value of another row (`key_conflicts`).
-A nullable reference to a missing parent becomes NULL instead; the row is pending for the parent either way. The rows
-that are left fit. Belongs here: what a row must fit. Not: moving rejected rows (`rejects`).
+value, a CHECK, a parent that is missing, rejected or pruned, a key or a unique value of another row. The rows that are
+left fit.
+
+A row is pending for a parent, and a nullable reference to it is NULL until it comes. Of rows with one key or unique
+value the smallest (stream, external id, key) is written; the others are pending until it is pruned.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 from psycopg import sql
 
 from pipelines.ledger import Counts
-from pipelines.transform import merge_sql, rejects
-from pipelines.transform.incoming import IncomingTable
-from pipelines.transform.key_conflicts import ConflictResolver
-from pipelines.warehouse.database import Connection
+from pipelines.transform.incoming import IncomingTable, referring
+from pipelines.transform.merge_sql import is_referenced
 from pipelines.warehouse.table_spec import Reference, TableSpec, names
 
 
-class RowValidator:
-    """Validates the rows that the SELECT files of one run yield."""
-
-    def __init__(self, connection: Connection, tables: Sequence[IncomingTable]) -> None:
-        self.connection, self.tables, self.conflicts = connection, tables, ConflictResolver(connection)
-
-    def reject_invalid(self) -> None:
-        """Rejects the rows that do not fit, whatever other rows there are."""
-        for incoming in self.tables:
-            self._reject_types(incoming)
-            self._reject_missing_values(incoming)
-            self._reject_checks(incoming)
-
-    def reject_conflicting(self, counts: dict[str, Counts]) -> None:
-        """Leaves in `incoming` only rows that fit together; adds duplicates to the counts."""
-        for incoming in self.tables:
-            each = counts[incoming.spec.name]
-            each.duplicates += self._delete_duplicates(incoming)
-            for reference in incoming.spec.references:
-                self._reject_orphans(incoming, reference)
-            each.duplicates += self.conflicts.resolve(incoming)
-        self.delete_unreferenced()
-
-    def delete_unreferenced(self) -> None:
-        """Deletes from `incoming` the shared rows to which no row refers, or only rejected ones, of any source."""
-        for incoming in self.tables:
-            if not incoming.spec.owned:
-                self._delete_unreferenced(incoming)
-
-    def _reject_types(self, incoming: IncomingTable) -> None:
-        for column in incoming.yielded:
+def reject_invalid(tables: Sequence[IncomingTable]) -> None:
+    """Rejects the rows that do not fit, whatever other rows there are."""
+    for incoming in tables:
+        for column, yielded in incoming.yielded.items():
             wanted = incoming.spec.type_of(column)
-            if incoming.yielded[column] == wanted.lower():
-                continue
-            text = incoming.as_text(column)
-            rejects.reject(
-                self.connection,
-                incoming,
-                sql.SQL("not pg_input_is_valid({}, {})").format(text, sql.Literal(wanted)),
-                reason="type",
-                constraint=column,
-                detail=sql.SQL("(select message from pg_input_error_info({}, {}))").format(text, sql.Literal(wanted)),
-            )
-
-    def _reject_missing_values(self, incoming: IncomingTable) -> None:
-        for column in incoming.yielded:
+            if yielded != wanted.lower():
+                value = sql.SQL("{}, {}").format(incoming.as_text(column), sql.Literal(wanted))
+                invalid = sql.SQL("not pg_input_is_valid({})").format(value)
+                message = sql.SQL("(select message from pg_input_error_info({}))").format(value)
+                incoming.reject(invalid, "type", column, message)
             if not incoming.spec.table.columns[column].nullable:
-                rejects.reject(
-                    self.connection,
-                    incoming,
-                    sql.SQL("{} is null").format(sql.Identifier(column)),
-                    reason="not_null",
-                    constraint=column,
-                    detail=sql.Literal(f"{column} has no value"),
-                )
-
-    def _reject_checks(self, incoming: IncomingTable) -> None:
+                missing = sql.SQL("{} is null").format(sql.Identifier(column))
+                incoming.reject(missing, "not_null", column, sql.Literal(f"{column} has no value"))
         for check in incoming.spec.checks:
-            rejects.reject(
-                self.connection,
-                incoming,
-                sql.SQL("o.ctid in (select n.ctid from ({}) as n where ({}) is false)").format(
-                    incoming.typed_rows(), sql.SQL(str(check.sqltext))
-                ),
-                reason="check",
-                constraint=str(check.name),
-                detail=sql.Literal(str(check.sqltext)),
+            condition = str(check.sqltext)
+            failed = sql.SQL("o.ctid in (select n.ctid from ({}) as n where ({}) is false)").format(
+                incoming.typed_rows(), sql.SQL(condition)
             )
+            incoming.reject(failed, "check", str(check.name), sql.Literal(condition))
 
-    def _delete_duplicates(self, incoming: IncomingTable) -> int:
-        """Deletes all but one of equal rows; returns how many."""
-        return self.connection.execute(
-            sql.SQL(
-                """
-                delete from {incoming} where ctid in (
-                    select place from (
-                        select ctid as place, row_number() over (partition by {columns}) as number from {incoming}
-                    ) as n
-                    where number > 1)
-                """
-            ).format(incoming=incoming.identifier, columns=names(list(incoming.yielded)))
-        ).rowcount
 
-    def _reject_orphans(self, incoming: IncomingTable, reference: Reference) -> None:
-        """Rejects rows whose parent will not be there; a nullable reference to it becomes NULL instead."""
-        if reference.column not in incoming.yielded:
-            return
-        parent = TableSpec(reference.table)
-        column = sql.Identifier("o", reference.column)
-        orphan = self._is_orphan(parent, column)
-        rejects.insert_pending(
-            self.connection, incoming, orphan, parent.name, sql.SQL("{}::text").format(column), "parent"
-        )
-        if reference.nullable:
-            self.connection.execute(
-                sql.SQL("update {} o set {} = null where {}").format(
-                    incoming.identifier, sql.Identifier(reference.column), orphan
-                )
-            )
-            return
-        rejects.reject(
-            self.connection,
-            incoming,
-            orphan,
-            reason="parent",
-            constraint=f"{incoming.spec.table.name}_{reference.column}_fkey",
-            detail=sql.Literal(f"its row of {parent.name} is missing or does not fit"),
+def reject_conflicting(tables: Sequence[IncomingTable], counts: dict[str, Counts]) -> None:
+    """Leaves in `incoming` only rows that fit together; adds duplicates to the counts."""
+    for incoming in tables:
+        duplicates = _delete_duplicates(incoming)
+        for reference in incoming.spec.references:
+            if reference.column in incoming.yielded:
+                _reject_orphans(incoming, reference, tables)
+        if incoming.spec.owned:
+            duplicates += _reject_losers(incoming)
+        counts[incoming.spec.name].duplicates += duplicates
+    delete_unreferenced(tables)
+
+
+def delete_unreferenced(tables: Sequence[IncomingTable]) -> None:
+    """Deletes from `incoming` the shared rows to which no row refers, or only rejected ones, of any source."""
+    for incoming in tables:
+        if incoming.spec.owned:
+            continue
+        places = [(child.identifier, reference.column) for child, reference in referring(tables, incoming)]
+        incoming.connection.execute(
+            sql.SQL("delete from {} t where not {}").format(incoming.identifier, is_referenced(incoming.spec, places))
         )
 
-    def _is_orphan(self, parent: TableSpec, column: sql.Identifier) -> sql.Composed:
-        """The condition that a column has a key of a parent that is neither in its table to stay, nor in `incoming`."""
-        (key,) = parent.key
-        filled = next((each for each in self.tables if each.spec.table is parent.table), None)
-        stays = (
-            sql.SQL("not exists (select from change_set c where c.record_id = p.record_id)")
-            if filled and parent.owned
-            else sql.SQL("true")
-        )
-        comes = (
-            sql.SQL("or exists (select from {} i where i.{} = {})").format(
-                filled.identifier, sql.Identifier(key), column
-            )
-            if filled
-            else sql.SQL("")
-        )
-        return sql.SQL(
-            "{column} is not null and not ("
-            "exists (select from {parent} p where p.{key} = {column} and {stays}) {comes})"
-        ).format(column=column, parent=parent.target, key=sql.Identifier(key), stays=stays, comes=comes)
 
-    def _delete_unreferenced(self, incoming: IncomingTable) -> None:
-        places = [(table.target, column) for table, column in incoming.spec.referrers]
-        places += [
-            (child.identifier, reference.column)
-            for child in self.tables
-            for reference in child.spec.references
-            if reference.table is incoming.spec.table
-        ]
-        self.connection.execute(
-            sql.SQL("delete from {} t where not {}").format(
-                incoming.identifier, merge_sql.is_referenced(incoming.spec, places)
+def _delete_duplicates(incoming: IncomingTable) -> int:
+    """Deletes all but one of equal rows; returns how many."""
+    return incoming.connection.execute(
+        sql.SQL(
+            """
+            delete from {incoming} where ctid in (
+                select place from (
+                    select ctid as place, row_number() over (partition by {columns}) as number from {incoming}
+                ) as n
+                where number > 1)
+            """
+        ).format(incoming=incoming.identifier, columns=names(list(incoming.yielded)))
+    ).rowcount
+
+
+def _reject_orphans(incoming: IncomingTable, reference: Reference, tables: Sequence[IncomingTable]) -> None:
+    """Rejects rows whose parent will not be there; a nullable reference to it becomes NULL instead."""
+    parent, column = TableSpec(reference.table), sql.Identifier("o", reference.column)
+    orphan = _is_orphan(parent, column, tables)
+    incoming.insert_pending(orphan, "parent", parent.name, sql.SQL("{}::text").format(column))
+    if reference.nullable:
+        incoming.connection.execute(
+            sql.SQL("update {} o set {} = null where {}").format(
+                incoming.identifier, sql.Identifier(reference.column), orphan
             )
         )
+        return
+    detail = sql.Literal(f"its row of {parent.name} is missing or does not fit")
+    incoming.reject(orphan, "parent", f"{incoming.spec.table.name}_{reference.column}_fkey", detail)
+
+
+def _is_orphan(parent: TableSpec, column: sql.Identifier, tables: Sequence[IncomingTable]) -> sql.Composed:
+    """The condition that a column has a key of a parent that is neither in its table to stay, nor in `incoming`."""
+    stays, comes = sql.SQL("true"), sql.SQL("false").format()
+    for filled in tables:
+        if filled.spec.table is parent.table:
+            comes = sql.SQL("exists (select from {} i where i.{} = {})").format(
+                filled.identifier, sql.Identifier(*parent.key), column
+            )
+            if parent.owned:
+                stays = sql.SQL("not exists (select from change_set c where c.record_id = p.record_id)")
+    return sql.SQL(
+        "{column} is not null and not {comes} and not exists ("
+        "select from {parent} p where p.{key} = {column} and {stays})"
+    ).format(column=column, parent=parent.target, key=sql.Identifier(*parent.key), stays=stays, comes=comes)
+
+
+def _reject_losers(incoming: IncomingTable) -> int:
+    """Takes out the rows that lose a key or a unique value to another row: a row that loses its key to another record
+    is a duplicate, the others are rejected. Returns the number of duplicates.
+
+    A row that loses one conflict cannot win another, so rows are decided one after the other, the smallest first.
+    """
+    winners: dict[tuple[int, int], dict[str, Any]] = {}
+    losers = []
+    for row in incoming.connection.execute(_contested(incoming)):
+        claims = [(number, value) for number, value in enumerate(row["values"]) if value is not None]
+        taken = next((claim for claim in claims if claim in winners), None)
+        if taken is None:
+            winners |= dict.fromkeys(claims, row)
+        else:
+            winner = winners[taken]
+            losers.append((row["place"], taken[0], winner["key"], winner["record_id"] == row["record_id"]))
+    if not losers:
+        return 0
+    incoming.connection.execute(CREATE_LOSERS, [list(each) for each in zip(*losers, strict=True)])
+    lost_key = sql.SQL("o.ctid in (select place from conflict_losers where number = 0 and not same_record)")
+    incoming.insert_pending(lost_key, "key", incoming.spec.name, WINNER_KEY)
+    duplicates = incoming.connection.execute(
+        sql.SQL("delete from {} o where {}").format(incoming.identifier, lost_key)
+    ).rowcount
+    for number, (columns, unique) in enumerate(incoming.exclusive):
+        lost = sql.SQL("o.ctid in (select place from conflict_losers where number = {})").format(sql.Literal(number))
+        if unique is not None:
+            incoming.insert_pending(lost, "unique", incoming.spec.name, WINNER_KEY)
+        constraint = f"{incoming.spec.table.name}_pkey" if unique is None else str(unique.name)
+        incoming.reject(lost, "unique", constraint, sql.Literal(f"another row has this {', '.join(columns)}"))
+    incoming.connection.execute("drop table conflict_losers")
+    return duplicates
+
+
+def _contested(incoming: IncomingTable) -> sql.Composed:
+    """The query CONTESTED over the rows of a table."""
+    values: list[sql.Composable] = []
+    counts: list[sql.Composable] = []
+    for columns, unique in incoming.exclusive:
+        all_columns = names(columns, "n")
+        comparable = sql.SQL("num_nulls({}) = 0").format(all_columns)
+        if unique is not None and unique.dialect_options["postgresql"]["nulls_not_distinct"]:
+            comparable = sql.SQL("true").format()
+        case = sql.SQL("case when {} then {} end")
+        values.append(case.format(comparable, sql.SQL("dense_rank() over (order by {})").format(all_columns)))
+        counts.append(case.format(comparable, sql.SQL("count(*) over (partition by {})").format(all_columns)))
+    return CONTESTED.format(
+        key=incoming.spec.key_text("n"),
+        values=sql.SQL(", ").join(values),
+        counts=sql.SQL(", ").join(counts),
+        rows=incoming.typed_rows(),
+    )
+
+
+CONTESTED = sql.SQL(
+    """
+    select place::text, record_id, key, values from (
+        select n.ctid as place, n.record_id, {key} as key, array[{values}] as values, greatest({counts}) as most,
+            row_number() over (
+                order by c.stream collate "C", c.external_id collate "C", {key} collate "C",
+                    (to_jsonb(n) - 'ctid')::text collate "C") as rank
+        from ({rows}) as n left join change_set c on c.record_id = n.record_id
+    ) as numbered
+    where most > 1 order by rank
+    """
+)
+"""The rows that share a key, the smallest first. values: a number for the value of each key; null is not comparable."""
+
+CREATE_LOSERS = """
+create temp table conflict_losers on commit drop as
+select * from unnest(%s::tid[], %s::int[], %s::text[], %s::boolean[]) as l (place, number, winner, same_record)
+"""
+"""The rows that lose a conflict. number: of which key; 0 is the primary key."""
+
+WINNER_KEY = sql.SQL("(select winner from conflict_losers where place = o.ctid)")

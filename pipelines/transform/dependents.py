@@ -4,7 +4,7 @@
     rows that are pruned ──> records pending for their key or unique value · records with rows that refer to them
 
 Every conflict is then resolved with all its rows in the change set, so the tables do not depend on the order in which
-records arrive. Belongs here: which records depend on a change. Not: what they bring in (`change_set`).
+records arrive.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from psycopg import sql
 
 from pipelines.transform.change_set import ChangeSet
-from pipelines.transform.incoming import IncomingTable
+from pipelines.transform.incoming import IncomingTable, referring
 
 PENDING_FOR_PARENT = sql.SQL(
     """
@@ -45,86 +45,51 @@ HAVING_KEY = sql.SQL(
     where not exists (select from change_set c where c.record_id = t.record_id)
     """
 )
-
-INSERT_PRUNED_KEYS = sql.SQL(
-    """
-    insert into pruned_keys
-    select t.{key} from {target} t join change_set c on c.record_id = t.record_id
-    where not exists (select from {incoming} o where o.{key} = t.{key})
-    """
-)
+"""Records outside the change set that have the primary key of a row in it, or a unique value."""
 
 REFERRING = sql.SQL(
     """
     insert into dependent_records
-    select t.record_id from pruned_keys p join {target} t on t.{column} = p.key
-    where not exists (select from change_set c where c.record_id = t.record_id and {included})
+    select r.record_id from {child} r
+    join (
+        select t.{key} as key from {target} t join change_set c on c.record_id = t.record_id
+        where not exists (select from {incoming} i where i.{key} = t.{key})
+    ) as pruned on r.{column} = pruned.key
+    where not exists (select from change_set c where c.record_id = r.record_id and {included})
     """
 )
+"""Records with rows that refer to a row that is about to be pruned."""
 
 
-class DependentRecords:
-    """Extends one change set by the records that depend on the rows its SELECT files have yielded so far."""
+def add_dependents(change_set: ChangeSet, tables: Sequence[IncomingTable], *, having_keys: bool) -> bool:
+    """Extends a change set by the records that depend on the rows its SELECT files have yielded so far; returns whether
+    there were any.
 
-    def __init__(self, change_set: ChangeSet, tables: Sequence[IncomingTable]) -> None:
-        self.change_set, self.connection, self.tables = change_set, change_set.connection, tables
-
-    def add(self, *, having_keys: bool) -> bool:
-        """Extends the change set; returns whether it was extended.
-
-        having_keys: adds also the records outside it whose rows have a key or unique value of a row in it.
-        """
-        if self.change_set.complete:
-            return False
-        self.connection.execute("truncate dependent_records")
-        for incoming in self.tables:
-            self._insert(PENDING_FOR_PARENT, incoming, key=incoming.spec.key_text("i"))
-            if incoming.spec.owned:
-                self._insert(
-                    PENDING_FOR_KEY, incoming, key=incoming.spec.key_text("i"), target_key=incoming.spec.key_text("t")
+    having_keys: adds also the records outside it whose rows have a key or unique value of a row in it.
+    """
+    if change_set.complete:
+        return False
+    change_set.connection.execute("truncate dependent_records")
+    for incoming in tables:
+        _insert(PENDING_FOR_PARENT, incoming, key=incoming.spec.key_text("i"))
+        if incoming.spec.owned:
+            keys = {"key": incoming.spec.key_text("i"), "target_key": incoming.spec.key_text("t")}
+            _insert(PENDING_FOR_KEY, incoming, **keys)
+            for columns, _ in incoming.exclusive if having_keys else ():
+                same = sql.SQL(" and ").join(sql.SQL("n.{0} = t.{0}").format(sql.Identifier(each)) for each in columns)
+                _insert(HAVING_KEY, incoming, typed_rows=incoming.typed_rows(), same=same)
+            for child, reference in referring(tables, incoming):
+                _insert(
+                    REFERRING,
+                    incoming,
+                    child=child.spec.target,
+                    key=sql.Identifier(*incoming.spec.key),
+                    column=sql.Identifier(reference.column),
+                    included=sql.SQL("c.all_observations" if child.spec.time_series else "true"),
                 )
-                if having_keys:
-                    self._insert_having_keys(incoming)
-            self._insert_referring(incoming)
-        return self.change_set.extend()
+    return change_set.extend()
 
-    def _insert(self, query: sql.SQL, incoming: IncomingTable, **parts: sql.Composable) -> None:
-        self.connection.execute(
-            query.format(
-                incoming=incoming.identifier,
-                target=incoming.spec.target,
-                **{"name": sql.Literal(incoming.spec.name), **parts},
-            )
-        )
 
-    def _insert_having_keys(self, incoming: IncomingTable) -> None:
-        """Records outside the change set that have the primary key of a row in it, or a unique value."""
-        uniques = ([column.name for column in unique.columns] for unique in incoming.spec.uniques)
-        for columns in (incoming.spec.key, *(each for each in uniques if set(each) <= incoming.yielded.keys())):
-            same = sql.SQL(" and ").join(sql.SQL("n.{0} = t.{0}").format(sql.Identifier(column)) for column in columns)
-            self._insert(HAVING_KEY, incoming, typed_rows=incoming.typed_rows(), same=same)
-
-    def _insert_referring(self, incoming: IncomingTable) -> None:
-        """Records with rows that refer to a row that is about to be pruned."""
-        referring = [
-            (child, reference)
-            for child in self.tables
-            for reference in child.spec.references
-            if reference.table is incoming.spec.table
-        ]
-        if not referring or not incoming.spec.owned:
-            return
-        self.connection.execute("truncate pruned_keys")
-        (key,) = incoming.spec.key
-        pruned = INSERT_PRUNED_KEYS.format(
-            target=incoming.spec.target, incoming=incoming.identifier, key=sql.Identifier(key)
-        )
-        if not self.connection.execute(pruned).rowcount:
-            return
-        for child, reference in referring:
-            self._insert(
-                REFERRING,
-                child,
-                column=sql.Identifier(reference.column),
-                included=sql.SQL("c.all_observations" if child.spec.time_series else "true"),
-            )
+def _insert(query: sql.SQL, incoming: IncomingTable, **parts: sql.Composable) -> None:
+    parts |= {"incoming": incoming.identifier, "target": incoming.spec.target, "name": sql.Literal(incoming.spec.name)}
+    incoming.connection.execute(query.format(**parts))

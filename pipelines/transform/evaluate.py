@@ -3,12 +3,12 @@
     change_set ──SELECT files──> incoming_<table>
                     └── fails on a record? find it by bisection, reject it, take out its body, start again
 
-A record that is rejected stays in the change set without a body, so its rows are pruned. Belongs here: running SELECT
-files, and their errors. Not: what the tables do with the rows (`apply`).
+A record that is rejected stays in the change set without a body, so its rows are pruned.
 """
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import psycopg
 from psycopg import sql
@@ -71,16 +71,14 @@ def query_over(
             where=where,
         )
         for kind, stream in change_set.source.streams.items()
-        for name, relation in (
-            (kind or "payloads", PAYLOADS),
-            (f"{kind}_observations" if kind else "observations", OBSERVATIONS),
-        )
+        for name, relation in ((kind or "payloads", PAYLOADS), (f"{kind}_observations".strip("_"), OBSERVATIONS))
     ]
     return sql.SQL("with {} select * from (\n{}\n) as selected").format(
         sql.SQL(", ").join(streams), sql.SQL(select.file.text)
     )
 
 
+@dataclass
 class Evaluator:
     """Runs the SELECT files of one run.
 
@@ -88,26 +86,21 @@ class Evaluator:
     that a SELECT fails on many records.
     """
 
-    def __init__(
-        self,
-        change_set: ChangeSet,
-        editions: Sequence[Sequence[Select]],
-        tables: Sequence[IncomingTable],
-        *,
-        shrink: bool,
-    ) -> None:
-        self.change_set, self.editions, self.tables, self.shrink = change_set, editions, tables, shrink
-        self.connection = change_set.connection
+    change_set: ChangeSet
+    editions: Sequence[Sequence[Select]]
+    tables: Sequence[IncomingTable]
+    shrink: bool
 
     def evaluate(self) -> None:
         """Adds what the SELECT files yield over the last round of the change set. Raises AtlasError for wrong SQL."""
         tables = {incoming.spec.table.name: incoming for incoming in self.tables}
+        several = len(self.editions) > 1
         for edition, selects in enumerate(self.editions):
             for select in selects:
                 query = query_over(self.change_set, select, edition)
                 try:
-                    with self.connection.transaction():
-                        self._add(tables[select.table.name], query, select)
+                    with self.change_set.connection.transaction():
+                        tables[select.table.name].add(query, select.file.address, as_text=several)
                 except SELECT_FAILED as error:
                     self._reject_failing(select, edition, error)
                     self.restart()
@@ -116,42 +109,30 @@ class Evaluator:
                     raise _wrong_sql(select, query, error) from error
         for incoming in self.tables:
             if not incoming.yielded:
-                query = sql.SQL("select {} from {} where false").format(
-                    names(incoming.spec.content), incoming.spec.target
-                )
-                incoming.create(self.connection, query, incoming.spec.name)
-            self.connection.execute(sql.SQL("analyze {}").format(incoming.identifier))
+                nothing = sql.SQL("select {} from {} where false")
+                incoming.add(nothing.format(names(incoming.spec.content), incoming.spec.target), incoming.spec.name)
+            self.change_set.connection.execute(sql.SQL("analyze {}").format(incoming.identifier))
 
     def restart(self) -> None:
-        """Drops what was yielded and rejected, and evaluates again."""
+        """Drops what was yielded and rejected, and evaluates the whole change set again."""
+        self.change_set.merge_rounds()
         for incoming in self.tables:
-            self.connection.execute(sql.SQL("drop table if exists {}").format(incoming.identifier))
-            incoming.yielded = {}
-        rejects.reset(self.connection)
+            incoming.drop()
+        rejects.reset(self.change_set.connection)
         self.evaluate()
-
-    def _add(self, incoming: IncomingTable, query: sql.Composed, select: Select) -> None:
-        """Adds what one SELECT file yields. What several editions of it yield may differ in types: it meets as text."""
-        if len(self.editions) > 1:
-            if not incoming.yielded:
-                incoming.create_as_text(self.connection)
-            incoming.insert_as_text(self.connection, query, select.file.address)
-        elif incoming.yielded:
-            self.connection.execute(sql.SQL("insert into {} {}").format(incoming.identifier, query))
-        else:
-            incoming.create(self.connection, query, select.file.address)
 
     def _reject_failing(self, select: Select, edition: int, error: psycopg.Error) -> None:
         """Rejects the records on which a SELECT fails, and takes out their bodies, so that no SELECT reads them."""
         failing = self._find_failing(select, edition)
         if not failing:
             raise _wrong_sql(select, query_over(self.change_set, select, edition), error) from error
-        self.connection.cursor().executemany(
+        self.change_set.connection.execute(
             """
             insert into rejected_rows (table_name, record_id, row_key, reason, detail)
-            select %s, record_id, external_id, 'select_fails', %s from change_set where version_id = %s
+            select %s, record_id, external_id, 'select_fails', message
+            from unnest(%s::bigint[], %s::text[]) as f (version_id, message) join change_set using (version_id)
             """,
-            [(select.table.fullname, message, version_id) for version_id, message in failing.items()],
+            [select.table.fullname, list(failing), list(failing.values())],
         )
         self.change_set.remove_bodies(list(failing))
 
@@ -160,17 +141,13 @@ class Evaluator:
 
         Raises AtlasError as soon as these are more than half of at least 20, unless `shrink` accepts that.
         """
-        bisected = sql.SQL("and version_id = any(current_setting('atlas.bisected')::bigint[])")
-        query = sql.SQL("select count(selected) from ({}) as selected").format(
-            query_over(self.change_set, select, edition, bisected)
-        )
-        rows = self.connection.execute("select version_id from change_set_bodies order by version_id")
+        rows = self.change_set.connection.execute("select version_id from change_set_bodies order by version_id")
         parts = [[row["version_id"] for row in rows]]
         failing: dict[int, str] = {}
         read = 0
         while parts:
             part = parts.pop()
-            if not (message := self._error_over(query, part)):
+            if not (message := self._error_over(select, edition, part)):
                 continue
             if len(part) > 1:
                 parts += [part[len(part) // 2 :], part[: len(part) // 2]]
@@ -187,14 +164,15 @@ class Evaluator:
                 )
         return failing
 
-    def _error_over(self, query: sql.Composed, versions: list[int]) -> str:
-        """What PostgreSQL says about a query over some versions; empty if it does not fail."""
+    def _error_over(self, select: Select, edition: int, versions: list[int]) -> str:
+        """What PostgreSQL says about a SELECT over some versions; empty if it does not fail."""
+        of_versions = sql.SQL("and version_id = any({})").format(sql.Literal(versions))
+        query = query_over(self.change_set, select, edition, of_versions)
         try:
-            with self.connection.transaction():
-                self.connection.execute(
-                    "select set_config('atlas.bisected', %s, true)", ["{" + ",".join(map(str, versions)) + "}"]
+            with self.change_set.connection.transaction():
+                self.change_set.connection.execute(
+                    sql.SQL("select count(selected) from ({}) as selected").format(query)
                 )
-                self.connection.execute(query)
         except SELECT_FAILED as error:
             return str(error).splitlines()[0]
         return ""

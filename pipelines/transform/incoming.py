@@ -1,21 +1,23 @@
 """The temporary table `incoming_<table>`: what the SELECT files yield for a table, before it is merged.
 
     SELECT files ──> incoming_<table>, in the types that they yield ──typed_rows──> rows in the types of the table
+                          └──reject──> rejected_rows      insert_pending──> found_pending_rows
 
-Belongs here: the columns and types that were yielded, and their casts. Not: what follows from the declaration of the
-table (`TableSpec`), statements that write the table (`merge_sql`).
+Belongs here: the yielded columns, their casts, taking rows out. Not: which rows (`constraints`), statements that write
+the table (`merge_sql`).
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from psycopg import sql
+from sqlalchemy import UniqueConstraint
 from sqlalchemy.dialects.postgresql import TIMESTAMP
 from sqlalchemy.types import BigInteger, Integer, SmallInteger
 
 from pipelines.errors import AtlasError
 from pipelines.warehouse.database import Connection
-from pipelines.warehouse.table_spec import TableSpec, names
+from pipelines.warehouse.table_spec import Reference, TableSpec
 
 NUMERIC = 1700
 """The oid of the type numeric."""
@@ -25,6 +27,7 @@ NUMERIC = 1700
 class IncomingTable:
     """The temporary table of one table. yielded: the columns that the SELECT files yield, with their types."""
 
+    connection: Connection
     spec: TableSpec
     yielded: dict[str, str] = field(default_factory=dict)
 
@@ -32,13 +35,25 @@ class IncomingTable:
     def identifier(self) -> sql.Identifier:
         return sql.Identifier(f"incoming_{self.spec.table.name}")
 
-    def create(self, connection: Connection, query: sql.Composed, select: str) -> None:
-        """Creates the table with what a query yields. select: the file that an error names.
+    @property
+    def exclusive(self) -> list[tuple[list[str], UniqueConstraint | None]]:
+        """What only one owned row may have: the primary key, and each unique constraint whose columns are yielded."""
+        uniques = [([column.name for column in unique.columns], unique) for unique in self.spec.uniques]
+        return [(self.spec.key, None), *(each for each in uniques if set(each[0]) <= self.yielded.keys())]
 
-        Raises AtlasError for an unknown or missing column.
+    def add(self, query: sql.Composed, select: str, *, as_text: bool = False) -> None:
+        """Adds what a query yields; the first one creates the table. select: the file that an error names.
+
+        as_text: what several queries yield may differ in types, so they meet as text. Raises AtlasError for an unknown
+        or missing column.
         """
-        connection.execute(sql.SQL("create temp table {} on commit drop as {}").format(self.identifier, query))
-        rows = connection.execute(
+        if as_text:
+            query = self._as_text(query, select)
+        if self.yielded:
+            self.connection.execute(sql.SQL("insert into {} {}").format(self.identifier, query))
+            return
+        self.connection.execute(sql.SQL("create temp table {} on commit drop as {}").format(self.identifier, query))
+        rows = self.connection.execute(
             """
             select attname, format_type(atttypid, null) as type from pg_attribute
             where attrelid = %s::regclass and attnum > 0 order by attnum
@@ -48,33 +63,26 @@ class IncomingTable:
         self.yielded = {row["attname"]: row["type"] for row in rows}
         self._require_columns(self.yielded, select)
 
-    def create_as_text(self, connection: Connection) -> None:
-        """Creates the table empty: keys in their own types, all other columns as text, which fits any SELECT."""
-        spec = self.spec
-        keys = {*spec.key, "record_id", *(reference.column for reference in spec.references)}
-        types = {column: spec.type_of(column) if column in keys else "text" for column in spec.content}
-        columns = [sql.SQL("{} {}").format(sql.Identifier(each), sql.SQL(types[each])) for each in types]
-        connection.execute(
-            sql.SQL("create temp table {} ({}) on commit drop").format(self.identifier, sql.SQL(", ").join(columns))
-        )
-        self.yielded = {column: name.lower() for column, name in types.items()}
+    def drop(self) -> None:
+        """Drops the table, so that rows can be added again."""
+        self.connection.execute(sql.SQL("drop table if exists {}").format(self.identifier))
+        self.yielded = {}
 
-    def insert_as_text(self, connection: Connection, query: sql.Composed, select: str) -> None:
-        """Inserts what a query yields into a table that `create_as_text` created. Raises what `create` raises."""
-        found = connection.execute(sql.SQL("{} limit 0").format(query)).description or []
-        columns = [column.name for column in found]
-        self._require_columns(columns, select)
-        values = [
-            sql.SQL("({})::{}").format(
-                self._text(column.name, numeric=column.type_code == NUMERIC), sql.SQL(self.yielded[column.name])
+    def _as_text(self, query: sql.Composed, select: str) -> sql.Composed:
+        """What a query yields: keys in the types of the table, all its other columns as text."""
+        found = self.connection.execute(sql.SQL("{} limit 0").format(query)).description or []
+        types = {column.name: column.type_code for column in found}
+        self._require_columns(types, select)
+        keys = {*self.spec.key, "record_id", *(reference.column for reference in self.spec.references)}
+        columns = [
+            sql.SQL("({})::{} as {}").format(
+                self._text(name, numeric=types[name] == NUMERIC) if name in types else sql.NULL,
+                sql.SQL(self.spec.type_of(name) if name in keys else "text"),
+                sql.Identifier(name),
             )
-            for column in found
+            for name in self.spec.content
         ]
-        connection.execute(
-            sql.SQL("insert into {} ({}) select {} from ({}) as q").format(
-                self.identifier, names(columns), sql.SQL(", ").join(values), query
-            )
-        )
+        return sql.SQL("select {} from ({}) as q").format(sql.SQL(", ").join(columns), query)
 
     def _require_columns(self, yielded: Iterable[str], select: str) -> None:
         columns = self.spec.table.columns
@@ -105,8 +113,10 @@ class IncomingTable:
             return sql.SQL("trim_scale({})::text").format(sql.Identifier(column))
         return sql.SQL("{}::text").format(sql.Identifier(column))
 
-    def cast(self, column: str) -> sql.Composable:
+    def _cast(self, column: str) -> sql.Composable:
         """The yielded value in the column's type. Without its length: a cast would truncate what is too long."""
+        if column not in self.yielded:
+            return sql.SQL("null::{}").format(sql.SQL(self.spec.type_of(column)))
         bare = self.spec.type_of(column).split("(")[0]
         if self.yielded[column] == bare.lower():
             return sql.Identifier(column)
@@ -118,12 +128,49 @@ class IncomingTable:
         A column that the SELECT does not yield is NULL, even where an earlier text of it filled the column.
         """
         columns = [
-            sql.SQL("{} as {}").format(
-                self.cast(column.name)
-                if column.name in self.yielded
-                else sql.SQL("null::{}").format(sql.SQL(self.spec.type_of(column.name))),
-                sql.Identifier(column.name),
-            )
+            sql.SQL("{} as {}").format(self._cast(column.name), sql.Identifier(column.name))
             for column in self.spec.table.columns
         ]
         return sql.SQL("select ctid, {} from {}").format(sql.SQL(", ").join(columns), self.identifier)
+
+    def reject(self, condition: sql.Composable, reason: str, constraint: str, detail: sql.Composable) -> None:
+        """Moves the rows `o` that meet a condition to `rejected_rows`, each with the reason."""
+        self.connection.execute(
+            sql.SQL(
+                """
+                with bad as (delete from {incoming} o where {condition} returning *)
+                insert into rejected_rows (table_name, record_id, row_key, reason, constraint_name, detail, row)
+                select {name}, {record}, {key}, {reason}, {constraint}, {detail}, to_jsonb(bad) from bad
+                """
+            ).format(
+                incoming=self.identifier,
+                condition=condition,
+                name=sql.Literal(self.spec.name),
+                record=sql.SQL("record_id" if self.spec.owned else "null"),
+                key=self.spec.key_text("bad"),
+                reason=sql.Literal(reason),
+                constraint=sql.Literal(constraint),
+                detail=detail,
+            )
+        )
+
+    def insert_pending(self, condition: sql.Composable, reason: str, table: str, key: sql.Composable) -> None:
+        """Inserts the rows `o` that meet a condition into `found_pending_rows`, with the key of a table that they are
+        pending for. Rows without a record are never pending.
+        """
+        if self.spec.owned:
+            self.connection.execute(
+                sql.SQL("insert into found_pending_rows select o.record_id, {}, {}, {} from {} o where {}").format(
+                    sql.Literal(table), key, sql.Literal(reason), self.identifier, condition
+                )
+            )
+
+
+def referring(tables: Sequence[IncomingTable], parent: IncomingTable) -> list[tuple[IncomingTable, Reference]]:
+    """The tables that refer to a table, each with the column that does."""
+    return [
+        (child, reference)
+        for child in tables
+        for reference in child.spec.references
+        if reference.table is parent.spec.table
+    ]

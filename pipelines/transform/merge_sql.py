@@ -9,13 +9,8 @@ from collections.abc import Sequence
 from psycopg import sql
 
 from pipelines.transform.incoming import IncomingTable
+from pipelines.warehouse.declare import audit_columns
 from pipelines.warehouse.table_spec import TableSpec, names
-
-
-def require_unique_keys(incoming: IncomingTable) -> sql.Composed:
-    """Fails where `incoming` has a key twice. MERGE alone would update the row with one of them, in no order."""
-    return sql.SQL("create unique index on {} ({})").format(incoming.identifier, names(incoming.spec.key))
-
 
 OBSERVATIONS_OF_CHANGE_SET = """(
     select s.record_id, e.stream, e.observed_at
@@ -29,21 +24,12 @@ def prune(incoming: IncomingTable, *, referenced: bool = False) -> sql.Composed:
     Returns for each stream: deleted, digest, and how many were kept because a row refers to them. referenced: deletes
     those too.
     """
-    pruned = sql.SQL(
-        """
-        select t.ctid as place, c.stream, {referenced} as kept from {target} t, {records} t.record_id = c.record_id
-          and not exists (select from {incoming} o where {same_key})
-        """
-    ).format(
-        referenced=sql.SQL("false") if referenced else _is_referenced(incoming.spec),
-        target=incoming.spec.target,
-        records=sql.SQL(OBSERVATIONS_OF_CHANGE_SET if incoming.spec.time_series else "change_set c where"),
-        incoming=incoming.identifier,
-        same_key=incoming.spec.same_key("o", "t"),
-    )
     return sql.SQL(
         """
-        with pruned as materialized ({pruned}),
+        with pruned as materialized (
+            select t.ctid as place, c.stream, {referenced} as kept from {target} t, {records} t.record_id = c.record_id
+              and not exists (select from {incoming} o where {same_key})
+        ),
         deleted as (
             delete from {target} t using pruned p where t.ctid = p.place and not p.kept
             returning p.stream, {hash} as hash
@@ -53,8 +39,11 @@ def prune(incoming: IncomingTable, *, referenced: bool = False) -> sql.Composed:
         from pruned p group by p.stream
         """
     ).format(
-        pruned=pruned,
+        referenced=sql.SQL("false") if referenced else is_referenced(incoming.spec),
         target=incoming.spec.target,
+        records=sql.SQL(OBSERVATIONS_OF_CHANGE_SET if incoming.spec.time_series else "change_set c where"),
+        incoming=incoming.identifier,
+        same_key=incoming.spec.same_key("o", "t"),
         hash=incoming.spec.row_hash("t"),
     )
 
@@ -66,16 +55,15 @@ def rows_of_stream(spec: TableSpec, stream: str, limit: int) -> sql.Composed:
     ).format(spec.target, sql.Literal(stream), sql.Literal(limit))
 
 
-def create_referenced(spec: TableSpec, tables: Sequence[TableSpec]) -> sql.Composed:
+def create_referenced(spec: TableSpec) -> sql.Composed:
     """Creates `referenced_<table>`: the keys of a shared table to which rows of the change set refer before the run."""
     keys: list[sql.Composable] = [sql.SQL("select null::uuid as key where false")]
     keys += [
         sql.SQL("select t.{} from {} t join change_set c using (record_id)").format(
-            sql.Identifier(reference.column), table.target
+            sql.Identifier(column), table.target
         )
-        for table in tables
-        for reference in table.references
-        if reference.table is spec.table and table.owned
+        for table, column in spec.referrers
+        if table.owned
     ]
     return sql.SQL("create temp table {} on commit drop as {}").format(_referenced(spec), sql.SQL(" union ").join(keys))
 
@@ -101,7 +89,7 @@ def delete_unreferenced(spec: TableSpec) -> sql.Composed:
         target=spec.target,
         key=sql.Identifier(*spec.key),
         keys=_referenced(spec),
-        referenced=_is_referenced(spec),
+        referenced=is_referenced(spec),
         hash=spec.row_hash("t"),
     )
 
@@ -116,13 +104,14 @@ def merge(spec: TableSpec, rows: sql.Composable, *, owners_stay: bool) -> sql.Co
     rest = [column for column in columns if column not in spec.key]
     assignments = [
         sql.SQL("{} = {}").format(
-            sql.Identifier(column),
-            OWNER if owners_stay and column == "record_id" else sql.Identifier("s", column),
+            sql.Identifier(column), OWNER if owners_stay and column == "record_id" else sql.Identifier("s", column)
         )
         for column in rest
     ]
+    if "updated_at" in audit_columns(spec.table):
+        assignments.append(sql.SQL("updated_at = now()").format())
     update = sql.SQL("when matched and record_image_ne(row({}), row({})) then update set {}").format(
-        names(rest, "t"), names(rest, "s"), sql.SQL(", ").join(assignments + spec.audit_assignments())
+        names(rest, "t"), names(rest, "s"), sql.SQL(", ").join(assignments)
     )
     return sql.SQL(
         """
@@ -158,8 +147,9 @@ OWNER = sql.SQL(
 )
 
 
-def is_referenced(spec: TableSpec, places: Sequence[tuple[sql.Composable, str]]) -> sql.Composable:
-    """The condition that any row refers to a row `t`. places: tables with the columns that may."""
+def is_referenced(spec: TableSpec, places: Sequence[tuple[sql.Composable, str]] = ()) -> sql.Composable:
+    """The condition that any row refers to a row `t`. places: further tables with a column that may."""
+    places = [*((table.target, column) for table, column in spec.referrers), *places]
     referring = [
         sql.SQL("exists (select from {} r where r.{} = t.{})").format(
             place, sql.Identifier(column), sql.Identifier(*spec.key)
@@ -167,7 +157,3 @@ def is_referenced(spec: TableSpec, places: Sequence[tuple[sql.Composable, str]])
         for place, column in places
     ]
     return sql.SQL("({})").format(sql.SQL(" or ").join(referring)) if referring else sql.SQL("false")
-
-
-def _is_referenced(spec: TableSpec) -> sql.Composable:
-    return is_referenced(spec, [(table.target, column) for table, column in spec.referrers])

@@ -41,8 +41,7 @@ def pending_partitions(warehouse: Warehouse, source: Source) -> list[str]:
         rows = connection.execute(
             """
             select distinct partition_key from staging.pending_versions(%(code)s)
-            where stream = any(%(streams)s)
-            order by 1
+            where stream = any(%(streams)s) order by 1
             """,
             {"streams": list(source.streams.values()), "code": code_version(selects)},
         )
@@ -107,12 +106,9 @@ def apply_pending(
         "records": records,
         "tables": {name: vars(each) for name, each in counts.items()},
         "sql": {select.file.address: select.file.digest for select in selects},
-        "table_digests": table_digests.update(run.connection, applier),
+        "table_digests": table_digests.update(applier, counts),
     }
-    total = Counts()
-    for each in counts.values():
-        total += each
-    return total, stats
+    return sum(counts.values(), Counts()), stats
 
 
 OTHER_SQL = """
@@ -176,10 +172,9 @@ def record_applied(run: Run, source: Source, code: str) -> None:
     Takes the landing lock of the source, because a landing changes the same versions. code: digest of the SELECT files.
     """
     locks.acquire_for_transaction(run.connection, locks.landing(source.name))
-    for statement in RECORD_APPLIED:
-        run.connection.execute(statement, {"run": run.id, "code": code})
-    rejects.write_pending(run.connection)
-    rejects.write_quarantine(run, source)
+    parameters = {"run": run.id, "code": code, "source": source.name, "partition": run.partition}
+    for statement in RECORD_APPLIED + rejects.RECORD_REJECTED:
+        run.connection.execute(statement, parameters)
 
 
 def record_rebuilt(run: Run, source: Source, code: str, exported: rejects.Exported) -> dict[str, int]:

@@ -1,8 +1,7 @@
 """The digest of each table's rows: the sum of their hashes modulo 2^64, kept in `ops.table_digests`.
 
 A transform adds the hashes of the rows it writes and subtracts those of the rows it deletes, so a digest costs nothing
-that increases with the table. Equal rows give equal sums in any order. Audit columns are not part of it. Belongs here:
-`ops.table_digests`. Not: the hash of a row (`TableSpec.row_hash`).
+that increases with the table. Equal rows give equal sums in any order. Audit columns are not part of it.
 """
 
 from collections.abc import Sequence
@@ -10,20 +9,21 @@ from typing import Any
 
 from psycopg import sql
 
-from pipelines.transform.apply import Applier, TableChange
+from pipelines.ledger import Counts
+from pipelines.transform.apply import Applier
 from pipelines.warehouse.database import Connection
 from pipelines.warehouse.table_spec import TableSpec
 
 
-def update(connection: Connection, applier: Applier) -> dict[str, dict[str, Any]]:
+def update(applier: Applier, counts: dict[str, Counts]) -> dict[str, dict[str, Any]]:
     """Adds what an applier has changed to `ops.table_digests`; returns rows and digest of each of its tables."""
+    connection = applier.connection
     specs = {spec.name: spec for spec in (*applier.specs, *applier.shared)}
     query = "select table_name, rows, digest from ops.table_digests where table_name = any(%s)"
     kept = {row["table_name"]: row for row in connection.execute(query, [list(specs)])}
     for name, row in kept.items():
-        change = applier.table_changes.get(name, TableChange())
-        row["rows"] += change.rows
-        row["digest"] = _as_bigint(row["digest"] + change.digest)
+        row["rows"] += counts[name].created - counts[name].deleted
+        row["digest"] = _as_bigint(row["digest"] + applier.digests.get(name, 0))
     return _save(connection, kept) | recount(connection, [specs[name] for name in specs.keys() - kept.keys()])
 
 

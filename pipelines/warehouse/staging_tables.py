@@ -183,11 +183,7 @@ quarantine = table(
     Index("quarantine_payload_key", "stream", "digest", unique=True, postgresql_where=text("stage = 'land'")),
     Index(
         "quarantine_row_key",
-        "stream",
-        "record_id",
-        "table_name",
-        "row_key",
-        "constraint_name",
+        *("stream", "record_id", "table_name", "row_key", "constraint_name"),
         unique=True,
         postgresql_nulls_not_distinct=True,
         postgresql_where=text("stage = 'transform'"),

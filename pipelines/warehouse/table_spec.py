@@ -97,8 +97,7 @@ class TableSpec:
 
     def key_text(self, alias: str) -> sql.Composed:
         """The key of a row as text, its columns separated by spaces, as `staging.pending_rows` has it."""
-        columns = (sql.SQL("{}::text").format(sql.Identifier(alias, column)) for column in self.key)
-        return sql.SQL("concat_ws(' ', {})").format(sql.SQL(", ").join(columns))
+        return sql.SQL("concat_ws(' ', {})").format(names(self.key, alias))
 
     def same_key(self, left: str, right: str) -> sql.Composed:
         """The condition that two rows have one key."""
@@ -112,10 +111,6 @@ class TableSpec:
         """All columns but the audit columns: what rows are compared and hashed by."""
         filled = audit_columns(self.table)
         return [column.name for column in self.table.columns if column.name not in filled]
-
-    def audit_assignments(self) -> list[sql.Composed]:
-        """The audit columns that an update of a row sets."""
-        return [sql.SQL("updated_at = now()").format()] if "updated_at" in audit_columns(self.table) else []
 
     def row_hash(self, alias: str) -> sql.Composed:
         """The hash of a row (with seed 0, '{}' hashes as NULL). The sum over all rows is the digest of the table."""

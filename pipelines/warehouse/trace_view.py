@@ -7,7 +7,6 @@ generated from the tables of all domains. Not here: looking up one row (`lineage
 """
 
 from psycopg import sql
-from sqlalchemy import Table
 
 from pipelines.warehouse.declare import metadata
 from pipelines.warehouse.objects import view
@@ -63,7 +62,8 @@ COLUMNS = {
 
 def declare() -> None:
     """Declares the view, over all tables that are declared so far."""
-    rows = sql.SQL("\nunion all\n").join(_rows(TableSpec(table)) for table in metadata.sorted_tables if _traced(table))
+    tables = [table for table in metadata.sorted_tables if table.schema not in {"ops", "staging"}]
+    rows = sql.SQL("\nunion all\n").join(_rows(TableSpec(table)) for table in tables)
     view("ops.trace", _trace(rows), "One row for each row of a domain: what proves it", COLUMNS)
 
 
@@ -74,11 +74,6 @@ def trace_query(spec: TableSpec, where: sql.Composable) -> sql.Composed:
 
 def _trace(rows: sql.Composed) -> str:
     return TRACE.replace("{rows}", rows.as_string())
-
-
-def _traced(table: Table) -> bool:
-    """Whether it is a table of a domain."""
-    return table.schema not in {"ops", "staging"}
 
 
 def _rows(spec: TableSpec) -> sql.Composed:

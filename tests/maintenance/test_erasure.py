@@ -14,8 +14,8 @@ from pipelines.errors import AtlasError
 from pipelines.landing import land
 from pipelines.ledger import Run
 from pipelines.lineage import rebuild, snapshots, time_travel, trace
-from pipelines.lineage.erasures import count_erased
 from pipelines.lineage.shadow_schema import TEMPORARY_PREFIX
+from pipelines.lineage.trace import count_erased
 from pipelines.maintenance import erasure, retention
 from pipelines.maintenance.retention import Policy
 from pipelines.source import Checkpoint, Item, Payload, Source
