@@ -14,7 +14,7 @@ from psycopg import sql
 
 from pipelines import project
 from pipelines.cli import context, show
-from pipelines.cli.context import AsJson, Day, SourceNames, Stream
+from pipelines.cli.context import SourceNames, Stream
 from pipelines.connectors import recording
 from pipelines.errors import AtlasError
 from pipelines.landing import bulk_files
@@ -25,6 +25,7 @@ from pipelines.transform.run import pending_partitions
 from pipelines.transform.run import transform as transform_partition
 from pipelines.warehouse.database import Warehouse
 
+Day = Annotated[str | None, typer.Option("--partition", help="One day, YYYY-MM-DD.", metavar="DAY")]
 Full = Annotated[bool, typer.Option("--full", help="Apply all latest versions again, not only pending ones.")]
 
 
@@ -43,7 +44,6 @@ def run(
     shrink: Annotated[
         bool, typer.Option("--shrink", help="Accept a listing that has lost more than a fifth of its records.")
     ] = False,
-    json: AsJson = False,
 ) -> None:
     """Fetch, land and transform sources, day by day, as Dagster runs of this process.
 
@@ -52,19 +52,18 @@ def run(
     mode: Mode = context.current_settings(mode=None if live is None else "live" if live else "recorded").mode
     if full_refresh and mode != "live":
         raise AtlasError("A recording is always read whole: --full-refresh goes with --live.", usage=True)
-    work = _work(project.find_sources(sources or []), mode, *_day_range(partition, since, until, mode))
-    with context.warehouse() as warehouse, show.reporting(json=json) as reporter:
+    chosen = project.find_sources(sources or [])
+    work = _work(chosen, mode, *_day_range(partition, since, until, mode))
+    with context.warehouse() as warehouse, show.reporting() as reporter:
         from pipelines.cli import dagster_runs  # Dagster takes seconds to import
 
         home = context.current_settings().home
         config = {"land": {"full_refresh": full_refresh, "shrink": shrink}, "transform": {"full": full}}
         dagster_runs.run(warehouse, home, work, mode, config, reporter)
-        rows = _row_counts(warehouse, [source for source, _ in work])
-    _warn_without_selects([source for source, _ in work])
-    if json:
-        show.as_json({"runs": [show.run_as_dict(each) for each in reporter.runs], "rows": rows})
-    else:
-        show.table("Rows of all sources", [{"table": name, "rows": number} for name, number in rows.items()])
+        rows = _row_counts(warehouse, chosen)
+    _warn_without_selects(chosen)
+    show.result({"runs": [show.run_as_dict(each) for each in reporter.runs], "rows": rows})
+    show.table("Rows of all sources", [{"table": name, "rows": number} for name, number in rows.items()])
     context.end(reporter.runs)
 
 
@@ -72,7 +71,6 @@ def land(
     stream: Stream,
     files: Annotated[Path, typer.Option("--from", help="File or folder: NDJSON or JSON, .gz and .zst too.")],
     partition: Day = None,
-    json: AsJson = False,
 ) -> None:
     """Land payloads from files, exactly as fetched ones are landed."""
     source, kind = project.find_stream(stream)
@@ -81,7 +79,7 @@ def land(
         raise AtlasError(f"{source.name} begins on {source.start_date}; {window.key} is before that.", usage=True)
     intake = bulk_files.intake(source, kind, files, window)
     day = window.key if window else datetime.now(UTC).date().isoformat()
-    with context.runs(json) as (warehouse, reporter):
+    with context.runs() as (warehouse, reporter):
         land_intake(warehouse, source, day, nullcontext(intake), notify=reporter)
         if pending_partitions(warehouse, source):
             show.note(f"To apply it to the tables, run: atlas transform {source.name}")
@@ -92,12 +90,11 @@ def transform(
     sources: Annotated[list[str], typer.Argument(help="Domains or sources (domain/source).")],
     partition: Day = None,
     full: Full = False,
-    json: AsJson = False,
 ) -> None:
     """Apply pending payloads to the tables: of every partition that has any, or of one."""
     chosen = project.find_sources(sources)
     only = parse_day(partition).key if partition else None
-    with context.runs(json) as (warehouse, reporter):
+    with context.runs() as (warehouse, reporter):
         for source in chosen:
             if project.selects(source.name):
                 for day in [only] if only else _transformable(warehouse, source, full):
@@ -121,10 +118,9 @@ def _day_range(partition: str | None, since: str | None, until: str | None, mode
     if partition and (since or until):
         raise AtlasError("Give either --partition or --from and --to.", usage=True)
     today = datetime.now(UTC).date()
-    if mode == "live" and not (partition or since or until):
-        return today, today
     first, last = partition or since, partition or until
-    wanted = (parse_day(first).day if first else date.min, parse_day(last).day if last else today)
+    earliest = today if mode == "live" and not last else date.min
+    wanted = (parse_day(first).day if first else earliest, parse_day(last).day if last else today)
     if wanted[1] < wanted[0]:
         raise AtlasError(f"The range {first} to {last} is empty.", usage=True)
     return wanted
@@ -132,22 +128,21 @@ def _day_range(partition: str | None, since: str | None, until: str | None, mode
 
 def _work(sources: list[Source], mode: Mode, first: date, last: date) -> list[tuple[Source, list[date]]]:
     """The days to run for each source. Raises AtlasError where there is not a single one."""
-    work = [(source, _days(source, mode, max(first, source.start_date), last)) for source in sources]
-    if any(days for _, days in work):
+    days = {source.name: recording.days(source) if mode == "recorded" else _days(source) for source in sources}
+    work = [(source, [day for day in days[source.name] if first <= day <= last]) for source in sources]
+    if any(chosen for _, chosen in work):
         return work
     if mode == "live":
         begin = "; ".join(f"{source.name} on {source.start_date}" for source in sources)
         raise AtlasError(f"No source has data for these days. They begin: {begin}.", usage=True)
-    recorded = "; ".join(
-        f"{source.name}: {', '.join(map(str, recording.days(source))) or 'none'}" for source in sources
-    )
+    recorded = "; ".join(f"{name}: {', '.join(map(str, found)) or 'none'}" for name, found in days.items())
     raise AtlasError(f"Nothing is recorded for these days. Recorded are {recorded}. Use --live for today.", usage=True)
 
 
-def _days(source: Source, mode: Mode, first: date, last: date) -> list[date]:
-    if mode == "recorded":
-        return [day for day in recording.days(source) if first <= day <= last]
-    return [first + timedelta(days=number) for number in range((last - first).days + 1)]
+def _days(source: Source) -> list[date]:
+    """The days of a live source."""
+    number = (datetime.now(UTC).date() - source.start_date).days + 1
+    return [source.start_date + timedelta(days=each) for each in range(number)]
 
 
 def _transformable(warehouse: Warehouse, source: Source, full: bool) -> list[str]:

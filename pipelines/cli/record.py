@@ -32,7 +32,6 @@ def record(
         int | None, typer.Option(min=1, help="The most pages of a listing, records of a page, files of a folder.")
     ] = None,
     replace: Annotated[bool, typer.Option("--replace", help="Overwrite the recording of that day.")] = False,
-    json: context.AsJson = False,
 ) -> None:
     """Keep what a live source answers as a recording, without tokens, passwords and e-mail addresses."""
     chosen = project.find_sources([source])
@@ -52,15 +51,13 @@ def record(
         items = _record(warehouse, found, window, recorder)
     recording.write(path, recorder)
     payloads = sum(isinstance(item, Payload) for item in items)
-    if json:
-        counts = {"responses": len(recorder.exchanges), "files": len(recorder.files), "payloads": payloads}
-        show.as_json({"recording": name, **counts, "left_out": recorder.left_out})
-    else:
-        kept = f"{len(recorder.files):,} files" if found.kind == "folder" else f"{len(recorder.exchanges):,} responses"
-        show.out.print(f"{name}: {kept}, {payloads:,} payloads. Read what it holds before you commit it.")
-        show.out.print(f"To replay it, run: atlas run {found.name} --partition {window.key}", highlight=False)
+    counts = {"responses": len(recorder.exchanges), "files": len(recorder.files), "payloads": payloads}
+    show.result({"recording": name, **counts, "left_out": recorder.left_out})
+    kept = f"{len(recorder.files):,} files" if found.kind == "folder" else f"{len(recorder.exchanges):,} responses"
+    show.say(f"{name}: {kept}, {payloads:,} payloads. Read what it holds before you commit it.")
+    show.say(f"To replay it, run: atlas run {found.name} --partition {window.key}")
     for each in recorder.left_out:
-        show.err.print(f"left out, it seems to hold a secret or an address: {each}", highlight=False, markup=False)
+        show.note(f"left out, it seems to hold a secret or an address: {each}")
     if recorder.left_out:
         raise typer.Exit(context.PARTIAL)
 
@@ -107,6 +104,6 @@ def _missing(warehouse: Warehouse, source: Source, window: Window, items: list[I
 def _ids(source: Source, items: Iterable[Item]) -> set[tuple[str, str]]:
     """Kind and id of each payload that has a readable one."""
     validators = {kind: Validator(stream, source.contracts[kind], None) for kind, stream in source.streams.items()}
-    payloads = [item for item in items if isinstance(item, Payload)]
-    found = {(payload.kind, validators[payload.kind].validate(payload, 0).external_id) for payload in payloads}
+    payloads = (item for item in items if isinstance(item, Payload))
+    found = {(each.kind, validators[each.kind].validate(each, 0).external_id) for each in payloads}
     return {(kind, external_id) for kind, external_id in found if external_id}

@@ -9,6 +9,7 @@ import pytest
 from psycopg import sql
 from typer.testing import CliRunner
 
+from pipelines import settings
 from pipelines.cli.main import app
 from pipelines.errors import AtlasError
 from pipelines.landing import land
@@ -17,7 +18,6 @@ from pipelines.lineage import rebuild, snapshots, time_travel, trace
 from pipelines.lineage.erasures import count_erased
 from pipelines.lineage.shadow_schema import TEMPORARY_PREFIX
 from pipelines.maintenance import erasure, retention
-from pipelines.maintenance.retention import Policy
 from pipelines.source import Checkpoint, Item, Payload, Source
 from pipelines.warehouse.database import Warehouse
 from tests.transform.test_change_set import (
@@ -351,7 +351,7 @@ def test_a_drift_path_of_several_versions_is_deleted_with_them(
     if pruned:
         told.land("mine", {"models": [model(2)]})
         told.transform()
-        retention.prune(warehouse, Policy(0, 0, 0))
+        retention.prune(warehouse, settings.load(keep_versions_days=0, keep_quarantine_days=0, keep_events_days=0))
     assert shown(warehouse, MINE) and shown(warehouse, SAID)
     erasure.erase(warehouse, made, made.name, "mine")
     assert shown(warehouse, MINE) == shown(warehouse, SAID) == []

@@ -8,11 +8,10 @@ from typing import Any
 
 import pytest
 
-from pipelines import project
+from pipelines import project, settings
 from pipelines.errors import AtlasError
 from pipelines.lineage import rebuild, snapshots, time_travel, trace
 from pipelines.maintenance import erasure, retention
-from pipelines.maintenance.retention import Policy
 from pipelines.source import Source
 from pipelines.transform.run import pending_partitions, transform
 from pipelines.warehouse.database import Warehouse
@@ -277,7 +276,7 @@ def test_counters_that_rows_have_stay_while_a_select_fails_on_newer_ones(told: R
     told.transform()
     with told.warehouse.connect() as connection:
         connection.execute("update ops.fetch_runs set ended_at = now() - interval '100 days'")
-    retention.prune(told.warehouse, Policy())
+    retention.prune(told.warehouse, settings.load())
     (live,) = shown(told.warehouse, "select raw -> 'stats' from catalog.models")
     assert live == {"downloadCount": 5}
     assert live in shown(told.warehouse, "select counters -> 'stats' from staging.observations")
