@@ -150,7 +150,7 @@ class World:
         ]
         self.dice.shuffle(days)
         for source, day in days[:most]:
-            self.record(transform(self.warehouse, source, day))
+            self.record(transform(self.warehouse, source, day, shrink=True))
 
     def simulate(self, steps: int) -> None:
         """Makes a history of some steps, and transforms all that is pending at its end."""

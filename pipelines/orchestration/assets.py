@@ -10,7 +10,7 @@ Belongs here: asset specs, and what a run reports as metadata. Not here: what a 
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any, NoReturn
+from typing import Any
 
 import dagster as dg
 from sqlalchemy import Table
@@ -71,7 +71,7 @@ def staging_asset(source: Source) -> dg.AssetsDefinition:
     )
     config = {
         "full_refresh": _flag("Reads all of the source, not only what is new."),
-        "shrink": _flag("Accepts a listing that has lost more than a fifth of its records."),
+        "shrink": _flag("Accepts that a listing loses more than a fifth of its records."),
     }
 
     def land(atlas: Atlas, warehouse: Warehouse, partition: str, *, full_refresh: bool, **options: Any) -> Run:
@@ -101,7 +101,10 @@ def table_assets(source: Source) -> dg.AssetsDefinition:
         )
         for select in project.selects(source.name)
     ]
-    config = {"full": _flag("Applies all latest versions of the partition again, not only pending ones.")}
+    config = {
+        "full": _flag("Applies all latest versions of the partition again, not only pending ones."),
+        "shrink": _flag("Accepts that a table loses more than a fifth of its rows, or that a SELECT fails often."),
+    }
 
     def apply(_: Atlas, warehouse: Warehouse, partition: str, **options: Any) -> Run:
         return transform(warehouse, source, partition, **options)
@@ -123,8 +126,7 @@ def _daily(
 ) -> dg.AssetsDefinition:
     """Assets with one partition a day, from the source's first day to today, of which a run takes a range.
 
-    work: lands or transforms a partition; called with the resource, the warehouse, the partition, the config of the run
-    and options. tables: the assets with the names of their tables.
+    work: lands or transforms a partition. tables: the assets with the names of their tables.
     """
 
     @dg.multi_asset(
@@ -138,11 +140,7 @@ def _daily(
     )
     def assets(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult[None]]:
         atlas: Atlas = context.resources.atlas
-        options = {
-            "dagster_run_id": context.run.run_id,
-            "notify": atlas.notify,
-            **context.op_execution_context.op_config,
-        }
+        options = dict(context.op_execution_context.op_config, dagster_run_id=context.run.run_id, notify=atlas.notify)
         done: dict[str, Run] = {}
         failed: dict[str, str] = {}
         with atlas.opened(wait_for_migration=True) as warehouse:
@@ -154,28 +152,19 @@ def _daily(
                 except Exception as error:
                     context.log.exception("partition %s failed", partition)
                     failed[partition] = f"{type(error).__name__}: {error}"
-        if failed:
-            _report_failed(context, done, failed, tables)
         for key, table in tables.items():
             for partition, run in done.items():
-                context.add_asset_metadata(run_metadata(run, table), asset_key=key, partition_key=partition)
-            yield dg.MaterializeResult(key)
+                metadata = run_metadata(run, table)
+                if failed:
+                    context.log_event(dg.AssetMaterialization(key, metadata=metadata, partition=partition))
+                else:
+                    context.add_asset_metadata(metadata, asset_key=key, partition_key=partition)
+        if failed:
+            reasons = "; ".join(f"partition {partition}: {reason}" for partition, reason in failed.items())
+            raise dg.Failure(reasons, metadata={"failed_partitions": sorted(failed)}, allow_retries=False)
+        yield from map(dg.MaterializeResult, tables)
 
     return assets
-
-
-def _report_failed(
-    context: dg.AssetExecutionContext,
-    done: dict[str, Run],
-    failed: dict[str, str],
-    tables: Mapping[dg.AssetKey, str | None],
-) -> NoReturn:
-    """Materializes the partitions that did not fail. Raises dg.Failure, which names the others."""
-    for partition, run in done.items():
-        for key, table in tables.items():
-            context.log_event(dg.AssetMaterialization(key, metadata=run_metadata(run, table), partition=partition))
-    reasons = "; ".join(f"partition {partition}: {reason}" for partition, reason in failed.items())
-    raise dg.Failure(reasons, metadata={"failed_partitions": sorted(failed)}, allow_retries=False)
 
 
 def run_metadata(run: Run, table: str | None) -> dict[str, Any]:

@@ -203,7 +203,10 @@ def test_domains_are_locked_in_the_order_of_their_names(warehouse: Warehouse) ->
             locks.release(other, locks.transform(domain))
 
 
-UNPROVEN = "select model_id from catalog.models m where not exists (select from ops.effective_version(m.record_id))"
+UNPROVEN = """
+select model_id from catalog.models
+where record_id not in (select record_id from staging.effective_versions_after())
+"""
 
 LAST = "select fetch_run_id::text from ops.fetch_runs where kind = 'transform' order by publish_seq desc limit 1"
 

@@ -10,7 +10,6 @@ import pytest
 from psycopg import sql
 
 from pipelines import ledger, project
-from pipelines.errors import AtlasError
 from pipelines.lineage import rebuild, shadow_schema
 from pipelines.lineage.rebuild import TableComparison
 from pipelines.lineage.shadow_schema import TEMPORARY_PREFIX
@@ -230,14 +229,23 @@ def test_a_shared_row_without_a_reference_is_not_written(warehouse: Warehouse, f
     ]
 
 
-def test_rows_of_records_on_which_a_select_fails_are_not_deleted(three_models: Warehouse, files: Files) -> None:
-    before, path = places(three_models), files.folder / "catalog/civitai/models.sql"
-    path.write_text(f"select * from (\n{path.read_text()}\n) as t where 1 / (length(external_id) - 1) > -1")
+def test_rows_of_records_on_which_a_select_fails_go_and_come_back(three_models: Warehouse, files: Files) -> None:
+    before, path = tables(three_models), files.folder / "catalog/civitai/models.sql"
+    text = path.read_text()
+    path.write_text(f"select * from (\n{text}\n) as t where 1 / (length(external_id) - 1) > -1")
     project.selects.cache_clear()
-    for derive in (rebuild.rebuild, rebuild.check):
-        with pytest.raises(AtlasError, match="SELECT files of catalog/civitai fail on 3 records"):
-            derive(three_models, "catalog", workers=1)
-    assert places(three_models) == before
+    run = rebuild.rebuild(three_models, "catalog", workers=1)
+    assert rows(three_models, "select * from catalog.models") == []
+    assert rows(three_models, "select count(*) from staging.quarantine where reason = 'select_fails'") == [(3,)]
+    assert run.counts.quarantined == 3
+    assert differing(three_models) == {}
+    path.write_text(text)
+    project.selects.cache_clear()
+    rebuild.rebuild(three_models, "catalog", workers=1)
+    assert tables(three_models) == before
+    assert (
+        rows(three_models, "select from staging.quarantine where reason = 'select_fails' and closed_at is null") == []
+    )
 
 
 def test_the_schema_of_a_killed_process_is_dropped_with_the_next(three_models: Warehouse) -> None:

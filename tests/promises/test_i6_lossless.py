@@ -544,7 +544,7 @@ def test_counters_of_every_kind_are_kept_and_put_back(
                     from staging.observations o
                     join staging.versions v on v.record_id = o.record_id and v.latest
                     join staging.payloads p using (payload_id)
-                    where o.latest
+                    where not o.late order by o.observation_id
                     """
                 )
             }

@@ -137,7 +137,7 @@ class Recorder:
     def transform(self, *days: str) -> None:
         """Transforms days, or all that are pending."""
         for day in days or pending_partitions(self.warehouse, self.source):
-            transform(self.warehouse, self.source, day)
+            transform(self.warehouse, self.source, day, shrink=True)
 
 
 def payload(name: str, body: Json, kind: str = "") -> Payload:

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from pipelines import project, settings
+from pipelines import project
 from pipelines.errors import AtlasError
 from pipelines.lineage import rebuild, snapshots, time_travel, trace
-from pipelines.maintenance import erasure, retention
+from pipelines.maintenance import erasure
 from pipelines.source import Source
 from pipelines.transform.run import pending_partitions, transform
 from pipelines.warehouse.database import Warehouse
@@ -44,7 +44,7 @@ def a_model(number: int, **more: Any) -> dict[str, Any]:
 FAILS = "select * from (\n{}\n) as t where 1 / (case when name = 'heron 1' then 0 else 1 end) > 0"
 
 
-def test_a_record_that_another_day_brings_in_and_on_which_a_select_fails_is_excluded_once(
+def test_a_record_that_another_day_brings_in_and_on_which_a_select_fails_loses_its_rows(
     told: Recorder, files: Files
 ) -> None:
     """The second has the image of the first."""
@@ -56,8 +56,10 @@ def test_a_record_that_another_day_brings_in_and_on_which_a_select_fails_is_excl
             told.transform()
             change(files, "models", FAILS)
     transform(told.warehouse, told.source, DAYS[2])
-    assert shown(told.warehouse, "select name from catalog.models order by 1") == ["heron 1", "heron 2"]
-    assert ("1", "select_fails", 1, True) in rows(told.warehouse, ENTRIES)
+    assert shown(told.warehouse, "select name from catalog.models order by 1") == ["heron 2"]
+    assert rows(told.warehouse, ENTRIES) == [("1", "select_fails", 1, True)]
+    told.transform()
+    assert differing(told) == pending_partitions(told.warehouse, told.source) == []
 
 
 def test_a_select_that_fails_is_tried_again_when_it_changes(told: Recorder, files: Files) -> None:
@@ -67,7 +69,8 @@ def test_a_select_that_fails_is_tried_again_when_it_changes(told: Recorder, file
     told.transform()
     assert pending_partitions(told.warehouse, told.source) == []
     assert rows(told.warehouse, ENTRIES) == [("1", "select_fails", 1, True)]
-    assert shown(told.warehouse, "select name from catalog.models") == ["heron 1"]
+    for table in ("models", "model_tags", "tags"):
+        assert shown(told.warehouse, f"select count(*) from catalog.{table}") == [0], "all its rows go"
     transform(told.warehouse, told.source, DAYS[0], full=True)
     assert rows(told.warehouse, ENTRIES) == [("1", "select_fails", 2, True)]
     (files.folder / "catalog/civitai/models.sql").write_text(fine)
@@ -75,20 +78,26 @@ def test_a_select_that_fails_is_tried_again_when_it_changes(told: Recorder, file
     assert pending_partitions(told.warehouse, told.source) == [DAYS[0]]
     told.transform()
     assert rows(told.warehouse, ENTRIES) == [("1", "select_fails", 2, False)]
-    assert [each for each in rebuild.check(told.warehouse, "catalog", workers=1) if not each.same] == []
+    assert shown(told.warehouse, "select t.name from catalog.model_tags join catalog.tags t using (tag_id)") == [
+        "tag 1"
+    ]
+    assert differing(told) == []
 
 
-def test_an_entry_of_a_version_that_is_not_effective_stays_open_whatever_is_done_with_the_effective_one(
+def test_a_record_on_whose_newest_version_a_select_fails_has_no_rows_until_the_next_one(
     told: Recorder, files: Files
 ) -> None:
     change(files, "models", FAILS)
-    told.land("1", a_model(1, name="first"), kind="models")
-    told.transform()
-    told.land("1", a_model(1), day=DAYS[1], kind="models")
-    told.transform()
-    rebuild.rebuild(told.warehouse, "catalog", workers=1)
-    assert shown(told.warehouse, "select name from catalog.models") == ["first"]
-    assert rows(told.warehouse, ENTRIES) == [("1", "select_fails", 1, True)]
+    for day, name, there in zip(DAYS, ("first", "heron 1", "last"), (["first"], [], ["last"]), strict=False):
+        told.land("1", a_model(1, name=name), day=day, kind="models")
+        told.transform()
+        assert shown(told.warehouse, "select name from catalog.models") == there
+        assert pending_partitions(told.warehouse, told.source) == differing(told) == []
+        if not there:
+            run = rebuild.rebuild(told.warehouse, "catalog", workers=1)
+            assert (run.status, run.counts.fetched, run.counts.quarantined) == ("partial_success", 1, 1)
+            assert rows(told.warehouse, ENTRIES) == [("1", "select_fails", 2, True)]
+    assert rows(told.warehouse, ENTRIES) == [("1", "select_fails", 2, False)]
 
 
 def test_rows_of_a_select_that_is_gone_go_with_it(told: Recorder, files: Files) -> None:
@@ -173,26 +182,15 @@ def test_rows_of_a_select_that_is_gone_go_too_where_another_day_brings_their_rec
     assert differing(told) == []
 
 
-def test_erasing_takes_rows_of_a_select_that_is_gone_where_another_fails(told: Recorder, files: Files) -> None:
+def test_rows_of_a_select_that_is_gone_go_where_another_fails(told: Recorder, files: Files) -> None:
     told.land("1", with_image(1, 7), kind="models")
     told.transform()
     (files.folder / "catalog/civitai/images.sql").unlink()
     change(files, "models", FAILS)
     told.transform()
-    assert shown(told.warehouse, "select url from catalog.images") == ["https://i/7.png"]
-    erasure.erase(told.warehouse, told.source, "catalog/civitai.models", "1")
     assert shown(told.warehouse, "select url from catalog.images") == []
-
-
-def test_where_the_newest_version_fails_the_one_in_force_is_by_the_sql_of_now(told: Recorder, files: Files) -> None:
-    told.land("1", a_model(1, name="fine"), kind="models")
-    told.transform()
-    files.change("catalog/civitai/models", 1)
-    change(files, "models", FAILS.replace("heron 1", "HERON 1"))
-    told.land("1", a_model(1), day=DAYS[1], kind="models")
-    told.transform()
-    assert shown(told.warehouse, "select name from catalog.models") == ["FINE"]
-    assert pending_partitions(told.warehouse, told.source) == differing(told) == []
+    erasure.erase(told.warehouse, told.source, "catalog/civitai.models", "1")
+    assert rows(told.warehouse, ENTRIES) == []
 
 
 STATS = """
@@ -235,7 +233,7 @@ def test_counters_on_which_a_select_fails_are_followed_by_others_on_which_it_doe
     wrapped = "select o.* from (\n{}\n) as o join models as p using (record_id)"
     wrapped += " where 1 / (case when p.body #>> '{{stats,downloadCount}}' = '0' then 0 else 1 end) > 0"
     change(files, "models", wrapped)
-    for day, (count, there) in zip(DAYS, ((1, [1]), (0, [1]), (0, [1]), (5, [1, 0, 5])), strict=True):
+    for day, (count, there) in zip(DAYS, ((1, [1]), (0, []), (0, []), (5, [1, 0, 5])), strict=True):
         told.land("1", a_model(1, stats={"downloadCount": count}), day=day, kind="models")
         assert (day in pending_partitions(told.warehouse, told.source)) == (day != DAYS[2])
         told.transform()
@@ -260,23 +258,3 @@ def test_a_source_without_any_select_keeps_its_rows_and_lands(told: Recorder, fi
         with pytest.raises(AtlasError, match="catalog/civitai has no SELECT files"):
             derive()
     assert shown(told.warehouse, "select name from catalog.models") == ["heron 1"]
-
-
-def test_counters_that_rows_have_stay_while_a_select_fails_on_newer_ones(told: Recorder, files: Files) -> None:
-    (files.folder / "catalog/civitai/model_stats.sql").unlink()
-    path = files.folder / "catalog/civitai/models.sql"
-    path.write_text(path.read_text().replace("array['stats', v.key, t.key]", "array[v.key, t.key]"))
-    project.selects.cache_clear()
-    for downloads, day in ((1, DAYS[0]), (5, DAYS[1])):
-        told.land("1", a_model(1, stats={"downloadCount": downloads}), day=day, kind="models")
-        told.transform()
-    change(files, "models", FAILS)
-    told.transform()
-    told.land("1", a_model(1, stats={"downloadCount": 2}), day=DAYS[2], kind="models")
-    told.transform()
-    with told.warehouse.connect() as connection:
-        connection.execute("update ops.fetch_runs set ended_at = now() - interval '100 days'")
-    retention.prune(told.warehouse, settings.load())
-    (live,) = shown(told.warehouse, "select raw -> 'stats' from catalog.models")
-    assert live == {"downloadCount": 5}
-    assert live in shown(told.warehouse, "select counters -> 'stats' from staging.observations")
