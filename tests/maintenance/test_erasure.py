@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from contextlib import nullcontext
 from itertools import groupby
 from typing import Any
 
@@ -13,6 +14,7 @@ from pipelines import settings
 from pipelines.cli.main import app
 from pipelines.errors import AtlasError
 from pipelines.landing import land
+from pipelines.landing.intake import Intake
 from pipelines.ledger import Run
 from pipelines.lineage import rebuild, snapshots, time_travel, trace
 from pipelines.lineage.erasures import count_erased
@@ -99,7 +101,8 @@ def history(warehouse: Warehouse, civitai: Source) -> Recorder:
     land_body(warehouse, civitai, b'{"id": 1, "name": 7, "type": "Geheimnis"}', DAYS[2])
     land_body(warehouse, civitai, b'{"id": "Geheimnis', DAYS[2])
     with pytest.raises(KeyboardInterrupt):
-        land.land_items(warehouse, civitai, DAYS[3], interrupted())
+        live = Intake(lambda _: interrupted(), "live")  # which is resumed: it keeps its checkpoint
+        land.land_intake(warehouse, civitai, DAYS[3], nullcontext(live))
     told.transform()
     return told
 
