@@ -1,6 +1,7 @@
-"""`atlas run`, `land` and `transform`: fetch payloads, land them in staging, transform them into tables.
+"""`atlas run`, `land`, `transform` and `record`: fetch payloads, land them, transform them, keep them as recordings.
 
-Belongs here: options, and which days of which sources. Not here: how Dagster runs are executed (`dagster_runs`).
+Belongs here: options, and which days of which sources. Not here: how Dagster runs are executed (`dagster_runs`), how
+a source is recorded (`landing.extract`).
 """
 
 from collections.abc import Iterable
@@ -12,15 +13,16 @@ from typing import Annotated
 import typer
 from psycopg import sql
 
-from pipelines import project
+from pipelines import project, settings
 from pipelines.cli import context, show
 from pipelines.cli.context import SourceNames, Stream
 from pipelines.connectors import recording
+from pipelines.connectors.recording import Recorder
 from pipelines.errors import AtlasError
-from pipelines.landing import bulk_files
+from pipelines.landing import bulk_files, extract
 from pipelines.landing.land import land_intake
 from pipelines.settings import Mode
-from pipelines.source import Source, Window
+from pipelines.source import Payload, Source, Window
 from pipelines.transform.run import pending_partitions
 from pipelines.transform.run import transform as transform_partition
 from pipelines.warehouse.database import Warehouse
@@ -28,10 +30,7 @@ from pipelines.warehouse.database import Warehouse
 Day = Annotated[str | None, typer.Option("--partition", help="One day, YYYY-MM-DD.", metavar="DAY")]
 Full = Annotated[bool, typer.Option("--full", help="Apply all latest versions again, not only pending ones.")]
 Shrink = Annotated[
-    bool,
-    typer.Option(
-        "--shrink", help="Accept that a listing or table loses more than a fifth, or that a SELECT fails often."
-    ),
+    bool, typer.Option("--shrink", help="Accept that a listing or table loses over a fifth, or a SELECT fails often.")
 ]
 
 
@@ -81,7 +80,7 @@ def land(
 ) -> None:
     """Land payloads from files, exactly as fetched ones are landed."""
     source, kind = project.find_stream(stream)
-    window = parse_day(partition) if partition else None
+    window = _parse_day(partition) if partition else None
     if window and window.day < source.start_date:
         raise AtlasError(f"{source.name} begins on {source.start_date}; {window.key} is before that.", usage=True)
     intake = bulk_files.intake(source, kind, files, window)
@@ -101,7 +100,7 @@ def transform(
 ) -> None:
     """Apply pending payloads to the tables: of every partition that has any, or of one."""
     chosen = project.find_sources(sources)
-    only = parse_day(partition).key if partition else None
+    only = _parse_day(partition).key if partition else None
     with context.runs() as (warehouse, reporter):
         for source in chosen:
             if project.selects(source.name):
@@ -110,7 +109,45 @@ def transform(
         _warn_without_selects(chosen)
 
 
-def parse_day(text: str) -> Window:
+def record(
+    source: Annotated[str, typer.Argument(help="The source (domain/source).")],
+    day: Annotated[str | None, typer.Option(help="Day of the recording; without it, today.", metavar="DAY")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="The most pages of a listing, records of a page, files of a folder.")
+    ] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Overwrite the recording of that day.")] = False,
+) -> None:
+    """Keep what a live source answers as a recording, without tokens, passwords and e-mail addresses."""
+    chosen = project.find_sources([source])
+    if len(chosen) > 1:
+        raise AtlasError(f"Name one source: {', '.join(each.name for each in chosen)}.", usage=True)
+    found, window = chosen[0], _parse_day(day or datetime.now(UTC).date().isoformat())
+    path = recording.file_of(found, window.day)
+    name = path.relative_to(project.SAMPLES.parent).as_posix()
+    if path.exists() and not replace:
+        raise AtlasError(f"{name} exists already. To overwrite it, add --replace.", usage=True)
+    for place in found.extra_urls:
+        if not (settings.base_url(found.stem, place) or found.extra_urls[place]):
+            variable = f"ATLAS_{found.stem}_{place}_BASE_URL".upper()
+            raise AtlasError(f"{found.name} reads {place} too: set {variable}, so that it is recorded.", usage=True)
+    recorder = Recorder(limit, past=not extract.is_current(found, window))
+    with context.warehouse() as warehouse, show.err.status(f"recording {found.name}") as status:
+        words = f"recording {found.name}: {{:,}} items so far"
+        items = extract.record(warehouse, found, window, recorder, lambda number: status.update(words.format(number)))
+    recording.write(path, recorder)
+    payloads = sum(isinstance(item, Payload) for item in items)
+    counts = {"responses": len(recorder.exchanges), "files": len(recorder.files), "payloads": payloads}
+    show.result({"recording": name, **counts, "left_out": recorder.left_out})
+    kept = f"{len(recorder.files):,} files" if found.kind == "folder" else f"{len(recorder.exchanges):,} responses"
+    show.say(f"{name}: {kept}, {payloads:,} payloads. Read what it holds before you commit it.")
+    show.say(f"To replay it, run: atlas run {found.name} --partition {window.key}")
+    for each in recorder.left_out:
+        show.note(f"left out, it seems to hold a secret or an address: {each}")
+    if recorder.left_out:
+        raise typer.Exit(context.PARTIAL)
+
+
+def _parse_day(text: str) -> Window:
     """The day that a text names. Raises AtlasError for a text that is not a day, or a day in the future."""
     try:
         window = Window.of(text)
@@ -128,7 +165,7 @@ def _day_range(partition: str | None, since: str | None, until: str | None, mode
     today = datetime.now(UTC).date()
     first, last = partition or since, partition or until
     earliest = today if mode == "live" and not last else date.min
-    wanted = (parse_day(first).day if first else earliest, parse_day(last).day if last else today)
+    wanted = (_parse_day(first).day if first else earliest, _parse_day(last).day if last else today)
     if wanted[1] < wanted[0]:
         raise AtlasError(f"The range {first} to {last} is empty.", usage=True)
     return wanted
