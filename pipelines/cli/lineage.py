@@ -123,9 +123,7 @@ def as_of(
 
 
 def diff(
-    before: RunId,
-    after: RunId,
-    table: Annotated[str | None, typer.Option(help="Only this table.")] = None,
+    before: RunId, after: RunId, table: Annotated[str | None, typer.Option(help="Only this table.")] = None
 ) -> None:
     """Show which rows and cells differ between two runs, and why: another payload, other counters, other SQL."""
     with context.warehouse() as warehouse, ledger.open_reader(warehouse) as connection, ExitStack() as stack:
@@ -157,16 +155,15 @@ def _difference(each: dict[str, Any]) -> str:
         "sql": f"sql {(each['before'] or {}).get('sql') or '—'} → {(each['after'] or {}).get('sql') or '—'}",
     }
     line = f"{each['change']:>8}  {each['table']} {each['key']}  ({words.get(each['cause'], each['cause'])})"
-    if each["change"] != "changed":
-        return line
-    cells = (f"          {name}: {show.short(old)} → {show.short(new)}" for name, (old, new) in each["cells"].items())
-    return "\n".join([line, *cells])
+    cells = each["cells"] if each["change"] == "changed" else {}
+    changed = (f"          {name}: {show.short(old)} → {show.short(new)}" for name, (old, new) in cells.items())
+    return "\n".join([line, *changed])
 
 
 def _print_rows(connection: Connection, spec: TableSpec, limit: int | None) -> None:
     """Prints rows as CSV, or as one JSON document; without audit columns that the engine fills."""
     query = sql.SQL("select {} from {} order by {} limit {}").format(
-        names(spec.content), spec.target, names(spec.key), sql.Literal(limit) if limit else sql.SQL("all")
+        names(spec.content), spec.target, names(spec.key), sql.Literal(limit)
     )
     if show.wants_json:
         show.result(connection.execute(query).fetchall())
