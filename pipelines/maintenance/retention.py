@@ -139,18 +139,16 @@ DELETE_OF_SOURCE = {
               and not v.latest and (v.valid_to_run is not null or v.valid_from_run is null)
               and r.ended_at < now() - make_interval(days => %(keep_versions_days)s)
             limit %(batch)s
-        ),
-
-        reapplied as (
+        ), reapplied as (
             delete from staging.reapplied_versions a using expired where a.version_id = expired.version_id
         )
-
         delete from staging.versions v using expired where v.version_id = expired.version_id
     """),
     # Replaced by a newer one before that time, and read by no SELECT file as a series; or those of a record that was
     # deleted before that time.
     "observations": sql.SQL("""
-        with expired as materialized (
+        delete from staging.observations
+        where observation_id = any(array(
             select o.observation_id from staging.observations o
             where (o.stream = %(source)s or starts_with(o.stream, %(source)s || '.'))
               and (
@@ -167,10 +165,7 @@ DELETE_OF_SOURCE = {
                       select from staging.versions v join ops.fetch_runs r on r.fetch_run_id = v.valid_from_run
                       where v.record_id = o.record_id and v.latest and v.payload_id is null
                         and r.ended_at < now() - make_interval(days => %(keep_versions_days)s)))
-            limit %(batch)s
-        )
-
-        delete from staging.observations o using expired where o.observation_id = expired.observation_id
+            limit %(batch)s))
     """),
     "quarantine entries": sql.SQL("""
         delete from staging.quarantine
