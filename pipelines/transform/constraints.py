@@ -79,7 +79,7 @@ class RowValidator:
             rejects.reject(
                 self.connection,
                 incoming,
-                sql.SQL("o.ctid in (select place from ({}) as n where ({}) is false)").format(
+                sql.SQL("o.ctid in (select n.ctid from ({}) as n where ({}) is false)").format(
                     incoming.typed_rows(), sql.SQL(str(check.sqltext))
                 ),
                 reason="check",

@@ -113,7 +113,7 @@ class IncomingTable:
         return sql.SQL("({})::{}").format(self.as_text(column), sql.SQL(bare))
 
     def typed_rows(self) -> sql.Composed:
-        """The rows of the temporary table in the table's types, each with its ctid as `place`.
+        """The rows of the temporary table in the table's types, each with its ctid.
 
         A column that the SELECT does not yield is NULL, even where an earlier text of it filled the column.
         """
@@ -126,4 +126,4 @@ class IncomingTable:
             )
             for column in self.spec.table.columns
         ]
-        return sql.SQL("select ctid as place, {} from {}").format(sql.SQL(", ").join(columns), self.identifier)
+        return sql.SQL("select ctid, {} from {}").format(sql.SQL(", ").join(columns), self.identifier)

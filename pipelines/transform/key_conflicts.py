@@ -23,10 +23,10 @@ create temp table conflict_losers (place tid, number int, winner text, same_reco
 CONTESTED = sql.SQL(
     """
     select place::text, record_id, key, values from (
-        select n.place, n.record_id, {key} as key, array[{values}] as values, greatest({counts}) as most,
+        select n.ctid as place, n.record_id, {key} as key, array[{values}] as values, greatest({counts}) as most,
             row_number() over (
                 order by c.stream collate "C", c.external_id collate "C", {key} collate "C",
-                    (to_jsonb(n) - 'place')::text collate "C") as rank
+                    (to_jsonb(n) - 'ctid')::text collate "C") as rank
         from ({rows}) as n left join change_set c on c.record_id = n.record_id
     ) as numbered
     where most > 1 order by rank

@@ -17,35 +17,30 @@ from pipelines.maintenance import erasure
 from pipelines.transform.run import pending_partitions, transform
 from pipelines.warehouse.database import Warehouse
 from tests.launcher import FAILED, Atlas, words
+from tests.library import DAYS, START, Json, Recorder, author, book, cover, payload, rows, shown
 from tests.pasts import Files, files
-from tests.transform.test_change_set import DAYS, START, Recorder, payload, rows, shown
+
+pytestmark = pytest.mark.usefixtures("toy")
 
 __all__ = ["files"]
-
-Json = dict[str, Any]
 
 
 @pytest.fixture
 def told(warehouse: Warehouse, files: Files) -> Recorder:
-    return Recorder(warehouse, project.sources()["catalog/civitai"])
+    return Recorder(warehouse, project.sources()["toy/library"])
 
 
 def land(told: Recorder, numbers: range, **more: Any) -> None:
-    """Lands models, all at one time."""
-    bodies = [{"id": each, "name": f"heron {each}", "type": "LORA", "tags": [], **more} for each in numbers]
-    told.now |= {("models", str(body["id"])): body for body in bodies}
-    land_items(
-        told.warehouse,
-        told.source,
-        DAYS[0],
-        [payload(str(body["id"]), body, "models") for body in bodies],
-        fetched_at=START,
-    )
+    """Lands authors, all at one time."""
+    bodies = {str(each): author(each, **more) for each in numbers}
+    told.now |= {("authors", name): body for name, body in bodies.items()}
+    items = [payload(body, name) for name, body in bodies.items()]
+    land_items(told.warehouse, told.source, DAYS[0], items, fetched_at=START)
 
 
 def fail_up_to(files: Files, number: int) -> None:
-    """Makes the SELECT of models fail on the records up to a number."""
-    path = files.folder / "catalog/civitai/models.sql"
+    """Makes the SELECT of authors fail on the records up to a number."""
+    path = files.folder / "toy/library/authors.sql"
     condition = f"1 / (case when external_id::int <= {number} then 0 else 1 end) > 0"
     path.write_text(f"select * from (\n{path.read_text()}\n) as t where {condition}")
     project.selects.cache_clear()
@@ -55,7 +50,7 @@ def written(warehouse: Warehouse) -> list[Any]:
     """What a transform writes besides its row in the ledger."""
     return [
         rows(warehouse, f"select * from {table} order by 1")
-        for table in ("catalog.models", "catalog.images", "catalog.model_tags", "ops.sql", "ops.table_digests")
+        for table in ("toy.authors", "toy.covers", "toy.author_topics", "ops.sql", "ops.table_digests")
     ] + [
         rows(
             warehouse, "select version_id, valid_from_run, valid_to_run, applied_sql from staging.versions order by 1"
@@ -83,7 +78,7 @@ def test_records_on_which_a_select_fails_are_quarantined_where_they_are_few(
     land(told, range(1, number + 1))
     run = transform(told.warehouse, told.source, DAYS[0])
     assert (run.status, run.counts.quarantined) == ("partial_success", failing)
-    assert shown(told.warehouse, "select count(*) from catalog.models") == [number - failing]
+    assert shown(told.warehouse, "select count(*) from toy.authors") == [number - failing]
     assert pending_partitions(told.warehouse, told.source) == []
 
 
@@ -95,13 +90,13 @@ def test_a_select_that_fails_on_more_than_half_of_twenty_records_is_broken(
     land(told, range(1, number + 1))
     stopped(
         told,
-        rf"sql/catalog/civitai/models.sql fails on more than half of the {number} records that it reads of "
-        rf"{DAYS[0]}: division by zero. Nothing is written. .* atlas transform catalog/civitai "
+        rf"sql/toy/library/authors.sql fails on more than half of the {number} records that it reads of "
+        rf"{DAYS[0]}: division by zero. Nothing is written. .* atlas transform toy/library "
         rf"--partition {DAYS[0]}. Add --shrink",
     )
     run = transform(told.warehouse, told.source, DAYS[0], shrink=True)
     assert (run.status, run.counts.quarantined) == ("partial_success", failing)
-    assert shown(told.warehouse, "select count(*) from catalog.models") == [number - failing]
+    assert shown(told.warehouse, "select count(*) from toy.authors") == [number - failing]
 
 
 def test_effective_records_of_the_partition_count_too(told: Recorder, files: Files) -> None:
@@ -111,14 +106,14 @@ def test_effective_records_of_the_partition_count_too(told: Recorder, files: Fil
     told.transform()
     land(told, range(1, 16))
     assert transform(told.warehouse, told.source, DAYS[0]).counts.quarantined == 15
-    assert [each for each in rebuild.check(told.warehouse, "catalog", workers=1) if not each.same] == []
+    assert [each for each in rebuild.check(told.warehouse, "toy", workers=1) if not each.same] == []
 
 
 @pytest.mark.parametrize(("number", "lost"), [(30, 6), (5, 5), (20, 4)])
 def test_few_rows_are_deleted_without_a_question(told: Recorder, number: int, lost: int) -> None:
     land(told, range(number))
     told.transform()
-    told.full_refresh(*map(str, range(lost)), kind="models")
+    told.full_refresh(*map(str, range(lost)))
     assert transform(told.warehouse, told.source, DAYS[0]).counts.deleted == lost
 
 
@@ -128,70 +123,58 @@ def test_more_than_a_fifth_of_a_tables_rows_and_than_five_are_not_deleted(
 ) -> None:
     land(told, range(number))
     told.transform()
-    told.full_refresh(*map(str, range(lost)), kind="models")
+    told.full_refresh(*map(str, range(lost)))
     stopped(
         told,
-        rf"would delete {lost} of the {number} rows of catalog/civitai.models in catalog.models, more than a fifth. "
-        rf"Nothing is written. .* atlas transform catalog/civitai --partition {DAYS[0]} --shrink",
+        rf"would delete {lost} of the {number} rows of toy/library.authors in toy.authors, more than a fifth. "
+        rf"Nothing is written. .* atlas transform toy/library --partition {DAYS[0]} --shrink",
     )
     assert transform(told.warehouse, told.source, DAYS[0], shrink=True).counts.deleted == lost
 
 
-def with_images(*numbers: int) -> list[Json]:
-    images = [{"id": number, "url": f"https://i/{number}.png"} for number in numbers]
-    return [{"id": 1, "name": "v", "images": images}]
+def with_covers(*numbers: int) -> list[Json]:
+    return [book(1, covers=[cover(number) for number in numbers])]
 
 
 def test_rows_of_other_streams_in_the_table_do_not_count(told: Recorder) -> None:
     for number in range(10, 40):
-        told.land(str(number), {"id": number, "url": f"https://i/{number}.png"}, kind="images")
-    land(told, range(1, 2), modelVersions=with_images(*range(6)))
+        told.land(str(number), cover(number), kind="covers")
+    land(told, range(1, 2), books=with_covers(*range(6)))
     told.transform()
-    told.land("1", {"id": 1, "name": "heron", "type": "LORA"}, kind="models")
-    stopped(told, "would delete 6 of the 6 rows of catalog/civitai.models in catalog.images")
+    told.land("1", author(1))
+    stopped(told, "would delete 6 of the 6 rows of toy/library.authors in toy.covers")
 
 
 def test_rows_that_wait_for_others_to_let_go_of_them_count(told: Recorder) -> None:
-    """Images of another stream refer to the versions that are deleted."""
-    told.land(
-        "1",
-        {
-            "id": 1,
-            "name": "h",
-            "type": "LORA",
-            "modelVersions": [{"id": each, "name": f"v{each}"} for each in range(6)],
-        },
-        kind="models",
-    )
+    """Covers of another stream refer to the books that are deleted."""
+    told.land("1", author(1, books=[book(each) for each in range(6)]))
     for number in range(6):
-        told.land(
-            str(number), {"id": number, "url": f"https://i/{number}.png", "modelVersionIds": [number]}, kind="images"
-        )
+        told.land(str(number), cover(number, book=number), kind="covers")
     told.transform()
-    told.land("1", {"id": 1, "name": "h", "type": "LORA", "modelVersions": []}, kind="models")
-    stopped(told, "would delete 6 of the 6 rows of catalog/civitai.models in catalog.model_versions")
+    told.land("1", author(1, books=[]))
+    stopped(told, "would delete 6 of the 6 rows of toy/library.authors in toy.books")
 
 
 def test_rows_of_a_select_file_that_is_gone_are_not_deleted_silently(told: Recorder, files: Files) -> None:
-    land(told, range(1, 7), tags=["bird"])
+    land(told, range(1, 7), topics=["bird"])
     told.transform()
-    (files.folder / "catalog/civitai/model_tags.sql").unlink()
+    (files.folder / "toy/library/author_topics.sql").unlink()
     project.selects.cache_clear()
-    stopped(told, "would delete 6 of the 6 rows of catalog/civitai.models in catalog.model_tags")
+    stopped(told, "would delete 6 of the 6 rows of toy/library.authors in toy.author_topics")
 
 
 def test_an_erasure_needs_no_permission(told: Recorder) -> None:
-    land(told, range(1, 2), modelVersions=with_images(*range(6)))
+    land(told, range(1, 2), books=with_covers(*range(6)))
     told.transform()
-    erasure.erase(told.warehouse, told.source, "catalog/civitai.models", "1")
-    assert shown(told.warehouse, "select count(*) from catalog.images") == [0]
+    erasure.erase(told.warehouse, told.source, "toy/library.authors", "1")
+    assert shown(told.warehouse, "select count(*) from toy.covers") == [0]
 
 
 def test_the_command_has_the_option(told: Recorder, atlas: Atlas) -> None:
     land(told, range(6))
     told.transform()
-    told.full_refresh(*map(str, range(6)), kind="models")
-    assert "more than a fifth" in words(atlas("transform", "catalog/civitai", code=FAILED).stderr)
-    assert shown(told.warehouse, "select count(*) from catalog.models") == [6]
-    atlas("transform", "catalog/civitai", "--shrink")
-    assert shown(told.warehouse, "select count(*) from catalog.models") == [0]
+    told.full_refresh(*map(str, range(6)))
+    assert "more than a fifth" in words(atlas("transform", "toy/library", code=FAILED).stderr)
+    assert shown(told.warehouse, "select count(*) from toy.authors") == [6]
+    atlas("transform", "toy/library", "--shrink")
+    assert shown(told.warehouse, "select count(*) from toy.authors") == [0]
