@@ -60,8 +60,8 @@ def trace_(
             "derived": f"by run {derived['fetch_run_id']}, {derived['kind']} of day {derived['partition_key']}",
             "sql": f"sql/{found['sql_path']} {found['sql_digest']}",
             "body": show.document(proof.body),
+            "counters": show.document(proof.counters) if proof.counters else None,
         }
-        | ({"counters": show.document(proof.counters)} if proof.counters else {})
     )
 
 

@@ -66,7 +66,7 @@ def show_(quarantine_id: Annotated[int, typer.Argument(help="Number of the entry
     exact = found.pop("bytes")
     found["row"] = found["row"] and show.document(found["row"])
     found["bytes"] = exact and show.visible(bytes(exact))
-    show.fields({name: value for name, value in found.items() if value is not None})
+    show.fields(found)
 
 
 @app.command()

@@ -77,9 +77,10 @@ def table(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def fields(values: Mapping[str, Any]) -> None:
-    """Prints names with their values, one a line, without `--json`."""
-    widest = max(map(len, values))
-    for name, value in values.items():
+    """Prints names with their values, one a line, without `--json`; none for a value that is None."""
+    shown = {name: value for name, value in values.items() if value is not None}
+    widest = max(map(len, shown))
+    for name, value in shown.items():
         say(f"{name:>{widest}}  {value}")
 
 
