@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
@@ -21,7 +22,7 @@ import typer
 from pipelines import ledger, project
 from pipelines.cli import context, show
 from pipelines.errors import AtlasError
-from pipelines.warehouse import database, migrate
+from pipelines.warehouse import database, locks, migrate
 
 Process = subprocess.Popen[bytes]
 PATIENCE_S = 60
@@ -33,8 +34,9 @@ SERVING = ("--workspace", "workspace.yaml", "--code-server-log-level", "error")
 
 def ui(port: Annotated[int, typer.Option(min=1, max=65535, help="Port on 127.0.0.1.")] = 3000) -> None:
     """Open the Dagster UI over the warehouse; Ctrl-C ends it."""
-    if _answers(port):
-        raise AtlasError(f"Port {port} is already in use. Choose another: make ui PORT={port + 1}")
+    with socket.socket() as client:
+        if client.connect_ex(("127.0.0.1", port)) == 0:
+            raise AtlasError(f"Port {port} is already in use. Choose another: make ui PORT={port + 1}")
 
     context.warn_unknown_variables()
     from pipelines.orchestration import resources  # Dagster takes seconds to import
@@ -44,15 +46,12 @@ def ui(port: Annotated[int, typer.Option(min=1, max=65535, help="Port on 127.0.0
     with database.open_warehouse(context.current_settings()) as warehouse:
         migrate.ensure(warehouse, project.objects())
         ledger.close_dead_runs(warehouse)
+        with resources.instance(warehouse, context.current_settings().home) as instance:
+            resources.report_dead_runs(warehouse, instance)
         os.environ |= context.current_settings().environment() | {"DATABASE_URL": warehouse.conninfo}
-        with resources.running(warehouse, context.current_settings().home):
+        with warehouse.connect() as connection:
+            locks.acquire_shared(connection, locks.DAGSTER_SERVICES)  # shows other processes that Dagster runs here
             _serve(port)
-
-
-def _answers(port: int) -> bool:
-    """Whether a program takes connections on a port of 127.0.0.1."""
-    with socket.socket() as client:
-        return client.connect_ex(("127.0.0.1", port)) == 0
 
 
 def _stop(number: int, _: FrameType | None) -> None:
@@ -66,21 +65,12 @@ def _serve(port: int) -> None:
         "dagster-webserver": _start("dagster-webserver", "--host", "127.0.0.1", "--port", str(port)),
         "dagster-daemon": _start("dagster-daemon", "run"),
     }
-    deadline, ready = time.monotonic() + PATIENCE_S, False
     try:
+        _wait_for(port, children)
+        show.say(f"The Dagster UI is at http://127.0.0.1:{port} (Ctrl-C ends it)")
         while True:
-            for name, child in children.items():
-                if child.poll() is not None:
-                    ended = f"{name} ended with code {child.returncode}."
-                    raise AtlasError(f"{ended} See its lines above; is the port free?")
-            if not ready and _answers(port):
-                ready = True
-                show.say(f"The Dagster UI is at http://127.0.0.1:{port} (Ctrl-C ends it)")
-            if not ready and time.monotonic() > deadline:
-                raise AtlasError(
-                    f"The webserver has not answered on port {port} for {PATIENCE_S} s. See its lines above."
-                )
-            time.sleep(0.3)
+            _require_running(children)
+            time.sleep(0.5)
     except KeyboardInterrupt:
         show.say("Stopping.")
     finally:
@@ -120,3 +110,21 @@ def _die_with_parent() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _wait_for(port: int, children: dict[str, Process]) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while time.monotonic() < deadline:
+        _require_running(children)
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/server_info", timeout=1):
+                return
+        except OSError:
+            time.sleep(0.3)
+    raise AtlasError(f"The webserver has not answered on port {port} for {PATIENCE_S} s. See its lines above.")
+
+
+def _require_running(children: dict[str, Process]) -> None:
+    for name, child in children.items():
+        if child.poll() is not None:
+            raise AtlasError(f"{name} ended with code {child.returncode}. See its lines above; is the port free?")
