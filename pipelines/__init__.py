@@ -4,7 +4,7 @@ Folders and modules in layers; each imports only from its own line, or from line
 
     definitions                                what Dagster loads
     cli                                        the `atlas` command
-    orchestration                              assets, checks, sensors, schedules
+    orchestration                              assets, checks, automation
     maintenance                                pruning and erasure
     lineage                                    trace, rebuild, time travel
     transform                                  staging into tables, by SELECT files

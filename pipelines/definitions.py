@@ -4,11 +4,15 @@ import dagster as dg
 
 from pipelines import project
 from pipelines.orchestration.assets import staging_asset, table_assets
-from pipelines.orchestration.checks import ledger_checks, proof_checks
-from pipelines.orchestration.drift_checks import drift_check
+from pipelines.orchestration.automation import (
+    close_dead_runs,
+    follow_sensor,
+    full_refresh_schedule,
+    news_sensor,
+    prune_schedule,
+)
+from pipelines.orchestration.checks import drift_check, ledger_checks, proof_checks
 from pipelines.orchestration.resources import Atlas
-from pipelines.orchestration.schedules import full_refresh_schedule, prune_schedule
-from pipelines.orchestration.sensors import close_dead_runs, follow_sensor, news_sensor
 
 SOURCES = project.sources().values()
 

@@ -23,7 +23,7 @@ from pipelines import ledger, project
 from pipelines.landing.land import land_items
 from pipelines.ledger import Counts, Run
 from pipelines.orchestration import resources
-from pipelines.orchestration.assets import run_metadata, staging_asset, staging_key, table_assets, table_key
+from pipelines.orchestration.assets import run_metadata, staging_asset, staging_key, table_assets, table_keys
 from pipelines.orchestration.checks import ledger_checks
 from pipelines.source import Item, Payload, Source
 from pipelines.transform.run import pending_partitions, transform
@@ -357,7 +357,7 @@ def test_dagster_is_told_what_the_ledger_says(
         for key in dagster.get_asset_keys()
         for event in dagster.fetch_materializations(key, limit=10).records
     }
-    tables = {table_key(select): select.table.fullname for select in project.selects(library.name)}
+    tables = table_keys(library)
     assert set(told) == {(key, day) for key in (staging_key(library), *tables) for day in ("2026-11-01", DAY)}
     for row in rows(warehouse, "select * from ops.fetch_runs"):
         counted = {staging_key(library): row} if row["kind"] == "land" else {}

@@ -18,15 +18,10 @@ from pipelines.settings import Settings, unknown_variables
 from pipelines.warehouse import database, migrate
 from pipelines.warehouse.database import Warehouse
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 SourceNames = Annotated[
     list[str] | None, typer.Argument(help="Domains or sources (domain/source); without any, all of them.")
 ]
-SourceName = Annotated[
-    str | None, typer.Argument(help="Only this domain or source (domain/source).", metavar="[SOURCE]")
-]
 Stream = Annotated[str, typer.Argument(help="Stream of the payloads: domain/source, or domain/source.kind.")]
-Day = Annotated[str | None, typer.Option("--partition", help="One day, YYYY-MM-DD.", metavar="DAY")]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 
 FAILED, PARTIAL = 1, 3
@@ -76,12 +71,11 @@ def confirm(question: str, otherwise: str) -> None:
 
 
 @contextmanager
-def runs(json: bool) -> Iterator[tuple[Warehouse, Reporter]]:
+def runs() -> Iterator[tuple[Warehouse, Reporter]]:
     """The warehouse, and a reporter of the runs in the block; ends the command with their exit code."""
-    with warehouse() as opened, show.reporting(json=json) as reporter:
+    with warehouse() as opened, show.reporting() as reporter:
         yield opened, reporter
-    if json:
-        show.as_json([show.run_as_dict(run) for run in reporter.runs])
+    show.result([show.run_as_dict(run) for run in reporter.runs])
     end(reporter.runs)
 
 

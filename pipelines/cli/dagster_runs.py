@@ -1,14 +1,14 @@
 """`atlas run`: executes Dagster runs in this process, for each source one that lands and one that transforms.
 
 They are separate runs, so that where a day fails to land, the other days are transformed all the same, and it is not.
-Belongs here: how the command executes Dagster assets. Not here: the assets (`orchestration.assets`). Only this module
-and `ui` import Dagster for the command line.
+Belongs here: how the command executes Dagster assets. Not here: the assets (`orchestration.assets`).
 """
 
 import logging
 import os
 from collections.abc import Callable
 from datetime import date, timedelta
+from itertools import groupby
 from pathlib import Path
 
 os.environ.setdefault("DAGSTER_EVENT_BATCH_SIZE", "100")
@@ -26,8 +26,6 @@ from pipelines.transform.run import pending_partitions, transform
 from pipelines.warehouse.database import Warehouse
 
 RANGE_START, RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
-Config = dict[str, dict[str, bool]]
-"""The configuration of runs that `land` and of runs that `transform`."""
 
 
 def run(
@@ -35,26 +33,24 @@ def run(
     home: Path,
     work: list[tuple[Source, list[date]]],
     mode: Mode,
-    config: Config,
+    config: dict[str, dict[str, bool]],
     notify: Callable[[Run], None],
 ) -> None:
     """Lands each source for its days, and transforms the days that landed and those with pending payloads.
 
-    A failure is in the ledger and does not stop the others.
+    A failure is in the ledger and does not stop the others. config: of the runs that `land` and that `transform`.
     """
     logging.getLogger("dagster").setLevel(logging.CRITICAL)
     atlas = resources.Atlas(warehouse, mode, notify)
-    with resources.instance(warehouse, home) as instance:
-        resources.report_dead_runs(warehouse, instance)
-        with resources.alive(warehouse):
-            for source, days in work:
-                landed = _materialize(staging_asset(source), days, instance, atlas, config["land"])
-                if project.selects(source.name):
-                    _materialize(table_assets(source), landed, instance, atlas, config["transform"])
-                tried = {day.isoformat() for day in landed}
-                for partition in pending_partitions(warehouse, source):
-                    if partition not in tried:
-                        transform(warehouse, source, partition, shrink=config["transform"]["shrink"], notify=notify)
+    with resources.running(warehouse, home) as instance:
+        for source, days in work:
+            landed = _materialize(staging_asset(source), days, instance, atlas, config["land"])
+            if project.selects(source.name):
+                _materialize(table_assets(source), landed, instance, atlas, config["transform"])
+            tried = {day.isoformat() for day in landed}
+            for partition in pending_partitions(warehouse, source):
+                if partition not in tried:
+                    transform(warehouse, source, partition, shrink=config["transform"]["shrink"], notify=notify)
 
 
 def _materialize(
@@ -64,17 +60,19 @@ def _materialize(
     atlas: resources.Atlas,
     config: dict[str, bool],
 ) -> list[date]:
-    """Materializes days, a run for each range of them; returns the days that did not fail.
+    """Materializes days, a run for each series of consecutive ones; returns the days that did not fail.
 
     Raises AtlasError for a failure that no ledger row reports.
     """
     done: list[date] = []
-    for first, last in _ranges(days):
+    numbered = enumerate(sorted(days))
+    for _, group in groupby(numbered, lambda each: each[1] - timedelta(days=each[0])):
+        series = [day for _, day in group]
         result = dg.materialize(
             [assets],
             instance=instance,
             resources={"atlas": atlas},
-            tags={RANGE_START: first.isoformat(), RANGE_END: last.isoformat()},
+            tags={RANGE_START: series[0].isoformat(), RANGE_END: series[-1].isoformat()},
             run_config={
                 "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
                 "ops": {assets.op.name: {"config": config}},
@@ -82,7 +80,7 @@ def _materialize(
             raise_on_error=False,
         )
         failed = set() if result.success else _failed_days(result, instance, atlas)
-        done += [day for day in days if first <= day <= last and day.isoformat() not in failed]
+        done += [day for day in series if day.isoformat() not in failed]
     return done
 
 
@@ -98,14 +96,3 @@ def _failed_days(result: dg.ExecuteInProcessResult, instance: dg.DagsterInstance
         errors = [event.step_failure_data.error for event in result.get_step_failure_events()]
         raise AtlasError("; ".join(error.message.strip() for error in errors if error) or "the Dagster run failed")
     return failed
-
-
-def _ranges(days: list[date]) -> list[tuple[date, date]]:
-    """The first and last day of each series of consecutive days."""
-    ranges: list[tuple[date, date]] = []
-    for day in sorted(days):
-        if ranges and day - ranges[-1][1] == timedelta(days=1):
-            ranges[-1] = (ranges[-1][0], day)
-        else:
-            ranges.append((day, day))
-    return ranges

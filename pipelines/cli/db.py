@@ -11,31 +11,43 @@ import typer
 
 from pipelines import project
 from pipelines.cli import context, show
-from pipelines.cli.context import AsJson, Yes
+from pipelines.cli.context import Yes
+from pipelines.cli.show import with_json
 from pipelines.errors import AtlasError
 from pipelines.warehouse import autogenerate, database, embedded, migrate
 
 app = typer.Typer(help="The database itself: migrate, status, revision, ensure, drop, shell.", no_args_is_help=True)
 
 
+@app.command("apply", help="Another name of `migrate`.")
 @app.command("migrate")
-def migrate_(json: AsJson = False) -> None:
+@with_json
+def migrate_() -> None:
     """Apply pending migrations, and functions, views, triggers and policies whose text changed."""
-    settings = context.current_settings()
-    with database.open_warehouse(settings) as warehouse:
-        apply = migrate.ensure if settings.database_url is None else migrate.migrate
-        applied = apply(warehouse, project.objects())
-    _ready(applied, json=json)
+    _bring_up(create=context.current_settings().database_url is None)
 
 
-def _ready(applied: list[str], *, json: bool) -> None:
+@app.command()
+@with_json
+def ensure() -> None:
+    """Create the database where it is missing, and bring it to the newest revision."""
+    _bring_up(create=True)
+
+
+def _bring_up(*, create: bool) -> None:
+    """Migrates the database. create: also where it does not exist yet."""
+    with database.open_warehouse(context.current_settings()) as warehouse:
+        applied = (migrate.ensure if create else migrate.migrate)(warehouse, project.objects())
     revision = migrate.head()
     words = f"Applied {', '.join(applied)}." if applied else "Nothing to apply."
-    show.answer({"applied": applied, "revision": revision}, f"{words} Ready, at revision {revision}.", json=json)
+    show.result({"applied": applied, "revision": revision})
+    show.say(f"{words} Ready, at revision {revision}.")
 
 
-@app.command("status")
-def status_(json: AsJson = False) -> None:
+@app.command("check", help="Another name of `status`.")
+@app.command()
+@with_json
+def status() -> None:
     """Show the database's address, its revision, and what `migrate` would apply. Exit code 3 if anything is pending."""
     with database.open_warehouse(context.current_settings()) as warehouse:
         exists = warehouse.database in warehouse.databases()
@@ -48,46 +60,30 @@ def status_(json: AsJson = False) -> None:
             "head": migrate.head(),
             "pending": pending,
         }
-    if json:
-        show.as_json(found)
-    else:
-        show.fields(found | {"revision": current or "none", "pending": ", ".join(pending) or "none"})
+    show.result(found)
+    show.fields(found | {"revision": current or "none", "pending": ", ".join(pending) or "none"})
     if pending:
         raise typer.Exit(context.PARTIAL)
 
 
-app.command("apply", help="Another name of `migrate`.")(migrate_)
-app.command("check", help="Another name of `status`.")(status_)
-
-
 @app.command()
+@with_json
 def revision(
     message: Annotated[
         str, typer.Option("--message", "-m", metavar="TEXT", help="What the migration does; its file is named by it.")
     ],
-    json: AsJson = False,
 ) -> None:
     """Write a migration of what the declared tables and the database differ in. Applies nothing."""
     with database.open_warehouse(context.current_settings()) as warehouse:
         written = autogenerate.write(warehouse, message)
+    show.result({"written": written})
     nothing = "The tables are as declared: there is nothing to write."
-    words = f"Wrote {written}. Read it, then run: atlas db migrate" if written else nothing
-    show.answer({"written": written}, words, json=json)
+    show.say(f"Wrote {written}. Read it, then run: atlas db migrate" if written else nothing)
 
 
 @app.command()
-def ensure(json: AsJson = False) -> None:
-    """Create the database where it is missing, and bring it to the newest revision."""
-    with database.open_warehouse(context.current_settings()) as warehouse:
-        applied = migrate.ensure(warehouse, project.objects())
-    _ready(applied, json=json)
-
-
-@app.command()
-def drop(
-    yes: Yes = False,
-    json: AsJson = False,
-) -> None:
+@with_json
+def drop(yes: Yes = False) -> None:
     """Drop the warehouse's and Dagster's databases with all their data. Asks first."""
     with database.open_warehouse(context.current_settings()) as warehouse:
         names = [warehouse.database, str(warehouse.dagster_url.database)]
@@ -97,8 +93,8 @@ def drop(
             context.confirm(question, "Nothing is dropped. To drop without being asked: --yes.")
         for name in there:
             warehouse.drop_database(name)
-    words = f"Dropped {' and '.join(there)}." if there else "There was nothing to drop."
-    show.answer({"dropped": there}, words, json=json)
+    show.result({"dropped": there})
+    show.say(f"Dropped {' and '.join(there)}." if there else "There was nothing to drop.")
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})

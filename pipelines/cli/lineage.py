@@ -13,7 +13,6 @@ from psycopg import sql
 
 from pipelines import ledger, project
 from pipelines.cli import context, show
-from pipelines.cli.context import AsJson
 from pipelines.errors import AtlasError
 from pipelines.lineage import rebuild, snapshots, time_travel, trace
 from pipelines.transform import table_digests
@@ -28,16 +27,15 @@ RunId = Annotated[str, typer.Argument(help="Id of a run in the ledger, or its fi
 def trace_(
     table: Annotated[str | None, typer.Argument(help="Table of a domain: catalog.models.", metavar="[TABLE]")] = None,
     key: Annotated[
-        list[str] | None,
-        typer.Argument(help="Primary key of the row, or its id at the source.", metavar="[KEY]"),
+        list[str] | None, typer.Argument(help="Primary key of the row, or its id at the source.", metavar="[KEY]")
     ] = None,
-    json: AsJson = False,
 ) -> None:
     """Show where a row comes from: payload, request, runs, SQL. Without a row: count rows that lead to no payload."""
     with context.warehouse() as warehouse, warehouse.connect() as connection:
         if table is None:
             counted = trace.unproven(connection)
-            show.rows("Rows, and rows that lead to no payload", counted, json=json)
+            show.result(counted)
+            show.table("Rows, and rows that lead to no payload", counted)
             if unproven := [row["table_name"] for row in counted if row["unproven"]]:
                 raise AtlasError(
                     f"Rows of {', '.join(unproven)} lead to no payload: they were not written by Model Atlas. "
@@ -48,9 +46,7 @@ def trace_(
             spec = trace.find_table(table)
             raise AtlasError(f"Which row of {table}? Name its key: {' '.join(spec.key)}.", usage=True)
         proof = trace.trace(connection, table, " ".join(key))
-    if json:
-        show.as_json(asdict(proof))
-        return
+    show.result(asdict(proof))
     landed, derived, found = proof.landed, proof.derived, proof.proof
     through = f", through a row of {found['through']} that refers to it" if found["through"] else ""
     show.fields(
@@ -64,8 +60,8 @@ def trace_(
             "derived": f"by run {derived['fetch_run_id']}, {derived['kind']} of day {derived['partition_key']}",
             "sql": f"sql/{found['sql_path']} {found['sql_digest']}",
             "body": show.document(proof.body),
+            "counters": show.document(proof.counters) if proof.counters else None,
         }
-        | ({"counters": show.document(proof.counters)} if proof.counters else {})
     )
 
 
@@ -73,15 +69,14 @@ def rebuild_(
     domain: Annotated[str, typer.Argument(help="The domain to derive again.")],
     check: Annotated[bool, typer.Option("--check", help="Compare only; change nothing.")] = False,
     workers: Annotated[int, typer.Option(min=1, help="How many sources are derived in parallel.")] = WORKERS,
-    json: AsJson = False,
 ) -> None:
     """Derive a domain again from staging with the current SELECT files, and replace or compare its tables."""
     _known(domain)
-    with context.warehouse() as warehouse, show.reporting(json=json) as reporter:
+    with context.warehouse() as warehouse, show.reporting() as reporter:
         if not check:
             run = rebuild.rebuild(warehouse, domain, workers=workers, notify=reporter)
-            tables = [{"table": name, **counts} for name, counts in run.stats["tables"].items()]
-            show.as_json({"run": show.run_as_dict(run)}) if json else show.table("Tables", tables)
+            show.result({"run": show.run_as_dict(run)})
+            show.table("Tables", [{"table": name, **counts} for name, counts in run.stats["tables"].items()])
             context.end([run])
             return
         compared = rebuild.check(warehouse, domain, workers=workers)
@@ -89,7 +84,8 @@ def rebuild_(
             erased = trace.count_erased(connection, domain)
     if erased:
         show.note(f"Neither staging nor the tables have anything of {show.number_of(erased, 'erased records')}.")
-    show.rows("Tables compared with what staging gives", [asdict(each) for each in compared], json=json)
+    show.result(rows := [asdict(each) for each in compared])
+    show.table("Tables compared with what staging gives", rows)
     if not all(each.same for each in compared):
         raise AtlasError(
             "The tables differ from what staging gives. Where the SELECT files have changed, run: "
@@ -102,7 +98,6 @@ def as_of(
     table: Annotated[str | None, typer.Argument(help="The table to print.", metavar="[TABLE]")] = None,
     schema: Annotated[str | None, typer.Option(help="Write the whole domain as it was into a new schema.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="How many rows to print.")] = None,
-    json: AsJson = False,
 ) -> None:
     """Print a table as CSV as it was after a run, or write the whole domain as it was into a schema."""
     if (table is None) == (not schema):
@@ -113,12 +108,13 @@ def as_of(
         with time_travel.as_of(warehouse, domain, snapshot, schema=schema or None, workers=WORKERS) as past:
             inexact = time_travel.why_not_exact(connection, past)
             if table is not None:
-                _print_rows(connection, past.table_spec(table), limit, json)
+                _print_rows(connection, past.table_spec(table), limit)
             else:
                 sizes = {name: table_digests.count(connection, past.table_spec(name))["rows"] for name in past.tables}
     if schema:
         rows = [{"table": f"{schema}.{name}", "rows": number} for name, number in sizes.items()]
-        show.rows(f"As it was after run {snapshot.run_id}", rows, json=json)
+        show.result(rows)
+        show.table(f"As it was after run {snapshot.run_id}", rows)
         drop = sql.SQL("drop schema {} cascade;").format(sql.Identifier(schema)).as_string()
         show.note(f"The schema stays until it is dropped in psql: {drop}")
     if inexact:
@@ -127,10 +123,7 @@ def as_of(
 
 
 def diff(
-    before: RunId,
-    after: RunId,
-    table: Annotated[str | None, typer.Option(help="Only this table.")] = None,
-    json: AsJson = False,
+    before: RunId, after: RunId, table: Annotated[str | None, typer.Option(help="Only this table.")] = None
 ) -> None:
     """Show which rows and cells differ between two runs, and why: another payload, other counters, other SQL."""
     with context.warehouse() as warehouse, ledger.open_reader(warehouse) as connection, ExitStack() as stack:
@@ -142,8 +135,8 @@ def diff(
         inexact = " ".join(filter(None, (time_travel.why_not_exact(connection, past) for past in (old, new))))
         differences = time_travel.differences(connection, old, new)
         found = (each for each in differences if table in (None, each["table"]))
-        if json:
-            show.as_json(list(found))
+        if show.wants_json:
+            show.result(list(found))
         else:
             number = 0
             for each in found:
@@ -162,19 +155,18 @@ def _difference(each: dict[str, Any]) -> str:
         "sql": f"sql {(each['before'] or {}).get('sql') or '—'} → {(each['after'] or {}).get('sql') or '—'}",
     }
     line = f"{each['change']:>8}  {each['table']} {each['key']}  ({words.get(each['cause'], each['cause'])})"
-    if each["change"] != "changed":
-        return line
-    cells = (f"          {name}: {show.short(old)} → {show.short(new)}" for name, (old, new) in each["cells"].items())
-    return "\n".join([line, *cells])
+    cells = each["cells"] if each["change"] == "changed" else {}
+    changed = (f"          {name}: {show.short(old)} → {show.short(new)}" for name, (old, new) in cells.items())
+    return "\n".join([line, *changed])
 
 
-def _print_rows(connection: Connection, spec: TableSpec, limit: int | None, json: bool) -> None:
+def _print_rows(connection: Connection, spec: TableSpec, limit: int | None) -> None:
     """Prints rows as CSV, or as one JSON document; without audit columns that the engine fills."""
     query = sql.SQL("select {} from {} order by {} limit {}").format(
-        names(spec.content), spec.target, names(spec.key), sql.Literal(limit) if limit else sql.SQL("all")
+        names(spec.content), spec.target, names(spec.key), sql.Literal(limit)
     )
-    if json:
-        show.as_json(connection.execute(query).fetchall())
+    if show.wants_json:
+        show.result(connection.execute(query).fetchall())
         return
     with connection.cursor().copy(sql.SQL("copy ({}) to stdout (format csv, header)").format(query)) as copy:
         for block in copy:

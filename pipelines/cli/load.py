@@ -1,6 +1,7 @@
-"""`atlas run`, `land` and `transform`: fetch payloads, land them in staging, transform them into tables.
+"""`atlas run`, `land`, `transform` and `record`: fetch payloads, land them, transform them, keep them as recordings.
 
-Belongs here: options, and which days of which sources. Not here: how Dagster runs are executed (`dagster_runs`).
+Belongs here: options, and which days of which sources. Not here: how Dagster runs are executed (`dagster_runs`), how
+a source is recorded (`landing.extract`).
 """
 
 from collections.abc import Iterable
@@ -12,25 +13,24 @@ from typing import Annotated
 import typer
 from psycopg import sql
 
-from pipelines import project
+from pipelines import project, settings
 from pipelines.cli import context, show
-from pipelines.cli.context import AsJson, Day, SourceNames, Stream
+from pipelines.cli.context import SourceNames, Stream
 from pipelines.connectors import recording
+from pipelines.connectors.recording import Recorder
 from pipelines.errors import AtlasError
-from pipelines.landing import bulk_files
+from pipelines.landing import bulk_files, extract
 from pipelines.landing.land import land_intake
 from pipelines.settings import Mode
-from pipelines.source import Source, Window
+from pipelines.source import Payload, Source, Window
 from pipelines.transform.run import pending_partitions
 from pipelines.transform.run import transform as transform_partition
 from pipelines.warehouse.database import Warehouse
 
+Day = Annotated[str | None, typer.Option("--partition", help="One day, YYYY-MM-DD.", metavar="DAY")]
 Full = Annotated[bool, typer.Option("--full", help="Apply all latest versions again, not only pending ones.")]
 Shrink = Annotated[
-    bool,
-    typer.Option(
-        "--shrink", help="Accept that a listing or table loses more than a fifth, or that a SELECT fails often."
-    ),
+    bool, typer.Option("--shrink", help="Accept that a listing or table loses over a fifth, or a SELECT fails often.")
 ]
 
 
@@ -47,7 +47,6 @@ def run(
         bool, typer.Option("--full-refresh", help="Live: read all of the source, not only what is new.")
     ] = False,
     shrink: Shrink = False,
-    json: AsJson = False,
 ) -> None:
     """Fetch, land and transform sources, day by day, as Dagster runs of this process.
 
@@ -56,8 +55,9 @@ def run(
     mode: Mode = context.current_settings(mode=None if live is None else "live" if live else "recorded").mode
     if full_refresh and mode != "live":
         raise AtlasError("A recording is always read whole: --full-refresh goes with --live.", usage=True)
-    work = _work(project.find_sources(sources or []), mode, *_day_range(partition, since, until, mode))
-    with context.warehouse() as warehouse, show.reporting(json=json) as reporter:
+    chosen = project.find_sources(sources or [])
+    work = _work(chosen, mode, *_day_range(partition, since, until, mode))
+    with context.warehouse() as warehouse, show.reporting() as reporter:
         from pipelines.cli import dagster_runs  # Dagster takes seconds to import
 
         home = context.current_settings().home
@@ -66,12 +66,10 @@ def run(
             "transform": {"full": full, "shrink": shrink},
         }
         dagster_runs.run(warehouse, home, work, mode, config, reporter)
-        rows = _row_counts(warehouse, [source for source, _ in work])
-    _warn_without_selects([source for source, _ in work])
-    if json:
-        show.as_json({"runs": [show.run_as_dict(each) for each in reporter.runs], "rows": rows})
-    else:
-        show.table("Rows of all sources", [{"table": name, "rows": number} for name, number in rows.items()])
+        rows = _row_counts(warehouse, chosen)
+    _warn_without_selects(chosen)
+    show.result({"runs": [show.run_as_dict(each) for each in reporter.runs], "rows": rows})
+    show.table("Rows of all sources", [{"table": name, "rows": number} for name, number in rows.items()])
     context.end(reporter.runs)
 
 
@@ -79,16 +77,15 @@ def land(
     stream: Stream,
     files: Annotated[Path, typer.Option("--from", help="File or folder: NDJSON or JSON, .gz and .zst too.")],
     partition: Day = None,
-    json: AsJson = False,
 ) -> None:
     """Land payloads from files, exactly as fetched ones are landed."""
     source, kind = project.find_stream(stream)
-    window = parse_day(partition) if partition else None
+    window = _parse_day(partition) if partition else None
     if window and window.day < source.start_date:
         raise AtlasError(f"{source.name} begins on {source.start_date}; {window.key} is before that.", usage=True)
     intake = bulk_files.intake(source, kind, files, window)
     day = window.key if window else datetime.now(UTC).date().isoformat()
-    with context.runs(json) as (warehouse, reporter):
+    with context.runs() as (warehouse, reporter):
         land_intake(warehouse, source, day, nullcontext(intake), notify=reporter)
         if pending_partitions(warehouse, source):
             show.note(f"To apply it to the tables, run: atlas transform {source.name}")
@@ -100,12 +97,11 @@ def transform(
     partition: Day = None,
     full: Full = False,
     shrink: Shrink = False,
-    json: AsJson = False,
 ) -> None:
     """Apply pending payloads to the tables: of every partition that has any, or of one."""
     chosen = project.find_sources(sources)
-    only = parse_day(partition).key if partition else None
-    with context.runs(json) as (warehouse, reporter):
+    only = _parse_day(partition).key if partition else None
+    with context.runs() as (warehouse, reporter):
         for source in chosen:
             if project.selects(source.name):
                 for day in [only] if only else _transformable(warehouse, source, full):
@@ -113,7 +109,45 @@ def transform(
         _warn_without_selects(chosen)
 
 
-def parse_day(text: str) -> Window:
+def record(
+    source: Annotated[str, typer.Argument(help="The source (domain/source).")],
+    day: Annotated[str | None, typer.Option(help="Day of the recording; without it, today.", metavar="DAY")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="The most pages of a listing, records of a page, files of a folder.")
+    ] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Overwrite the recording of that day.")] = False,
+) -> None:
+    """Keep what a live source answers as a recording, without tokens, passwords and e-mail addresses."""
+    chosen = project.find_sources([source])
+    if len(chosen) > 1:
+        raise AtlasError(f"Name one source: {', '.join(each.name for each in chosen)}.", usage=True)
+    found, window = chosen[0], _parse_day(day or datetime.now(UTC).date().isoformat())
+    path = recording.file_of(found, window.day)
+    name = path.relative_to(project.SAMPLES.parent).as_posix()
+    if path.exists() and not replace:
+        raise AtlasError(f"{name} exists already. To overwrite it, add --replace.", usage=True)
+    for place in found.extra_urls:
+        if not (settings.base_url(found.stem, place) or found.extra_urls[place]):
+            variable = f"ATLAS_{found.stem}_{place}_BASE_URL".upper()
+            raise AtlasError(f"{found.name} reads {place} too: set {variable}, so that it is recorded.", usage=True)
+    recorder = Recorder(limit, past=not extract.is_current(found, window))
+    with context.warehouse() as warehouse, show.err.status(f"recording {found.name}") as status:
+        words = f"recording {found.name}: {{:,}} items so far"
+        items = extract.record(warehouse, found, window, recorder, lambda number: status.update(words.format(number)))
+    recording.write(path, recorder)
+    payloads = sum(isinstance(item, Payload) for item in items)
+    counts = {"responses": len(recorder.exchanges), "files": len(recorder.files), "payloads": payloads}
+    show.result({"recording": name, **counts, "left_out": recorder.left_out})
+    kept = f"{len(recorder.files):,} files" if found.kind == "folder" else f"{len(recorder.exchanges):,} responses"
+    show.say(f"{name}: {kept}, {payloads:,} payloads. Read what it holds before you commit it.")
+    show.say(f"To replay it, run: atlas run {found.name} --partition {window.key}")
+    for each in recorder.left_out:
+        show.note(f"left out, it seems to hold a secret or an address: {each}")
+    if recorder.left_out:
+        raise typer.Exit(context.PARTIAL)
+
+
+def _parse_day(text: str) -> Window:
     """The day that a text names. Raises AtlasError for a text that is not a day, or a day in the future."""
     try:
         window = Window.of(text)
@@ -129,10 +163,9 @@ def _day_range(partition: str | None, since: str | None, until: str | None, mode
     if partition and (since or until):
         raise AtlasError("Give either --partition or --from and --to.", usage=True)
     today = datetime.now(UTC).date()
-    if mode == "live" and not (partition or since or until):
-        return today, today
     first, last = partition or since, partition or until
-    wanted = (parse_day(first).day if first else date.min, parse_day(last).day if last else today)
+    earliest = today if mode == "live" and not last else date.min
+    wanted = (_parse_day(first).day if first else earliest, _parse_day(last).day if last else today)
     if wanted[1] < wanted[0]:
         raise AtlasError(f"The range {first} to {last} is empty.", usage=True)
     return wanted
@@ -140,22 +173,21 @@ def _day_range(partition: str | None, since: str | None, until: str | None, mode
 
 def _work(sources: list[Source], mode: Mode, first: date, last: date) -> list[tuple[Source, list[date]]]:
     """The days to run for each source. Raises AtlasError where there is not a single one."""
-    work = [(source, _days(source, mode, max(first, source.start_date), last)) for source in sources]
-    if any(days for _, days in work):
+    days = {source.name: recording.days(source) if mode == "recorded" else _days(source) for source in sources}
+    work = [(source, [day for day in days[source.name] if first <= day <= last]) for source in sources]
+    if any(chosen for _, chosen in work):
         return work
     if mode == "live":
         begin = "; ".join(f"{source.name} on {source.start_date}" for source in sources)
         raise AtlasError(f"No source has data for these days. They begin: {begin}.", usage=True)
-    recorded = "; ".join(
-        f"{source.name}: {', '.join(map(str, recording.days(source))) or 'none'}" for source in sources
-    )
+    recorded = "; ".join(f"{name}: {', '.join(map(str, found)) or 'none'}" for name, found in days.items())
     raise AtlasError(f"Nothing is recorded for these days. Recorded are {recorded}. Use --live for today.", usage=True)
 
 
-def _days(source: Source, mode: Mode, first: date, last: date) -> list[date]:
-    if mode == "recorded":
-        return [day for day in recording.days(source) if first <= day <= last]
-    return [first + timedelta(days=number) for number in range((last - first).days + 1)]
+def _days(source: Source) -> list[date]:
+    """The days of a live source."""
+    number = (datetime.now(UTC).date() - source.start_date).days + 1
+    return [source.start_date + timedelta(days=each) for each in range(number)]
 
 
 def _transformable(warehouse: Warehouse, source: Source, full: bool) -> list[str]:

@@ -13,20 +13,7 @@ import psycopg
 import sqlalchemy.exc
 import typer
 
-from pipelines.cli import (
-    context,
-    db,
-    drift,
-    lineage,
-    load,
-    maintenance,
-    quarantine,
-    queries,
-    record,
-    show,
-    too_early,
-    ui,
-)
+from pipelines.cli import context, db, lineage, load, maintenance, quarantine, queries, show, too_early, ui
 from pipelines.errors import AtlasError
 
 app = typer.Typer(
@@ -37,19 +24,10 @@ app = typer.Typer(
 )
 app.add_typer(db.app, name="db")
 app.add_typer(quarantine.app, name="quarantine")
-app.command()(load.run)
-app.command()(load.land)
-app.command()(load.transform)
-app.command()(record.record)
-app.command()(queries.runs)
-app.command()(queries.ask)
-app.command("trace")(lineage.trace_)
-app.command("rebuild")(lineage.rebuild_)
-app.command("as-of")(lineage.as_of)
-app.command()(lineage.diff)
-app.command()(maintenance.prune)
-app.command()(maintenance.erase)
-app.command("drift")(drift.drift_)
+WRITING = (load.run, load.land, load.transform, load.record, maintenance.prune, maintenance.erase)
+READING = (queries.runs, queries.ask, queries.drift, lineage.trace_, lineage.rebuild_, lineage.as_of, lineage.diff)
+for command in (*WRITING, *READING):
+    app.command(command.__name__.strip("_").replace("_", "-"))(show.with_json(command))
 app.command()(ui.ui)
 
 

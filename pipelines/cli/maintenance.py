@@ -9,10 +9,9 @@ import typer
 
 from pipelines import project
 from pipelines.cli import context, show
-from pipelines.cli.context import AsJson, Stream, Yes
+from pipelines.cli.context import Stream, Yes
 from pipelines.errors import AtlasError
 from pipelines.maintenance import erasure, retention
-from pipelines.maintenance.retention import Policy
 
 
 def _days(name: str, what: str) -> object:
@@ -27,22 +26,19 @@ def prune(
     quarantine: Annotated[int | None, _days("quarantine", "closed quarantine entries")] = None,
     events: Annotated[int | None, _days("events", "Dagster's events")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count what would be removed.")] = False,
-    json: AsJson = False,
 ) -> None:
     """Remove what is older than the settings keep. What the rows of tables are derived from stays."""
-    policy = Policy.of(
-        context.current_settings(keep_versions_days=versions, keep_quarantine_days=quarantine, keep_events_days=events)
+    settings = context.current_settings(
+        keep_versions_days=versions, keep_quarantine_days=quarantine, keep_events_days=events
     )
-    with context.warehouse() as warehouse, show.reporting(json=json) as reporter:
+    with context.warehouse() as warehouse, show.reporting() as reporter:
         if dry_run:
-            removed = dict(sorted(retention.count_prunable(warehouse, policy).items()))
+            removed = dict(sorted(retention.count_prunable(warehouse, settings).items()))
         else:
-            removed = retention.prune(warehouse, policy, notify=reporter).stats["removed"]
-    if json:
-        show.as_json({"dry_run": dry_run, "removed": removed})
-    else:
-        title = "Would be removed" if dry_run else "Removed"
-        show.table(title, [{"what": kind, "number": number} for kind, number in removed.items()])
+            removed = retention.prune(warehouse, settings, notify=reporter).stats["removed"]
+    show.result({"dry_run": dry_run, "removed": removed})
+    title = "Would be removed" if dry_run else "Removed"
+    show.table(title, [{"what": kind, "number": number} for kind, number in removed.items()])
 
 
 def erase(
@@ -50,7 +46,6 @@ def erase(
     external_id: Annotated[str, typer.Argument(help="The source's own id of the record.")],
     lift: Annotated[bool, typer.Option("--lift", help="Allow an erased record to land again.")] = False,
     yes: Yes = False,
-    json: AsJson = False,
 ) -> None:
     """Remove a record from staging, quarantine and tables for good; it does not land again. Asks first."""
     source, _ = project.find_stream(stream)
@@ -58,7 +53,8 @@ def erase(
         if lift:
             if not erasure.lift(warehouse, stream, external_id):
                 raise AtlasError(f"No record {external_id!r} of {stream} is erased.", usage=True)
-            show.answer({"lifted": True}, f"{stream} {external_id} may land again.", json=json)
+            show.result({"lifted": True})
+            show.say(f"{stream} {external_id} may land again.")
             return
         with warehouse.connect() as connection:
             stored = erasure.count_stored(connection, stream, external_id)
@@ -71,4 +67,5 @@ def erase(
     words = f"{show.number_of(versions, 'versions')}, {show.number_of(rows, 'rows')}."
     if shared := run.stats["erased"]["shared_bodies"]:
         words += f" {show.number_of(shared, 'bodies')} kept: another record has the same."
-    show.answer({"run": show.run_as_dict(run)}, f"Erased by run {run.id}: {words}", json=json)
+    show.result({"run": show.run_as_dict(run)})
+    show.say(f"Erased by run {run.id}: {words}")

@@ -22,7 +22,7 @@ import typer
 from pipelines import ledger, project
 from pipelines.cli import context, show
 from pipelines.errors import AtlasError
-from pipelines.warehouse import database, migrate
+from pipelines.warehouse import database, locks, migrate
 
 Process = subprocess.Popen[bytes]
 PATIENCE_S = 60
@@ -49,7 +49,8 @@ def ui(port: Annotated[int, typer.Option(min=1, max=65535, help="Port on 127.0.0
         with resources.instance(warehouse, context.current_settings().home) as instance:
             resources.report_dead_runs(warehouse, instance)
         os.environ |= context.current_settings().environment() | {"DATABASE_URL": warehouse.conninfo}
-        with resources.alive(warehouse):
+        with warehouse.connect() as connection:
+            locks.acquire_shared(connection, locks.DAGSTER_SERVICES)  # shows other processes that Dagster runs here
             _serve(port)
 
 

@@ -1,14 +1,15 @@
-"""Opens a source for a landing: its recording, or the live source with the cursors of the last run.
+"""Opens a source for a landing: its recording, or the live source with the cursors of the last run; records it.
 
     Source, Window, mode ──open_intake──> Client or Path ──Source.fetch──> Intake
+    live source ──fetch, get_record──> Recorder, replayed once
 
 Belongs here: choosing and opening. Not here: requests of a source (`assets`), landing (`land`), local files
 (`bulk_files`).
 """
 
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -22,10 +23,11 @@ from pipelines.connectors import recording
 from pipelines.connectors.http import Client, without_secrets
 from pipelines.connectors.rate_limit import RateLimit
 from pipelines.connectors.recording import RecordedTransport, Recorder, Recording
-from pipelines.errors import AtlasError
+from pipelines.errors import AtlasError, Refused
 from pipelines.landing.intake import Intake
+from pipelines.landing.validate import Validator
 from pipelines.settings import Mode
-from pipelines.source import FullScan, Item, Source, Window
+from pipelines.source import FullScan, Item, Payload, Source, Window
 from pipelines.warehouse.database import Warehouse
 
 REPLAYED = "https://{}"
@@ -165,3 +167,53 @@ def _folder(source: Source, name: str) -> Path:
             f"Name the folder in ATLAS_{source.stem.upper()}_BASE_URL."
         )
     return folder
+
+
+def record(
+    warehouse: Warehouse, source: Source, window: Window, recorder: Recorder, notify: Callable[[int], None]
+) -> list[Item]:
+    """Fetches a live source into a recorder, and replays what it kept; the items. notify: called with their number.
+
+    Raises AtlasError where it cannot be fetched or replayed.
+    """
+    items: list[Item] = []
+    with open_source(warehouse, source, recorder) as place:
+        for item in source.fetch(place, recorder.recording().window(source, window.day)):
+            items.append(item)
+            notify(len(items))
+        if isinstance(place, Path):
+            recorder.keep_files(place, items)
+            return items
+        if source.get_record and recorder.limit is None:
+            for kind, external_id in _missing(source, window, items):
+                with suppress(Refused):  # a landing of the recording counts it
+                    source.get_record(place, kind, external_id)
+    with open_recording(source, window, recorder.recording()) as intake:
+        try:
+            list(intake.items({}))
+        except AtlasError as error:
+            raise AtlasError(f"What {source.name} answered cannot be replayed: {error} Nothing is written.") from None
+    return items
+
+
+def _missing(source: Source, window: Window, items: list[Item]) -> list[tuple[str, str]]:
+    """Kind and id of records of earlier recordings that a full scan lacks: a landing asks for each of them by id."""
+    scans = {item.kind: item.id_range for item in items if isinstance(item, FullScan)}
+    known: set[tuple[str, str]] = set()
+    for day in recording.days(source):
+        if scans and day < window.day:
+            with open_recording(source, Window(day), recording.read(source, day)) as intake:
+                known |= _ids(source, intake.items({}))
+    return [
+        (kind, external_id)
+        for kind, external_id in sorted(known - _ids(source, items))
+        if kind in scans and ((limits := scans[kind]) is None or limits[0] <= int(external_id) <= limits[1])
+    ]
+
+
+def _ids(source: Source, items: Iterable[Item]) -> set[tuple[str, str]]:
+    """Kind and id of each payload that has a readable one."""
+    validators = {kind: Validator(stream, source.contracts[kind], None) for kind, stream in source.streams.items()}
+    payloads = (item for item in items if isinstance(item, Payload))
+    found = {(each.kind, validators[each.kind].validate(each, 0).external_id) for each in payloads}
+    return {(kind, external_id) for kind, external_id in found if external_id}

@@ -1,28 +1,28 @@
 """Erases one record: removes it from staging, quarantine and tables, and keeps it from landing again.
 
-    record ──> tombstone, applied to the tables ──> its rows in staging deleted ──> one row in staging.erasures
+    record ──PREPARE──> tombstone, applied to the tables ──DELETE──> one row in staging.erasures
 
 All of it in one transaction. `staging.erasures` keeps only keys and digests. Landings skip an erased record until
-the erasure is lifted. Belongs here: the order of the steps, and what prevents them. Not here: their SQL (`erase_sql`),
-reading erasures (`lineage.trace`), removing what is old (`retention`).
+the erasure is lifted. Not here: reading erasures (`lineage.trace`), removing what is old (`retention`).
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, LiteralString
 
 from psycopg import sql
 
 from pipelines import ledger, project
 from pipelines.errors import AtlasError
+from pipelines.landing import stage_bodies
 from pipelines.ledger import Run
 from pipelines.lineage import shadow_schema
 from pipelines.lineage.trace import erasure_notice
-from pipelines.maintenance import erase_sql
-from pipelines.maintenance.batches import vacuum
+from pipelines.maintenance.retention import vacuum
 from pipelines.source import Source
 from pipelines.transform.run import apply_pending, code_version
 from pipelines.warehouse import locks
 from pipelines.warehouse.database import Connection, Warehouse
+from pipelines.warehouse.staging_tables import UNPUBLISHED
 
 PARTITION = "all"
 """The partition of the run and its tombstone; no other version has it."""
@@ -30,7 +30,7 @@ PARTITION = "all"
 
 def count_stored(connection: Connection, stream: str, external_id: str) -> dict[str, int]:
     """How many versions, observations, quarantine entries and arrivals of a record are in staging."""
-    row = connection.execute(erase_sql.COUNT_STORED, {"stream": stream, "external_id": external_id}).fetchone()
+    row = connection.execute(COUNT_STORED, {"stream": stream, "external_id": external_id}).fetchone()
     assert row is not None
     return row
 
@@ -58,12 +58,11 @@ def erase(
             parameters = {"run": run.id, "source": source.name, "stream": stream, "external_id": external_id}
             _require_stored(run.connection, stream, external_id)
             _require_no_landing(run.connection, parameters)
-            for statement in erase_sql.PREPARE:
+            for statement in PREPARE:
                 run.connection.execute(statement, parameters)
             counts, stats = apply_pending(run, source, shrink=True)
             stats["erased"] = {
-                kind: run.connection.execute(statement, parameters).rowcount
-                for kind, statement in erase_sql.DELETE.items()
+                kind: run.connection.execute(statement, parameters).rowcount for kind, statement in DELETE.items()
             }
             stats["erased"]["versions"] -= 1  # the tombstone of this run
             shadow_schema.drop_abandoned(run.connection)
@@ -75,7 +74,7 @@ def erase(
 def lift(warehouse: Warehouse, stream: str, external_id: str) -> bool:
     """Allows an erased record to land again; returns whether it was erased."""
     with warehouse.connect() as connection:
-        return bool(connection.execute(erase_sql.LIFT, {"stream": stream, "external_id": external_id}).rowcount)
+        return bool(connection.execute(LIFT, {"stream": stream, "external_id": external_id}).rowcount)
 
 
 def _require_stored(connection: Connection, stream: str, external_id: str) -> None:
@@ -86,7 +85,7 @@ def _require_stored(connection: Connection, stream: str, external_id: str) -> No
 
 def _require_no_landing(connection: Connection, parameters: dict[str, Any]) -> None:
     """Raises AtlasError where a landing in progress has received the record."""
-    landing = connection.execute(erase_sql.LANDING_IN_PROGRESS, parameters).fetchone()
+    landing = connection.execute(LANDING_IN_PROGRESS, parameters).fetchone()
     if landing is not None:
         raise AtlasError(
             f"Landing {landing['fetch_run_id']} of {parameters['source']} is in progress and has received the record. "
@@ -110,3 +109,122 @@ def _require_no_kept_schema(connection: Connection, domain: str) -> None:
             f"Past states of {domain} are kept in {len(schemas):,} schemas, perhaps with rows of the record. "
             f"Drop them first: drop schema {names} cascade;"
         )
+
+
+COUNT_STORED = """
+select
+    (select count(*) from staging.versions where record_id = k.id) as versions,
+    (select count(*) from staging.observations where record_id = k.id) as observations,
+    (select count(*) from staging.quarantine where record_id = k.id) as quarantine_entries,
+    (select count(*) from staging.arrivals where (stream, external_id) = (%(stream)s, %(external_id)s))
+        + (select count(*) from staging.rejects where (stream, external_id) = (%(stream)s, %(external_id)s)) as arrivals
+from (select ops.key(%(stream)s, %(external_id)s) as id) as k
+"""
+
+LANDING_IN_PROGRESS = """
+select r.fetch_run_id from ops.fetch_runs r
+where r.status in ('pending', 'in_progress')
+  and r.fetch_run_id = any(array(
+      select fetch_run_id from staging.arrivals where (stream, external_id) = (%(stream)s, %(external_id)s)
+      union all
+      select fetch_run_id from staging.rejects where (stream, external_id) = (%(stream)s, %(external_id)s)))
+limit 1
+"""
+
+PREPARE = (
+    """
+    insert into staging.erasures (fetch_run_id, stream, record_id, digest)
+    select %(run)s, %(stream)s, ops.key(%(stream)s, %(external_id)s), sha256(coalesce(
+        (select string_agg(digest, '' order by version_id) from staging.versions
+         where record_id = ops.key(%(stream)s, %(external_id)s)),
+        (select string_agg(digest, '' order by quarantine_id) from staging.quarantine
+         where record_id = ops.key(%(stream)s, %(external_id)s)),
+        ''))
+    """,
+    """
+    update staging.versions set latest = false where record_id = ops.key(%(stream)s, %(external_id)s) and latest
+    """,
+    """
+    insert into staging.versions
+        (stream, external_id, record_id, version_at, fetched_at, request, partition_key, landed_run, latest)
+    select %(stream)s, %(external_id)s, ops.key(%(stream)s, %(external_id)s), now(), now(), 'erased', 'all', %(run)s,
+        true
+    """,
+    """
+    create temp table erased_versions on commit drop as
+    select version_id, payload_id, digest, landed_run from staging.versions
+    where record_id = ops.key(%(stream)s, %(external_id)s)
+    """,
+    # Unread keys seen only in this record, or whose sample payload no longer exists, but for those of which another
+    # record has all keys. A key may be the name of a person.
+    r"""
+    create temp table forgotten_paths on commit drop as
+    select stream, path from ops.schema_drift d
+    where stream = %(stream)s and type = 'unread'
+      and (d.payload_id is null
+        or d.payload_id in (select payload_id from erased_versions where payload_id is not null)
+        or not exists (select from staging.payloads p where p.payload_id = d.payload_id))
+      and exists (
+        select from regexp_matches(d.path, '(?:^|\.)("(?:[^"\\]|\\.)*"|[^.\[*"$]+)', 'g') as m, unnest(m) as key
+        where not exists (
+            select from staging.versions v join staging.payloads p using (payload_id)
+            where v.stream = d.stream and v.record_id <> ops.key(%(stream)s, %(external_id)s)
+              and jsonb_path_exists(p.body,
+                  ('$.**.' || case when key like '"%%' then key else to_json(key)::text end)::jsonpath)))
+    """,
+)
+"""Notes what belongs to the record, and writes the erasure and a tombstone, which is then applied to the tables."""
+
+DELETE: dict[str, LiteralString | sql.Composed] = {
+    "observations": "delete from staging.observations where record_id = ops.key(%(stream)s, %(external_id)s)",
+    "reapplied_versions": """
+        delete from staging.reapplied_versions a using erased_versions e where a.version_id = e.version_id
+    """,
+    "versions": "delete from staging.versions v using erased_versions e where v.version_id = e.version_id",
+    "pending_rows": "delete from staging.pending_rows where record_id = ops.key(%(stream)s, %(external_id)s)",
+    # Of payloads: entries with the digest of a version, and those without an id that closed when a landing of this
+    # record alone replaced them. Of rows: closed entries of shared rows too, since these do not name their record.
+    "quarantine_entries": """
+        delete from staging.quarantine q
+        where q.record_id = ops.key(%(stream)s, %(external_id)s)
+           or q.stage = 'land' and q.stream = %(stream)s and (
+               q.digest in (select digest from erased_versions)
+               or q.record_id is null and q.closed_run in (
+                   select e.landed_run from erased_versions e join ops.fetch_runs r on r.fetch_run_id = e.landed_run
+                   where r.fetched = 1))
+           or q.stage = 'transform' and q.stream = %(source)s and q.record_id is null and q.closed_at is not null
+    """,
+    "drift_reports": """
+        update ops.fetch_runs r set stats = jsonb_set(r.stats, '{drift}', (
+            select coalesce(jsonb_agg(d) filter (where f.path is null), '[]')
+            from jsonb_array_elements(r.stats -> 'drift') as d
+            left join forgotten_paths f on (f.stream, f.path) = (d ->> 'stream', d ->> 'path')))
+        where r.stream = %(source)s and r.kind = 'land' and exists (
+            select from jsonb_array_elements(r.stats -> 'drift') as d
+            join forgotten_paths f on (f.stream, f.path) = (d ->> 'stream', d ->> 'path'))
+    """,
+    "drift_paths": """
+        delete from ops.schema_drift d using forgotten_paths f where (d.stream, d.path) = (f.stream, f.path)
+    """,
+    # What failed landings of the source keep for a resumption may contain the record. The next one starts over.
+    **{
+        table: sql.SQL(
+            """
+            delete from staging.{} where fetch_run_id = any(array(
+                select fetch_run_id from ops.fetch_runs
+                where stream = %(source)s and kind = 'land' and status = 'failed'))
+            """
+        ).format(sql.Identifier(table))
+        for table in UNPUBLISHED
+    },
+    # Bodies that crashed landings left are deleted too, since nothing says which record they are of.
+    "bodies": sql.SQL("delete from staging.payloads p where {}").format(stage_bodies.UNREFERENCED),
+    # These stay, because another record has the same.
+    "shared_bodies": "select distinct payload_id from erased_versions join staging.payloads using (payload_id)",
+}
+"""Removes everything noted, and counts what stays."""
+
+LIFT = """
+update staging.erasures set lifted_at = now()
+where record_id = ops.key(%(stream)s, %(external_id)s) and lifted_at is null
+"""

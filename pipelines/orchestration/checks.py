@@ -1,27 +1,29 @@
-"""The checks `ledger_agrees` on every asset and `proven` on each table.
+"""The checks `ledger_agrees` on every asset, `proven` on each table, and `drift` on each staging asset.
 
     newest materialization = row of ops.fetch_runs        every row of a table ──ops.trace──> payload, run, SQL
+    ops.schema_drift ──changes──> a warning in the Dagster UI, with the SELECT and the columns that it concerns
 
-Belongs here: checks that compare Dagster, ledger and tables. Not here: the check `drift` (`drift_checks`).
+Belongs here: what each of them compares and says. Not here: what counts as drift (`landing.schema_drift`).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import dagster as dg
 
 from pipelines import project
+from pipelines.landing import schema_drift
 from pipelines.ledger import Counts
 from pipelines.lineage import trace
-from pipelines.orchestration.assets import staging_key, table_key
+from pipelines.orchestration.assets import drift_table, op_name, staging_key, table_keys
 from pipelines.orchestration.resources import Atlas
 from pipelines.source import Source
 from pipelines.warehouse.database import Connection
 
-Tables = dict[dg.AssetKey, str | None]
-"""The assets of a source with the names of their tables; None for the staging asset."""
-Verdict = tuple[bool, dict[str, Any]]
-"""Whether a check passes, and its metadata."""
+Verdict = dict[str, Any]
+"""What a check found: the arguments of its AssetCheckResult."""
+MOST_SENTENCES = 5
+"""How many changes the description of the check `drift` names."""
 
 
 def ledger_checks(source: Source) -> dg.AssetChecksDefinition:
@@ -36,10 +38,11 @@ def ledger_checks(source: Source) -> dg.AssetChecksDefinition:
         ).fetchone()
         reported = _counts(metadata)
         recorded = _counts(row["stats"]["tables"][table] if table else row) if row else {}
-        return bool(recorded) and reported == recorded, {"materialization": reported, "ledger": recorded}
+        passed = bool(recorded) and reported == recorded
+        return {"passed": passed, "metadata": {"materialization": reported, "ledger": recorded}}
 
     words = "The metadata has the same counts as ops.fetch_runs."
-    return _checks(source, "ledger_agrees", words, {staging_key(source): None, **_tables(source)}, agrees)
+    return _checks(source, "ledger_agrees", words, {staging_key(source): None, **table_keys(source)}, agrees)
 
 
 def proof_checks(source: Source) -> dg.AssetChecksDefinition:
@@ -47,22 +50,62 @@ def proof_checks(source: Source) -> dg.AssetChecksDefinition:
 
     def proven(_: dg.DagsterInstance, connection: Connection, __: dg.AssetKey, table: str | None) -> Verdict:
         counted = next(iter(trace.unproven(connection, table)), {"rows": 0, "unproven": 0})
-        return not counted["unproven"], counted
+        return {"passed": not counted["unproven"], "metadata": counted}
 
-    return _checks(source, "proven", "Each row leads to its payload.", _tables(source), proven)
+    return _checks(source, "proven", "Each row leads to its payload.", table_keys(source), proven)
+
+
+def drift_check(source: Source) -> dg.AssetChecksDefinition:
+    """Warns where the payloads of a source no longer have what its SELECT files rely on.
+
+    That is a path that vanished, for as long as it is gone, a new type, for `schema_drift.DAYS`, and a SELECT that
+    cannot be followed. New keys that nothing reads are listed in the metadata, and the check passes.
+    """
+
+    def drift(_: dg.DagsterInstance, connection: Connection, __: dg.AssetKey, ___: str | None) -> Verdict:
+        changes = schema_drift.changes(connection, source)
+        problems = unfollowed(source)
+        warned = [each for each in changes if each["warns"]]
+        others = [each for each in changes if not each["warns"]]
+        metadata: dict[str, Any] = {"changes": len(changes)}
+        metadata |= {"watched": dg.MetadataValue.md(drift_table(warned))} if warned else {}
+        metadata |= {"others": dg.MetadataValue.md(drift_table(others))} if others else {}
+        metadata |= {"unparsed": problems} if problems else {}
+        sentences = [f"{file} cannot be followed: {reason}" for file, reason in problems.items()]
+        sentences += [schema_drift.sentence(each) for each in warned]
+        description = "\n".join(sentences[:MOST_SENTENCES]) or None
+        return {"passed": not sentences, "description": description, "metadata": metadata}
+
+    words = "The JSON paths that SELECT files rely on are there, with the types they had."
+    return _checks(source, "drift", words, {staging_key(source): None}, drift, dg.AssetCheckSeverity.WARN)
+
+
+def unfollowed(source: Source) -> dict[str, str]:
+    """The SELECT files of which not all paths are known, with the reason."""
+    from pipelines import columns  # sqlglot takes a while to import, and the definitions do not need it
+
+    result = {}
+    for select in project.selects(source.name):
+        found = columns.reads(source, select)
+        unresolved = ", ".join(sorted(".".join(map(str, steps)) for steps in found.unresolved))
+        reason = found.problem or (unresolved and f"it reads {unresolved} in a value of unknown origin")
+        if reason:
+            result[f"sql/{select.file.address}.sql"] = reason
+    return result
 
 
 def _checks(
     source: Source,
     name: str,
     description: str,
-    tables: Tables,
+    tables: Mapping[dg.AssetKey, str | None],
     check: Callable[[dg.DagsterInstance, Connection, dg.AssetKey, str | None], Verdict],
+    severity: dg.AssetCheckSeverity = dg.AssetCheckSeverity.ERROR,
 ) -> dg.AssetChecksDefinition:
     """A check of one name on each of some assets, which can be run alone."""
 
     @dg.multi_asset_check(
-        name=f"{source.domain}__{source.stem}__{name}",
+        name=f"{op_name(source)}__{name}",
         specs=[dg.AssetCheckSpec(name, asset=key, description=description) for key in tables],
         required_resource_keys={"atlas"},
         can_subset=True,
@@ -71,14 +114,10 @@ def _checks(
         atlas: Atlas = context.resources.atlas
         with atlas.opened() as warehouse, warehouse.connect() as connection:
             for key in (each.asset_key for each in context.selected_asset_check_keys):
-                passed, metadata = check(context.instance, connection, key, tables[key])
-                yield dg.AssetCheckResult(passed=passed, check_name=name, asset_key=key, metadata=metadata)
+                verdict = check(context.instance, connection, key, tables[key])
+                yield dg.AssetCheckResult(check_name=name, asset_key=key, severity=severity, **verdict)
 
     return checks
-
-
-def _tables(source: Source) -> Tables:
-    return {table_key(select): select.table.fullname for select in project.selects(source.name)}
 
 
 def _counts(found: dict[str, Any]) -> dict[str, Any]:

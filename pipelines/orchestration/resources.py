@@ -20,8 +20,6 @@ from pipelines.settings import Mode
 from pipelines.warehouse import database, locks, migrate
 from pipelines.warehouse.database import Warehouse
 
-NOT_LIVE = "Recordings do not change. Set ATLAS_MODE=live to ask the sources themselves."
-
 
 @dataclass(frozen=True)
 class Atlas:
@@ -70,6 +68,15 @@ def instance(warehouse: Warehouse, home: Path) -> Iterator[dg.DagsterInstance]:
         yield opened
 
 
+@contextmanager
+def running(warehouse: Warehouse, home: Path) -> Iterator[dg.DagsterInstance]:
+    """Dagster's instance, its dead runs reported, with the lock that shows other processes that Dagster runs here."""
+    with instance(warehouse, home) as opened, warehouse.connect() as connection:
+        report_dead_runs(warehouse, opened)
+        locks.acquire_shared(connection, locks.DAGSTER_SERVICES)
+        yield opened
+
+
 def report_dead_runs(warehouse: Warehouse, dagster: dg.DagsterInstance) -> list[str]:
     """Reports runs as failed whose process is gone, and frees their pool slots; returns their ids.
 
@@ -86,14 +93,6 @@ def report_dead_runs(warehouse: Warehouse, dagster: dg.DagsterInstance) -> list[
         for run_id in dagster.event_log_storage.get_concurrency_run_ids():
             dagster.event_log_storage.free_concurrency_slots_for_run(run_id)
         return [run.run_id for run in dead]
-
-
-@contextmanager
-def alive(warehouse: Warehouse) -> Iterator[None]:
-    """Holds the lock that shows other processes that Dagster runs here."""
-    with warehouse.connect() as connection:
-        locks.acquire_shared(connection, locks.DAGSTER_SERVICES)
-        yield
 
 
 # Capturing a step's output starts two processes a stream, and Ctrl-C in a terminal would reach them too.

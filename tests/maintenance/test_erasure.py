@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from contextlib import nullcontext
 from itertools import groupby
 from typing import Any
 
@@ -9,15 +10,16 @@ import pytest
 from psycopg import sql
 from typer.testing import CliRunner
 
+from pipelines import settings
 from pipelines.cli.main import app
 from pipelines.errors import AtlasError
 from pipelines.landing import land
+from pipelines.landing.intake import Intake
 from pipelines.ledger import Run
 from pipelines.lineage import rebuild, snapshots, time_travel, trace
 from pipelines.lineage.shadow_schema import TEMPORARY_PREFIX
 from pipelines.lineage.trace import count_erased
 from pipelines.maintenance import erasure, retention
-from pipelines.maintenance.retention import Policy
 from pipelines.source import Checkpoint, Item, Payload, Source
 from pipelines.warehouse.database import Warehouse
 from tests.library import DAYS, START, Json, Recorder, author, book, copy, cover, payload, rows, shown, state
@@ -86,7 +88,8 @@ def history(warehouse: Warehouse, library: Source) -> Recorder:
     land_body(warehouse, library, b'{"id": 1, "name": 7, "about": "Geheimnis"}', DAYS[2])
     land_body(warehouse, library, b'{"id": "Geheimnis', DAYS[2])
     with pytest.raises(KeyboardInterrupt):
-        land.land_items(warehouse, library, DAYS[3], interrupted())
+        live = Intake(lambda _: interrupted(), "live")  # a run that can be resumed keeps its checkpoint
+        land.land_intake(warehouse, library, DAYS[3], nullcontext(live))
     told.transform()
     return told
 
@@ -338,7 +341,7 @@ def test_a_drift_path_of_several_versions_is_deleted_with_them(
     if pruned:
         told.land("mine", {"authors": [author(2)]})
         told.transform()
-        retention.prune(warehouse, Policy(0, 0, 0))
+        retention.prune(warehouse, settings.load(keep_versions_days=0, keep_quarantine_days=0, keep_events_days=0))
     assert shown(warehouse, MINE) and shown(warehouse, SAID)
     erasure.erase(warehouse, shelf, shelf.name, "mine")
     assert shown(warehouse, MINE) == shown(warehouse, SAID) == []

@@ -16,11 +16,12 @@ from typing import Any
 
 import pytest
 
+from pipelines import settings
 from pipelines.landing import land
 from pipelines.ledger import Run
 from pipelines.lineage import rebuild, snapshots, time_travel, trace
-from pipelines.maintenance import batches, retention
-from pipelines.maintenance.retention import Policy
+from pipelines.maintenance import retention
+from pipelines.settings import Settings
 from pipelines.source import Checkpoint, Item, Payload, Source
 from pipelines.transform.run import transform
 from pipelines.warehouse import locks
@@ -29,7 +30,7 @@ from tests.library import DAYS, START, Recorder, author, cover, payload, rows, s
 
 pytestmark = pytest.mark.usefixtures("toy")
 
-AT_ONCE = Policy(0, 0, 0)
+AT_ONCE = settings.load(keep_versions_days=0, keep_quarantine_days=0, keep_events_days=0)
 PATIENCE_S = 20
 
 
@@ -66,7 +67,7 @@ def make_old(warehouse: Warehouse, days: int) -> None:
         )
 
 
-def removed(warehouse: Warehouse, policy: Policy) -> dict[str, int]:
+def removed(warehouse: Warehouse, policy: Settings) -> dict[str, int]:
     """The kinds of which something was removed, and how many of each."""
     run = retention.prune(warehouse, policy)
     assert (run.kind, run.status, run.counts.fetched) == ("prune", "completed", 0)
@@ -111,11 +112,11 @@ def test_superseded_versions_are_removed_and_what_rows_are_derived_from_stays(hi
     assert len(stats) == 2 * len(DAYS)
     age(warehouse, 100)
     expected = {"versions": 4, "observations": 5, "quarantine entries": 1, "bodies": 4}
-    with_nothing = retention.count_prunable(warehouse, Policy())
+    with_nothing = retention.count_prunable(warehouse, settings.load())
     assert {name: number for name, number in with_nothing.items() if number} == expected
     assert len(shown(warehouse, "select 1 from staging.versions where not latest")) == 4
-    assert removed(warehouse, Policy()) == expected
-    assert removed(warehouse, Policy()) == {}
+    assert removed(warehouse, settings.load()) == expected
+    assert removed(warehouse, settings.load()) == {}
     assert state(warehouse) == before
     assert rows(warehouse, "select * from toy.loans order by 1, 2") == stats
     assert is_proven(warehouse)
@@ -134,7 +135,7 @@ def test_as_of_reports_that_versions_were_pruned(history: Recorder) -> None:
             assert then.differing_tables(connection) == []
         age(warehouse, 100)
         assert time_travel.history_removed_since(connection, "toy", snapshot) == []
-        retention.prune(warehouse, Policy())
+        retention.prune(warehouse, settings.load())
         with time_travel.as_of(warehouse, "toy", snapshot) as then:
             assert "toy.authors" in then.differing_tables(connection)
         (words,) = time_travel.history_removed_since(connection, "toy", snapshot)
@@ -157,7 +158,7 @@ def test_as_of_reports_an_interrupted_prune_too(history: Recorder) -> None:
                 raise RuntimeError
 
         with pytest.raises(RuntimeError):
-            retention.prune(warehouse, Policy(), notify=interrupted)
+            retention.prune(warehouse, settings.load(), notify=interrupted)
         assert shown(warehouse, "select count(*) from staging.versions") < versions
         (words,) = time_travel.history_removed_since(connection, "toy", snapshot)
         assert "was interrupted while it pruned superseded versions" in words
@@ -171,7 +172,7 @@ def test_as_of_reports_a_prune_of_observations_alone(warehouse: Warehouse, libra
         told.land("7", counted_cover(7, number), day=day, kind="covers")
         told.transform()
     age(warehouse, 100)
-    assert removed(warehouse, Policy()) == {"observations": 2}
+    assert removed(warehouse, settings.load()) == {"observations": 2}
     with warehouse.connect() as connection:
         (second,) = shown(warehouse, f"{LAST.replace(' desc', '')} offset 1")
         snapshot = snapshots.snapshot_of_run(connection, second)
@@ -180,10 +181,10 @@ def test_as_of_reports_a_prune_of_observations_alone(warehouse: Warehouse, libra
 
 
 def test_a_prune_goes_on_until_nothing_is_left(history: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batches, "BATCH_ROWS", 2)
+    monkeypatch.setattr(retention, "BATCH_ROWS", 2)
     age(history.warehouse, 100)
     expected = {"versions": 4, "observations": 5, "quarantine entries": 1, "bodies": 4}
-    assert removed(history.warehouse, Policy()) == expected
+    assert removed(history.warehouse, settings.load()) == expected
 
 
 def test_domains_are_locked_in_the_order_of_their_names(warehouse: Warehouse) -> None:
@@ -209,7 +210,7 @@ LAST = "select fetch_run_id::text from ops.fetch_runs where kind = 'transform' o
 
 def test_what_is_younger_than_the_policy_stays(history: Recorder) -> None:
     age(history.warehouse, 80)
-    assert removed(history.warehouse, Policy()) == {}
+    assert removed(history.warehouse, settings.load()) == {}
 
 
 def test_the_effective_version_stays_while_newer_ones_are_pending(warehouse: Warehouse, shelf: Source) -> None:
@@ -228,7 +229,7 @@ def test_a_sql_text_that_no_run_names_is_removed(history: Recorder) -> None:
     texts = shown(history.warehouse, "select digest from ops.sql order by 1")
     with history.warehouse.connect() as connection:
         connection.execute("insert into ops.sql (digest, path, text) values ('00', 'toy/none.sql', 'select 1')")
-    assert removed(history.warehouse, Policy()) == {"sql texts": 1}
+    assert removed(history.warehouse, settings.load()) == {"sql texts": 1}
     assert shown(history.warehouse, "select digest from ops.sql order by 1") == texts
 
 
@@ -343,8 +344,8 @@ def test_dagster_events_are_removed_but_those_of_assets_and_of_runs_in_progress(
                 [run_id, days, asset],
             )
         expected = {"dagster events": 2}
-        assert {name: n for name, n in retention.count_prunable(warehouse, Policy()).items() if n} == expected
-        assert removed(warehouse, Policy()) == expected
+        assert {name: n for name, n in retention.count_prunable(warehouse, settings.load()).items() if n} == expected
+        assert removed(warehouse, settings.load()) == expected
         left = connection.execute("select run_id, asset_key is null as bare from event_logs order by id").fetchall()
         assert [(row["run_id"], row["bare"]) for row in left] == [("done", False), ("done", True), ("going", True)]
     warehouse.drop_database(database)
@@ -408,7 +409,7 @@ def test_a_steady_source_comes_to_a_plateau(warehouse: Warehouse, library: Sourc
         ago = 365 - day
         make_old(warehouse, ago)
         if day // 7 != (day - STEP) // 7:
-            retention.prune(warehouse, Policy(30 + ago, 30 + ago, 14))
+            retention.prune(warehouse, settings.load(keep_versions_days=30 + ago, keep_quarantine_days=30 + ago))
             with warehouse.connect() as connection:  # as autovacuum does within a week
                 connection.execute("vacuum")
         if day in (180 // STEP * STEP, 364 // STEP * STEP):

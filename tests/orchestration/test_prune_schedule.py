@@ -15,7 +15,7 @@ import pytest
 from pipelines import project
 from pipelines.definitions import defs
 from pipelines.landing import land
-from pipelines.orchestration.schedules import prune_schedule
+from pipelines.orchestration.automation import prune_schedule
 from pipelines.source import Source
 from pipelines.transform.run import transform
 from pipelines.warehouse import locks

@@ -7,10 +7,8 @@ import pytest
 
 from pipelines import project
 from pipelines.definitions import defs
-from pipelines.orchestration.assets import landing_op
-from pipelines.orchestration.resources import NOT_LIVE
-from pipelines.orchestration.schedules import full_refresh_schedule
-from pipelines.orchestration.sensors import news_sensor
+from pipelines.orchestration.assets import op_name
+from pipelines.orchestration.automation import NOT_LIVE, full_refresh_schedule, news_sensor
 from pipelines.source import Source
 from pipelines.warehouse.database import Connection, Warehouse
 from tests.orchestration.conftest import Server
@@ -102,7 +100,7 @@ def test_full_refreshes_are_requested_at_their_hour_for_every_source_that_declar
         repository = defs.get_repository_def()
         context = dg.build_schedule_context(scheduled_execution_time=SUNDAY, repository_def=repository)
         (request,) = schedule.evaluate_tick(context).run_requests or []
-        assert request.run_config == {"ops": {landing_op(source): {"config": {"full_refresh": True}}}}
+        assert request.run_config == {"ops": {op_name(source): {"config": {"full_refresh": True}}}}
         assert request.partition_key == "2026-11-22"
 
     monkeypatch.setenv("ATLAS_MODE", "recorded")

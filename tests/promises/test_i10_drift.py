@@ -28,7 +28,7 @@ from pipelines.landing.land import land_items
 from pipelines.landing.schema_drift import ALWAYS, DAYS, EXPECTED, Change
 from pipelines.ledger import Run
 from pipelines.orchestration.assets import run_metadata
-from pipelines.orchestration.drift_checks import drift_check
+from pipelines.orchestration.checks import drift_check
 from pipelines.orchestration.resources import Atlas
 from pipelines.project import SqlFile
 from pipelines.source import Contract, Payload, Source

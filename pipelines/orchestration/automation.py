@@ -1,9 +1,9 @@
-"""Sensors: a source's change token requests a run, tables follow their sources, the ledger closes runs that died.
+"""Runs that start by themselves, on an event or at a fixed time.
 
     change token ──differs from the cursor──> run of today's partition ──automation condition──> run of the tables
 
-Belongs here: runs that an event starts. Not here: runs at fixed times (`schedules`), how a change token is computed
-(`assets/`).
+Belongs here: when something runs. Not here: how a change token is computed (`assets/`), what is pruned
+(`maintenance.retention`).
 """
 
 from datetime import UTC, datetime
@@ -13,10 +13,13 @@ import dagster as dg
 from pipelines import ledger, settings
 from pipelines.errors import AtlasError
 from pipelines.landing import extract
-from pipelines.orchestration.assets import staging_key
-from pipelines.orchestration.resources import NOT_LIVE, Atlas
+from pipelines.maintenance import retention
+from pipelines.orchestration.assets import op_name, staging_key
+from pipelines.orchestration.resources import Atlas
 from pipelines.source import Source
 from pipelines.warehouse.database import Warehouse
+
+NOT_LIVE = "Recordings do not change. Set ATLAS_MODE=live to ask the sources themselves."
 
 follow_sensor = dg.AutomationConditionSensorDefinition(
     "tables_follow_sources", target=dg.AssetSelection.all(), default_status=dg.DefaultSensorStatus.RUNNING
@@ -39,7 +42,7 @@ def news_sensor(source: Source) -> dg.SensorDefinition:
     """Fetches the change token of a source, in two requests at most; requests a run of today where it has changed."""
 
     @dg.sensor(
-        name=f"{source.domain}__{source.stem}__news",
+        name=f"{op_name(source)}__news",
         target=dg.AssetSelection.assets(staging_key(source)),
         minimum_interval_seconds=int(source.poll_interval.total_seconds()),
         default_status=dg.DefaultSensorStatus.RUNNING,
@@ -73,3 +76,50 @@ def _retry(warehouse: Warehouse, source: Source) -> bool:
             [source.poll_interval, source.name],
         ).fetchone()
     return bool(row and row["retry"])
+
+
+def full_refresh_schedule(source: Source, cron: str) -> dg.ScheduleDefinition:
+    """Requests a full refresh of a source at the times of a cron expression, in UTC."""
+
+    @dg.schedule(
+        name=f"{op_name(source)}__full_refresh",
+        cron_schedule=cron,
+        execution_timezone="UTC",
+        target=dg.AssetSelection.assets(staging_key(source)),
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+        description=f"Reads all of {source.name}, not only what is new.",
+    )
+    def full_refresh(context: dg.ScheduleEvaluationContext) -> dg.SkipReason | dg.RunRequest:
+        if settings.load().mode != "live":
+            return dg.SkipReason(NOT_LIVE)
+        day = context.scheduled_execution_time.date().isoformat()
+        config = {"ops": {op_name(source): {"config": {"full_refresh": True}}}}
+        return dg.RunRequest(run_key=day, partition_key=day, run_config=config)
+
+    return full_refresh
+
+
+@dg.op(
+    required_resource_keys={"atlas"},
+    description="Removes what is older than the settings keep and is not needed by anything.",
+)
+def prune_warehouse(context: dg.OpExecutionContext) -> None:
+    atlas: Atlas = context.resources.atlas
+    with atlas.opened(wait_for_migration=True) as warehouse:
+        run = retention.prune(warehouse, settings.load(), dagster_run_id=context.run_id, notify=atlas.notify)
+    context.add_output_metadata({"fetch_run_id": str(run.id), "deleted": run.counts.deleted, **run.stats["removed"]})
+
+
+@dg.job(executor_def=dg.in_process_executor, description="What `atlas prune` does.")
+def prune() -> None:
+    prune_warehouse()
+
+
+prune_schedule = dg.ScheduleDefinition(
+    name="prune_daily",
+    job=prune,
+    cron_schedule="0 1 * * *",
+    execution_timezone="UTC",
+    default_status=dg.DefaultScheduleStatus.RUNNING,
+    description="Prunes at an hour at which no source has its full refresh.",
+)
