@@ -7,12 +7,12 @@ stands for the elements of an array, `*` for every key of an object, `~regex` fo
 Belongs here: paths in memory. Not here: the table of paths (`schema_drift`), the SELECTs (`columns`).
 """
 
+import json
 import re
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-import msgspec
 from msgspec.inspect import DictType, ListType, StructType, Type, UnionType
 
 EACH_ELEMENT, EACH_VALUE = "[*]", "*"
@@ -58,7 +58,8 @@ class Node:
         above = "" if self.path == "$" else self.path
         if isinstance(step, int) or step == EACH_ELEMENT:
             return f"{above}[{step}]" if isinstance(step, int) else above + step
-        name = step if _PLAIN.fullmatch(step) else msgspec.json.encode(step).decode()
+        name = step if _PLAIN.fullmatch(step) else json.dumps(step, ensure_ascii=False)
+        name = name.encode(errors="backslashreplace").decode()  # lone surrogates
         return f"{above}.{name}" if above else name
 
     def at(self, steps: Steps) -> "Node":
