@@ -28,14 +28,14 @@ def publish(
     source: Source,
     intake: Intake,
     progress: Progress,
-    deleted: list[deletions.Deletion],
+    deleted: list[int],
     cursors: dict[str, Any] | None,
     replaces_entry: int | None,
 ) -> None:
     """Publishes the rows that staging.arrivals and staging.rejects hold of the run, and closes the run.
 
-    cursors: those to start from next time, if the run moved one. replaces_entry: the quarantine entry whose payload the
-    arrivals replace.
+    deleted: latest versions of deleted records. cursors: those to start from next time, if the run moved one.
+    replaces_entry: the quarantine entry whose payload the arrivals replace.
     """
     connection = run.connection
     stats: dict[str, Any] = {
