@@ -53,6 +53,7 @@ class Node:
         self.path = path
         self.readers: Readers = {}
         self.below: dict[str | int, Node] = {}
+        self.patterns: dict[str, Node] = {}
 
     def path_below(self, step: str | int) -> str:
         above = "" if self.path == "$" else self.path
@@ -68,17 +69,16 @@ class Node:
             return self
         if steps[0] not in self.below:
             self.below[steps[0]] = Node(self.path_below(steps[0]))
+            if str(steps[0]).startswith("~"):
+                self.patterns[str(steps[0])[1:]] = self.below[steps[0]]
         return self.below[steps[0]].at(steps[1:])
 
     def reading(self, step: str | int) -> "list[Node]":
         """The paths below that read a key of an object, or the element of an array at a place."""
+        found = [self.below[each] for each in (step, EACH_VALUE) if each in self.below]
         if isinstance(step, int):
-            return [self.below[each] for each in (step, EACH_ELEMENT, EACH_VALUE) if each in self.below]
-        return [
-            node
-            for each, node in self.below.items()
-            if each in (step, EACH_VALUE) or (isinstance(each, str) and each[0] == "~" and re.search(each[1:], step))
-        ]
+            return found + ([self.below[EACH_ELEMENT]] if EACH_ELEMENT in self.below else [])
+        return found + [node for pattern, node in self.patterns.items() if re.search(pattern, step)]
 
     def nodes(self) -> Iterator["Node"]:
         yield self
@@ -113,10 +113,11 @@ class Tree:
         if value is None:
             return
         kind = TYPES[type(value)]
-        had.add((node.path, kind))
-        for step, below in node.below.items():
-            if step == EACH_VALUE or (isinstance(step, int) or step == EACH_ELEMENT) == (kind == "array"):
-                could.add(below.path)
+        if (node.path, kind) not in had:
+            had.add((node.path, kind))
+            for step, below in node.below.items():
+                if step == EACH_VALUE or (isinstance(step, int) or step == EACH_ELEMENT) == (kind == "array"):
+                    could.add(below.path)
         if isinstance(value, list) and node.below:
             for place, element in enumerate(value):
                 lax = [node] if isinstance(element, dict) else []  # such a path steps into arrays by itself

@@ -12,6 +12,7 @@ Belongs here: which payloads are inspected, the table, what a change is. Not her
 import json
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import groupby
 from typing import Any
 
@@ -152,11 +153,13 @@ def _effect(file: str, columns: dict[str, bool], lacking: int | None) -> str:
 
 
 def _decoded(body: bytes | str) -> Any:
-    """The value of a JSON text, large numbers as floats; None, if it is not JSON or is nested too deep."""
-    try:
-        return json.loads(body, parse_int=float)
-    except (ValueError, RecursionError):
-        return None
+    """The value of a JSON text; None, if it is not JSON or is nested too deep."""
+    with suppress(ValueError, RecursionError):
+        try:
+            return msgspec.json.decode(body)
+        except msgspec.DecodeError:  # it is fast, and strict
+            return json.loads(body, parse_int=float)
+    return None
 
 
 SELECT_SAMPLE = """
