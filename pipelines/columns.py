@@ -3,8 +3,8 @@
     SQL ──sqlglot──> syntax tree ──> each JSON_TABLE, ->, ->>, #>, ?, jsonb_path_… ──> stream and JSON path
                           └──> each column that the SELECT yields ──────────────────────────┘
 
-A column is followed through JSON_TABLE, subqueries and CTEs to the `body` of the stream it comes from. Importing this
-module imports sqlglot, which takes 0.2 s: modules that Dagster loads import it inside a function.
+A column is followed through JSON_TABLE, subqueries and CTEs to the `body` of its stream. Modules that Dagster loads
+import this one inside a function: sqlglot takes 0.2 s.
 Belongs here: what the text of a SELECT says. Not here: what happens where a payload lacks a path (`schema_drift`).
 """
 
@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import pairwise
 from typing import Any
 
 import sqlglot
@@ -72,31 +73,28 @@ def parse_jsonpath(text: str) -> tuple[Steps, list[Steps]]:
         if token is None:
             raise ValueError(f"unknown construct in the JSON path {text!r}")
         position = token.end()
-        found = {name: value for name, value in token.groupdict().items() if value}
-        if "filter" in found:
-            if matching := re.search(r'@\.key like_regex "(.+)"', found["filter"]):
+        name = token.lastgroup
+        if name == "filter":
+            if matching := re.search(r'@\.key like_regex "(.+)"', token[name]):
                 steps[-1] = f"{{~{matching.group(1)}}}"
-            for path in re.findall(r"@((?:\.\w+)+)(?!\()(?=[ )!=]|$)", found["filter"]):
+            for path in re.findall(r"@((?:\.\w+)+)(?!\()(?=[ )!=]|$)", token[name]):
                 if path != ".key":
                     filtered.append((*steps, *parse_jsonpath(f"${path}")[0]))
-        elif "index" in found:
-            steps.append(int(found["index"]))
-        elif found:
-            name, value = next(iter(found.items()))
-            steps.append({"pairs": "{}", "each": "[*]", "any": "*"}.get(name, value))
+        elif name == "index":
+            steps.append(int(token[name]))
+        elif name:
+            steps.append({"pairs": "{}", "each": "[*]", "any": "*"}.get(name, token[name]))
     return tuple(steps), filtered
 
 
 def _to_values(steps: Steps) -> Steps:
     """The same path without `.keyvalue()`, which makes pairs of key and value: it leads to the values themselves."""
     result: list[str | int] = []
-    after_pairs = False
-    for step in steps:
+    for before, step in pairwise(("", *steps)):
         if isinstance(step, str) and step.startswith("{"):
             result.append(step[1:-1] or "*")
-        elif not (after_pairs and step in ("key", "value")):
+        elif not (str(before).startswith("{") and step in ("key", "value")):
             result.append(step)
-        after_pairs = isinstance(step, str) and step.startswith("{")
     return tuple(result)
 
 
@@ -156,10 +154,8 @@ class _Reader:
         self.kinds = {kind or "payloads": kind for kind in kinds}
         self.kinds |= {f"{kind}_observations" if kind else "observations": kind for kind in kinds}
         self.ctes = {cte.alias: cte.this for cte in self.tree.find_all(exp.CTE)}
-        self.following: list[tuple[str, str]] = []
-        """Columns of CTEs on the way here: a recursive CTE reads itself."""
-        self.with_conditions = False
-        """Whether a value comes from the conditions of a CASE too, not only from its branches."""
+        self.following: list[tuple[str, str]] = []  # columns of CTEs on the way here: a recursive CTE reads itself
+        self.with_conditions = False  # whether a value comes from the conditions of a CASE too, not only its branches
 
     def reads(self) -> Reads:
         paths, unresolved = set[Read](), set[Steps]()

@@ -69,11 +69,6 @@ def insert_tombstones(run: Run, deleted: list[int], deleted_at: datetime) -> int
     return run.connection.execute(INSERT_TOMBSTONES, parameters).rowcount if deleted else 0
 
 
-def set_renames(run: Run) -> int:
-    """Links each new record to a deleted one of this run with the same body; returns how many."""
-    return run.connection.execute(SET_RENAMED_FROM, {"run": run.id}).rowcount
-
-
 SELECT_MISSING = """
 with arrived as (
     select distinct external_id from staging.arrivals where fetch_run_id = %(run)s and stream = %(stream)s
@@ -113,7 +108,7 @@ from deleted
 order by external_id
 """
 
-SET_RENAMED_FROM = """
+SET_RENAMED_FROM = """ -- links each new record to a deleted one of the run with the same body
 with created as (
     select version_id, digest, row_number() over (partition by digest order by external_id) as number
     from staging.versions

@@ -48,8 +48,6 @@ def publish(
         "notes": {name: number for name, number in sorted(intake.notes.items()) if number},
     }
     with connection.transaction():
-        unstorable = [bytes.fromhex(digest) for digest in progress.unstorable]
-        connection.execute(DELETE_UNSTORABLE, [run.id, unstorable])
         locks.acquire_for_transaction(connection, locks.landing(run.source))
         erased = sum(connection.execute(statement, {"run": run.id}).rowcount for statement in DELETE_ERASED)
         if erased:
@@ -58,7 +56,7 @@ def publish(
         tombstones = deletions.insert_tombstones(run, deleted, progress.started_at)
         if results.keys() - {"unchanged", "duplicate", "observed"}:
             versions.insert_versions(run)
-        if tombstones and (renamed := deletions.set_renames(run)):
+        if tombstones and (renamed := connection.execute(deletions.SET_RENAMED_FROM, {"run": run.id}).rowcount):
             stats["renamed"] = renamed
         observations.insert_observations(run, results)
         versions.confirm_unchanged(run)
@@ -89,8 +87,6 @@ def _publish_quarantine(run: Run, replaces_entry: int | None, results: dict[str,
     if replaces_entry is not None and results:
         run.connection.execute(CLOSE_REPLACED, [run.id, replaces_entry])
 
-
-DELETE_UNSTORABLE = "delete from staging.arrivals where fetch_run_id = %s and digest = any(%s)"
 
 DELETE_ERASED = (
     # If the erasure was lifted during the landing, the body was not stored.

@@ -39,6 +39,7 @@ class BodyWriter:
     def __init__(self, run: Run, connection: Connection, writer: ThreadPoolExecutor, progress: Progress) -> None:
         self.run, self.connection, self.writer, self.progress = run, connection, writer, progress
         self.in_flight: set[tuple[bytes, bool]] = set()
+        self.unstorable: set[bytes] = set()
         self.writing: Future[None] | None = None
 
     def write(self, arrivals: list[Arrival], rejected: list[Rejected], *, checkpoint: bool) -> None:
@@ -103,7 +104,7 @@ class BodyWriter:
         return bodies, rejected
 
     def _reject(self, arrival: Arrival, fault: Unlandable) -> Rejected:
-        self.progress.unstorable.append(arrival.digest.hex())
+        self.unstorable.add(arrival.digest)
         return arrival.rejected(fault)
 
     def _write(self, bodies: list[Body], arrivals: list[Arrival], rejected: list[Rejected], checkpoint: bool) -> None:
@@ -113,7 +114,8 @@ class BodyWriter:
             rejected += self._copy(bodies)
             with connection.cursor().copy(COPY_ARRIVALS) as copy:
                 for each in arrivals:
-                    copy.write_row((self.run.id, *each.row()))
+                    if each.digest not in self.unstorable:
+                        copy.write_row((self.run.id, *each.row()))
             quarantine.insert_rejects(connection, self.run.id, rejected)
             if checkpoint:
                 save_checkpoint(connection, self.run, self.progress)
@@ -137,7 +139,8 @@ class BodyWriter:
             middle = len(bodies) // 2
             return self._copy(bodies[:middle]) + self._copy(bodies[middle:])
         self.progress.bodies += len(bodies)
-        self.progress.add_repairs(found)
+        for each in found:
+            self.progress.repaired[each] = self.progress.repaired.get(each, 0) + 1
         return []
 
     def _key(self, arrival: Arrival) -> tuple[object, ...]:

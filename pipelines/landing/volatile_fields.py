@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from pipelines.landing.jsonb import is_lossless, repair
+from pipelines.landing.jsonb import SPACED_COLON, is_lossless, repair
 
 EACH_ELEMENT, EACH_VALUE = "[*]", "*"
 
@@ -27,8 +27,6 @@ TINY = re.compile(rb"[eE]-[0-9]{4}")
 """jsonb accepts every number of a text that is no longer, has no such exponent, and is `is_lossless`."""
 
 COLON = b'":'
-SPACED = (b'" ', b'"\n', b'"\t', b'"\r')
-SPACED_COLON = re.compile(rb'"[ \t\r\n]+:')
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +60,7 @@ def split_off(body: bytes, volatile: PathTree) -> tuple[bytes, VolatileFields | 
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return body, None
     left = stable.count(COLON) + sum(bytes(value).count(COLON) for _, value in found)
-    if not found or left != body.count(COLON) or (any(each in body for each in SPACED) and SPACED_COLON.search(body)):
+    if not found or left != body.count(COLON) or SPACED_COLON.search(body):
         return body, None
     if not is_lossless(values) or ((len(values) > SHORT or TINY.search(values)) and repair(values)[1]):
         return body, None
