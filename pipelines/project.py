@@ -4,7 +4,8 @@
     sql/<domain>/<source>/<table>.sql            the SELECT that fills a table from it
     samples/<domain>/<source>/<day>.json         its recording of a day
 
-Belongs here: where files lie. Not here: what they hold. This is the only module that imports `assets`, by name.
+The project is the folder in which Python finds the package `assets`: a working directory that has one comes first.
+Belongs here: where files lie. Not here: what they hold. This is the only module that imports `assets`.
 """
 
 import hashlib
@@ -17,12 +18,13 @@ from pathlib import Path
 
 from sqlalchemy import Table
 
+import assets
 from pipelines.errors import AtlasError
 from pipelines.source import Source
 from pipelines.warehouse.declare import declare_schema, metadata
 from pipelines.warehouse.objects import DECLARED, SqlObject, view
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(str(assets.__file__)).resolve().parent.parent
 ASSETS, SQL, SAMPLES = ROOT / "assets", ROOT / "sql", ROOT / "samples"
 
 

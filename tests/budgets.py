@@ -30,13 +30,10 @@ from pipelines.source import Source, Window
 from pipelines.transform.run import transform
 from pipelines.warehouse.database import Warehouse
 from pipelines.warehouse.table_spec import TableSpec
-from tests import hostile
+from tests import hostile, toy_project
 from tests.documents import FIGURES, between
 from tests.hostile import CivitAI, HuggingFace, Server
 from tests.maintenance.test_retention import refetch
-from tests.transform.test_change_set import made
-
-__all__ = ["made"]
 
 BEGIN, END = "<!-- figures -->", "<!-- /figures -->"
 
@@ -248,15 +245,15 @@ def test_looking_for_drift_and_keeping_digests_cost_little(
 
 
 @pytest.mark.timeout(3_600)
-def test_what_is_fetched_again_unchanged_adds_a_hundredth_at_most(
-    new_warehouse: Callable[[], Warehouse], made: Source
-) -> None:
+def test_what_is_fetched_again_unchanged_adds_a_hundredth_at_most(new_warehouse: Callable[[], Warehouse]) -> None:
     grown = []
-    for days in (1, 100):
-        share, sizes = refetch(warehouse := new_warehouse(), made, 20_000, 100, days)
-        print(f"{share:.2%}", {name: each for name, each in sizes.items() if each[0] != each[1]})
-        grown.append(share)
-        warehouse.drop_database(warehouse.database)
+    with toy_project.enter():
+        for days in (1, 100):
+            shelf = project.sources()["toy/shelf"]
+            share, sizes = refetch(warehouse := new_warehouse(), shelf, 20_000, 100, days)
+            print(f"{share:.2%}", {name: each for name, each in sizes.items() if each[0] != each[1]})
+            grown.append(share)
+            warehouse.drop_database(warehouse.database)
     note(GROWTH, f"{max(grown) * 100:.1f} %")
 
 

@@ -15,13 +15,10 @@ from pathlib import Path
 import pytest
 
 from pipelines import project
-from pipelines.connectors import recording
-from pipelines.landing import extract, land
-from pipelines.source import Window
-from pipelines.transform.run import transform
 from pipelines.warehouse.database import Warehouse
 from tests import budgets, documents, launcher
 from tests.documents import ADD_A_SOURCE, DOCUMENTS, FIGURES, QUESTIONS, README
+from tests.library import load_recordings
 
 BEGIN, END = "<!-- answers -->", "<!-- /answers -->"
 RUN_ID = re.compile(r"\b[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}\b")
@@ -38,16 +35,6 @@ def atlas(root: Path, warehouse: Warehouse, *arguments: str) -> str:
     done = command(root, warehouse, *arguments)
     assert done.returncode == 0, done.stderr
     return done.stdout
-
-
-def load_recordings(warehouse: Warehouse) -> None:
-    """Leaves a warehouse as `make run` does, less what is Dagster's."""
-    for source in project.sources().values():
-        days = [Window(day) for day in recording.days(source)]
-        for day in days:
-            land.land_intake(warehouse, source, day.key, extract.open_intake(warehouse, source, day, "recorded"))
-        for day in days:
-            transform(warehouse, source, day.key)
 
 
 @pytest.fixture

@@ -26,6 +26,12 @@ from pipelines.transform.run import transform as transform_partition
 from pipelines.warehouse.database import Warehouse
 
 Full = Annotated[bool, typer.Option("--full", help="Apply all latest versions again, not only pending ones.")]
+Shrink = Annotated[
+    bool,
+    typer.Option(
+        "--shrink", help="Accept that a listing or table loses more than a fifth, or that a SELECT fails often."
+    ),
+]
 
 
 def run(
@@ -40,9 +46,7 @@ def run(
     full_refresh: Annotated[
         bool, typer.Option("--full-refresh", help="Live: read all of the source, not only what is new.")
     ] = False,
-    shrink: Annotated[
-        bool, typer.Option("--shrink", help="Accept a listing that has lost more than a fifth of its records.")
-    ] = False,
+    shrink: Shrink = False,
     json: AsJson = False,
 ) -> None:
     """Fetch, land and transform sources, day by day, as Dagster runs of this process.
@@ -57,7 +61,10 @@ def run(
         from pipelines.cli import dagster_runs  # Dagster takes seconds to import
 
         home = context.current_settings().home
-        config = {"land": {"full_refresh": full_refresh, "shrink": shrink}, "transform": {"full": full}}
+        config = {
+            "land": {"full_refresh": full_refresh, "shrink": shrink},
+            "transform": {"full": full, "shrink": shrink},
+        }
         dagster_runs.run(warehouse, home, work, mode, config, reporter)
         rows = _row_counts(warehouse, [source for source, _ in work])
     _warn_without_selects([source for source, _ in work])
@@ -92,6 +99,7 @@ def transform(
     sources: Annotated[list[str], typer.Argument(help="Domains or sources (domain/source).")],
     partition: Day = None,
     full: Full = False,
+    shrink: Shrink = False,
     json: AsJson = False,
 ) -> None:
     """Apply pending payloads to the tables: of every partition that has any, or of one."""
@@ -101,7 +109,7 @@ def transform(
         for source in chosen:
             if project.selects(source.name):
                 for day in [only] if only else _transformable(warehouse, source, full):
-                    transform_partition(warehouse, source, day, full=full, notify=reporter)
+                    transform_partition(warehouse, source, day, full=full, shrink=shrink, notify=reporter)
         _warn_without_selects(chosen)
 
 

@@ -84,8 +84,8 @@ select v.version_id, v.external_id,
         or (length(external_id), external_id collate "C")
             between (length(%(first)s), %(first)s) and (length(%(last)s), %(last)s)) as listed
 from staging.versions v
-where v.stream = %(stream)s and v.latest and v.digest is not null and v.fetched_at < %(at)s
-  and (v.version_at < %(at)s or v.version_at > now()) -- else it was fetched again since
+where v.stream = %(stream)s and v.latest and v.digest is not null
+  and coalesce(v.confirmed_at, v.fetched_at) < %(at)s -- else it was received since
   and (%(first)s::text is null -- ids are numbers where there is a range
       or (length(v.external_id), v.external_id collate "C")
           between (length(%(first)s), %(first)s) and (length(%(last)s), %(last)s))

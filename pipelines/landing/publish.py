@@ -12,8 +12,9 @@ from typing import Any
 import msgspec
 
 from pipelines import quarantine
-from pipelines.landing import deletions, observations, schema_drift, versions
+from pipelines.landing import deletions, schema_drift, versions
 from pipelines.landing.intake import Intake, Progress, discard
+from pipelines.landing.observations import insert_observations
 from pipelines.ledger import Counts, Run
 from pipelines.source import Source
 from pipelines.warehouse import locks
@@ -58,9 +59,8 @@ def publish(
             versions.insert_versions(run)
         if tombstones and (renamed := connection.execute(deletions.SET_RENAMED_FROM, {"run": run.id}).rowcount):
             stats["renamed"] = renamed
-        observations.insert_observations(run, results)
+        insert_observations(run)
         versions.confirm_unchanged(run)
-        observations.confirm_unchanged(run)
         if drift := schema_drift.record(run, source):
             stats["drift"] = msgspec.to_builtins(drift)
         _publish_quarantine(run, replaces_entry, results)

@@ -86,6 +86,12 @@ class TableSpec:
                 found.append(Reference(column.name, constraint.referred_table, bool(column.nullable)))
         return sorted(found, key=lambda each: each.column)
 
+    @property
+    def referrers(self) -> list[tuple["TableSpec", str]]:
+        """The tables that refer to this one, each with the column."""
+        tables = map(TableSpec, self.table.metadata.sorted_tables)
+        return [(each, ref.column) for each in tables for ref in each.references if ref.table is self.table]
+
     def type_of(self, column: str) -> str:
         """The column's type with its length, as SQL."""
         return self.table.columns[column].type.compile(dialect=_DIALECT)
@@ -113,8 +119,8 @@ class TableSpec:
         return [sql.SQL("updated_at = now()").format()] if "updated_at" in audit_columns(self.table) else []
 
     def row_hash(self, alias: str) -> sql.Composed:
-        """The hash of a row. The sum over all rows is the digest of the table."""
-        return sql.SQL("hash_record_extended(row({}), 0)::numeric").format(names(self.content, alias))
+        """The hash of a row (with seed 0, '{}' hashes as NULL). The sum over all rows is the digest of the table."""
+        return sql.SQL("hash_record_extended(row({}), 1)::numeric").format(names(self.content, alias))
 
 
 def shared_tables(specs: Sequence[TableSpec]) -> list[TableSpec]:

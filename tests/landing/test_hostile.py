@@ -87,7 +87,7 @@ class Site:
         """Lands and transforms; the landing."""
         run = self.land(**more)
         for day in pending_partitions(self.warehouse, self.source):
-            assert transform(self.warehouse, self.source, day).counts.quarantined == 0
+            assert transform(self.warehouse, self.source, day, shrink=True).counts.quarantined == 0
         return run
 
     def requests(self) -> int:
