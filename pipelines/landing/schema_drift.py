@@ -52,10 +52,8 @@ def record(run: Run, source: Source) -> list[Change]:
             trees[row["stream"]].walk(_decoded(row["body"] or row["bytes"]), row["digest"])
     if not trees:
         return []
-    known: dict[str, list[Change]] = {stream: [] for stream in trees}
-    for row in _known(connection, trees):
-        known[row["stream"]].append(row)
-    rows = [(stream, *row) for stream, tree in trees.items() for row in _rows(tree, known[stream])]
+    known = _known(connection, trees)
+    rows = [row for stream, tree in trees.items() for row in _rows(stream, tree, known)]
     connection.execute(UPSERT_ROWS, [run.id, *(list(column) for column in zip(*rows, strict=True))])
     return [each for each in changes(connection, source) if each["run"] == run.id or each["what"] == "vanished path"]
 
@@ -98,16 +96,17 @@ def changes(connection: Connection, source: Source) -> list[Change]:
 def sentence(change: Change) -> str:
     """A change and its effects in words."""
     said = f"{change['what']} {change['path']} ({change['type']}) of {change['stream']}"
-    return ": ".join([said, *([". ".join(change["effects"])] if change["effects"] else [])])
+    return f"{said}: {'. '.join(change['effects'])}" if change["effects"] else said
 
 
-def _known(connection: Connection, trees: dict[str, Tree]) -> list[dict[str, Any]]:
+def _known(connection: Connection, trees: dict[str, Tree]) -> list[Change]:
     return connection.execute(SELECT_ROWS, {"streams": list(trees), "days": DAYS}).fetchall()
 
 
-def _rows(tree: Tree, known: list[dict[str, Any]]) -> Iterator[tuple[str, str, int, int, bytes | None]]:
-    """What the payloads of a landing add to the table: path, type, payloads that have it, of how many, a sample."""
-    before = {(row["path"], row["type"]): row["of_payloads"] + row["lacking"] for row in known}
+def _rows(stream: str, tree: Tree, known: list[Change]) -> Iterator[tuple[str, str, str, int, int, bytes | None]]:
+    """What payloads add to the table: stream, path, type, how many have it, of how many, the digest of one."""
+    own = [row for row in known if row["stream"] == stream]
+    before = {(row["path"], row["type"]): row["of_payloads"] + row["lacking"] for row in own}
     types_of: dict[str, set[str]] = {}
     for path, kind in before.keys() | tree.payloads.keys():
         types_of.setdefault(path, set()).add(kind)
@@ -116,12 +115,12 @@ def _rows(tree: Tree, known: list[dict[str, Any]]) -> Iterator[tuple[str, str, i
         earlier = max(before.get((path, kind), 0) for kind in types)
         for kind in types:
             total = of_payloads if (path, kind) in before else of_payloads + earlier
-            yield path, kind, tree.payloads[path, kind], total, tree.samples.get((path, kind))
+            yield stream, path, kind, tree.payloads[path, kind], total, tree.samples.get((path, kind))
     unread = [_LAST_KEY.sub("", path) or "$" for path, kind in before if kind == UNREAD]
     for path, keys in tree.unread.items():
         new = [key for key in keys if (key, UNREAD) not in before]
         for key in new[: max(0, MAX_KEYS - unread.count(path))]:
-            yield key, UNREAD, 0, 0, keys[key]
+            yield stream, key, UNREAD, 0, 0, keys[key]
 
 
 def _changed(types: list[dict[str, Any]], readers: Readers) -> Iterator[Change]:

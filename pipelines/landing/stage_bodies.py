@@ -61,30 +61,10 @@ class BodyWriter:
         """The arrivals whose body is not stored yet, the first of each body."""
         if not arrivals:
             return []
-        rows = self.run.connection.execute(
-            """
-            select distinct on (a.digest, a.is_split) a.sequence
-            from unnest(%s::bigint[], %s::text[], %s::text[], %s::bytea[], %s::boolean[])
-                as a (sequence, stream, external_id, digest, is_split)
-            where not exists (
-                  select from staging.versions v
-                  where v.record_id = ops.key(a.stream, a.external_id) and v.latest and v.digest = a.digest)
-              and not exists (
-                  select from staging.payloads p
-                  where p.digest = a.digest and (p.counters_digest is not null) = a.is_split)
-              and not exists (
-                  select from staging.erasures e
-                  where e.record_id = ops.key(a.stream, a.external_id) and e.lifted_at is null)
-            order by a.digest, a.is_split, a.sequence
-            """,
-            [
-                [each.sequence for each in arrivals],
-                [each.stream for each in arrivals],
-                [each.external_id for each in arrivals],
-                [each.digest for each in arrivals],
-                [each.volatile is not None for each in arrivals],
-            ],
-        )
+        values = [
+            (each.sequence, each.stream, each.external_id, each.digest, each.volatile is not None) for each in arrivals
+        ]
+        rows = self.run.connection.execute(SELECT_UNKNOWN, [list(column) for column in zip(*values, strict=True)])
         sequences = {row["sequence"] for row in rows}
         return [each for each in arrivals if each.sequence in sequences and each.body_key not in self.in_flight]
 
@@ -190,6 +170,18 @@ UNREFERENCED = sql.SQL(
     """
 )
 """A condition on a body `p`: neither a version nor a landing that runs or can be resumed refers to it."""
+
+SELECT_UNKNOWN = """
+select distinct on (a.digest, a.is_split) a.sequence
+from unnest(%s::bigint[], %s::text[], %s::text[], %s::bytea[], %s::boolean[])
+    as a (sequence, stream, external_id, digest, is_split)
+where not exists (
+      select from staging.payloads p where p.digest = a.digest and (p.counters_digest is not null) = a.is_split)
+  and not exists (
+      select from staging.erasures e
+      where e.record_id = ops.key(a.stream, a.external_id) and e.lifted_at is null)
+order by a.digest, a.is_split, a.sequence
+"""
 
 COPY_BODIES = "copy staging.payloads (fetch_run_id, digest, counters_digest, body, original, repairs) from stdin"
 
