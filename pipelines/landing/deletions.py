@@ -3,8 +3,7 @@
     full scan ──> latest versions that it lacks ──get_record──> none: tombstone · a payload: landed
 
 Nothing is deleted if a payload of the run has an unreadable id, if a scan of several answers lacks a record that cannot
-be fetched by id, or if too many records are missing. Belongs here: which records are deleted, tombstones, renames.
-Not here: other versions (`versions`).
+be fetched by id, or if too many records are missing. Not here: other versions (`versions`).
 """
 
 from collections.abc import Iterator

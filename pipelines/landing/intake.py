@@ -1,9 +1,8 @@
-"""The input of a landing, and how much of it is done.
+"""The input of a landing (`Intake`), and how much of it is done (`Progress`, a row of staging.checkpoints).
 
     extract, bulk_files ──> Intake ──> land ──checkpoint──> Progress ──resume──> the next run, where this one fails
 
-Belongs here: `Intake`, and `Progress` with its row in staging.checkpoints. Not here: how items are fetched (`extract`,
-`bulk_files`), how they are landed (`land`).
+Not here: how items are fetched (`extract`, `bulk_files`), how they are landed (`land`).
 """
 
 from collections import Counter

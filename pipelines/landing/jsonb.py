@@ -4,8 +4,8 @@
          └──no──> repair (decodes the text), repair_large (does not) ──> a text for jsonb, and what was repaired
 
 jsonb keeps the last of duplicate keys, and refuses NUL characters, lone surrogates, invalid UTF-8 and numbers that
-numeric cannot hold. A decoded text may take thirty times its size, so large texts are repaired without decoding. Bytes
-that are not JSON raise `Unlandable`. Belongs here: JSON texts. Not here: contracts, the database.
+numeric cannot hold. A decoded text may take thirty times its size, so large ones are not decoded. Bytes that are not
+JSON raise `Unlandable`. Not here: contracts, the database.
 """
 
 import codecs

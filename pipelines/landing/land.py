@@ -5,7 +5,7 @@
 
 Bodies are committed batch by batch, and are not visible until `publish` inserts versions of them. A checkpoint is
 committed with the batch before it, so that the next run of the partition can resume a failed one. Memory holds two
-batches. Belongs here: the order of the steps. Not here: fetching, versions, tables of a domain.
+batches. Not here: fetching, versions, tables of a domain.
 """
 
 import sys

@@ -3,8 +3,8 @@
     staging.arrivals ──classify──> deletions ──> versions ──> observations ──> quarantine ──> ledger
     staging.rejects ──────────────────────────────────────────────┘
 
-The transaction holds the lock of the source, so that the landings of a source are published one after another. Belongs
-here: the order of the statements, erased records, closing of quarantine entries. Not here: bodies (`stage_bodies`).
+The transaction holds the lock of the source: the landings of a source are published one after another. Belongs here:
+the order of the statements, erased records, closing of quarantine entries. Not here: bodies (`stage_bodies`).
 """
 
 from typing import Any

@@ -3,10 +3,9 @@
     new versions, new rejects ──sample──> Tree.walk ──record──> ops.schema_drift ──> changes ──> ledger, check, CLI
 
 A landing inspects up to `MOST_PAYLOADS` of the payloads of a stream that it publishes, chosen by digest, and as many
-that it rejects; none that is too large to be decoded (`jsonb.LARGE`). One that lands nothing new writes nothing. A path
-has vanished when none of the last payloads has it: so many that, by its share before, `EXPECTED` should have it; or
-`ALWAYS`, if at least `EXPECTED` came before and each had it. tests/budgets.py measures the cost.
-Belongs here: which payloads are inspected, the table, what a change is. Not here: paths in memory (`json_paths`).
+that it rejects; none that is too large to be decoded (`jsonb.LARGE`). A path has vanished when none of the last
+payloads has it: so many that, by its share before, `EXPECTED` should have it; or `ALWAYS`, if at least `EXPECTED` came
+before and each had it. Not here: paths in memory (`json_paths`).
 """
 
 import json

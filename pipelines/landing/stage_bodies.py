@@ -4,8 +4,7 @@
        └───────────────────────────────COPY──> staging.arrivals
 
 A batch is one transaction, on a connection and a thread of its own: while it is written, the next batch is read and
-validated. Belongs here: staging.payloads, staging.arrivals. Not here: what is in a batch (`land`), versions of the
-bodies (`versions`).
+validated. Not here: what is in a batch (`land`), versions of the bodies (`versions`).
 """
 
 from concurrent.futures import Future, ThreadPoolExecutor

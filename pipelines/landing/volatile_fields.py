@@ -3,8 +3,7 @@
     {"id": 1, "stats": {"likes": 5}} ──split_off──> {"id": 1, "stats": null} and {"stats": {"likes": 5}}
 
 A contract names their paths (`stats`, `versions[*].stats`, `tags.*.seenAt`). `null` takes the place of each, so that a
-field that appears or disappears is still a change of the version. Belongs here: splitting them off. Not here: restoring
-them (`ops.restore_volatile_fields`), storing them (`observations`).
+field that appears or disappears is still a change of the version. Not here: restoring (`ops.restore_volatile_fields`).
 """
 
 import hashlib
