@@ -64,20 +64,23 @@ def publish(
         if drift := schema_drift.record(run, source):
             stats["drift"] = msgspec.to_builtins(drift)
         _publish_quarantine(run, replaces_entry, results)
-        fetched = progress.fetched - erased
-        counts = Counts(
-            fetched=fetched,
-            created=results.get("created", 0),
-            updated=results.get("updated", 0) + results.get("observed", 0),
-            unchanged=results.get("unchanged", 0),
-            deleted=tombstones,
-            quarantined=fetched - sum(results.values()),
-            duplicates=sum(results.get(name, 0) for name in ("duplicate", "superseded", "late")),
-        )
+        counts = _counts(results, progress.fetched - erased, tombstones)
         discard(run)
         run.close(counts, stats, cursor_from=dict(intake.cursors), cursor_to=cursors)
     if progress.fetched >= VACUUM_FROM:
         connection.execute("vacuum (skip_locked) staging.arrivals")
+
+
+def _counts(results: dict[str, int], fetched: int, deleted: int) -> Counts:
+    return Counts(
+        fetched=fetched,
+        created=results.get("created", 0),
+        updated=results.get("updated", 0) + results.get("observed", 0),
+        unchanged=results.get("unchanged", 0),
+        deleted=deleted,
+        quarantined=fetched - sum(results.values()),
+        duplicates=sum(results.get(name, 0) for name in ("duplicate", "superseded", "late")),
+    )
 
 
 def _publish_quarantine(run: Run, replaces_entry: int | None, results: dict[str, int]) -> None:
