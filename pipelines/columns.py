@@ -3,8 +3,8 @@
     SQL ──sqlglot──> syntax tree ──> each JSON_TABLE, ->, ->>, #>, ?, jsonb_path_… ──> stream and JSON path
                           └──> each column that the SELECT yields ──────────────────────────┘
 
-A column is followed through JSON_TABLE, subqueries and CTEs to the `body` of the stream it comes from. Importing this
-module imports sqlglot, which takes 0.2 s: modules that Dagster loads import it inside a function.
+A column is followed through JSON_TABLE, subqueries and CTEs to the `body` of its stream. Modules that Dagster loads
+import this one inside a function: sqlglot takes 0.2 s.
 Belongs here: what the text of a SELECT says. Not here: what happens where a payload lacks a path (`schema_drift`).
 """
 
@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import pairwise
 from typing import Any
 
 import sqlglot
@@ -27,13 +28,7 @@ Steps = tuple[str | int, ...]
 Read = tuple[str, Steps]
 """Kind of a payload, and a path in it."""
 
-EXTRACTS = (
-    exp.JSONExtract,
-    exp.JSONExtractScalar,
-    exp.JSONBExtract,
-    exp.JSONBExtractScalar,
-    exp.JSONBContainsTopKey,
-)
+EXTRACTS = exp.JSONExtract | exp.JSONExtractScalar | exp.JSONBExtract | exp.JSONBExtractScalar | exp.JSONBContainsTopKey
 
 _TOKEN = re.compile(
     r"(?P<pairs>\.keyvalue\(\))|\?\s*\((?P<filter>.+?)\)(?=$|[.\[])|(?P<each>\[\*\])|\[(?P<index>\d+)\]"
@@ -78,31 +73,28 @@ def parse_jsonpath(text: str) -> tuple[Steps, list[Steps]]:
         if token is None:
             raise ValueError(f"unknown construct in the JSON path {text!r}")
         position = token.end()
-        found = {name: value for name, value in token.groupdict().items() if value}
-        if "filter" in found:
-            if matching := re.search(r'@\.key like_regex "(.+)"', found["filter"]):
+        name = token.lastgroup
+        if name == "filter":
+            if matching := re.search(r'@\.key like_regex "(.+)"', token[name]):
                 steps[-1] = f"{{~{matching.group(1)}}}"
-            for path in re.findall(r"@((?:\.\w+)+)(?!\()(?=[ )!=]|$)", found["filter"]):
+            for path in re.findall(r"@((?:\.\w+)+)(?!\()(?=[ )!=]|$)", token[name]):
                 if path != ".key":
                     filtered.append((*steps, *parse_jsonpath(f"${path}")[0]))
-        elif "index" in found:
-            steps.append(int(found["index"]))
-        elif found:
-            name, value = next(iter(found.items()))
-            steps.append({"pairs": "{}", "each": "[*]", "any": "*"}.get(name, value))
+        elif name == "index":
+            steps.append(int(token[name]))
+        elif name:
+            steps.append({"pairs": "{}", "each": "[*]", "any": "*"}.get(name, token[name]))
     return tuple(steps), filtered
 
 
 def _to_values(steps: Steps) -> Steps:
     """The same path without `.keyvalue()`, which makes pairs of key and value: it leads to the values themselves."""
     result: list[str | int] = []
-    after_pairs = False
-    for step in steps:
+    for before, step in pairwise(("", *steps)):
         if isinstance(step, str) and step.startswith("{"):
             result.append(step[1:-1] or "*")
-        elif not (after_pairs and step in ("key", "value")):
+        elif not (str(before).startswith("{") and step in ("key", "value")):
             result.append(step)
-        after_pairs = isinstance(step, str) and step.startswith("{")
     return tuple(result)
 
 
@@ -139,6 +131,10 @@ def _json_columns(
             yield column.name, above + steps, found
 
 
+def _json_table(table: exp.JSONTable) -> Iterator[tuple[str, Steps, list[Steps]]]:
+    return _json_columns(table.args["schema"].expressions, *parse_jsonpath(table.args["path"].this))
+
+
 def _sides(query: Any) -> list[exp.Select]:
     """The SELECTs of a query: one, or those of its UNION, in order."""
     if isinstance(query, exp.Subquery):
@@ -157,21 +153,18 @@ class _Reader:
             raise ValueError("this is not a SELECT")
         self.kinds = {kind or "payloads": kind for kind in kinds}
         self.kinds |= {f"{kind}_observations" if kind else "observations": kind for kind in kinds}
-        self.ctes = {cte.alias: cte for cte in self.tree.find_all(exp.CTE)}
-        self.following: list[tuple[str, str]] = []
-        """Columns of CTEs on the way here: a recursive CTE reads itself."""
-        self.with_conditions = False
-        """Whether a value comes from the conditions of a CASE too, not only from its branches."""
+        self.ctes = {cte.alias: cte.this for cte in self.tree.find_all(exp.CTE)}
+        self.following: list[tuple[str, str]] = []  # columns of CTEs on the way here: a recursive CTE reads itself
+        self.with_conditions = False  # whether a value comes from the conditions of a CASE too, not only its branches
 
     def reads(self) -> Reads:
         paths, unresolved = set[Read](), set[Steps]()
         for value, steps in self._steps():
             origins = self._of(value)
-            paths |= {(kind, _to_values(base + steps)) for kind, base in origins}
-            if not origins:
+            paths |= {(kind, path) for kind, base in origins if (path := _to_values(base + steps))}
+            if steps and not origins:
                 unresolved.add(_to_values(steps))
-        found = frozenset(read for read in paths if read[1])
-        return Reads(found, frozenset(steps for steps in unresolved if steps), columns=self._columns())
+        return Reads(frozenset(paths), frozenset(unresolved), columns=self._columns())
 
     def _columns(self) -> dict[Read, dict[str, bool]]:
         """The columns that the SELECT yields, by each path that they depend on."""
@@ -189,17 +182,13 @@ class _Reader:
         """Each value that the SELECT looks into, with the path that it takes from there."""
         for node in self.tree.walk():
             if isinstance(node, exp.JSONTable):
-                for _, steps, filtered in self._json_table(node):
+                for _, steps, filtered in _json_table(node):
                     yield from ((node.this, each) for each in (steps, *filtered))
             elif (extracted := _extracted(node)) is not None:
                 yield node.this, extracted
             elif isinstance(node, exp.Anonymous) and re.match("jsonb_path_|json_(query|exists)", node.name.lower()):
                 steps, filtered = parse_jsonpath(node.expressions[1].name)
                 yield from ((node.expressions[0], each) for each in (steps, *filtered))
-
-    @staticmethod
-    def _json_table(table: exp.JSONTable) -> Iterator[tuple[str, Steps, list[Steps]]]:
-        return _json_columns(table.args["schema"].expressions, *parse_jsonpath(table.args["path"].this))
 
     def _of(self, node: Any) -> set[Read]:
         """Where the value of an expression comes from."""
@@ -229,41 +218,31 @@ class _Reader:
 
     def _of_source(self, found: exp.Expression, name: str) -> set[Read]:
         """Where a column of a table, subquery, CTE or JSON_TABLE comes from."""
-        if isinstance(found, exp.Table) and isinstance(found.this, exp.JSONTable):
-            return {
-                (kind, base + steps)
-                for column, steps, _ in self._json_table(found.this)
-                if column == name
-                for kind, base in self._of(found.this.this)
-            }
-        if isinstance(found, exp.Table):
-            if found.name in self.kinds:
-                return {(self.kinds[found.name], ())} if name == "body" else set()
-            return self._of_cte(found.name, name)
         if isinstance(found, exp.Subquery | exp.Lateral):
             return self._of_query(found.this, name)
-        return set()
-
-    def _of_cte(self, cte: str, name: str) -> set[Read]:
-        if cte not in self.ctes or (cte, name) in self.following:
+        if not isinstance(found, exp.Table):
             return set()
-        self.following.append((cte, name))
-        origins = self._of_query(self.ctes[cte].this, name)
+        if isinstance(found.this, exp.JSONTable):
+            columns = [steps for column, steps, _ in _json_table(found.this) if column == name]
+            return {(kind, base + steps) for steps in columns for kind, base in self._of(found.this.this)}
+        if found.name in self.kinds:
+            return {(self.kinds[found.name], ())} if name == "body" else set()
+        if found.name not in self.ctes or (found.name, name) in self.following:
+            return set()
+        self.following.append((found.name, name))
+        origins = self._of_query(self.ctes[found.name], name)
         self.following.pop()
         return origins
 
     def _of_query(self, query: exp.Expression, name: str) -> set[Read]:
         """Where a column that a query yields comes from, in each part of a UNION."""
-        sides = _sides(query)
-        if not sides:
-            return set()
         result: set[Read] = set()
-        for each in sides[0].expressions:
+        sides = _sides(query)
+        for number, each in enumerate(sides[0].expressions if sides else []):
             if each.is_star:
                 star = exp.column(name, table=each.args["table"].name if isinstance(each, exp.Column) else None)
                 star.parent = each.parent
                 result |= self._of_column(star)
-        names = [each.alias_or_name for each in sides[0].expressions]
-        if name in names:
-            result = result.union(*(self._of(side.expressions[names.index(name)]) for side in sides))
+            elif each.alias_or_name == name:
+                result = result.union(*(self._of(side.expressions[number]) for side in sides))
         return result

@@ -37,16 +37,16 @@ def intake(source: Source, kind: str, path: Path, window: Window | None) -> Inta
         items = source.fetch(path, window or Window(datetime.now(UTC).date()))
     elif source.kind == "folder":
         items = iter([Payload(path.read_bytes(), path.name, path.name)])
-    elif not path.is_dir() and not _format(path):
-        known = ", ".join(sorted(LINES | DOCUMENT))
-        raise AtlasError(
-            f"{path.name} is not a file of payloads: its name should end in {known}, or in these and .gz or .zst.",
-            usage=True,
-        )
-    elif path.is_dir() and not any(map(_format, path.rglob("*"))):
-        raise AtlasError(f"There is no JSON or NDJSON file in the folder {path}.", usage=True)
     else:
-        items = _files(source, kind, path)
+        folder = path if path.is_dir() else path.parent
+        files = sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else [path]
+        if not any(map(_format, files)):
+            raise AtlasError(
+                f"{path.name} {'has no file' if path.is_dir() else 'is no file'} of payloads: its name should end in "
+                f"{', '.join(sorted(LINES | DOCUMENT))}, or in these and .gz or .zst.",
+                usage=True,
+            )
+        items = (item for each in files for item in _payloads(source, kind, each, each.relative_to(folder).as_posix()))
     return Intake(lambda _: items, "files", at)
 
 
@@ -55,25 +55,18 @@ def _format(path: Path) -> str | None:
     return suffixes[-1] if suffixes and suffixes[-1] in LINES | DOCUMENT else None
 
 
-def _files(source: Source, kind: str, path: Path) -> Iterator[Item]:
-    paths = sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else [path]
-    for each in paths:
-        name = each.relative_to(path if path.is_dir() else path.parent).as_posix()
-        suffix = _format(each)
-        if suffix is None:
-            yield Skipped(name, "not a JSON file by its name")
-        elif suffix in LINES:
-            with _open(each) as lines:
-                for number, body in enumerate(map(_strip, lines), 1):
-                    if body:
-                        yield Payload(body, f"{name}:{number}", kind=kind)
-        else:
-            with _open(each) as document:
-                yield from _documents(source.contracts[kind].envelope, kind, document.read(), name)
-
-
-def _strip(line: bytes) -> bytes:
-    return line.strip(b" \t\r\n")
+def _payloads(source: Source, kind: str, path: Path, name: str) -> Iterator[Item]:
+    suffix = _format(path)
+    if suffix is None:
+        yield Skipped(name, "not a JSON file by its name")
+        return
+    with _open(path) as file:
+        if suffix in DOCUMENT:
+            yield from _documents(source.contracts[kind].envelope, kind, file.read(), name)
+            return
+        for number, line in enumerate(file, 1):
+            if body := line.strip(b" \t\r\n"):
+                yield Payload(body, f"{name}:{number}", kind=kind)
 
 
 @contextmanager

@@ -3,17 +3,14 @@
     full scan ──> latest versions that it lacks ──get_record──> none: tombstone · a payload: landed
 
 Nothing is deleted if a payload of the run has an unreadable id, if a scan of several answers lacks a record that cannot
-be fetched by id, or if too many records are missing. Belongs here: which records are deleted, tombstones, renames.
-Not here: other versions (`versions`).
+be fetched by id, or if too many records are missing. Not here: other versions (`versions`).
 """
 
-from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from datetime import datetime
-from typing import Any, NamedTuple
 
 from pipelines.errors import NotRecorded, Refused, SourceFault
-from pipelines.landing.intake import GetRecord, Progress
+from pipelines.landing.intake import Intake, Progress
 from pipelines.ledger import Run
 from pipelines.source import Payload, Source
 
@@ -22,30 +19,13 @@ ACCEPTED_LOSS = 5
 """This many missing records are accepted, whatever their share is, if the scan listed any record."""
 
 
-class Deletion(NamedTuple):
-    """A record that is deleted: its latest version, and the request that proves it."""
-
-    version_id: int
-    request: str
-
-
-@dataclass
-class Deletions:
-    """Records that full scans lack: deleted ones, payloads of those that still exist, and counts for the ledger."""
-
-    deleted: list[Deletion] = field(default_factory=list)
-    existing: list[Payload] = field(default_factory=list)
-    notes: Counter[str] = field(default_factory=Counter)
-
-
 def find_deleted(
-    run: Run, source: Source, progress: Progress, get_record: GetRecord | None, *, shrink: bool
-) -> Deletions:
-    """Fetches by id each record that a full scan of the run lacks; deleted is one that does not exist.
+    run: Run, source: Source, progress: Progress, intake: Intake, *, shrink: bool
+) -> Iterator[Payload | int]:
+    """Of each record that a full scan of the run lacks: what the source has by its id, or the version that is deleted.
 
     Raises SourceFault if a scan lacks more than a fifth of its records, unless `shrink` accepts that.
     """
-    found = Deletions()
     unreadable = set(progress.unreadable)
     for scan in progress.full_scans:
         stream = source.streams[scan.kind]
@@ -57,48 +37,35 @@ def find_deleted(
             continue
         listed = missing[0]["listed"]
         if missing[0]["without_id"]:
-            found.notes["not deleted: payloads without a readable id"] = len(missing)
-        elif scan.responses > 1 and get_record is None:
-            found.notes["not deleted: listed in several answers, and no record can be fetched by id"] = len(missing)
+            intake.notes["not deleted: payloads without a readable id"] += len(missing)
+        elif scan.responses > 1 and intake.get_record is None:
+            intake.notes["not deleted: listed in several answers, and no record can be fetched by id"] += len(missing)
         elif not shrink and (not listed or len(missing) > max(ACCEPTED_LOSS, MAX_LOSS * (listed + len(missing)))):
             raise SourceFault(
                 f"{stream} lists {listed} records, and lacks {len(missing)} of those that it had: more than a fifth. "
                 "Nothing of this run is published. If they really were deleted, run it again with --shrink."
             )
         else:
-            _fetch_missing(found, scan.kind, missing, get_record)
-    return found
+            for row in missing:
+                try:
+                    payload = intake.get_record(scan.kind, row["external_id"]) if intake.get_record else None
+                except NotRecorded:
+                    intake.notes["not deleted: the recording has no answer for their ids"] += 1
+                except Refused:
+                    intake.notes["not deleted: the source refuses to answer for their ids"] += 1
+                else:
+                    if payload is not None:
+                        intake.notes["missing from a full scan, fetched by id"] += 1
+                    yield payload or row["version_id"]
 
 
-def _fetch_missing(found: Deletions, kind: str, missing: list[dict[str, Any]], get_record: GetRecord | None) -> None:
-    for row in missing:
-        try:
-            payload = get_record(kind, row["external_id"]) if get_record else None
-        except NotRecorded:
-            found.notes["not deleted: the recording has no answer for their ids"] += 1
-        except Refused:
-            found.notes["not deleted: the source refuses to answer for their ids"] += 1
-        else:
-            if payload is None:
-                found.deleted.append(Deletion(row["version_id"], f"missing from a full scan; {row['request']}"))
-            else:
-                found.existing.append(payload)
-                found.notes["missing from a full scan, fetched by id"] += 1
+def insert_tombstones(run: Run, deleted: list[int], deleted_at: datetime) -> int:
+    """Inserts a tombstone for the record of each version, unless it arrived in this run or has a newer version.
 
-
-def insert_tombstones(run: Run, deleted: list[Deletion], deleted_at: datetime) -> int:
-    """Inserts a tombstone for each record, unless it arrived in this run or has a newer version; returns how many."""
-    if not deleted:
-        return 0
-    version_ids, requests = map(list, zip(*deleted, strict=True))
-    parameters = {"deleted": version_ids, "requests": requests, "at": deleted_at}
-    parameters |= {"partition": run.partition, "run": run.id}
-    return run.connection.execute(INSERT_TOMBSTONES, parameters).rowcount
-
-
-def set_renames(run: Run) -> int:
-    """Links each new record to a deleted one of this run with the same body; returns how many."""
-    return run.connection.execute(SET_RENAMED_FROM, {"run": run.id}).rowcount
+    Returns how many.
+    """
+    parameters = {"deleted": deleted, "at": deleted_at, "partition": run.partition, "run": run.id}
+    return run.connection.execute(INSERT_TOMBSTONES, parameters).rowcount if deleted else 0
 
 
 SELECT_MISSING = """
@@ -110,7 +77,7 @@ rejected as (
     select external_id from staging.rejects where fetch_run_id = %(run)s and stream = %(stream)s
 )
 
-select v.version_id, v.external_id, v.request,
+select v.version_id, v.external_id,
     (select count(*) from rejected where external_id is null) as without_id,
     (select count(*) from arrived where %(first)s::text is null
         or (length(external_id), external_id collate "C")
@@ -129,10 +96,9 @@ order by v.external_id
 INSERT_TOMBSTONES = """
 with deleted as (
     update staging.versions v set latest = false
-    from unnest(%(deleted)s::bigint[], %(requests)s::text[]) as d (version_id, request)
-    where v.version_id = d.version_id and v.latest
+    where v.version_id = any(%(deleted)s) and v.latest
       and not exists (select from classified c where c.record_id = v.record_id)
-    returning v.stream, v.external_id, v.record_id, v.version_at, d.request
+    returning v.stream, v.external_id, v.record_id, v.version_at, 'missing from a full scan; ' || v.request as request
 )
 insert into staging.versions
     (stream, external_id, record_id, version_at, fetched_at, request, partition_key, landed_run, latest)
@@ -141,7 +107,7 @@ from deleted
 order by external_id
 """
 
-SET_RENAMED_FROM = """
+SET_RENAMED_FROM = """ -- links each new record to a deleted one of the run with the same body
 with created as (
     select version_id, digest, row_number() over (partition by digest order by external_id) as number
     from staging.versions

@@ -87,7 +87,13 @@ def open_source(warehouse: Warehouse, source: Source, recorder: Recorder | None 
     """The client of a live source, or its folder. Raises AtlasError if a setting is missing or wrong."""
     base_url = settings.base_url(source.stem) or source.base_url
     if source.kind == "folder":
-        yield _folder(source, base_url)
+        folder = Path(base_url.removeprefix("file://")).expanduser()
+        if not folder.is_dir():
+            raise AtlasError(
+                f"{source.name} reads a folder, and {str(folder)!r} is not one. "
+                f"Name the folder in ATLAS_{source.stem.upper()}_BASE_URL."
+            )
+        yield folder
         return
     contact = settings.load().contact
     if source.requires_contact and not contact:
@@ -157,16 +163,6 @@ def _cursors(warehouse: Warehouse, source: Source) -> dict[str, Any]:
     if row["code_version"] != source.code_version:
         cursors = {name: cursor | {"validators": {}} for name, cursor in cursors.items()}
     return cursors
-
-
-def _folder(source: Source, name: str) -> Path:
-    folder = Path(name.removeprefix("file://")).expanduser()
-    if not folder.is_dir():
-        raise AtlasError(
-            f"{source.name} reads a folder, and {str(folder)!r} is not one. "
-            f"Name the folder in ATLAS_{source.stem.upper()}_BASE_URL."
-        )
-    return folder
 
 
 def record(

@@ -1,9 +1,8 @@
-"""The input of a landing, and how much of it is done.
+"""The input of a landing (`Intake`), and how much of it is done (`Progress`, a row of staging.checkpoints).
 
     extract, bulk_files ──> Intake ──> land ──checkpoint──> Progress ──resume──> the next run, where this one fails
 
-Belongs here: `Intake`, and `Progress` with its row in staging.checkpoints. Not here: how items are fetched (`extract`,
-`bulk_files`), how they are landed (`land`).
+Not here: how items are fetched (`extract`, `bulk_files`), how they are landed (`land`).
 """
 
 from collections import Counter
@@ -51,8 +50,7 @@ class Progress(msgspec.Struct):
     """What a landing has done so far, as it is stored with each checkpoint.
 
     started_at: before the first request. attempts: runs that resumed from this checkpoint. listings: checkpoint of each
-    listing. unstorable: digests of bodies that jsonb cannot store. unreadable: kind and id of records that exist and
-    could not be read.
+    listing. unreadable: kind and id of records that exist and could not be read.
     """
 
     started_at: datetime
@@ -62,15 +60,10 @@ class Progress(msgspec.Struct):
     fetched: int = 0
     bytes: int = 0
     bodies: int = 0
-    unstorable: list[str] = []
     skipped: dict[str, int] = {}
     repaired: dict[str, int] = {}
     unreadable: list[tuple[str, str]] = []
     full_scans: list[FullScan] = []
-
-    def add_repairs(self, repairs: Iterable[str]) -> None:
-        for each in repairs:
-            self.repaired[each] = self.repaired.get(each, 0) + 1
 
 
 def save_checkpoint(connection: Connection, run: Run, progress: Progress) -> None:
@@ -83,13 +76,8 @@ def resume(run: Run, intake: Intake) -> Progress | None:
     """Moves what the last failed run of the partition stored to this run; its progress, or None if there is none."""
     if intake.mode != "live":
         return None
-    parameters = {
-        "run": run.id,
-        "source": run.source,
-        "partition": run.partition,
-        "options": Jsonb(intake.request_options),
-        "attempts": MAX_ATTEMPTS,
-    }
+    parameters = {"run": run.id, "source": run.source, "partition": run.partition, "attempts": MAX_ATTEMPTS}
+    parameters["options"] = Jsonb(intake.request_options)
     row = run.connection.execute(RESUME, parameters).fetchone()
     if row is None:
         return None

@@ -4,15 +4,15 @@
 
 A path is `modelVersions[*].files[*].sizeKB`; keys that are not plain words are quoted, the payload itself is `$`. `[*]`
 stands for the elements of an array, `*` for every key of an object, `~regex` for those that match. A null is no value.
-Belongs here: paths in memory. Not here: the table of paths (`schema_drift`), the SELECTs (`columns`).
+Not here: the table of paths (`schema_drift`), the SELECTs (`columns`).
 """
 
+import json
 import re
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-import msgspec
 from msgspec.inspect import DictType, ListType, StructType, Type, UnionType
 
 EACH_ELEMENT, EACH_VALUE = "[*]", "*"
@@ -53,12 +53,14 @@ class Node:
         self.path = path
         self.readers: Readers = {}
         self.below: dict[str | int, Node] = {}
+        self.patterns: dict[str, Node] = {}
 
     def path_below(self, step: str | int) -> str:
         above = "" if self.path == "$" else self.path
         if isinstance(step, int) or step == EACH_ELEMENT:
             return f"{above}[{step}]" if isinstance(step, int) else above + step
-        name = step if _PLAIN.fullmatch(step) else msgspec.json.encode(step).decode()
+        name = step if _PLAIN.fullmatch(step) else json.dumps(step, ensure_ascii=False)
+        name = name.encode(errors="backslashreplace").decode()  # lone surrogates
         return f"{above}.{name}" if above else name
 
     def at(self, steps: Steps) -> "Node":
@@ -67,17 +69,16 @@ class Node:
             return self
         if steps[0] not in self.below:
             self.below[steps[0]] = Node(self.path_below(steps[0]))
+            if str(steps[0]).startswith("~"):
+                self.patterns[str(steps[0])[1:]] = self.below[steps[0]]
         return self.below[steps[0]].at(steps[1:])
 
     def reading(self, step: str | int) -> "list[Node]":
         """The paths below that read a key of an object, or the element of an array at a place."""
+        found = [self.below[each] for each in (step, EACH_VALUE) if each in self.below]
         if isinstance(step, int):
-            return [self.below[each] for each in (step, EACH_ELEMENT, EACH_VALUE) if each in self.below]
-        return [
-            node
-            for each, node in self.below.items()
-            if each in (step, EACH_VALUE) or (isinstance(each, str) and each[0] == "~" and re.search(each[1:], step))
-        ]
+            return found + ([self.below[EACH_ELEMENT]] if EACH_ELEMENT in self.below else [])
+        return found + [node for pattern, node in self.patterns.items() if re.search(pattern, step)]
 
     def nodes(self) -> Iterator["Node"]:
         yield self
@@ -112,10 +113,11 @@ class Tree:
         if value is None:
             return
         kind = TYPES[type(value)]
-        had.add((node.path, kind))
-        for step, below in node.below.items():
-            if step == EACH_VALUE or (isinstance(step, int) or step == EACH_ELEMENT) == (kind == "array"):
-                could.add(below.path)
+        if (node.path, kind) not in had:
+            had.add((node.path, kind))
+            for step, below in node.below.items():
+                if step == EACH_VALUE or (isinstance(step, int) or step == EACH_ELEMENT) == (kind == "array"):
+                    could.add(below.path)
         if isinstance(value, list) and node.below:
             for place, element in enumerate(value):
                 lax = [node] if isinstance(element, dict) else []  # such a path steps into arrays by itself

@@ -4,8 +4,8 @@
          └──no──> repair (decodes the text), repair_large (does not) ──> a text for jsonb, and what was repaired
 
 jsonb keeps the last of duplicate keys, and refuses NUL characters, lone surrogates, invalid UTF-8 and numbers that
-numeric cannot hold. A decoded text may take thirty times its size, so large texts are repaired without decoding. Bytes
-that are not JSON raise `Unlandable`. Belongs here: JSON texts. Not here: contracts, the database.
+numeric cannot hold. A decoded text may take thirty times its size, so large ones are not decoded. Bytes that are not
+JSON raise `Unlandable`. Not here: contracts, the database.
 """
 
 import codecs
@@ -33,7 +33,7 @@ LONE_SURROGATE = "lone surrogate replaced"
 DUPLICATE_KEY = "duplicate key: last one kept"
 
 _ESCAPES = (rb"\u0000", rb"\u0022", rb"\u003a", rb"\u003A")
-_SPACED_COLON = re.compile(rb'"[ \t\r\n]+:')
+SPACED_COLON = re.compile(rb'"[ \t\r\n]+:')
 _NUMBER = re.compile(r"-?(\d+)(?:\.(\d+))?(?:[eE]([+-]?\d+))?")
 _MAX_DIGITS_BEFORE, _MAX_DIGITS_AFTER = 131_072, 16_383
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -61,7 +61,7 @@ def is_lossless(body: bytes) -> bool:
     A decoder keeps one of duplicate keys, so the text that is encoded from the decoded value has fewer `":`. That count
     is a proof only if each colon directly follows its key and no quote or colon is escaped.
     """
-    if len(body) > MAX_BYTES or any(escape in body for escape in _ESCAPES) or _SPACED_COLON.search(body):
+    if any(escape in body for escape in _ESCAPES) or SPACED_COLON.search(body):
         return False
     try:
         again = msgspec.json.encode(msgspec.json.decode(body))

@@ -5,7 +5,7 @@
 
 Bodies are committed batch by batch, and are not visible until `publish` inserts versions of them. A checkpoint is
 committed with the batch before it, so that the next run of the partition can resume a failed one. Memory holds two
-batches. Belongs here: the order of the steps. Not here: fetching, versions, tables of a domain.
+batches. Not here: fetching, versions, tables of a domain.
 """
 
 import sys
@@ -17,7 +17,7 @@ from typing import Any
 
 from pipelines import ledger
 from pipelines.errors import SourceFault
-from pipelines.landing.deletions import Deletion, find_deleted
+from pipelines.landing.deletions import find_deleted
 from pipelines.landing.intake import Intake, Progress, resume
 from pipelines.landing.publish import publish
 from pipelines.landing.stage_bodies import BodyWriter
@@ -105,12 +105,19 @@ class _Landing:
         self.bodies = BodyWriter(run, connection, writer, self.progress)
 
     def execute(self, *, shrink: bool, replaces_entry: int | None) -> None:
+        deleted: list[int] = []
         try:
             for item in self.intake.items(self.progress.listings):
                 self._add(item)
             self._flush()
             self.bodies.wait()
-            deleted = self._check_missing(shrink=shrink)
+            for found in find_deleted(self.run, self.source, self.progress, self.intake, shrink=shrink):
+                if isinstance(found, Payload):
+                    self._add(found)
+                else:
+                    deleted.append(found)
+            self._flush()
+            self.bodies.wait()
         except SourceFault:  # the next run must not resume a listing that cannot be trusted
             self.run.connection.execute("delete from staging.checkpoints where fetch_run_id = %s", [self.run.id])
             raise
@@ -137,16 +144,6 @@ class _Landing:
             case FullScan() if self.intake.mode != "files":
                 scans = {(each.kind, each.id_range): each for each in self.progress.full_scans}
                 self.progress.full_scans = list((scans | {(item.kind, item.id_range): item}).values())
-
-    def _check_missing(self, *, shrink: bool) -> list[Deletion]:
-        """Lands the records that full scans lack and the source still has; returns those that it has deleted."""
-        found = find_deleted(self.run, self.source, self.progress, self.intake.get_record, shrink=shrink)
-        for payload in found.existing:
-            self._add(payload)
-        self._flush()
-        self.bodies.wait()
-        self.intake.notes.update(found.notes)
-        return found.deleted
 
     def _flush(self, *, checkpoint: bool = False) -> None:
         """Validates the batch, and gives it to the writer once the batch before is written."""

@@ -3,8 +3,8 @@
     staging.arrivals ──classify──> deletions ──> versions ──> observations ──> quarantine ──> ledger
     staging.rejects ──────────────────────────────────────────────┘
 
-The transaction holds the lock of the source, so that the landings of a source are published one after another. Belongs
-here: the order of the statements, erased records, closing of quarantine entries. Not here: bodies (`stage_bodies`).
+The transaction holds the lock of the source: the landings of a source are published one after another. Belongs here:
+the order of the statements, erased records, closing of quarantine entries. Not here: bodies (`stage_bodies`).
 """
 
 from typing import Any
@@ -28,14 +28,14 @@ def publish(
     source: Source,
     intake: Intake,
     progress: Progress,
-    deleted: list[deletions.Deletion],
+    deleted: list[int],
     cursors: dict[str, Any] | None,
     replaces_entry: int | None,
 ) -> None:
     """Publishes the rows that staging.arrivals and staging.rejects hold of the run, and closes the run.
 
-    cursors: those to start from next time, if the run moved one. replaces_entry: the quarantine entry whose payload the
-    arrivals replace.
+    deleted: latest versions of deleted records. cursors: those to start from next time, if the run moved one.
+    replaces_entry: the quarantine entry whose payload the arrivals replace.
     """
     connection = run.connection
     stats: dict[str, Any] = {
@@ -48,8 +48,6 @@ def publish(
         "notes": {name: number for name, number in sorted(intake.notes.items()) if number},
     }
     with connection.transaction():
-        unstorable = [bytes.fromhex(digest) for digest in progress.unstorable]
-        connection.execute(DELETE_UNSTORABLE, [run.id, unstorable])
         locks.acquire_for_transaction(connection, locks.landing(run.source))
         erased = sum(connection.execute(statement, {"run": run.id}).rowcount for statement in DELETE_ERASED)
         if erased:
@@ -58,27 +56,30 @@ def publish(
         tombstones = deletions.insert_tombstones(run, deleted, progress.started_at)
         if results.keys() - {"unchanged", "duplicate", "observed"}:
             versions.insert_versions(run)
-        if tombstones and (renamed := deletions.set_renames(run)):
+        if tombstones and (renamed := connection.execute(deletions.SET_RENAMED_FROM, {"run": run.id}).rowcount):
             stats["renamed"] = renamed
         versions.insert_observations(run)
         versions.confirm_unchanged(run)
         if drift := schema_drift.record(run, source):
             stats["drift"] = msgspec.to_builtins(drift)
         _publish_quarantine(run, replaces_entry, results)
-        fetched = progress.fetched - erased
-        counts = Counts(
-            fetched=fetched,
-            created=results.get("created", 0),
-            updated=results.get("updated", 0) + results.get("observed", 0),
-            unchanged=results.get("unchanged", 0),
-            deleted=tombstones,
-            quarantined=fetched - sum(results.values()),
-            duplicates=sum(results.get(name, 0) for name in ("duplicate", "superseded", "late")),
-        )
+        counts = _counts(results, progress.fetched - erased, tombstones)
         discard(run)
         run.close(counts, stats, cursor_from=dict(intake.cursors), cursor_to=cursors)
     if progress.fetched >= VACUUM_FROM:
         connection.execute("vacuum (skip_locked) staging.arrivals")
+
+
+def _counts(results: dict[str, int], fetched: int, deleted: int) -> Counts:
+    return Counts(
+        fetched=fetched,
+        created=results.get("created", 0),
+        updated=results.get("updated", 0) + results.get("observed", 0),
+        unchanged=results.get("unchanged", 0),
+        deleted=deleted,
+        quarantined=fetched - sum(results.values()),
+        duplicates=sum(results.get(name, 0) for name in ("duplicate", "superseded", "late")),
+    )
 
 
 def _publish_quarantine(run: Run, replaces_entry: int | None, results: dict[str, int]) -> None:
@@ -88,8 +89,6 @@ def _publish_quarantine(run: Run, replaces_entry: int | None, results: dict[str,
     if replaces_entry is not None and results:
         run.connection.execute(CLOSE_REPLACED, [run.id, replaces_entry])
 
-
-DELETE_UNSTORABLE = "delete from staging.arrivals where fetch_run_id = %s and digest = any(%s)"
 
 DELETE_ERASED = (
     # If the erasure was lifted during the landing, the body was not stored.

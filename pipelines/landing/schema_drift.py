@@ -3,15 +3,15 @@
     new versions, new rejects ──sample──> Tree.walk ──record──> ops.schema_drift ──> changes ──> ledger, check, CLI
 
 A landing inspects up to `MOST_PAYLOADS` of the payloads of a stream that it publishes, chosen by digest, and as many
-that it rejects; none that is too large to be decoded (`jsonb.LARGE`). One that lands nothing new writes nothing. A path
-has vanished when none of the last payloads has it: so many that, by its share before, `EXPECTED` should have it; or
-`ALWAYS`, if at least `EXPECTED` came before and each had it. tests/budgets.py measures the cost.
-Belongs here: which payloads are inspected, the table, what a change is. Not here: paths in memory (`json_paths`).
+that it rejects; none that is too large to be decoded (`jsonb.LARGE`). A path has vanished when none of the last
+payloads has it: so many that, by its share before, `EXPECTED` should have it; or `ALWAYS`, if at least `EXPECTED` came
+before and each had it. Not here: paths in memory (`json_paths`).
 """
 
 import json
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import groupby
 from typing import Any
 
@@ -51,10 +51,8 @@ def record(run: Run, source: Source) -> list[Change]:
             trees[row["stream"]].walk(_decoded(row["body"] or row["bytes"]), row["digest"])
     if not trees:
         return []
-    known: dict[str, list[Change]] = {stream: [] for stream in trees}
-    for row in _known(connection, trees):
-        known[row["stream"]].append(row)
-    rows = [(stream, *row) for stream, tree in trees.items() for row in _rows(tree, known[stream])]
+    known = _known(connection, trees)
+    rows = [row for stream, tree in trees.items() for row in _rows(stream, tree, known)]
     connection.execute(UPSERT_ROWS, [run.id, *(list(column) for column in zip(*rows, strict=True))])
     return [each for each in changes(connection, source) if each["run"] == run.id or each["what"] == "vanished path"]
 
@@ -97,16 +95,17 @@ def changes(connection: Connection, source: Source) -> list[Change]:
 def sentence(change: Change) -> str:
     """A change and its effects in words."""
     said = f"{change['what']} {change['path']} ({change['type']}) of {change['stream']}"
-    return ": ".join([said, *([". ".join(change["effects"])] if change["effects"] else [])])
+    return f"{said}: {'. '.join(change['effects'])}" if change["effects"] else said
 
 
-def _known(connection: Connection, trees: dict[str, Tree]) -> list[dict[str, Any]]:
+def _known(connection: Connection, trees: dict[str, Tree]) -> list[Change]:
     return connection.execute(SELECT_ROWS, {"streams": list(trees), "days": DAYS}).fetchall()
 
 
-def _rows(tree: Tree, known: list[dict[str, Any]]) -> Iterator[tuple[str, str, int, int, bytes | None]]:
-    """What the payloads of a landing add to the table: path, type, payloads that have it, of how many, a sample."""
-    before = {(row["path"], row["type"]): row["of_payloads"] + row["lacking"] for row in known}
+def _rows(stream: str, tree: Tree, known: list[Change]) -> Iterator[tuple[str, str, str, int, int, bytes | None]]:
+    """What payloads add to the table: stream, path, type, how many have it, of how many, the digest of one."""
+    own = [row for row in known if row["stream"] == stream]
+    before = {(row["path"], row["type"]): row["of_payloads"] + row["lacking"] for row in own}
     types_of: dict[str, set[str]] = {}
     for path, kind in before.keys() | tree.payloads.keys():
         types_of.setdefault(path, set()).add(kind)
@@ -115,12 +114,12 @@ def _rows(tree: Tree, known: list[dict[str, Any]]) -> Iterator[tuple[str, str, i
         earlier = max(before.get((path, kind), 0) for kind in types)
         for kind in types:
             total = of_payloads if (path, kind) in before else of_payloads + earlier
-            yield path, kind, tree.payloads[path, kind], total, tree.samples.get((path, kind))
+            yield stream, path, kind, tree.payloads[path, kind], total, tree.samples.get((path, kind))
     unread = [_LAST_KEY.sub("", path) or "$" for path, kind in before if kind == UNREAD]
     for path, keys in tree.unread.items():
         new = [key for key in keys if (key, UNREAD) not in before]
         for key in new[: max(0, MAX_KEYS - unread.count(path))]:
-            yield key, UNREAD, 0, 0, keys[key]
+            yield stream, key, UNREAD, 0, 0, keys[key]
 
 
 def _changed(types: list[dict[str, Any]], readers: Readers) -> Iterator[Change]:
@@ -152,11 +151,13 @@ def _effect(file: str, columns: dict[str, bool], lacking: int | None) -> str:
 
 
 def _decoded(body: bytes | str) -> Any:
-    """The value of a JSON text, large numbers as floats; None, if it is not JSON or is nested too deep."""
-    try:
-        return json.loads(body, parse_int=float)
-    except (ValueError, RecursionError):
-        return None
+    """The value of a JSON text; None, if it is not JSON or is nested too deep."""
+    with suppress(ValueError, RecursionError):
+        try:
+            return msgspec.json.decode(body)
+        except msgspec.DecodeError:  # it is fast, and strict
+            return json.loads(body, parse_int=float)
+    return None
 
 
 SELECT_SAMPLE = """

@@ -4,8 +4,7 @@
        └───────────────────────────────COPY──> staging.arrivals
 
 A batch is one transaction, on a connection and a thread of its own: while it is written, the next batch is read and
-validated. Belongs here: staging.payloads, staging.arrivals. Not here: what is in a batch (`land`), versions of the
-bodies (`versions`).
+validated. Not here: what is in a batch (`land`), versions of the bodies (`versions`).
 """
 
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,8 +21,8 @@ from pipelines.quarantine import Rejected
 from pipelines.warehouse import locks
 from pipelines.warehouse.database import Connection
 
-BodyRow = tuple[bytes, bytes | None, bytes, bytes | None, list[str] | None]
-"""Digest, digest of the volatile fields, text for jsonb; the original bytes and the repairs, if it was repaired."""
+Body = tuple[Arrival, bytes, list[str]]
+"""An arrival, the text of its body for jsonb, and the repairs of that."""
 
 UNSTORABLE = (
     psycopg.DataError,
@@ -38,17 +37,18 @@ class BodyWriter:
 
     def __init__(self, run: Run, connection: Connection, writer: ThreadPoolExecutor, progress: Progress) -> None:
         self.run, self.connection, self.writer, self.progress = run, connection, writer, progress
-        self.in_flight: dict[tuple[bytes, bool], Arrival] = {}
+        self.in_flight: set[tuple[bytes, bool]] = set()
+        self.unstorable: set[bytes] = set()
         self.writing: Future[None] | None = None
 
     def write(self, arrivals: list[Arrival], rejected: list[Rejected], *, checkpoint: bool) -> None:
         """Starts to write a batch once the one before is written. checkpoint: save the progress with it."""
         locks.acquire_shared(self.run.connection, locks.BODIES)
         unknown = self._unknown(arrivals)
-        rows, unstorable = self._prepare(unknown)
+        bodies, unstorable = self._prepare(unknown)
         self.wait()
-        self.in_flight = {each.body_key: each for each in unknown}
-        self.writing = self.writer.submit(self._write, rows, arrivals, rejected + unstorable, checkpoint)
+        self.in_flight = {each.body_key for each in unknown}
+        self.writing = self.writer.submit(self._write, bodies, arrivals, rejected + unstorable, checkpoint)
 
     def wait(self) -> None:
         """Waits until the last batch is written; raises what its writer raised."""
@@ -60,122 +60,106 @@ class BodyWriter:
         """The arrivals whose body is not stored yet, the first of each body."""
         if not arrivals:
             return []
-        rows = self.run.connection.execute(
-            """
-            select distinct on (a.digest, a.is_split) a.sequence
-            from unnest(%s::bigint[], %s::text[], %s::text[], %s::bytea[], %s::boolean[])
-                as a (sequence, stream, external_id, digest, is_split)
-            where not exists (
-                  select from staging.versions v
-                  where v.record_id = ops.key(a.stream, a.external_id) and v.latest and v.digest = a.digest)
-              and not exists (
-                  select from staging.payloads p
-                  where p.digest = a.digest and (p.counters_digest is not null) = a.is_split)
-              and not exists (
-                  select from staging.erasures e
-                  where e.record_id = ops.key(a.stream, a.external_id) and e.lifted_at is null)
-            order by a.digest, a.is_split, a.sequence
-            """,
-            [
-                [each.sequence for each in arrivals],
-                [each.stream for each in arrivals],
-                [each.external_id for each in arrivals],
-                [each.digest for each in arrivals],
-                [each.volatile is not None for each in arrivals],
-            ],
-        )
+        values = [
+            (each.sequence, each.stream, each.external_id, each.digest, each.volatile is not None) for each in arrivals
+        ]
+        rows = self.run.connection.execute(SELECT_UNKNOWN, [list(column) for column in zip(*values, strict=True)])
         sequences = {row["sequence"] for row in rows}
         return [each for each in arrivals if each.sequence in sequences and each.body_key not in self.in_flight]
 
-    def _prepare(self, arrivals: list[Arrival]) -> tuple[list[BodyRow], list[Rejected]]:
-        """The rows to write, repaired where jsonb needs it, and the bodies that cannot be repaired."""
-        rows: list[BodyRow] = []
+    def _prepare(self, arrivals: list[Arrival]) -> tuple[list[Body], list[Rejected]]:
+        """The bodies to write, repaired where jsonb needs it, and those that cannot be repaired."""
+        bodies: list[Body] = []
         rejected = []
         for arrival in arrivals:
-            repairs: list[str] = []
-            body = arrival.body
-            if len(body) > LARGE or not is_lossless(body):
+            text, repairs = arrival.body, list[str]()
+            if len(text) > LARGE or not is_lossless(text):
                 try:
-                    body, repairs = repair_any_size(body)
-                except Unlandable as error:
-                    rejected.append(arrival.rejected(error))
-                    self.progress.unstorable.append(arrival.digest.hex())
+                    text, repairs = repair_any_size(text)
+                except Unlandable as fault:
+                    rejected.append(self._reject(arrival, fault))
                     continue
-            counters = arrival.volatile.digest if arrival.volatile else None
-            self.progress.add_repairs(repairs)
-            rows.append((arrival.digest, counters, body, arrival.body if repairs else None, repairs or None))
-        return rows, rejected
+            bodies.append((arrival, text, repairs))
+        return bodies, rejected
 
-    def _write(self, rows: list[BodyRow], arrivals: list[Arrival], rejected: list[Rejected], checkpoint: bool) -> None:
+    def _reject(self, arrival: Arrival, fault: Unlandable) -> Rejected:
+        self.unstorable.add(arrival.digest)
+        return arrival.rejected(fault)
+
+    def _write(self, bodies: list[Body], arrivals: list[Arrival], rejected: list[Rejected], checkpoint: bool) -> None:
         """Commits a batch: bodies, arrivals, rejections, and the checkpoint."""
         connection = self.connection
         with connection.transaction():
-            rejected += self._copy(rows)
+            rejected += self._copy(bodies)
             with connection.cursor().copy(COPY_ARRIVALS) as copy:
                 for each in arrivals:
-                    copy.write_row((self.run.id, *each.row()))
+                    if each.digest not in self.unstorable:
+                        copy.write_row((self.run.id, *each.row()))
             quarantine.insert_rejects(connection, self.run.id, rejected)
             if checkpoint:
                 save_checkpoint(connection, self.run, self.progress)
         locks.release_shared(self.run.connection, locks.BODIES)
 
-    def _copy(self, rows: list[BodyRow]) -> list[Rejected]:
+    def _copy(self, bodies: list[Body]) -> list[Rejected]:
         """COPYs bodies, halving the batch until it finds those that jsonb refuses; returns these."""
+        found: list[str] = []
         try:
             with self.connection.transaction():
                 with self.connection.cursor().copy(COPY_BODIES) as copy:
-                    for digest, counters, body, original, repairs in rows:
-                        if len(body) <= LARGE:
-                            copy.write_row((self.run.id, digest, counters, body.decode(), original, repairs))
-                found = [each for row in rows if len(row[2]) > LARGE for each in self._copy_large(row)]
+                    for arrival, text, repairs in bodies:
+                        if len(text) <= LARGE:
+                            original = arrival.body if repairs else None
+                            copy.write_row((*self._key(arrival), text.decode(), original, repairs or None))
+                for body in bodies:
+                    found += self._copy_large(*body) if len(body[1]) > LARGE else body[2]
         except UNSTORABLE as error:
-            if len(rows) == 1:
-                return self._copy_repaired(rows[0], error)
-            middle = len(rows) // 2
-            return self._copy(rows[:middle]) + self._copy(rows[middle:])
-        self.progress.bodies += len(rows)
-        self.progress.add_repairs(found)
+            if len(bodies) == 1:
+                return self._copy_repaired(*bodies[0], error)
+            middle = len(bodies) // 2
+            return self._copy(bodies[:middle]) + self._copy(bodies[middle:])
+        self.progress.bodies += len(bodies)
+        for each in found:
+            self.progress.repaired[each] = self.progress.repaired.get(each, 0) + 1
         return []
 
-    def _copy_large(self, row: BodyRow) -> list[str]:
-        """COPYs a large body in chunks; returns the repair of duplicate keys, which only the server can find in it."""
-        digest, counters, body, original, repairs = row
+    def _key(self, arrival: Arrival) -> tuple[object, ...]:
+        """The columns of a body that do not depend on its text."""
+        return self.run.id, arrival.digest, arrival.volatile.digest if arrival.volatile else None
+
+    def _copy_large(self, arrival: Arrival, text: bytes, repairs: list[str]) -> list[str]:
+        """COPYs a large body in chunks; returns its repairs; only the server can find duplicate keys in it."""
         connection = self.connection
         connection.execute("create temp table large_body (body text storage external, original bytea storage external)")
         with connection.cursor().copy("copy large_body (body) from stdin") as copy:
-            for chunk in chunks(body):
+            for chunk in chunks(text):
                 copy.write(_escaped(chunk))
-        unique = connection.execute("select from large_body where body is json with unique keys").rowcount
-        found = [] if unique else [DUPLICATE_KEY]
-        if repairs or found:
+        if not connection.execute("select from large_body where body is json with unique keys").rowcount:
+            repairs = sorted([*repairs, DUPLICATE_KEY])
+        if repairs:
             with connection.cursor().copy("copy large_body (original) from stdin") as copy:
                 copy.write(rb"\\x")
-                for chunk in chunks(original or body):
+                for chunk in chunks(arrival.body):
                     copy.write(chunk.hex())
-        connection.execute(
-            INSERT_LARGE_BODY, [self.run.id, digest, counters, sorted([*(repairs or []), *found]) or None]
-        )
+        connection.execute(INSERT_LARGE_BODY, [*self._key(arrival), repairs or None])
         connection.execute("drop table large_body")
-        return found
+        return repairs
 
-    def _copy_repaired(self, row: BodyRow, refusal: psycopg.Error) -> list[Rejected]:
+    def _copy_repaired(
+        self, arrival: Arrival, text: bytes, repairs: list[str], refusal: psycopg.Error
+    ) -> list[Rejected]:
         """COPYs a body that jsonb refused once more, if a number that is out of range can be repaired; else rejects it.
 
         A large body is rejected: decoded it may take thirty times its size.
         """
-        digest, counters, body, original, _ = row
-        arrival = self.in_flight[digest, counters is not None]
         fault = Unlandable("jsonb_refuses", str(refusal).splitlines()[0])
-        if original is None and len(body) <= LARGE and isinstance(refusal, psycopg.DataError):
+        if not repairs and len(text) <= LARGE and isinstance(refusal, psycopg.DataError):
             try:
-                repaired, repairs = repair(body)
+                text, repairs = repair(text)
             except Unlandable as error:
-                fault, repairs = error, []
+                fault = error
             if repairs:
-                self.progress.add_repairs(repairs)
-                return self._copy([(digest, counters, repaired, body, repairs)])
-        self.progress.unstorable.append(digest.hex())
-        return [arrival.rejected(fault)]
+                return self._copy([(arrival, text, repairs)])
+        return [self._reject(arrival, fault)]
 
 
 UNREFERENCED = sql.SQL(
@@ -185,6 +169,18 @@ UNREFERENCED = sql.SQL(
     """
 )
 """A condition on a body `p`: neither a version nor a landing that runs or can be resumed refers to it."""
+
+SELECT_UNKNOWN = """
+select distinct on (a.digest, a.is_split) a.sequence
+from unnest(%s::bigint[], %s::text[], %s::text[], %s::bytea[], %s::boolean[])
+    as a (sequence, stream, external_id, digest, is_split)
+where not exists (
+      select from staging.payloads p where p.digest = a.digest and (p.counters_digest is not null) = a.is_split)
+  and not exists (
+      select from staging.erasures e
+      where e.record_id = ops.key(a.stream, a.external_id) and e.lifted_at is null)
+order by a.digest, a.is_split, a.sequence
+"""
 
 COPY_BODIES = "copy staging.payloads (fetch_run_id, digest, counters_digest, body, original, repairs) from stdin"
 

@@ -23,6 +23,8 @@ from pipelines.source import Contract, Payload
 
 MAX_ID_LENGTH = 1_000
 
+_UNSTORABLE = re.compile("[\0\ud800-\udfff]")
+"""What PostgreSQL does not accept in text: NUL and lone surrogates."""
 _MISSING_FIELD = re.compile(r"missing required field `(.+)`")
 
 
@@ -75,7 +77,7 @@ class Validator:
             external_id = external_id or record.external_id()
             if not external_id:
                 raise Unlandable("no_id", "the payload has no id of its own", path="$")
-            if len(external_id) > MAX_ID_LENGTH or not _storable(external_id):
+            if len(external_id) > MAX_ID_LENGTH or _UNSTORABLE.search(external_id):
                 unusable, external_id = external_id, None
                 raise Unlandable("no_id", f"the id cannot be used: {unusable[:100]!a}", path="$")
         except Unlandable as fault:
@@ -97,8 +99,7 @@ class Validator:
         except msgspec.ValidationError:
             raise
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            repaired, _ = repair_any_size(body)
-            return self._decoder.decode(repaired)
+            return self._decoder.decode(repair_any_size(body)[0])
 
     def _readable_id(self, body: bytes) -> str | None:
         """The id of a payload that violates its contract; None if the id itself cannot be read."""
@@ -127,8 +128,3 @@ def _contract_fault(error: msgspec.ValidationError) -> Unlandable:
     if missing := _MISSING_FIELD.search(message):
         return Unlandable("missing_field", message, path=f"{path}.{missing.group(1)}")
     return Unlandable("wrong_type", message, path=path)
-
-
-def _storable(text: str) -> bool:
-    """Whether PostgreSQL accepts it as text: it has no NUL and no lone surrogate."""
-    return "\x00" not in text and not any("\ud800" <= character <= "\udfff" for character in text)

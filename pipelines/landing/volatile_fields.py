@@ -3,8 +3,7 @@
     {"id": 1, "stats": {"likes": 5}} ──split_off──> {"id": 1, "stats": null} and {"stats": {"likes": 5}}
 
 A contract names their paths (`stats`, `versions[*].stats`, `tags.*.seenAt`). `null` takes the place of each, so that a
-field that appears or disappears is still a change of the version. Belongs here: splitting them off. Not here: restoring
-them (`ops.restore_volatile_fields`), storing them (`versions`).
+field that appears or disappears is still a change of the version. Not here: restoring (`ops.restore_volatile_fields`).
 """
 
 import hashlib
@@ -13,7 +12,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from pipelines.landing.jsonb import is_lossless, repair
+from pipelines.landing.jsonb import SPACED_COLON, is_lossless, repair
 
 EACH_ELEMENT, EACH_VALUE = "[*]", "*"
 
@@ -27,8 +26,6 @@ TINY = re.compile(rb"[eE]-[0-9]{4}")
 """jsonb accepts every number of a text that is no longer, has no such exponent, and is `is_lossless`."""
 
 COLON = b'":'
-SPACED = (b'" ', b'"\n', b'"\t', b'"\r')
-SPACED_COLON = re.compile(rb'"[ \t\r\n]+:')
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +59,7 @@ def split_off(body: bytes, volatile: PathTree) -> tuple[bytes, VolatileFields | 
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return body, None
     left = stable.count(COLON) + sum(bytes(value).count(COLON) for _, value in found)
-    if not found or left != body.count(COLON) or (any(each in body for each in SPACED) and SPACED_COLON.search(body)):
+    if not found or left != body.count(COLON) or SPACED_COLON.search(body):
         return body, None
     if not is_lossless(values) or ((len(values) > SHORT or TINY.search(values)) and repair(values)[1]):
         return body, None

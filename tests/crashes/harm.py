@@ -38,10 +38,10 @@ def checkpoint_before_its_page() -> None:
     """A checkpoint is committed before the page that it says was landed."""
     write = stage_bodies.BodyWriter._write
 
-    def early(self: stage_bodies.BodyWriter, rows: Any, arrivals: Any, rejected: Any, checkpoint: bool) -> None:
+    def early(self: stage_bodies.BodyWriter, bodies: Any, arrivals: Any, rejected: Any, checkpoint: bool) -> None:
         if checkpoint:
             with _elsewhere() as other:
                 save_checkpoint(other, self.run, self.progress)
-        write(self, rows, arrivals, rejected, False)
+        write(self, bodies, arrivals, rejected, False)
 
     stage_bodies.BodyWriter._write = early  # type: ignore[method-assign]

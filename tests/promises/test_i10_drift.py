@@ -533,6 +533,13 @@ class Anything(Contract):
     """Nothing is required."""
 
 
+def test_a_key_with_half_of_a_pair_is_kept_as_its_escape() -> None:
+    found = Tree()
+    found.root.at(("id",))
+    found.walk({"\ud83d": 1}, b"0")
+    assert found.unread == {"$": {r'"\ud83d"': b"0"}}
+
+
 def test_a_large_body_is_not_decoded(warehouse: Warehouse, civitai: Source) -> None:
     """It takes little room in the table."""
     staged, large = (
