@@ -9,16 +9,11 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from pipelines import project
-from pipelines.connectors import recording
-from pipelines.landing import extract, land
-from pipelines.source import Window
-from pipelines.transform.run import transform
 from pipelines.warehouse.database import Warehouse
 from tests import budgets, documents, launcher
 from tests.documents import ADD_A_SOURCE, DOCUMENTS, FIGURES, QUESTIONS, README
@@ -40,29 +35,6 @@ def atlas(root: Path, warehouse: Warehouse, *arguments: str) -> str:
     return done.stdout
 
 
-def load_recordings(warehouse: Warehouse) -> None:
-    """Leaves a warehouse as `make run` does, less what is Dagster's."""
-    for source in project.sources().values():
-        days = [Window(day) for day in recording.days(source)]
-        for day in days:
-            land.land_intake(warehouse, source, day.key, extract.open_intake(warehouse, source, day, "recorded"))
-        for day in days:
-            transform(warehouse, source, day.key)
-
-
-@pytest.fixture
-def loaded(warehouse: Warehouse) -> Warehouse:
-    load_recordings(warehouse)
-    return warehouse
-
-
-@pytest.fixture
-def with_dagster(warehouse: Warehouse) -> Iterator[Warehouse]:
-    """A warehouse with empty tables for commands that make Dagster's database beside it."""
-    yield warehouse
-    warehouse.drop_database(str(warehouse.dagster_url.database))
-
-
 def answers(warehouse: Warehouse) -> dict[str, tuple[str, str, str]]:
     """Each question by its name: its sentence, its SELECT, and what `atlas ask` prints for it."""
     printed = "\n".join(line.rstrip() for line in atlas(project.ROOT, warehouse, "ask").splitlines())
@@ -71,6 +43,7 @@ def answers(warehouse: Warehouse) -> dict[str, tuple[str, str, str]]:
         select = question.text.removeprefix(f"-- {question.sentence}\n").strip()
         rows = re.sub(r"\A[^()]*\(\w+\)\n", "", answer)  # the title, which may take several lines
         assert rows != answer
+        assert launcher.words(question.sentence) in launcher.words(answer)
         found[question.name] = (question.sentence, select, rows)
     return found
 
@@ -90,9 +63,9 @@ def without_run_ids(text: str) -> str:
     return RUN_ID.sub("a run's id", text)
 
 
-def test_the_answers_are_what_ask_prints(loaded: Warehouse) -> None:
+def test_the_answers_are_what_ask_prints(with_recordings: tuple[Warehouse, str]) -> None:
     """docs/questions.md has every question, README.md some of them."""
-    found = answers(loaded)
+    found = answers(with_recordings[0])
     for document in (README, QUESTIONS):
         before, written, after = documents.between(document.read_text(), BEGIN, END)
         names = list(found) if document == QUESTIONS else re.findall(r"^\*\*.*\*\* `(\w+)`$", written, re.M)
@@ -141,18 +114,21 @@ def test_transcripts_are_found() -> None:
 @pytest.mark.parametrize(
     "document", [path for path in DOCUMENTS if BLOCK.search(path.read_text())], ids=lambda path: path.name
 )
-def test_commands_print_what_they_are_said_to_print(document: Path, tmp_path: Path, warehouse: Warehouse) -> None:
+def test_commands_print_what_they_are_said_to_print(
+    document: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     """Every line of a transcript, in its order; a file that one shows is made of what is shown.
 
     Those of README.md run where the recordings are loaded, those of a page in an empty warehouse, one after another.
     """
+    warehouse = (
+        request.getfixturevalue("with_recordings")[0] if document == README else request.getfixturevalue("warehouse")
+    )
     (tmp_path / "atlas").write_text(
         f'#!/bin/sh\nPYTHONPATH={project.ROOT} exec {sys.executable} -m pipelines.cli.main "$@"\n'
     )
     (tmp_path / "atlas").chmod(0o755)
     environment = os.environ | {"DATABASE_URL": warehouse.conninfo, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
-    if document == README:
-        load_recordings(warehouse)
     for command, lines in transcripts(document.read_text()):
         if command.startswith("cat "):
             (tmp_path / command.removeprefix("cat ")).write_text("\n".join(lines) + "\n")
@@ -172,9 +148,9 @@ def test_commands_print_what_they_are_said_to_print(document: Path, tmp_path: Pa
             assert words(line) in printed, f"{command} does not print: {line}\n{done.stdout}"
 
 
-def test_a_load_prints_what_it_is_said_to_print(with_dagster: Warehouse, tmp_path: Path) -> None:
+def test_a_load_prints_what_it_is_said_to_print(with_recordings: tuple[Warehouse, str]) -> None:
     (written,) = re.findall(r"^```\n(landed .*?)^```$", documents.text(), re.M | re.S)
-    printed = [words(line) for line in atlas(project.ROOT, with_dagster, "--home", str(tmp_path), "run").splitlines()]
+    printed = [words(line) for line in with_recordings[1].splitlines()]
     lines = written.strip().splitlines()
     assert len(lines) > 4
     assert [line for line in lines if words(line) not in printed] == []

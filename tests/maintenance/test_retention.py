@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -316,15 +315,8 @@ def test_a_transform_in_progress_loses_no_version(warehouse: Warehouse, made: So
     assert shown(warehouse, UNPROVEN) == []
 
 
-def test_dagster_events_are_removed_but_those_of_assets_and_of_runs_in_progress(
-    warehouse: Warehouse, tmp_path: Path
-) -> None:
-    from pipelines.orchestration import resources
-
-    with resources.instance(warehouse, tmp_path):
-        pass
-    database = str(warehouse.dagster_url.database)
-    with warehouse.connect(database) as connection:
+def test_dagster_events_are_removed_but_those_of_assets_and_of_runs_in_progress(with_dagster: Warehouse) -> None:
+    with with_dagster.connect(str(with_dagster.dagster_url.database)) as connection:
         for run_id, status in (("done", "SUCCESS"), ("going", "STARTED")):
             connection.execute(
                 "insert into runs (run_id, pipeline_name, status, run_body) values (%s, 'x', %s, '')", [run_id, status]
@@ -344,11 +336,10 @@ def test_dagster_events_are_removed_but_those_of_assets_and_of_runs_in_progress(
                 [run_id, days, asset],
             )
         expected = {"dagster events": 2}
-        assert {name: n for name, n in retention.count_prunable(warehouse, Policy()).items() if n} == expected
-        assert removed(warehouse, Policy()) == expected
+        assert {name: n for name, n in retention.count_prunable(with_dagster, Policy()).items() if n} == expected
+        assert removed(with_dagster, Policy()) == expected
         left = connection.execute("select run_id, asset_key is null as bare from event_logs order by id").fetchall()
         assert [(row["run_id"], row["bare"]) for row in left] == [("done", False), ("done", True), ("going", True)]
-    warehouse.drop_database(database)
 
 
 STEP = int(os.environ.get("RETENTION_STEP", "14"))
