@@ -1,15 +1,17 @@
-"""Which JSON paths of its streams a SELECT reads, found by parsing the SELECT with sqlglot.
+"""Which JSON paths of its streams a SELECT reads, and into which columns, found by parsing the SELECT with sqlglot.
 
     SQL ──sqlglot──> syntax tree ──> each JSON_TABLE, ->, ->>, #>, ?, jsonb_path_… ──> stream and JSON path
+                          └──> each column that the SELECT yields ──────────────────────────┘
 
 A column is followed through JSON_TABLE, subqueries and CTEs to the `body` of the stream it comes from. Importing this
 module imports sqlglot, which takes 0.2 s: modules that Dagster loads import it inside a function.
-Belongs here: what the text of a SELECT says. Not here: what happens where a payload lacks a path (`drift_checks`).
+Belongs here: what the text of a SELECT says. Not here: what happens where a payload lacks a path (`schema_drift`).
 """
 
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
@@ -44,12 +46,14 @@ class Reads:
     """What a SELECT reads from payloads.
 
     paths: by kind of payload. unresolved: paths within a value of which the parser does not know where it comes from.
-    problem: why the SELECT could not be followed; None if it was.
+    problem: why the SELECT could not be followed; None if it was. columns: by path, the columns of the SELECT that
+    depend on it; True where the column is NULL without it.
     """
 
     paths: frozenset[Read] = frozenset()
     unresolved: frozenset[Steps] = frozenset()
     problem: str | None = None
+    columns: Mapping[Read, Mapping[str, bool]] = field(default_factory=dict, compare=False)
 
 
 def reads(source: Source, select: Select) -> Reads:
@@ -119,15 +123,10 @@ def _extracted(node: Any) -> Steps | None:
     return _keys(node.expression) if isinstance(node, EXTRACTS) else None
 
 
-def _json_columns(table: exp.JSONTable, name: str | None = None) -> Iterator[tuple[Steps, list[Steps]]]:
-    """Of a JSON_TABLE, the path of each column from the value it reads, or of one column; with what filters read."""
-    top, filtered = parse_jsonpath(table.args["path"].this)
-    yield from _columns_below(table.args["schema"].expressions, top, filtered, name)
-
-
-def _columns_below(
-    columns: Sequence[exp.Expression], above: Steps, filtered: list[Steps], name: str | None
-) -> Iterator[tuple[Steps, list[Steps]]]:
+def _json_columns(
+    columns: Sequence[exp.Expression], above: Steps, filtered: list[Steps]
+) -> Iterator[tuple[str, Steps, list[Steps]]]:
+    """Name and path of each column of a JSON_TABLE, from the value that it reads; with the paths that filters read."""
     for column in columns:
         if not isinstance(column, exp.JSONColumnDef) or column.args.get("ordinality"):
             continue
@@ -135,9 +134,18 @@ def _columns_below(
         steps, more = parse_jsonpath(path.this) if path else ((column.name,), [])
         found = filtered + [(*above, *each) for each in more]
         if nested := column.args.get("nested_schema"):
-            yield from _columns_below(nested.expressions, above + steps, found, name)
-        elif name in (None, column.name):
-            yield above + steps, found
+            yield from _json_columns(nested.expressions, above + steps, found)
+        else:
+            yield column.name, above + steps, found
+
+
+def _sides(query: Any) -> list[exp.Select]:
+    """The SELECTs of a query: one, or those of its UNION, in order."""
+    if isinstance(query, exp.Subquery):
+        return _sides(query.this)
+    if isinstance(query, exp.SetOperation):
+        return _sides(query.this) + _sides(query.expression)
+    return [query] if isinstance(query, exp.Select) else []
 
 
 class _Reader:
@@ -152,6 +160,8 @@ class _Reader:
         self.ctes = {cte.alias: cte for cte in self.tree.find_all(exp.CTE)}
         self.following: list[tuple[str, str]] = []
         """Columns of CTEs on the way here: a recursive CTE reads itself."""
+        self.with_conditions = False
+        """Whether a value comes from the conditions of a CASE too, not only from its branches."""
 
     def reads(self) -> Reads:
         paths, unresolved = set[Read](), set[Steps]()
@@ -160,13 +170,26 @@ class _Reader:
             paths |= {(kind, _to_values(base + steps)) for kind, base in origins}
             if not origins:
                 unresolved.add(_to_values(steps))
-        return Reads(frozenset(read for read in paths if read[1]), frozenset(steps for steps in unresolved if steps))
+        found = frozenset(read for read in paths if read[1])
+        return Reads(found, frozenset(steps for steps in unresolved if steps), columns=self._columns())
+
+    def _columns(self) -> dict[Read, dict[str, bool]]:
+        """The columns that the SELECT yields, by each path that they depend on."""
+        self.with_conditions = True
+        result: dict[Read, dict[str, bool]] = defaultdict(dict)
+        sides = _sides(self.tree)
+        for side in sides:
+            for named, value in zip(sides[0].expressions, side.expressions, strict=False):
+                is_null = value.find(exp.Case, exp.Coalesce, exp.Anonymous) is None
+                for kind, steps in self._of(value):
+                    result[kind, _to_values(steps)][named.alias_or_name] = is_null
+        return result
 
     def _steps(self) -> Iterator[tuple[Any, Steps]]:
         """Each value that the SELECT looks into, with the path that it takes from there."""
         for node in self.tree.walk():
             if isinstance(node, exp.JSONTable):
-                for steps, filtered in _json_columns(node):
+                for _, steps, filtered in self._json_table(node):
                     yield from ((node.this, each) for each in (steps, *filtered))
             elif (extracted := _extracted(node)) is not None:
                 yield node.this, extracted
@@ -174,13 +197,17 @@ class _Reader:
                 steps, filtered = parse_jsonpath(node.expressions[1].name)
                 yield from ((node.expressions[0], each) for each in (steps, *filtered))
 
+    @staticmethod
+    def _json_table(table: exp.JSONTable) -> Iterator[tuple[str, Steps, list[Steps]]]:
+        return _json_columns(table.args["schema"].expressions, *parse_jsonpath(table.args["path"].this))
+
     def _of(self, node: Any) -> set[Read]:
         """Where the value of an expression comes from."""
         if isinstance(node, exp.Column):
             return self._of_column(node)
         if (extracted := _extracted(node)) is not None:
             return {(kind, base + extracted) for kind, base in self._of(node.this)}
-        if isinstance(node, exp.Case):
+        if isinstance(node, exp.Case) and not self.with_conditions:
             values = [each.args["true"] for each in node.args["ifs"]] + [node.args.get("default")]
             return set().union(*(self._of(each) for each in values if each is not None))
         if isinstance(node, exp.Expression) and not isinstance(node, exp.Query):
@@ -205,7 +232,8 @@ class _Reader:
         if isinstance(found, exp.Table) and isinstance(found.this, exp.JSONTable):
             return {
                 (kind, base + steps)
-                for steps, _ in _json_columns(found.this, name)
+                for column, steps, _ in self._json_table(found.this)
+                if column == name
                 for kind, base in self._of(found.this.this)
             }
         if isinstance(found, exp.Table):
@@ -226,25 +254,16 @@ class _Reader:
 
     def _of_query(self, query: exp.Expression, name: str) -> set[Read]:
         """Where a column that a query yields comes from, in each part of a UNION."""
-        while isinstance(query, exp.Subquery):
-            query = query.this
-        sides: list[exp.Expression] = []
-        while isinstance(query, exp.SetOperation):
-            sides.append(query.expression)
-            query = query.this
+        sides = _sides(query)
+        if not sides:
+            return set()
         result: set[Read] = set()
-        if not isinstance(query, exp.Select):
-            return result
-        names = [each.alias_or_name for each in query.expressions]
-        for each in query.expressions:
+        for each in sides[0].expressions:
             if each.is_star:
                 star = exp.column(name, table=each.args["table"].name if isinstance(each, exp.Column) else None)
                 star.parent = each.parent
                 result |= self._of_column(star)
+        names = [each.alias_or_name for each in sides[0].expressions]
         if name in names:
-            place = names.index(name)
-            for side in (query, *sides):
-                while isinstance(side, exp.Subquery):
-                    side = side.this
-                result |= self._of(side.expressions[place])
+            result = result.union(*(self._of(side.expressions[names.index(name)]) for side in sides))
         return result

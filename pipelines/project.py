@@ -4,7 +4,8 @@
     sql/<domain>/<source>/<table>.sql            the SELECT that fills a table from it
     samples/<domain>/<source>/<day>.json         its recording of a day
 
-Belongs here: where files lie. Not here: what they hold. This is the only module that imports `assets`, by name.
+The project is the folder in which Python finds the package `assets`: a working directory that has one comes first.
+Belongs here: where files lie. Not here: what they hold. This is the only module that imports `assets`.
 """
 
 import hashlib
@@ -17,12 +18,13 @@ from pathlib import Path
 
 from sqlalchemy import Table
 
+import assets
 from pipelines.errors import AtlasError
 from pipelines.source import Source
 from pipelines.warehouse.declare import declare_schema, metadata
 from pipelines.warehouse.objects import DECLARED, SqlObject, view
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(str(assets.__file__)).resolve().parent.parent
 ASSETS, SQL, SAMPLES = ROOT / "assets", ROOT / "sql", ROOT / "samples"
 
 
@@ -144,7 +146,8 @@ def find_sources(names: list[str]) -> list[Source]:
 def selects(source: str) -> tuple[Select, ...]:
     """The SELECT files of a source, referenced tables first. Raises AtlasError for a file without a table."""
     load_tables()
-    files = {f"{path.parent.parent.name}.{path.stem}": path for path in (SQL / source).glob("*.sql")}
+    domain = source.split("/")[0]
+    files = {f"{domain}.{path.stem}": path for path in (SQL / source).glob("*.sql")}
     unknown = files.keys() - metadata.tables.keys()
     if unknown:
         raise AtlasError(f"{files[min(unknown)].relative_to(ROOT)} fills no table: {min(unknown)} is not declared")

@@ -90,8 +90,8 @@ class FullScan:
     kind: str
     responses: int
     """How many responses the records came in."""
-    id_range: tuple[int | None, int | None] = (None, None)
-    """The scan covers only records with a numeric id between these two, both excluded; None: no limit."""
+    id_range: tuple[int, int] | None = None
+    """The scan covers only records with a numeric id from the first to the second; None: all."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +107,8 @@ class Window:
     """The cursors of the last run, by listing."""
     checkpoints: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """The checkpoints of a run that broke off, by listing."""
+    limit: int | None = None
+    """The most pages of a listing, and records of a page, in a recording that was kept small."""
 
     @classmethod
     def of(cls, partition: str) -> "Window":

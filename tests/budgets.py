@@ -24,20 +24,16 @@ import pytest
 from psycopg import sql
 
 from pipelines import project
-from pipelines.landing import bulk_files, extract, land
-from pipelines.landing.schema_drift import SchemaDrift
+from pipelines.landing import bulk_files, extract, land, schema_drift
 from pipelines.ledger import Run
 from pipelines.source import Source, Window
 from pipelines.transform.run import transform
 from pipelines.warehouse.database import Warehouse
 from pipelines.warehouse.table_spec import TableSpec
-from tests import hostile
+from tests import hostile, toy_project
 from tests.documents import FIGURES, between
 from tests.hostile import CivitAI, HuggingFace, Server
 from tests.maintenance.test_retention import refetch
-from tests.transform.test_change_set import made
-
-__all__ = ["made"]
 
 BEGIN, END = "<!-- figures -->", "<!-- /figures -->"
 
@@ -222,16 +218,6 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-class Blind(SchemaDrift):
-    """Looks for no drift."""
-
-    def inspect(self, stream: str, body: bytes, digest: bytes) -> None:
-        pass
-
-    def save(self, written: int) -> list[dict[str, Any]]:
-        return []
-
-
 def test_looking_for_drift_and_keeping_digests_cost_little(
     new_warehouse: Callable[[], Warehouse], monkeypatch: pytest.MonkeyPatch, many: Path
 ) -> None:
@@ -243,7 +229,7 @@ def test_looking_for_drift_and_keeping_digests_cost_little(
         warehouse = new_warehouse()
         with monkeypatch.context() as patch:
             if with_out:
-                patch.setattr(land, "SchemaDrift", Blind)
+                patch.setattr(schema_drift, "record", lambda *_: [])
                 patch.setattr(TableSpec, "row_hash", lambda *_: sql.SQL("0::numeric"))
             started = time.perf_counter()
             land.land_intake(warehouse, source, day.key, nullcontext(bulk_files.intake(source, "models", many, day)))
@@ -259,15 +245,15 @@ def test_looking_for_drift_and_keeping_digests_cost_little(
 
 
 @pytest.mark.timeout(3_600)
-def test_what_is_fetched_again_unchanged_adds_a_hundredth_at_most(
-    new_warehouse: Callable[[], Warehouse], made: Source
-) -> None:
+def test_what_is_fetched_again_unchanged_adds_a_hundredth_at_most(new_warehouse: Callable[[], Warehouse]) -> None:
     grown = []
-    for days in (1, 100):
-        share, sizes = refetch(warehouse := new_warehouse(), made, 20_000, 100, days)
-        print(f"{share:.2%}", {name: each for name, each in sizes.items() if each[0] != each[1]})
-        grown.append(share)
-        warehouse.drop_database(warehouse.database)
+    with toy_project.enter():
+        for days in (1, 100):
+            shelf = project.sources()["toy/shelf"]
+            share, sizes = refetch(warehouse := new_warehouse(), shelf, 20_000, 100, days)
+            print(f"{share:.2%}", {name: each for name, each in sizes.items() if each[0] != each[1]})
+            grown.append(share)
+            warehouse.drop_database(warehouse.database)
     note(GROWTH, f"{max(grown) * 100:.1f} %")
 
 

@@ -25,7 +25,7 @@ from pipelines import project
 from pipelines.source import Source
 from pipelines.warehouse import embedded, migrate, objects
 from pipelines.warehouse.database import Warehouse
-from tests import launcher
+from tests import launcher, toy_project
 
 SHARED_DATA = project.ROOT.parent / "shared" / "data"
 TEMPLATE = "template_of_tests"
@@ -37,6 +37,7 @@ FASTER = {"fsync": "off", "full_page_writes": "off", "autovacuum": "off"}
 for name in [name for name in os.environ if name.startswith("ATLAS_") or name in {"DATABASE_URL", "DAGSTER_HOME"}]:
     del os.environ[name]
 os.environ["DAGSTER_DISABLE_TELEMETRY"] = "1"
+os.environ["PYTHONPATH"] = str(project.ROOT)  # of processes that begin in another folder, such as the toy project
 os.environ["CRASHES_SEED"] = os.environ.get("CRASHES_SEED") or str(
     random.randrange(1 << 32)
 )  # all workers have this one
@@ -108,6 +109,15 @@ def template(server: str, worker_id: str) -> Warehouse:
     return warehouse
 
 
+@pytest.fixture(scope="session")
+def toy_template(server: str, worker_id: str) -> Warehouse:
+    """The same with the tables of the toy domain; only asked for where the toy project is entered."""
+    warehouse = Warehouse(make_url(server).set(database=f"{TEMPLATE}_toy_{worker_id}"))
+    warehouse.create_database(warehouse.database)
+    toy_project.create_tables(warehouse)
+    return warehouse
+
+
 def copy_of(origin: Warehouse, name: str) -> Warehouse:
     """A copy of a database, under another name."""
     warehouse = Warehouse(origin.url.set(database=name))
@@ -121,11 +131,12 @@ def copy_of(origin: Warehouse, name: str) -> Warehouse:
 
 
 @pytest.fixture(scope="session")
-def new_warehouse(template: Warehouse, worker_id: str) -> Callable[[], Warehouse]:
+def new_warehouse(request: pytest.FixtureRequest, worker_id: str) -> Callable[[], Warehouse]:
     """Makes a warehouse with empty tables, as often as it is called."""
     numbers = count()
 
     def make() -> Warehouse:
+        template = request.getfixturevalue("toy_template" if toy_project.is_entered() else "template")
         return copy_of(template, f"test_{worker_id}_{next(numbers)}")
 
     return make
@@ -223,6 +234,25 @@ def downgraded(warehouse: Warehouse, revision: str = "base") -> None:
 def downgrade() -> Callable[..., None]:
     """Reverses migrations of a warehouse, down to a revision or all of them."""
     return downgraded
+
+
+@pytest.fixture(scope="module")
+def toy() -> Iterator[None]:
+    """Makes tests/toy the project, for a whole module: `pytestmark = pytest.mark.usefixtures("toy")`."""
+    with toy_project.enter():
+        yield
+
+
+@pytest.fixture(scope="module")
+def library(toy: None) -> Source:
+    """Of the toy project: payloads of two kinds, with counters."""
+    return project.sources()["toy/library"]
+
+
+@pytest.fixture(scope="module")
+def shelf(toy: None) -> Source:
+    """Of the toy project: payloads without a contract, any of which may have the rows of any other."""
+    return project.sources()["toy/shelf"]
 
 
 @pytest.fixture(scope="session")

@@ -1,13 +1,13 @@
 """Random histories: records that change, SELECT files that change between runs, and the tables after each run.
 
-For tests of rebuild, time travel and diff. Two sources: CivitAI (counters, tags, key conflicts, rows that are pending
-until their parent is there) and Danbooru (tags with a record of their own).
+For tests of rebuild, time travel and diff. Two sources of the toy domain: the library (counters, topics, key conflicts,
+rows that are pending until their parent is there) and the shop (authors and topics too).
 """
 
 import os
 import random
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -23,7 +23,7 @@ from pipelines.ledger import Run
 from pipelines.transform.run import pending_partitions, transform
 from pipelines.warehouse.database import Warehouse
 from pipelines.warehouse.declare import audit_columns, metadata
-from tests.transform.test_change_set import DAYS, Json, Recorder, any_listed, any_model, rows, some
+from tests.library import DAYS, Json, Recorder, author, book, copy, cover, rows
 
 Tables = dict[str, list[tuple[Any, ...]]]
 
@@ -31,36 +31,30 @@ SEED = os.environ.get("PASTS_SEED", "20261101")
 SEEDS = range(int(os.environ.get("PASTS", "1")))
 """How many random histories each test tries."""
 
-IMAGES = "image_id, record_id, source_id, model_id, model_version_id, external_id, url, rating"
-ARTIFACTS = "artifact_id, record_id, model_version_id, external_id, kind, file_name"
+COPIES = "copy_id, record_id, book_id, external_id, room"
+COVERS = "cover_id, record_id, source_id, author_id, book_id, external_id, url"
 
 EDITIONS: dict[str, list[str]] = {
-    "catalog/civitai/models": [
+    "toy/library/authors": [
         "{}\n-- The same in other words.",
-        "select model_id, record_id, source_id, external_id, upper(name) as name, type, nsfw_rating, raw\n"
-        "from (\n{}\n) as o",
+        "select author_id, record_id, source_id, external_id, upper(name) as name, genre, raw from (\n{}\n) as o",
     ],
-    "catalog/civitai/model_versions": [
-        "select model_version_id, record_id, model_id, external_id, 'one' as version_label, metadata\n"
-        "from (\n{}\n) as o",
+    "toy/library/books": ["select book_id, record_id, author_id, external_id, 'one' as title from (\n{}\n) as o"],
+    "toy/library/copies": [
+        f"select {COPIES}, trunc(pages) + 0.0 as pages from (\n{{}}\n) as o",
+        f"select {COPIES}, trunc(pages)::text as pages, sha256 from (\n{{}}\n) as o",
     ],
-    "catalog/civitai/artifacts": [
-        f"select {ARTIFACTS}, trunc(size_bytes) + 0.0 as size_bytes from (\n{{}}\n) as o",
-        f"select {ARTIFACTS}, trunc(size_bytes)::text as size_bytes, metadata from (\n{{}}\n) as o",
+    "toy/library/covers": [
+        f"select {COVERS}, width::numeric + 0.0 as width, metadata::text as metadata from (\n{{}}\n) as o",
+        "select * from (\n{}\n) as o where url like '%a.png'",
     ],
-    "catalog/civitai/images": [
-        f"select {IMAGES}, width::numeric + 0.0 as width, metadata::text as metadata from (\n{{}}\n) as o",
-        "select * from (\n{}\n) as o where url like '%/a.png'",
+    "toy/library/author_topics": [
+        "select author_id, topic_id, record_id, upper(spelling) as spelling from (\n{}\n) as o"
     ],
-    "catalog/civitai/model_tags": [
-        "select model_id, tag_id, record_id, upper(spelling) as spelling from (\n{}\n) as o"
-    ],
-    "catalog/civitai/model_stats": [
-        "select model_id, observed_at, record_id, downloads from (\n{}\n) as o where downloads <> '2'",
-    ],
-    "catalog/danbooru/tags": [
-        "select tag_id, record_id, source_id, name, normalized_name from (\n{}\n) as o",
-        "select * from (\n{}\n) as o where record_id is null",
+    "toy/library/loans": ["select author_id, observed_at, record_id, loans from (\n{}\n) as o where loans <> '2'"],
+    "toy/shop/author_topics": [
+        "select author_id, topic_id, record_id from (\n{}\n) as o",
+        "select * from (\n{}\n) as o where spelling <> 'topic 1'",
     ],
 }
 """Other texts for SELECT files, each around the current one: other values, rows, columns or types."""
@@ -97,7 +91,7 @@ def changing_files(folder: Path, sources: tuple[str, ...]) -> Iterator[Files]:
 
 
 @pytest.fixture
-def files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Files]:
+def files(toy: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Files]:
     """SELECT files that the test can change."""
     with changing_files(tmp_path_factory.mktemp("project") / "sql", tuple(GENERATORS)) as files:
         yield files
@@ -150,7 +144,7 @@ class World:
         ]
         self.dice.shuffle(days)
         for source, day in days[:most]:
-            self.record(transform(self.warehouse, source, day))
+            self.record(transform(self.warehouse, source, day, shrink=True))
 
     def simulate(self, steps: int) -> None:
         """Makes a history of some steps, and transforms all that is pending at its end."""
@@ -159,11 +153,11 @@ class World:
         self.transform_pending()
 
 
-def tables(warehouse: Warehouse, schema: str = "catalog") -> Tables:
+def tables(warehouse: Warehouse, schema: str = "toy") -> Tables:
     """The rows of all tables of a schema as COPY writes them, without audit columns."""
     found = {}
     for table in metadata.sorted_tables:
-        if table.schema == "catalog":
+        if table.schema == "toy":
             columns = [column.name for column in table.columns if column.name not in audit_columns(table)]
             found[table.name] = rows(
                 warehouse,
@@ -176,24 +170,43 @@ def tables(warehouse: Warehouse, schema: str = "catalog") -> Tables:
     return found
 
 
-def civitai_record(dice: random.Random) -> tuple[str, str, Json]:
+def some(dice: random.Random, most: int) -> Sequence[int]:
+    return dice.sample(range(1, most + 1), dice.choice([0, 0, 1, 1, 2]))
+
+
+def any_of_library(dice: random.Random) -> tuple[str, str, Json]:
+    """An author or a cover, of few ids."""
     number = dice.randint(1, 4)
     if dice.random() < 0.4:
-        return "images", str(number), any_listed(dice, number)
-    body = any_model(dice, number) | {"description": dice.choice(["short", "long"])}
-    for version in body["modelVersions"]:
-        for file in version["files"]:
-            file["sizeKB"] = dice.choice([1, 2])
-    return "models", str(number), body
+        return "covers", str(number), any_cover(dice, number) | {"book": dice.choice([None, 1, 2])}
+    return "authors", str(number), any_author(dice, number)
 
 
-def danbooru_record(dice: random.Random) -> tuple[str, str, Json]:
-    number = dice.randint(1, 3)
-    if dice.random() < 0.4:
-        return "tags", str(number), {"id": number, "name": f"tag_{number}", "category": dice.choice([0, 1])}
-    tags = " ".join(f"tag_{each}" for each in some(dice, 4))
-    return "posts", str(number), {"id": number, "rating": "g", "tag_string": tags, "score": dice.randint(1, 3)}
+def any_author(dice: random.Random, number: int) -> Json:
+    """An author; books and covers are few over all authors, so that authors have the same ones."""
+    books = [
+        book(
+            each,
+            dice.choice("xy"),
+            stats={"loans": dice.randint(1, 2)},
+            copies=[copy(other, pages=dice.choice([1, 2.5])) for other in some(dice, 2)],
+            covers=[any_cover(dice, other) for other in some(dice, 4)],
+        )
+        for each in some(dice, 4)
+    ]
+    topics = [f"topic {each}" for each in some(dice, 3)]
+    return author(number, loans=dice.randint(1, 3), topics=topics, books=books, about=dice.choice(["short", "long"]))
 
 
-GENERATORS = {"catalog/civitai": civitai_record, "catalog/danbooru": danbooru_record}
+def any_cover(dice: random.Random, number: int) -> Json:
+    quote = dice.choice([{}, {"quote": f"quote {number}"}])
+    return cover(number, dice.choice("ab"), width=dice.choice([8, 8, 8, 0])) | quote
+
+
+def any_of_shop(dice: random.Random) -> tuple[str, str, Json]:
+    name = dice.choice("abc")
+    return "", name, {"name": name, "topics": [f"topic {each}" for each in some(dice, 3)], "since": dice.randint(1, 3)}
+
+
+GENERATORS = {"toy/library": any_of_library, "toy/shop": any_of_shop}
 """For each source, a random kind, external_id and body."""

@@ -29,26 +29,21 @@ from pipelines.source import Item, Payload, Source
 from pipelines.transform.run import pending_partitions, transform
 from pipelines.warehouse import locks
 from pipelines.warehouse.database import Warehouse
+from tests.library import author, book, payload
+
+pytestmark = pytest.mark.usefixtures("toy")
 
 DAY = "2026-11-02"
 PATIENCE_S = 60
 AT_ONCE = 8
 
 
-def a_model(number: int) -> Payload:
-    body = {
-        "id": number,
-        "name": f"Lighthouse {number}",
-        "type": "LORA",
-        "tags": ["coast", f"number {number % 7}"],
-        "modelVersions": [{"id": number, "name": "v1", "files": [], "images": []}],
-    }
-    return Payload(json.dumps(body).encode(), f"models.ndjson:{number}", kind="models")
+def an_author(number: int) -> Payload:
+    return payload(author(number, topics=["coast", f"number {number % 7}"], books=[book(number)]))
 
 
-def a_graph(number: int) -> Payload:
-    node = {"type": "CLIPTextEncode", "widgets_values": [f"a lighthouse, number {number}"]}
-    return Payload(json.dumps({"nodes": [node]}).encode(), f"{number}.json", external_id=f"{number}.json")
+def a_note(number: int) -> Payload:
+    return payload({"words": f"a lighthouse, number {number}"}, f"{number}.json", kind="")
 
 
 def rows(warehouse: Warehouse, query: str, *values: object) -> list[dict[str, Any]]:
@@ -67,21 +62,21 @@ def working(warehouse: Warehouse, source: Source, kind: ledger.RunKind = "land")
         yield run
 
 
-def test_a_run_that_still_works_is_not_closed(warehouse: Warehouse, civitai: Source) -> None:
-    with working(warehouse, civitai) as run:
+def test_a_run_that_still_works_is_not_closed(warehouse: Warehouse, library: Source) -> None:
+    with working(warehouse, library) as run:
         assert ledger.close_dead_runs(warehouse) == []
         assert the_row(warehouse, run.id)["status"] == "in_progress"
         run.close(Counts(), {})
     assert the_row(warehouse, run.id)["status"] == "completed"
 
 
-def test_only_the_run_whose_process_is_gone_is_closed(warehouse: Warehouse, civitai: Source) -> None:
+def test_only_the_run_whose_process_is_gone_is_closed(warehouse: Warehouse, library: Source) -> None:
     open_a_run = """
 import sys
 from pipelines import ledger, project
 from pipelines.warehouse.database import Warehouse
 from sqlalchemy import make_url
-source = project.sources()["catalog/civitai"]
+source = project.sources()["toy/library"]
 with ledger.open_run(Warehouse(make_url(sys.argv[1])), source, "land", "2026-11-02", code_version="a test") as run:
     print(run.id, flush=True)
     sys.stdin.read()
@@ -93,7 +88,7 @@ with ledger.open_run(Warehouse(make_url(sys.argv[1])), source, "land", "2026-11-
         stdout=subprocess.PIPE,
         text=True,
     )
-    with process, working(warehouse, civitai) as ours:
+    with process, working(warehouse, library) as ours:
         assert process.stdout is not None
         theirs = UUID(process.stdout.readline().strip())
         assert ledger.close_dead_runs(warehouse) == []
@@ -125,45 +120,45 @@ def lock_of(warehouse: Warehouse, run_id: UUID) -> bool:
         return not locks.try_acquire(connection, locks.run(run_id))
 
 
-def test_a_run_that_fails_says_why(warehouse: Warehouse, civitai: Source) -> None:
+def test_a_run_that_fails_says_why(warehouse: Warehouse, library: Source) -> None:
     def items() -> Iterator[Item]:
-        yield a_model(1)
+        yield an_author(1)
         raise ConnectionResetError("the line\x00 is dead")
 
     with pytest.raises(ConnectionResetError):
-        land_items(warehouse, civitai, DAY, items())
+        land_items(warehouse, library, DAY, items())
     (row,) = rows(warehouse, "select * from ops.fetch_runs")
     assert (row["status"], row["publish_seq"], row["fetched"]) == ("failed", None, 0)
     assert row["error_text"] == "ConnectionResetError: the line is dead"
     assert rows(warehouse, "select from staging.versions") == []
 
 
-def test_numbers_that_do_not_add_up_publish_nothing(warehouse: Warehouse, civitai: Source) -> None:
-    with pytest.raises(psycopg.errors.CheckViolation, match="conservation"), working(warehouse, civitai) as run:
+def test_numbers_that_do_not_add_up_publish_nothing(warehouse: Warehouse, library: Source) -> None:
+    with pytest.raises(psycopg.errors.CheckViolation, match="conservation"), working(warehouse, library) as run:
         run.close(Counts(fetched=3, created=1, quarantined=1), {})
     assert the_row(warehouse, run.id)["status"] == "failed"
 
 
-def test_a_run_has_an_end_exactly_when_it_is_over(warehouse: Warehouse, civitai: Source) -> None:
-    with working(warehouse, civitai) as run, warehouse.connect() as connection:
+def test_a_run_has_an_end_exactly_when_it_is_over(warehouse: Warehouse, library: Source) -> None:
+    with working(warehouse, library) as run, warehouse.connect() as connection:
         for change in ("ended_at = now()", "status = 'completed'", "status = 'no such status'"):
             with pytest.raises(psycopg.errors.CheckViolation):
                 connection.execute(f"update ops.fetch_runs set {change}".encode())
         run.close(Counts(), {})
 
 
-def test_runs_count_in_the_order_of_publishing(warehouse: Warehouse, civitai: Source, comfyui: Source) -> None:
-    with working(warehouse, civitai) as first, working(warehouse, comfyui) as second:
+def test_runs_count_in_the_order_of_publishing(warehouse: Warehouse, library: Source, shelf: Source) -> None:
+    with working(warehouse, library) as first, working(warehouse, shelf) as second:
         second.close(Counts(), {})
         first.close(Counts(), {})
-    third = land_items(warehouse, civitai, DAY, [a_model(1)])
+    third = land_items(warehouse, library, DAY, [an_author(1)])
     assert first.id < second.id < third.id
     order = {row["fetch_run_id"]: row["publish_seq"] for row in rows(warehouse, "select * from ops.fetch_runs")}
     assert order[second.id] < order[first.id] < order[third.id]
 
 
-def test_a_closed_run_stays_as_it_was(warehouse: Warehouse, civitai: Source) -> None:
-    with pytest.raises(RuntimeError), working(warehouse, civitai) as run:
+def test_a_closed_run_stays_as_it_was(warehouse: Warehouse, library: Source) -> None:
+    with pytest.raises(RuntimeError), working(warehouse, library) as run:
         run.close(Counts(fetched=1, created=1), {})
         before = the_row(warehouse, run.id)
         raise RuntimeError("too late")
@@ -187,15 +182,15 @@ def versions(warehouse: Warehouse) -> list[dict[str, Any]]:
 
 
 def test_landings_of_a_partition_at_once_end_as_one(
-    warehouse: Warehouse, new_warehouse: Callable[[], Warehouse], civitai: Source
+    warehouse: Warehouse, new_warehouse: Callable[[], Warehouse], library: Source
 ) -> None:
-    payloads = [a_model(number) for number in range(200)]
-    bad = [Payload(b'{"id": %d' % each, f"models.ndjson:20{each}", kind="models") for each in (1, 2)]
+    payloads = [an_author(number) for number in range(200)]
+    bad = [payload(b'{"id": %d' % each) for each in (1, 2)]
     orders = [[*payloads, *bad], [*reversed(bad), *reversed(payloads)]]
-    runs = at_once(lambda which: land_items(warehouse, civitai, DAY, orders[which % 2]))
+    runs = at_once(lambda which: land_items(warehouse, library, DAY, orders[which % 2]))
 
     alone = new_warehouse()
-    land_items(alone, civitai, DAY, orders[0])
+    land_items(alone, library, DAY, orders[0])
     assert versions(warehouse) == versions(alone)
     alone.drop_database(alone.database)
 
@@ -208,46 +203,46 @@ def test_landings_of_a_partition_at_once_end_as_one(
     assert len(published) == AT_ONCE
 
 
-def test_landings_of_two_sources_at_once_do_not_meet(warehouse: Warehouse, civitai: Source, comfyui: Source) -> None:
+def test_landings_of_two_sources_at_once_do_not_meet(warehouse: Warehouse, library: Source, shelf: Source) -> None:
     def land(which: int) -> Run:
-        source, make = ((civitai, a_model), (comfyui, a_graph))[which % 2]
+        source, make = ((library, an_author), (shelf, a_note))[which % 2]
         return land_items(warehouse, source, DAY, [make(number) for number in range(50)])
 
     runs = at_once(land, 4)
     assert {run.status for run in runs} == {"completed"}
     latest = rows(warehouse, "select stream, count(*) as number from staging.versions where latest group by stream")
-    assert {row["stream"]: row["number"] for row in latest} == {"catalog/civitai.models": 50, "catalog/comfyui": 50}
+    assert {row["stream"]: row["number"] for row in latest} == {"toy/library.authors": 50, "toy/shelf": 50}
 
 
 def test_a_landing_waits_only_for_landings_of_its_own_source(
-    warehouse: Warehouse, civitai: Source, comfyui: Source
+    warehouse: Warehouse, library: Source, shelf: Source
 ) -> None:
     with warehouse.connect() as connection, connection.transaction():
-        locks.acquire_for_transaction(connection, locks.landing("catalog/civitai"))
-        assert land_items(warehouse, comfyui, DAY, [a_graph(1)]).counts.created == 1
+        locks.acquire_for_transaction(connection, locks.landing("toy/library"))
+        assert land_items(warehouse, shelf, DAY, [a_note(1)]).counts.created == 1
         with ThreadPoolExecutor(1) as threads:
-            other = threads.submit(land_items, warehouse, civitai, DAY, [a_model(1)])
+            other = threads.submit(land_items, warehouse, library, DAY, [an_author(1)])
             until(lambda: rows(warehouse, "select from pg_locks where locktype = 'advisory' and not granted"))
             assert versions(warehouse) == [row for row in versions(warehouse) if row["external_id"] == "1.json"]
             connection.execute("rollback")
             assert other.result(PATIENCE_S).counts.created == 1
 
 
-def test_transforms_of_a_partition_at_once_end_as_one(warehouse: Warehouse, civitai: Source) -> None:
-    land_items(warehouse, civitai, DAY, [a_model(number) for number in range(100)])
-    runs = at_once(lambda _: transform(warehouse, civitai, DAY), 4)
+def test_transforms_of_a_partition_at_once_end_as_one(warehouse: Warehouse, library: Source) -> None:
+    land_items(warehouse, library, DAY, [an_author(number) for number in range(100)])
+    runs = at_once(lambda _: transform(warehouse, library, DAY), 4)
     idle, busy = [run for run in runs if not run.counts.fetched], [run for run in runs if run.counts.fetched]
     assert (len(idle), len(busy)) == (3, 1)
     assert {run.status for run in runs} == {"completed"}
-    assert busy[0].counts.created == busy[0].counts.fetched == 100 * 4 + 8  # model, version, two tags on it; the tags
+    assert busy[0].counts.created == busy[0].counts.fetched == 100 * 4 + 8  # author, book, two topics of it; the topics
     assert rows(warehouse, "select from staging.versions where valid_from_run <> %s", busy[0].id) == []
-    assert len(rows(warehouse, "select from catalog.models")) == 100
+    assert len(rows(warehouse, "select from toy.authors")) == 100
 
 
 def test_what_comes_while_a_transform_works_lands_after_it_and_is_pending(
-    warehouse: Warehouse, civitai: Source
+    warehouse: Warehouse, library: Source
 ) -> None:
-    land_items(warehouse, civitai, DAY, [a_model(1)])
+    land_items(warehouse, library, DAY, [an_author(1)])
     at_its_end, may_end = Event(), Event()
 
     def notify(run: Run) -> None:
@@ -256,19 +251,19 @@ def test_what_comes_while_a_transform_works_lands_after_it_and_is_pending(
             may_end.wait(PATIENCE_S)
 
     with ThreadPoolExecutor(2) as threads:
-        first = threads.submit(transform, warehouse, civitai, DAY, notify=notify)
+        first = threads.submit(transform, warehouse, library, DAY, notify=notify)
         assert at_its_end.wait(PATIENCE_S)
-        landing = threads.submit(land_items, warehouse, civitai, DAY, [a_model(1), a_model(2)])
+        landing = threads.submit(land_items, warehouse, library, DAY, [an_author(1), an_author(2)])
         until(lambda: rows(warehouse, "select from pg_locks where locktype = 'advisory' and not granted"))
         assert not first.done() and not landing.done()
         may_end.set()
         assert first.result(PATIENCE_S).done == 1
         assert landing.result(PATIENCE_S).counts.created == 1
-    assert len(rows(warehouse, "select from catalog.models")) == 1
-    assert pending_partitions(warehouse, civitai) == [DAY]
-    transform(warehouse, civitai, DAY)
-    assert len(rows(warehouse, "select from catalog.models")) == 2
-    assert pending_partitions(warehouse, civitai) == []
+    assert len(rows(warehouse, "select from toy.authors")) == 1
+    assert pending_partitions(warehouse, library) == [DAY]
+    transform(warehouse, library, DAY)
+    assert len(rows(warehouse, "select from toy.authors")) == 2
+    assert pending_partitions(warehouse, library) == []
 
 
 @pytest.fixture
@@ -286,12 +281,12 @@ def dagster(warehouse: Warehouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_a_killed_run_of_dagster_is_freed_by_the_next(
     warehouse: Warehouse, dagster: dg.DagsterInstance, tmp_path: Path
 ) -> None:
-    command = [sys.executable, "-m", "pipelines.cli.main", "run", "catalog/civitai", "--partition", DAY, "--json"]
+    command = [sys.executable, "-m", "pipelines.cli.main", "run", "toy/library", "--partition", DAY, "--json"]
     environment = os.environ | {"DATABASE_URL": warehouse.conninfo, "ATLAS_HOME": str(tmp_path)}
     waiting = "select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
 
     with warehouse.connect() as connection, connection.transaction():
-        connection.execute("lock table catalog.prompts in share mode")
+        connection.execute("lock table toy.quotes in share mode")
         process = subprocess.Popen(command, cwd=project.ROOT, env=environment, start_new_session=True)
         try:
             until(lambda: rows(warehouse, waiting) or process.poll() is not None)
@@ -300,17 +295,17 @@ def test_a_killed_run_of_dagster_is_freed_by_the_next(
         finally:
             os.kill(process.pid, signal.SIGKILL)
             process.wait()
-    assert rows(warehouse, "select from catalog.models") == []
+    assert rows(warehouse, "select from toy.authors") == []
 
     again = subprocess.run(
         command, cwd=project.ROOT, env=environment, capture_output=True, text=True, timeout=PATIENCE_S
     )
     assert again.returncode == 0, again.stderr
-    assert json.loads(again.stdout)["rows"]["catalog.models"] > 0
+    assert json.loads(again.stdout)["rows"]["toy.authors"] > 0
     freed = dagster.get_run_by_id(dead.run_id)
     assert freed is not None
     assert freed.status == dg.DagsterRunStatus.FAILURE
-    assert dagster.event_log_storage.get_concurrency_info("catalog").claimed_slots == []
+    assert dagster.event_log_storage.get_concurrency_info("toy").claimed_slots == []
     ended = rows(warehouse, "select kind, status, error_text from ops.fetch_runs order by fetch_run_id")
     assert [(row["kind"], row["status"]) for row in ended] == [
         ("land", "completed"),
@@ -322,14 +317,14 @@ def test_a_killed_run_of_dagster_is_freed_by_the_next(
 
 
 def test_dagster_is_told_what_the_ledger_says(
-    warehouse: Warehouse, dagster: dg.DagsterInstance, civitai: Source
+    warehouse: Warehouse, dagster: dg.DagsterInstance, library: Source
 ) -> None:
     atlas = {"atlas": resources.Atlas(warehouse, "recorded")}
     days = {
         "dagster/asset_partition_range_start": "2026-11-01",
         "dagster/asset_partition_range_end": DAY,
     }
-    for assets in (staging_asset(civitai), table_assets(civitai)):
+    for assets in (staging_asset(library), table_assets(library)):
         assert dg.materialize([assets], instance=dagster, resources=atlas, tags=days).success
 
     told = {
@@ -337,10 +332,10 @@ def test_dagster_is_told_what_the_ledger_says(
         for key in dagster.get_asset_keys()
         for event in dagster.fetch_materializations(key, limit=10).records
     }
-    tables = {table_key(select): select.table.fullname for select in project.selects(civitai.name)}
-    assert set(told) == {(key, day) for key in (staging_key(civitai), *tables) for day in ("2026-11-01", DAY)}
+    tables = {table_key(select): select.table.fullname for select in project.selects(library.name)}
+    assert set(told) == {(key, day) for key in (staging_key(library), *tables) for day in ("2026-11-01", DAY)}
     for row in rows(warehouse, "select * from ops.fetch_runs"):
-        counted = {staging_key(civitai): row} if row["kind"] == "land" else {}
+        counted = {staging_key(library): row} if row["kind"] == "land" else {}
         if row["kind"] == "transform":
             counted = {key: row["stats"]["tables"][table] for key, table in tables.items()}
         for key, numbers in counted.items():
@@ -354,24 +349,24 @@ def test_dagster_is_told_what_the_ledger_says(
 
     def checks() -> dict[dg.AssetKey, bool]:
         every = dg.AssetSelection.all_asset_checks()
-        result = dg.materialize([ledger_checks(civitai)], instance=dagster, resources=atlas, selection=every)
+        result = dg.materialize([ledger_checks(library)], instance=dagster, resources=atlas, selection=every)
         return {check.asset_key: check.passed for check in result.get_asset_check_evaluations()}
 
-    assert checks() == dict.fromkeys([staging_key(civitai), *tables], True)
+    assert checks() == dict.fromkeys([staging_key(library), *tables], True)
     with warehouse.connect() as connection:
         connection.execute("update ops.fetch_runs set fetched = fetched + 1, created = created + 1 where kind = 'land'")
         connection.execute(
             """
-            update ops.fetch_runs set stats = jsonb_set(stats, '{tables,catalog.images,created}', '77')
+            update ops.fetch_runs set stats = jsonb_set(stats, '{tables,toy.covers,created}', '77')
             where kind = 'transform'
             """
         )
-    altered = {staging_key(civitai), dg.AssetKey(["catalog", "civitai", "images"])}
+    altered = {staging_key(library), dg.AssetKey(["toy", "library", "covers"])}
     assert {key for key, passed in checks().items() if not passed} == altered
 
 
-def test_metadata_of_a_landing_holds_its_statistics(warehouse: Warehouse, civitai: Source) -> None:
-    run = land_items(warehouse, civitai, DAY, [a_model(1)])
+def test_metadata_of_a_landing_holds_its_statistics(warehouse: Warehouse, library: Source) -> None:
+    run = land_items(warehouse, library, DAY, [an_author(1)])
     told = run_metadata(run, None)
     assert told["fetch_run_id"] == str(run.id)
-    assert told["bytes"] == len(a_model(1).body)
+    assert told["bytes"] == len(an_author(1).body)

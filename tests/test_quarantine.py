@@ -3,14 +3,13 @@
 import base64
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
-from psycopg.rows import tuple_row
 
 from pipelines import project
 from pipelines.landing import bulk_files
@@ -20,21 +19,18 @@ from pipelines.source import Payload, Source, Window
 from pipelines.transform.run import transform
 from pipelines.warehouse.database import Warehouse
 from tests import launcher
+from tests.library import rows, whole
+
+pytestmark = pytest.mark.usefixtures("toy")
 
 DAY = "2026-11-01"
 DONE, USAGE, PARTIAL = 0, 2, 3
-ROWS = {"models": 200, "model_versions": 233, "artifacts": 252, "images": 1_663, "prompts": 1_265}
 
-GOOD = b'{"id": 7, "name": "seven", "type": "LORA"}'
+GOOD = b'{"id": 7, "name": "seven"}'
 CUT = b'{"id": 7, "name": "sev'
-NAMELESS = b'{"id": 7, "type": "LORA"}'
-RETYPED = b'{"id": 7, "name": ["seven"], "type": "LORA"}'
-NO_ID = b'{"name": "seven", "type": "LORA"}'
-
-
-def rows(warehouse: Warehouse, query: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
-    with warehouse.connect() as connection:
-        return connection.cursor(row_factory=tuple_row).execute(query.encode(), parameters).fetchall()
+NAMELESS = b'{"id": 7}'
+RETYPED = b'{"id": 7, "name": ["seven"]}'
+NO_ID = b'{"name": "seven"}'
 
 
 def atlas(warehouse: Warehouse, *words: object, code: int = DONE) -> str:
@@ -52,7 +48,7 @@ def bring(warehouse: Warehouse, source: Source, path: Path) -> Run:
 
 
 def land(warehouse: Warehouse, source: Source, *bodies: bytes) -> Run:
-    items = [Payload(body, f"line {number}", kind="models") for number, body in enumerate(bodies, 1)]
+    items = [Payload(body, f"line {number}", kind="authors") for number, body in enumerate(bodies, 1)]
     return land_items(warehouse, source, DAY, items, fetched_at=datetime(2026, 11, 1, tzinfo=UTC))
 
 
@@ -64,58 +60,31 @@ def entries(warehouse: Warehouse) -> list[tuple[Any, ...]]:
     )
 
 
-def sizes(warehouse: Warehouse) -> dict[str, int]:
-    return {table: int(rows(warehouse, f"select count(*) from catalog.{table}")[0][0]) for table in ROWS}
-
-
 @pytest.fixture
-def broken(shared_data: Path, tmp_path: Path) -> tuple[Path, dict[int, bytes], dict[int, bytes]]:
-    """The real file with one line cut, one without an id and one re-typed; the sound and the broken ones by place."""
-    lines = (shared_data / "civitai" / "models_dev.ndjson").read_bytes().splitlines()
-    cut, no_id, retyped = 10, 50, 120
-    sound = {place: lines[place] for place in (cut, no_id, retyped)}
-    lines[cut] = lines[cut][: len(lines[cut]) // 2]
-    lines[no_id] = json.dumps({key: value for key, value in json.loads(lines[no_id]).items() if key != "id"}).encode()
-    whole = json.loads(lines[retyped])
-    whole["modelVersions"][0]["name"] = 1.5
-    lines[retyped] = json.dumps(whole).encode()
+def broken(tmp_path: Path) -> tuple[Path, dict[int, bytes], dict[int, bytes]]:
+    """A file with one line cut, one without an id and one re-typed; the sound and the broken ones by place."""
+    lines = [json.dumps(whole(number)).encode() for number in range(20)]
+    sound = {place: lines[place] for place in (2, 5, 9)}
+    lines[2] = lines[2][: len(lines[2]) // 2]
+    lines[5] = lines[5].replace(b'"id": 5, ', b"")
+    lines[9] = lines[9].replace(b'"book 90"', b"1.5")
     path = tmp_path / "broken.ndjson"
     path.write_bytes(b"\n".join(lines) + b"\n")
     return path, sound, {place: lines[place] for place in sound}
 
 
-def test_the_real_file_arrives_whole(warehouse: Warehouse, civitai: Source, shared_data: Path) -> None:
-    run = bring(warehouse, civitai, shared_data / "civitai" / "models_dev.ndjson")
-    assert (run.status, run.counts.fetched, run.counts.created) == ("completed", 200, 200)
-    assert transform(warehouse, civitai, DAY).status == "completed"
-    assert sizes(warehouse) == ROWS
-
-
-def test_todays_shape_of_the_api_lands_beside_it(warehouse: Warehouse, civitai: Source, shared_data: Path) -> None:
-    bring(warehouse, civitai, shared_data / "civitai" / "models_dev.ndjson")
-    run = bring(warehouse, civitai, shared_data / "civitai" / "current_api_doc_examples" / "models_0.json")
-    assert run.counts.created == 1
-    assert transform(warehouse, civitai, DAY).status == "partial_success"
-    sizes_now = sizes(warehouse)
-    assert (sizes_now["models"], sizes_now["model_versions"], sizes_now["artifacts"]) == (201, 234, 252)
-    found = rows(warehouse, "select table_name, reason, constraint_name, external_id from staging.quarantine")
-    assert found == [("catalog.artifacts", "check", "artifacts_sha256_check", "827184")]
-
-
-def test_three_bad_lines_wait_and_the_other_197_arrive(
+def test_three_bad_lines_wait_and_the_other_17_arrive(
     warehouse: Warehouse, broken: tuple[Path, dict[int, bytes], dict[int, bytes]]
 ) -> None:
     path, _, bad = broken
-    said = atlas(
-        warehouse, "land", "catalog/civitai.models", "--from", path, "--partition", DAY, "--json", code=PARTIAL
-    )
+    said = atlas(warehouse, "land", "toy/library.authors", "--from", path, "--partition", DAY, "--json", code=PARTIAL)
     (run,) = json.loads(said)
-    assert [run[name] for name in ("status", "fetched", "created", "quarantined")] == ["partial_success", 200, 197, 3]
+    assert [run[name] for name in ("status", "fetched", "created", "quarantined")] == ["partial_success", 20, 17, 3]
     cut, no_id, retyped = bad.values()
     assert rows(warehouse, "select bytes, reason, path, request from staging.quarantine order by quarantine_id") == [
-        (cut, "not_json", None, "broken.ndjson:11"),
-        (no_id, "missing_field", "$.id", "broken.ndjson:51"),
-        (retyped, "wrong_type", "$.modelVersions[0].name", "broken.ndjson:121"),
+        (cut, "not_json", None, "broken.ndjson:3"),
+        (no_id, "missing_field", "$.id", "broken.ndjson:6"),
+        (retyped, "wrong_type", "$.books[0].title", "broken.ndjson:10"),
     ]
     ((offset, digests),) = rows(
         warehouse,
@@ -125,11 +94,11 @@ def test_three_bad_lines_wait_and_the_other_197_arrive(
 
 
 def test_landing_the_bad_file_again_adds_no_entry_and_repaired_lines_land(
-    warehouse: Warehouse, civitai: Source, broken: tuple[Path, dict[int, bytes], dict[int, bytes]], tmp_path: Path
+    warehouse: Warehouse, library: Source, broken: tuple[Path, dict[int, bytes], dict[int, bytes]], tmp_path: Path
 ) -> None:
     path, sound, _ = broken
     for _ in range(2):
-        bring(warehouse, civitai, path)
+        bring(warehouse, library, path)
     assert [(seen, waits) for *_, seen, waits in entries(warehouse)] == [(2, True)] * 3
     numbers = rows(warehouse, "select quarantine_id from staging.quarantine order by 1")
     for (number,), body in zip(numbers, sound.values(), strict=True):
@@ -137,8 +106,8 @@ def test_landing_the_bad_file_again_adds_no_entry_and_repaired_lines_land(
         said = atlas(warehouse, "quarantine", "replay", number, "--with", tmp_path / "repaired.json")
         assert "1 fetched, 1 created" in said and "(completed)" in said
     assert [waits for *_, waits in entries(warehouse)] == [False] * 3
-    transform(warehouse, civitai, DAY)
-    assert sizes(warehouse) == ROWS
+    transform(warehouse, library, DAY)
+    assert rows(warehouse, "select count(*) from toy.copies") == [(20,)]
 
 
 BAD: dict[str, tuple[bytes, tuple[str, str | None, int | None]]] = {
@@ -146,26 +115,24 @@ BAD: dict[str, tuple[bytes, tuple[str, str | None, int | None]]] = {
     "without a name": (NAMELESS, ("missing_field", "$.name", None)),
     "without an id": (NO_ID, ("missing_field", "$.id", None)),
     "with a list for a name": (RETYPED, ("wrong_type", "$.name", None)),
-    "with a word for an id": (b'{"id": "7", "name": "seven", "type": "LORA"}', ("wrong_type", "$.id", None)),
+    "with a word for an id": (b'{"id": "7", "name": "seven"}', ("wrong_type", "$.id", None)),
     "with a wrong field deep inside": (
-        b'{"id": 7, "name": "s", "type": "LORA", "modelVersions": [{"id": 1, "name": "v", '
-        b'"images": [{"url": "u"}, {"url": "u", "width": 1.5}]}]}',
-        ("wrong_type", "$.modelVersions[0].images[1].width", None),
+        b'{"id": 7, "name": "s", "books": [{"id": 1, "title": "t", "covers": [{"id": 1, "url": "u", "width": 1.5}]}]}',
+        ("wrong_type", "$.books[0].covers[0].width", None),
     ),
-    "with a file without a name": (
-        b'{"id": 7, "name": "s", "type": "LORA", "modelVersions": [{"id": 1, "name": "v", "files": [{"id": 1, '
-        b'"type": "Model"}]}]}',
-        ("missing_field", "$.modelVersions[0].files[0].name", None),
+    "with a copy without a room": (
+        b'{"id": 7, "name": "s", "books": [{"id": 1, "title": "t", "copies": [{"id": 1}]}]}',
+        ("missing_field", "$.books[0].copies[0].room", None),
     ),
     "of another kind": (b"[1, 2]", ("wrong_type", "$", None)),
 }
 
 
 @pytest.fixture(scope="module")
-def kinds(new_warehouse: Callable[[], Warehouse], civitai: Source) -> Iterator[Warehouse]:
+def kinds(new_warehouse: Callable[[], Warehouse], library: Source) -> Iterator[Warehouse]:
     """A warehouse in which one payload of each kind has been landed, a good one last."""
     warehouse = new_warehouse()
-    land(warehouse, civitai, *(body for body, _ in BAD.values()), GOOD.replace(b"7", b"8"))
+    land(warehouse, library, *(body for body, _ in BAD.values()), GOOD.replace(b"7", b"8"))
     yield warehouse
     warehouse.drop_database(warehouse.database)
 
@@ -221,17 +188,17 @@ def test_an_entry_is_shown_whole_with_its_exact_bytes(kinds: Warehouse) -> None:
 
 
 def test_a_replay_without_repaired_bytes_fails_as_long_as_the_fault_is_there(
-    warehouse: Warehouse, civitai: Source
+    warehouse: Warehouse, library: Source
 ) -> None:
-    land(warehouse, civitai, RETYPED, CUT)
+    land(warehouse, library, RETYPED, CUT)
     runs = json.loads(atlas(warehouse, "quarantine", "replay", "--json", code=PARTIAL))
     assert [(run["fetched"], run["quarantined"], run["status"]) for run in runs] == [(1, 1, "partial_success")] * 2
     assert [(seen, waits) for *_, seen, waits in entries(warehouse)] == [(2, True)] * 2
 
 
-def test_a_replay_lands_what_a_repaired_contract_accepts(warehouse: Warehouse, civitai: Source) -> None:
+def test_a_replay_lands_what_a_repaired_contract_accepts(warehouse: Warehouse, library: Source) -> None:
     """As after a contract that was too strict: the entry is of a payload that is sound today."""
-    land(warehouse, civitai, RETYPED)
+    land(warehouse, library, RETYPED)
     with warehouse.connect() as connection:
         connection.execute("update staging.quarantine set bytes = %s, digest = sha256(%s)", [GOOD, GOOD])
     assert "1 created" in atlas(warehouse, "quarantine", "replay")
@@ -240,9 +207,9 @@ def test_a_replay_lands_what_a_repaired_contract_accepts(warehouse: Warehouse, c
 
 
 def test_repaired_bytes_that_are_still_wrong_leave_the_entry_open(
-    warehouse: Warehouse, civitai: Source, tmp_path: Path
+    warehouse: Warehouse, library: Source, tmp_path: Path
 ) -> None:
-    land(warehouse, civitai, RETYPED)
+    land(warehouse, library, RETYPED)
     (tmp_path / "repaired.json").write_bytes(NAMELESS)
     atlas(warehouse, "quarantine", "replay", 1, "--with", tmp_path / "repaired.json", code=PARTIAL)
     assert [(reason, waits) for reason, *_, waits in entries(warehouse)] == [
@@ -252,56 +219,56 @@ def test_repaired_bytes_that_are_still_wrong_leave_the_entry_open(
     assert rows(warehouse, "select count(*) from staging.versions") == [(0,)]
 
 
-def test_repaired_bytes_land_under_the_id_they_hold(warehouse: Warehouse, civitai: Source, tmp_path: Path) -> None:
-    land(warehouse, civitai, b'{"id": ["7"], "name": "seven", "type": "LORA"}')
+def test_repaired_bytes_land_under_the_id_they_hold(warehouse: Warehouse, library: Source, tmp_path: Path) -> None:
+    land(warehouse, library, b'{"id": ["7"], "name": "seven"}')
     (tmp_path / "repaired.json").write_bytes(GOOD)
     atlas(warehouse, "quarantine", "replay", 1, "--with", tmp_path / "repaired.json")
     assert rows(warehouse, "select external_id from staging.versions") == [("7",)]
     assert entries(warehouse) == [("wrong_type", "$.id", None, 1, False)]
 
 
-def test_an_entry_closes_by_itself_once_its_record_lands(warehouse: Warehouse, civitai: Source) -> None:
-    land(warehouse, civitai, RETYPED, NAMELESS)
-    run = land(warehouse, civitai, GOOD)
+def test_an_entry_closes_by_itself_once_its_record_lands(warehouse: Warehouse, library: Source) -> None:
+    land(warehouse, library, RETYPED, NAMELESS)
+    run = land(warehouse, library, GOOD)
     assert entries(warehouse) == [("wrong_type", "$.name", None, 1, False), ("missing_field", "$.name", None, 1, False)]
     assert rows(warehouse, "select distinct closed_run from staging.quarantine") == [(run.id,)]
 
 
-def test_an_entry_stays_open_while_another_record_lands(warehouse: Warehouse, civitai: Source) -> None:
-    land(warehouse, civitai, RETYPED)
-    land(warehouse, civitai, GOOD.replace(b"7", b"8"))
+def test_an_entry_stays_open_while_another_record_lands(warehouse: Warehouse, library: Source) -> None:
+    land(warehouse, library, RETYPED)
+    land(warehouse, library, GOOD.replace(b"7", b"8"))
     assert entries(warehouse) == [("wrong_type", "$.name", None, 1, True)]
 
 
-def test_an_entry_opens_again_when_the_same_bytes_come_back(warehouse: Warehouse, civitai: Source) -> None:
+def test_an_entry_opens_again_when_the_same_bytes_come_back(warehouse: Warehouse, library: Source) -> None:
     for body in (RETYPED, GOOD, RETYPED):
-        land(warehouse, civitai, body)
+        land(warehouse, library, body)
     assert entries(warehouse) == [("wrong_type", "$.name", None, 2, True)]
 
 
 def test_a_record_that_lands_in_the_run_that_rejects_it_stays_in_quarantine(
-    warehouse: Warehouse, civitai: Source
+    warehouse: Warehouse, library: Source
 ) -> None:
-    run = land(warehouse, civitai, GOOD, RETYPED)
+    run = land(warehouse, library, GOOD, RETYPED)
     assert entries(warehouse) == [("wrong_type", "$.name", None, 1, True)]
     assert (run.counts.created, run.counts.quarantined) == (1, 1)
 
 
-def test_the_same_bad_bytes_twice_in_a_run_are_one_entry(warehouse: Warehouse, civitai: Source) -> None:
-    run = land(warehouse, civitai, CUT, GOOD, CUT)
+def test_the_same_bad_bytes_twice_in_a_run_are_one_entry(warehouse: Warehouse, library: Source) -> None:
+    run = land(warehouse, library, CUT, GOOD, CUT)
     assert (run.counts.fetched, run.counts.quarantined) == (3, 2)
     assert len(entries(warehouse)) == 1
 
 
 @pytest.fixture(scope="module")
-def various(new_warehouse: Callable[[], Warehouse], civitai: Source) -> Iterator[Warehouse]:
+def various(new_warehouse: Callable[[], Warehouse], library: Source) -> Iterator[Warehouse]:
     """Entry 1 is closed, 2 is a payload that waits, 3 a row that waits."""
     warehouse = new_warehouse()
-    land(warehouse, civitai, RETYPED)
-    land(warehouse, civitai, GOOD)
-    land(warehouse, civitai, CUT)
-    land(warehouse, civitai, json.dumps({"id": 9, "name": "n" * 501, "type": "LORA"}).encode())
-    transform(warehouse, civitai, DAY)
+    land(warehouse, library, RETYPED)
+    land(warehouse, library, GOOD)
+    land(warehouse, library, CUT)
+    land(warehouse, library, json.dumps({"id": 9, "name": "n" * 101}).encode())
+    transform(warehouse, library, DAY)
     assert rows(warehouse, "select closed_at is null, stage from staging.quarantine order by quarantine_id") == [
         (False, "land"),
         (True, "land"),
@@ -319,7 +286,7 @@ def various(new_warehouse: Callable[[], Warehouse], civitai: Source) -> Iterator
         (["1"], "Entry 1 is closed"),
         (["2", "--with", "cut.json"], "cut.json should hold one JSON document"),
         (["2", "--with", "none.json"], "There is no file"),
-        (["3"], "Entry 3 is a row of catalog.models"),
+        (["3"], "Entry 3 is a row of toy.authors"),
         (["--with", "good.json"], "A repaired payload is for one entry"),
     ],
 )
@@ -342,24 +309,24 @@ def test_closed_entries_are_listed_only_when_asked_for(various: Warehouse) -> No
 
 
 def test_an_older_payload_that_lands_again_does_not_close_a_newer_ones_entry(
-    warehouse: Warehouse, civitai: Source
+    warehouse: Warehouse, library: Source
 ) -> None:
-    good = Payload(b'{"id": 7, "name": "good", "type": "LORA"}', "day 3", kind="models")
-    bad = Payload(b'{"id": 7, "name": 9, "type": "LORA"}', "day 4", kind="models")
+    good = Payload(b'{"id": 7, "name": "good"}', "day 3", kind="authors")
+    bad = Payload(b'{"id": 7, "name": 9}', "day 4", kind="authors")
     for day, item in (("2026-11-03", good), ("2026-11-04", bad), ("2026-11-03", good)):
-        land_items(warehouse, civitai, day, [item], fetched_at=Window.of(day).start)
+        land_items(warehouse, library, day, [item], fetched_at=Window.of(day).start)
     assert [waits for *_, waits in entries(warehouse)] == [True]
 
 
 def test_repaired_bytes_are_no_newer_than_the_day_they_are_of(
-    warehouse: Warehouse, civitai: Source, tmp_path: Path
+    warehouse: Warehouse, library: Source, tmp_path: Path
 ) -> None:
-    bad = Payload(b'{"id": 7, "name": 9, "type": "LORA"}', "day 3", kind="models")
-    newer = Payload(b'{"id": 7, "name": "newer", "type": "LORA"}', "day 4", kind="models")
-    (tmp_path / "repaired.json").write_text('{"id": 7, "name": "repaired", "type": "LORA"}')
-    land_items(warehouse, civitai, "2026-11-03", [bad], fetched_at=Window.of("2026-11-03").start)
+    bad = Payload(b'{"id": 7, "name": 9}', "day 3", kind="authors")
+    newer = Payload(b'{"id": 7, "name": "newer"}', "day 4", kind="authors")
+    (tmp_path / "repaired.json").write_text('{"id": 7, "name": "repaired"}')
+    land_items(warehouse, library, "2026-11-03", [bad], fetched_at=Window.of("2026-11-03").start)
     atlas(warehouse, "quarantine", "replay", "1", "--with", str(tmp_path / "repaired.json"))
-    land_items(warehouse, civitai, "2026-11-04", [newer], fetched_at=Window.of("2026-11-04").start)
+    land_items(warehouse, library, "2026-11-04", [newer], fetched_at=Window.of("2026-11-04").start)
     with warehouse.connect() as connection:
         latest = connection.execute(
             """
@@ -371,9 +338,9 @@ def test_repaired_bytes_are_no_newer_than_the_day_they_are_of(
 
 
 def test_repaired_bytes_of_another_record_do_not_close_the_entry(
-    warehouse: Warehouse, civitai: Source, tmp_path: Path
+    warehouse: Warehouse, library: Source, tmp_path: Path
 ) -> None:
-    land_items(warehouse, civitai, DAY, [Payload(b'{"id": 7, "name": 9, "type": "LORA"}', "here", kind="models")])
-    (tmp_path / "other.json").write_text('{"id": 999, "name": "other", "type": "LORA"}')
+    land_items(warehouse, library, DAY, [Payload(b'{"id": 7, "name": 9}', "here", kind="authors")])
+    (tmp_path / "other.json").write_text('{"id": 999, "name": "other"}')
     atlas(warehouse, "quarantine", "replay", "1", "--with", str(tmp_path / "other.json"), code=1)
     assert [waits for *_, waits in entries(warehouse)] == [True]

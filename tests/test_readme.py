@@ -224,6 +224,8 @@ def test_what_is_wrong_with_a_new_source_is_told(
     says(["The recording holds no response to GET /", "The most similar request is: GET /v2/"], "run", source)
     sample.write_text(told + ",")
     says(f"{sample.relative_to(tmp_path)} is not a valid recording: JSON is malformed", "run", source)
+    says("exists already. To overwrite it, add --replace.", "record", source, "--day", sample.stem, code=2)
+    says("has no history: 2026-11-02 cannot be fetched any more.", "record", source, "--day", "2026-11-02")
     sample.unlink()
     says(f"Recorded are {source}: none.", "run", source, code=2)
 

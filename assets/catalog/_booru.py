@@ -110,7 +110,7 @@ class Site:
             {"limit": self.page_size, "tags": f"date:{days} status:any", "page": f"b{MAX_ID}"},
             self.posts.type,
             records=self.posts.records,
-            paginator=BeforeIdPaginator("page", neighbours={"limit": 1, "tags": "status:any"}),
+            paginator=BeforeIdPaginator("page", is_range=True),
             head=ById,
             kind="posts",
         )

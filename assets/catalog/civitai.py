@@ -6,8 +6,8 @@
     GET /api/v1/images ──items──> one payload an image ──> images, prompts
 
 Pages by an opaque cursor in the link to the next page (developer.civitai.com/site/guide/pagination). The models have
-been listed without the record between two pages (github.com/civitai/civitai/issues/1372), so pages are one short of
-their limit of 100: the check for skipped records requests one more. Both listings are newest first and have no filter
+been listed without the record between two pages (github.com/civitai/civitai/issues/1372), so the size of a page
+differs from day to day: what one run is not given, the next one is. Both listings are newest first and have no filter
 by time of change: a model is as new as its last published version, an image as its post. So an increment reads new
 models, models with a new version, and new images; other changes of a model come with a full refresh, which reads all
 models. Images, a hundred million, are only read down to the last run, or to the start of the day, and never deleted.
@@ -31,7 +31,7 @@ from pipelines.connectors.pagination import CursorPaginator
 from pipelines.source import AwareDatetime, Contract, Item, Payload, Window, source
 
 PARAMETERS: dict[str, dict[str, str | int]] = {
-    "models": {"limit": 99, "nsfw": "true", "sort": "Newest"},
+    "models": {"nsfw": "true", "sort": "Newest"},
     "images": {"limit": 200, "nsfw": "X", "sort": "Newest", "withMeta": "true"},
 }
 OVERLAP = timedelta(minutes=10)
@@ -173,17 +173,16 @@ def fetch(client: Client, window: Window) -> Iterator[Item]:
     """One payload a model, then one an image, in the order of their listings."""
     for kind, parameters in PARAMETERS.items():
         models = kind == "models"  # images are never read to their end
+        size = {"limit": 99 - window.day.toordinal() % 7} if models else {}
         listing = Listing(
             client,
             window if models else replace(window, full_refresh=False),
             kind,
             f"/api/v1/{kind}",
-            parameters,
+            {**size, **parameters},
             Page,
             records=lambda page: page.items,
-            paginator=CursorPaginator(
-                lambda page: page.metadata.nextPage, skip_check_parameter="limit" if models else None
-            ),
+            paginator=CursorPaginator(lambda page: page.metadata.nextPage),
             head=ByPublication,
             incremental=Incremental(OVERLAP, start=None if models else window.start),
             kind=kind,

@@ -248,7 +248,12 @@ def upgrade() -> None:
             nullable=False,
             comment="modelVersions[*].files[*].sizeKB; *: any key; $: the payload",
         ),
-        sa.Column("type", sa.Text(), nullable=False, comment="JSON type of the value"),
+        sa.Column(
+            "type",
+            sa.Text(),
+            nullable=False,
+            comment="JSON type of the value; null: none yet; unread: no SELECT reads the key",
+        ),
         sa.Column("first_run", sa.UUID(), nullable=False, comment="Landing that received it first"),
         sa.Column("last_run", sa.UUID(), nullable=False, comment="Landing that received it last"),
         sa.Column(
@@ -256,21 +261,21 @@ def upgrade() -> None:
             sa.BigInteger(),
             server_default=sa.text("0"),
             nullable=False,
-            comment="Sampled payloads that contain the path with this type",
+            comment="Inspected payloads that have the path with this type",
         ),
         sa.Column(
             "of_payloads",
             sa.BigInteger(),
             server_default=sa.text("0"),
             nullable=False,
-            comment="Sampled payloads that contain the object or array around it",
+            comment="Inspected payloads until last_run that have the object or array around it",
         ),
         sa.Column(
-            "missed",
+            "lacking",
             sa.BigInteger(),
             server_default=sa.text("0"),
             nullable=False,
-            comment="How many of these were received after the last one that contains it",
+            comment="Inspected payloads since, which have that and lack this",
         ),
         sa.Column(
             "share",
@@ -283,7 +288,8 @@ def upgrade() -> None:
             "payload_id", sa.UUID(), nullable=True, comment="First payload that contains it; may be deleted since"
         ),
         sa.CheckConstraint(
-            "type in ('null', 'boolean', 'number', 'string', 'array', 'object')", name=op.f("schema_drift_type_check")
+            "type in ('null', 'boolean', 'number', 'string', 'array', 'object', 'unread')",
+            name=op.f("schema_drift_type_check"),
         ),
         sa.ForeignKeyConstraint(
             ["first_run"], ["ops.fetch_runs.fetch_run_id"], name=op.f("schema_drift_first_run_fkey")
@@ -291,7 +297,7 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["last_run"], ["ops.fetch_runs.fetch_run_id"], name=op.f("schema_drift_last_run_fkey")),
         sa.PrimaryKeyConstraint("stream", "path", "type", name=op.f("schema_drift_pkey")),
         schema="ops",
-        comment="One row per stream, JSON path and type found in a sample of its payloads",
+        comment="One row per stream, JSON path that SQL reads and its type, and per key beside them that nothing reads",
     )
 
 

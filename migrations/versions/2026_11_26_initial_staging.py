@@ -145,7 +145,7 @@ def upgrade() -> None:
     op.create_table(
         "observations",
         sa.Column(
-            "observation_id", sa.BigInteger(), sa.Identity(always=True), nullable=False, comment="Order of publishing"
+            "observation_id", sa.BigInteger(), sa.Identity(always=True), nullable=False, comment="Order of arrival"
         ),
         sa.Column("stream", sa.Text(), nullable=False, comment="domain/source, or domain/source.kind"),
         sa.Column("record_id", sa.UUID(), nullable=False, comment="ops.key(stream, external_id)"),
@@ -166,18 +166,12 @@ def upgrade() -> None:
             "observed_at",
             postgresql.TIMESTAMP(timezone=True),
             nullable=False,
-            comment="When the values were received first",
-        ),
-        sa.Column(
-            "seen_at",
-            postgresql.TIMESTAMP(timezone=True),
-            nullable=False,
-            comment="When the same values were received last, to the day",
+            comment="When the values were received; no two at one time",
         ),
         sa.Column("request", sa.Text(), nullable=False, comment="URL without secrets, or file:line"),
         sa.Column("partition_key", sa.Text(), nullable=False, comment="Partition in which it was fetched"),
         sa.Column("landed_run", sa.UUID(), nullable=False, comment="Landing that published it"),
-        sa.Column("latest", sa.Boolean(), nullable=False, comment="Whether it is the newest of its record"),
+        sa.Column("late", sa.Boolean(), nullable=False, comment="Whether newer values were in force when it arrived"),
         sa.Column(
             "valid_from_run",
             sa.UUID(),
@@ -192,15 +186,15 @@ def upgrade() -> None:
         ),
         sa.PrimaryKeyConstraint("observation_id", name=op.f("observations_pkey")),
         schema="staging",
-        comment="One row per record and time at which its volatile fields changed; they are not part of a version",
+        comment="One row per change of a record's volatile fields, append-only; they are not part of a version",
     )
     op.create_index(
-        "observations_latest_key",
+        "observations_newest_idx",
         "observations",
-        ["record_id"],
-        unique=True,
+        ["record_id", "observation_id"],
+        unique=False,
         schema="staging",
-        postgresql_where=sa.text("latest"),
+        postgresql_where=sa.text("not late"),
     )
     op.create_index(
         "observations_pending_idx",
@@ -368,6 +362,12 @@ def upgrade() -> None:
         sa.Column(
             "fetched_at", postgresql.TIMESTAMP(timezone=True), nullable=False, comment="When the payload was received"
         ),
+        sa.Column(
+            "confirmed_at",
+            postgresql.TIMESTAMP(timezone=True),
+            nullable=True,
+            comment="When it was received again last, to the day; null = it was not",
+        ),
         sa.Column("request", sa.Text(), nullable=False, comment="URL without secrets, or file:line"),
         sa.Column("partition_key", sa.Text(), nullable=False, comment="Partition in which it was fetched"),
         sa.Column("landed_run", sa.UUID(), nullable=False, comment="Landing that published it"),
@@ -394,13 +394,7 @@ def upgrade() -> None:
             "applied_sql",
             sa.Text(),
             nullable=True,
-            comment="SELECT files (digest) that derived its rows; null = none, or they failed since",
-        ),
-        sa.Column(
-            "attempted_sql",
-            sa.Text(),
-            nullable=True,
-            comment="SELECT files (digest) that were run on it last; null = none",
+            comment="SELECT files (digest) that were applied to it last; null = none",
         ),
         sa.CheckConstraint("(payload_id is null) = (digest is null)", name=op.f("versions_tombstone_check")),
         sa.ForeignKeyConstraint(["landed_run"], ["ops.fetch_runs.fetch_run_id"], name=op.f("versions_landed_run_fkey")),
@@ -435,7 +429,7 @@ def upgrade() -> None:
     op.create_index(
         "versions_partition_idx",
         "versions",
-        ["stream", "partition_key", "attempted_sql"],
+        ["stream", "partition_key", "applied_sql"],
         unique=False,
         schema="staging",
         postgresql_where=sa.text("latest"),
@@ -495,7 +489,7 @@ def downgrade() -> None:
         postgresql_where=sa.text("valid_from_run is null"),
     )
     op.drop_index(
-        "observations_latest_key", table_name="observations", schema="staging", postgresql_where=sa.text("latest")
+        "observations_newest_idx", table_name="observations", schema="staging", postgresql_where=sa.text("not late")
     )
     op.drop_table("observations", schema="staging")
     op.drop_index(

@@ -54,7 +54,7 @@ def run(
                 tried = {day.isoformat() for day in landed}
                 for partition in pending_partitions(warehouse, source):
                     if partition not in tried:
-                        transform(warehouse, source, partition, notify=notify)
+                        transform(warehouse, source, partition, shrink=config["transform"]["shrink"], notify=notify)
 
 
 def _materialize(

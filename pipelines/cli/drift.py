@@ -1,4 +1,4 @@
-"""`atlas drift`: JSON paths and types that are new in payloads, or have vanished from them.
+"""`atlas drift`: JSON paths that SELECTs read and that vanished or changed their type, and new keys.
 
 Belongs here: its options and output. Not here: what counts as drift (`pipelines.landing.schema_drift`).
 """
@@ -19,10 +19,11 @@ def drift_(
     ] = None,
     json: AsJson = False,
 ) -> None:
-    """Show JSON paths and types that are new since the first landing of a stream, or have vanished; newest first."""
-    streams = [stream for source in project.find_sources(names or []) for stream in source.streams.values()]
+    """Show what changed since the first landing of a stream: JSON paths and types that SELECTs read, and new keys."""
     with context.warehouse() as warehouse, warehouse.connect() as connection:
-        found = schema_drift.changes(connection, streams)
+        found = [
+            each for source in project.find_sources(names or []) for each in schema_drift.changes(connection, source)
+        ]
     if json:
         show.as_json(found)
         return
@@ -32,11 +33,14 @@ def drift_(
             "stream": each["stream"],
             "path": each["path"],
             "type": each["type"],
-            "share": f"{each['share']:.1%}",
-            "missed": each["missed"],
+            "share": "" if each["share"] is None else f"{each['share']:.1%}",
+            "lacking": each["lacking"],
             "run": str(each["run"])[: show.ID_LENGTH],
             "sample": each["payload_id"],
         }
         for each in found
     ]
-    show.table("New and vanished JSON paths", rows)
+    show.table("Changed JSON paths", rows)
+    for each in found:
+        if each["effects"]:
+            typer.echo(schema_drift.sentence(each))

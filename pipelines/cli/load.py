@@ -26,6 +26,12 @@ from pipelines.transform.run import transform as transform_partition
 from pipelines.warehouse.database import Warehouse
 
 Full = Annotated[bool, typer.Option("--full", help="Apply all latest versions again, not only pending ones.")]
+Shrink = Annotated[
+    bool,
+    typer.Option(
+        "--shrink", help="Accept that a listing or table loses more than a fifth, or that a SELECT fails often."
+    ),
+]
 
 
 def run(
@@ -40,9 +46,7 @@ def run(
     full_refresh: Annotated[
         bool, typer.Option("--full-refresh", help="Live: read all of the source, not only what is new.")
     ] = False,
-    shrink: Annotated[
-        bool, typer.Option("--shrink", help="Accept a listing that has lost more than a fifth of its records.")
-    ] = False,
+    shrink: Shrink = False,
     json: AsJson = False,
 ) -> None:
     """Fetch, land and transform sources, day by day, as Dagster runs of this process.
@@ -57,7 +61,10 @@ def run(
         from pipelines.cli import dagster_runs  # Dagster takes seconds to import
 
         home = context.current_settings().home
-        config = {"land": {"full_refresh": full_refresh, "shrink": shrink}, "transform": {"full": full}}
+        config = {
+            "land": {"full_refresh": full_refresh, "shrink": shrink},
+            "transform": {"full": full, "shrink": shrink},
+        }
         dagster_runs.run(warehouse, home, work, mode, config, reporter)
         rows = _row_counts(warehouse, [source for source, _ in work])
     _warn_without_selects([source for source, _ in work])
@@ -76,7 +83,7 @@ def land(
 ) -> None:
     """Land payloads from files, exactly as fetched ones are landed."""
     source, kind = project.find_stream(stream)
-    window = _window(partition) if partition else None
+    window = parse_day(partition) if partition else None
     if window and window.day < source.start_date:
         raise AtlasError(f"{source.name} begins on {source.start_date}; {window.key} is before that.", usage=True)
     intake = bulk_files.intake(source, kind, files, window)
@@ -92,20 +99,21 @@ def transform(
     sources: Annotated[list[str], typer.Argument(help="Domains or sources (domain/source).")],
     partition: Day = None,
     full: Full = False,
+    shrink: Shrink = False,
     json: AsJson = False,
 ) -> None:
     """Apply pending payloads to the tables: of every partition that has any, or of one."""
     chosen = project.find_sources(sources)
-    only = _window(partition).key if partition else None
+    only = parse_day(partition).key if partition else None
     with context.runs(json) as (warehouse, reporter):
         for source in chosen:
             if project.selects(source.name):
                 for day in [only] if only else _transformable(warehouse, source, full):
-                    transform_partition(warehouse, source, day, full=full, notify=reporter)
+                    transform_partition(warehouse, source, day, full=full, shrink=shrink, notify=reporter)
         _warn_without_selects(chosen)
 
 
-def _window(text: str) -> Window:
+def parse_day(text: str) -> Window:
     """The day that a text names. Raises AtlasError for a text that is not a day, or a day in the future."""
     try:
         window = Window.of(text)
@@ -124,7 +132,7 @@ def _day_range(partition: str | None, since: str | None, until: str | None, mode
     if mode == "live" and not (partition or since or until):
         return today, today
     first, last = partition or since, partition or until
-    wanted = (_window(first).day if first else date.min, _window(last).day if last else today)
+    wanted = (parse_day(first).day if first else date.min, parse_day(last).day if last else today)
     if wanted[1] < wanted[0]:
         raise AtlasError(f"The range {first} to {last} is empty.", usage=True)
     return wanted

@@ -13,7 +13,20 @@ import psycopg
 import sqlalchemy.exc
 import typer
 
-from pipelines.cli import context, db, drift, lineage, load, maintenance, quarantine, queries, show, too_early, ui
+from pipelines.cli import (
+    context,
+    db,
+    drift,
+    lineage,
+    load,
+    maintenance,
+    quarantine,
+    queries,
+    record,
+    show,
+    too_early,
+    ui,
+)
 from pipelines.errors import AtlasError
 
 app = typer.Typer(
@@ -27,6 +40,7 @@ app.add_typer(quarantine.app, name="quarantine")
 app.command()(load.run)
 app.command()(load.land)
 app.command()(load.transform)
+app.command()(record.record)
 app.command()(queries.runs)
 app.command()(queries.ask)
 app.command("trace")(lineage.trace_)

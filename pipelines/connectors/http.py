@@ -12,18 +12,19 @@ import logging
 import re
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from functools import cache
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import httpx
 import msgspec
 import stamina
 
 from pipelines.connectors.rate_limit import MAX_WAIT_S, Deferred, RateLimit
+from pipelines.connectors.redaction import without_secrets_in_urls
 from pipelines.errors import AtlasError, Refused, SourceFault, Unreachable
 from pipelines.source import Auth
 
@@ -41,7 +42,6 @@ TRANSFER_HEADERS = {"content-encoding", "content-length", "transfer-encoding"}
 """They describe the bytes on the wire, not the content that was decoded from them."""
 GONE = frozenset({404, 410})
 RATE_LIMIT_RESET = re.compile(r"\bt=([0-9]+)")
-SECRET_PARAMETER = re.compile(r"token|key|secret|sig|pass|login", re.IGNORECASE)
 
 
 def _log_retry(details: stamina.instrumentation.RetryDetails) -> None:
@@ -54,6 +54,9 @@ _log = logging.getLogger(__name__)
 stamina.instrumentation.set_on_retry_hooks([_log_retry])
 
 DocumentT = TypeVar("DocumentT")
+
+Keep = Callable[[str, bytes | None, httpx.Response, list[msgspec.Raw]], None]
+"""Keeps a response for a recording: its target, the body of its request, and its records."""
 
 _tls_context = cache(httpx.create_ssl_context)
 """Loading the certificates takes 40 ms: once a process."""
@@ -72,7 +75,7 @@ class Client:
 
     token: sent as a bearer token, or as `user:key` where auth is basic. contact: how the operator can reach the caller.
     rate_limit: shared with every other run that reads the host; None for a recording. endpoints: clients of the
-    source's other base URLs, by name.
+    source's other base URLs, by name. keep: is called with each response that is used.
     """
 
     def __init__(
@@ -86,8 +89,9 @@ class Client:
         rate_limit: RateLimit | None = None,
         endpoints: Mapping[str, "Client"] | None = None,
         transport: httpx.BaseTransport | None = None,
+        keep: Keep | None = None,
     ) -> None:
-        self.source, self._base_url, self._rate_limit = source, base_url, rate_limit
+        self.source, self._base_url, self._rate_limit, self._keep = source, base_url, rate_limit, keep
         self._endpoints = endpoints or {}
         self._stem = source.split("/")[-1].upper()
         self.notes: Counter[str] = Counter()
@@ -125,17 +129,22 @@ class Client:
         headers: Mapping[str, str] | None = None,
         body: bytes | None = None,
         gone: frozenset[int] = GONE,
+        records: Callable[[Any], list[msgspec.Raw]] = lambda _: [],
     ) -> tuple[httpx.Response, DocumentT | None]:
         """Returns a response and its document; None for a 304 to conditional headers, or for a status of `gone`.
 
         target: a path below the base URL; empty for the base URL itself. body: JSON, sent by POST; without it the
-        request is a GET. Raises AtlasError after the last attempt, Unreachable, Refused, SourceFault or Deferred.
+        request is a GET. records: of the document. Raises AtlasError after the last attempt, Unreachable, Refused,
+        SourceFault or Deferred.
         """
         try:
             for attempt in stamina.retry_context(on=_retry_delay, attempts=ATTEMPTS, timeout=None, wait_max=30.0):
                 with attempt:
                     response = self._attempt(target, headers or {}, body, gone)
-                    return response, self._decode(response, document_type)
+                    document = self._decode(response, document_type)
+                    if self._keep:
+                        self._keep(target, body, response, [] if document is None else records(document))
+                    return response, document
         except _RetryableError as error:
             raise AtlasError(
                 f"{self.source} does not answer {without_secrets(target)}: {error}, after {ATTEMPTS} attempts. "
@@ -251,18 +260,18 @@ def _requested_wait_s(response: httpx.Response) -> float | None:
     A date is compared with the Date header of the same response, since the server's clock may be wrong.
     """
     value = response.headers.get("retry-after")
+    if value is None and response.status_code == httpx.codes.TOO_MANY_REQUESTS:
+        reset = RATE_LIMIT_RESET.search(response.headers.get("ratelimit", ""))
+        value = reset.group(1) if reset else None
     if value is None:
-        limits = response.headers.get("ratelimit", "") if response.status_code == httpx.codes.TOO_MANY_REQUESTS else ""
-        reset = RATE_LIMIT_RESET.search(limits)
-        return min(float(reset.group(1)), MAX_BLOCK_S) if reset else None
-    try:
-        return min(max(0.0, float(value)), MAX_BLOCK_S)
-    except ValueError:
-        pass
-    if (until := _date(value)) is None:
         return None
-    now = _date(response.headers.get("date", "")) or datetime.now(UTC)
-    return min(max(0.0, (until - now).total_seconds()), MAX_BLOCK_S)
+    try:
+        seconds = float(value)
+    except ValueError:
+        if (until := _date(value)) is None:
+            return None
+        seconds = (until - (_date(response.headers.get("date", "")) or datetime.now(UTC))).total_seconds()
+    return min(max(0.0, seconds), MAX_BLOCK_S)
 
 
 def _date(value: str) -> datetime | None:
@@ -275,8 +284,4 @@ def _date(value: str) -> datetime | None:
 
 def without_secrets(url: str) -> str:
     """A URL without user, fragment and secret parameters: it may be stored and shown."""
-    parsed = httpx.URL(url)
-    for name in set(parsed.params):
-        if SECRET_PARAMETER.search(name):
-            parsed = parsed.copy_remove_param(name)
-    return str(parsed.copy_with(userinfo=b"", fragment=None) if parsed.is_absolute_url else parsed)
+    return without_secrets_in_urls(url).partition("#")[0]

@@ -8,6 +8,7 @@ Belongs here: where a listing begins and ends, and what that proves. Not here: t
 requests (`http`), what a record means (`assets`).
 """
 
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -17,30 +18,30 @@ import httpx
 import msgspec
 
 from pipelines.connectors.http import Client, without_secrets
-from pipelines.connectors.loop_guard import LoopGuard
 from pipelines.connectors.pages import Page, PageReader, PageT, Position, RecordHead
-from pipelines.connectors.pagination import Paginator, PreviousPage
-from pipelines.connectors.skipped_records import SkippedRecords, SkipState
+from pipelines.connectors.pagination import Paginator
 from pipelines.errors import SourceFault
 from pipelines.source import Checkpoint, Cursor, FullScan, Item, Payload, Window
+
+MAX_IDLE_PAGES = 20
+"""After so many pages in succession without a new record the listing is taken to be endless."""
 
 
 class State(msgspec.Struct):
     """How far a listing was read.
 
     started_at: when its first page was requested. ended: why no page follows: the listing ended, the last cursor was
-    reached, the response is unchanged (304), or the source serves no further page. highest, lowest: of all positions.
-    previous: the page before, of numbered pages. validators: of the first page.
+    reached, or the response is unchanged (304). highest, lowest: of all positions. previous: the positions of the page
+    before, of numbered pages. validators: of the first page.
     """
 
     started_at: datetime
     next_link: str | None = None
-    ended: Literal["end", "cursor", "unchanged", "cut"] | None = None
+    ended: Literal["end", "cursor", "unchanged"] | None = None
     responses: int = 0
     highest: int | datetime | None = None
     lowest: int | datetime | None = None
-    previous: PreviousPage | None = None
-    skips: SkipState = msgspec.field(default_factory=SkipState)
+    previous: dict[str, int | datetime] | None = None
     validators: dict[str, str] = {}
 
 
@@ -103,25 +104,22 @@ class Listing(Generic[PageT]):
         incremental: Incremental | None = None,
         kind: str = "",
     ) -> None:
-        self._client, self._name, self._path, self._kind = client, name, path, kind
-        self._paginator, self._incremental = paginator, incremental
-        self._pages = PageReader(client, page_type, records, head)
+        self._client, self._name, self._kind = client, name, kind
+        self._paginator, self._incremental, self._max_pages = paginator, incremental, window.limit
+        self._pages = PageReader(client, page_type, records, head, window.limit)
         self._first = str(httpx.URL(path, params=dict(parameters)))
         self._cursor = window.cursors.get(name, {})
         stops_early = incremental if not window.full_refresh else None
         self._stop_below = stops_early.stop_below(self._cursor) if stops_early else None
         self._conditional = paginator.conditional or self._stop_below is not None
-        self._guard = LoopGuard(client, unique_targets=not paginator.may_repeat, compares_keys=head is not None)
+        self._guard = _LoopGuard(client, numbered=paginator.numbered, compares_keys=head is not None)
         self._state = _restored(window.checkpoints.get(name, {}))
         if self._state.ended == "cursor" and self._stop_below is None:
             self._state.ended = None  # an increment broke off after its last page; a full refresh reads on
-        self._skipped = None
-        if paginator.skip_check_parameter:
-            self._skipped = SkippedRecords(self._pages, paginator.skip_check_parameter, self._state.skips)
 
     def __iter__(self) -> Iterator[ListingPage[PageT]]:
         state = self._state
-        while state.ended is None:
+        while state.ended is None and (self._max_pages is None or state.responses < self._max_pages):
             target = self._client.target_of(state.next_link or self._first)
             self._guard.check_target(target)
             conditions = self._cursor.get("validators", {}) if self._conditional and not state.responses else {}
@@ -155,14 +153,12 @@ class Listing(Generic[PageT]):
             cursor["value"] = value.isoformat() if isinstance(value, datetime) else value
         if self._incremental or self._conditional:
             yield Cursor(self._name, cursor)
-        if state.ended != "end" or self._stop_below is not None:
+        if state.ended != "end" or self._stop_below is not None or self._paginator.numbered:
             return
-        if self._paginator.neighbours is None:
+        if not self._paginator.is_range:
             yield FullScan(self._kind, state.responses)
-        elif state.highest is not None:
-            yield FullScan(self._kind, state.responses, self._id_range())
-        else:
-            self._client.notes["empty listings, which are not a full scan"] += 1
+        elif isinstance(state.lowest, int) and isinstance(state.highest, int):
+            yield FullScan(self._kind, state.responses, (state.lowest, state.highest))
 
     def _advance(self, page: Page[PageT]) -> ListingPage[PageT]:
         """Moves the state past a page."""
@@ -174,32 +170,31 @@ class Listing(Generic[PageT]):
                 "page is unknown. Nothing of this run is published; run it again later."
             )
         following = self._paginator.next_page(page, state.previous)
-        state.next_link, state.previous = following.link, following.previous
-        skipped = self._skipped.before(page, last=following.link is None) if self._skipped else []
+        state.next_link = following.link
+        state.previous = dict(following.previous) if following.previous else None
         self._guard.check_keys(page.keys, page.target)
         positions: list[Any] = list(page.positions.values())
         self._widen(positions)
         if state.next_link is None:
-            state.ended = "cut" if following.cut else "end"
-            self._client.notes["listings cut off at the last page that the source serves"] += following.cut
+            state.ended = "end"
         elif self._stop_below is not None and positions and max(positions) < self._stop_below and not following.back:
             state.ended = "cursor"
         checkpoint = Checkpoint(self._name, msgspec.to_builtins(state))
-        return ListingPage(page.document, page.records + skipped, page.request, checkpoint)
+        return ListingPage(page.document, page.records, page.request, checkpoint)
 
     def _widen(self, positions: list[Any]) -> None:
         """Extends the range of positions by those of a page."""
         state = self._state
         if not positions:
             return
-        state.highest = max([*positions, *([] if state.highest is None else [state.highest])])
-        state.lowest = min([*positions, *([] if state.lowest is None else [state.lowest])])
+        seen = positions if state.highest is None else [*positions, state.highest, state.lowest]
+        state.highest, state.lowest = max(seen), min(seen)
         if state.responses == 1 and self._not_in_future(state.highest) != state.highest:
             state.validators = {}  # a first page of future times stays unchanged while new records appear below it
 
     def _cursor_advances(self) -> bool:
         """Whether everything above the last cursor was returned: a listing that ends above it may have been cut."""
-        if self._state.ended in ("end", "cut") and self._stop_below is not None and "value" in self._cursor:
+        if self._state.ended == "end" and self._stop_below is not None and "value" in self._cursor:
             self._client.notes["listings that ended before the last cursor, which is kept"] += 1
             return False
         return True
@@ -207,20 +202,6 @@ class Listing(Generic[PageT]):
     def _not_in_future(self, position: Position) -> Position:
         """A position, but no time after the first request: the clock of the source may be wrong."""
         return min(position, self._state.started_at) if isinstance(position, datetime) else position
-
-    def _id_range(self) -> tuple[int | None, int | None]:
-        """The ids of any records next to the lowest and the highest returned: every record between was returned."""
-        found: list[int | None] = []
-        for target in self._paginator.neighbour_targets(self._path, self._state.lowest, self._state.highest):
-            _, page = self._pages.get(target)
-            if page is None or None in page.heads:
-                raise SourceFault(
-                    f"{self._client.source} does not return the record next to its {self._name} at "
-                    f"{without_secrets(target)}, so it is unknown which records are missing. "
-                    "Nothing of this run is published; run it again later."
-                )
-            found.append(next((int(key) for key in page.keys), None))
-        return found[0], found[1]
 
 
 def _restored(checkpoint: Mapping[str, Any]) -> State:
@@ -236,3 +217,37 @@ def _validators(response: httpx.Response) -> dict[str, str]:
     """The conditional headers with which an unchanged response is a 304 (RFC 9110, 13.1)."""
     pairs = {"if-none-match": response.headers.get("etag"), "if-modified-since": response.headers.get("last-modified")}
     return {name: value for name, value in pairs.items() if value}
+
+
+class _LoopGuard:
+    """Watches the pages of one listing; raises SourceFault where they do not end.
+
+    numbered: a page may be requested twice. compares_keys: the keys of its records are known.
+    """
+
+    def __init__(self, client: Client, *, numbered: bool, compares_keys: bool) -> None:
+        self._client, self._numbered, self._compares_keys = client, numbered, compares_keys
+        self._targets: set[str] = set()
+        self._keys: deque[set[str]] = deque(maxlen=MAX_IDLE_PAGES)
+        self._idle_pages = 0
+
+    def check_target(self, target: str) -> None:
+        """Called before a page is requested."""
+        if target in self._targets and not self._numbered:
+            raise SourceFault(
+                f"{self._client.source} repeats itself: it names {without_secrets(target)} as the next page a second "
+                "time. Nothing of this run is published; run it again later."
+            )
+        self._targets.add(target)
+
+    def check_keys(self, keys: list[str], target: str) -> None:
+        """Called with the keys of each page; counts records that an earlier page returned."""
+        new = set(keys).difference(*self._keys)
+        self._keys.append(set(keys))
+        self._client.notes["records returned twice"] += len(keys) - len(new)
+        self._idle_pages = 0 if new or not self._compares_keys else self._idle_pages + 1
+        if self._idle_pages == MAX_IDLE_PAGES:
+            raise SourceFault(
+                f"{self._client.source} does not come to an end: {MAX_IDLE_PAGES} pages up to "
+                f"{without_secrets(target)} return no new record. Nothing of this run is published; run it again later."
+            )

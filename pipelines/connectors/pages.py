@@ -58,7 +58,10 @@ class Page(Generic[PageT]):
 
 
 class PageReader(Generic[PageT]):
-    """Requests pages of one type. records: the records of a decoded page. head: what paging reads of a record."""
+    """Requests pages of one type.
+
+    records: the records of a decoded page. head: what paging reads of a record. limit: the most records of a page.
+    """
 
     def __init__(
         self,
@@ -66,18 +69,19 @@ class PageReader(Generic[PageT]):
         page_type: type[PageT],
         records: Callable[[PageT], list[msgspec.Raw]],
         head: type[RecordHead] | None,
+        limit: int | None,
     ) -> None:
-        self.client, self._page_type, self._records = client, page_type, records
+        self._client, self._page_type, self._records, self._limit = client, page_type, records, limit
         self._head = msgspec.json.Decoder(head) if head else None
 
     def get(
         self, target: str, conditions: Mapping[str, str] | None = None
     ) -> tuple[httpx.Response, Page[PageT] | None]:
         """Returns the response and the page; None where it is gone, or unchanged by conditional headers."""
-        response, document = self.client.request(target, self._page_type, conditions)
+        response, document = self._client.request(target, self._page_type, conditions, records=self._records)
         if document is None:
             return response, None
-        records = [bytes(each) for each in self._records(document)]
+        records = [bytes(each) for each in self._records(document)][: self._limit]
         heads = [self._decode(each) for each in records]
         next_link = response.links.get("next", {}).get("url")
         return response, Page(target, document, records, heads, request_of(response), next_link)

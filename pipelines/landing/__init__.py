@@ -3,7 +3,6 @@
     extract, bulk_files ──> intake ──> land: validate ──> stage_bodies ──> deletions ──> publish ──> versions
 
 Temporary tables, of this package alone:
-    classified              a row an arrival of the run: its result (created, updated, unchanged …), made by `versions`
-    repeated_observations   observations that a late one splits in two, made by `observations`
-    large_body              a body that is written in chunks, made by `stage_bodies`
+    classified   a row an arrival of the run: its result (created, updated, unchanged …), made by `versions`
+    large_body   a body that is written in chunks, made by `stage_bodies`
 """

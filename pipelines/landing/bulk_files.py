@@ -7,7 +7,7 @@ Belongs here: file formats. Not here: reading a source (`extract`), landing (`la
 
 import gzip
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,7 +20,7 @@ from pipelines.errors import AtlasError
 from pipelines.landing.intake import Intake
 from pipelines.source import Item, Payload, Skipped, Source, Window
 
-COMPRESSIONS = {".gz", ".zst"}
+COMPRESSIONS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".zst": zstd.open}
 LINES, DOCUMENT = {".ndjson", ".jsonl"}, {".json"}
 
 
@@ -81,15 +81,8 @@ def _open(path: Path) -> Iterator[IO[bytes]]:
     try:
         if path.suffix in COMPRESSIONS and path.is_file() and path.stat().st_size == 0:
             raise EOFError("it is empty")
-        if path.suffix == ".gz":
-            with gzip.open(path) as unpacked:
-                yield unpacked  # type: ignore[misc]
-        elif path.suffix == ".zst":
-            with zstd.open(path) as unpacked:
-                yield unpacked  # type: ignore[misc]
-        else:
-            with path.open("rb") as file:
-                yield file
+        with COMPRESSIONS.get(path.suffix, open)(path, "rb") as file:
+            yield file
     except (EOFError, gzip.BadGzipFile, zlib.error, zstd.ZstdError) as error:
         raise AtlasError(f"{path.name} cannot be decompressed: {error}. Nothing of it is published.") from None
 
@@ -98,17 +91,12 @@ def _documents(envelope: str | None, kind: str, body: bytes, name: str) -> Itera
     """A payload for each record of a page, or for each element of a list; else the document itself."""
     shape: Any = dict[str, msgspec.Raw] | list[msgspec.Raw] if envelope else list[msgspec.Raw]
     try:
-        document: dict[str, msgspec.Raw] | list[msgspec.Raw] | None = msgspec.json.decode(body, type=shape)
-        named = isinstance(document, dict) and envelope in document
-        if isinstance(document, dict) and envelope in document:
+        document = msgspec.json.decode(body, type=shape)
+        if isinstance(document, dict):
             document = msgspec.json.decode(document[envelope], type=shape)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        document, named = None, False
-    if isinstance(document, list):
-        for number, element in enumerate(document):
-            yield Payload(bytes(element), f"{name}[{number}]", kind=kind)
-    elif document is not None and named:
-        for key, element in document.items():
-            yield Payload(bytes(element), f"{name}[{key}]", external_id=key, kind=kind)
-    else:
+    except (KeyError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         yield Payload(body, name, kind=kind)
+        return
+    for key, element in document.items() if isinstance(document, dict) else enumerate(document):
+        external_id = key if isinstance(key, str) else None
+        yield Payload(bytes(element), f"{name}[{key}]", external_id, kind=kind)

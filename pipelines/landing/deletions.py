@@ -7,6 +7,7 @@ be fetched by id, or if too many records are missing. Belongs here: which record
 Not here: other versions (`versions`).
 """
 
+from collections import Counter
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -14,7 +15,7 @@ from typing import Any, NamedTuple
 from pipelines.errors import NotRecorded, Refused, SourceFault
 from pipelines.landing.intake import GetRecord, Progress
 from pipelines.ledger import Run
-from pipelines.source import FullScan, Payload, Source
+from pipelines.source import Payload, Source
 
 MAX_LOSS = 0.2
 ACCEPTED_LOSS = 5
@@ -34,7 +35,7 @@ class Deletions:
 
     deleted: list[Deletion] = field(default_factory=list)
     existing: list[Payload] = field(default_factory=list)
-    notes: dict[str, int] = field(default_factory=dict)
+    notes: Counter[str] = field(default_factory=Counter)
 
 
 def find_deleted(
@@ -48,15 +49,18 @@ def find_deleted(
     unreadable = set(progress.unreadable)
     for scan in progress.full_scans:
         stream = source.streams[scan.kind]
-        without_id, listed, missing = _compare(run, stream, scan, progress.started_at)
-        missing = [row for row in missing if (scan.kind, row["external_id"]) not in unreadable]
+        first, last = map(str, scan.id_range) if scan.id_range else (None, None)
+        parameters = {"run": run.id, "stream": stream, "at": progress.started_at, "first": first, "last": last}
+        rows = run.connection.execute(SELECT_MISSING, parameters).fetchall()
+        missing = [row for row in rows if (scan.kind, row["external_id"]) not in unreadable]
         if not missing:
             continue
-        if without_id:
+        listed = missing[0]["listed"]
+        if missing[0]["without_id"]:
             found.notes["not deleted: payloads without a readable id"] = len(missing)
         elif scan.responses > 1 and get_record is None:
             found.notes["not deleted: listed in several answers, and no record can be fetched by id"] = len(missing)
-        elif not shrink and _too_many(listed, len(missing)):
+        elif not shrink and (not listed or len(missing) > max(ACCEPTED_LOSS, MAX_LOSS * (listed + len(missing)))):
             raise SourceFault(
                 f"{stream} lists {listed} records, and lacks {len(missing)} of those that it had: more than a fifth. "
                 "Nothing of this run is published. If they really were deleted, run it again with --shrink."
@@ -66,55 +70,30 @@ def find_deleted(
     return found
 
 
-def _too_many(listed: int, missing: int) -> bool:
-    return not listed or missing > max(ACCEPTED_LOSS, MAX_LOSS * (listed + missing))
-
-
-def _compare(run: Run, stream: str, scan: FullScan, started_at: datetime) -> tuple[int, int, list[dict[str, Any]]]:
-    """The number of payloads without a readable id, the number of listed records, and the records that are missing.
-
-    Records outside the range of ids of the scan do not count. Its ids are numbers, those of other streams need not be.
-    """
-    above, below = ("" if each is None else str(each) for each in scan.id_range)
-    parameters = {"run": run.id, "stream": stream, "at": started_at, "above": above, "below": below}
-    row = run.connection.execute(COUNT_LISTED, parameters).fetchone()
-    assert row is not None
-    missing = run.connection.execute(SELECT_MISSING, parameters).fetchall()
-    return row["without_id"], row["listed"], missing
-
-
 def _fetch_missing(found: Deletions, kind: str, missing: list[dict[str, Any]], get_record: GetRecord | None) -> None:
     for row in missing:
         try:
             payload = get_record(kind, row["external_id"]) if get_record else None
-        except (NotRecorded, Refused) as error:
-            reason = "has no answer for" if isinstance(error, NotRecorded) else "refuses to answer for"
-            place = "recording" if isinstance(error, NotRecorded) else "source"
-            name = f"not deleted: the {place} {reason} their ids"
-            found.notes[name] = found.notes.get(name, 0) + 1
-            continue
-        if payload is None:
-            found.deleted.append(Deletion(row["version_id"], f"missing from a full scan; {row['request']}"))
+        except NotRecorded:
+            found.notes["not deleted: the recording has no answer for their ids"] += 1
+        except Refused:
+            found.notes["not deleted: the source refuses to answer for their ids"] += 1
         else:
-            found.existing.append(payload)
-    if found.existing:
-        found.notes["missing from a full scan, fetched by id"] = len(found.existing)
+            if payload is None:
+                found.deleted.append(Deletion(row["version_id"], f"missing from a full scan; {row['request']}"))
+            else:
+                found.existing.append(payload)
+                found.notes["missing from a full scan, fetched by id"] += 1
 
 
 def insert_tombstones(run: Run, deleted: list[Deletion], deleted_at: datetime) -> int:
     """Inserts a tombstone for each record, unless it arrived in this run or has a newer version; returns how many."""
     if not deleted:
         return 0
-    return run.connection.execute(
-        INSERT_TOMBSTONES,
-        {
-            "deleted": [each.version_id for each in deleted],
-            "requests": [each.request for each in deleted],
-            "at": deleted_at,
-            "partition": run.partition,
-            "run": run.id,
-        },
-    ).rowcount
+    version_ids, requests = map(list, zip(*deleted, strict=True))
+    parameters = {"deleted": version_ids, "requests": requests, "at": deleted_at}
+    parameters |= {"partition": run.partition, "run": run.id}
+    return run.connection.execute(INSERT_TOMBSTONES, parameters).rowcount
 
 
 def set_renames(run: Run) -> int:
@@ -122,31 +101,28 @@ def set_renames(run: Run) -> int:
     return run.connection.execute(SET_RENAMED_FROM, {"run": run.id}).rowcount
 
 
-COUNT_LISTED = """
-select
-    (select count(*) from staging.rejects
-     where fetch_run_id = %(run)s and stream = %(stream)s and external_id is null) as without_id,
-    (select count(distinct external_id) from staging.arrivals
-     where fetch_run_id = %(run)s and stream = %(stream)s
-       and (%(above)s = ''
-            or (length(external_id), external_id collate "C") > (length(%(above)s), %(above)s))
-       and (%(below)s = ''
-            or (length(external_id), external_id collate "C") < (length(%(below)s), %(below)s))) as listed
-"""
-
 SELECT_MISSING = """
-select v.version_id, v.external_id, v.request
+with arrived as (
+    select distinct external_id from staging.arrivals where fetch_run_id = %(run)s and stream = %(stream)s
+),
+
+rejected as (
+    select external_id from staging.rejects where fetch_run_id = %(run)s and stream = %(stream)s
+)
+
+select v.version_id, v.external_id, v.request,
+    (select count(*) from rejected where external_id is null) as without_id,
+    (select count(*) from arrived where %(first)s::text is null
+        or (length(external_id), external_id collate "C")
+            between (length(%(first)s), %(first)s) and (length(%(last)s), %(last)s)) as listed
 from staging.versions v
-where v.stream = %(stream)s and v.latest and v.digest is not null and v.fetched_at < %(at)s
-  and (v.version_at < %(at)s or v.version_at > now()) -- else it was fetched again since
-  and (%(above)s = '' or (length(v.external_id), v.external_id collate "C") > (length(%(above)s), %(above)s))
-  and (%(below)s = '' or (length(v.external_id), v.external_id collate "C") < (length(%(below)s), %(below)s))
-  and not exists (
-      select from staging.arrivals a
-      where a.fetch_run_id = %(run)s and a.stream = v.stream and a.external_id = v.external_id)
-  and not exists (
-      select from staging.rejects r
-      where r.fetch_run_id = %(run)s and r.stream = v.stream and r.external_id = v.external_id)
+where v.stream = %(stream)s and v.latest and v.digest is not null
+  and coalesce(v.confirmed_at, v.fetched_at) < %(at)s -- else it was received since
+  and (%(first)s::text is null -- ids are numbers where there is a range
+      or (length(v.external_id), v.external_id collate "C")
+          between (length(%(first)s), %(first)s) and (length(%(last)s), %(last)s))
+  and not exists (select from arrived a where a.external_id = v.external_id)
+  and not exists (select from rejected r where r.external_id = v.external_id)
 order by v.external_id
 """
 

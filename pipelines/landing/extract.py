@@ -7,7 +7,7 @@ Belongs here: choosing and opening. Not here: requests of a source (`assets`), l
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -21,11 +21,15 @@ from pipelines import ledger, settings
 from pipelines.connectors import recording
 from pipelines.connectors.http import Client, without_secrets
 from pipelines.connectors.rate_limit import RateLimit
+from pipelines.connectors.recording import RecordedTransport, Recorder, Recording
 from pipelines.errors import AtlasError
-from pipelines.landing.intake import GetRecord, Intake
+from pipelines.landing.intake import Intake
 from pipelines.settings import Mode
-from pipelines.source import Source, Window
+from pipelines.source import FullScan, Item, Source, Window
 from pipelines.warehouse.database import Warehouse
+
+REPLAYED = "https://{}"
+"""The base URL under which another server of a source is replayed, by its name."""
 
 
 @contextmanager
@@ -36,28 +40,48 @@ def open_intake(
 
     full_refresh: all records, not only those since the cursors of the last run.
     """
-    options: dict[str, str | bool] = {}
-    with ExitStack() as stack:
-        if mode == "recorded":
-            place, window = _recorded(stack, source, window), replace(window, full_refresh=not source.supports_backfill)
-        else:
-            ledger.close_dead_runs(warehouse)  # so that a dead run of this day can be resumed
-            options |= {"full_refresh": full_refresh, "read_from": _read_from(source)}
-            window = _live_window(warehouse, source, window, full_refresh=full_refresh)
-            place = stack.enter_context(open_source(warehouse, source))
-        yield Intake(
-            lambda resume: source.fetch(place, replace(window, checkpoints=resume)),
-            mode,
-            window.start if mode == "recorded" else None,
-            get_record=_get_record(source, place),
-            cursors=window.cursors,
-            request_options=options,
-            notes=place.notes if isinstance(place, Client) else Counter(),
-        )
+    if mode == "recorded":
+        with open_recording(source, window, recording.read(source, window.day)) as intake:
+            yield intake
+        return
+    ledger.close_dead_runs(warehouse)  # so that a dead run of this day can be resumed
+    current, cursors = is_current(source, window), _cursors(warehouse, source)
+    window = replace(window, current=current, full_refresh=full_refresh, cursors=cursors)
+    options: dict[str, str | bool] = {"full_refresh": full_refresh, "read_from": _read_from(source)}
+    with open_source(warehouse, source) as place:
+        yield _intake(source, place, window, mode, cursors=cursors, request_options=options)
 
 
 @contextmanager
-def open_source(warehouse: Warehouse, source: Source) -> Iterator[Client | Path]:
+def open_recording(source: Source, window: Window, recorded: Recording) -> Iterator[Intake]:
+    """The items of a recording."""
+    with ExitStack() as stack:
+
+        def opened(url: str, **more: Any) -> Client:
+            return stack.enter_context(Client(source.name, url, transport=RecordedTransport(recorded), **more))
+
+        place: Client | Path
+        if source.kind == "folder":
+            place = recorded.path(source)
+        else:
+            endpoints = {name: opened(REPLAYED.format(name)) for name in source.extra_urls}
+            place = opened(source.base_url, endpoints=endpoints)
+        yield _intake(source, place, recorded.window(source, window.day), "recorded", fetched_at=window.start)
+
+
+def _intake(source: Source, place: Client | Path, window: Window, mode: Mode, **more: Any) -> Intake:
+    def items(resume: dict[str, dict[str, Any]]) -> Iterator[Item]:
+        for item in source.fetch(place, replace(window, checkpoints=resume)):
+            if not (window.limit and isinstance(item, FullScan)):
+                yield item
+
+    get_record = partial(source.get_record, place) if source.get_record else None
+    notes = place.notes if isinstance(place, Client) else Counter()
+    return Intake(items, mode, get_record=get_record, notes=notes, **more)
+
+
+@contextmanager
+def open_source(warehouse: Warehouse, source: Source, recorder: Recorder | None = None) -> Iterator[Client | Path]:
     """The client of a live source, or its folder. Raises AtlasError if a setting is missing or wrong."""
     base_url = settings.base_url(source.stem) or source.base_url
     if source.kind == "folder":
@@ -71,25 +95,19 @@ def open_source(warehouse: Warehouse, source: Source) -> Iterator[Client | Path]
             usage=True,
         )
     with ExitStack() as stack:
+
+        def opened(url: str, replay_url: str, **more: Any) -> Client:
+            limit = RateLimit(stack.enter_context(warehouse.connect()), _host(source, url), source.rate)
+            keep = recorder.keep(url, replay_url) if recorder else None
+            client = Client(source.name, url, auth=source.auth, contact=contact, rate_limit=limit, keep=keep, **more)
+            return stack.enter_context(client)
+
         urls = {name: settings.base_url(source.stem, name) or url for name, url in source.extra_urls.items()}
-        endpoints = {
-            name: stack.enter_context(_client(warehouse, stack, source, url, contact))
-            for name, url in urls.items()
-            if url
-        }
-        token = settings.token(source.stem)
-        yield stack.enter_context(_client(warehouse, stack, source, base_url, contact, token, endpoints))
+        endpoints = {name: opened(url, REPLAYED.format(name)) for name, url in urls.items() if url}
+        yield opened(base_url, source.base_url, token=settings.token(source.stem), endpoints=endpoints)
 
 
-def _client(
-    warehouse: Warehouse,
-    stack: ExitStack,
-    source: Source,
-    base_url: str,
-    contact: str | None,
-    token: str | None = None,
-    endpoints: Mapping[str, Client] | None = None,
-) -> Client:
+def _host(source: Source, base_url: str) -> str:
     try:
         url = httpx.URL(base_url)
     except httpx.InvalidURL:
@@ -98,26 +116,11 @@ def _client(
         raise AtlasError(
             f"{source.name} cannot be read from {base_url!r}: that is not an http or https URL.", usage=True
         )
-    limit = RateLimit(stack.enter_context(warehouse.connect()), url.netloc.decode(), source.rate)
-    return Client(
-        source.name, base_url, token=token, auth=source.auth, contact=contact, rate_limit=limit, endpoints=endpoints
-    )
+    return url.netloc.decode()
 
 
-def _recorded(stack: ExitStack, source: Source, window: Window) -> Client | Path:
-    recorded = recording.read(source, window.day)
-    if source.kind == "folder":
-        return recorded.path()
-    endpoints = {
-        name: stack.enter_context(Client(source.name, f"https://{name}", transport=recorded.transport()))
-        for name in source.extra_urls
-    }
-    return stack.enter_context(
-        Client(source.name, source.base_url, transport=recorded.transport(), endpoints=endpoints)
-    )
-
-
-def _live_window(warehouse: Warehouse, source: Source, window: Window, *, full_refresh: bool) -> Window:
+def is_current(source: Source, window: Window) -> bool:
+    """Whether the day is today. Raises AtlasError for a day that the source cannot list any more."""
     current = window.day == datetime.now(UTC).date()
     if not current and not source.supports_backfill:
         raise AtlasError(
@@ -125,7 +128,7 @@ def _live_window(warehouse: Warehouse, source: Source, window: Window, *, full_r
             "To transform again what was fetched on that day, run: "
             f"atlas transform {source.name} --partition {window.key} --full"
         )
-    return replace(window, current=current, full_refresh=full_refresh, cursors=_cursors(warehouse, source))
+    return current
 
 
 def _read_from(source: Source) -> str:
@@ -152,10 +155,6 @@ def _cursors(warehouse: Warehouse, source: Source) -> dict[str, Any]:
     if row["code_version"] != source.code_version:
         cursors = {name: cursor | {"validators": {}} for name, cursor in cursors.items()}
     return cursors
-
-
-def _get_record(source: Source, place: Client | Path) -> GetRecord | None:
-    return partial(source.get_record, place) if source.get_record else None
 
 
 def _folder(source: Source, name: str) -> Path:

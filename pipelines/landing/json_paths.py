@@ -1,219 +1,130 @@
-"""The JSON paths of a stream's payloads, the types at each, and how many payloads of this run had them.
+"""The JSON paths of a stream that its SELECTs and its contract read, and what payloads have at them.
 
-A path is `modelVersions[*].files[*].sizeKB`; keys that are not plain words are quoted, the payload itself is `$`. To
-limit the number of paths, `*` stands for a key that looks like an id, that is longer than `MAX_KEY_LENGTH`, that comes
-after the first `MAX_KEYS` of its object or the first `MAX_PATHS` of the stream, or that is in an object which the
-contract declares as a dict of objects or lists. Paths end at `MAX_DEPTH`. `[*]` stands for the elements of an array,
-except in an array of at most `MAX_PLACES` scalars of several types: there each place is a path (`[0]`).
-Belongs here: paths in memory. Not here: the table of paths (`schema_drift`).
+    paths that are read ──> Tree ──walk through each payload──> types at each path, keys that nobody reads
+
+A path is `modelVersions[*].files[*].sizeKB`; keys that are not plain words are quoted, the payload itself is `$`. `[*]`
+stands for the elements of an array, `*` for every key of an object, `~regex` for those that match. A null is no value.
+Belongs here: paths in memory. Not here: the table of paths (`schema_drift`), the SELECTs (`columns`).
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 from msgspec.inspect import DictType, ListType, StructType, Type, UnionType
 
-from pipelines.landing.volatile_fields import EACH_ELEMENT, EACH_VALUE, PathTree
+EACH_ELEMENT, EACH_VALUE = "[*]", "*"
+MAX_KEY_LENGTH = 64
+"""A longer key is data, as one that looks like an id is."""
 
-MAX_KEYS, MAX_KEY_LENGTH, MAX_PATHS, MAX_PLACES, MAX_DEPTH = 64, 64, 1_000, 8, 12
-ROOT = "$"
+Steps = tuple[str | int, ...]
 
-TYPES = {
-    dict: "object",
-    list: "array",
-    str: "string",
-    int: "number",
-    float: "number",
-    bool: "boolean",
-    type(None): "null",
-}
-SCALARS = {str: "string", int: "number", float: "number", bool: "boolean"}
+Readers = dict[str, dict[str, bool]]
+"""By SELECT file, the columns that depend on a path; True for one that is NULL without it."""
+
+TYPES = {dict: "object", list: "array", str: "string", int: "number", float: "number", bool: "boolean"}
 
 _ID = re.compile(r"[0-9][0-9.:_-]*|(?=.*[0-9])[0-9A-Fa-f-]{16,}")
-_PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
-_STEP = re.compile(r"\[(?:\*|\d+)\]|\*|\"(?:[^\"\\]|\\.)*\"|[^.\[]+")
+_PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*|\*")
 
 
-class Tally:
-    """Counts of a type at a path: `before`, payloads of earlier runs that had it; `seen`, payloads of this run.
-
-    opened: payloads of this run of which only the paths below were inspected. last: number of the payload counted last.
-    sample: the digest of a payload that had it.
-    """
-
-    __slots__ = ("before", "last", "opened", "sample", "seen")
-
-    def __init__(self, sample: bytes | None = None, before: int = 0) -> None:
-        self.sample, self.before, self.seen, self.opened, self.last = sample, before, 0, 0, 0
+def contract_paths(kind: Type, steps: Steps = ()) -> Iterator[Steps]:
+    """The paths that a contract names."""
+    match kind:
+        case UnionType():
+            for one in kind.types:
+                yield from contract_paths(one, steps)
+        case StructType():
+            for field in kind.fields:
+                yield from contract_paths(field.type, (*steps, field.encode_name))
+        case ListType():
+            yield from contract_paths(kind.item_type, (*steps, EACH_ELEMENT))
+        case DictType():
+            yield from contract_paths(kind.value_type, (*steps, EACH_VALUE))
+    yield steps
 
 
 class Node:
-    """A path of a stream, with a tally for each type, and the paths below by their step."""
+    """A path that is read: what reads it, and the paths below by their next step."""
 
-    __slots__ = ("depth", "holder", "path", "steps", "tallies")
+    def __init__(self, path: str = "$") -> None:
+        self.path = path
+        self.readers: Readers = {}
+        self.below: dict[str | int, Node] = {}
 
-    def __init__(self, path: str = ROOT, holder: Tally | None = None, depth: int = 0) -> None:
-        self.path, self.holder, self.depth = path, holder, depth
-        self.tallies: dict[str, Tally] = {}
-        self.steps: dict[str, Node] = {}
+    def path_below(self, step: str | int) -> str:
+        above = "" if self.path == "$" else self.path
+        if isinstance(step, int) or step == EACH_ELEMENT:
+            return f"{above}[{step}]" if isinstance(step, int) else above + step
+        name = step if _PLAIN.fullmatch(step) else msgspec.json.encode(step).decode()
+        return f"{above}.{name}" if above else name
 
-    def step(self, step: str, sample: bytes | None = None) -> "Node":
-        """The path below, added if it is new. step: `[*]`, `[0]`, `*`, or a key, quoted if it is not a plain word."""
-        found = self.steps.get(step)
-        if found is None:
-            above = "" if self.path == ROOT else self.path
-            element = step.startswith("[")
-            path = above + step if element or not above else f"{above}.{step}"
-            holder = self.tally("array" if element else "object", sample)
-            found = self.steps[step] = Node(path, holder, self.depth + 1)
-        return found
+    def at(self, steps: Steps) -> "Node":
+        """The path some steps below, added if it is new."""
+        if not steps:
+            return self
+        if steps[0] not in self.below:
+            self.below[steps[0]] = Node(self.path_below(steps[0]))
+        return self.below[steps[0]].at(steps[1:])
 
-    def tally(self, kind: str, sample: bytes | None = None) -> Tally:
-        found = self.tallies.get(kind)
-        if found is None:
-            found = self.tallies[kind] = Tally(sample)
-        return found
+    def reading(self, step: str | int) -> "list[Node]":
+        """The paths below that read a key of an object, or the element of an array at a place."""
+        if isinstance(step, int):
+            return [self.below[each] for each in (step, EACH_ELEMENT, EACH_VALUE) if each in self.below]
+        return [
+            node
+            for each, node in self.below.items()
+            if each in (step, EACH_VALUE) or (isinstance(each, str) and each[0] == "~" and re.search(each[1:], step))
+        ]
 
-    def each(self) -> Iterator["Node"]:
+    def nodes(self) -> Iterator["Node"]:
         yield self
-        for below in self.steps.values():
-            yield from below.each()
+        for below in self.below.values():
+            yield from below.nodes()
 
 
-class Row(NamedTuple):
-    """What a run adds to a row of `ops.schema_drift`. of_payloads: for a new row that of earlier runs too."""
+class Tree:
+    """The paths that are read in one stream, and what the payloads that it walked through have at them.
 
-    stream: str
-    path: str
-    type: str
-    seen: int
-    of_payloads: int
-    sample: bytes | None
+    payloads: how many have a path with a type. samples: the digest of one of these. of_payloads: how many have the
+    object or array around a path. unread: the keys of each object that nobody reads, as paths, with the digest of a
+    payload.
+    """
 
+    def __init__(self, root: Node | None = None) -> None:
+        self.root = root or Node()
+        self.payloads: Counter[tuple[str, str]] = Counter()
+        self.samples: dict[tuple[str, str], bytes] = {}
+        self.of_payloads: Counter[str] = Counter()
+        self.unread: dict[str, dict[str, bytes]] = {}
 
-class StreamPaths:
-    """The paths of one stream: those that the table has, and those that this run finds."""
+    def walk(self, value: Any, digest: bytes) -> None:
+        """Counts what a payload has at the paths."""
+        had, could = set[tuple[str, str]](), {self.root.path}
+        self._visit(self.root, value, digest, had, could)
+        self.payloads.update(had)
+        self.of_payloads.update(could)
+        self.samples = dict.fromkeys(had, digest) | self.samples
 
-    def __init__(self, stream: str, maps: set[str], known: list[dict[str, Any]]) -> None:
-        self.stream, self.maps, self.root = stream, maps, Node()
-        self.offered, self.number = 0, 0
-        for row in known:
-            node = self.root
-            for step in _STEP.findall(row["path"]) if row["path"] != ROOT else ():
-                node = node.step(step)
-            node.tally(row["type"]).before = row["payloads"]
-        self.named = sum(1 for _ in self.root.each())
-
-    def inspect(self, value: Any, sample: bytes) -> None:
-        """Counts the paths and types of a payload."""
-        self.number += 1
-        self._visit(self.root, value, sample)
-
-    def inspect_volatile(self, value: Any, volatile: PathTree, sample: bytes) -> None:
-        """Counts the paths and types below the volatile fields of a payload."""
-        self.number += 1
-        self._visit_volatile(self.root, value, volatile, sample)
-
-    def _visit(self, node: Node, value: Any, sample: bytes) -> None:
+    def _visit(self, node: Node, value: Any, digest: bytes, had: set[tuple[str, str]], could: set[str]) -> None:
+        if value is None:
+            return
         kind = TYPES[type(value)]
-        tally = node.tallies.get(kind)
-        if tally is None:
-            tally = node.tally(kind, sample)
-        if tally.last != self.number:
-            tally.last = self.number
-            tally.seen += 1
-        self._visit_children(node, value, sample)
-
-    def _visit_children(self, node: Node, value: Any, sample: bytes) -> None:
-        if type(value) is dict:
-            if node.depth < MAX_DEPTH:
-                steps = node.steps
-                for key, each in value.items():
-                    self._visit(steps.get(key) or self._child(node, key, sample), each, sample)
-        elif type(value) is list and value and node.depth < MAX_DEPTH:
-            if len(value) <= MAX_PLACES and _has_mixed_scalars(value):
-                for place, each in enumerate(value):
-                    self._visit(node.step(f"[{place}]", sample), each, sample)
-                return
-            below = node.step(EACH_ELEMENT, sample)
-            for each in value:
-                self._visit(below, each, sample)
-
-    def _visit_volatile(self, node: Node, value: Any, volatile: PathTree, sample: bytes) -> None:
-        if not volatile:
-            tally = node.tallies.get(TYPES[type(value)])
-            if tally is None:
-                self._visit(node, value, sample)
-            else:
-                tally.opened += tally.last != self.number
-                tally.last = self.number
-                self._visit_children(node, value, sample)
-        elif type(value) is list and EACH_ELEMENT in volatile:
-            for each in value:
-                self._visit_volatile(node.step(EACH_ELEMENT, sample), each, volatile[EACH_ELEMENT], sample)
-        elif type(value) is dict:
+        had.add((node.path, kind))
+        for step, below in node.below.items():
+            if step == EACH_VALUE or (isinstance(step, int) or step == EACH_ELEMENT) == (kind == "array"):
+                could.add(below.path)
+        if isinstance(value, list) and node.below:
+            for place, element in enumerate(value):
+                lax = [node] if isinstance(element, dict) else []  # such a path steps into arrays by itself
+                for below in node.reading(place) or lax:
+                    self._visit(below, element, digest, had, could)
+        elif isinstance(value, dict) and node.below:
             for key, each in value.items():
-                step = volatile.get(key, volatile.get(EACH_VALUE))
-                if step is not None:
-                    self._visit_volatile(self._child(node, key, sample), each, step, sample)
-
-    def _child(self, node: Node, key: str, sample: bytes) -> Node:
-        """The path of a key: a path of its own, or that of `*`."""
-        if len(key) > MAX_KEY_LENGTH or node.path in self.maps or _ID.fullmatch(key):
-            return node.step(EACH_VALUE, sample)
-        name = key if _PLAIN.fullmatch(key) else msgspec.json.encode(key).decode()
-        if name not in node.steps:
-            if len(node.steps) >= MAX_KEYS or self.named >= MAX_PATHS:
-                return node.step(EACH_VALUE, sample)
-            self.named += 1
-        return node.step(name, sample)
-
-    def rows(self) -> Iterator[Row]:
-        """The rows that this run adds, without types that none of its inspected payloads could have had."""
-        for node in self.root.each():
-            holders = [node.holder] if node.holder else node.tallies.values()
-            within = sum(each.seen + each.opened for each in holders)
-            before = sum(each.before for each in holders)
-            for kind, tally in node.tallies.items():
-                of_payloads = max(within, tally.seen)
-                if of_payloads and (tally.seen or tally.before):
-                    yield Row(
-                        self.stream,
-                        node.path,
-                        kind,
-                        tally.seen,
-                        of_payloads if tally.before else of_payloads + before,
-                        tally.sample,
-                    )
-
-
-def contract_paths(kind: Type, path: str = "") -> Iterator[tuple[str, Type]]:
-    """The paths that a contract names, each with its type."""
-    if isinstance(kind, UnionType):
-        for one in kind.types:
-            yield from contract_paths(one, path)
-        return
-    yield path, kind
-    match kind:
-        case StructType():
-            for field in kind.fields:
-                yield from contract_paths(field.type, f"{path}.{field.encode_name}" if path else field.encode_name)
-        case ListType():
-            yield from contract_paths(kind.item_type, path + EACH_ELEMENT)
-        case DictType():
-            yield from contract_paths(kind.value_type, f"{path}.{EACH_VALUE}")
-
-
-def map_paths(kind: Type) -> Iterator[str]:
-    """The paths at which a contract has a dict of objects or lists: its keys are data."""
-    for path, there in contract_paths(kind):
-        if isinstance(there, DictType) and isinstance(there.value_type, StructType | ListType):
-            yield path
-
-
-def _has_mixed_scalars(values: list[Any]) -> bool:
-    """Whether all values are scalars or null, of more than one type."""
-    kinds = {SCALARS.get(type(each)) for each in values if each is not None}
-    return len(kinds) > 1 and None not in kinds
+                found = node.reading(key)
+                for below in found:
+                    self._visit(below, each, digest, had, could)
+                if not found and each is not None and len(key) <= MAX_KEY_LENGTH and not _ID.fullmatch(key):
+                    self.unread.setdefault(node.path, {}).setdefault(node.path_below(key), digest)

@@ -5,7 +5,7 @@
 
 jsonb keeps the last of duplicate keys, and refuses NUL characters, lone surrogates, invalid UTF-8 and numbers that
 numeric cannot hold. A decoded text may take thirty times its size, so large texts are repaired without decoding. Bytes
-that are not JSON raise `NotJson`. Belongs here: JSON texts. Not here: contracts, the database.
+that are not JSON raise `Unlandable`. Belongs here: JSON texts. Not here: contracts, the database.
 """
 
 import codecs
@@ -41,19 +41,18 @@ _ESCAPED = re.compile(
     rb"\\(?:[^u]|u(?:(?P<nul>0000)"
     rb"|[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(?P<lone>[dD][89a-fA-F][0-9a-fA-F]{2}))?)"
 )
-_INVALID_BYTES = {chr(0xDC00 + byte) for byte in range(0x80, 0x100)}
-"""The surrogates that `surrogateescape` decodes invalid bytes to."""
 _AT_BYTE = re.compile(r" \(byte (\d+)\)$")
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 
 @dataclass
-class NotJson(Exception):
-    """The bytes are not a JSON document that can be stored."""
+class Unlandable(Exception):
+    """Why a payload cannot land: a reason code, the reason in words, and where."""
 
     reason: str
     detail: str
     byte_offset: int | None = None
+    path: str | None = None
 
 
 def is_lossless(body: bytes) -> bool:
@@ -75,57 +74,38 @@ def repair(body: bytes) -> tuple[bytes, list[str]]:
     """A text that jsonb accepts, and what was repaired in it: nothing, if jsonb holds the value unchanged."""
     repairs: set[str] = set()
     body, offset = _without_bom(body, repairs)
-    text = body.decode("utf-8", errors="surrogateescape")
-    if not text.isascii() and _SURROGATE.search(text):
+    text = _replace_escapes(body, repairs).decode("utf-8", errors="surrogateescape")
+    valid = _SURROGATE.sub(_REPLACEMENT, text)  # bytes that are not UTF-8 were decoded to surrogates
+    if valid != text:
         repairs.add(INVALID_UTF8)
-    cleaner = _Cleaner(repairs)
+    hooks = _Hooks(repairs)
     try:
         value = json.loads(
-            text,
-            object_pairs_hook=cleaner.pairs,
-            parse_float=cleaner.number,
-            parse_int=cleaner.number,
-            parse_constant=cleaner.constant,
+            valid,
+            object_pairs_hook=hooks.pairs,
+            parse_float=hooks.number,
+            parse_int=hooks.number,
+            parse_constant=hooks.constant,
         )
-        return msgspec.json.encode(cleaner.clean(value)), sorted(repairs)
+        return msgspec.json.encode(value), sorted(repairs)
     except json.JSONDecodeError as error:
         offset += len(text[: error.pos].encode("utf-8", errors="surrogateescape"))
-        raise NotJson("not_json", f"{error.msg.removesuffix(' at')} at byte {offset}", offset) from None
+        raise Unlandable("not_json", f"{error.msg.removesuffix(' at')} at byte {offset}", offset) from None
     except RecursionError:
-        raise NotJson("too_deep", "nested deeper than can be read") from None
+        raise Unlandable("too_deep", "nested deeper than can be read") from None
 
 
-class _Cleaner:
+class _Hooks:
     """Hooks of `json.loads` that replace what jsonb refuses, and add what they replaced to `repairs`."""
 
     def __init__(self, repairs: set[str]) -> None:
         self.repairs = repairs
 
     def pairs(self, found: list[tuple[str, Any]]) -> dict[str, Any]:
-        result = {self.clean(key): self.clean(value) for key, value in found}
+        result = dict(found)
         if len(result) < len(found):
             self.repairs.add(DUPLICATE_KEY)
         return result
-
-    def clean(self, value: Any) -> Any:
-        """A string or a list of any depth without NUL and surrogates; objects in it are clean already."""
-        if isinstance(value, list):
-            nested = [value]
-            while nested:
-                elements = nested.pop()
-                nested += [each for each in elements if isinstance(each, list)]
-                elements[:] = [each if isinstance(each, list) else self.clean(each) for each in elements]
-            return value
-        if not isinstance(value, str):
-            return value
-        if "\x00" in value:
-            self.repairs.add(NUL)
-            value = value.replace("\x00", _REPLACEMENT)
-        if not value.isascii() and (found := set(_SURROGATE.findall(value))):
-            if INVALID_UTF8 not in self.repairs or not found <= _INVALID_BYTES:
-                self.repairs.add(LONE_SURROGATE)
-            value = _SURROGATE.sub(_REPLACEMENT, value)
-        return value
 
     def number(self, literal: str) -> Any:
         if _fits_numeric(literal):
@@ -141,7 +121,7 @@ class _Cleaner:
 def repair_large(body: bytes) -> tuple[bytes, list[str]]:
     """As `repair`, with the memory of one more copy; keeps duplicate keys and numbers beyond numeric's range.
 
-    Raises NotJson for NaN and infinities too.
+    Raises Unlandable for NaN and infinities too.
     """
     repairs: set[str] = set()
     text, start = _without_bom(body, repairs)
@@ -149,11 +129,11 @@ def repair_large(body: bytes) -> tuple[bytes, list[str]]:
     try:
         msgspec.json.decode(text, type=msgspec.Raw)
     except RecursionError:
-        raise NotJson("too_deep", "nested deeper than can be read") from None
+        raise Unlandable("too_deep", "nested deeper than can be read") from None
     except msgspec.DecodeError as error:
         at = _AT_BYTE.search(str(error))
         offset = start + (int(at.group(1)) if at else len(text))
-        raise NotJson("not_json", f"{_AT_BYTE.sub('', str(error))} at byte {offset}", offset) from None
+        raise Unlandable("not_json", f"{_AT_BYTE.sub('', str(error))} at byte {offset}", offset) from None
     return _replace_invalid_bytes(text, repairs), sorted(repairs)
 
 
@@ -168,9 +148,9 @@ def chunks(body: bytes) -> Iterator[bytes]:
 
 
 def _without_bom(body: bytes, repairs: set[str]) -> tuple[bytes, int]:
-    """A text without its byte-order mark, and the length of that. Raises NotJson if the text is too long."""
+    """A text without its byte-order mark, and the length of that. Raises Unlandable if the text is too long."""
     if len(body) > MAX_BYTES:
-        raise NotJson("too_large", f"{len(body):,} bytes; a payload may have {MAX_BYTES:,}")
+        raise Unlandable("too_large", f"{len(body):,} bytes; a payload may have {MAX_BYTES:,}")
     if not body.startswith(codecs.BOM_UTF8):
         return body, 0
     repairs.add(BOM)

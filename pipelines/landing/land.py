@@ -9,9 +9,9 @@ batches. Belongs here: the order of the steps. Not here: fetching, versions, tab
 """
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
 from typing import Any
 
@@ -19,8 +19,7 @@ from pipelines import ledger
 from pipelines.errors import SourceFault
 from pipelines.landing.deletions import Deletion, find_deleted
 from pipelines.landing.intake import Intake, Progress, resume
-from pipelines.landing.publish import Outcome, publish
-from pipelines.landing.schema_drift import SchemaDrift
+from pipelines.landing.publish import publish
 from pipelines.landing.stage_bodies import BodyWriter
 from pipelines.landing.validate import Arrival, Validator
 from pipelines.ledger import Run
@@ -69,8 +68,8 @@ def land_intake(
 
     shrink: accept a listing that lacks many records. Raises what the source raises, after the run is closed as failed.
     """
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     with (
-        _short_switch_interval(),
         ledger.open_run(
             warehouse,
             source,
@@ -103,8 +102,7 @@ class _Landing:
         self.batch_bytes = 0
         self.cursors: dict[str, Any] = {}
         self.progress = resume(run, intake) or Progress(intake.fetched_at or datetime.now(UTC), intake.request_options)
-        self.drift = SchemaDrift(run, source)
-        self.bodies = BodyWriter(run, connection, writer, self.progress, self.drift)
+        self.bodies = BodyWriter(run, connection, writer, self.progress)
 
     def execute(self, *, shrink: bool, replaces_entry: int | None) -> None:
         try:
@@ -116,29 +114,8 @@ class _Landing:
         except SourceFault:  # the next run must not resume a listing that cannot be trusted
             self.run.connection.execute("delete from staging.checkpoints where fetch_run_id = %s", [self.run.id])
             raise
-        publish(self.run, self._outcome(deleted, replaces_entry))
-
-    def _outcome(self, deleted: list[Deletion], replaces_entry: int | None) -> Outcome:
-        progress, intake = self.progress, self.intake
-        return Outcome(
-            progress.fetched,
-            [bytes.fromhex(digest) for digest in progress.unstorable],
-            {
-                "bytes": progress.bytes,
-                "bodies": progress.bodies,
-                "skipped": progress.skipped,
-                "repaired": progress.repaired,
-                "mode": intake.mode,
-                **intake.request_options,
-                "notes": {name: number for name, number in sorted(intake.notes.items()) if number},
-            },
-            self.drift,
-            deleted_at=progress.started_at,
-            deleted=deleted,
-            cursor_from=dict(intake.cursors),
-            cursor_to={**intake.cursors, **self.cursors} if self.cursors else None,
-            replaces_entry=replaces_entry,
-        )
+        cursors = {**self.intake.cursors, **self.cursors} if self.cursors else None
+        publish(self.run, self.source, self.intake, self.progress, deleted, cursors, replaces_entry)
 
     def _add(self, item: Item) -> None:
         match item:
@@ -158,12 +135,8 @@ class _Landing:
             case Cursor():
                 self.cursors[item.listing] = dict(item.value)
             case FullScan() if self.intake.mode != "files":
-                others = [
-                    each
-                    for each in self.progress.full_scans
-                    if (each.kind, each.id_range) != (item.kind, item.id_range)
-                ]
-                self.progress.full_scans = [*others, item]
+                scans = {(each.kind, each.id_range): each for each in self.progress.full_scans}
+                self.progress.full_scans = list((scans | {(item.kind, item.id_range): item}).values())
 
     def _check_missing(self, *, shrink: bool) -> list[Deletion]:
         """Lands the records that full scans lack and the source still has; returns those that it has deleted."""
@@ -189,13 +162,3 @@ class _Landing:
             (arrivals if isinstance(result, Arrival) else rejected).append(result)  # type: ignore[arg-type]
         self.bodies.write(arrivals, rejected, checkpoint=checkpoint)
         self.run.advance(len(payloads))
-
-
-@contextmanager
-def _short_switch_interval() -> Iterator[None]:
-    default = sys.getswitchinterval()
-    sys.setswitchinterval(SWITCH_INTERVAL_S)
-    try:
-        yield
-    finally:
-        sys.setswitchinterval(default)

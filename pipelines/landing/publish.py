@@ -7,15 +7,16 @@ The transaction holds the lock of the source, so that the landings of a source a
 here: the order of the statements, erased records, closing of quarantine entries. Not here: bodies (`stage_bodies`).
 """
 
-from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Any
 
+import msgspec
+
 from pipelines import quarantine
-from pipelines.landing import deletions, observations, versions
-from pipelines.landing.intake import discard
-from pipelines.landing.schema_drift import SchemaDrift
+from pipelines.landing import deletions, schema_drift, versions
+from pipelines.landing.intake import Intake, Progress, discard
+from pipelines.landing.observations import insert_observations
 from pipelines.ledger import Counts, Run
+from pipelines.source import Source
 from pipelines.warehouse import locks
 
 VACUUM_FROM = 1_000
@@ -23,79 +24,70 @@ VACUUM_FROM = 1_000
 runs."""
 
 
-@dataclass
-class Outcome:
-    """What a landing publishes besides staging.arrivals and staging.rejects.
+def publish(
+    run: Run,
+    source: Source,
+    intake: Intake,
+    progress: Progress,
+    deleted: list[deletions.Deletion],
+    cursors: dict[str, Any] | None,
+    replaces_entry: int | None,
+) -> None:
+    """Publishes the rows that staging.arrivals and staging.rejects hold of the run, and closes the run.
 
-    unstorable: digests of bodies that jsonb cannot store. deleted_at: when the run began to read the source.
-    replaces_entry: the quarantine entry whose payload the arrivals replace.
+    cursors: those to start from next time, if the run moved one. replaces_entry: the quarantine entry whose payload the
+    arrivals replace.
     """
-
-    fetched: int
-    unstorable: list[bytes]
-    stats: dict[str, Any]
-    drift: SchemaDrift
-    deleted_at: datetime
-    deleted: list[deletions.Deletion] = field(default_factory=list)
-    cursor_from: dict[str, Any] | None = None
-    cursor_to: dict[str, Any] | None = None
-    replaces_entry: int | None = None
-
-
-def publish(run: Run, outcome: Outcome) -> None:
-    """Publishes the rows that staging.arrivals and staging.rejects hold of the run, and closes the run."""
     connection = run.connection
+    stats: dict[str, Any] = {
+        "bytes": progress.bytes,
+        "bodies": progress.bodies,
+        "skipped": progress.skipped,
+        "repaired": progress.repaired,
+        "mode": intake.mode,
+        **intake.request_options,
+        "notes": {name: number for name, number in sorted(intake.notes.items()) if number},
+    }
     with connection.transaction():
-        connection.execute(DELETE_UNSTORABLE, [run.id, outcome.unstorable])
+        unstorable = [bytes.fromhex(digest) for digest in progress.unstorable]
+        connection.execute(DELETE_UNSTORABLE, [run.id, unstorable])
         locks.acquire_for_transaction(connection, locks.landing(run.source))
-        fetched = outcome.fetched - _skip_erased(run, outcome)
+        erased = sum(connection.execute(statement, {"run": run.id}).rowcount for statement in DELETE_ERASED)
+        if erased:
+            stats["skipped"] = progress.skipped | {"erased before": erased}
         results = versions.classify(run)
-        deleted = _publish_versions(run, outcome, results)
-        _publish_quarantine(run, outcome, results)
-        if drift := outcome.drift.save(results.get("created", 0) + results.get("updated", 0)):
-            outcome.stats["drift"] = drift
+        tombstones = deletions.insert_tombstones(run, deleted, progress.started_at)
+        if results.keys() - {"unchanged", "duplicate", "observed"}:
+            versions.insert_versions(run)
+        if tombstones and (renamed := deletions.set_renames(run)):
+            stats["renamed"] = renamed
+        insert_observations(run)
+        versions.confirm_unchanged(run)
+        if drift := schema_drift.record(run, source):
+            stats["drift"] = msgspec.to_builtins(drift)
+        _publish_quarantine(run, replaces_entry, results)
+        fetched = progress.fetched - erased
         counts = Counts(
             fetched=fetched,
             created=results.get("created", 0),
             updated=results.get("updated", 0) + results.get("observed", 0),
             unchanged=results.get("unchanged", 0),
-            deleted=deleted,
+            deleted=tombstones,
             quarantined=fetched - sum(results.values()),
             duplicates=sum(results.get(name, 0) for name in ("duplicate", "superseded", "late")),
         )
         discard(run)
-        run.close(counts, outcome.stats, cursor_from=outcome.cursor_from, cursor_to=outcome.cursor_to)
-    if outcome.fetched >= VACUUM_FROM:
+        run.close(counts, stats, cursor_from=dict(intake.cursors), cursor_to=cursors)
+    if progress.fetched >= VACUUM_FROM:
         connection.execute("vacuum (skip_locked) staging.arrivals")
 
 
-def _skip_erased(run: Run, outcome: Outcome) -> int:
-    """Deletes what arrived of erased records; returns the number of payloads."""
-    erased = sum(run.connection.execute(statement, {"run": run.id}).rowcount for statement in DELETE_ERASED)
-    if erased:
-        outcome.stats["skipped"] = outcome.stats.get("skipped", {}) | {"erased before": erased}
-    return erased
-
-
-def _publish_versions(run: Run, outcome: Outcome, results: dict[str, int]) -> int:
-    """Inserts tombstones, versions and observations; returns the number of tombstones."""
-    deleted = deletions.insert_tombstones(run, outcome.deleted, outcome.deleted_at)
-    if results.keys() - {"unchanged", "duplicate", "observed"}:
-        versions.insert_versions(run)
-    if deleted and (renamed := deletions.set_renames(run)):
-        outcome.stats["renamed"] = renamed
-    observations.insert_observations(run, results)
-    versions.confirm_unchanged(run)
-    observations.confirm_unchanged(run)
-    return deleted
-
-
-def _publish_quarantine(run: Run, outcome: Outcome, results: dict[str, int]) -> None:
+def _publish_quarantine(run: Run, replaces_entry: int | None, results: dict[str, int]) -> None:
     """Adds the rejected payloads to the quarantine, and closes the entries whose records landed."""
     quarantine.upsert_payload_entries(run)
     run.connection.execute(CLOSE_LANDED, {"run": run.id, "partition": run.partition})
-    if outcome.replaces_entry is not None and results:
-        run.connection.execute(CLOSE_REPLACED, [run.id, outcome.replaces_entry])
+    if replaces_entry is not None and results:
+        run.connection.execute(CLOSE_REPLACED, [run.id, replaces_entry])
 
 
 DELETE_UNSTORABLE = "delete from staging.arrivals where fetch_run_id = %s and digest = any(%s)"

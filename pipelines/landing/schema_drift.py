@@ -1,124 +1,197 @@
-"""`ops.schema_drift`: the JSON paths of each stream's payloads, with their types and the first and last run with each.
+"""`ops.schema_drift`: the JSON paths that SELECTs and contracts read, with their types and how many payloads have them.
 
-    new bodies ──sample──> SchemaDrift.inspect ──publish──> ops.schema_drift ──> changes: new and vanished paths
+    new versions, new rejects ──sample──> Tree.walk ──record──> ops.schema_drift ──> changes ──> ledger, check, CLI
 
-A landing inspects new bodies only: the first `FIRST_BODIES` of a stream, then one in `SAMPLE_ONE_IN`, chosen by digest,
-and none that is too large to be decoded (`jsonb.LARGE`). On publishing it inspects up to `FIRST_BODIES` of the records
-whose volatile fields alone changed, and of the bodies that an earlier run wrote. A run that finds nothing new writes
-nothing. A path has vanished when, at its former share, so many payloads in succession would lack it by chance with a
-probability below `SIGNIFICANCE`. tests/budgets.py measures the cost.
-Belongs here: which payloads are inspected, the table. Not here: what a path is (`json_paths`), which paths the SQL
-relies on (contracts).
+A landing inspects up to `MOST_PAYLOADS` of the payloads of a stream that it publishes, chosen by digest, and as many
+that it rejects; none that is too large to be decoded (`jsonb.LARGE`). One that lands nothing new writes nothing. A path
+has vanished when none of the last payloads has it: so many that, by its share before, `EXPECTED` should have it; or
+`ALWAYS`, if at least `EXPECTED` came before and each had it. tests/budgets.py measures the cost.
+Belongs here: which payloads are inspected, the table, what a change is. Not here: paths in memory (`json_paths`).
 """
 
 import json
+import re
+from collections.abc import Iterator
+from itertools import groupby
 from typing import Any
 
 import msgspec
-import msgspec.inspect
 
-from pipelines.landing.json_paths import StreamPaths, map_paths
+from pipelines import project
+from pipelines.landing.json_paths import EACH_ELEMENT, EACH_VALUE, Readers, Tree, contract_paths
 from pipelines.landing.jsonb import LARGE
-from pipelines.landing.volatile_fields import path_tree
 from pipelines.ledger import Run
 from pipelines.source import Source
 from pipelines.warehouse.database import Connection
+from pipelines.warehouse.ops_tables import NULL, UNREAD
 
-FIRST_BODIES = 250
-SAMPLE_ONE_IN = 64
-SIGNIFICANCE = 0.001
+MOST_PAYLOADS = 500
+EXPECTED, ALWAYS = 10, 3
+DAYS = 30
+"""How long a new type is worth a warning: nothing says when the SELECT has been adapted to it."""
+MAX_KEYS = 64
+"""Keys of one object that are kept as unread. Where an object has more, its keys are data."""
 
+Change = dict[str, Any]
+"""A row of the table, with `what` changed, in which `run`, its `effects` in sentences, and whether it `warns`."""
 
-class SchemaDrift:
-    """The paths that one landing finds, by stream."""
-
-    def __init__(self, run: Run, source: Source) -> None:
-        self.run = run
-        self.volatile = {stream: path_tree(source.contracts[kind].volatile) for kind, stream in source.streams.items()}
-        self.maps = {
-            stream: set(map_paths(msgspec.inspect.type_info(source.contracts[kind])))
-            for kind, stream in source.streams.items()
-        }
-        self.streams: dict[str, StreamPaths] = {}
-        self.offered = 0
-
-    def inspect(self, stream: str, body: bytes, digest: bytes) -> None:
-        """Inspects a new body, if it belongs to the sample."""
-        paths = self._paths(stream)
-        paths.offered += 1
-        self.offered += 1
-        if paths.offered <= FIRST_BODIES or digest[0] < 256 // SAMPLE_ONE_IN:
-            paths.inspect(_decoded(body), digest)
-
-    def save(self, written: int) -> list[dict[str, Any]]:
-        """Writes the paths in the transaction that publishes the run; returns those that are new or vanished.
-
-        written: the number of versions that the run publishes, whose rows `classified` has.
-        """
-        connection = self.run.connection
-        parameters = {"run": self.run.id, "most": FIRST_BODIES, "largest": LARGE}
-        if any(self.volatile.values()):
-            for row in connection.execute(SELECT_OBSERVED, parameters).fetchall():
-                paths = self._paths(row["stream"])
-                paths.inspect_volatile(_decoded(row["counters"]), self.volatile[row["stream"]], row["digest"])
-        if written > self.offered:
-            for row in connection.execute(SELECT_REUSED, parameters).fetchall():
-                self._paths(row["stream"]).inspect(_decoded(row["body"]), row["digest"])
-        rows = [row for paths in self.streams.values() for row in paths.rows()]
-        if not rows:
-            return []
-        connection.execute(UPSERT_PATHS, [self.run.id, *(list(column) for column in zip(*rows, strict=True))])
-        found = changes(connection, list(self.streams))
-        reported = [each for each in found if each["run"] == self.run.id or each["what"].startswith("vanished")]
-        return msgspec.to_builtins(reported)  # type: ignore[no-any-return]
-
-    def _paths(self, stream: str) -> StreamPaths:
-        if stream not in self.streams:
-            known = self.run.connection.execute(
-                """
-                select path, type, payloads from ops.schema_drift where stream = %s
-                order by path collate "C", type
-                """,
-                [stream],
-            ).fetchall()
-            self.streams[stream] = StreamPaths(stream, self.maps[stream], known)
-        return self.streams[stream]
+_LAST_KEY = re.compile(r'\.?("(?:[^"\\]|\\.)*"|[^.\[\]]+)$')
 
 
-def changes(connection: Connection, streams: list[str] | None = None) -> list[dict[str, Any]]:
-    """Paths and types that appeared after the first run of a stream, and those that vanished, newest first."""
-    return connection.execute(SELECT_CHANGES, {"streams": streams, "significance": SIGNIFICANCE}).fetchall()
+def record(run: Run, source: Source) -> list[Change]:
+    """Inspects what a landing publishes, in its transaction; returns the changes that it shows.
+
+    Reads the table `classified`, and staging.rejects before its rows are in quarantine.
+    """
+    connection = run.connection
+    trees: dict[str, Tree] = {}
+    with connection.cursor() as cursor:
+        for row in cursor.stream(SELECT_SAMPLE, {"run": run.id, "most": MOST_PAYLOADS, "largest": LARGE}):
+            trees = trees or read_paths(source)
+            trees[row["stream"]].walk(_decoded(row["body"] or row["bytes"]), row["digest"])
+    if not trees:
+        return []
+    known: dict[str, list[Change]] = {stream: [] for stream in trees}
+    for row in _known(connection, trees):
+        known[row["stream"]].append(row)
+    rows = [(stream, *row) for stream, tree in trees.items() for row in _rows(tree, known[stream])]
+    connection.execute(UPSERT_ROWS, [run.id, *(list(column) for column in zip(*rows, strict=True))])
+    return [each for each in changes(connection, source) if each["run"] == run.id or each["what"] == "vanished path"]
+
+
+def read_paths(source: Source) -> dict[str, Tree]:
+    """The paths that SELECTs and contracts read, and what holds these, by stream."""
+    from pipelines import columns  # sqlglot takes a while to import, and a landing of nothing new does not need it
+
+    trees = {stream: Tree() for stream in source.streams.values()}
+    for kind, contract in source.contracts.items():
+        for steps in contract_paths(msgspec.inspect.type_info(contract)):
+            trees[source.streams[kind]].root.at(steps)
+    for select in project.selects(source.name):
+        found = columns.reads(source, select)
+        for kind, steps in sorted(found.paths, key=str):
+            for length in range(len(steps) + 1):
+                node = trees[source.streams[kind]].root.at(steps[:length])
+                named = node.readers.setdefault(f"sql/{select.file.address}.sql", {})
+                below = steps[max(0, length - 1) :]
+                is_row = EACH_ELEMENT in below or EACH_VALUE in below  # without it there is no row, and no NULL
+                for name, is_null in found.columns.get((kind, steps), {}).items():
+                    named[name] = named.get(name, True) and is_null and not is_row
+    return trees
+
+
+def changes(connection: Connection, source: Source) -> list[Change]:
+    """What changed after the first landing of each stream at paths that are read, and new unread keys; newest first."""
+    trees = read_paths(source)
+    readers = {(stream, node.path): node.readers for stream, tree in trees.items() for node in tree.root.nodes()}
+    result: list[Change] = []
+    for key, group in groupby(_known(connection, trees), lambda row: (row["stream"], row["path"])):
+        rows = list(group)
+        if key in readers:
+            result += _changed([row for row in rows if row["type"] not in (NULL, UNREAD)], readers[key])
+        elif rows[0]["type"] == UNREAD and rows[0]["first_seq"] > rows[0]["stream_first_seq"]:
+            result.append(rows[0] | {"what": "new key", "run": rows[0]["first_run"], "effects": [], "warns": False})
+    return sorted(result, key=lambda each: -each["first_seq"])
+
+
+def sentence(change: Change) -> str:
+    """A change and its effects in words."""
+    said = f"{change['what']} {change['path']} ({change['type']}) of {change['stream']}"
+    return ": ".join([said, *([". ".join(change["effects"])] if change["effects"] else [])])
+
+
+def _known(connection: Connection, trees: dict[str, Tree]) -> list[dict[str, Any]]:
+    return connection.execute(SELECT_ROWS, {"streams": list(trees), "days": DAYS}).fetchall()
+
+
+def _rows(tree: Tree, known: list[dict[str, Any]]) -> Iterator[tuple[str, str, int, int, bytes | None]]:
+    """What the payloads of a landing add to the table: path, type, payloads that have it, of how many, a sample."""
+    before = {(row["path"], row["type"]): row["of_payloads"] + row["lacking"] for row in known}
+    types_of: dict[str, set[str]] = {}
+    for path, kind in before.keys() | tree.payloads.keys():
+        types_of.setdefault(path, set()).add(kind)
+    for path, of_payloads in tree.of_payloads.items():
+        types = (types_of.get(path, set()) - {UNREAD}) or {NULL}
+        earlier = max(before.get((path, kind), 0) for kind in types)
+        for kind in types:
+            total = of_payloads if (path, kind) in before else of_payloads + earlier
+            yield path, kind, tree.payloads[path, kind], total, tree.samples.get((path, kind))
+    unread = [_LAST_KEY.sub("", path) or "$" for path, kind in before if kind == UNREAD]
+    for path, keys in tree.unread.items():
+        new = [key for key in keys if (key, UNREAD) not in before]
+        for key in new[: max(0, MAX_KEYS - unread.count(path))]:
+            yield key, UNREAD, 0, 0, keys[key]
+
+
+def _changed(types: list[dict[str, Any]], readers: Readers) -> Iterator[Change]:
+    """The changes of one path, of whose types each has a row."""
+    if not types:
+        return
+    payloads, of_payloads = sum(row["payloads"] for row in types), max(row["of_payloads"] for row in types)
+    lacking = min(row["lacking"] for row in types)
+    always = payloads >= of_payloads >= EXPECTED and lacking >= ALWAYS
+    if always or lacking * payloads >= EXPECTED * of_payloads > 0:
+        last = max(types, key=lambda row: row["last_seq"])
+        effects = [_effect(file, columns, lacking) for file, columns in readers.items()]
+        found = {"what": "vanished path", "run": last["last_run"], "effects": effects, "warns": True}
+        yield last | found | {"type": ", ".join(row["type"] for row in types), "lacking": lacking}
+        return
+    for row in types:
+        if row["first_seq"] > min(row["first_seq"] for row in types):
+            effects = [_effect(file, columns, None) for file, columns in readers.items()]
+            yield row | {"what": "new type", "run": row["first_run"], "effects": effects, "warns": row["is_recent"]}
+
+
+def _effect(file: str, columns: dict[str, bool], lacking: int | None) -> str:
+    """What a change does to the columns of a SELECT that depend on the path. lacking: payloads in which it is gone."""
+    nulls = [name for name, is_null in columns.items() if lacking and is_null]
+    others = [name for name in columns if name not in nulls] or (["which rows there are"] if not nulls else [])
+    said = [f"{', '.join(nulls)} {'is' if len(nulls) == 1 else 'are'} NULL in {lacking} of {lacking}"] if nulls else []
+    said += [f"{', '.join(others)} {'depends' if len(others) == 1 else 'depend'} on it"] if others else []
+    return f"{file}: {'; '.join(said)}"
 
 
 def _decoded(body: bytes | str) -> Any:
-    """The value of a JSON text, large numbers as floats; an empty object, if it is nested too deep to be decoded."""
+    """The value of a JSON text, large numbers as floats; None, if it is not JSON or is nested too deep."""
     try:
-        return msgspec.json.decode(body)
-    except (msgspec.DecodeError, RecursionError):
-        try:
-            return json.loads(body, parse_int=float)
-        except RecursionError:
-            return {}
+        return json.loads(body, parse_int=float)
+    except (ValueError, RecursionError):
+        return None
 
 
-SELECT_OBSERVED = """
-select stream, digest, counters::text as counters
-from classified where result = 'observed'
-order by counters_digest limit %(most)s
+SELECT_SAMPLE = """
+with published as (
+    select stream, digest, counters_digest, counters, paths,
+        row_number() over (partition by stream order by coalesce(counters_digest, digest)) as place
+    from classified where result in ('created', 'updated', 'observed')
+),
+
+rejected as (
+    select distinct on (r.stream, r.digest) r.stream, r.digest, r.bytes,
+        row_number() over (partition by r.stream order by r.digest) as place
+    from staging.rejects r
+    where r.fetch_run_id = %(run)s and not exists (
+        select from staging.quarantine q
+        where q.stage = 'land' and q.stream = r.stream and q.digest = r.digest)
+)
+
+select r.stream, r.digest, b.body, null as bytes
+from published r
+cross join lateral (
+    select (case when r.paths is null then p.body else ops.restore_volatile_fields(p.body, r.counters, r.paths) end)
+        ::text as body
+    from staging.payloads p
+    where p.digest = r.digest
+    order by (p.counters_digest is null) = (r.counters_digest is null) desc, p.payload_id limit 1
+) as b
+where r.place <= %(most)s and octet_length(b.body) <= %(largest)s
+union all
+select stream, digest, null, bytes from rejected where place <= %(most)s and octet_length(bytes) <= %(largest)s
 """
 
-SELECT_REUSED = """
-select c.stream, c.digest, p.body::text as body
-from classified c join staging.payloads p on p.digest = c.digest
-where c.result in ('created', 'updated') and p.fetch_run_id <> %(run)s
-  and octet_length(p.body::text) <= %(largest)s
-order by c.digest limit %(most)s
-"""
-
-UPSERT_PATHS = """
-insert into ops.schema_drift as d
-    (stream, path, type, first_run, last_run, payloads, of_payloads, missed, payload_id)
-select stream, path, type, run, run, seen, of_payloads, 0,
+UPSERT_ROWS = """
+insert into ops.schema_drift as d (stream, path, type, first_run, last_run, payloads, of_payloads, payload_id)
+select stream, path, type, run, run, seen, of_payloads,
     (select p.payload_id from staging.payloads p where p.digest = r.digest order by p.payload_id limit 1)
 from (select %s::uuid) as this (run),
     unnest(%s::text[], %s::text[], %s::text[], %s::bigint[], %s::bigint[], %s::bytea[])
@@ -126,55 +199,26 @@ from (select %s::uuid) as this (run),
 on conflict (stream, path, type) do update set
     last_run = case when excluded.payloads > 0 then excluded.last_run else d.last_run end,
     payloads = d.payloads + excluded.payloads,
-    of_payloads = d.of_payloads + excluded.of_payloads,
-    missed = case when excluded.payloads > 0 then 0 else d.missed + excluded.of_payloads end
+    of_payloads = case
+        when excluded.payloads > 0 then d.of_payloads + d.lacking + excluded.of_payloads else d.of_payloads
+    end,
+    lacking = case when excluded.payloads > 0 then 0 else d.lacking + excluded.of_payloads end
 """
 
-SELECT_CHANGES = """
-with ranged as (
-    select d.*, f.publish_seq as first_seq, l.publish_seq as last_seq,
-        min(coalesce(f.publish_seq, 9223372036854775807)) over (partition by d.stream) as stream_first_seq,
-        min(coalesce(f.publish_seq, 9223372036854775807)) over paths as path_first_seq,
-        min(d.missed) over paths as path_missed,
-        max(d.of_payloads) over paths as path_of,
-        sum(d.payloads) over paths as path_payloads,
-        max(l.publish_seq) over paths as path_last_seq,
-        first_value(d.last_run) over (partition by d.stream, d.path order by l.publish_seq desc nulls last)
-            as path_last_run
-    from ops.schema_drift d
-    join ops.fetch_runs f on f.fetch_run_id = d.first_run
-    join ops.fetch_runs l on l.fetch_run_id = d.last_run
-    where %(streams)s::text[] is null or d.stream = any(%(streams)s)
-    window paths as (partition by d.stream, d.path)
-),
-
-tested as (
-    select *,
-        path_missed * ln(greatest(1e-9, 1 - path_payloads / (path_of - path_missed + 1))) < ln(%(significance)s)
-            as path_vanished,
-        missed * ln(greatest(1e-9, 1 - payloads::numeric / (of_payloads - missed + 1))) < ln(%(significance)s)
-            and type <> 'null' as type_vanished
-    from ranged
-),
-
-changed as (
-    select case when coalesce(first_seq, 9223372036854775807) = path_first_seq then 'new path' else 'new type' end
-            as what,
-        stream, path, type, payloads, of_payloads, missed, first_run as run, first_seq as publish_seq, payload_id
-    from tested
-    where coalesce(first_seq, 9223372036854775807) > stream_first_seq
-    union all
-    select case when path_vanished then 'vanished path' else 'vanished type' end,
-        stream, path, type, payloads, of_payloads, missed, case when path_vanished then path_last_run else last_run end,
-        case when path_vanished then path_last_seq else last_seq end, payload_id
-    from tested
-    where path_vanished or type_vanished
+SELECT_ROWS = """
+with runs as (
+    select fetch_run_id, coalesce(publish_seq, 9223372036854775807) as publish_seq, coalesce(ended_at, now()) as at
+    from ops.fetch_runs
 )
 
-select what, stream, path, string_agg(type, ', ' order by type) as type,
-    least(1, round(sum(payloads) / max(of_payloads), 4))::float8 as share, sum(payloads)::bigint as payloads,
-    max(of_payloads) as of_payloads, min(missed) as missed, run, coalesce(min(payload_id::text), '') as payload_id
-from changed
-group by what, stream, path, run, publish_seq
-order by publish_seq desc nulls first, what, stream, path
+select d.stream, d.path, d.type, d.payloads, d.of_payloads, d.share::float8, d.lacking,
+    coalesce(d.payload_id::text, '') as payload_id, d.first_run, d.last_run,
+    f.publish_seq as first_seq, l.publish_seq as last_seq,
+    min(f.publish_seq) over (partition by d.stream) as stream_first_seq,
+    f.at > now() - make_interval(days => %(days)s) as is_recent
+from ops.schema_drift d
+join runs f on f.fetch_run_id = d.first_run
+join runs l on l.fetch_run_id = d.last_run
+where d.stream = any(%(streams)s)
+order by d.stream, d.path collate "C", d.type
 """

@@ -15,8 +15,7 @@ from psycopg import sql
 
 from pipelines import quarantine
 from pipelines.landing.intake import Progress, save_checkpoint
-from pipelines.landing.jsonb import DUPLICATE_KEY, LARGE, NotJson, chunks, is_lossless, repair, repair_any_size
-from pipelines.landing.schema_drift import SchemaDrift
+from pipelines.landing.jsonb import DUPLICATE_KEY, LARGE, Unlandable, chunks, is_lossless, repair, repair_any_size
 from pipelines.landing.validate import Arrival
 from pipelines.ledger import Run
 from pipelines.quarantine import Rejected
@@ -37,10 +36,8 @@ UNSTORABLE = (
 class BodyWriter:
     """Writes the batches of one run, one after another."""
 
-    def __init__(
-        self, run: Run, connection: Connection, writer: ThreadPoolExecutor, progress: Progress, drift: SchemaDrift
-    ) -> None:
-        self.run, self.connection, self.writer, self.progress, self.drift = run, connection, writer, progress, drift
+    def __init__(self, run: Run, connection: Connection, writer: ThreadPoolExecutor, progress: Progress) -> None:
+        self.run, self.connection, self.writer, self.progress = run, connection, writer, progress
         self.in_flight: dict[tuple[bytes, bool], Arrival] = {}
         self.writing: Future[None] | None = None
 
@@ -97,18 +94,15 @@ class BodyWriter:
         for arrival in arrivals:
             repairs: list[str] = []
             body = arrival.body
-            large = len(body) > LARGE
-            if large or not is_lossless(body):
+            if len(body) > LARGE or not is_lossless(body):
                 try:
                     body, repairs = repair_any_size(body)
-                except NotJson as error:
+                except Unlandable as error:
                     rejected.append(arrival.rejected(error))
                     self.progress.unstorable.append(arrival.digest.hex())
                     continue
             counters = arrival.volatile.digest if arrival.volatile else None
             self.progress.add_repairs(repairs)
-            if not large:
-                self.drift.inspect(arrival.stream, body, arrival.digest)
             rows.append((arrival.digest, counters, body, arrival.body if repairs else None, repairs or None))
         return rows, rejected
 
@@ -119,7 +113,7 @@ class BodyWriter:
             rejected += self._copy(rows)
             with connection.cursor().copy(COPY_ARRIVALS) as copy:
                 for each in arrivals:
-                    copy.write_row((self.run.id, *_arrival_row(each)))
+                    copy.write_row((self.run.id, *each.row()))
             quarantine.insert_rejects(connection, self.run.id, rejected)
             if checkpoint:
                 save_checkpoint(connection, self.run, self.progress)
@@ -171,11 +165,11 @@ class BodyWriter:
         """
         digest, counters, body, original, _ = row
         arrival = self.in_flight[digest, counters is not None]
-        fault = NotJson("jsonb_refuses", str(refusal).splitlines()[0])
+        fault = Unlandable("jsonb_refuses", str(refusal).splitlines()[0])
         if original is None and len(body) <= LARGE and isinstance(refusal, psycopg.DataError):
             try:
                 repaired, repairs = repair(body)
-            except NotJson as error:
+            except Unlandable as error:
                 fault, repairs = error, []
             if repairs:
                 self.progress.add_repairs(repairs)
@@ -206,22 +200,6 @@ copy staging.arrivals
      counters_digest, counters, paths)
 from stdin
 """
-
-
-def _arrival_row(arrival: Arrival) -> tuple[object, ...]:
-    volatile = arrival.volatile
-    return (
-        arrival.sequence,
-        arrival.stream,
-        arrival.external_id,
-        arrival.digest,
-        arrival.version_at,
-        arrival.fetched_at,
-        arrival.request,
-        volatile.digest if volatile else None,
-        volatile.values.decode() if volatile else None,
-        volatile.paths.decode() if volatile else None,
-    )
 
 
 def _escaped(chunk: bytes) -> bytes:

@@ -16,7 +16,7 @@ from typing import cast
 
 import msgspec
 
-from pipelines.landing.jsonb import NotJson, repair_any_size
+from pipelines.landing.jsonb import Unlandable, repair_any_size
 from pipelines.landing.volatile_fields import VolatileFields, path_tree, split_off
 from pipelines.quarantine import Rejected
 from pipelines.source import Contract, Payload
@@ -45,18 +45,16 @@ class Arrival:
         """Identifies the body: the digest, and whether volatile fields were split off before."""
         return self.digest, self.volatile is not None
 
-    def rejected(self, fault: NotJson) -> Rejected:
+    def row(self) -> tuple[object, ...]:
+        """Its row in staging.arrivals."""
+        found = self.volatile
+        volatile = (found.digest, found.values.decode(), found.paths.decode()) if found else (None, None, None)
+        times = self.version_at, self.fetched_at
+        return self.sequence, self.stream, self.external_id, self.digest, *times, self.request, *volatile
+
+    def rejected(self, fault: Unlandable) -> Rejected:
         """The same payload, rejected because its body cannot be stored."""
-        return Rejected(
-            self.stream,
-            self.body,
-            hashlib.sha256(self.body).digest(),
-            self.request,
-            self.external_id,
-            fault.reason,
-            fault.detail,
-            byte_offset=fault.byte_offset,
-        )
+        return _rejected(self.stream, self.body, self.request, self.external_id, fault)
 
 
 class Validator:
@@ -72,23 +70,19 @@ class Validator:
         external_id = payload.external_id
         request = payload.request.encode(errors="backslashreplace").decode()
 
-        def reject(reason: str, detail: str, path: str | None = None, byte_offset: int | None = None) -> Rejected:
-            digest = hashlib.sha256(payload.body).digest()
-            return Rejected(self._stream, payload.body, digest, request, external_id, reason, detail, path, byte_offset)
-
         try:
             record = self._decode(payload.body)
-        except NotJson as fault:
-            return reject(fault.reason, fault.detail, byte_offset=fault.byte_offset)
+            external_id = external_id or record.external_id()
+            if not external_id:
+                raise Unlandable("no_id", "the payload has no id of its own", path="$")
+            if len(external_id) > MAX_ID_LENGTH or not _storable(external_id):
+                unusable, external_id = external_id, None
+                raise Unlandable("no_id", f"the id cannot be used: {unusable[:100]!a}", path="$")
+        except Unlandable as fault:
+            return _rejected(self._stream, payload.body, request, external_id, fault)
         except msgspec.ValidationError as error:
             external_id = external_id or self._readable_id(payload.body)
-            return reject(*_contract_fault(error))
-        external_id = external_id or record.external_id()
-        if not external_id:
-            return reject("no_id", "the payload has no id of its own", "$")
-        if len(external_id) > MAX_ID_LENGTH or not _storable(external_id):
-            unusable, external_id = external_id, None
-            return reject("no_id", f"the id cannot be used: {unusable[:100]!a}", "$")
+            return _rejected(self._stream, payload.body, request, external_id, _contract_fault(error))
         received = self._fetched_at or datetime.now(UTC)
         version_at = payload.version_at or record.version_at() or received
         stable, volatile = split_off(payload.body, self._volatile) if self._volatile else (payload.body, None)
@@ -120,13 +114,19 @@ class Validator:
             return None
 
 
-def _contract_fault(error: msgspec.ValidationError) -> tuple[str, str, str]:
-    """Reason code, message and JSON path of a contract violation."""
+def _rejected(stream: str, body: bytes, request: str, external_id: str | None, fault: Unlandable) -> Rejected:
+    digest = hashlib.sha256(body).digest()
+    said = fault.reason, fault.detail, fault.path, fault.byte_offset
+    return Rejected(stream, body, digest, request, external_id, *said)
+
+
+def _contract_fault(error: msgspec.ValidationError) -> Unlandable:
+    """How a payload violates its contract, with the JSON path."""
     message, _, at = str(error).partition(" - at ")
     path = at.strip("`").replace("[...]", "[*]") or "$"
     if missing := _MISSING_FIELD.search(message):
-        return "missing_field", message, f"{path}.{missing.group(1)}"
-    return "wrong_type", message, path
+        return Unlandable("missing_field", message, path=f"{path}.{missing.group(1)}")
+    return Unlandable("wrong_type", message, path=path)
 
 
 def _storable(text: str) -> bool:

@@ -8,7 +8,7 @@ The result of an arrival is one of
     observed           as unchanged, but its volatile fields changed
     duplicate          the run has the same body again
     superseded         the run has a later, different body of the record
-    late               the latest version is newer
+    late               the latest version is newer, or was received again since
 Belongs here: staging.versions. Not here: tombstones (`deletions`), observations (`observations`).
 """
 
@@ -31,7 +31,7 @@ def insert_versions(run: Run) -> None:
 
 
 def confirm_unchanged(run: Run) -> None:
-    """Moves the time of unchanged versions to that of the arrival, at most once a day.
+    """Notes when unchanged versions were received again, at most once a day if their volatile fields are unchanged too.
 
     A version that is fetched in between and lands later is then late.
     """
@@ -53,39 +53,48 @@ with ranked as (
 ),
 
 compared as (
-    select r.*, l.version_id as latest_id, l.observation_id as latest_observation_id,
-        r.rank = 1 and r.counters_digest is not null and l.counters_before is distinct from r.counters_digest
-            as counters_changed,
-        l.seen_at is null or r.fetched_at >= l.seen_at as newest,
+    select r.*, l.version_id as latest_id, l.observed_at as newest_at, l.counters_digest as newest_counters,
+        coalesce(r.fetched_at < greatest(l.observed_at, l.received_at), false) as late,
         case
             when r.rank > 1 and r.digest = r.last_digest then 'duplicate'
             when r.rank > 1 then 'superseded'
             when l.version_id is null then 'created'
             when l.payload_id is null and r.fetched_at > l.fetched_at then 'created'
             when l.digest = r.digest then 'unchanged'
-            when l.payload_id is null or r.version_at < l.version_at then 'late'
+            when l.payload_id is null or r.version_at < l.version_at or r.fetched_at < l.received_at then 'late'
             else 'updated'
         end as result
     from ranked r
     left join lateral (
-        select v.version_id, v.payload_id, v.digest, v.version_at, v.fetched_at, o.observation_id, o.seen_at,
-            case
-                when o.observed_at <= r.fetched_at then o.digest
-                else (
-                    select e.digest from staging.observations e
-                    where e.record_id = r.record_id and e.observed_at <= r.fetched_at
-                    order by e.observed_at desc limit 1)
-            end as counters_before
+        select v.version_id, v.payload_id, v.digest, v.version_at, v.fetched_at,
+            coalesce(v.confirmed_at, v.fetched_at) as received_at, o.observed_at, o.digest as counters_digest
         from staging.versions v
-        left join staging.observations o on o.record_id = v.record_id and o.latest
+        left join lateral (
+            select observed_at, digest from staging.observations
+            where record_id = v.record_id and not late order by observation_id desc limit 1
+        ) as o on true
         where v.record_id = r.record_id and v.latest
     ) as l on true
+),
+
+observed as (
+    select c.*,
+        case when late then fetched_at else greatest(fetched_at, newest_at + interval '1 microsecond') end
+            as observed_at,
+        c.rank = 1 and c.counters_digest is not null and c.counters_digest is distinct from case
+            when late then (
+                select o.digest from staging.observations o
+                where o.record_id = c.record_id and o.observed_at <= c.fetched_at
+                order by o.observed_at desc limit 1)
+            else newest_counters
+        end as counters_changed
+    from compared c
 )
 
 select sequence, stream, external_id, record_id, digest, version_at, fetched_at, request, latest_id,
-    latest_observation_id, counters_digest, counters, paths, counters_changed, newest,
+    counters_digest, counters, paths, counters_changed, late, observed_at,
     case when result = 'unchanged' and counters_changed then 'observed' else result end as result
-from compared
+from observed
 """
 
 CLEAR_LATEST = """
@@ -116,8 +125,9 @@ order by c.sequence
 """
 
 CONFIRM_UNCHANGED = """
-update staging.versions v set version_at = c.version_at
+update staging.versions v set confirmed_at = c.fetched_at
 from classified c
 where v.version_id = c.latest_id and c.result in ('unchanged', 'observed')
-  and v.version_at < c.version_at and v.version_at < %(partition)s::date
+  and coalesce(v.confirmed_at, v.fetched_at) < c.fetched_at
+  and (c.counters_changed or coalesce(v.confirmed_at, v.fetched_at) < %(partition)s::date)
 """

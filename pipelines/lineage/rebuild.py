@@ -18,7 +18,7 @@ from pipelines import ledger, project
 from pipelines.ledger import Counts, Run
 from pipelines.lineage import shadow_schema, snapshots
 from pipelines.lineage.shadow_schema import NotApplied, Tables
-from pipelines.transform import table_digests
+from pipelines.transform import merge_sql, table_digests
 from pipelines.transform.run import code_version, record_rebuilt, record_sql
 from pipelines.warehouse import locks
 from pipelines.warehouse.database import Connection, Warehouse
@@ -151,7 +151,7 @@ def _write_differences(connection: Connection, domain: str, tables: Tables) -> d
     pairs = [(TableSpec(_live(table, domain)), TableSpec(table)) for table in tables.values()]
     connection.execute("set constraints all deferred")
     for live, derived in pairs:
-        row = connection.execute(_merge(live, derived)).fetchone()
+        row = connection.execute(merge_sql.merge(live, derived.target, owners_stay=False)).fetchone()
         assert row is not None
         unchanged = row["yielded"] - row["created"] - row["updated"]
         counts[live.name] = Counts(row["yielded"], row["created"], row["updated"], unchanged)
@@ -162,39 +162,6 @@ def _write_differences(connection: Connection, domain: str, tables: Tables) -> d
         counts[live.name].deleted = connection.execute(delete).rowcount
     connection.execute("set constraints all immediate")
     return counts
-
-
-def _merge(live: TableSpec, derived: TableSpec) -> sql.Composed:
-    """A MERGE that inserts the rows that a live table lacks and updates those that differ; it returns the counts."""
-    rest = [column for column in live.content if column not in live.key]
-    assignments = [sql.SQL("{} = {}").format(sql.Identifier(column), sql.Identifier("s", column)) for column in rest]
-    assignments += live.audit_assignments()
-    update: sql.Composable = sql.SQL("")
-    if rest:
-        update = sql.SQL("when matched and record_image_ne(row({}), row({})) then update set {}").format(
-            names(rest, "t"), names(rest, "s"), sql.SQL(", ").join(assignments)
-        )
-    return sql.SQL(
-        """
-        with merged as (
-            merge into {live} t using {derived} s on {same_key}
-            {update}
-            when not matched then insert ({columns}) values ({values})
-            returning merge_action() as action
-        )
-        select count(*) filter (where action = 'INSERT') as created,
-            count(*) filter (where action = 'UPDATE') as updated,
-            (select count(*) from {derived}) as yielded
-        from merged
-        """
-    ).format(
-        live=live.target,
-        derived=derived.target,
-        same_key=live.same_key("t", "s"),
-        update=update,
-        columns=names(live.content),
-        values=names(live.content, "s"),
-    )
 
 
 def _copy_digest(connection: Connection, spec: TableSpec) -> bytes:

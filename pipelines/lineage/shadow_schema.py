@@ -194,16 +194,8 @@ def _fill_from(
         if not change_set.start_complete(found.versions, found.numbers, publish_seq):
             return NotApplied(source)
         used = {select.table.name for edition in found.editions for select in edition}
-        applier = Applier(
-            change_set, found.editions, [TableSpec(table) for name, table in tables.items() if name in used]
-        )
-        applier.apply()
-        if applier.select_failed:
-            raise AtlasError(
-                f"The SELECT files of {source.name} fail on {applier.select_failed} records whose rows are in the "
-                f"tables. Fix the files: `atlas transform {source.name}` puts these records into quarantine, with the "
-                "error of each."
-            )
+        specs = [TableSpec(table) for name, table in tables.items() if name in used]
+        Applier(change_set, found.editions, specs, shrink=True).apply()
         return NotApplied(source, rejects.export_rows(connection, source.domain))
 
 

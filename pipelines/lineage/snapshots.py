@@ -1,9 +1,9 @@
-"""Which versions of a source's records were effective after a run, and which SELECT files had been applied to them.
+"""Which versions of a source's records were effective after a run, with the SELECT files that had been applied to them.
 
-    valid_from_run, valid_to_run, staging.reapplied_versions ──> effective versions, each with its SELECT files
+    staging.effective_versions_after(publish_seq), ops.sql ──> versions, each with its SELECT files
 
 Runs are ordered by `publish_seq`, the number that a run draws when it publishes. Belongs here: reading history. Not
-here: filling tables from it (`shadow_schema`).
+here: which versions are effective (`warehouse.staging_views`), filling tables from them (`shadow_schema`).
 """
 
 from dataclasses import dataclass
@@ -78,20 +78,12 @@ def effective_versions(
     tables: by bare name, the tables that the SELECT files fill.
     """
     rows = connection.execute(
-        EFFECTIVE_VERSIONS,
-        {"streams": list(source.streams.values()), "source": source.name, "publish_seq": publish_seq},
+        EDITIONS, {"streams": list(source.streams.values()), "source": source.name, "publish_seq": publish_seq}
     ).fetchall()
-    editions: dict[str, list[Select]] = {}
-    numbers: dict[str, int] = {}
-    for row in rows:
-        if row["code_version"] not in editions:
-            numbers[row["code_version"]] = len(editions)
-            own = {address: each for address, each in row["sql"].items() if address.startswith(f"{source.name}/")}
-            editions[row["code_version"]] = _edition(connection, own, tables)
     return EffectiveVersions(
-        [row["version_id"] for row in rows],
-        [numbers[row["code_version"]] for row in rows],
-        list(editions.values()),
+        [version for row in rows for version in row["versions"]],
+        [number for number, row in enumerate(rows) for _ in row["versions"]],
+        [_edition(connection, row["sql"], tables) for row in rows],
     )
 
 
@@ -117,21 +109,15 @@ def _edition(connection: Connection, digests: dict[str, str], tables: dict[str, 
     return [Select(files[name], table) for name, table in tables.items() if name in files]
 
 
-EFFECTIVE_VERSIONS = """
-select v.version_id, applied.code_version, applied.sql
-from staging.versions v
-join ops.fetch_runs f on f.fetch_run_id = v.valid_from_run and f.publish_seq <= %(publish_seq)s
-left join ops.fetch_runs t on t.fetch_run_id = v.valid_to_run
-cross join lateral (
-    select coalesce(r.stats -> 'code' ->> %(source)s, r.code_version) as code_version, r.stats -> 'sql' as sql
-    from ops.fetch_runs r
-    where r.publish_seq <= %(publish_seq)s
-      and r.fetch_run_id = any(array(
-          select v.valid_from_run union all
-          select a.fetch_run_id from staging.reapplied_versions a where a.version_id = v.version_id))
-    order by r.publish_seq desc limit 1
-) as applied
-where v.stream = any(%(streams)s) and v.payload_id is not null
-  and (t.publish_seq is null or t.publish_seq > %(publish_seq)s)
-order by v.version_id
+EDITIONS = """
+select e.sql, array_agg(e.version_id) as versions
+from (
+    select v.version_id, (
+        select coalesce(jsonb_object_agg(key, value), '{}') from jsonb_each(v.sql)
+        where starts_with(key, %(source)s || '/')) as sql
+    from staging.effective_versions_after(%(publish_seq)s) v
+    where v.stream = any(%(streams)s)
+) as e
+group by e.sql order by min(e.version_id)
 """
+"""The SELECT files of the source, by address and digest, and the versions to which these had been applied."""

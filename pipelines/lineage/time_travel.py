@@ -114,39 +114,15 @@ def why_not_exact(connection: Connection, state: DomainAsOf) -> str | None:
     if not differing:
         return None
     removed = history_removed_since(connection, state.domain, state.snapshot)
-    failed = _runs_with_failed_selects(connection, state.domain, state.snapshot)
     sentences = [f"These tables differ from what run {state.snapshot.run_id} recorded: {', '.join(differing)}."]
     if removed:
         sentences.append(f"History was removed since then: {'; '.join(removed)}.")
-    if failed:
-        sentences.append(
-            f"SELECT files failed on records in runs {', '.join(failed)}: the rows of these records stayed as earlier "
-            "runs had left them, which can be the reason."
-        )
     if not removed:
         sentences.append(
             "Rows may have been changed by hand, or a migration may have changed staging since then. "
             f"Run `atlas rebuild {state.domain}`: what later runs leave can then be shown exactly."
         )
     return " ".join(sentences)
-
-
-def _runs_with_failed_selects(connection: Connection, domain: str, snapshot: Snapshot) -> list[str]:
-    """Per source, the last run up to a snapshot, and since the last rebuild, where SELECT files failed on records."""
-    rows = connection.execute(
-        """
-        select distinct on (stream) fetch_run_id::text as run_id from ops.fetch_runs
-        where publish_seq <= %(publish_seq)s and starts_with(stream, %(domain)s || '/')
-          and (stats ->> 'select_failed')::bigint > 0
-          and publish_seq > coalesce(
-              (select max(r.publish_seq) from ops.fetch_runs r
-               where r.kind = 'rebuild' and r.stream = %(domain)s and r.publish_seq <= %(publish_seq)s),
-              0)
-        order by stream, publish_seq desc
-        """,
-        {"publish_seq": snapshot.publish_seq, "domain": domain},
-    )
-    return [row["run_id"] for row in rows]
 
 
 def _recorded(connection: Connection, domain: str, publish_seq: int) -> dict[str, dict[str, Any]]:
@@ -227,8 +203,10 @@ DIFFERING_ROWS = sql.SQL(
         to_jsonb(b) || jsonb_build_object('sql', b.sql ->> f.address) as before,
         to_jsonb(a) || jsonb_build_object('sql', a.sql ->> f.address) as after
     from differing d
-    left join lateral ops.effective_version(d.record_id, %(before)s) as b on true
-    left join lateral ops.effective_version(d.record_id, %(after)s) as a on true
+    left join lateral (
+        select * from staging.effective_versions_after(%(before)s) where record_id = d.record_id) as b on true
+    left join lateral (
+        select * from staging.effective_versions_after(%(after)s) where record_id = d.record_id) as a on true
     cross join lateral (
         select split_part(coalesce(a.stream, b.stream), '.', 1) || '/' || %(table)s as address
     ) as f
@@ -242,8 +220,8 @@ CELL = sql.SQL("case when record_image_ne(row((d.old).{1}), row((d.new).{1})) th
 
 NEWEST_OBSERVATION = sql.SQL(
     """
-    select o.observation_id from staging.observations o join ops.fetch_runs r on r.fetch_run_id = o.valid_from_run
+    select max(o.observation_id) as observation_id
+    from staging.observations o join ops.fetch_runs r on r.fetch_run_id = o.valid_from_run
     where o.record_id = d.record_id and r.publish_seq <= {}
-    order by o.observed_at desc limit 1
     """
 )

@@ -60,17 +60,16 @@ PREPARE = (
     insert into erased_versions
     select version_id, payload_id, digest, landed_run from staging.versions where landed_run = %(run)s
     """,
-    # Drift paths seen only in this record, or whose sample payload no longer exists; the next statement keeps those of
+    # Unread keys seen only in this record, or whose sample payload no longer exists; the next statement keeps those of
     # which another record has all keys. A key may be the name of a person.
     r"""
     create temp table forgotten_paths on commit drop as
     select stream, path, array(
             select m[1] from regexp_matches(path, '(?:^|\.)("(?:[^"\\]|\\.)*"|[^.\[*"$]+)', 'g') as m) as keys
     from ops.schema_drift d
-    where stream = %(stream)s
-    group by stream, path
-    having bool_and(d.payload_id is null or d.payload_id in (
-            select payload_id from erased_versions where payload_id is not null)
+    where stream = %(stream)s and type = 'unread' and (
+        d.payload_id is null
+        or d.payload_id in (select payload_id from erased_versions where payload_id is not null)
         or not exists (select from staging.payloads p where p.payload_id = d.payload_id))
     """,
     """

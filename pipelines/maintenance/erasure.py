@@ -60,7 +60,7 @@ def erase(
             _require_no_landing(run.connection, parameters)
             for statement in erase_sql.PREPARE:
                 run.connection.execute(statement, parameters)
-            counts, stats = apply_pending(run, source)
+            counts, stats = apply_pending(run, source, shrink=True)
             stats["erased"] = {
                 kind: run.connection.execute(statement, parameters).rowcount
                 for kind, statement in erase_sql.DELETE.items()

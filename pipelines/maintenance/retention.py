@@ -114,10 +114,9 @@ DELETE_OF_SOURCE = {
             select o.observation_id from staging.observations o
             where (o.stream = %(source)s or starts_with(o.stream, %(source)s || '.'))
               and (
-                  not o.latest
-                  and exists (
+                  exists (
                       select from staging.observations n join ops.fetch_runs r on r.fetch_run_id = n.valid_from_run
-                      where n.record_id = o.record_id and n.observed_at > o.observed_at
+                      where n.record_id = o.record_id and not n.late and n.observation_id > o.observation_id
                         and r.ended_at < now() - make_interval(days => %(versions_days)s))
                   and not exists (
                       select from ops.sql s

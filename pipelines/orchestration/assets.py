@@ -43,9 +43,13 @@ class LandConfig(dg.Config):
 
 
 class TransformConfig(dg.Config):
-    """full: applies all latest versions of the partition again, not only pending ones."""
+    """full: applies all latest versions of the partition again, not only pending ones.
+
+    shrink: accepts that a table loses more than a fifth of its rows, or that a SELECT fails on many records.
+    """
 
     full: bool = False
+    shrink: bool = False
 
 
 def staging_key(source: Source) -> dg.AssetKey:
@@ -138,7 +142,12 @@ def table_assets(source: Source) -> dg.AssetsDefinition:
         atlas: Atlas = context.resources.atlas
 
         work = partial(
-            transform, source=source, full=config.full, dagster_run_id=context.run.run_id, notify=atlas.notify
+            transform,
+            source=source,
+            full=config.full,
+            shrink=config.shrink,
+            dagster_run_id=context.run.run_id,
+            notify=atlas.notify,
         )
         yield from _each_partition(context, atlas, work, {table_key(each): each.table.fullname for each in selects})
 
@@ -205,11 +214,13 @@ select * from ops.trace where table_name = '{table}'
 
 
 def drift_table(changes: Sequence[Mapping[str, Any]]) -> str:
-    """New and vanished JSON paths and types as a Markdown table."""
-    lines = ["| what | stream | path | type | share | sample |", "|---|---|---|---|---|---|"]
+    """Changed JSON paths as a Markdown table."""
+    lines = ["| what | stream | path | type | share | effects | sample |", "|---|---|---|---|---|---|---|"]
     for each in changes[:MOST_CHANGES]:
         path = each["path"].replace("|", r"\|")
-        cells = [each["what"], each["stream"], f"`{path}`", each["type"], f"{each['share']:.1%}", each["payload_id"]]
+        share = "" if each["share"] is None else f"{each['share']:.1%}"
+        effects = "<br>".join(each["effects"])
+        cells = [each["what"], each["stream"], f"`{path}`", each["type"], share, effects, each["payload_id"]]
         lines.append(f"| {' | '.join(cells)} |")
     if len(changes) > MOST_CHANGES:
         lines.append(f"\n{len(changes) - MOST_CHANGES:,} more: `atlas drift`")

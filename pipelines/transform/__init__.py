@@ -4,12 +4,11 @@
 
 Temporary tables, each dropped when its transaction ends, and read in this package alone:
 
-- `change_set`: one row per record, with the version that is applied. `change_set_bodies`: their payloads, with current
-  counters. `change_set_observations`: the observations that are applied. `failed_versions`: versions that a SELECT
-  fails on, excluded from the change set.
+- `change_set`: one row per record, with the version that is applied. `change_set_bodies`: the payloads that SELECTs
+  read, with current counters. `change_set_observations`: the observations that are applied.
 - `dependent_records`: records to add to the change set. `pruned_keys`: keys that are about to be deleted.
-- `incoming_<table>`: what the SELECT files yield for a table. `other_<table>`: the same by another edition of a file.
-- `released_<table>`: keys of a shared table to which a row no longer refers.
+- `incoming_<table>`: what the SELECT files yield for a table.
+- `referenced_<table>`: keys of a shared table to which rows of the change set referred before.
 - `rejected_rows`: rows that do not fit their table. `found_pending_rows`: keys that rows of this run are pending for.
-- `contested_keys`: rows that share a key or a unique value. `conflict_losers`: those of them that are not written.
+- `conflict_losers`: rows that are not written, because another row has their key or a unique value.
 """

@@ -10,10 +10,13 @@ their statements (`merge_sql`), which versions are applied (`change_set`).
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import psycopg
 from psycopg import sql
 
+from pipelines.errors import AtlasError
+from pipelines.landing.deletions import ACCEPTED_LOSS
 from pipelines.ledger import Counts
 from pipelines.project import Select
 from pipelines.transform import merge_sql, rejects
@@ -45,27 +48,33 @@ class Applier:
     """Applies one change set, in one transaction.
 
     editions: as `Evaluator` has it. specs: the tables, parents before those that refer to them. If no SELECT fills a
-    table, the rows of the change set's records are pruned there.
+    table, the rows of the change set's records are pruned there. shrink: accepts that SELECT files fail on many records
+    and that many rows are deleted.
     """
 
-    def __init__(self, change_set: ChangeSet, editions: Sequence[Sequence[Select]], specs: Sequence[TableSpec]) -> None:
-        self.change_set, self.specs = change_set, specs
+    def __init__(
+        self,
+        change_set: ChangeSet,
+        editions: Sequence[Sequence[Select]],
+        specs: Sequence[TableSpec],
+        *,
+        shrink: bool,
+    ) -> None:
+        self.change_set, self.specs, self.shrink = change_set, specs, shrink
         self.tables = [IncomingTable(spec) for spec in specs]
         self.connection = change_set.connection
         self.shared = shared_tables(specs)
-        self.evaluator = Evaluator(change_set, editions, self.tables)
+        self.evaluator = Evaluator(change_set, editions, self.tables, shrink=shrink)
         self.validator = RowValidator(self.connection, self.tables)
         self.dependents = DependentRecords(change_set, self.tables)
         self.table_changes: dict[str, TableChange] = {}
 
-    @property
-    def select_failed(self) -> int:
-        """How many records were excluded because a SELECT file fails on them."""
-        return self.evaluator.failed
-
     def apply(self) -> dict[str, Counts]:
-        """Applies the change set and all records that depend on it; returns the counts of each table."""
-        self._create_temporary_tables()
+        """Applies the change set and all records that depend on it; returns the counts of each table.
+
+        Raises AtlasError where a SELECT file is wrong, or where more is lost than `shrink` accepts.
+        """
+        self.connection.execute(rejects.CREATE_REJECTED)
         self.evaluator.evaluate()
         while self.dependents.add(having_keys=False):
             self.evaluator.evaluate()
@@ -77,20 +86,13 @@ class Applier:
         except ROW_REJECTED:
             counts = self._validate()
             self._write(counts, validated=True)
-        if self.select_failed:
-            counts[self.specs[0].name] += Counts(fetched=self.select_failed, quarantined=self.select_failed)
+        for name, number in rejects.rejected_by_table(self.connection).items():
+            counts[name] += Counts(fetched=number, quarantined=number)
         return counts
 
     def no_counts(self) -> dict[str, Counts]:
         """Counts of zero for each table."""
         return {spec.name: Counts() for spec in (*self.specs, *self.shared)}
-
-    def _create_temporary_tables(self) -> None:
-        self.connection.execute(rejects.CREATE_REJECTED)
-        for spec in self.shared:
-            self.connection.execute(
-                sql.SQL("create temp table {} (key uuid) on commit drop").format(merge_sql.released(spec))
-            )
 
     def _validate(self) -> dict[str, Counts]:
         """Rejects the rows that do not fit, with all records in the change set whose rows they conflict with.
@@ -120,7 +122,9 @@ class Applier:
         self.connection.execute("set constraints all deferred")
         for incoming in self.tables:
             self.connection.execute(merge_sql.require_unique_keys(incoming))
-        kept = self._prune([each for each in reversed(self.tables) if "record_id" in each.yielded], counts)
+        for spec in self.shared:
+            self.connection.execute(merge_sql.create_referenced(spec, self.specs))
+        kept = self._prune([each for each in reversed(self.tables) if each.spec.owned], counts)
         for incoming in self.tables:
             self._merge(incoming, counts[incoming.spec.name])
         kept = self._prune(kept, counts)
@@ -132,10 +136,12 @@ class Applier:
         self.connection.execute("set constraints all immediate")
 
     def _merge(self, incoming: IncomingTable, counts: Counts) -> None:
-        merged = self.connection.execute(merge_sql.merge(incoming)).fetchone()
+        merged = self.connection.execute(
+            merge_sql.merge(incoming.spec, sql.SQL("({})").format(incoming.typed_rows()), owners_stay=True)
+        ).fetchone()
         assert merged is not None
         counts.created, counts.updated = merged["created"], merged["updated"]
-        counts.fetched = merged["yielded"] + counts.quarantined + counts.duplicates
+        counts.fetched = merged["yielded"] + counts.duplicates
         counts.unchanged = merged["yielded"] - counts.created - counts.updated
         self.table_changes[incoming.spec.name].rows += counts.created
         self.table_changes[incoming.spec.name].digest += int(merged["digest"])
@@ -146,15 +152,36 @@ class Applier:
         """Prunes tables; returns those where rows were kept because they are referenced."""
         kept = []
         for incoming in tables:
-            if self._delete(incoming.spec, merge_sql.prune(incoming, referenced=referenced), counts):
+            deleted = self._delete(incoming.spec, merge_sql.prune(incoming, referenced=referenced), counts)
+            if not self.shrink:
+                self._require_few(incoming.spec, deleted)
+            if any(each["kept"] for each in deleted):
                 kept.append(incoming)
         return kept
 
-    def _delete(self, spec: TableSpec, statement: sql.Composed, counts: dict[str, Counts]) -> int:
-        """Runs a statement that deletes; returns how many rows it kept."""
-        deleted = self.connection.execute(statement).fetchone()
-        assert deleted is not None
-        counts[spec.name].deleted += deleted["deleted"]
-        self.table_changes[spec.name].rows -= deleted["deleted"]
-        self.table_changes[spec.name].digest -= int(deleted["digest"])
-        return int(deleted["kept"])
+    def _require_few(self, spec: TableSpec, deleted: Sequence[dict[str, Any]]) -> None:
+        """Raises AtlasError where rows are deleted, or will be, that are more than a fifth of a stream's and than five.
+
+        Rows that stay are counted only in this case, and only as many as decide it.
+        """
+        for each in deleted:
+            lost = each["deleted"] + each["kept"]
+            if lost <= ACCEPTED_LOSS:
+                continue
+            left = merge_sql.rows_of_stream(spec, each["stream"], lost * 5 - each["deleted"])
+            before = each["deleted"] + self.connection.execute(left).rowcount
+            if before < lost * 5:
+                raise AtlasError(
+                    f"This would delete {lost:,} of the {before:,} rows of {each['stream']} in {spec.name}, more than "
+                    "a fifth. Nothing is written. If the rows are to go, also where a landing with --shrink deleted "
+                    f"their records, run: {self.change_set.command} --shrink"
+                )
+
+    def _delete(self, spec: TableSpec, statement: sql.Composed, counts: dict[str, Counts]) -> list[dict[str, Any]]:
+        """Runs a statement that deletes; returns what it deleted and kept of each stream."""
+        rows = self.connection.execute(statement).fetchall()
+        for row in rows:
+            counts[spec.name].deleted += row["deleted"]
+            self.table_changes[spec.name].rows -= row["deleted"]
+            self.table_changes[spec.name].digest -= int(row["digest"])
+        return rows

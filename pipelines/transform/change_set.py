@@ -28,8 +28,7 @@ create temp table if not exists change_set_observations (
     record_id uuid, observation_id bigint primary key, round int
 ) on commit drop;
 create temp table if not exists dependent_records (record_id uuid) on commit drop;
-create temp table if not exists pruned_keys (key uuid) on commit drop;
-create temp table if not exists failed_versions (version_id bigint, record_id uuid) on commit drop
+create temp table if not exists pruned_keys (key uuid) on commit drop
 """
 
 PENDING = sql.SQL(
@@ -51,11 +50,18 @@ INSERT_PENDING = sql.SQL(
     select record_id, version_id, stream, external_id, payload_id, 1,
         %(full)s or payload_id is null or not exists (
             select from staging.effective_versions e
-            where e.record_id = p.record_id and e.payload_id is not null and e.applied_sql = %(code)s)
+            where e.record_id = p.record_id and e.payload_id is not null and e.applied_sql = %(code)s
+              and not exists (
+                  select from staging.quarantine q
+                  where q.record_id = p.record_id and q.reason = 'select_fails' and q.closed_at is null)
+              and not exists (
+                  select from staging.observations o
+                  where o.record_id = p.record_id and o.late and o.valid_from_run is null))
     from pending p
     """
 )
-"""All observations of a record are read, unless the same SELECT files have been applied to it before."""
+"""All observations of a record are read, unless the same SELECT files were applied to it before and did not fail, and
+no late one changes what comes after it."""
 
 INSERT_GIVEN = sql.SQL(
     """
@@ -73,98 +79,83 @@ select e.record_id, e.version_id, e.stream, e.external_id, e.payload_id, %(round
 from (select distinct record_id from dependent_records) as d
 join staging.effective_versions e on e.record_id = d.record_id
 where e.stream = any(%(streams)s) and not exists (select from change_set c where c.record_id = d.record_id)
-  and not exists (select from failed_versions f where f.version_id = e.version_id)
 """
 
-INSERT_EFFECTIVE_OF_FAILED = """
-insert into change_set
-select e.record_id, e.version_id, e.stream, e.external_id, e.payload_id, %(round)s, true
-from (select distinct record_id from failed_versions) as d
-join staging.effective_versions e on e.record_id = d.record_id
-where e.payload_id is not null
-  and not exists (select from change_set c where c.record_id = d.record_id)
-  and not exists (select from failed_versions f where f.version_id = e.version_id)
-"""
-
-ALL_OBSERVATIONS = sql.SQL("staging.observations")
-
-OBSERVATIONS_APPLIED_BY = sql.SQL(
-    """(
-        select o.* from staging.observations o join ops.fetch_runs r on r.fetch_run_id = o.valid_from_run
-        where r.publish_seq <= {publish_seq})"""
-)
-
-CURRENT_OBSERVATION = sql.SQL("case when v.latest then e.latest else e.valid_from_run is not null end")
+NOW = sql.SQL("(v.latest or o.valid_from_run is not null)")
 """A version that is not the latest keeps the counters it was applied with; newer ones apply with the latest version."""
+
+AS_OF = sql.SQL(
+    "exists (select from ops.fetch_runs r where r.fetch_run_id = o.valid_from_run and r.publish_seq <= {publish_seq})"
+)
 
 INSERT_BODIES = sql.SQL(
     """
     insert into change_set_bodies
     select c.record_id, c.version_id, c.stream, c.external_id,
         case
-            when o.digest = b.counters_digest or o.digest is null then b.body
-            else ops.restore_volatile_fields(b.body, o.counters, o.paths)
+            when e.digest = b.counters_digest or e.digest is null then b.body
+            else ops.restore_volatile_fields(b.body, e.counters, e.paths)
         end,
         c.round, c.edition
     from change_set c
     join staging.versions v using (version_id)
     join staging.payloads b on b.payload_id = c.payload_id
     left join lateral (
-        select e.digest, e.counters, e.paths from {observations} e
-        where e.record_id = c.record_id and {current}
-        order by e.observed_at desc limit 1
-    ) as o on true
+        select o.digest, o.counters, o.paths from staging.observations o
+        where o.record_id = c.record_id and not o.late and {applied}
+        order by o.observation_id desc limit 1
+    ) as e on true
     where c.round = {round}
     """
 )
 
 INSERT_OBSERVATIONS = sql.SQL(
     """
-    with added as (
-        select o.record_id, o.observation_id, o.observed_at
-        from change_set c
-        join staging.versions v using (version_id)
-        join {observations} o on o.record_id = c.record_id
-        where (c.all_observations or o.valid_from_run is null) and (v.latest or o.valid_from_run is not null)
-    )
-
     insert into change_set_observations
-    select f.record_id, f.observation_id, {round} from (
-        select record_id, observation_id from added
-        union
-        select f.record_id, n.observation_id from added f
-        cross join lateral ( -- the next one, which may now be equal to the one before it
-            select e.observation_id from {observations} e
-            where e.record_id = f.record_id and e.observed_at > f.observed_at and e.valid_from_run is not null
-            order by e.observed_at limit 1
-        ) as n
-    ) as f
-    where not exists (select from change_set_observations s where s.observation_id = f.observation_id)
+    select o.record_id, o.observation_id, {round}
+    from change_set c
+    join staging.versions v using (version_id)
+    join staging.observations o on o.record_id = c.record_id
+    where (c.all_observations or o.valid_from_run is null) and {applied}
+      and not exists (select from change_set_observations s where s.observation_id = o.observation_id)
     """
 )
+
+COUNT_RECORDS = """
+select count(*) as number from (
+    select record_id from change_set where payload_id is not null and stream = any(%(streams)s)
+    union
+    select record_id from staging.versions
+    where latest and payload_id is not null and stream = any(%(streams)s) and partition_key = %(partition)s
+) as r
+"""
 
 
 class ChangeSet:
     """The change set of one run, in temporary tables of its transaction.
 
     Records are added in rounds: SELECT files read the last round only, so that they read each record once. round: the
-    last one. observations: the table, or query, of the observations that exist for it. complete: all versions that the
-    tables are derived from are in it, and it is never extended.
+    last one. partition: where it started; "" for all. complete: all versions that the tables are derived from are in
+    it, and it is never extended.
     """
 
     def __init__(self, connection: Connection, source: Source) -> None:
         self.connection, self.source = connection, source
         self._streams = list(source.streams.values())
-        self.round = 0
-        self.complete = False
-        self.observations: sql.Composable = ALL_OBSERVATIONS
-        self._current: sql.Composable = CURRENT_OBSERVATION
+        self.round, self.partition, self.complete = 0, "", False
+        self._applied: sql.Composable = NOW
+
+    @property
+    def command(self) -> str:
+        """The command that transforms the partition again."""
+        return f"atlas transform {self.source.name} --partition {self.partition}"
 
     def start(self, partition: str, *, full: bool, code: str) -> int:
         """Starts with the pending versions of a partition, or with all latest ones; returns the number of records.
 
         code: digest of the SELECT files. Where nothing is pending, no table is created.
         """
+        self.partition = partition
         parameters = {"partition": partition, "full": full, "code": code, "streams": self._streams}
         if not self.connection.execute(PENDING + sql.SQL("select from pending limit 1"), parameters).rowcount:
             return 0
@@ -176,8 +167,7 @@ class ChangeSet:
         editions: for each version, the number of the SELECT files that are applied to it.
         """
         self.complete = True
-        self.observations = OBSERVATIONS_APPLIED_BY.format(publish_seq=sql.Literal(publish_seq))
-        self._current = sql.SQL("true")
+        self._applied = AS_OF.format(publish_seq=sql.Literal(publish_seq))
         return self._start(INSERT_GIVEN, {"versions": versions, "editions": editions, "streams": self._streams})
 
     def _start(self, query: sql.SQL | sql.Composed, parameters: dict[str, Any]) -> int:
@@ -194,26 +184,27 @@ class ChangeSet:
         )
         return self._fill() > 0
 
-    def exclude(self, version_ids: Sequence[int]) -> None:
-        """Removes versions for good; SELECTs then read again all that is left.
-
-        Each is replaced by the effective version of its record, if that is another one.
+    def remove_bodies(self, version_ids: Sequence[int]) -> None:
+        """Removes the bodies of versions, so that no SELECT reads them and all their rows are pruned; SELECTs then read
+        again what is left.
         """
+        self.connection.execute("delete from change_set_bodies where version_id = any(%s)", [list(version_ids)])
         self.connection.execute(
-            "insert into failed_versions select version_id, record_id from change_set where version_id = any(%s)",
-            [list(version_ids)],
+            "update change_set set all_observations = true where version_id = any(%s)", [list(version_ids)]
         )
-        for name in ("change_set_bodies", "change_set_observations", "change_set"):
-            self.connection.execute(
-                sql.SQL(
-                    "delete from {} where record_id in (select record_id from change_set where version_id = any(%s))"
-                ).format(sql.Identifier(name)),
-                [list(version_ids)],
-            )
-        if not self.complete:
-            self.connection.execute(INSERT_EFFECTIVE_OF_FAILED, {"round": self.round + 1})
-            self._fill()
+        self.connection.execute(INSERT_OBSERVATIONS.format(round=sql.Literal(self.round), applied=self._applied))
         self.merge_rounds()
+
+    def count_records(self, version_ids: Sequence[int]) -> int:
+        """How many records with a body the change set, and its partition, have of the streams of some versions."""
+        streams = self.connection.execute(
+            "select distinct stream from change_set where version_id = any(%s)", [list(version_ids)]
+        )
+        row = self.connection.execute(
+            COUNT_RECORDS, {"streams": [each["stream"] for each in streams], "partition": self.partition}
+        ).fetchone()
+        assert row is not None
+        return int(row["number"])
 
     def merge_rounds(self) -> None:
         """Makes all rounds one, so that SELECTs read all of it again."""
@@ -225,9 +216,7 @@ class ChangeSet:
         self.round += 1
         added = 0
         for statement in (INSERT_BODIES, INSERT_OBSERVATIONS):
-            query = statement.format(
-                round=sql.Literal(self.round), observations=self.observations, current=self._current
-            )
+            query = statement.format(round=sql.Literal(self.round), applied=self._applied)
             added += self.connection.execute(query).rowcount
         for name in ("change_set", "change_set_bodies", "change_set_observations"):
             self.connection.execute(sql.SQL("analyze {}").format(sql.Identifier(name)))

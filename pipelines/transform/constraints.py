@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from psycopg import sql
 
 from pipelines.ledger import Counts
-from pipelines.transform import rejects
+from pipelines.transform import merge_sql, rejects
 from pipelines.transform.incoming import IncomingTable
 from pipelines.transform.key_conflicts import ConflictResolver
 from pipelines.warehouse.database import Connection
@@ -32,16 +32,14 @@ class RowValidator:
             self._reject_checks(incoming)
 
     def reject_conflicting(self, counts: dict[str, Counts]) -> None:
-        """Leaves in `incoming` only rows that fit together; adds duplicates and all rejected rows to the counts."""
+        """Leaves in `incoming` only rows that fit together; adds duplicates to the counts."""
         for incoming in self.tables:
             each = counts[incoming.spec.name]
             each.duplicates += self._delete_duplicates(incoming)
             for reference in incoming.spec.references:
                 self._reject_orphans(incoming, reference)
-            each.duplicates += self.conflicts.reject_taken(incoming) + self.conflicts.resolve(incoming)
+            each.duplicates += self.conflicts.resolve(incoming)
         self.delete_unreferenced()
-        for name, number in rejects.rejected_by_table(self.connection).items():
-            counts[name].quarantined += number
 
     def delete_unreferenced(self) -> None:
         """Deletes from `incoming` the shared rows to which no row refers, or only rejected ones, of any source."""
@@ -81,8 +79,8 @@ class RowValidator:
             rejects.reject(
                 self.connection,
                 incoming,
-                sql.SQL("o.ctid in (select place from ({}) as n where ({}) is false)").format(
-                    rejects.located_rows(incoming), sql.SQL(str(check.sqltext))
+                sql.SQL("o.ctid in (select n.ctid from ({}) as n where ({}) is false)").format(
+                    incoming.typed_rows(), sql.SQL(str(check.sqltext))
                 ),
                 reason="check",
                 constraint=str(check.name),
@@ -151,19 +149,15 @@ class RowValidator:
         ).format(column=column, parent=parent.target, key=sql.Identifier(key), stays=stays, comes=comes)
 
     def _delete_unreferenced(self, incoming: IncomingTable) -> None:
-        (key,) = incoming.spec.key
-        places = [(child.spec, child.identifier) for child in self.tables]
-        places += [(child, child.target) for child in map(TableSpec, incoming.spec.table.metadata.sorted_tables)]
-        referenced = [
-            sql.SQL("exists (select from {} r where r.{} = o.{})").format(
-                place, sql.Identifier(reference.column), sql.Identifier(key)
-            )
-            for child, place in places
-            for reference in child.references
+        places = [(table.target, column) for table, column in incoming.spec.referrers]
+        places += [
+            (child.identifier, reference.column)
+            for child in self.tables
+            for reference in child.spec.references
             if reference.table is incoming.spec.table
         ]
         self.connection.execute(
-            sql.SQL("delete from {} o where not ({})").format(
-                incoming.identifier, sql.SQL(" or ").join(referenced) if referenced else sql.SQL("false")
+            sql.SQL("delete from {} t where not {}").format(
+                incoming.identifier, merge_sql.is_referenced(incoming.spec, places)
             )
         )

@@ -79,7 +79,7 @@ class DependentRecords:
         self.connection.execute("truncate dependent_records")
         for incoming in self.tables:
             self._insert(PENDING_FOR_PARENT, incoming, key=incoming.spec.key_text("i"))
-            if "record_id" in incoming.yielded:
+            if incoming.spec.owned:
                 self._insert(
                     PENDING_FOR_KEY, incoming, key=incoming.spec.key_text("i"), target_key=incoming.spec.key_text("t")
                 )

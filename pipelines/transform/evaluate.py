@@ -1,9 +1,10 @@
 """Runs the SELECT files over a change set, and collects what they yield in `incoming_<table>`.
 
     change_set ──SELECT files──> incoming_<table>
-                    └── fails on a record? find it by bisection, reject it, exclude it, start again
+                    └── fails on a record? find it by bisection, reject it, take out its body, start again
 
-Belongs here: running SELECT files, and their errors. Not: what the tables do with the rows (`apply`).
+A record that is rejected stays in the change set without a body, so its rows are pruned. Belongs here: running SELECT
+files, and their errors. Not: what the tables do with the rows (`apply`).
 """
 
 import re
@@ -17,12 +18,13 @@ from pipelines.project import Select
 from pipelines.transform import rejects
 from pipelines.transform.change_set import ChangeSet
 from pipelines.transform.incoming import IncomingTable
-from pipelines.warehouse.database import Connection
 from pipelines.warehouse.table_spec import names
 
 SELECT_FAILED = (psycopg.DataError, psycopg.errors.ProgramLimitExceeded, psycopg.errors.StatementTooComplex)
 """Errors that a SELECT raises because of a value in a payload."""
 
+BROKEN_FROM = 20
+"""A SELECT that fails on more than half of at least this many records is broken, and none of them is quarantined."""
 
 PAYLOADS = sql.SQL(
     """{name} as not materialized (
@@ -35,18 +37,18 @@ PAYLOADS = sql.SQL(
 OBSERVATIONS = sql.SQL(
     """{name} as not materialized (
         select {source}::text as source, b.record_id, b.external_id, o.observed_at, o.counters as body
-        from change_set_observations s join {observations} o using (observation_id)
+        from change_set_observations s join staging.observations o using (observation_id)
         join change_set_bodies b on b.record_id = s.record_id
         where b.stream = {stream} and s.round = {round} and b.edition = {edition} {where}
           and o.digest is distinct from (
-              select e.digest from {observations} e
-              where e.record_id = o.record_id and e.observed_at < o.observed_at
-                and (
-                    e.valid_from_run is not null
-                    or exists (select from change_set_observations n where n.observation_id = e.observation_id))
+              select e.digest from staging.observations e
+              where e.record_id = o.record_id and e.observed_at < o.observed_at and (
+                  exists (select from change_set_observations n where n.observation_id = e.observation_id)
+                  or {incremental} and e.valid_from_run is not null)
               order by e.observed_at desc limit 1)
     )"""
 )
+"""Each change: an observation that is equal to the one before it in time is left out."""
 
 NO_CONDITION = sql.SQL("")
 
@@ -64,8 +66,8 @@ def query_over(
             source=sql.Literal(change_set.source.name),
             stream=sql.Literal(stream),
             round=sql.Literal(change_set.round),
+            incremental=sql.Literal(not change_set.complete),
             edition=sql.Literal(edition),
-            observations=change_set.observations,
             where=where,
         )
         for kind, stream in change_set.source.streams.items()
@@ -80,39 +82,44 @@ def query_over(
 
 
 class Evaluator:
-    """Runs the SELECT files of one run. failed: how many records were rejected because a SELECT fails on them.
+    """Runs the SELECT files of one run.
 
-    editions: the SELECT files; several times where versions are applied with different texts of them.
+    editions: the SELECT files; several times where versions are applied with different texts of them. shrink: accepts
+    that a SELECT fails on many records.
     """
 
     def __init__(
-        self, change_set: ChangeSet, editions: Sequence[Sequence[Select]], tables: Sequence[IncomingTable]
+        self,
+        change_set: ChangeSet,
+        editions: Sequence[Sequence[Select]],
+        tables: Sequence[IncomingTable],
+        *,
+        shrink: bool,
     ) -> None:
-        self.change_set, self.editions, self.tables = change_set, editions, tables
+        self.change_set, self.editions, self.tables, self.shrink = change_set, editions, tables, shrink
         self.connection = change_set.connection
-        self.failed = 0
 
     def evaluate(self) -> None:
         """Adds what the SELECT files yield over the last round of the change set. Raises AtlasError for wrong SQL."""
         tables = {incoming.spec.table.name: incoming for incoming in self.tables}
         for edition, selects in enumerate(self.editions):
             for select in selects:
-                incoming = tables[select.table.name]
+                query = query_over(self.change_set, select, edition)
                 try:
                     with self.connection.transaction():
-                        self._add(incoming, query_over(self.change_set, select, edition), select)
+                        self._add(tables[select.table.name], query, select)
                 except SELECT_FAILED as error:
-                    self._exclude_failing(select, edition, error)
+                    self._reject_failing(select, edition, error)
                     self.restart()
                     return
                 except psycopg.ProgrammingError as error:
-                    raise _wrong_sql(select, query_over(self.change_set, select, edition), error) from error
+                    raise _wrong_sql(select, query, error) from error
         for incoming in self.tables:
             if not incoming.yielded:
                 query = sql.SQL("select {} from {} where false").format(
                     names(incoming.spec.content), incoming.spec.target
                 )
-                self._create(incoming, query, incoming.spec.name)
+                incoming.create(self.connection, query, incoming.spec.name)
             self.connection.execute(sql.SQL("analyze {}").format(incoming.identifier))
 
     def restart(self) -> None:
@@ -124,78 +131,73 @@ class Evaluator:
         self.evaluate()
 
     def _add(self, incoming: IncomingTable, query: sql.Composed, select: Select) -> None:
-        if not incoming.yielded:
-            self._create(incoming, query, select.file.address)
-        elif len(self.editions) == 1:
+        """Adds what one SELECT file yields. What several editions of it yield may differ in types: it meets as text."""
+        if len(self.editions) > 1:
+            if not incoming.yielded:
+                incoming.create_as_text(self.connection)
+            incoming.insert_as_text(self.connection, query, select.file.address)
+        elif incoming.yielded:
             self.connection.execute(sql.SQL("insert into {} {}").format(incoming.identifier, query))
         else:
-            self._add_edition(incoming, query, select)
+            incoming.create(self.connection, query, select.file.address)
 
-    def _create(self, incoming: IncomingTable, query: sql.Composed, address: str) -> None:
-        self.connection.execute(sql.SQL("create temp table {} on commit drop as {}").format(incoming.identifier, query))
-        incoming.read_types(self.connection, address)
-
-    def _add_edition(self, incoming: IncomingTable, query: sql.Composed, select: Select) -> None:
-        """Adds what another edition yields. It may have other columns, or other types, which are both cast to text."""
-        other = IncomingTable(incoming.spec, prefix="other")
-        self._create(other, query, select.file.address)
-        for column, kind in other.yielded.items():
-            name = sql.Identifier(column)
-            if column not in incoming.yielded:
-                change = sql.SQL("add column {} {}").format(name, sql.SQL(kind))
-            elif incoming.yielded[column] != kind:
-                change = sql.SQL("alter column {} type text using {}").format(name, incoming.as_text(column))
-            else:
-                continue
-            self.connection.execute(sql.SQL("alter table {} {}").format(incoming.identifier, change))
-        values = (
-            other.as_text(column) if incoming.yielded.get(column, kind) != kind else sql.Identifier(column)
-            for column, kind in other.yielded.items()
+    def _reject_failing(self, select: Select, edition: int, error: psycopg.Error) -> None:
+        """Rejects the records on which a SELECT fails, and takes out their bodies, so that no SELECT reads them."""
+        failing = self._find_failing(select, edition)
+        if not failing:
+            raise _wrong_sql(select, query_over(self.change_set, select, edition), error) from error
+        self.connection.cursor().executemany(
+            """
+            insert into rejected_rows (table_name, record_id, row_key, reason, detail)
+            select %s, record_id, external_id, 'select_fails', %s from change_set where version_id = %s
+            """,
+            [(select.table.fullname, message, version_id) for version_id, message in failing.items()],
         )
-        self.connection.execute(
-            sql.SQL("insert into {} ({}) select {} from {}").format(
-                incoming.identifier, names(list(other.yielded)), sql.SQL(", ").join(values), other.identifier
-            )
-        )
-        self.connection.execute(sql.SQL("drop table {}").format(other.identifier))
-        incoming.read_types(self.connection, select.file.address)
+        self.change_set.remove_bodies(list(failing))
 
-    def _exclude_failing(self, select: Select, edition: int, error: psycopg.Error) -> None:
-        """Rejects the records on which a SELECT fails, and excludes them; the rows of their effective versions stay."""
+    def _find_failing(self, select: Select, edition: int) -> dict[int, str]:
+        """The versions on each of which a SELECT fails alone, by bisection, with the message of PostgreSQL.
+
+        Raises AtlasError as soon as these are more than half of at least 20, unless `shrink` accepts that.
+        """
         bisected = sql.SQL("and version_id = any(current_setting('atlas.bisected')::bigint[])")
         query = sql.SQL("select count(selected) from ({}) as selected").format(
             query_over(self.change_set, select, edition, bisected)
         )
-        versions = [row["version_id"] for row in self.connection.execute("select version_id from change_set_bodies")]
-        failing = _bisect(self.connection, query, versions)
-        if not failing:
-            raise _wrong_sql(select, query_over(self.change_set, select, edition), error) from error
-        for version_id, message in failing.items():
-            self.connection.execute(
-                """
-                insert into rejected_rows (table_name, record_id, row_key, reason, detail)
-                select %s, record_id, external_id, 'select_fails', %s from change_set where version_id = %s
-                """,
-                [select.table.fullname, message, version_id],
-            )
-        self.change_set.exclude(list(failing))
-        self.failed += len(failing)
+        rows = self.connection.execute("select version_id from change_set_bodies order by version_id")
+        parts = [[row["version_id"] for row in rows]]
+        failing: dict[int, str] = {}
+        read = 0
+        while parts:
+            part = parts.pop()
+            if not (message := self._error_over(query, part)):
+                continue
+            if len(part) > 1:
+                parts += [part[len(part) // 2 :], part[: len(part) // 2]]
+                continue
+            failing |= dict.fromkeys(part, message)
+            if self.shrink or len(failing) <= BROKEN_FROM // 2:
+                continue
+            read = read or self.change_set.count_records(list(failing))
+            if read >= BROKEN_FROM and len(failing) > read / 2:
+                raise AtlasError(
+                    f"sql/{select.file.address}.sql fails on more than half of the {read:,} records that it reads of "
+                    f"{self.change_set.partition}: {message}. Nothing is written. Correct the file, then: "
+                    f"{self.change_set.command}. Add --shrink to quarantine the records and delete their rows."
+                )
+        return failing
 
-
-def _bisect(connection: Connection, query: sql.Composed, versions: list[int]) -> dict[int, str]:
-    """Returns the versions on each of which a query fails alone, with the message of PostgreSQL."""
-    try:
-        with connection.transaction():
-            connection.execute(
-                "select set_config('atlas.bisected', %s, true)", ["{" + ",".join(map(str, versions)) + "}"]
-            )
-            connection.execute(query)
-    except SELECT_FAILED as error:
-        if len(versions) <= 1:
-            return {version: str(error).splitlines()[0] for version in versions}
-        middle = len(versions) // 2
-        return _bisect(connection, query, versions[:middle]) | _bisect(connection, query, versions[middle:])
-    return {}
+    def _error_over(self, query: sql.Composed, versions: list[int]) -> str:
+        """What PostgreSQL says about a query over some versions; empty if it does not fail."""
+        try:
+            with self.connection.transaction():
+                self.connection.execute(
+                    "select set_config('atlas.bisected', %s, true)", ["{" + ",".join(map(str, versions)) + "}"]
+                )
+                self.connection.execute(query)
+        except SELECT_FAILED as error:
+            return str(error).splitlines()[0]
+        return ""
 
 
 def _wrong_sql(select: Select, query: sql.Composed, error: psycopg.Error) -> AtlasError:

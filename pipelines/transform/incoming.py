@@ -6,6 +6,7 @@ Belongs here: the columns and types that were yielded, and their casts. Not: wha
 table (`TableSpec`), statements that write the table (`merge_sql`).
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from psycopg import sql
@@ -14,7 +15,10 @@ from sqlalchemy.types import BigInteger, Integer, SmallInteger
 
 from pipelines.errors import AtlasError
 from pipelines.warehouse.database import Connection
-from pipelines.warehouse.table_spec import TableSpec
+from pipelines.warehouse.table_spec import TableSpec, names
+
+NUMERIC = 1700
+"""The oid of the type numeric."""
 
 
 @dataclass
@@ -23,29 +27,59 @@ class IncomingTable:
 
     spec: TableSpec
     yielded: dict[str, str] = field(default_factory=dict)
-    prefix: str = "incoming"
 
     @property
     def identifier(self) -> sql.Identifier:
-        return sql.Identifier(f"{self.prefix}_{self.spec.table.name}")
+        return sql.Identifier(f"incoming_{self.spec.table.name}")
 
-    def read_types(self, connection: Connection, select: str) -> None:
-        """Reads `yielded` from the temporary table. select: the file that an error names.
+    def create(self, connection: Connection, query: sql.Composed, select: str) -> None:
+        """Creates the table with what a query yields. select: the file that an error names.
 
         Raises AtlasError for an unknown or missing column.
         """
+        connection.execute(sql.SQL("create temp table {} on commit drop as {}").format(self.identifier, query))
         rows = connection.execute(
             """
             select attname, format_type(atttypid, null) as type from pg_attribute
-            where attrelid = %s::regclass and attnum > 0 and not attisdropped order by attnum
+            where attrelid = %s::regclass and attnum > 0 order by attnum
             """,
             [f"pg_temp.{self.identifier.as_string()}"],
         )
         self.yielded = {row["attname"]: row["type"] for row in rows}
+        self._require_columns(self.yielded, select)
+
+    def create_as_text(self, connection: Connection) -> None:
+        """Creates the table empty: keys in their own types, all other columns as text, which fits any SELECT."""
+        spec = self.spec
+        keys = {*spec.key, "record_id", *(reference.column for reference in spec.references)}
+        types = {column: spec.type_of(column) if column in keys else "text" for column in spec.content}
+        columns = [sql.SQL("{} {}").format(sql.Identifier(each), sql.SQL(types[each])) for each in types]
+        connection.execute(
+            sql.SQL("create temp table {} ({}) on commit drop").format(self.identifier, sql.SQL(", ").join(columns))
+        )
+        self.yielded = {column: name.lower() for column, name in types.items()}
+
+    def insert_as_text(self, connection: Connection, query: sql.Composed, select: str) -> None:
+        """Inserts what a query yields into a table that `create_as_text` created. Raises what `create` raises."""
+        found = connection.execute(sql.SQL("{} limit 0").format(query)).description or []
+        columns = [column.name for column in found]
+        self._require_columns(columns, select)
+        values = [
+            sql.SQL("({})::{}").format(
+                self._text(column.name, numeric=column.type_code == NUMERIC), sql.SQL(self.yielded[column.name])
+            )
+            for column in found
+        ]
+        connection.execute(
+            sql.SQL("insert into {} ({}) select {} from ({}) as q").format(
+                self.identifier, names(columns), sql.SQL(", ").join(values), query
+            )
+        )
+
+    def _require_columns(self, yielded: Iterable[str], select: str) -> None:
         columns = self.spec.table.columns
         needed = {column.name for column in columns if not column.nullable and column.server_default is None}
-        unknown = self.yielded.keys() - set(self.spec.content)
-        missing = needed - self.yielded.keys()
+        unknown, missing = set(yielded) - set(self.spec.content), needed - set(yielded)
         if unknown or missing:
             fault = (
                 f"yields {min(unknown)}, which is not a column that a SELECT fills"
@@ -59,16 +93,17 @@ class IncomingTable:
 
         512.0 is read as an integer. A time must begin with a date, because `now` and `tomorrow` are valid input too.
         """
-        value = sql.Identifier(column)
-        kind = self.spec.table.columns[column].type
-        if isinstance(kind, TIMESTAMP):
-            dated = sql.SQL(
-                "case when {0}::text ~ '^[0-9]{{4}}-[0-9]{{2}}-[0-9]{{2}}' then {0}::text else 'x' || {0} end"
+        value = self._text(column, numeric=self.yielded[column] == "numeric")
+        if isinstance(self.spec.table.columns[column].type, TIMESTAMP):
+            return sql.SQL("case when {0} ~ '^[0-9]{{4}}-[0-9]{{2}}-[0-9]{{2}}' then {0} else 'x' || {0} end").format(
+                value
             )
-            return dated.format(value)
-        if self.yielded[column] == "numeric" and isinstance(kind, Integer | BigInteger | SmallInteger):
-            return sql.SQL("trim_scale({})::text").format(value)
-        return sql.SQL("{}::text").format(value)
+        return value
+
+    def _text(self, column: str, *, numeric: bool) -> sql.Composable:
+        if numeric and isinstance(self.spec.table.columns[column].type, Integer | BigInteger | SmallInteger):
+            return sql.SQL("trim_scale({})::text").format(sql.Identifier(column))
+        return sql.SQL("{}::text").format(sql.Identifier(column))
 
     def cast(self, column: str) -> sql.Composable:
         """The yielded value in the column's type. Without its length: a cast would truncate what is too long."""
@@ -77,16 +112,18 @@ class IncomingTable:
             return sql.Identifier(column)
         return sql.SQL("({})::{}").format(self.as_text(column), sql.SQL(bare))
 
-    @property
-    def omitted(self) -> list[str]:
-        """Columns that the SELECT does not yield; they become NULL, even where an earlier text of it filled them."""
-        return [column for column in self.spec.content if column not in self.yielded]
-
     def typed_rows(self) -> sql.Composed:
-        """The rows of the temporary table in the table's types."""
-        columns = [sql.SQL("{} as {}").format(self.cast(column), sql.Identifier(column)) for column in self.yielded]
-        columns += [
-            sql.SQL("null::{} as {}").format(sql.SQL(self.spec.type_of(column)), sql.Identifier(column))
-            for column in self.omitted
+        """The rows of the temporary table in the table's types, each with its ctid.
+
+        A column that the SELECT does not yield is NULL, even where an earlier text of it filled the column.
+        """
+        columns = [
+            sql.SQL("{} as {}").format(
+                self.cast(column.name)
+                if column.name in self.yielded
+                else sql.SQL("null::{}").format(sql.SQL(self.spec.type_of(column.name))),
+                sql.Identifier(column.name),
+            )
+            for column in self.spec.table.columns
         ]
-        return sql.SQL("select {} from {}").format(sql.SQL(", ").join(columns), self.identifier)
+        return sql.SQL("select ctid, {} from {}").format(sql.SQL(", ").join(columns), self.identifier)

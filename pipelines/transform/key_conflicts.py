@@ -1,10 +1,11 @@
 """Decides which row is written where several rows have one key or one unique value.
 
 Of the rows in the change set the smallest (stream, external id, key) is written, and the others are pending until it is
-pruned. A row of a record that is excluded from the change set stays, and wins. A row that loses a unique value is
-rejected; a row that loses its key to another record is counted as a duplicate. Belongs here: conflicts between rows.
-Not: what a row must fit by itself (`constraints`).
+pruned. A row that loses a unique value is rejected; a row that loses its key to another record is counted as a
+duplicate. Belongs here: conflicts between rows. Not: what a row must fit by itself (`constraints`).
 """
+
+from typing import Any
 
 from psycopg import sql
 from sqlalchemy import UniqueConstraint
@@ -14,72 +15,24 @@ from pipelines.transform.incoming import IncomingTable
 from pipelines.warehouse.database import Connection
 from pipelines.warehouse.table_spec import names
 
-ROWS_TAKEN = sql.SQL(
-    """
-    select n.place, {key} as key from ({rows}) as n
-    join {target} t on {same} join failed_versions f on f.record_id = t.record_id
-    where n.record_id is distinct from t.record_id
-      and not exists (select from change_set c where c.record_id = f.record_id)
-    """
-)
-
-CREATE_CONTESTED = """
-create temp table contested_keys (
-    number int, value bigint, place tid, rank bigint, key text, record_id uuid
-) on commit drop;
+CREATE_LOSERS = """
 create temp table conflict_losers (place tid, number int, winner text, same_record boolean) on commit drop
 """
-"""number: which of the table's keys; 0 is the primary key."""
+"""number: by which of the table's keys; 0 is the primary key."""
 
-INSERT_CONTESTED = sql.SQL(
+CONTESTED = sql.SQL(
     """
-    insert into contested_keys (number, value, place)
-    select {number}, value, place from (
-        select n.place, dense_rank() over (order by {columns}) as value,
-            count(*) over (partition by {columns}) as number_of_rows
-        from ({rows}) as n where {comparable}
-    ) as numbered
-    where number_of_rows > 1
-    """
-)
-
-RANK_CONTESTED = sql.SQL(
-    """
-    update contested_keys k set rank = r.rank, key = r.key, record_id = r.record_id
-    from (
-        select n.place, {key} as key, n.record_id, row_number() over (
-            order by c.stream collate "C", c.external_id collate "C", {key} collate "C",
-                (to_jsonb(n) - 'place')::text collate "C") as rank
+    select place::text, record_id, key, values from (
+        select n.ctid as place, n.record_id, {key} as key, array[{values}] as values, greatest({counts}) as most,
+            row_number() over (
+                order by c.stream collate "C", c.external_id collate "C", {key} collate "C",
+                    (to_jsonb(n) - 'ctid')::text collate "C") as rank
         from ({rows}) as n left join change_set c on c.record_id = n.record_id
-        where n.place in (select place from contested_keys)
-    ) as r
-    where r.place = k.place
+    ) as numbered
+    where most > 1 order by rank
     """
 )
-
-RESOLVE_SMALLEST = """
-with winners as (
-    select k.place from contested_keys k
-    join (select number, value, min(rank) as rank from contested_keys group by number, value) as s using (number, value)
-    group by k.place having bool_and(k.rank = s.rank)
-),
-
-losers as (
-    select distinct on (k.place) k.place, k.number, w.key as winner,
-        k.record_id is not distinct from w.record_id as same_record
-    from winners
-    join contested_keys w using (place)
-    join contested_keys k using (number, value)
-    where k.place <> w.place
-    order by k.place, k.number
-),
-
-inserted as (
-    insert into conflict_losers select * from losers
-)
-
-delete from contested_keys where place in (select place from winners union all select place from losers)
-"""
+"""The rows that share a key, the smallest first. values: a number for the value of each key; null is not comparable."""
 
 WINNER_KEY = sql.SQL("(select winner from conflict_losers where place = o.ctid)")
 
@@ -90,29 +43,6 @@ class ConflictResolver:
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
 
-    def reject_taken(self, incoming: IncomingTable) -> int:
-        """Removes rows whose key or unique value a row of an excluded record has; returns how many by their key."""
-        by_key = 0
-        for columns, unique in _exclusive(incoming):
-            same = sql.SQL(" and ").join(sql.SQL("n.{0} = t.{0}").format(sql.Identifier(each)) for each in columns)
-            taken = ROWS_TAKEN.format(
-                rows=rejects.located_rows(incoming),
-                target=incoming.spec.target,
-                same=same,
-                key=incoming.spec.key_text("t"),
-            )
-            lost = sql.SQL("o.ctid in (select place from ({}) as h)").format(taken)
-            key = sql.SQL("(select key from ({}) as h where place = o.ctid limit 1)").format(taken)
-            rejects.insert_pending(
-                self.connection, incoming, lost, incoming.spec.name, key, "key" if unique is None else "unique"
-            )
-            if unique is None:
-                delete = sql.SQL("delete from {} o where {}").format(incoming.identifier, lost)
-                by_key += self.connection.execute(delete).rowcount
-            else:
-                self._reject(incoming, lost, columns, unique)
-        return by_key
-
     def resolve(self, incoming: IncomingTable) -> int:
         """Removes rows that lose a key or a unique value to another row; returns how many lose it to another record.
 
@@ -121,13 +51,18 @@ class ConflictResolver:
         keys = _exclusive(incoming)
         if not keys:
             return 0
-        self.connection.execute(CREATE_CONTESTED)
-        contested = sum(self._insert_contested(incoming, number, *key) for number, key in enumerate(keys))
-        if contested:
-            ranked = RANK_CONTESTED.format(rows=rejects.located_rows(incoming), key=incoming.spec.key_text("n"))
-            self.connection.execute(ranked)
-        while contested:
-            contested -= self.connection.execute(RESOLVE_SMALLEST).rowcount
+        winners: dict[tuple[int, int], dict[str, Any]] = {}
+        losers = []
+        for row in self.connection.execute(self._contested(incoming, keys)):
+            claims = [(number, value) for number, value in enumerate(row["values"]) if value is not None]
+            taken = next((claim for claim in claims if claim in winners), None)
+            if taken is None:
+                winners |= dict.fromkeys(claims, row)
+            else:
+                winner = winners[taken]
+                losers.append((row["place"], taken[0], winner["key"], winner["record_id"] == row["record_id"]))
+        self.connection.execute(CREATE_LOSERS)
+        self.connection.cursor().executemany("insert into conflict_losers values (%s, %s, %s, %s)", losers)
         by_key = self._delete_lost_keys(incoming)
         for number, (columns, unique) in enumerate(keys):
             lost = sql.SQL("o.ctid in (select place from conflict_losers where number = {})").format(
@@ -136,26 +71,29 @@ class ConflictResolver:
             if unique is not None:
                 rejects.insert_pending(self.connection, incoming, lost, incoming.spec.name, WINNER_KEY, "unique")
             self._reject(incoming, lost, columns, unique)
-        self.connection.execute("drop table contested_keys, conflict_losers")
+        self.connection.execute("drop table conflict_losers")
         return by_key
 
-    def _insert_contested(
-        self, incoming: IncomingTable, number: int, columns: list[str], unique: UniqueConstraint | None
-    ) -> int:
-        """Fills `contested_keys` with the rows that have one value of a key; returns how many."""
-        comparable = (
-            sql.SQL("true")
-            if unique is not None and _nulls_not_distinct(unique)
-            else sql.SQL(" and ").join(sql.SQL("n.{} is not null").format(sql.Identifier(column)) for column in columns)
+    def _contested(
+        self, incoming: IncomingTable, keys: list[tuple[list[str], UniqueConstraint | None]]
+    ) -> sql.Composed:
+        """The query CONTESTED over the rows of a table."""
+        values: list[sql.Composable] = []
+        counts: list[sql.Composable] = []
+        for columns, unique in keys:
+            all_columns = names(columns, "n")
+            comparable = sql.SQL("num_nulls({}) = 0").format(all_columns)
+            if unique is not None and _nulls_not_distinct(unique):
+                comparable = sql.SQL("true").format()
+            case = sql.SQL("case when {} then {} end")
+            values.append(case.format(comparable, sql.SQL("dense_rank() over (order by {})").format(all_columns)))
+            counts.append(case.format(comparable, sql.SQL("count(*) over (partition by {})").format(all_columns)))
+        return CONTESTED.format(
+            key=incoming.spec.key_text("n"),
+            values=sql.SQL(", ").join(values),
+            counts=sql.SQL(", ").join(counts),
+            rows=incoming.typed_rows(),
         )
-        return self.connection.execute(
-            INSERT_CONTESTED.format(
-                number=sql.Literal(number),
-                columns=names(columns, "n"),
-                rows=rejects.located_rows(incoming),
-                comparable=comparable,
-            )
-        ).rowcount
 
     def _delete_lost_keys(self, incoming: IncomingTable) -> int:
         """Deletes rows whose key goes to another record; they are pending, and not rejected."""

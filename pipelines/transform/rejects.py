@@ -39,20 +39,19 @@ def reject(
     detail: sql.Composable,
 ) -> None:
     """Moves the rows `o` that meet a condition from `incoming` to `rejected_rows`, each with the reason."""
-    key = sql.SQL(", ").join(sql.SQL("{}::text").format(sql.Identifier(column)) for column in incoming.spec.key)
     connection.execute(
         sql.SQL(
             """
             with bad as (delete from {incoming} o where {condition} returning *)
             insert into rejected_rows (table_name, record_id, row_key, reason, constraint_name, detail, row)
-            select {name}, {record}, concat_ws(' ', {key}), {reason}, {constraint}, {detail}, to_jsonb(bad) from bad
+            select {name}, {record}, {key}, {reason}, {constraint}, {detail}, to_jsonb(bad) from bad
             """
         ).format(
             incoming=incoming.identifier,
             condition=condition,
             name=sql.Literal(incoming.spec.name),
-            record=sql.Identifier("record_id") if "record_id" in incoming.yielded else sql.SQL("null"),
-            key=key,
+            record=sql.SQL("record_id" if incoming.spec.owned else "null"),
+            key=incoming.spec.key_text("bad"),
             reason=sql.Literal(reason),
             constraint=sql.Literal(constraint),
             detail=detail,
@@ -69,12 +68,11 @@ def insert_pending(
     reason: str,
 ) -> None:
     """Inserts into `found_pending_rows` the rows `o` that meet a condition and have a record, with a key of a table."""
-    if "record_id" in incoming.yielded:
+    if incoming.spec.owned:
         connection.execute(
-            sql.SQL(
-                "insert into found_pending_rows"
-                " select o.record_id, {}, {}, {} from {} o where o.record_id is not null and {}"
-            ).format(sql.Literal(table), key, sql.Literal(reason), incoming.identifier, condition)
+            sql.SQL("insert into found_pending_rows select o.record_id, {}, {}, {} from {} o where {}").format(
+                sql.Literal(table), key, sql.Literal(reason), incoming.identifier, condition
+            )
         )
 
 
@@ -82,20 +80,6 @@ def reset(connection: Connection) -> None:
     """Empties both tables before rows are evaluated again; records that a SELECT fails on stay."""
     connection.execute("delete from rejected_rows where reason <> 'select_fails'")
     connection.execute("truncate found_pending_rows")
-
-
-def located_rows(incoming: IncomingTable) -> sql.Composed:
-    """The rows of `incoming` in the types of the table, each with its ctid as `place`. All values must be valid."""
-    columns = [
-        sql.SQL("{} as {}").format(
-            incoming.cast(column.name)
-            if column.name in incoming.yielded
-            else sql.SQL(f"null::{incoming.spec.type_of(column.name)}"),
-            sql.Identifier(column.name),
-        )
-        for column in incoming.spec.table.columns
-    ]
-    return sql.SQL("select ctid as place, {} from {}").format(sql.SQL(", ").join(columns), incoming.identifier)
 
 
 def export_rows(connection: Connection, domain: str) -> Exported:
@@ -122,10 +106,8 @@ def load_rows(connection: Connection, exported: Exported) -> None:
 
 
 def rejected_by_table(connection: Connection) -> dict[str, int]:
-    """How many rows of each table are rejected, without the records that a SELECT fails on."""
-    rows = connection.execute(
-        "select table_name, count(*) as number from rejected_rows where reason <> 'select_fails' group by table_name"
-    )
+    """How many rows of each table are rejected; a record on which a SELECT fails counts as one row of its table."""
+    rows = connection.execute("select table_name, count(*) as number from rejected_rows group by table_name")
     return {row["table_name"]: row["number"] for row in rows}
 
 
@@ -179,8 +161,6 @@ update staging.quarantine q set closed_run = %(run)s, closed_at = now()
 from change_set c
 where q.stage = 'transform' and q.stream = %(stream)s and q.closed_at is null and q.last_run <> %(run)s
   and q.record_id = c.record_id
-  and (q.reason <> 'select_fails'
-       or exists (select from staging.versions v where v.version_id = c.version_id and v.latest))
 """
 
 CLOSE_SHARED_ENTRIES = """

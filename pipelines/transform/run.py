@@ -55,10 +55,15 @@ def transform(
     partition: str,
     *,
     full: bool = False,
+    shrink: bool = False,
     dagster_run_id: str | None = None,
     notify: Callable[[Run], None] = ledger.silent,
 ) -> Run:
-    """Applies the pending versions of a partition to the tables of a source; returns the closed run."""
+    """Applies the pending versions of a partition to the tables of a source; returns the closed run.
+
+    shrink: accepts that a SELECT file fails on many records, and that many rows are deleted. Raises AtlasError where
+    one does without it, or cannot be run.
+    """
     selects = project.selects(source.name)
     if not selects:
         raise project.without_selects(source.name)
@@ -74,11 +79,13 @@ def transform(
         ) as run,
         run.connection.transaction(),
     ):
-        run.close(*apply_pending(run, source, full=full))
+        run.close(*apply_pending(run, source, full=full, shrink=shrink))
     return run
 
 
-def apply_pending(run: Run, source: Source, *, full: bool = False) -> tuple[Counts, dict[str, Any]]:
+def apply_pending(
+    run: Run, source: Source, *, full: bool = False, shrink: bool = False
+) -> tuple[Counts, dict[str, Any]]:
     """Applies the pending versions of the run's partition in the caller's transaction; returns counts and stats."""
     locks.acquire_for_transaction(run.connection, locks.transform(source.domain))
     selects = project.selects(source.name)
@@ -88,7 +95,8 @@ def apply_pending(run: Run, source: Source, *, full: bool = False) -> tuple[Coun
     tables = {select.table for select in selects}
     if records:
         tables |= _tables_without_select(run.connection, source, tables, code)
-    applier = Applier(change_set, [selects], [TableSpec(each) for each in metadata.sorted_tables if each in tables])
+    specs = [TableSpec(each) for each in metadata.sorted_tables if each in tables]
+    applier = Applier(change_set, [selects], specs, shrink=shrink)
     counts = applier.no_counts()
     if records:
         counts = applier.apply()
@@ -99,7 +107,6 @@ def apply_pending(run: Run, source: Source, *, full: bool = False) -> tuple[Coun
         "records": records,
         "tables": {name: vars(each) for name, each in counts.items()},
         "sql": {select.file.address: select.file.digest for select in selects},
-        "select_failed": applier.select_failed,
         "table_digests": table_digests.update(run.connection, applier),
     }
     total = Counts()
@@ -110,7 +117,7 @@ def apply_pending(run: Run, source: Source, *, full: bool = False) -> tuple[Coun
 
 OTHER_SQL = """
 select from staging.versions
-where stream = any(%(streams)s) and latest and (attempted_sql < %(code)s or attempted_sql > %(code)s)
+where stream = any(%(streams)s) and latest and (applied_sql < %(code)s or applied_sql > %(code)s)
 union all
 select from change_set join staging.effective_versions e using (record_id)
 where e.applied_sql is distinct from %(code)s
@@ -151,16 +158,9 @@ RECORD_APPLIED = (
     """,
     """
     update staging.versions v
-    set valid_from_run = coalesce(v.valid_from_run, %(run)s), applied_sql = %(code)s, attempted_sql = %(code)s
+    set valid_from_run = coalesce(v.valid_from_run, %(run)s), applied_sql = %(code)s
     from change_set c
-    where v.version_id = c.version_id
-      and (v.applied_sql is distinct from %(code)s or v.attempted_sql is distinct from %(code)s)
-    """,
-    # Not pending until the SELECT files or the record change.
-    """
-    update staging.versions v set applied_sql = null, attempted_sql = %(code)s
-    from failed_versions f
-    where v.version_id = f.version_id and (v.applied_sql is not null or v.attempted_sql is distinct from %(code)s)
+    where v.version_id = c.version_id and v.applied_sql is distinct from %(code)s
     """,
     """
     update staging.observations o set valid_from_run = %(run)s

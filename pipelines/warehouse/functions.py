@@ -1,6 +1,6 @@
 """The functions of `ops` that SELECT files share: keys, tag names, ratings, volatile fields.
 
-Belongs here: functions that read no table. Not: `ops.effective_version`, which does (`trace_view`).
+Belongs here: functions that read no table. Not: those that do (`staging_views`).
 """
 
 from pipelines.warehouse.objects import function

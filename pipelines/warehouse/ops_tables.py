@@ -30,7 +30,9 @@ from pipelines.warehouse.declare import (
 
 RUN_KINDS = ("land", "transform", "rebuild", "prune", "erase")
 RUN_STATUSES = ("pending", "in_progress", "completed", "failed", "partial_success")
-JSON_TYPES = ("null", "boolean", "number", "string", "array", "object")
+NULL, UNREAD = "null", "unread"
+"""The type of a path in ops.schema_drift that had no value yet, or that neither a SELECT nor a contract reads."""
+JSON_TYPES = (NULL, "boolean", "number", "string", "array", "object")
 
 
 def _count(name: str, comment: str) -> Column[object]:
@@ -129,13 +131,18 @@ schema_drift = table(
     "ops.schema_drift",
     Column("stream", Text, primary_key=True, comment="domain/source, with its kind where it has several"),
     Column("path", Text, primary_key=True, comment="modelVersions[*].files[*].sizeKB; *: any key; $: the payload"),
-    Column("type", Text, primary_key=True, comment="JSON type of the value"),
-    one_of("type", JSON_TYPES),
+    Column(
+        "type",
+        Text,
+        primary_key=True,
+        comment="JSON type of the value; null: none yet; unread: no SELECT reads the key",
+    ),
+    one_of("type", (*JSON_TYPES, UNREAD)),
     run_column("first_run", "Landing that received it first", nullable=False),
     run_column("last_run", "Landing that received it last", nullable=False),
-    _count("payloads", "Sampled payloads that contain the path with this type"),
-    _count("of_payloads", "Sampled payloads that contain the object or array around it"),
-    _count("missed", "How many of these were received after the last one that contains it"),
+    _count("payloads", "Inspected payloads that have the path with this type"),
+    _count("of_payloads", "Inspected payloads until last_run that have the object or array around it"),
+    _count("lacking", "Inspected payloads since, which have that and lack this"),
     Column(
         "share",
         Numeric,
@@ -143,5 +150,5 @@ schema_drift = table(
         comment="payloads / of_payloads, at most 1",
     ),
     Column("payload_id", UUID, comment="First payload that contains it; may be deleted since"),
-    comment="One row per stream, JSON path and type found in a sample of its payloads",
+    comment="One row per stream, JSON path that SQL reads and its type, and per key beside them that nothing reads",
 )

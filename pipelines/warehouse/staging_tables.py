@@ -44,6 +44,7 @@ versions = table(
     Column("digest", LargeBinary, comment="sha256 of the bytes as received, without volatile fields"),
     Column("version_at", Timestamp, nullable=False, comment="Modification time by the source, else fetched_at"),
     Column("fetched_at", Timestamp, nullable=False, comment="When the payload was received"),
+    Column("confirmed_at", Timestamp, comment="When it was received again last, to the day; null = it was not"),
     Column("request", Text, nullable=False, comment="URL without secrets, or file:line"),
     Column("partition_key", Text, nullable=False, comment="Partition in which it was fetched"),
     run_column("landed_run", "Landing that published it", nullable=False),
@@ -51,10 +52,7 @@ versions = table(
     run_column("valid_from_run", "Transform that applied it to the tables; null = not applied"),
     run_column("valid_to_run", "Transform that replaced it or deleted its rows; null = effective, if applied"),
     Column("renamed_from", UUID, comment="Deleted record with the same digest, of which this one is the new name"),
-    Column(
-        "applied_sql", Text, comment="SELECT files (digest) that derived its rows; null = none, or they failed since"
-    ),
-    Column("attempted_sql", Text, comment="SELECT files (digest) that were run on it last; null = none"),
+    Column("applied_sql", Text, comment="SELECT files (digest) that were applied to it last; null = none"),
     CheckConstraint("(payload_id is null) = (digest is null)", name="tombstone"),
     Index("versions_latest_key", "record_id", unique=True, postgresql_where=text("latest")),
     Index(
@@ -63,7 +61,7 @@ versions = table(
         unique=True,
         postgresql_where=text("valid_from_run is not null and valid_to_run is null"),
     ),
-    Index("versions_partition_idx", "stream", "partition_key", "attempted_sql", postgresql_where=text("latest")),
+    Index("versions_partition_idx", "stream", "partition_key", "applied_sql", postgresql_where=text("latest")),
     postgresql_with={"fillfactor": "40"},  # room in each page for HOT updates of all its rows: indexes do not grow
     comment="One row per version of a record: when it was received, and which transforms applied and replaced it",
 )
@@ -77,23 +75,22 @@ reapplied_versions = table(
 
 observations = table(
     "staging.observations",
-    Column("observation_id", BigInteger, Identity(always=True), primary_key=True, comment="Order of publishing"),
+    Column("observation_id", BigInteger, Identity(always=True), primary_key=True, comment="Order of arrival"),
     Column("stream", Text, nullable=False, comment="domain/source, or domain/source.kind"),
     Column("record_id", UUID, nullable=False, comment="ops.key(stream, external_id)"),
     Column("digest", LargeBinary, nullable=False, comment="sha256 of the volatile fields as received"),
     Column("counters", JSONB, nullable=False, comment="The volatile fields of a payload, in its structure"),
     Column("paths", JSONB, nullable=False, comment="Paths of the volatile fields in the payload"),
-    Column("observed_at", Timestamp, nullable=False, comment="When the values were received first"),
-    Column("seen_at", Timestamp, nullable=False, comment="When the same values were received last, to the day"),
+    Column("observed_at", Timestamp, nullable=False, comment="When the values were received; no two at one time"),
     Column("request", Text, nullable=False, comment="URL without secrets, or file:line"),
     Column("partition_key", Text, nullable=False, comment="Partition in which it was fetched"),
     run_column("landed_run", "Landing that published it", nullable=False),
-    Column("latest", Boolean, nullable=False, comment="Whether it is the newest of its record"),
+    Column("late", Boolean, nullable=False, comment="Whether newer values were in force when it arrived"),
     run_column("valid_from_run", "Transform that applied it to the tables; null = not applied"),
     Index("observations_record_key", "record_id", "observed_at", unique=True),
-    Index("observations_latest_key", "record_id", unique=True, postgresql_where=text("latest")),
+    Index("observations_newest_idx", "record_id", "observation_id", postgresql_where=text("not late")),
     Index("observations_pending_idx", "stream", "partition_key", postgresql_where=text("valid_from_run is null")),
-    comment="One row per record and time at which its volatile fields changed; they are not part of a version",
+    comment="One row per change of a record's volatile fields, append-only; they are not part of a version",
 )
 
 pending_rows = table(

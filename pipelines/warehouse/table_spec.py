@@ -86,6 +86,12 @@ class TableSpec:
                 found.append(Reference(column.name, constraint.referred_table, bool(column.nullable)))
         return sorted(found, key=lambda each: each.column)
 
+    @property
+    def referrers(self) -> list[tuple["TableSpec", str]]:
+        """The tables that refer to this one, each with the column."""
+        tables = map(TableSpec, self.table.metadata.sorted_tables)
+        return [(each, ref.column) for each in tables for ref in each.references if ref.table is self.table]
+
     def type_of(self, column: str) -> str:
         """The column's type with its length, as SQL."""
         return self.table.columns[column].type.compile(dialect=_DIALECT)

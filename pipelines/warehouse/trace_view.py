@@ -1,4 +1,4 @@
-"""The function `ops.effective_version` and the view `ops.trace`: from a row to its payload, request, runs and SQL.
+"""The view `ops.trace`: from a row to its payload, request, runs and SQL.
 
     row ──record_id──> effective version ──> payload, request, landing · the run and SELECT file that derived the row
 
@@ -10,31 +10,8 @@ from psycopg import sql
 from sqlalchemy import Table
 
 from pipelines.warehouse.declare import metadata
-from pipelines.warehouse.objects import function, view
+from pipelines.warehouse.objects import view
 from pipelines.warehouse.table_spec import TableSpec
-
-EFFECTIVE_VERSION = """create or replace function ops.effective_version(
-    record uuid, up_to bigint default 9223372036854775807
-) returns table (
-    version_id bigint, payload_id uuid, stream text, external_id text, digest text, request text,
-    fetched_at timestamptz, landed_run uuid, derived_run uuid, sql jsonb
-) language sql stable parallel safe as $$
-    select v.version_id, v.payload_id, v.stream, v.external_id, encode(v.digest, 'hex'), v.request,
-        v.fetched_at, v.landed_run, applied.fetch_run_id, applied.stats -> 'sql'
-    from staging.versions v
-    join ops.fetch_runs f on f.fetch_run_id = v.valid_from_run
-    left join ops.fetch_runs t on t.fetch_run_id = v.valid_to_run
-    cross join lateral (
-        select r.fetch_run_id, r.stats from ops.fetch_runs r
-        where r.publish_seq <= up_to
-          and r.fetch_run_id = any(array(
-              select v.valid_from_run union all
-              select a.fetch_run_id from staging.reapplied_versions a where a.version_id = v.version_id))
-        order by r.publish_seq desc limit 1
-    ) as applied
-    where v.record_id = record and v.payload_id is not null
-      and f.publish_seq <= up_to and (t.publish_seq is null or t.publish_seq > up_to)
-$$"""
 
 TRACE = """-- One row for each row of a domain: what proves it.
 select
@@ -57,7 +34,7 @@ select
 from (
 {rows}
 ) as k
-left join lateral ops.effective_version(k.record_id) as p on true
+left join lateral (select * from staging.effective_versions_after() where record_id = k.record_id) as p on true
 left join staging.observations as o on o.record_id = k.record_id and o.observed_at = k.observed_at
 cross join lateral (
     select split_part(p.stream, '.', 1) || '/' || split_part(k.table_name, '.', 2) as address
@@ -85,12 +62,7 @@ COLUMNS = {
 
 
 def declare() -> None:
-    """Declares both, over all tables that are declared so far."""
-    function(
-        "ops.effective_version(uuid, bigint)",
-        EFFECTIVE_VERSION,
-        "The version of a record that is effective, or was after a published run",
-    )
+    """Declares the view, over all tables that are declared so far."""
     rows = sql.SQL("\nunion all\n").join(_rows(TableSpec(table)) for table in metadata.sorted_tables if _traced(table))
     view("ops.trace", _trace(rows), "One row for each row of a domain: what proves it", COLUMNS)
 
@@ -119,15 +91,12 @@ def _rows(spec: TableSpec) -> sql.Composed:
         observed=sql.SQL("t.observed_at" if spec.time_series else "null::timestamptz"),
         referrers=sql.SQL(" union all ").join(
             REFERRING_ROW.format(
-                name=sql.Literal(other.fullname),
-                table=TableSpec(other).target,
-                column=sql.Identifier("r", reference.column),
+                name=sql.Literal(other.name),
+                table=other.target,
+                column=sql.Identifier("r", column),
                 key=sql.Identifier("t", spec.key[0]),
             )
-            for other in metadata.sorted_tables
-            if _traced(other)
-            for reference in TableSpec(other).references
-            if reference.table is spec.table
+            for other, column in spec.referrers
         ),
     )
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
 
 from pipelines.connectors.http import Client
-from pipelines.landing import land
+from pipelines.landing import extract, land
 from pipelines.ledger import Run
 from pipelines.source import Cursor, FullScan, Item, Payload, Source, Window
 from pipelines.transform.run import transform
@@ -264,17 +264,18 @@ def told(items: list[Item], kind: str) -> list[int]:
     return [json.loads(each.body)["id"] for each in items if isinstance(each, Payload) and each.kind == kind]
 
 
-@pytest.mark.parametrize("models", [100, 150, 250, 400])
-@pytest.mark.parametrize("leaves_out", [True, False])
-def test_a_sweep_tells_every_model_of_a_listing_that_leaves_out_one_between_pages(
-    civitai: Source, site: Site, client: Client, models: int, leaves_out: bool
+@pytest.mark.parametrize("models", [100, 150, 250, 1000])
+@pytest.mark.parametrize("day", range(1, 8))
+def test_what_the_listing_of_one_day_leaves_out_between_pages_that_of_the_next_one_has(
+    civitai: Source, site: Site, client: Client, models: int, day: int
 ) -> None:
     site.models = [published(number) for number in reversed(range(models))]
-    site.leaves_out = leaves_out
-    items = list(civitai.fetch(client, Window(DAY, full_refresh=True)))
-    assert sorted(told(items, "models")) == list(range(models))
-    assert {each.kind for each in items if isinstance(each, FullScan)} == {"models"}
-    assert (client.notes["records skipped between pages, requested again"] > 0) == leaves_out
+    site.leaves_out = True
+    windows = [Window(date(2026, 11, day + after), full_refresh=True) for after in (0, 1)]
+    first, second = ([*civitai.fetch(client, window)] for window in windows)
+    assert len(told(first, "models")) < models
+    assert sorted({*told(first, "models"), *told(second, "models")}) == list(range(models))
+    assert {each.kind for each in first if isinstance(each, FullScan)} == {"models"}
 
 
 def test_an_increment_tells_new_versions_of_old_models_and_ends_at_known_ground(
@@ -297,6 +298,22 @@ def test_an_increment_tells_new_versions_of_old_models_and_ends_at_known_ground(
     assert told(items, "images")[0] == 500
     assert len([target for target in site.asked if "cursor" in target]) == 2  # the page on which known ground begins
     assert [each for each in items if isinstance(each, FullScan)] == []
+
+
+def test_a_cursor_of_another_base_url_does_not_count(
+    warehouse: Warehouse, civitai: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A site with older models too is read whole, not down to where the listing of the first site began."""
+    today = datetime.now(UTC).date()
+    for oldest in (300, 0):
+        site = Site([published(number) for number in reversed(range(oldest, 600))], [])
+        with HTTPServer() as server:
+            server.expect_request(MODELS).respond_with_handler(site.answer)
+            server.expect_request(IMAGES).respond_with_handler(site.answer)
+            monkeypatch.setenv("ATLAS_CIVITAI_BASE_URL", server.url_for(""))
+            opened = extract.open_intake(warehouse, replace(civitai, rate=None), Window(today), "live")
+            run = land.land_intake(warehouse, civitai, today.isoformat(), opened)
+        assert run.counts.created == 300
 
 
 def test_the_change_token_changes_with_a_new_version_or_image_and_with_nothing_else(

@@ -444,7 +444,7 @@ def test_every_graph_of_the_package_is_there_once_with_its_nodes_counted(warehou
         else:
             skipped += 1
 
-    folder = recording.read(comfyui, Window.of(DAY).day).path()
+    folder = recording.read(comfyui, Window.of(DAY).day).path(comfyui)
     landed = land.land_items(warehouse, comfyui, DAY, read(comfyui, folder), fetched_at=Window.of(DAY).start)
     assert transform(warehouse, comfyui, DAY).status == "completed"
     assert column(warehouse, "nodes_count") == expected

@@ -14,8 +14,7 @@ import stamina
 
 from pipelines.connectors import listing
 from pipelines.connectors.http import ATTEMPTS, Client
-from pipelines.connectors.listing import Incremental, Listing
-from pipelines.connectors.loop_guard import MAX_IDLE_PAGES
+from pipelines.connectors.listing import MAX_IDLE_PAGES, Incremental, Listing
 from pipelines.connectors.pages import Position, RecordHead
 from pipelines.connectors.pagination import (
     BeforeIdPaginator,
@@ -56,24 +55,18 @@ def entry(name: str, minutes: float = 0) -> dict[str, Any]:
 
 
 BY_LINK = CursorPaginator(lambda page: page.next)
-COMPARED = CursorPaginator(lambda page: page.next, skip_check_parameter="limit")
-"""Also asks for wider pages, for records that are left out between two."""
 
 
 @dataclass
 class Book:
-    """Pages by their cursor, each naming the next; a wider one has the first record of `between` too."""
+    """Pages by their cursor, each naming the next."""
 
     pages: list[list[Any]]
-    between: dict[int, list[Any]] = field(default_factory=dict)
     links: dict[int, str | None] = field(default_factory=dict)
 
     def answer(self, asked: Asked) -> Answer:
         number = int(asked.arguments.get("cursor", "0"))
         records = list(self.pages[number]) if number < len(self.pages) else []
-        wider = int(asked.arguments.get("limit", 3)) > 3
-        if wider and number + 1 < len(self.pages):
-            records += self.between.get(number, self.pages[number + 1])[:1]
         following = self.links.get(number, f"/list?limit=3&cursor={number + 1}")
         last = number not in self.links and number + 1 >= len(self.pages)
         return Answer({"items": records, "next": None if last else following})
@@ -125,11 +118,8 @@ class Reader:
         return read
 
     def asked(self) -> list[str]:
-        """Cursors asked for since the last call, `+` for a wider page."""
-        found = [
-            each.arguments.get("cursor", "0") + ("+" if each.arguments.get("limit") == "4" else "")
-            for each in self.server.log
-        ]
+        """Cursors asked for since the last call."""
+        found = [each.arguments.get("cursor", "0") for each in self.server.log]
         self.server.log.clear()
         return found
 
@@ -235,25 +225,21 @@ class Numbers(RecordHead):
 class Shelf:
     """Records by number, the highest first: a page by its number, or what is next below or above an id.
 
-    most: records that a page holds, whatever is asked for. day: the ids that are returned but where one record is
-    asked for. stale: ids that are gone and still indexed: they take up room, and are not returned. before: what happens
-    to the ids before a page is returned.
+    most: records that a page holds, whatever is asked for. stale: ids that are gone and still indexed: they take up
+    room, and are not returned. before: what happens to the ids before a page is returned.
     """
 
     ids: list[int]
     most: int = 1_000
-    day: range = range(10_000)
     stale: set[int] = field(default_factory=set)
     before: Callable[[list[int]], None] = lambda ids: None
 
     def answer(self, asked: Asked) -> Answer:
         self.before(self.ids)
         page, size = asked.arguments.get("page", "1"), min(int(asked.arguments["limit"]), self.most)
-        ids = sorted((each for each in self.ids if each in self.day or size == 1), reverse=True)
+        ids = sorted(self.ids, reverse=True)
         if page[0] == "b":
             found = [each for each in ids if each < int(page[1:])][:size]
-        elif page[0] == "a":
-            found = [each for each in ids if each > int(page[1:])][-size:]
         else:
             found = ids[size * (int(page) - 1) :][:size]
         return Answer({"items": [{"id": each} for each in found if each not in self.stale]})
@@ -293,14 +279,8 @@ def test_a_page_by_number_begins_before_the_one_before_has_ended(opened: Open) -
     reader = opened(Shelf(list(range(1, 16))))
     read = reader.read(paginator=BY_NUMBER, **WORDS)
     assert read.keys == [15, 14, 13, 12, 11, 10, 9, 9, 8, 7, 6, 5, 4, 5, 4, 3, 2, 1, 1]
-    assert read.full_scans == [FullScan("", 5)]
+    assert read.full_scans == [], "the source may serve no page beyond the last"
     assert pages_asked(reader) == [(None, "7"), ("2", "6"), ("3", "5"), ("3", "7"), ("4", "7")]
-
-
-def test_pages_that_all_end_at_one_place_are_refused() -> None:
-    """Of a page of six that is the tenth, whatever overlaps the end is larger."""
-    with pytest.raises(ValueError, match="up to 6 records"):
-        PageNumberPaginator("page", "limit", 6, 10)
 
 
 @pytest.mark.parametrize("stale", [1, 300, 320, 321, 638])
@@ -310,14 +290,7 @@ def test_a_page_with_room_for_more_hides_none(opened: Open, stale: int) -> None:
     reader = opened(shelf)
     read = reader.read(**LARGE)
     assert missed(shelf, read) <= shelf.stale
-    assert len(read.full_scans) == 1
     assert len(reader.server.log) < 12
-
-
-def test_a_page_that_returns_less_than_half_hides_none(opened: Open) -> None:
-    """None that overlaps it goes further; the page after it is no proof unless it is empty."""
-    shelf = Shelf(list(range(1, 1001)), stale=set(range(691, 891)), before=losing(0, 2))
-    assert missed(shelf, opened(shelf).read(**LARGE)) == shelf.stale
 
 
 def test_a_page_that_begins_too_low_does_not_end_an_increment(opened: Open) -> None:
@@ -344,7 +317,7 @@ def test_pages_that_hold_less_than_asked_for_hide_none_or_are_a_fault(opened: Op
 
 @pytest.mark.parametrize(
     ("gone", "requests"),
-    [([], 7), ([0, 300], 10), ([0, 0, 300], 10), ([2] * 100, 11)],
+    [([], 8), ([0, 300], 10), ([0, 0, 300], 10), ([2] * 100, 11)],
     ids=["none", "300 after the first page", "300 after the second", "two at every page"],
 )
 def test_going_back_takes_few_requests(opened: Open, gone: list[int], requests: int) -> None:
@@ -374,7 +347,6 @@ def test_pages_by_number_pass_over_nothing_while_records_come_and_go(opened: Ope
     limit = draw.randint(11, 15)
     read = reader.read(paginator=PageNumberPaginator("page", "limit", limit, 99), **(WORDS | {"limit": limit}))
     assert not always.difference(map(int, read.keys), stale)
-    assert len(read.full_scans) == 1
 
 
 def test_pages_below_an_id_are_read_to_an_empty_one(opened: Open) -> None:
@@ -396,30 +368,10 @@ def test_a_link_header_names_the_next_page(opened: Open) -> None:
     assert reader.asked() == ["0", "1", "2"]
 
 
-IN_A_ROW: dict[str, Any] = WORDS | {"paginator": BeforeIdPaginator("page", neighbours={"limit": 1})}
-
-
-def test_of_records_with_ids_in_a_row_the_next_ones_are_asked_for(opened: Open) -> None:
-    """So that one that was the first or the last of them is missed too."""
-    assert opened(Shelf([2, 4, 5, 7], day=range(4, 6))).read(**IN_A_ROW).full_scans == [FullScan("", 2, (2, 7))]
-    assert opened(Shelf([4, 5], day=range(4, 6))).read(**IN_A_ROW).full_scans == [FullScan("", 2, (None, None))]
-    nothing = opened(Shelf([2, 7], day=range(4, 6)))
-    assert nothing.read(**IN_A_ROW).full_scans == []
-    assert nothing.client.notes["empty listings, which are not a full scan"] == 1
-
-
-@pytest.mark.parametrize("word", ["b", "a"])
-@pytest.mark.parametrize("said", [Answer({"error": "gone"}, 404), Answer({"items": [{"name": "no id"}]})])
-def test_a_next_record_that_is_not_returned_is_a_fault_and_not_the_end(opened: Open, word: str, said: Answer) -> None:
-    shelf = Shelf([2, 4, 5, 7], day=range(4, 6))
-
-    class Silent:
-        def answer(self, asked: Asked) -> Answer:
-            one = asked.arguments["limit"] == "1" and asked.arguments["page"].startswith(word)
-            return said if one else shelf.answer(asked)
-
-    with pytest.raises(SourceFault, match=f"does not return the record next to its entries at /list.*page={word}"):
-        opened(Silent()).read(**IN_A_ROW)
+def test_a_listing_of_a_range_of_ids_proves_nothing_of_others(opened: Open) -> None:
+    a_range: dict[str, Any] = WORDS | {"paginator": BeforeIdPaginator("page", is_range=True)}
+    assert opened(Shelf([4, 5, 7])).read(**a_range).full_scans == [FullScan("", 2, (4, 7))]
+    assert opened(Shelf([])).read(**a_range).full_scans == [], "of an empty one no range is known"
 
 
 @pytest.mark.parametrize("paginator", [BeforeIdPaginator("page"), BY_NUMBER], ids=["below", "numbered"])
@@ -449,7 +401,6 @@ def test_a_listing_that_is_cut_off_is_no_end(opened: Open) -> None:
     reader = opened(Shelf(list(range(1, 30))))
     read = reader.read(paginator=few, **WORDS)
     assert (read.keys[0], read.keys[-1], read.full_scans) == (29, 16, [])
-    assert reader.client.notes["listings cut off at the last page that the source serves"] == 1
     window = replace(TODAY, cursors={"entries": {"value": 5}})
     read = reader.read(window, paginator=few, **(WORDS | {"incremental": Incremental(1)}))
     assert read.cursors["entries"]["value"] == 5
@@ -515,13 +466,12 @@ def test_a_cursor_is_not_moved_beyond_the_first_page_of_a_listing_that_broke_off
 
 
 @pytest.mark.parametrize("pages", [1, 2, 3, 4])
-@pytest.mark.parametrize("paginator", [BY_LINK, COMPARED], ids=["plain", "with wider pages"])
-def test_a_listing_that_broke_off_goes_on_after_its_last_page(opened: Open, pages: int, paginator: Any) -> None:
+def test_a_listing_that_broke_off_goes_on_after_its_last_page(opened: Open, pages: int) -> None:
     reader = opened(BOOK)
-    whole = reader.read(paginator=paginator)
+    whole = reader.read()
     asked = reader.asked()
-    broken = reader.read(paginator=paginator, pages=pages)
-    resumed = reader.read(replace(TODAY, checkpoints={"entries": broken.kept}), paginator=paginator)
+    broken = reader.read(pages=pages)
+    resumed = reader.read(replace(TODAY, checkpoints={"entries": broken.kept}))
     assert broken.keys + resumed.keys == whole.keys
     assert (resumed.cursors, resumed.full_scans) == (whole.cursors, whole.full_scans)
     assert reader.asked() == asked
@@ -589,32 +539,14 @@ def test_a_fault_at_any_page_is_no_end(opened: Open, name: str, number: int) -> 
         reader.read()
 
 
-# Borders
-
-SKIPPED = {0: [entry("s", 35)], 1: [entry("t", 30)], 2: [entry("u", 0)]}
+# Limits
 
 
-def test_records_left_out_between_pages_are_found(opened: Open) -> None:
-    reader = opened(Book(BOOK.pages, between=SKIPPED))
-    read = reader.read(paginator=COMPARED)
-    assert sorted(read.keys) == sorted("gfesdcbtazyux")
-    assert reader.client.notes["records skipped between pages, requested again"] == 3
-    assert reader.asked() == ["0", "0+", "1", "1+", "2", "2+", "3"]
-
-
-def test_a_listing_without_holes_is_asked_for_one_page_more(opened: Open) -> None:
+def test_a_limit_keeps_so_many_pages_and_records_of_a_page_and_proves_nothing(opened: Open) -> None:
     reader = opened(BOOK)
-    assert reader.read(paginator=COMPARED).keys == list("gfedcbazyx")
-    assert reader.client.notes["records skipped between pages, requested again"] == 0
-    assert reader.asked() == ["0", "0+", "1", "2", "3"]
-
-
-@pytest.mark.parametrize("pages", [1, 2, 3])
-def test_records_left_out_are_found_by_a_listing_that_goes_on(opened: Open, pages: int) -> None:
-    reader = opened(Book(BOOK.pages, between=SKIPPED))
-    broken = reader.read(paginator=COMPARED, pages=pages)
-    resumed = reader.read(replace(TODAY, checkpoints={"entries": broken.kept}), paginator=COMPARED)
-    assert sorted(broken.keys + resumed.keys) == sorted("gfesdcbtazyux")
+    read = reader.read(replace(TODAY, limit=2, full_refresh=True))
+    assert (read.keys, read.full_scans) == (list("gfdc"), [])
+    assert reader.asked() == ["0", "1"]
 
 
 # Conditions

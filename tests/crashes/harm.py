@@ -11,7 +11,6 @@ from psycopg.rows import dict_row
 
 from pipelines.landing import land, stage_bodies
 from pipelines.landing.intake import save_checkpoint
-from pipelines.landing.publish import Outcome
 from pipelines.ledger import Counts, Run
 from pipelines.warehouse.database import Connection
 
@@ -25,14 +24,14 @@ def ledger_row_before_the_data() -> None:
     """The ledger row is committed before the data."""
     publish = land.publish  # type: ignore[attr-defined]
 
-    def early(run: Run, outcome: Outcome) -> None:
+    def early(run: Run, *others: Any) -> None:
         own = run.connection
         with _elsewhere() as run.connection:
             run.close(Counts(), {})
         run.connection = own
-        publish(run, outcome)
+        publish(run, *others)
 
-    land.publish = early  # type: ignore[attr-defined]
+    land.publish = early  # type: ignore[attr-defined, assignment]
 
 
 def checkpoint_before_its_page() -> None:

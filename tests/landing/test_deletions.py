@@ -10,7 +10,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from psycopg.rows import tuple_row
 
 from pipelines import ledger, project
 from pipelines.errors import SourceFault
@@ -20,6 +19,9 @@ from pipelines.ledger import Run
 from pipelines.source import Checkpoint, FullScan, Item, Payload, Skipped, Source
 from pipelines.transform.run import pending_partitions, transform
 from pipelines.warehouse.database import Warehouse
+from tests.library import author, payload, rows, whole
+
+pytestmark = pytest.mark.usefixtures("toy")
 
 DAYS = ("2026-11-01", "2026-11-02", "2026-11-03", "2026-11-04")
 ALL = FullScan("", responses=1)
@@ -29,12 +31,12 @@ def at(day: str) -> datetime:
     return datetime.fromisoformat(day).replace(tzinfo=UTC)
 
 
-def graph(of: str, words: str = "", **more: Any) -> Payload:
-    return Payload(json.dumps({"nodes": [], "words": words or of}).encode(), f"said of {of}", of, **more)
+def note(of: str, words: str = "", **more: Any) -> Payload:
+    return Payload(json.dumps({"words": words or of}).encode(), f"said of {of}", of, **more)
 
 
-def graphs(names: Iterable[str]) -> list[Item]:
-    return [graph(name) for name in names]
+def notes(names: Iterable[str]) -> list[Item]:
+    return [note(name) for name in names]
 
 
 def take_in(
@@ -49,11 +51,6 @@ def take_in(
 ) -> Run:
     intake = Intake(lambda _: items, mode, at(day), get_record=get_record)
     return land.land_intake(warehouse, source, day, nullcontext(intake), shrink=shrink)
-
-
-def rows(warehouse: Warehouse, query: str) -> list[tuple[Any, ...]]:
-    with warehouse.connect() as connection:
-        return connection.cursor(row_factory=tuple_row).execute(query.encode()).fetchall()
 
 
 def there(warehouse: Warehouse) -> list[str]:
@@ -75,43 +72,35 @@ def numbered(number: int) -> list[str]:
 
 
 def test_what_a_complete_listing_no_longer_tells_is_deleted_with_all_its_rows(
-    warehouse: Warehouse, civitai: Source
+    warehouse: Warehouse, library: Source
 ) -> None:
-    def model(number: int) -> Payload:
-        mine = {
-            "id": number,
-            "name": "v1",
-            "files": [{"id": number, "name": "file", "type": "Model"}],
-            "images": [{"id": number, "url": f"https://i/{number}.png", "meta": {"prompt": "a lighthouse"}}],
-        }
-        body = {"id": number, "name": f"model {number}", "type": "LORA", "tags": [f"only {number}"]}
-        more = {"stats": {"downloadCount": 1}, "modelVersions": [mine]}
-        return Payload(json.dumps(body | more).encode(), f"model {number}", kind="models")
+    def one(number: int) -> Payload:
+        return payload(whole(number, stats={"loans": 1}, topics=[f"only {number}"]))
 
-    tables = ("models", "model_versions", "artifacts", "images", "prompts", "tags", "model_tags", "model_stats")
+    tables = ("authors", "books", "copies", "covers", "quotes", "topics", "author_topics", "loans")
 
     def sizes() -> set[int]:
-        return {number for table in tables for (number,) in rows(warehouse, f"select count(*) from catalog.{table}")}
+        return {number for table in tables for (number,) in rows(warehouse, f"select count(*) from toy.{table}")}
 
-    take_in(warehouse, civitai, [model(1), model(2), FullScan("models", 1)])
-    transform(warehouse, civitai, DAYS[0])
+    take_in(warehouse, library, [one(1), one(2), FullScan("authors", 1)])
+    transform(warehouse, library, DAYS[0])
     assert sizes() == {2}
-    run = take_in(warehouse, civitai, [model(2), FullScan("models", 1)], DAYS[1])
+    run = take_in(warehouse, library, [one(2), FullScan("authors", 1)], DAYS[1])
     assert (run.counts.fetched, run.counts.unchanged, run.counts.deleted) == (1, 1, 1)
-    assert pending_partitions(warehouse, civitai) == [DAYS[1]]
-    run = transform(warehouse, civitai, DAYS[1])
+    assert pending_partitions(warehouse, library) == [DAYS[1]]
+    run = transform(warehouse, library, DAYS[1])
     assert (run.status, run.counts.fetched, run.counts.deleted) == ("completed", 0, len(tables))
     assert sizes() == {1}
-    assert rows(warehouse, "select external_id from catalog.models") == [("2",)]
-    run = take_in(warehouse, civitai, [model(2), model(1), FullScan("models", 1)], DAYS[2])
+    assert rows(warehouse, "select external_id from toy.authors") == [("2",)]
+    run = take_in(warehouse, library, [one(2), one(1), FullScan("authors", 1)], DAYS[2])
     assert (run.counts.created, run.counts.unchanged, run.counts.deleted) == (1, 1, 0)
-    assert transform(warehouse, civitai, DAYS[2]).counts.created == len(tables)
+    assert transform(warehouse, library, DAYS[2]).counts.created == len(tables)
     assert sizes() == {2}
 
 
-def test_a_tombstone_says_when_and_why(warehouse: Warehouse, comfyui: Source) -> None:
-    take_in(warehouse, comfyui, graphs("ab"))
-    run = take_in(warehouse, comfyui, [graph("b"), ALL], DAYS[1])
+def test_a_tombstone_says_when_and_why(warehouse: Warehouse, shelf: Source) -> None:
+    take_in(warehouse, shelf, notes("ab"))
+    run = take_in(warehouse, shelf, [note("b"), ALL], DAYS[1])
     found = rows(
         warehouse,
         """
@@ -127,36 +116,35 @@ def test_a_tombstone_says_when_and_why(warehouse: Warehouse, comfyui: Source) ->
     ]
 
 
-def test_what_is_gone_is_gone_once(warehouse: Warehouse, comfyui: Source) -> None:
-    take_in(warehouse, comfyui, graphs("ab"))
-    deleted = [take_in(warehouse, comfyui, [graph("b"), ALL], day).counts.deleted for day in DAYS[1:]]
+def test_what_is_gone_is_gone_once(warehouse: Warehouse, shelf: Source) -> None:
+    take_in(warehouse, shelf, notes("ab"))
+    deleted = [take_in(warehouse, shelf, [note("b"), ALL], day).counts.deleted for day in DAYS[1:]]
     assert deleted == [1, 0, 0]
     assert rows(warehouse, "select count(*) from staging.versions") == [(3,)]
 
 
 @pytest.mark.parametrize("words", ["a", "something new"])
-def test_a_record_that_comes_back_is_there_again(warehouse: Warehouse, comfyui: Source, words: str) -> None:
-    take_in(warehouse, comfyui, graphs("ab"))
-    take_in(warehouse, comfyui, [graph("b"), ALL], DAYS[1])
-    run = take_in(warehouse, comfyui, [graph("b"), graph("a", words), ALL], DAYS[2])
+def test_a_record_that_comes_back_is_there_again(warehouse: Warehouse, shelf: Source, words: str) -> None:
+    take_in(warehouse, shelf, notes("ab"))
+    take_in(warehouse, shelf, [note("b"), ALL], DAYS[1])
+    run = take_in(warehouse, shelf, [note("b"), note("a", words), ALL], DAYS[2])
     assert (run.counts.created, run.counts.updated, run.counts.unchanged) == (1, 0, 1)
     assert (there(warehouse), gone(warehouse)) == (["a", "b"], [])
 
 
-def test_a_listing_that_was_not_read_to_its_end_proves_nothing(warehouse: Warehouse, comfyui: Source) -> None:
-    take_in(warehouse, comfyui, graphs("ab"))
-    assert take_in(warehouse, comfyui, [graph("b")], DAYS[1]).counts.deleted == 0
-    assert take_in(warehouse, comfyui, [graph("b"), ALL], DAYS[1], mode="files").counts.deleted == 0
+def test_a_listing_that_was_not_read_to_its_end_proves_nothing(warehouse: Warehouse, shelf: Source) -> None:
+    take_in(warehouse, shelf, notes("ab"))
+    assert take_in(warehouse, shelf, [note("b")], DAYS[1]).counts.deleted == 0
+    assert take_in(warehouse, shelf, [note("b"), ALL], DAYS[1], mode="files").counts.deleted == 0
     assert there(warehouse) == ["a", "b"]
 
 
-def test_a_listing_of_one_kind_says_nothing_of_another(warehouse: Warehouse, civitai: Source) -> None:
+def test_a_listing_of_one_kind_says_nothing_of_another(warehouse: Warehouse, library: Source) -> None:
     def one(kind: str, number: int) -> Payload:
-        body = {"id": number, "name": "x", "type": "LORA", "url": "https://i"}
-        return Payload(json.dumps(body).encode(), "here", kind=kind)
+        return payload(author(number, url="https://cover.example"), kind=kind)
 
-    take_in(warehouse, civitai, [one("models", 1), one("images", 2), one("images", 3)])
-    run = take_in(warehouse, civitai, [one("images", 3), FullScan("images", 1)], DAYS[1])
+    take_in(warehouse, library, [one("authors", 1), one("covers", 2), one("covers", 3)])
+    run = take_in(warehouse, library, [one("covers", 3), FullScan("covers", 1)], DAYS[1])
     assert (run.counts.deleted, there(warehouse), gone(warehouse)) == (1, ["1", "3"], ["2"])
 
 
@@ -173,136 +161,144 @@ def test_a_listing_of_one_kind_says_nothing_of_another(warehouse: Warehouse, civ
     ],
 )
 def test_a_listing_that_lost_more_than_a_fifth_fails_before_anything_is_written_unless_it_is_to_be_believed(
-    warehouse: Warehouse, comfyui: Source, had: int, told: int, believed: bool
+    warehouse: Warehouse, shelf: Source, had: int, told: int, believed: bool
 ) -> None:
-    take_in(warehouse, comfyui, graphs(numbered(had)))
-    left = [*graphs(numbered(told)), ALL]
+    take_in(warehouse, shelf, notes(numbered(had)))
+    left = [*notes(numbered(told)), ALL]
     if not believed:
         before = rows(warehouse, "select * from staging.versions order by version_id")
         with pytest.raises(SourceFault, match=f"lists {told} records, and lacks {had - told} of those .* --shrink"):
-            take_in(warehouse, comfyui, left, DAYS[1])
+            take_in(warehouse, shelf, left, DAYS[1])
         assert rows(warehouse, "select * from staging.versions order by version_id") == before
         assert rows(warehouse, "select status, fetched, publish_seq from ops.fetch_runs order by 1 desc limit 1") == [
             ("failed", 0, None)
         ]
-    run = take_in(warehouse, comfyui, left, DAYS[1], shrink=not believed)
+    run = take_in(warehouse, shelf, left, DAYS[1], shrink=not believed)
     assert (run.status, run.counts.unchanged, run.counts.deleted) == ("completed", told, had - told)
 
 
-def test_a_record_that_cannot_be_read_this_time_stays(warehouse: Warehouse, comfyui: Source) -> None:
-    take_in(warehouse, comfyui, graphs("abc"))
-    run = take_in(warehouse, comfyui, [Skipped("a", "cannot be read", "a"), graph("c"), ALL], DAYS[1])
+def test_a_record_that_cannot_be_read_this_time_stays(warehouse: Warehouse, shelf: Source) -> None:
+    take_in(warehouse, shelf, notes("abc"))
+    run = take_in(warehouse, shelf, [Skipped("a", "cannot be read", "a"), note("c"), ALL], DAYS[1])
     assert (run.counts.deleted, there(warehouse), gone(warehouse)) == (1, ["a", "c"], ["b"])
     assert run.stats["skipped"] == {"cannot be read": 1}
 
 
-def test_a_skipped_thing_that_is_no_record_keeps_none(warehouse: Warehouse, comfyui: Source) -> None:
-    take_in(warehouse, comfyui, graphs("ab"))
-    run = take_in(warehouse, comfyui, [Skipped("a", "no workflow graph"), graph("b"), ALL], DAYS[1])
+def test_a_skipped_thing_that_is_no_record_keeps_none(warehouse: Warehouse, shelf: Source) -> None:
+    take_in(warehouse, shelf, notes("ab"))
+    run = take_in(warehouse, shelf, [Skipped("a", "no note"), note("b"), ALL], DAYS[1])
     assert (run.counts.deleted, gone(warehouse)) == (1, ["a"])
 
 
-def test_a_payload_without_an_id_that_can_be_read_may_be_any_record(warehouse: Warehouse, civitai: Source) -> None:
-    def model(number: int) -> Payload:
-        return Payload(f'{{"id": {number}, "name": "x", "type": "LORA"}}'.encode(), "here", kind="models")
-
-    take_in(warehouse, civitai, [model(each) for each in (1, 2, 3)])
-    cut = Payload(b'{"id": 1, "na', "cut", kind="models")
-    run = take_in(warehouse, civitai, [model(3), cut, FullScan("models", 1)], DAYS[1])
+def test_a_payload_without_an_id_that_can_be_read_may_be_any_record(warehouse: Warehouse, library: Source) -> None:
+    take_in(warehouse, library, [payload(author(each)) for each in (1, 2, 3)])
+    cut = Payload(b'{"id": 1, "na', "cut", kind="authors")
+    run = take_in(warehouse, library, [payload(author(3)), cut, FullScan("authors", 1)], DAYS[1])
     assert (run.status, run.counts.deleted, run.counts.quarantined) == ("partial_success", 0, 1)
     assert run.stats["notes"] == {"not deleted: payloads without a readable id": 2}
     assert there(warehouse) == ["1", "2", "3"]
 
 
-def test_a_payload_that_is_rejected_with_its_id_is_not_gone(warehouse: Warehouse, civitai: Source) -> None:
-    def model(number: int, name: str = '"x"') -> Payload:
-        return Payload(f'{{"id": {number}, "name": {name}, "type": "LORA"}}'.encode(), "here", kind="models")
-
-    take_in(warehouse, civitai, [model(each) for each in (1, 2, 3)])
-    run = take_in(warehouse, civitai, [model(3), model(1, "[7]"), FullScan("models", 1)], DAYS[1])
+def test_a_payload_that_is_rejected_with_its_id_is_not_gone(warehouse: Warehouse, library: Source) -> None:
+    take_in(warehouse, library, [payload(author(each)) for each in (1, 2, 3)])
+    items: list[Item] = [payload(author(3)), payload({"id": 1, "name": [7]}), FullScan("authors", 1)]
+    run = take_in(warehouse, library, items, DAYS[1])
     assert (run.counts.deleted, there(warehouse), gone(warehouse)) == (1, ["1", "3"], ["2"])
 
 
-def test_several_answers_where_none_can_be_looked_at_prove_nothing(warehouse: Warehouse, comfyui: Source) -> None:
-    take_in(warehouse, comfyui, graphs("abc"))
-    run = take_in(warehouse, comfyui, [graph("c"), FullScan("", responses=2)], DAYS[1])
+def test_several_answers_where_none_can_be_looked_at_prove_nothing(warehouse: Warehouse, shelf: Source) -> None:
+    take_in(warehouse, shelf, notes("abc"))
+    run = take_in(warehouse, shelf, [note("c"), FullScan("", responses=2)], DAYS[1])
     assert run.stats["notes"] == {
         "not deleted: listed in several answers, and no record can be fetched by id": 2,
     }
     assert (run.counts.deleted, there(warehouse)) == (0, ["a", "b", "c"])
 
 
-def test_each_record_that_is_missing_is_looked_at_and_what_is_there_lands(
-    warehouse: Warehouse, comfyui: Source
-) -> None:
+def test_each_record_that_is_missing_is_looked_at_and_what_is_there_lands(warehouse: Warehouse, shelf: Source) -> None:
     asked: list[tuple[str, str]] = []
 
     def get_record(kind: str, external_id: str) -> Payload | None:
         asked.append((kind, external_id))
-        return None if external_id == "a" else graph(external_id, "looked at" if external_id == "b" else "")
+        return None if external_id == "a" else note(external_id, "looked at" if external_id == "b" else "")
 
-    take_in(warehouse, comfyui, graphs("abcd"))
-    run = take_in(warehouse, comfyui, [graph("d"), FullScan("", responses=2)], DAYS[1], get_record=get_record)
+    take_in(warehouse, shelf, notes("abcd"))
+    run = take_in(warehouse, shelf, [note("d"), FullScan("", responses=2)], DAYS[1], get_record=get_record)
     assert asked == [("", "a"), ("", "b"), ("", "c")]
     assert (run.counts.fetched, run.counts.updated, run.counts.unchanged, run.counts.deleted) == (3, 1, 2, 1)
     assert run.stats["notes"] == {"missing from a full scan, fetched by id": 2}
     assert (there(warehouse), gone(warehouse)) == (["b", "c", "d"], ["a"])
 
 
-def test_a_look_that_fails_fails_the_run(warehouse: Warehouse, comfyui: Source) -> None:
+def test_what_another_run_landed_while_the_listing_was_read_is_not_taken_for_gone(
+    warehouse: Warehouse, shelf: Source
+) -> None:
+    """Also where its own time is long past."""
+
+    def items(_: Mapping[str, Any]) -> Iterator[Item]:
+        yield note("a")
+        land.land_items(warehouse, shelf, DAYS[0], [note("new", version_at=at("2020-01-01")), note("b")])
+        yield ALL
+
+    take_in(warehouse, shelf, notes("a"))
+    run = land.land_intake(warehouse, shelf, DAYS[0], nullcontext(Intake(items, "live")))
+    assert (run.counts.deleted, there(warehouse)) == (0, ["a", "b", "new"])
+
+
+def test_a_look_that_fails_fails_the_run(warehouse: Warehouse, shelf: Source) -> None:
     def get_record(kind: str, external_id: str) -> Payload | None:
         raise SourceFault("it is ill today")
 
-    take_in(warehouse, comfyui, graphs("ab"))
+    take_in(warehouse, shelf, notes("ab"))
     with pytest.raises(SourceFault, match="ill"):
-        take_in(warehouse, comfyui, [graph("b", "new"), ALL], DAYS[1], get_record=get_record)
+        take_in(warehouse, shelf, [note("b", "new"), ALL], DAYS[1], get_record=get_record)
     assert there(warehouse) == ["a", "b"]
     assert rows(warehouse, "select count(*) from staging.versions") == [(2,)]
 
 
-def test_a_run_that_breaks_off_deletes_nothing(warehouse: Warehouse, comfyui: Source) -> None:
+def test_a_run_that_breaks_off_deletes_nothing(warehouse: Warehouse, shelf: Source) -> None:
     def broken(_: Mapping[str, Any]) -> Iterator[Item]:
-        yield graph("b")
+        yield note("b")
         yield ALL
         raise ConnectionError("gone")
 
-    take_in(warehouse, comfyui, graphs("ab"))
+    take_in(warehouse, shelf, notes("ab"))
     with pytest.raises(ConnectionError):
-        land.land_intake(warehouse, comfyui, DAYS[1], nullcontext(Intake(broken, "live")))
+        land.land_intake(warehouse, shelf, DAYS[1], nullcontext(Intake(broken, "live")))
     assert there(warehouse) == ["a", "b"]
 
 
-def test_an_older_day_replayed_deletes_and_revives_nothing(warehouse: Warehouse, comfyui: Source) -> None:
+def test_an_older_day_replayed_deletes_and_revives_nothing(warehouse: Warehouse, shelf: Source) -> None:
     days = {DAYS[0]: "abc", DAYS[1]: "acd", DAYS[2]: "bcde"}
     for day, names in days.items():
-        take_in(warehouse, comfyui, [*graphs(names), ALL], day)
+        take_in(warehouse, shelf, [*notes(names), ALL], day)
     assert (there(warehouse), gone(warehouse)) == (["b", "c", "d", "e"], ["a"])
     before = rows(warehouse, "select version_id, latest, version_at from staging.versions order by 1")
     for day in (DAYS[1], DAYS[0], DAYS[2], DAYS[1]):
-        run = take_in(warehouse, comfyui, [*graphs(days[day]), ALL], day)
+        run = take_in(warehouse, shelf, [*notes(days[day]), ALL], day)
         assert (run.counts.created, run.counts.updated, run.counts.deleted) == (0, 0, 0)
         assert rows(warehouse, "select version_id, latest, version_at from staging.versions order by 1") == before
 
 
 def test_a_day_in_between_that_comes_late_deletes_nothing_that_was_seen_since(
-    warehouse: Warehouse, comfyui: Source
+    warehouse: Warehouse, shelf: Source
 ) -> None:
-    take_in(warehouse, comfyui, [*graphs("ab"), ALL], DAYS[0])
-    take_in(warehouse, comfyui, [*graphs("ab"), ALL], DAYS[2])
-    run = take_in(warehouse, comfyui, [*graphs("b"), ALL], DAYS[1])
+    take_in(warehouse, shelf, [*notes("ab"), ALL], DAYS[0])
+    take_in(warehouse, shelf, [*notes("ab"), ALL], DAYS[2])
+    run = take_in(warehouse, shelf, [*notes("b"), ALL], DAYS[1])
     assert (run.counts.deleted, there(warehouse)) == (0, ["a", "b"])
 
 
-def test_a_record_with_a_time_of_its_own_to_come_can_be_deleted(warehouse: Warehouse, comfyui: Source) -> None:
+def test_a_record_with_a_time_of_its_own_to_come_can_be_deleted(warehouse: Warehouse, shelf: Source) -> None:
     ahead = datetime.now(UTC) + timedelta(days=400)
-    take_in(warehouse, comfyui, [graph("a", version_at=ahead), graph("b")])
-    run = take_in(warehouse, comfyui, [graph("b"), ALL], DAYS[1])
+    take_in(warehouse, shelf, [note("a", version_at=ahead), note("b")])
+    run = take_in(warehouse, shelf, [note("b"), ALL], DAYS[1])
     assert (run.counts.deleted, gone(warehouse)) == (1, ["a"])
 
 
-def test_a_file_under_another_name_is_known_again(warehouse: Warehouse, comfyui: Source) -> None:
-    take_in(warehouse, comfyui, [graph("a", "same"), graph("b", "other"), graph("c"), ALL])
-    run = take_in(warehouse, comfyui, [graph("x", "same"), graph("y", "news"), graph("c"), ALL], DAYS[1])
+def test_a_file_under_another_name_is_known_again(warehouse: Warehouse, shelf: Source) -> None:
+    take_in(warehouse, shelf, [note("a", "same"), note("b", "other"), note("c"), ALL])
+    run = take_in(warehouse, shelf, [note("x", "same"), note("y", "news"), note("c"), ALL], DAYS[1])
     assert (run.counts.created, run.counts.deleted, run.stats["renamed"]) == (2, 2, 1)
     renamed = rows(
         warehouse,
@@ -314,34 +310,34 @@ def test_a_file_under_another_name_is_known_again(warehouse: Warehouse, comfyui:
     assert renamed == [("x", "a")]
 
 
-def test_a_copy_beside_what_stays_is_no_other_name(warehouse: Warehouse, comfyui: Source) -> None:
-    take_in(warehouse, comfyui, [graph("a", "same"), graph("b"), ALL])
-    run = take_in(warehouse, comfyui, [graph("a", "same"), graph("x", "same"), ALL], DAYS[1])
+def test_a_copy_beside_what_stays_is_no_other_name(warehouse: Warehouse, shelf: Source) -> None:
+    take_in(warehouse, shelf, [note("a", "same"), note("b"), ALL])
+    run = take_in(warehouse, shelf, [note("a", "same"), note("x", "same"), ALL], DAYS[1])
     assert (run.counts.created, run.counts.deleted, "renamed" in run.stats) == (1, 1, False)
 
 
-def test_files_of_one_content_are_renamed_one_to_one(warehouse: Warehouse, comfyui: Source) -> None:
-    take_in(warehouse, comfyui, [graph("a", "same"), graph("b", "same"), ALL])
-    run = take_in(warehouse, comfyui, [graph(each, "same") for each in "xyz"] + [ALL], DAYS[1])
+def test_files_of_one_content_are_renamed_one_to_one(warehouse: Warehouse, shelf: Source) -> None:
+    take_in(warehouse, shelf, [note("a", "same"), note("b", "same"), ALL])
+    run = take_in(warehouse, shelf, [note(each, "same") for each in "xyz"] + [ALL], DAYS[1])
     assert (run.counts.created, run.counts.deleted, run.stats["renamed"]) == (3, 2, 2)
 
 
-def test_a_listing_of_some_ids_says_nothing_of_others(warehouse: Warehouse, comfyui: Source) -> None:
+def test_a_listing_of_some_ids_says_nothing_of_others(warehouse: Warehouse, shelf: Source) -> None:
     """In the order of numbers, whatever day they came in."""
-    take_in(warehouse, comfyui, graphs(["7", "9", "10", "11"]))
-    take_in(warehouse, comfyui, graphs(["100", "30"]), DAYS[1])
-    run = take_in(warehouse, comfyui, [graph("11"), FullScan("", 1, id_range=(9, 100))], DAYS[2])
+    take_in(warehouse, shelf, notes(["7", "9", "10", "11"]))
+    take_in(warehouse, shelf, notes(["100", "30"]), DAYS[1])
+    run = take_in(warehouse, shelf, [note("11"), FullScan("", 1, id_range=(10, 99))], DAYS[2])
     assert (run.counts.deleted, gone(warehouse)) == (2, ["10", "30"])
     assert there(warehouse) == ["100", "11", "7", "9"]
 
 
-def test_a_listing_of_some_ids_that_lost_most_of_them_is_not_believed(warehouse: Warehouse, comfyui: Source) -> None:
+def test_a_listing_of_some_ids_that_lost_most_of_them_is_not_believed(warehouse: Warehouse, shelf: Source) -> None:
     """However many others are told beside them."""
-    take_in(warehouse, comfyui, graphs(map(str, range(1, 30))))
-    few: list[Item] = [*graphs(["1", "3", *map(str, range(20, 200))]), FullScan("", 1, id_range=(1, 20))]
+    take_in(warehouse, shelf, notes(map(str, range(1, 30))))
+    few: list[Item] = [*notes(["1", "3", *map(str, range(20, 200))]), FullScan("", 1, id_range=(2, 19))]
     with pytest.raises(SourceFault, match="lists 1 records, and lacks 17 of those that it had"):
-        take_in(warehouse, comfyui, few, DAYS[1])
-    assert take_in(warehouse, comfyui, few, DAYS[1], shrink=True).counts.deleted == 17
+        take_in(warehouse, shelf, few, DAYS[1])
+    assert take_in(warehouse, shelf, few, DAYS[1], shrink=True).counts.deleted == 17
 
 
 # Landings that broke off
@@ -349,7 +345,7 @@ def test_a_listing_of_some_ids_that_lost_most_of_them_is_not_believed(warehouse:
 
 @dataclass
 class Pages:
-    """A listing of five pages of three graphs, which breaks off as often as it is told to.
+    """A listing of five pages of three notes, which breaks off as often as it is told to.
 
     breaks: the page in which it does, and with what; asked: the pages that each run read.
     """
@@ -365,14 +361,14 @@ class Pages:
     def items(self, resume: dict[str, dict[str, Any]]) -> Iterator[Item]:
         self.resumed.append({name: dict(state) for name, state in resume.items()})
         self.asked.append([])
-        for page in range(resume.get("graphs", {}).get("page", 0), 5):
+        for page in range(resume.get("notes", {}).get("page", 0), 5):
             self.asked[-1].append(page)
-            yield from [graph(f"{page}{each}") for each in "abc"[:2]]
+            yield from [note(f"{page}{each}") for each in "abc"[:2]]
             if self.breaks and self.breaks[0][0] == page:
                 raise self.breaks.pop(0)[1]
-            yield graph(f"{page}c")
+            yield note(f"{page}c")
             yield from self.odd.get(page, [])
-            yield Checkpoint("graphs", {"page": page + 1})
+            yield Checkpoint("notes", {"page": page + 1})
         yield ALL
 
 
@@ -404,67 +400,67 @@ def kept(warehouse: Warehouse) -> tuple[int, int, int]:
 def assert_all_landed_once(warehouse: Warehouse, run: Run) -> None:
     assert (run.status, run.counts.fetched, run.counts.created) == ("completed", 15, 15)
     assert there(warehouse) == EVERY
-    assert run.stats["bytes"] == sum(len(graph(name).body) for name in EVERY)
+    assert run.stats["bytes"] == sum(len(note(name).body) for name in EVERY)
     assert rows(warehouse, "select count(*), count(distinct digest) from staging.payloads") == [(15, 15)]
 
 
 @pytest.mark.parametrize("batch", [2, 4, land.BATCH_PAYLOADS])
 def test_a_landing_goes_on_where_the_last_one_broke_off(
-    warehouse: Warehouse, comfyui: Source, monkeypatch: pytest.MonkeyPatch, batch: int
+    warehouse: Warehouse, shelf: Source, monkeypatch: pytest.MonkeyPatch, batch: int
 ) -> None:
     """However many were written since its last checkpoint."""
     monkeypatch.setattr(land, "BATCH_PAYLOADS", batch)
     pages = Pages([(3, GIVEN_UP)])
-    break_off(warehouse, comfyui, pages)
+    break_off(warehouse, shelf, pages)
     assert there(warehouse) == []
-    run = go_on(warehouse, comfyui, pages)
-    assert (pages.resumed, pages.asked) == ([{}, {"graphs": {"page": 3}}], [[0, 1, 2, 3], [3, 4]])
+    run = go_on(warehouse, shelf, pages)
+    assert (pages.resumed, pages.asked) == ([{}, {"notes": {"page": 3}}], [[0, 1, 2, 3], [3, 4]])
     assert run.stats["notes"] == {"payloads resumed from a failed run": 9}
     assert_all_landed_once(warehouse, run)
     assert kept(warehouse) == (0, 0, 0)
 
 
-def test_it_may_break_off_more_than_once(warehouse: Warehouse, comfyui: Source) -> None:
+def test_it_may_break_off_more_than_once(warehouse: Warehouse, shelf: Source) -> None:
     pages = Pages([(1, GIVEN_UP), (1, GIVEN_UP), (4, KeyboardInterrupt("dead"))])
     for _ in range(3):
-        break_off(warehouse, comfyui, pages)
-    run = go_on(warehouse, comfyui, pages)
+        break_off(warehouse, shelf, pages)
+    run = go_on(warehouse, shelf, pages)
     assert pages.asked == [[0, 1], [1], [1, 2, 3, 4], [4]]
     assert_all_landed_once(warehouse, run)
 
 
-def test_what_was_rejected_skipped_repaired_or_kept_before_counts_once(warehouse: Warehouse, comfyui: Source) -> None:
+def test_what_was_rejected_skipped_repaired_or_kept_before_counts_once(warehouse: Warehouse, shelf: Source) -> None:
     odd: list[Item] = [
-        Payload(b'{"nodes": [', "cut", "cut"),
+        Payload(b'{"words": [', "cut", "cut"),
         Payload(rb'{"words": "\u0000"}', "odd", "odd"),
-        Skipped("other", "no workflow graph"),
+        Skipped("other", "no note"),
         Skipped("busy", "cannot be read", "busy"),
     ]
-    take_in(warehouse, comfyui, graphs(["busy", "old", *EVERY]))
+    take_in(warehouse, shelf, notes(["busy", "old", *EVERY]))
     pages = Pages([(2, GIVEN_UP)], odd={0: odd, 4: odd[2:3]})
-    break_off(warehouse, comfyui, pages, DAYS[1])
-    run = go_on(warehouse, comfyui, pages, DAYS[1])
+    break_off(warehouse, shelf, pages, DAYS[1])
+    run = go_on(warehouse, shelf, pages, DAYS[1])
     counts = {name: value for name, value in vars(run.counts).items() if value}
     assert counts == {"fetched": 17, "created": 1, "unchanged": 15, "quarantined": 1, "deleted": 1}
-    assert run.stats["skipped"] == {"no workflow graph": 2, "cannot be read": 1}
+    assert run.stats["skipped"] == {"no note": 2, "cannot be read": 1}
     assert sum(run.stats["repaired"].values()) == 1
     assert rows(warehouse, "select seen, last_run from staging.quarantine") == [(1, run.id)]
     assert (gone(warehouse), [name for name in there(warehouse) if name not in EVERY]) == (["old"], ["busy", "odd"])
 
 
-def test_what_landed_while_it_was_broken_off_is_not_taken_for_gone(warehouse: Warehouse, comfyui: Source) -> None:
+def test_what_landed_while_it_was_broken_off_is_not_taken_for_gone(warehouse: Warehouse, shelf: Source) -> None:
     pages = Pages([(2, GIVEN_UP)])
-    break_off(warehouse, comfyui, pages)
-    land.land_items(warehouse, comfyui, DAYS[0], [graph("meanwhile")])
-    run = go_on(warehouse, comfyui, pages)
+    break_off(warehouse, shelf, pages)
+    land.land_items(warehouse, shelf, DAYS[0], [note("meanwhile")])
+    run = go_on(warehouse, shelf, pages)
     assert (run.counts.deleted, "meanwhile" in there(warehouse)) == (0, True)
 
 
 @pytest.mark.parametrize(
     "why", ["another day", "a recording", "other code", "a day ago", "a server that crashed", "a fault of the source"]
 )
-def test_it_begins_anew_after(warehouse: Warehouse, comfyui: Source, why: str) -> None:
-    source, day, mode = comfyui, DAYS[0], "live"
+def test_it_begins_anew_after(warehouse: Warehouse, shelf: Source, why: str) -> None:
+    source, day, mode = shelf, DAYS[0], "live"
     pages = Pages([(3, SourceFault("it is ill") if why == "a fault of the source" else GIVEN_UP)])
     break_off(warehouse, source, pages)
     with warehouse.connect() as connection:
@@ -473,7 +469,7 @@ def test_it_begins_anew_after(warehouse: Warehouse, comfyui: Source, why: str) -
         elif why == "a recording":
             mode = "recorded"
         elif why == "other code":
-            source = replace(comfyui, code_version="other")
+            source = replace(shelf, code_version="other")
         elif why == "a day ago":
             connection.execute(
                 """
@@ -490,18 +486,18 @@ def test_it_begins_anew_after(warehouse: Warehouse, comfyui: Source, why: str) -
     assert_all_landed_once(warehouse, run)
 
 
-def test_a_recording_that_breaks_off_is_not_taken_up(warehouse: Warehouse, comfyui: Source) -> None:
+def test_a_recording_that_breaks_off_is_not_taken_up(warehouse: Warehouse, shelf: Source) -> None:
     pages = Pages([(3, GIVEN_UP)])
-    break_off(warehouse, comfyui, pages, mode="recorded")
-    run = go_on(warehouse, comfyui, pages, mode="recorded")
+    break_off(warehouse, shelf, pages, mode="recorded")
+    run = go_on(warehouse, shelf, pages, mode="recorded")
     assert (pages.resumed, run.counts.created) == ([{}, {}], 15)
 
 
-def test_what_is_taken_up_is_taken_up_by_one(warehouse: Warehouse, comfyui: Source) -> None:
+def test_what_is_taken_up_is_taken_up_by_one(warehouse: Warehouse, shelf: Source) -> None:
     pages = Pages([(3, GIVEN_UP)])
-    break_off(warehouse, comfyui, pages)
-    go_on(warehouse, comfyui, pages)
-    run = go_on(warehouse, comfyui, pages)
+    break_off(warehouse, shelf, pages)
+    go_on(warehouse, shelf, pages)
+    run = go_on(warehouse, shelf, pages)
     assert (pages.resumed[2], run.counts.unchanged, run.stats["notes"]) == ({}, 15, {})
 
 
@@ -522,17 +518,17 @@ def items(resume):
                 print("here", flush=True)
                 time.sleep(60)
             name = f"{page}{each}"
-            yield Payload(json.dumps({"nodes": [], "words": name}).encode(), f"said of {name}", name)
-        yield Checkpoint("graphs", {"page": page + 1})
+            yield Payload(json.dumps({"words": name}).encode(), f"said of {name}", name)
+        yield Checkpoint("notes", {"page": page + 1})
 
 land.BATCH_PAYLOADS = 2
-source = project.sources()["catalog/comfyui"]
+source = project.sources()["toy/shelf"]
 intake = Intake(items, "live")
 land.land_intake(Warehouse(make_url(sys.argv[1])), source, sys.argv[2], nullcontext(intake))
 """
 
 
-def test_a_process_that_was_killed_is_taken_up(warehouse: Warehouse, comfyui: Source) -> None:
+def test_a_process_that_was_killed_is_taken_up(warehouse: Warehouse, shelf: Source) -> None:
     process = subprocess.Popen(
         [sys.executable, "-c", KILLED, warehouse.conninfo, DAYS[0]], cwd=project.ROOT, stdout=subprocess.PIPE, text=True
     )
@@ -543,7 +539,7 @@ def test_a_process_that_was_killed_is_taken_up(warehouse: Warehouse, comfyui: So
     while not ledger.close_dead_runs(warehouse):
         pass  # the server notices in a moment that it is gone
     pages = Pages()
-    run = go_on(warehouse, comfyui, pages)
+    run = go_on(warehouse, shelf, pages)
     assert pages.asked == [[3, 4]]
     assert_all_landed_once(warehouse, run)
     assert kept(warehouse) == (0, 0, 0)

@@ -282,7 +282,7 @@ class History:
 
     def transform(self) -> None:
         for day in pending_partitions(self.warehouse, self.source):
-            assert transform(self.warehouse, self.source, day).counts.quarantined == 0
+            assert transform(self.warehouse, self.source, day, shrink=True).counts.quarantined == 0
 
     def staged(self) -> dict[str, int | None]:
         """The edition of each record in staging, None where it has a tombstone."""

@@ -2,8 +2,7 @@
 
 import gzip
 import json
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,7 +10,6 @@ from typing import Any
 
 import pytest
 from backports import zstd
-from psycopg.rows import tuple_row
 
 from pipelines.errors import AtlasError
 from pipelines.landing import bulk_files
@@ -19,6 +17,9 @@ from pipelines.landing.land import BATCH_PAYLOADS, land_intake, land_items
 from pipelines.ledger import Run
 from pipelines.source import Item, Payload, Skipped, Source, Window
 from pipelines.warehouse.database import Warehouse
+from tests.library import rows
+
+pytestmark = pytest.mark.usefixtures("toy")
 
 FIRST, SECOND, THIRD = (datetime(2026, 11, day, tzinfo=UTC) for day in (1, 2, 3))
 DAY = "2026-11-01"
@@ -26,11 +27,6 @@ DAY = "2026-11-01"
 
 def payload(words: str, at: datetime | None = None, *, of: str = "a") -> Payload:
     return Payload(json.dumps({"words": words}).encode(), f"said {words}", external_id=of, version_at=at)
-
-
-def rows(warehouse: Warehouse, query: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
-    with warehouse.connect() as connection:
-        return connection.cursor(row_factory=tuple_row).execute(query, parameters).fetchall()
 
 
 def number(warehouse: Warehouse, query: str) -> int:
@@ -61,8 +57,8 @@ def bring(warehouse: Warehouse, source: Source, path: Path) -> Run:
     return land_intake(warehouse, source, DAY, nullcontext(intake))
 
 
-def model(number: int) -> bytes:
-    return json.dumps({"id": number, "name": f"model {number}", "type": "LORA"}).encode()
+def author(number: int) -> bytes:
+    return json.dumps({"id": number, "name": f"author {number}"}).encode()
 
 
 def ids(warehouse: Warehouse) -> list[str]:
@@ -74,90 +70,88 @@ def counted(run: Run) -> dict[str, int]:
     return {name: value for name, value in vars(run.counts).items() if value}
 
 
-def test_of_several_in_a_batch_the_latest_by_time_wins(warehouse: Warehouse, comfyui: Source) -> None:
-    run = land(warehouse, comfyui, payload("old", FIRST), payload("new", THIRD), payload("older", SECOND))
+def test_of_several_in_a_batch_the_latest_by_time_wins(warehouse: Warehouse, shelf: Source) -> None:
+    run = land(warehouse, shelf, payload("old", FIRST), payload("new", THIRD), payload("older", SECOND))
     assert sorted(history(warehouse)) == ["NEW", "old", "older"]
     assert counted(run) == {"fetched": 3, "created": 1, "duplicates": 2}
 
 
-def test_of_several_of_one_time_the_one_received_last_wins(warehouse: Warehouse, comfyui: Source) -> None:
-    land(warehouse, comfyui, payload("first", FIRST), payload("second", FIRST))
+def test_of_several_of_one_time_the_one_received_last_wins(warehouse: Warehouse, shelf: Source) -> None:
+    land(warehouse, shelf, payload("first", FIRST), payload("second", FIRST))
     assert sorted(history(warehouse)) == ["SECOND", "first"]
 
 
-def test_a_newer_version_wins_across_batches_of_one_run(warehouse: Warehouse, comfyui: Source) -> None:
+def test_a_newer_version_wins_across_batches_of_one_run(warehouse: Warehouse, shelf: Source) -> None:
     others = (payload("other", FIRST, of=f"other {each}") for each in range(BATCH_PAYLOADS))
-    run = land(warehouse, comfyui, payload("new", SECOND), *others, payload("old", FIRST))
+    run = land(warehouse, shelf, payload("new", SECOND), *others, payload("old", FIRST))
     assert sorted(history(warehouse)) == ["NEW", "old"]
     assert run.counts.created == BATCH_PAYLOADS + 1
 
 
-def test_a_newer_version_wins_across_runs(warehouse: Warehouse, comfyui: Source) -> None:
-    land(warehouse, comfyui, payload("old", FIRST))
-    run = land(warehouse, comfyui, payload("new", SECOND))
+def test_a_newer_version_wins_across_runs(warehouse: Warehouse, shelf: Source) -> None:
+    land(warehouse, shelf, payload("old", FIRST))
+    run = land(warehouse, shelf, payload("new", SECOND))
     assert history(warehouse) == ["old", "NEW"]
     assert counted(run) == {"fetched": 1, "updated": 1}
 
 
-def test_a_newer_version_wins_across_partitions(warehouse: Warehouse, comfyui: Source) -> None:
-    land(warehouse, comfyui, payload("new", SECOND), day="2026-11-01")
-    run = land(warehouse, comfyui, payload("old", FIRST), day="2026-11-02")
+def test_a_newer_version_wins_across_partitions(warehouse: Warehouse, shelf: Source) -> None:
+    land(warehouse, shelf, payload("new", SECOND), day="2026-11-01")
+    run = land(warehouse, shelf, payload("old", FIRST), day="2026-11-02")
     assert history(warehouse) == ["NEW", "old"]
     assert counted(run) == {"fetched": 1, "duplicates": 1}
-    land(warehouse, comfyui, payload("newest", THIRD), day="2026-11-03")
+    land(warehouse, shelf, payload("newest", THIRD), day="2026-11-03")
     assert rows(warehouse, "select partition_key from staging.versions where latest") == [("2026-11-03",)]
 
 
-def test_of_one_time_the_run_that_came_later_wins(warehouse: Warehouse, comfyui: Source) -> None:
-    land(warehouse, comfyui, payload("first", FIRST))
-    land(warehouse, comfyui, payload("second", FIRST))
+def test_of_one_time_the_run_that_came_later_wins(warehouse: Warehouse, shelf: Source) -> None:
+    land(warehouse, shelf, payload("first", FIRST))
+    land(warehouse, shelf, payload("second", FIRST))
     assert history(warehouse) == ["first", "SECOND"]
 
 
-def test_a_late_older_version_never_comes_back(warehouse: Warehouse, comfyui: Source) -> None:
-    land(warehouse, comfyui, payload("old", FIRST))
-    land(warehouse, comfyui, payload("new", THIRD))
+def test_a_late_older_version_never_comes_back(warehouse: Warehouse, shelf: Source) -> None:
+    land(warehouse, shelf, payload("old", FIRST))
+    land(warehouse, shelf, payload("new", THIRD))
     for _ in range(2):
-        assert counted(land(warehouse, comfyui, payload("old", FIRST))) == {"fetched": 1, "duplicates": 1}
-        assert counted(land(warehouse, comfyui, payload("between", SECOND))) == {"fetched": 1, "duplicates": 1}
+        assert counted(land(warehouse, shelf, payload("old", FIRST))) == {"fetched": 1, "duplicates": 1}
+        assert counted(land(warehouse, shelf, payload("between", SECOND))) == {"fetched": 1, "duplicates": 1}
     assert history(warehouse) == ["old", "NEW", "between"]
 
 
-def test_a_losing_version_is_kept_once_however_often_it_comes(warehouse: Warehouse, comfyui: Source) -> None:
+def test_a_losing_version_is_kept_once_however_often_it_comes(warehouse: Warehouse, shelf: Source) -> None:
     items = [payload("loser", FIRST), payload("loser", FIRST), payload("winner", SECOND), payload("loser", FIRST)]
-    run = land(warehouse, comfyui, *items)
+    run = land(warehouse, shelf, *items)
     assert counted(run) == {"fetched": 4, "created": 1, "duplicates": 3}
-    again = land(warehouse, comfyui, *items)
+    again = land(warehouse, shelf, *items)
     assert counted(again) == {"fetched": 4, "unchanged": 1, "duplicates": 3}
     assert sorted(history(warehouse)) == ["WINNER", "loser"]
 
 
-def test_what_was_said_before_can_be_said_again(warehouse: Warehouse, comfyui: Source) -> None:
+def test_what_was_said_before_can_be_said_again(warehouse: Warehouse, shelf: Source) -> None:
     for words, at in (("on", FIRST), ("off", SECOND), ("on", THIRD)):
-        land(warehouse, comfyui, payload(words, at))
+        land(warehouse, shelf, payload(words, at))
     assert history(warehouse) == ["on", "off", "ON"]
     assert number(warehouse, "select count(*) from staging.payloads") == 2
 
 
-def test_a_record_fetched_five_times_unchanged_is_one_body_and_one_version(
-    warehouse: Warehouse, comfyui: Source
-) -> None:
-    runs = [land(warehouse, comfyui, payload("same"), day=f"2026-11-0{each}") for each in range(1, 6)]
+def test_a_record_fetched_five_times_unchanged_is_one_body_and_one_version(warehouse: Warehouse, shelf: Source) -> None:
+    runs = [land(warehouse, shelf, payload("same"), day=f"2026-11-0{each}") for each in range(1, 6)]
     assert [counted(run) for run in runs] == [{"fetched": 1, "created": 1}] + 4 * [{"fetched": 1, "unchanged": 1}]
     assert history(warehouse) == ["SAME"]
     assert number(warehouse, "select count(*) from staging.payloads") == 1
 
 
-def test_a_body_that_two_records_share_is_stored_once(warehouse: Warehouse, comfyui: Source) -> None:
-    run = land(warehouse, comfyui, payload("same", of="a"), payload("same", of="b"))
-    land(warehouse, comfyui, payload("same", of="c"))
+def test_a_body_that_two_records_share_is_stored_once(warehouse: Warehouse, shelf: Source) -> None:
+    run = land(warehouse, shelf, payload("same", of="a"), payload("same", of="b"))
+    land(warehouse, shelf, payload("same", of="c"))
     assert run.stats["bodies"] == 1
     assert rows(warehouse, "select count(*), count(distinct payload_id) from staging.versions where latest") == [(3, 1)]
     assert number(warehouse, "select count(*) from staging.payloads") == 1
 
 
-def test_a_version_tells_where_it_came_from(warehouse: Warehouse, comfyui: Source) -> None:
-    run = land(warehouse, comfyui, payload("words", SECOND))
+def test_a_version_tells_where_it_came_from(warehouse: Warehouse, shelf: Source) -> None:
+    run = land(warehouse, shelf, payload("words", SECOND))
     found = rows(
         warehouse,
         """
@@ -166,10 +160,10 @@ def test_a_version_tells_where_it_came_from(warehouse: Warehouse, comfyui: Sourc
         from staging.versions
         """,
     )
-    assert found == [("catalog/comfyui", "a", True, "said words", SECOND, FIRST, run.id, True, None)]
+    assert found == [("toy/shelf", "a", True, "said words", SECOND, FIRST, run.id, True, None)]
 
 
-def test_bodies_of_a_run_that_broke_off_are_taken_up_by_the_next(warehouse: Warehouse, comfyui: Source) -> None:
+def test_bodies_of_a_run_that_broke_off_are_taken_up_by_the_next(warehouse: Warehouse, shelf: Source) -> None:
     items = [payload(f"words {each}", of=str(each)) for each in range(BATCH_PAYLOADS + 1)]
 
     def broken() -> Iterator[Item]:
@@ -177,34 +171,34 @@ def test_bodies_of_a_run_that_broke_off_are_taken_up_by_the_next(warehouse: Ware
         raise ConnectionError("the source hung up")
 
     with pytest.raises(ConnectionError):
-        land(warehouse, comfyui, *broken())
+        land(warehouse, shelf, *broken())
     with pytest.raises(ConnectionError):
-        land_items(warehouse, comfyui, DAY, broken())
+        land_items(warehouse, shelf, DAY, broken())
     assert number(warehouse, "select count(*) from staging.payloads") == BATCH_PAYLOADS
     assert number(warehouse, "select count(*) from staging.versions") == 0
     assert rows(warehouse, "select status, error_text, fetched, publish_seq from ops.fetch_runs") == [
         ("failed", "ConnectionError: the source hung up", 0, None)
     ]
-    run = land(warehouse, comfyui, *items)
+    run = land(warehouse, shelf, *items)
     assert run.counts.created == len(items)
     assert run.stats["bodies"] == 1
     assert number(warehouse, "select count(*) from staging.payloads") == len(items)
 
 
-def test_an_interrupted_landing_says_so(warehouse: Warehouse, comfyui: Source) -> None:
+def test_an_interrupted_landing_says_so(warehouse: Warehouse, shelf: Source) -> None:
     def interrupted() -> Iterator[Item]:
         yield payload("words")
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        land_items(warehouse, comfyui, DAY, interrupted())
+        land_items(warehouse, shelf, DAY, interrupted())
     assert rows(warehouse, "select status, error_text from ops.fetch_runs") == [("failed", "interrupted")]
 
 
-def test_an_item_that_cannot_be_used_never_stops_the_others(warehouse: Warehouse, comfyui: Source) -> None:
+def test_an_item_that_cannot_be_used_never_stops_the_others(warehouse: Warehouse, shelf: Source) -> None:
     run = land(
         warehouse,
-        comfyui,
+        shelf,
         payload("too long", of="x" * 1_001),
         payload("nul", of="a\x00b"),
         payload("half a pair", of="\ud800"),
@@ -218,40 +212,38 @@ def test_an_item_that_cannot_be_used_never_stops_the_others(warehouse: Warehouse
 
 @pytest.mark.parametrize("wrong", [r'"\u0000"', '"' + "9" * 2_000 + '"', '["a"]', '{"a": 1}', "null", "1.5", "true"])
 def test_a_payload_whose_id_is_of_the_wrong_type_never_stops_the_others(
-    warehouse: Warehouse, civitai: Source, wrong: str
+    warehouse: Warehouse, library: Source, wrong: str
 ) -> None:
-    bad = f'{{"id": {wrong}, "name": "bad", "type": "LORA"}}'.encode()
-    run = land(warehouse, civitai, Payload(bad, "bad", kind="models"), Payload(model(1), "good", kind="models"))
+    bad = f'{{"id": {wrong}, "name": "bad"}}'.encode()
+    run = land(warehouse, library, Payload(bad, "bad", kind="authors"), Payload(author(1), "good", kind="authors"))
     assert counted(run) == {"fetched": 2, "created": 1, "quarantined": 1}
     found = rows(warehouse, "select reason, path, bytes from staging.quarantine")
     assert found == [("wrong_type", "$.id", bad)]
 
 
 def test_skipped_items_are_counted_by_their_reason_and_are_no_part_of_what_was_fetched(
-    warehouse: Warehouse, comfyui: Source
+    warehouse: Warehouse, shelf: Source
 ) -> None:
-    run = land(
-        warehouse, comfyui, Skipped("x", "no graph"), payload("a"), Skipped("y", "no graph"), Skipped("z", "big")
-    )
+    run = land(warehouse, shelf, Skipped("x", "no graph"), payload("a"), Skipped("y", "no graph"), Skipped("z", "big"))
     assert run.stats["skipped"] == {"no graph": 2, "big": 1}
     assert counted(run) == {"fetched": 1, "created": 1}
 
 
-def test_landing_nothing_is_a_completed_run_of_zeros(warehouse: Warehouse, comfyui: Source) -> None:
-    run = land(warehouse, comfyui)
+def test_landing_nothing_is_a_completed_run_of_zeros(warehouse: Warehouse, shelf: Source) -> None:
+    run = land(warehouse, shelf)
     assert (run.status, counted(run)) == ("completed", {})
     assert number(warehouse, "select count(*) from ops.fetch_runs where publish_seq is not null") == 1
 
 
-def test_published_numbers_grow_in_the_order_of_publishing(warehouse: Warehouse, comfyui: Source) -> None:
-    runs = [land(warehouse, comfyui, payload(str(each))) for each in range(3)]
+def test_published_numbers_grow_in_the_order_of_publishing(warehouse: Warehouse, shelf: Source) -> None:
+    runs = [land(warehouse, shelf, payload(str(each))) for each in range(3)]
     assert rows(warehouse, "select fetch_run_id from ops.fetch_runs order by publish_seq") == [
         (run.id,) for run in runs
     ]
 
 
-def test_the_ledger_says_what_the_run_says(warehouse: Warehouse, comfyui: Source) -> None:
-    run = land(warehouse, comfyui, payload("a"), payload("b"), Payload(b"{", "cut", external_id="c"))
+def test_the_ledger_says_what_the_run_says(warehouse: Warehouse, shelf: Source) -> None:
+    run = land(warehouse, shelf, payload("a"), payload("b"), Payload(b"{", "cut", external_id="c"))
     columns = ", ".join(vars(run.counts))
     assert rows(warehouse, f"select status, {columns}, stats from ops.fetch_runs") == [
         ("partial_success", *vars(run.counts).values(), run.stats)
@@ -259,135 +251,134 @@ def test_the_ledger_says_what_the_run_says(warehouse: Warehouse, comfyui: Source
     assert run.stats["bytes"] == 2 * len(b'{"words": "a"}') + 1
 
 
-NDJSON = b"\n".join(map(model, (1, 2, 3))) + b"\n"
+NDJSON = b"\n".join(map(author, (1, 2, 3))) + b"\n"
 FILES = {
     "lines.ndjson": NDJSON,
     "lines.jsonl": NDJSON,
     "no_line_end.ndjson": NDJSON.rstrip(),
     "blank.ndjson": b"\n \n" + NDJSON.replace(b"\n", b"\n\t\n\n"),
     "windows.ndjson": NDJSON.replace(b"\n", b"\r\n"),
-    "list.json": b"[" + b", ".join(map(model, (1, 2, 3))) + b"]",
-    "page.json": b'{"items": [' + b",".join(map(model, (1, 2, 3))) + b'], "metadata": {"nextPage": null}}',
+    "list.json": b"[" + b", ".join(map(author, (1, 2, 3))) + b"]",
+    "page.json": b'{"items": [' + b",".join(map(author, (1, 2, 3))) + b'], "metadata": {"nextPage": null}}',
     "lines.ndjson.gz": gzip.compress(NDJSON),
     "twice.ndjson.gz": gzip.compress(NDJSON[:20]) + gzip.compress(NDJSON[20:]),
     "lines.ndjson.zst": zstd.compress(NDJSON),
     "twice.ndjson.zst": zstd.compress(NDJSON[:20]) + zstd.compress(NDJSON[20:]),
-    "page.json.gz": gzip.compress(b'{"items": [' + b",".join(map(model, (1, 2, 3))) + b"]}"),
+    "page.json.gz": gzip.compress(b'{"items": [' + b",".join(map(author, (1, 2, 3))) + b"]}"),
 }
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_a_file_of_this_kind_lands_all_its_payloads(
-    warehouse: Warehouse, civitai: Source, tmp_path: Path, name: str
+    warehouse: Warehouse, library: Source, tmp_path: Path, name: str
 ) -> None:
     (tmp_path / name).write_bytes(FILES[name])
-    run = bring(warehouse, civitai, tmp_path / name)
+    run = bring(warehouse, library, tmp_path / name)
     assert counted(run) == {"fetched": 3, "created": 3}
     assert ids(warehouse) == ["1", "2", "3"]
     digests = rows(warehouse, "select digest from staging.versions order by external_id")
     assert digests == rows(
-        warehouse, "select sha256(b) from unnest(%s::bytea[]) b", [[model(each) for each in (1, 2, 3)]]
+        warehouse, "select sha256(b) from unnest(%s::bytea[]) b", [[author(each) for each in (1, 2, 3)]]
     )
 
 
-def test_one_document_is_one_payload(warehouse: Warehouse, civitai: Source, tmp_path: Path) -> None:
-    (tmp_path / "one.json").write_bytes(model(7))
-    assert counted(bring(warehouse, civitai, tmp_path / "one.json")) == {"fetched": 1, "created": 1}
+def test_one_document_is_one_payload(warehouse: Warehouse, library: Source, tmp_path: Path) -> None:
+    (tmp_path / "one.json").write_bytes(author(7))
+    assert counted(bring(warehouse, library, tmp_path / "one.json")) == {"fetched": 1, "created": 1}
 
 
 def test_each_payload_of_a_file_is_named_by_file_and_place(
-    warehouse: Warehouse, civitai: Source, tmp_path: Path
+    warehouse: Warehouse, library: Source, tmp_path: Path
 ) -> None:
     (tmp_path / "lines.ndjson").write_bytes(b"\n" + NDJSON)
-    (tmp_path / "list.json").write_bytes(b"[" + model(4) + b"," + model(5) + b"]")
-    bring(warehouse, civitai, tmp_path)
+    (tmp_path / "list.json").write_bytes(b"[" + author(4) + b"," + author(5) + b"]")
+    bring(warehouse, library, tmp_path)
     names = [name for (name,) in rows(warehouse, "select request from staging.versions order by external_id")]
     assert names == ["lines.ndjson:2", "lines.ndjson:3", "lines.ndjson:4", "list.json[0]", "list.json[1]"]
 
 
 def test_a_folder_is_read_with_all_its_folders_and_what_is_no_json_is_skipped(
-    warehouse: Warehouse, civitai: Source, tmp_path: Path
+    warehouse: Warehouse, library: Source, tmp_path: Path
 ) -> None:
     (tmp_path / "deep" / "deeper").mkdir(parents=True)
     (tmp_path / "deep" / "deeper" / "a.ndjson").write_bytes(NDJSON)
-    (tmp_path / "b.json.gz").write_bytes(gzip.compress(model(4)))
+    (tmp_path / "b.json.gz").write_bytes(gzip.compress(author(4)))
     (tmp_path / "README.md").write_text("no payload")
     (tmp_path / "picture.png").write_bytes(b"\x89PNG")
-    run = bring(warehouse, civitai, tmp_path)
+    run = bring(warehouse, library, tmp_path)
     assert ids(warehouse) == ["1", "2", "3", "4"]
     assert run.stats["skipped"] == {"not a JSON file by its name": 2}
 
 
-def test_a_folder_of_graphs_is_read_by_the_connector_of_graphs(
-    warehouse: Warehouse, comfyui: Source, tmp_path: Path
+def test_a_folder_of_a_folder_source_is_read_by_its_connector(
+    warehouse: Warehouse, shelf: Source, tmp_path: Path
 ) -> None:
-    (tmp_path / "graph.json").write_text('{"nodes": [], "links": []}')
-    (tmp_path / "other.json").write_text('{"name": "no graph"}')
-    (tmp_path / "cut.json").write_text('{"nodes": [')
-    os.utime(tmp_path / "cut.json", (0, 0))  # nobody is writing to it any more
-    run = bring(warehouse, comfyui, tmp_path)
+    (tmp_path / "note.json").write_text('{"words": "by its path"}')
+    (tmp_path / "cut.json").write_text('{"words": ')
+    (tmp_path / "README.md").write_text("not read at all")
+    run = bring(warehouse, shelf, tmp_path)
     assert counted(run) == {"fetched": 2, "created": 1, "quarantined": 1}
-    assert run.stats["skipped"] == {"no workflow graph": 1}
+    assert rows(warehouse, "select external_id from staging.versions") == [("note.json",)]
 
 
 @pytest.mark.parametrize("length", [-1, -8, 12, 0])
 @pytest.mark.parametrize("packer", [gzip.compress, zstd.compress], ids=["gz", "zst"])
 def test_a_packed_file_that_is_cut_publishes_nothing(
-    warehouse: Warehouse, civitai: Source, tmp_path: Path, packer: Any, length: int
+    warehouse: Warehouse, library: Source, tmp_path: Path, packer: Any, length: int
 ) -> None:
     suffix = "gz" if packer is gzip.compress else "zst"
     path = tmp_path / f"cut.ndjson.{suffix}"
     path.write_bytes(packer(NDJSON)[:length])
     with pytest.raises(AtlasError, match=f"cut.ndjson.{suffix} cannot be decompressed: .*Nothing of it is published"):
-        bring(warehouse, civitai, path)
+        bring(warehouse, library, path)
     assert number(warehouse, "select count(*) from staging.versions") == 0
     ((status, words),) = rows(warehouse, "select status, error_text from ops.fetch_runs")
     assert status == "failed" and "cannot be decompressed" in words
 
 
-def test_a_packed_file_with_a_flipped_byte_is_refused_in_a_sentence(civitai: Source, tmp_path: Path) -> None:
-    sound = gzip.compress(b"".join(model(each) + b"\n" for each in range(300)))
+def test_a_packed_file_with_a_flipped_byte_is_refused_in_a_sentence(library: Source, tmp_path: Path) -> None:
+    sound = gzip.compress(b"".join(author(each) + b"\n" for each in range(300)))
     path = tmp_path / "bad.ndjson.gz"
     for place in range(10, len(sound) - 8):
         path.write_bytes(sound[:place] + bytes([sound[place] ^ 0xFF]) + sound[place + 1 :])
         with pytest.raises(AtlasError, match="cannot be decompressed"):
-            list(bulk_files.intake(civitai, "models", path, None).items({}))
+            list(bulk_files.intake(library, "authors", path, None).items({}))
 
 
 def test_a_file_that_is_not_packed_as_its_name_says_publishes_nothing(
-    warehouse: Warehouse, civitai: Source, tmp_path: Path
+    warehouse: Warehouse, library: Source, tmp_path: Path
 ) -> None:
     (tmp_path / "plain.ndjson.gz").write_bytes(NDJSON)
     with pytest.raises(AtlasError, match="cannot be decompressed"):
-        bring(warehouse, civitai, tmp_path / "plain.ndjson.gz")
+        bring(warehouse, library, tmp_path / "plain.ndjson.gz")
 
 
-def test_a_missing_file_and_one_of_an_unknown_kind_are_wrong_usage(civitai: Source, tmp_path: Path) -> None:
-    (tmp_path / "models.csv").write_text("id,name")
-    for name, words in (("none.ndjson", "There is no file or folder"), ("models.csv", "should end in .json, .jsonl")):
+def test_a_missing_file_and_one_of_an_unknown_kind_are_wrong_usage(library: Source, tmp_path: Path) -> None:
+    (tmp_path / "authors.csv").write_text("id,name")
+    for name, words in (("none.ndjson", "There is no file or folder"), ("authors.csv", "should end in .json, .jsonl")):
         with pytest.raises(AtlasError, match=words) as caught:
-            bulk_files.intake(civitai, "models", tmp_path / name, None)
+            bulk_files.intake(library, "authors", tmp_path / name, None)
         assert caught.value.usage
 
 
-def test_an_empty_file_is_a_completed_run(warehouse: Warehouse, civitai: Source, tmp_path: Path) -> None:
+def test_an_empty_file_is_a_completed_run(warehouse: Warehouse, library: Source, tmp_path: Path) -> None:
     (tmp_path / "empty.ndjson").write_bytes(b"")
-    run = bring(warehouse, civitai, tmp_path / "empty.ndjson")
+    run = bring(warehouse, library, tmp_path / "empty.ndjson")
     assert (run.status, run.counts.fetched) == ("completed", 0)
 
 
 @pytest.mark.parametrize("order", [(1, 2, 3), (1, 3, 2), (3, 1, 2), (2, 3, 1)])
 def test_a_record_that_went_back_to_what_it_was_is_that_in_any_order_of_days(
-    warehouse: Warehouse, comfyui: Source, order: tuple[int, ...]
+    warehouse: Warehouse, shelf: Source, order: tuple[int, ...]
 ) -> None:
     said = {1: "a", 2: "b", 3: "a"}
     for day in order:
         at = datetime(2026, 11, day, tzinfo=UTC)
-        land_items(warehouse, comfyui, f"2026-11-0{day}", [payload(said[day])], fetched_at=at)
+        land_items(warehouse, shelf, f"2026-11-0{day}", [payload(said[day])], fetched_at=at)
     assert [words for words in history(warehouse) if words.isupper()] == ["A"]
 
 
-def test_a_file_of_a_folder_source_lands_by_its_name(warehouse: Warehouse, comfyui: Source, tmp_path: Path) -> None:
-    (tmp_path / "one.json").write_text('{"nodes": []}')
-    bring(warehouse, comfyui, tmp_path / "one.json")
+def test_a_file_of_a_folder_source_lands_by_its_name(warehouse: Warehouse, shelf: Source, tmp_path: Path) -> None:
+    (tmp_path / "one.json").write_text('{"words": "one"}')
+    bring(warehouse, shelf, tmp_path / "one.json")
     assert rows(warehouse, "select external_id from staging.versions") == [("one.json",)]

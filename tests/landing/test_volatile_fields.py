@@ -11,8 +11,6 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from psycopg import sql
-from psycopg.rows import tuple_row
 
 from pipelines.landing.intake import Intake
 from pipelines.landing.land import land_intake, land_items
@@ -21,7 +19,9 @@ from pipelines.ledger import Run
 from pipelines.source import Contract, FullScan, Item, Payload, Source
 from pipelines.transform.run import pending_partitions, transform
 from pipelines.warehouse.database import Warehouse
-from pipelines.warehouse.declare import metadata
+from tests.library import author, book, payload, rows, tuples
+
+pytestmark = pytest.mark.usefixtures("toy")
 
 DAYS = ("2026-11-01", "2026-11-02", "2026-11-03", "2026-11-04")
 
@@ -199,21 +199,16 @@ NUMBERS = count(1)
 
 @pytest.fixture
 def number() -> int:
-    """Number of a model that no other test has."""
+    """Number of an author that no other test has."""
     return next(NUMBERS)
 
 
-def model(number: int, downloads: int | None, *, name: str = "Lighthouse", of_version: int | None = None) -> Json:
-    """A model and its version with counters."""
-    stats = {} if downloads is None else {"stats": {"downloadCount": downloads, "thumbsUpCount": 3}}
-    of_version = downloads if of_version is None else of_version
-    of = {} if of_version is None else {"stats": {"downloadCount": of_version}}
-    mine = {"id": number * 10, "name": "v1", "files": [], "images": [], **of}
-    return {"id": number, "name": name, "type": "LORA", "tags": [], "modelVersions": [mine], **stats}
-
-
-def payload(body: Json) -> Payload:
-    return Payload(json.dumps(body).encode(), f"model {body['id']}", kind="models")
+def counted(number: int, loans: int | None, *, name: str = "Lighthouse", of_book: int | None = None) -> Json:
+    """An author and a book with counters."""
+    stats = {} if loans is None else {"stats": {"loans": loans, "rating": 3}}
+    of_book = loans if of_book is None else of_book
+    of = {} if of_book is None else {"stats": {"loans": of_book}}
+    return author(number, name, books=[book(number * 10) | of]) | stats
 
 
 def land(warehouse: Warehouse, source: Source, body: Json, day: str = DAYS[0]) -> Run:
@@ -229,113 +224,96 @@ def transform_all(warehouse: Warehouse, source: Source) -> None:
         transform(warehouse, source, day)
 
 
-def rows(warehouse: Warehouse, query: str, *values: object) -> list[tuple[Any, ...]]:
-    with warehouse.connect() as connection:
-        return connection.cursor(row_factory=tuple_row).execute(query.encode(), values).fetchall()
-
-
 def series(warehouse: Warehouse, number: int) -> list[tuple[str, int | None]]:
-    """Day and downloads of each row of a model's series."""
+    """Day and loans of each row of an author's series."""
     return rows(
         warehouse,
         """
-        select (observed_at at time zone 'UTC')::date::text, downloads
-        from catalog.model_stats where model_id = ops.key('catalog/civitai', %s) order by observed_at
+        select (observed_at at time zone 'UTC')::date::text, loans
+        from toy.loans where author_id = ops.key('toy/library', %s) order by observed_at
         """,
-        str(number),
+        [str(number)],
     )
 
 
-def of_version(warehouse: Warehouse, number: int) -> Any:
-    """The counters in the metadata of a model's version."""
+def of_book(warehouse: Warehouse, number: int) -> Any:
+    """The counters in the metadata of an author's version."""
     ((found,),) = rows(
         warehouse,
-        "select metadata #> '{stats,downloadCount}' from catalog.model_versions where external_id = %s",
-        str(number * 10),
+        "select metadata #> '{stats,loans}' from toy.books where external_id = %s",
+        [str(number * 10)],
     )
     return found
 
 
 def history(warehouse: Warehouse, number: int) -> tuple[int, int]:
-    """How many versions and how many observations a model has."""
+    """How many versions and how many observations an author has."""
     ((versions, observations),) = rows(
         warehouse,
         """
         select count(*), (select count(*) from staging.observations o where o.record_id = v.record_id)
-        from staging.versions v where stream = 'catalog/civitai.models' and external_id = %s group by record_id
+        from staging.versions v where stream = 'toy/library.authors' and external_id = %s group by record_id
         """,
-        str(number),
+        [str(number)],
     )
     return versions, observations
 
 
-def tuples(warehouse: Warehouse) -> dict[str, list[tuple[Any, ...]]]:
-    """Place and transactions of every tuple but the ledger's."""
-    found = {}
-    with warehouse.connect() as connection:
-        for table in metadata.sorted_tables:
-            if table.fullname not in {"ops.fetch_runs", "ops.sources"}:
-                name = sql.Identifier(str(table.schema), table.name)
-                query = sql.SQL("select ctid::text, xmin::text, xmax::text from {} order by 1").format(name)
-                found[table.fullname] = connection.cursor(row_factory=tuple_row).execute(query).fetchall()
-    return found
-
-
 def test_counters_that_change_make_an_observation_and_no_version(
-    shared: Warehouse, civitai: Source, number: int
+    shared: Warehouse, library: Source, number: int
 ) -> None:
-    first, _ = take(shared, civitai, model(number, 1))
-    second, taken_in = take(shared, civitai, model(number, 2), DAYS[1])
+    first, _ = take(shared, library, counted(number, 1))
+    second, taken_in = take(shared, library, counted(number, 2), DAYS[1])
     assert (first.counts.created, second.counts.updated, second.counts.unchanged) == (1, 1, 0)
     assert second.stats["bodies"] == 0
     assert history(shared, number) == (1, 2)
     assert taken_in.counts.created == 1  # the series' row
-    assert taken_in.stats["tables"]["catalog.models"]["updated"] == 0  # they are no part of its raw
-    assert taken_in.stats["tables"]["catalog.model_versions"]["updated"] == 1
+    assert taken_in.stats["tables"]["toy.authors"]["updated"] == 0  # they are no part of its raw
+    assert taken_in.stats["tables"]["toy.books"]["updated"] == 1
 
 
-def test_the_body_has_the_newest_counters_and_a_model_has_them_in_its_series_alone(
-    shared: Warehouse, civitai: Source, number: int
+def test_the_body_has_the_newest_counters_and_an_author_has_them_in_its_series_alone(
+    shared: Warehouse, library: Source, number: int
 ) -> None:
-    for day, downloads in zip(DAYS, (5, 7, 6), strict=False):
-        take(shared, civitai, model(number, downloads), day)
-        assert of_version(shared, number) == downloads
+    for day, loans in zip(DAYS, (5, 7, 6), strict=False):
+        take(shared, library, counted(number, loans), day)
+        assert of_book(shared, number) == loans
     assert series(shared, number) == [(DAYS[0], 5), (DAYS[1], 7), (DAYS[2], 6)]
-    assert rows(shared, "select raw ? 'stats' from catalog.models where external_id = %s", str(number)) == [(False,)]
-    transform(shared, civitai, DAYS[0], full=True)
-    assert of_version(shared, number) == 6
+    assert rows(shared, "select raw ? 'stats' from toy.authors where external_id = %s", [str(number)]) == [(False,)]
+    transform(shared, library, DAYS[0], full=True)
+    assert of_book(shared, number) == 6
 
 
-def test_a_row_of_the_series_says_what_was_counted_and_when(shared: Warehouse, civitai: Source, number: int) -> None:
-    run, _ = take(shared, civitai, model(number, 5))
+def test_a_row_of_the_series_says_what_was_counted_and_when(shared: Warehouse, library: Source, number: int) -> None:
+    run, _ = take(shared, library, counted(number, 5))
     found = rows(
         shared,
         """
-        select s.observed_at, s.downloads, s.likes, s.metadata, o.landed_run, o.request, o.valid_from_run is not null
-        from catalog.model_stats s join staging.observations o using (record_id, observed_at)
-        where s.model_id = ops.key('catalog/civitai', %s)
+        select s.observed_at, s.loans, s.rating, o.landed_run, o.request, o.valid_from_run is not null
+        from toy.loans s join staging.observations o using (record_id, observed_at)
+        where s.author_id = ops.key('toy/library', %s)
         """,
-        str(number),
+        [str(number)],
     )
-    assert found == [(at(DAYS[0]), 5, 3, {}, run.id, f"model {number}", True)]
+    assert found == [(at(DAYS[0]), 5, 3, run.id, f"made here, {number}", True)]
 
 
-def test_counters_and_the_rest_may_change_at_once(shared: Warehouse, civitai: Source, number: int) -> None:
-    take(shared, civitai, model(number, 1))
-    take(shared, civitai, model(number, 2, name="Another"), DAYS[1])
-    assert (history(shared, number), of_version(shared, number)) == ((2, 2), 2)
+def test_counters_and_the_rest_may_change_at_once(shared: Warehouse, library: Source, number: int) -> None:
+    take(shared, library, counted(number, 1))
+    take(shared, library, counted(number, 2, name="Another"), DAYS[1])
+    assert (history(shared, number), of_book(shared, number)) == ((2, 2), 2)
     assert series(shared, number) == [(DAYS[0], 1), (DAYS[1], 2)]
 
 
 @pytest.mark.parametrize("counter", [r'"\u0000"', '{"n": 1, "n": 2}', r'"\ud800"', "1e400000", '"\\\\"', "{}"])
 def test_counters_that_cannot_be_held_never_stop_the_others_and_nothing_of_them_is_lost(
-    shared: Warehouse, civitai: Source, counter: str
+    shared: Warehouse, library: Source, counter: str
 ) -> None:
     numbers = [next(NUMBERS) for _ in range(2)]
-    body = f'{{"id": {numbers[0]}, "name": "x", "type": "LORA", "stats": {{"odd": {counter}}}}}'.encode()
-    items = [Payload(body, "odd", kind="models"), payload(model(numbers[1], 1))]
+    body = f'{{"id": {numbers[0]}, "name": "x", "stats": {{"odd": {counter}}}}}'.encode()
+    items = [Payload(body, "odd", kind="authors"), payload(counted(numbers[1], 1))]
     for created, unchanged in ((2, 0), (0, 2)):
-        run = land_items(shared, civitai, DAYS[0], items, fetched_at=at(DAYS[0]))
+        run = land_items(shared, library, DAYS[0], items, fetched_at=at(DAYS[0]))
         assert (run.status, run.counts.created, run.counts.unchanged) == ("completed", created, unchanged)
     ((kept, counters),) = rows(
         shared,
@@ -343,40 +321,38 @@ def test_counters_that_cannot_be_held_never_stop_the_others_and_nothing_of_them_
         select p.original, o.counters::text from staging.versions v join staging.payloads p using (payload_id)
         left join staging.observations o using (record_id) where v.request = 'odd' and v.external_id = %s
         """,
-        str(numbers[0]),
+        [str(numbers[0])],
     )
     assert kept == body or json.loads(counters)["stats"] == json.loads(body)["stats"]
-    transform(shared, civitai, DAYS[0])
+    transform(shared, library, DAYS[0])
 
 
-def test_a_version_with_the_same_counters_makes_no_observation(shared: Warehouse, civitai: Source, number: int) -> None:
-    take(shared, civitai, model(number, 1))
-    take(shared, civitai, model(number, 1, name="Another"), DAYS[1])
+def test_a_version_with_the_same_counters_makes_no_observation(shared: Warehouse, library: Source, number: int) -> None:
+    take(shared, library, counted(number, 1))
+    take(shared, library, counted(number, 1, name="Another"), DAYS[1])
     assert (history(shared, number), series(shared, number)) == ((2, 1), [(DAYS[0], 1)])
 
 
-def test_counters_that_go_and_come_back_are_versions(shared: Warehouse, civitai: Source, number: int) -> None:
-    for day, downloads in zip(DAYS, (1, None, 1), strict=False):
-        take(shared, civitai, model(number, downloads), day)
+def test_counters_that_go_and_come_back_are_versions(shared: Warehouse, library: Source, number: int) -> None:
+    for day, loans in zip(DAYS, (1, None, 1), strict=False):
+        take(shared, library, counted(number, loans), day)
     assert history(shared, number)[0] == 3
-    assert of_version(shared, number) == 1
+    assert of_book(shared, number) == 1
     assert series(shared, number) == [(DAYS[0], 1)]
 
 
 class Loose(Contract):
     """A contract of payloads that do not hold their id, so that two may be the same but for their counters."""
 
-    volatile = ("downloads",)
+    volatile = ("loans",)
 
 
-def test_records_that_share_a_body_have_each_their_own_counters(shared: Warehouse, civitai: Source) -> None:
-    source = replace(civitai, contracts={**civitai.contracts, "models": Loose})
+def test_records_that_share_a_body_have_each_their_own_counters(shared: Warehouse, library: Source) -> None:
+    source = replace(library, contracts={**library.contracts, "authors": Loose})
     numbers = [str(next(NUMBERS)) for _ in range(3)]
     for day, more in zip(DAYS, (0, 10), strict=False):
         items = [
-            Payload(
-                f'{{"name": "same", "type": "LORA", "downloads": {each + more}}}'.encode(), "here", name, kind="models"
-            )
+            Payload(f'{{"name": "same", "loans": {each + more}}}'.encode(), "here", name, kind="authors")
             for each, name in enumerate(numbers)
         ]
         run = land_items(shared, source, day, items, fetched_at=at(day))
@@ -385,10 +361,10 @@ def test_records_that_share_a_body_have_each_their_own_counters(shared: Warehous
         found = rows(
             shared,
             """
-            select (raw ->> 'downloads')::int from catalog.models
+            select (raw ->> 'loans')::int from toy.authors
             where external_id = any(%s) order by external_id::int
             """,
-            numbers,
+            [numbers],
         )
         assert found == [(more,), (more + 1,), (more + 2,)]
 
@@ -398,101 +374,175 @@ SAID = [(1, 2, 3), (1, 2, 1), (1, 1, 2), (1, 2, 2), (1, 1, 1)]
 
 
 @pytest.mark.parametrize("eagerly", [True, False], ids=["taken in each time", "taken in at the end"])
-def test_a_series_is_the_same_in_any_order_of_arrival(shared: Warehouse, civitai: Source, eagerly: bool) -> None:
-    models = {next(NUMBERS): case for case in product(SAID, permutations(range(3)))}
+def test_the_newest_counters_are_those_received_last_in_any_order_of_arrival(
+    shared: Warehouse, library: Source, eagerly: bool
+) -> None:
+    """The series has all that was counted, with its day; in order of arrival, each change once."""
+    authors = {next(NUMBERS): case for case in product(SAID, permutations(range(3)))}
     for step, day in product(range(3), range(3)):
-        items = [payload(model(number, said[day])) for number, (said, order) in models.items() if order[step] == day]
-        land_items(shared, civitai, DAYS[day], items, fetched_at=at(DAYS[day]))
+        items = [payload(counted(number, said[day])) for number, (said, order) in authors.items() if order[step] == day]
+        land_items(shared, library, DAYS[day], items, fetched_at=at(DAYS[day]))
         if eagerly:
-            transform(shared, civitai, DAYS[day])
-    transform_all(shared, civitai)
-    for number, (said, order) in models.items():
-        changes = [(DAYS[day], value) for day, value in enumerate(said) if day == 0 or said[day - 1] != value]
-        assert series(shared, number) == changes, (said, order)
-        assert of_version(shared, number) == said[2], (said, order)
-        assert history(shared, number)[0] == 1
+            transform(shared, library, DAYS[day])
+    transform_all(shared, library)
+    for number, (said, order) in authors.items():
+        found = series(shared, number)
+        assert of_book(shared, number) == said[2], (said, order)
+        assert set(found) <= set(zip(DAYS, said, strict=False)), (said, order)
+        assert {value for _, value in found} == set(said), (said, order)
+        if order == (0, 1, 2):
+            assert found == [(DAYS[day], value) for day, value in enumerate(said) if not day or said[day - 1] != value]
 
 
 @pytest.mark.parametrize("full", [False, True])
-def test_unchanged_counters_again_write_nothing(shared: Warehouse, civitai: Source, number: int, full: bool) -> None:
-    body = model(number, 1)
-    take(shared, civitai, body)
-    take(shared, civitai, model(number, 2), DAYS[1])
+def test_unchanged_counters_again_write_nothing(shared: Warehouse, library: Source, number: int, full: bool) -> None:
+    body = counted(number, 1)
+    take(shared, library, body)
+    take(shared, library, counted(number, 2), DAYS[1])
     before = tuples(shared)
-    for day, each in ((DAYS[1], model(number, 2)), (DAYS[0], body)):
-        run = land(shared, civitai, each, day)
-        transform(shared, civitai, day, full=full)
+    for day, each in ((DAYS[1], counted(number, 2)), (DAYS[0], body)):
+        run = land(shared, library, each, day)
+        transform(shared, library, day, full=full)
         assert (run.counts.fetched, run.counts.unchanged) == (1, 1)
     assert tuples(shared) == before
 
 
-def test_counters_seen_again_are_noted_once_a_day(shared: Warehouse, civitai: Source, number: int) -> None:
-    seen = "select seen_at from staging.observations where request = %s"
-    take(shared, civitai, model(number, 1))
-    for hours in (0, 2):
+def test_versions_received_again_are_noted_once_a_day_and_with_each_change_of_counters(
+    shared: Warehouse, library: Source, number: int
+) -> None:
+    take(shared, library, counted(number, 1))
+    for hours, loans, confirmed in ((0, 1, 0), (2, 1, 0), (3, 2, 3)):
         later = at(DAYS[1]) + timedelta(hours=hours)
-        land_items(shared, civitai, DAYS[1], [payload(model(number, 1))], fetched_at=later)
-        assert rows(shared, seen, f"model {number}") == [(at(DAYS[1]),)]
+        land_items(shared, library, DAYS[1], [payload(counted(number, loans))], fetched_at=later)
+        assert rows(shared, "select confirmed_at from staging.versions where external_id = %s", [str(number)]) == [
+            (at(DAYS[1]) + timedelta(hours=confirmed),)
+        ]
+
+
+@pytest.mark.parametrize("modified", [None, (at(DAYS[0]), at(DAYS[1]))], ids=["no time of its own", "its own time"])
+@pytest.mark.parametrize("loans", [1, 2], ids=["unchanged", "other counters"])
+def test_a_body_received_before_the_latest_was_received_again_is_late(
+    shared: Warehouse, library: Source, number: int, loans: int, modified: tuple[datetime, datetime] | None
+) -> None:
+    """A on the first day, A again on the third, then B of the second day lands."""
+    first, second = modified or (None, None)
+
+    def told(day: str, body: Json, own: datetime | None) -> Run:
+        item = replace(payload(body), version_at=own)
+        return land_items(shared, library, day, [item], fetched_at=at(day))
+
+    told(DAYS[0], counted(number, 1), first)
+    told(DAYS[2], counted(number, loans), first)
+    late = told(DAYS[1], counted(number, 7, name="Another"), second)
+    assert (late.counts.fetched, late.counts.duplicates) == (1, 1)
+    transform_all(shared, library)
+    assert rows(shared, "select name from toy.authors where external_id = %s", [str(number)]) == [("Lighthouse",)]
+    assert of_book(shared, number) == loans
+    assert rows(
+        shared,
+        "select digest is not null, latest from staging.versions where external_id = %s order by version_id",
+        [str(number)],
+    ) == [(True, True), (True, False)]
+
+
+def observations(warehouse: Warehouse, number: int) -> list[tuple[Any, ...]]:
+    """All that is stored of the observations of an author, but which transform applied them."""
+    return rows(
+        warehouse,
+        """
+        select o.observation_id, o.digest, o.counters, o.observed_at, o.late, o.landed_run, o.ctid::text
+        from staging.observations o where o.record_id = ops.key('toy/library.authors', %s) order by 1
+        """,
+        [str(number)],
+    )
+
+
+def test_observations_are_appended_in_order_of_arrival_and_never_change(
+    shared: Warehouse, library: Source, number: int
+) -> None:
+    before: list[tuple[Any, ...]] = []
+    for day, loans, late in ((1, 1, False), (3, 2, False), (0, 3, True), (2, 4, True), (2, 4, None), (3, 5, False)):
+        land(shared, library, counted(number, loans), DAYS[day])
+        found = observations(shared, number)
+        assert found[: len(before)] == before
+        assert [each[4] for each in found[len(before) :]] == ([] if late is None else [late])
+        before = found
+    transform_all(shared, library)
+    assert of_book(shared, number) == 5
+
+
+def test_two_counts_of_one_time_are_both_kept_and_the_later_one_is_in_force(
+    shared: Warehouse, library: Source, number: int
+) -> None:
+    for loans in (1, 2):
+        take(shared, library, counted(number, loans))
+        assert of_book(shared, number) == loans
+    assert series(shared, number) == [(DAYS[0], 1), (DAYS[0], 2)]
+    before = observations(shared, number)
+    for loans in (1, 2, 1):
+        take(shared, library, counted(number, loans))
+    assert observations(shared, number) == before
+    assert of_book(shared, number) == 2
 
 
 def test_counters_that_come_late_are_of_the_series_and_not_the_newest(
-    shared: Warehouse, civitai: Source, number: int
+    shared: Warehouse, library: Source, number: int
 ) -> None:
-    take(shared, civitai, model(number, 1))
-    take(shared, civitai, model(number, 3), DAYS[2])
-    run, taken_in = take(shared, civitai, model(number, 2), DAYS[1])
+    take(shared, library, counted(number, 1))
+    take(shared, library, counted(number, 3), DAYS[2])
+    run, taken_in = take(shared, library, counted(number, 2), DAYS[1])
     assert (run.counts.updated, taken_in.counts.created, taken_in.counts.updated) == (1, 1, 0)
     assert series(shared, number) == [(DAYS[0], 1), (DAYS[1], 2), (DAYS[2], 3)]
-    assert of_version(shared, number) == 3
+    assert of_book(shared, number) == 3
 
 
 def test_counters_seen_again_since_are_not_taken_back_by_what_was_fetched_in_between(
-    shared: Warehouse, civitai: Source, number: int
+    shared: Warehouse, library: Source, number: int
 ) -> None:
     """On the third day it still told what it told on the first: what it told on the second is not the newest."""
-    take(shared, civitai, model(number, 1))
-    take(shared, civitai, model(number, 1), DAYS[2])
-    take(shared, civitai, model(number, 2), DAYS[1])
-    assert of_version(shared, number) == 1
+    take(shared, library, counted(number, 1))
+    take(shared, library, counted(number, 1), DAYS[2])
+    take(shared, library, counted(number, 2), DAYS[1])
+    assert of_book(shared, number) == 1
 
 
 def full_refresh(warehouse: Warehouse, source: Source, day: str, *told: Json) -> Run:
-    """A complete listing of models."""
-    items: list[Item] = [*map(payload, told), FullScan("models", 1)]
+    """A complete listing of authors."""
+    items: list[Item] = [*map(payload, told), FullScan("authors", 1)]
     intake = Intake(lambda _: items, "recorded", at(day))
     return land_intake(warehouse, source, day, nullcontext(intake), shrink=True)
 
 
-def test_a_series_goes_with_its_record_and_comes_back_with_it(warehouse: Warehouse, civitai: Source) -> None:
-    take(warehouse, civitai, model(1, 1))
-    take(warehouse, civitai, model(2, 1))
-    take(warehouse, civitai, model(1, 2), DAYS[1])
-    assert full_refresh(warehouse, civitai, DAYS[2], model(2, 1)).counts.deleted == 1
-    run = transform(warehouse, civitai, DAYS[2])
-    assert run.stats["tables"]["catalog.model_stats"]["deleted"] == 2
+def test_a_series_goes_with_its_record_and_comes_back_with_it(warehouse: Warehouse, library: Source) -> None:
+    take(warehouse, library, counted(1, 1))
+    take(warehouse, library, counted(2, 1))
+    take(warehouse, library, counted(1, 2), DAYS[1])
+    assert full_refresh(warehouse, library, DAYS[2], counted(2, 1)).counts.deleted == 1
+    run = transform(warehouse, library, DAYS[2])
+    assert run.stats["tables"]["toy.loans"]["deleted"] == 2
     assert (series(warehouse, 1), series(warehouse, 2)) == ([], [(DAYS[0], 1)])
-    take(warehouse, civitai, model(1, 2), DAYS[3])
+    take(warehouse, library, counted(1, 2), DAYS[3])
     assert series(warehouse, 1) == [(DAYS[0], 1), (DAYS[1], 2)]
-    assert of_version(warehouse, 1) == 2
+    assert of_book(warehouse, 1) == 2
 
 
-def test_a_series_comes_back_with_what_was_counted_when_it_did(warehouse: Warehouse, civitai: Source) -> None:
-    take(warehouse, civitai, model(1, 1))
-    take(warehouse, civitai, model(2, 1))
-    full_refresh(warehouse, civitai, DAYS[1], model(2, 1))
-    transform(warehouse, civitai, DAYS[1])
-    take(warehouse, civitai, model(1, 5, name="Another"), DAYS[2])
+def test_a_series_comes_back_with_what_was_counted_when_it_did(warehouse: Warehouse, library: Source) -> None:
+    take(warehouse, library, counted(1, 1))
+    take(warehouse, library, counted(2, 1))
+    full_refresh(warehouse, library, DAYS[1], counted(2, 1))
+    transform(warehouse, library, DAYS[1])
+    take(warehouse, library, counted(1, 5, name="Another"), DAYS[2])
     assert series(warehouse, 1) == [(DAYS[0], 1), (DAYS[2], 5)]
 
 
-def test_counters_of_a_record_that_is_gone_wait_until_it_is_back(warehouse: Warehouse, civitai: Source) -> None:
+def test_counters_of_a_record_that_is_gone_wait_until_it_is_back(warehouse: Warehouse, library: Source) -> None:
     """What was fetched before the tombstone and lands after it."""
-    take(warehouse, civitai, model(1, 1))
-    take(warehouse, civitai, model(2, 1))
-    full_refresh(warehouse, civitai, DAYS[2], model(2, 1))
-    transform(warehouse, civitai, DAYS[2])
-    take(warehouse, civitai, model(1, 2), DAYS[1])
+    take(warehouse, library, counted(1, 1))
+    take(warehouse, library, counted(2, 1))
+    full_refresh(warehouse, library, DAYS[2], counted(2, 1))
+    transform(warehouse, library, DAYS[2])
+    take(warehouse, library, counted(1, 2), DAYS[1])
     assert series(warehouse, 1) == []
-    assert pending_partitions(warehouse, civitai) == []
-    take(warehouse, civitai, model(1, 2), DAYS[3])
+    assert pending_partitions(warehouse, library) == []
+    take(warehouse, library, counted(1, 2), DAYS[3])
     assert series(warehouse, 1) == [(DAYS[0], 1), (DAYS[1], 2)]

@@ -11,8 +11,10 @@ from pipelines.lineage import rebuild, snapshots, time_travel
 from pipelines.transform.run import transform
 from pipelines.warehouse.database import Warehouse
 from tests.launcher import Atlas, words
+from tests.library import DAYS, Recorder, author, book, cover, rows
 from tests.pasts import SEED, SEEDS, Files, World, files
-from tests.transform.test_change_set import DAYS, Recorder, any_image, rows
+
+pytestmark = pytest.mark.usefixtures("toy")
 
 __all__ = ["files"]
 
@@ -22,7 +24,7 @@ ENGINES_OWN = {"created_at", "updated_at"}
 
 @pytest.fixture
 def told(warehouse: Warehouse, files: Files) -> Recorder:
-    return World(warehouse, files, random.Random(SEED)).told["catalog/civitai"]
+    return World(warehouse, files, random.Random(SEED)).told["toy/library"]
 
 
 def differences(warehouse: Warehouse, before: Run, after: Run) -> tuple[list[dict[str, Any]], Rows, Rows]:
@@ -30,8 +32,8 @@ def differences(warehouse: Warehouse, before: Run, after: Run) -> tuple[list[dic
     with warehouse.connect() as connection:
         first, second = (snapshots.snapshot_of_run(connection, str(run.id)) for run in (before, after))
         with (
-            time_travel.as_of(warehouse, "catalog", first) as old,
-            time_travel.as_of(warehouse, "catalog", second) as new,
+            time_travel.as_of(warehouse, "toy", first) as old,
+            time_travel.as_of(warehouse, "toy", second) as new,
         ):
             found = list(time_travel.differences(connection, old, new))
             return found, all_rows(warehouse, old), all_rows(warehouse, new)
@@ -40,10 +42,10 @@ def differences(warehouse: Warehouse, before: Run, after: Run) -> tuple[list[dic
 def all_rows(warehouse: Warehouse, then: time_travel.DomainAsOf) -> Rows:
     found: Rows = {}
     for name in then.tables:
-        shape = then.table_spec(f"catalog.{name}")
+        shape = then.table_spec(f"toy.{name}")
         key = " || ' ' || ".join(f"t.{column}::text" for column in shape.key)
         for text, row in rows(warehouse, f"select {key}, to_jsonb(t) from {shape.name} t"):
-            found[f"catalog.{name}", text] = {column: row[column] for column in row.keys() - ENGINES_OWN}
+            found[f"toy.{name}", text] = {column: row[column] for column in row.keys() - ENGINES_OWN}
     return found
 
 
@@ -75,50 +77,49 @@ def causes(warehouse: Warehouse, before: Run, after: Run) -> dict[tuple[str, str
 
 
 def test_each_cause_is_reported(told: Recorder, files: Files) -> None:
-    first: dict[str, Any] = {"id": 1, "name": "heron", "type": "LORA", "tags": ["a"], "stats": {"downloadCount": 1}}
-    told.land("1", first, kind="models")
+    first = author(1, "heron", topics=["a"], loans=1)
+    told.land("1", first)
     begun = transform(told.warehouse, told.source, DAYS[0])
-    told.land("1", first | {"name": "otter", "tags": ["b"]}, kind="models")
+    told.land("1", first | {"name": "otter", "topics": ["b"]})
     renamed = transform(told.warehouse, told.source, DAYS[0])
     assert causes(told.warehouse, begun, renamed) == {
-        ("catalog.models", "changed"): "payload",
-        ("catalog.model_tags", "added"): "payload",
-        ("catalog.model_tags", "removed"): "payload",
-        ("catalog.tags", "added"): "rows that refer to it",
-        ("catalog.tags", "removed"): "rows that refer to it",
+        ("toy.authors", "changed"): "payload",
+        ("toy.author_topics", "added"): "payload",
+        ("toy.author_topics", "removed"): "payload",
+        ("toy.topics", "added"): "rows that refer to it",
+        ("toy.topics", "removed"): "rows that refer to it",
     }
-    told.land("1", first | {"name": "otter", "tags": ["b"], "stats": {"downloadCount": 2}}, kind="models")
+    told.land("1", first | {"name": "otter", "topics": ["b"], "stats": {"loans": 2}})
     counted = transform(told.warehouse, told.source, DAYS[0])
-    assert causes(told.warehouse, renamed, counted) == {("catalog.model_stats", "added"): "counters"}
-    files.change("catalog/civitai/models", 1)
+    assert causes(told.warehouse, renamed, counted) == {("toy.loans", "added"): "counters"}
+    files.change("toy/library/authors", 1)
     written = transform(told.warehouse, told.source, DAYS[0])
-    assert causes(told.warehouse, counted, written) == {("catalog.models", "changed"): "sql"}
-    files.change("catalog/civitai/models", None)
-    rebuilt = rebuild.rebuild(told.warehouse, "catalog", workers=2)
-    assert causes(told.warehouse, written, rebuilt) == {("catalog.models", "changed"): "sql"}
+    assert causes(told.warehouse, counted, written) == {("toy.authors", "changed"): "sql"}
+    files.change("toy/library/authors", None)
+    rebuilt = rebuild.rebuild(told.warehouse, "toy", workers=2)
+    assert causes(told.warehouse, written, rebuilt) == {("toy.authors", "changed"): "sql"}
     assert causes(told.warehouse, counted, rebuilt) == {}
 
 
 def test_a_row_that_wins_a_key_conflict_has_another_row_as_its_cause(told: Recorder) -> None:
-    """The image of the listing wins over that of the model, and a parent that is added changes a reference."""
-    image = any_image(random.Random(1), 7)
-    told.land("7", image | {"modelVersionIds": [11]}, kind="images")
+    """A parent that is added changes a reference."""
+    told.land("7", cover(7, book=11), kind="covers")
     alone = transform(told.warehouse, told.source, DAYS[0])
-    told.land("1", {"id": 1, "name": "m", "type": "LORA", "modelVersions": [{"id": 11, "name": "v"}]}, kind="models")
+    told.land("1", author(1, books=[book(11)]))
     parent = transform(told.warehouse, told.source, DAYS[0])
     found = causes(told.warehouse, alone, parent)
-    assert found["catalog.images", "changed"] == "another row"
-    assert found["catalog.model_versions", "added"] == "payload"
+    assert found["toy.covers", "changed"] == "another row"
+    assert found["toy.books", "added"] == "payload"
 
 
 def test_the_command_prints_rows_and_cells(told: Recorder, atlas: Atlas) -> None:
-    told.land("1", {"id": 1, "name": "heron", "type": "LORA"}, kind="models")
+    told.land("1", author(1, "heron"))
     first = transform(told.warehouse, told.source, DAYS[0])
-    told.land("1", {"id": 1, "name": "otter", "type": "LORA"}, kind="models")
+    told.land("1", author(1, "otter"))
     second = transform(told.warehouse, told.source, DAYS[0])
     shown = words(atlas("diff", first.id, second.id).stdout)
-    assert "changed catalog.models" in shown and "(payload told of 1)" in shown and "name: heron → otter" in shown
+    assert "changed toy.authors" in shown and "(payload made here, 1)" in shown and "name: heron → otter" in shown
     assert "1 differing row" in shown
-    (each,) = json.loads(atlas("diff", first.id, second.id, "--json", "--table", "catalog.models").stdout)
+    (each,) = json.loads(atlas("diff", first.id, second.id, "--json", "--table", "toy.authors").stdout)
     assert each["cells"]["name"] == ["heron", "otter"]
-    assert json.loads(atlas("diff", first.id, second.id, "--json", "--table", "catalog.tags").stdout) == []
+    assert json.loads(atlas("diff", first.id, second.id, "--json", "--table", "toy.topics").stdout) == []

@@ -15,7 +15,6 @@ from typing import Any
 
 import pytest
 
-from pipelines import project
 from pipelines.landing import land
 from pipelines.ledger import Run
 from pipelines.lineage import rebuild, snapshots, time_travel, trace
@@ -25,9 +24,9 @@ from pipelines.source import Checkpoint, Item, Payload, Source
 from pipelines.transform.run import transform
 from pipelines.warehouse import locks
 from pipelines.warehouse.database import Warehouse
-from tests.transform.test_change_set import DAYS, START, Recorder, made, model, payload, rows, shown, state
+from tests.library import DAYS, START, Recorder, author, cover, payload, rows, shown, state
 
-__all__ = ["made"]
+pytestmark = pytest.mark.usefixtures("toy")
 
 AT_ONCE = Policy(0, 0, 0)
 PATIENCE_S = 20
@@ -78,40 +77,36 @@ def removed(warehouse: Warehouse, policy: Policy) -> dict[str, int]:
 def is_proven(warehouse: Warehouse) -> bool:
     with warehouse.connect() as connection:
         unproven = sum(row["unproven"] for row in trace.unproven(connection))
-    return unproven == 0 and all(each.same for each in rebuild.check(warehouse, "catalog", workers=1))
+    return unproven == 0 and all(each.same for each in rebuild.check(warehouse, "toy", workers=1))
 
 
-def a_model(number: int, name: str, downloads: int) -> dict[str, Any]:
-    return {"id": number, "name": name, "type": "LORA", "stats": {"downloadCount": downloads}}
-
-
-def an_image(number: int, likes: int) -> dict[str, Any]:
-    return {"id": number, "url": f"https://i.invalid/{number}.png", "stats": {"likeCount": likes}}
+def counted_cover(number: int, likes: int, **more: Any) -> dict[str, Any]:
+    return cover(number, stats={"likes": likes}) | more
 
 
 @pytest.fixture
-def history(warehouse: Warehouse, civitai: Source) -> Recorder:
+def history(warehouse: Warehouse, library: Source) -> Recorder:
     """A warehouse with versions, counters, a deleted record, a closed quarantine entry and an open one."""
-    told = Recorder(warehouse, civitai)
+    told = Recorder(warehouse, library)
     for number, day in enumerate(DAYS):
         told.clock = START + timedelta(days=number)
-        told.land("1", a_model(1, f"edition {number}", number), day=day, kind="models")
-        told.land("2", a_model(2, "always the same", 10 * number), day=day, kind="models")
+        told.land("1", author(1, f"edition {number}", loans=number), day=day)
+        told.land("2", author(2, "always the same", loans=10 * number), day=day)
         if number < 2:
-            told.land("3", a_model(3, "gone", number), day=day, kind="models")
-        told.land("7", an_image(7, number), day=day, kind="images")
-        told.land("8", {"id": 8} if number == 0 else an_image(8, 0), day=day, kind="images")
-        told.land("9", {"id": 9}, day=day, kind="images")
-        told.now.pop(("images", "9"))
+            told.land("3", author(3, "gone", loans=number), day=day)
+        told.land("7", counted_cover(7, number), day=day, kind="covers")
+        told.land("8", {"id": 8} if number == 0 else counted_cover(8, 0), day=day, kind="covers")
+        told.land("9", {"id": 9}, day=day, kind="covers")
+        told.now.pop(("covers", "9"))
         if number == 2:
-            told.full_refresh("3", day=day, kind="models")
+            told.full_refresh("3", day=day, kind="authors")
         told.transform()
     return told
 
 
 def test_superseded_versions_are_removed_and_what_rows_are_derived_from_stays(history: Recorder) -> None:
     warehouse = history.warehouse
-    before, stats = state(warehouse), rows(warehouse, "select * from catalog.model_stats order by 1, 2")
+    before, stats = state(warehouse), rows(warehouse, "select * from toy.loans order by 1, 2")
     assert len(stats) == 2 * len(DAYS)
     age(warehouse, 100)
     expected = {"versions": 4, "observations": 5, "quarantine entries": 1, "bodies": 4}
@@ -121,7 +116,7 @@ def test_superseded_versions_are_removed_and_what_rows_are_derived_from_stays(hi
     assert removed(warehouse, Policy()) == expected
     assert removed(warehouse, Policy()) == {}
     assert state(warehouse) == before
-    assert rows(warehouse, "select * from catalog.model_stats order by 1, 2") == stats
+    assert rows(warehouse, "select * from toy.loans order by 1, 2") == stats
     assert is_proven(warehouse)
     assert shown(warehouse, "select external_id from staging.versions order by 1") == ["1", "2", "3", "7", "8"]
     assert shown(warehouse, "select external_id from staging.quarantine") == ["9"]
@@ -134,17 +129,17 @@ def test_as_of_reports_that_versions_were_pruned(history: Recorder) -> None:
             "select fetch_run_id from ops.fetch_runs where kind = 'transform' order by publish_seq limit 1"
         ).fetchall()
         snapshot = snapshots.snapshot_of_run(connection, str(first["fetch_run_id"]))
-        with time_travel.as_of(warehouse, "catalog", snapshot) as then:
+        with time_travel.as_of(warehouse, "toy", snapshot) as then:
             assert then.differing_tables(connection) == []
         age(warehouse, 100)
-        assert time_travel.history_removed_since(connection, "catalog", snapshot) == []
+        assert time_travel.history_removed_since(connection, "toy", snapshot) == []
         retention.prune(warehouse, Policy())
-        with time_travel.as_of(warehouse, "catalog", snapshot) as then:
-            assert "catalog.models" in then.differing_tables(connection)
-        (words,) = time_travel.history_removed_since(connection, "catalog", snapshot)
+        with time_travel.as_of(warehouse, "toy", snapshot) as then:
+            assert "toy.authors" in then.differing_tables(connection)
+        (words,) = time_travel.history_removed_since(connection, "toy", snapshot)
         assert "pruned superseded versions" in words
         last = snapshots.snapshot_of_run(connection, max(map(str, shown(warehouse, LAST))))
-        with time_travel.as_of(warehouse, "catalog", last) as then:
+        with time_travel.as_of(warehouse, "toy", last) as then:
             assert then.differing_tables(connection) == []
 
 
@@ -163,22 +158,23 @@ def test_as_of_reports_an_interrupted_prune_too(history: Recorder) -> None:
         with pytest.raises(RuntimeError):
             retention.prune(warehouse, Policy(), notify=interrupted)
         assert shown(warehouse, "select count(*) from staging.versions") < versions
-        (words,) = time_travel.history_removed_since(connection, "catalog", snapshot)
+        (words,) = time_travel.history_removed_since(connection, "toy", snapshot)
         assert "was interrupted while it pruned superseded versions" in words
 
 
-def test_as_of_reports_a_prune_of_observations_alone(warehouse: Warehouse) -> None:
-    told = Recorder(warehouse, project.sources()["catalog/danbooru"])
+def test_as_of_reports_a_prune_of_observations_alone(warehouse: Warehouse, library: Source) -> None:
+    """Of covers, whose counters fill no table."""
+    told = Recorder(warehouse, library)
     for number, day in enumerate(DAYS[:3]):
         told.clock = START + timedelta(days=number)
-        told.land("7", {"id": 7, "rating": "g", "tag_string": "", "score": number}, day=day, kind="posts")
+        told.land("7", counted_cover(7, number), day=day, kind="covers")
         told.transform()
     age(warehouse, 100)
     assert removed(warehouse, Policy()) == {"observations": 2}
     with warehouse.connect() as connection:
         (second,) = shown(warehouse, f"{LAST.replace(' desc', '')} offset 1")
         snapshot = snapshots.snapshot_of_run(connection, second)
-        with time_travel.as_of(warehouse, "catalog", snapshot) as then:
+        with time_travel.as_of(warehouse, "toy", snapshot) as then:
             assert "pruned" in str(time_travel.why_not_exact(connection, then))
 
 
@@ -202,7 +198,10 @@ def test_domains_are_locked_in_the_order_of_their_names(warehouse: Warehouse) ->
             locks.release(other, locks.transform(domain))
 
 
-UNPROVEN = "select model_id from catalog.models m where not exists (select from ops.effective_version(m.record_id))"
+UNPROVEN = """
+select author_id from toy.authors
+where record_id not in (select record_id from staging.effective_versions_after())
+"""
 
 LAST = "select fetch_run_id::text from ops.fetch_runs where kind = 'transform' order by publish_seq desc limit 1"
 
@@ -212,39 +211,39 @@ def test_what_is_younger_than_the_policy_stays(history: Recorder) -> None:
     assert removed(history.warehouse, Policy()) == {}
 
 
-def test_the_effective_version_stays_while_newer_ones_are_pending(warehouse: Warehouse, made: Source) -> None:
-    told = Recorder(warehouse, made)
-    told.land("a", {"models": [model(1, " first")]})
+def test_the_effective_version_stays_while_newer_ones_are_pending(warehouse: Warehouse, shelf: Source) -> None:
+    told = Recorder(warehouse, shelf)
+    told.land("a", {"authors": [author(1, "first")]})
     told.transform()
-    told.land("a", {"models": [model(1, " second")]})
-    told.land("a", {"models": [model(1, " third")]})
+    told.land("a", {"authors": [author(1, "second")]})
+    told.land("a", {"authors": [author(1, "third")]})
     assert removed(warehouse, AT_ONCE) == {"versions": 1, "bodies": 1}
     assert shown(warehouse, UNPROVEN) == []
     told.transform()
-    assert shown(warehouse, "select name from catalog.models") == ["model 1 third"]
+    assert shown(warehouse, "select name from toy.authors") == ["third"]
 
 
 def test_a_sql_text_that_no_run_names_is_removed(history: Recorder) -> None:
     texts = shown(history.warehouse, "select digest from ops.sql order by 1")
     with history.warehouse.connect() as connection:
-        connection.execute("insert into ops.sql (digest, path, text) values ('00', 'catalog/none.sql', 'select 1')")
+        connection.execute("insert into ops.sql (digest, path, text) values ('00', 'toy/none.sql', 'select 1')")
     assert removed(history.warehouse, Policy()) == {"sql texts": 1}
     assert shown(history.warehouse, "select digest from ops.sql order by 1") == texts
 
 
-def test_a_landing_in_progress_loses_no_body(warehouse: Warehouse, made: Source) -> None:
-    told = Recorder(warehouse, made)
+def test_a_landing_in_progress_loses_no_body(warehouse: Warehouse, shelf: Source) -> None:
+    told = Recorder(warehouse, shelf)
 
     def items() -> Iterator[Item]:
-        yield payload("a", {"models": [model(1)]})
+        yield payload({"authors": [author(1)]}, "a", "")
         yield Checkpoint("", {})
         assert removed(warehouse, AT_ONCE) == {}
-        yield payload("b", {"models": [model(2)]})
+        yield payload({"authors": [author(2)]}, "b", "")
 
-    run = land.land_items(warehouse, made, DAYS[0], items())
+    run = land.land_items(warehouse, shelf, DAYS[0], items())
     assert run.counts.created == 2
     told.transform()
-    assert len(shown(warehouse, "select name from catalog.models")) == 2
+    assert len(shown(warehouse, "select name from toy.authors")) == 2
 
 
 @contextmanager
@@ -288,30 +287,30 @@ def waits_for(kind: str) -> str:
           and database = (select oid from pg_database where datname = current_database()))"""
 
 
-def test_a_body_that_a_landing_has_found_stays_until_it_is_named(warehouse: Warehouse, made: Source) -> None:
-    body = {"models": [model(1)]}
-    Recorder(warehouse, made).land("a", body)
+def test_a_body_that_a_landing_has_found_stays_until_it_is_named(warehouse: Warehouse, shelf: Source) -> None:
+    body = {"authors": [author(1)]}
+    Recorder(warehouse, shelf).land("a", body)
     with warehouse.connect() as connection:  # as a landing that crashed leaves it
         connection.execute("delete from staging.versions")
     with ExitStack() as others, locked(warehouse, "staging.arrivals"):
         # a landing that has found the body, and has not yet written the arrival that names it
-        others.enter_context(in_thread(lambda: land.land_items(warehouse, made, DAYS[0], [payload("a", body)])))
+        others.enter_context(in_thread(lambda: land.land_items(warehouse, shelf, DAYS[0], [payload(body, "a", "")])))
         wait_until(warehouse, waits_for("relation"))
         pruning = others.enter_context(in_thread(lambda: retention.prune(warehouse, AT_ONCE)))
         wait_until(warehouse, waits_for("advisory"), pruning)
     assert len(shown(warehouse, "select 1 from staging.versions join staging.payloads using (payload_id)")) == 1
 
 
-def test_a_transform_in_progress_loses_no_version(warehouse: Warehouse, made: Source) -> None:
-    told = Recorder(warehouse, made)
-    told.land("a", {"models": [model(1, " first")]})
-    with ExitStack() as others, locked(warehouse, "catalog.models"):
-        others.enter_context(in_thread(lambda: transform(warehouse, made, DAYS[0])))
+def test_a_transform_in_progress_loses_no_version(warehouse: Warehouse, shelf: Source) -> None:
+    told = Recorder(warehouse, shelf)
+    told.land("a", {"authors": [author(1, "first")]})
+    with ExitStack() as others, locked(warehouse, "toy.authors"):
+        others.enter_context(in_thread(lambda: transform(warehouse, shelf, DAYS[0])))
         wait_until(warehouse, waits_for("relation"))
-        told.land("a", {"models": [model(1, " second")]})  # the transform applies the one before
+        told.land("a", {"authors": [author(1, "second")]})  # the transform applies the one before
         pruning = others.enter_context(in_thread(lambda: retention.prune(warehouse, AT_ONCE)))
         wait_until(warehouse, waits_for("advisory"), pruning)
-    assert shown(warehouse, "select name from catalog.models") == ["model 1 first"]
+    assert shown(warehouse, "select name from toy.authors") == ["first"]
     assert shown(warehouse, UNPROVEN) == []
 
 
@@ -375,13 +374,13 @@ def relations(warehouse: Warehouse) -> dict[str, int]:
 
 def data(sizes: dict[str, int]) -> int:
     """Bytes of staging and the domain: without the ledger, which stays, and the system catalogs."""
-    return sum(number for name, number in sizes.items() if name.startswith(("staging.", "catalog.")))
+    return sum(number for name, number in sizes.items() if name.startswith(("staging.", "toy.")))
 
 
 @pytest.mark.timeout(3_600)
-def test_a_steady_source_comes_to_a_plateau(warehouse: Warehouse, civitai: Source) -> None:
-    """A year of images: each day some change, all get new counters, and one is malformed until the next day."""
-    chance, told = random.Random(1), Recorder(warehouse, civitai)
+def test_a_steady_source_comes_to_a_plateau(warehouse: Warehouse, library: Source) -> None:
+    """A year of covers: each day some change, all get new counters, and one is malformed until the next day."""
+    chance, told = random.Random(1), Recorder(warehouse, library)
     editions = dict.fromkeys(range(RECORDS), 0)
     counted: list[tuple[dict[str, int], dict[str, int]]] = []
     for day in range(0, 365, STEP):
@@ -389,14 +388,13 @@ def test_a_steady_source_comes_to_a_plateau(warehouse: Warehouse, civitai: Sourc
         for number in chance.sample(range(RECORDS), 6):
             editions[number] += 1
         bodies = {
-            number: an_image(number, day)
-            | {"meta": {"prompt": random.Random(f"{number} {edition}").randbytes(600).hex()}}
+            number: counted_cover(number, day) | {"about": random.Random(f"{number} {edition}").randbytes(600).hex()}
             for number, edition in editions.items()
         }
         bodies[day // STEP % RECORDS].pop("url")
         key = told.clock.date().isoformat()
-        items = [payload(str(number), body, "images") for number, body in bodies.items()]
-        land.land_items(warehouse, civitai, key, items, fetched_at=told.clock)
+        items = [payload(body, str(number), "covers") for number, body in bodies.items()]
+        land.land_items(warehouse, library, key, items, fetched_at=told.clock)
         told.transform(key)
         ago = 365 - day
         make_old(warehouse, ago)
@@ -425,7 +423,7 @@ def refetch(
 
     def items() -> Iterator[Payload]:
         for number, text in enumerate(filling):
-            yield Payload(json.dumps({"models": [model(number)], "text": text}).encode(), "told", str(number))
+            yield Payload(json.dumps({"authors": [author(number)], "text": text}).encode(), "told", str(number))
 
     def once(number: int) -> None:
         at = START + timedelta(days=number % days, minutes=number)
@@ -449,9 +447,9 @@ def refetch(
 
 @pytest.mark.parametrize("days", [1, 20], ids=["in one day", "a day each"])
 def test_what_is_fetched_again_unchanged_adds_nothing_to_staging_and_tables(
-    warehouse: Warehouse, made: Source, days: int
+    warehouse: Warehouse, shelf: Source, days: int
 ) -> None:
     """tests/budgets.py shows, with more payloads, that the whole warehouse grows by less than 1 %."""
-    _, sizes = refetch(warehouse, made, 2_000, 20, days)
+    _, sizes = refetch(warehouse, shelf, 2_000, 20, days)
     before, after = (data({name: each[place] for name, each in sizes.items()}) for place in (0, 1))
     assert after < before * 1.01

@@ -10,17 +10,22 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import dagster as dg
-import msgspec
 import pytest
 
 from pipelines import project
 from pipelines.definitions import defs
 from pipelines.landing import land
 from pipelines.orchestration.schedules import prune_schedule
-from pipelines.source import Payload, Source
+from pipelines.source import Source
 from pipelines.transform.run import transform
 from pipelines.warehouse import locks
 from pipelines.warehouse.database import Warehouse
+from tests.library import author, payload
+
+pytestmark = pytest.mark.usefixtures("toy")
+
+CRONS = [source.full_refresh_cron for source in project.sources().values() if source.full_refresh_cron]
+"""Of the project itself."""
 
 DAY = "2026-11-02"
 START = datetime(2026, 11, 2, tzinfo=UTC)
@@ -28,14 +33,13 @@ PATIENCE_S = 30
 
 
 @pytest.fixture
-def aged(warehouse: Warehouse, civitai: Source, monkeypatch: pytest.MonkeyPatch) -> Warehouse:
+def aged(warehouse: Warehouse, library: Source, monkeypatch: pytest.MonkeyPatch) -> Warehouse:
     """The warehouse of the settings, with one version that was superseded long ago."""
     monkeypatch.setenv("DATABASE_URL", warehouse.conninfo)
     for number, name in enumerate(("first", "second")):
-        body = msgspec.json.encode({"id": 1, "name": name, "type": "LORA"})
-        payload = Payload(body, "x", kind="models")
-        land.land_items(warehouse, civitai, DAY, [payload], fetched_at=START + timedelta(minutes=number))
-        transform(warehouse, civitai, DAY)
+        at = START + timedelta(minutes=number)
+        land.land_items(warehouse, library, DAY, [payload(author(1, name))], fetched_at=at)
+        transform(warehouse, library, DAY)
     with warehouse.connect() as connection:
         connection.execute("update ops.fetch_runs set ended_at = ended_at - interval '100 days'")
     return warehouse
@@ -117,10 +121,10 @@ def executing(warehouse: Warehouse) -> Iterator[None]:
 
 def test_the_job_waits_for_a_landing(aged: Warehouse) -> None:
     with aged.connect() as landing_now:
-        locks.acquire(landing_now, locks.landing("catalog/civitai"))
+        locks.acquire(landing_now, locks.landing("toy/library"))
         with executing(aged):
             assert versions(aged) == 2
-            locks.release(landing_now, locks.landing("catalog/civitai"))
+            locks.release(landing_now, locks.landing("toy/library"))
     assert versions(aged) == 1
 
 
@@ -148,5 +152,5 @@ def test_the_schedule_runs_by_itself_at_an_hour_without_full_refreshes() -> None
     minute, hour, *every_day = str(prune_schedule.cron_schedule).split()
     assert every_day == ["*", "*", "*"]
     assert minute.isdigit()
-    crons = [source.full_refresh_cron for source in project.sources().values() if source.full_refresh_cron]
-    assert hour not in {cron.split()[1] for cron in crons} | {"*"}
+    assert CRONS
+    assert hour not in {cron.split()[1] for cron in CRONS} | {"*"}

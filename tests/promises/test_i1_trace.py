@@ -17,7 +17,7 @@ from pipelines.lineage import trace
 from pipelines.orchestration.checks import proof_checks
 from pipelines.orchestration.resources import Atlas as Resource
 from pipelines.project import Select, SqlFile
-from pipelines.source import Payload, Source
+from pipelines.source import Source
 from pipelines.transform.change_set import ChangeSet
 from pipelines.transform.evaluate import query_over
 from pipelines.transform.run import transform
@@ -26,14 +26,18 @@ from pipelines.warehouse.declare import metadata
 from pipelines.warehouse.table_spec import TableSpec
 from pipelines.warehouse.trace_view import trace_query
 from tests.launcher import FAILED, USAGE, Atlas, words
-from tests.test_readme import load_recordings
+from tests.library import author, load_recordings, payload
 
-project.load_tables()
-SHAPES = {table.fullname: TableSpec(table) for table in metadata.sorted_tables if table.schema in project.domains()}
+pytestmark = pytest.mark.usefixtures("toy")
+
+
+def specs() -> dict[str, TableSpec]:
+    """The tables of the domain by name."""
+    return {table.fullname: TableSpec(table) for table in metadata.sorted_tables if table.schema == "toy"}
 
 
 @pytest.fixture(scope="module")
-def loaded(new_warehouse: Callable[[], Warehouse]) -> Iterator[Warehouse]:
+def loaded(toy: None, new_warehouse: Callable[[], Warehouse]) -> Iterator[Warehouse]:
     """A warehouse as `make run` leaves it."""
     warehouse = new_warehouse()
     load_recordings(warehouse)
@@ -55,7 +59,7 @@ def a_row(connection: Connection, table: str, where: str = "true") -> dict[str, 
 
 def test_every_row_is_traced_once(connection: Connection) -> None:
     """To the effective version of its record, with body, landing, transform and SQL text."""
-    for name, shape in SHAPES.items():
+    for name, shape in specs().items():
         keys = connection.execute(
             sql.SQL("select {} as key from {} t order by 1").format(shape.key_text("t"), shape.target)
         ).fetchall()
@@ -115,23 +119,21 @@ def yielded(warehouse: Warehouse, proof: dict[str, Any]) -> set[str]:
 
 
 def test_a_shared_row_leads_to_a_record_that_refers_to_it(connection: Connection) -> None:
-    through = a_row(connection, "catalog.tags", "through = 'catalog.model_tags' and stream like 'catalog/civitai%'")
-    assert through["sql_path"] == "catalog/civitai/tags.sql"
+    through = a_row(connection, "toy.topics", "through = 'toy.author_topics' and stream like 'toy/library%'")
+    assert through["sql_path"] == "toy/library/topics.sql"
     referring = connection.execute(
-        "select count(*) as number from catalog.model_tags where tag_id::text = %s and record_id = %s",
+        "select count(*) as number from toy.author_topics where topic_id::text = %s and record_id = %s",
         [through["key"], through["record_id"]],
     ).fetchone()
     assert referring and referring["number"]
-    told = a_row(connection, "catalog.tags", "stream = 'catalog/danbooru.tags'")
-    assert told["through"] is None
-    assert trace.trace(connection, "catalog.tags", through["key"]).proof == through
+    assert trace.trace(connection, "toy.topics", through["key"]).proof == through
 
 
 def test_counters_lead_to_the_landing_that_observed_them(connection: Connection) -> None:
     """Which is not that of the payload version, where only counters had changed."""
     later = a_row(
         connection,
-        "catalog.model_stats",
+        "toy.loans",
         "landed_run <> (select v.landed_run from staging.versions v where v.version_id = trace.version_id)",
     )
     observed = connection.execute(
@@ -140,37 +142,37 @@ def test_counters_lead_to_the_landing_that_observed_them(connection: Connection)
     assert observed is not None
     assert (observed["record_id"], observed["landed_run"]) == (later["record_id"], later["landed_run"])
     assert (observed["request"], observed["observed_at"]) == (later["request"], later["fetched_at"])
-    assert trace.trace(connection, "catalog.model_stats", later["key"]).counters == observed["counters"]
+    assert trace.trace(connection, "toy.loans", later["key"]).counters == observed["counters"]
 
 
 INSERT = """
-insert into catalog.models (model_id, record_id, source_id, external_id, name, type, nsfw_rating, raw)
-select ops.key('by hand'), {record}, source_id, 'by hand', 'By hand', 'LORA', 'Safe', '{{}}' from catalog.models limit 1
+insert into toy.authors (author_id, record_id, source_id, external_id, name, genre, raw)
+select ops.key('by hand'), {record}, source_id, 'by hand', 'By hand', 'Other', '{{}}' from toy.authors limit 1
 """
 
 
 def test_a_row_written_by_hand_is_found(connection: Connection) -> None:
     connection.execute(INSERT.format(record="uuidv7()").encode())
     counted = {row["table_name"]: row["unproven"] for row in trace.unproven(connection)}
-    assert {name: number for name, number in counted.items() if number} == {"catalog.models": 1}
-    with pytest.raises(AtlasError, match=r"Nothing proves catalog.models .* atlas rebuild catalog --check"):
-        trace.trace(connection, "catalog.models", "by hand")
+    assert {name: number for name, number in counted.items() if number} == {"toy.authors": 1}
+    with pytest.raises(AtlasError, match=r"Nothing proves toy.authors .* atlas rebuild toy --check"):
+        trace.trace(connection, "toy.authors", "by hand")
 
 
-def test_a_check_of_each_table_finds_it_too(with_models: Warehouse, civitai: Source) -> None:
+def test_a_check_of_each_table_finds_it_too(with_authors: Warehouse, library: Source) -> None:
     def failing() -> set[str]:
         with dg.DagsterInstance.ephemeral() as instance:
             every = dg.AssetSelection.all_asset_checks()
-            resources = {"atlas": Resource(with_models)}
-            result = dg.materialize([proof_checks(civitai)], instance=instance, resources=resources, selection=every)
+            resources = {"atlas": Resource(with_authors)}
+            result = dg.materialize([proof_checks(library)], instance=instance, resources=resources, selection=every)
         checked = result.get_asset_check_evaluations()
-        assert len(checked) == len(project.selects(civitai.name))
+        assert len(checked) == len(project.selects(library.name))
         return {check.asset_key.to_user_string() for check in checked if not check.passed}
 
     assert failing() == set()
-    with with_models.connect() as connection:
+    with with_authors.connect() as connection:
         connection.execute(INSERT.format(record="uuidv7()").encode())
-    assert failing() == {"catalog/civitai/models"}
+    assert failing() == {"toy/library/authors"}
 
 
 @pytest.mark.parametrize(
@@ -182,72 +184,71 @@ def test_a_check_of_each_table_finds_it_too(with_models: Warehouse, civitai: Sou
     ids=["version", "text"],
 )
 def test_a_row_whose_proof_was_removed_is_found(connection: Connection, change: str) -> None:
-    row = a_row(connection, "catalog.workflows")
+    row = a_row(connection, "toy.notes")
     connection.execute(change.encode(), [row["version_id"]])
     assert sum(each["unproven"] for each in trace.unproven(connection)) > 0
     with pytest.raises(AtlasError, match=r"Nothing proves"):
-        trace.trace(connection, "catalog.workflows", row["key"])
+        trace.trace(connection, "toy.notes", row["key"])
 
 
 def test_a_row_is_looked_up_by_its_index(connection: Connection) -> None:
     """The query of `atlas trace` reads no table sequentially for one key."""
     connection.execute("set local enable_seqscan = off")  # the planner prefers it for small tables
-    for name in SHAPES:
+    for name, spec in specs().items():
         key = a_row(connection, name)["key"]
-        condition = trace._key_condition(connection, SHAPES[name], key)
+        condition = trace._key_condition(connection, spec, key)
         assert condition is not None
-        plan = connection.execute(sql.SQL("explain ") + trace_query(SHAPES[name], condition)).fetchall()
+        plan = connection.execute(sql.SQL("explain ") + trace_query(spec, condition)).fetchall()
         assert not [line for line in plan if "Seq Scan" in line["QUERY PLAN"]], (name, plan)
 
 
 @pytest.fixture
-def with_models(warehouse: Warehouse, civitai: Source) -> Warehouse:
-    """Two models."""
-    body = {"name": "Heron", "type": "LORA", "modelVersions": []}
-    items = [Payload(json.dumps(body | {"id": each}).encode(), f"told {each}", kind="models") for each in (1, 2)]
-    land.land_items(warehouse, civitai, "2026-11-01", items)
-    transform(warehouse, civitai, "2026-11-01")
+def with_authors(warehouse: Warehouse, library: Source) -> Warehouse:
+    """Two authors."""
+    items = [payload(author(each, "Heron"), f"{each}") for each in (1, 2)]
+    land.land_items(warehouse, library, "2026-11-01", items)
+    transform(warehouse, library, "2026-11-01")
     return warehouse
 
 
-def test_the_command_shows_a_row_by_its_key_or_the_sources_own_id(with_models: Warehouse, atlas: Atlas) -> None:
-    shown = words(atlas("trace", "catalog.models", "1").stdout)
-    assert "catalog/civitai.models 1" in shown and "told 1" in shown and "sql/catalog/civitai/models.sql" in shown
-    told = json.loads(atlas("trace", "catalog.models", "1", "--json").stdout)
+def test_the_command_shows_a_row_by_its_key_or_the_sources_own_id(with_authors: Warehouse, atlas: Atlas) -> None:
+    shown = words(atlas("trace", "toy.authors", "1").stdout)
+    assert "toy/library.authors 1" in shown and "made here, 1" in shown and "sql/toy/library/authors.sql" in shown
+    told = json.loads(atlas("trace", "toy.authors", "1", "--json").stdout)
     assert told["body"]["id"] == 1 and told["landed"]["kind"] == "land" and told["row"]["name"] == "Heron"
-    again = json.loads(atlas("trace", "catalog.models", told["proof"]["key"].upper(), "--json").stdout)
+    again = json.loads(atlas("trace", "toy.authors", told["proof"]["key"].upper(), "--json").stdout)
     assert again == told
     counted = json.loads(atlas("trace", "--json").stdout)
-    assert counted == [{"table_name": "catalog.models", "rows": 2, "unproven": 0}]
+    assert counted == [{"table_name": "toy.authors", "rows": 2, "unproven": 0}]
 
-    with with_models.connect() as connection:
+    with with_authors.connect() as connection:
         connection.execute(INSERT.format(record="uuidv7()").encode())
-    assert "Nothing proves catalog.models" in words(atlas("trace", "catalog.models", "by hand", code=FAILED).stderr)
-    assert "catalog.models" in atlas("trace", code=FAILED).stdout
+    assert "Nothing proves toy.authors" in words(atlas("trace", "toy.authors", "by hand", code=FAILED).stderr)
+    assert "toy.authors" in atlas("trace", code=FAILED).stdout
 
 
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["catalog.nothing", "1"], "There is no table 'catalog.nothing' of a domain. There are: catalog.models"),
-        (["catalog.models"], "Which row of catalog.models? Name its key: model_id."),
-        (["catalog.models", "7"], "catalog.models has no row '7'. Its key is model_id, or external_id."),
+        (["toy.nothing", "1"], "There is no table 'toy.nothing' of a domain. There are: toy.authors"),
+        (["toy.authors"], "Which row of toy.authors? Name its key: author_id."),
+        (["toy.authors", "7"], "toy.authors has no row '7'. Its key is author_id, or external_id."),
         (
-            ["catalog.model_tags", "7"],
-            "catalog.model_tags has no row '7'. Its key is model_id and tag_id, separated by a space.",
+            ["toy.author_topics", "7"],
+            "toy.author_topics has no row '7'. Its key is author_id and topic_id, separated by a space.",
         ),
     ],
 )
 def test_the_command_explains_what_it_cannot_find(
-    with_models: Warehouse, atlas: Atlas, arguments: list[str], told: str
+    with_authors: Warehouse, atlas: Atlas, arguments: list[str], told: str
 ) -> None:
     assert told in words(atlas("trace", *arguments, code=USAGE).stderr)
 
 
 def test_an_id_of_several_rows_is_reported_with_their_keys(connection: Connection) -> None:
     ids = connection.execute(
-        "select external_id from catalog.model_versions group by 1 having count(*) between 2 and 8 limit 1"
+        "select external_id from toy.copies group by 1 having count(*) between 2 and 8 limit 1"
     ).fetchone()
     assert ids is not None
-    with pytest.raises(AtlasError, match=r"Several rows of catalog.model_versions have the id .* by its key: .*; "):
-        trace.trace(connection, "catalog.model_versions", ids["external_id"])
+    with pytest.raises(AtlasError, match=r"Several rows of toy.copies have the id .* by its key: .*; "):
+        trace.trace(connection, "toy.copies", ids["external_id"])

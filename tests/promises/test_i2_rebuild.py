@@ -10,7 +10,6 @@ import pytest
 from psycopg import sql
 
 from pipelines import ledger, project
-from pipelines.errors import AtlasError
 from pipelines.lineage import rebuild, shadow_schema
 from pipelines.lineage.rebuild import TableComparison
 from pipelines.lineage.shadow_schema import TEMPORARY_PREFIX
@@ -20,15 +19,17 @@ from pipelines.warehouse.database import Warehouse
 from pipelines.warehouse.declare import metadata
 from pipelines.warehouse.table_spec import TableSpec
 from tests.launcher import PARTIAL, Atlas, words
+from tests.library import DAYS, author, book, cover, rows, whole
 from tests.pasts import SEED, SEEDS, Files, World, files, tables
-from tests.transform.test_change_set import DAYS, any_model, rows
+
+pytestmark = pytest.mark.usefixtures("toy")
 
 __all__ = ["files"]
 
 
 def differing(warehouse: Warehouse, workers: int = 2) -> dict[str, TableComparison]:
     """The tables that differ from the derived ones."""
-    return {each.table: each for each in rebuild.check(warehouse, "catalog", workers=workers) if not each.same}
+    return {each.table: each for each in rebuild.check(warehouse, "toy", workers=workers) if not each.same}
 
 
 def places(warehouse: Warehouse) -> dict[str, set[tuple[str, ...]]]:
@@ -38,7 +39,7 @@ def places(warehouse: Warehouse) -> dict[str, set[tuple[str, ...]]]:
             rows(warehouse, sql.SQL("select ctid::text, xmin::text from {}").format(TableSpec(table).target))
         )
         for table in metadata.sorted_tables
-        if table.schema == "catalog"
+        if table.schema == "toy"
     }
 
 
@@ -52,7 +53,7 @@ def counted_digests(warehouse: Warehouse) -> dict[str, tuple[int, int]]:
         counted = {
             table.fullname: table_digests.count(connection, TableSpec(table))
             for table in metadata.sorted_tables
-            if table.schema == "catalog"
+            if table.schema == "toy"
         }
     return {name: (each["rows"], each["digest"]) for name, each in counted.items()}
 
@@ -80,191 +81,203 @@ def changed(counts: ledger.Counts) -> int:
 
 BY_HAND = {
     "a row changed": (
-        "update catalog.models set name = 'By hand' where external_id = '1'",
-        "catalog.models",
+        "update toy.authors set name = 'By hand' where external_id = '1'",
+        "toy.authors",
         "different",
     ),
-    "a row taken away": ("delete from catalog.model_stats", "catalog.model_stats", "missing"),
+    "a row taken away": ("delete from toy.loans", "toy.loans", "missing"),
     "a row written": (
         """
-        insert into catalog.models (model_id, record_id, source_id, external_id, name, type, nsfw_rating, raw)
-        select uuidv7(), record_id, source_id, 'by hand', name, type, nsfw_rating, raw from catalog.models limit 1
+        insert into toy.authors (author_id, record_id, source_id, external_id, name, genre, raw)
+        select uuidv7(), record_id, source_id, 'by hand', name, genre, raw from toy.authors limit 1
         """,
-        "catalog.models",
+        "toy.authors",
         "extra",
     ),
 }
 
 
 @pytest.fixture
-def three_models(warehouse: Warehouse, files: Files) -> Warehouse:
-    told = World(warehouse, files, random.Random(SEED)).told["catalog/civitai"]
+def three_authors(warehouse: Warehouse, files: Files) -> Warehouse:
+    told = World(warehouse, files, random.Random(SEED)).told["toy/library"]
     for number in (1, 2, 3):
-        told.land(str(number), any_model(random.Random(number), number), day=DAYS[number], kind="models")
+        body = whole(number, stats={"loans": number})
+        if number == 3:
+            body["books"][0]["covers"] = [cover(300, width=0)]
+        told.land(str(number), body, day=DAYS[number])
     told.transform()
     return warehouse
 
 
 @pytest.mark.parametrize("case", BY_HAND)
 def test_a_change_by_hand_is_found_and_corrected_and_nothing_else_is_written(
-    three_models: Warehouse, case: str
+    three_authors: Warehouse, case: str
 ) -> None:
     statement, table, what = BY_HAND[case]
-    before, untouched = tables(three_models), places(three_models)
-    recorded = recorded_digests(three_models)
-    with three_models.connect() as connection:
+    before, untouched = tables(three_authors), places(three_authors)
+    recorded = recorded_digests(three_authors)
+    with three_authors.connect() as connection:
         number = connection.execute(statement.encode()).rowcount
     assert number > 0
-    found = differing(three_models)
+    found = differing(three_authors)
     assert {name: asdict(each)[what] for name, each in found.items()} == {table: number}
-    assert tables(three_models) != before
+    assert tables(three_authors) != before
 
-    run = rebuild.rebuild(three_models, "catalog", workers=2)
-    assert tables(three_models) == before
-    assert differing(three_models) == {}
+    run = rebuild.rebuild(three_authors, "toy", workers=2)
+    assert tables(three_authors) == before
+    assert differing(three_authors) == {}
     assert changed(run.counts) == number
     ((kind, stream, partition, total),) = rows(
-        three_models,
+        three_authors,
         f"""
         select kind, stream, partition_key, created + updated + unchanged + quarantined + duplicates = fetched
         from ops.fetch_runs where fetch_run_id = '{run.id}' and status = 'partial_success' and publish_seq is not null
         """,
     )
-    assert (kind, stream, partition, total) == ("rebuild", "catalog", "all", True)
-    written = {name: len(each - untouched[name]) for name, each in places(three_models).items()}
+    assert (kind, stream, partition, total) == ("rebuild", "toy", "all", True)
+    written = {name: len(each - untouched[name]) for name, each in places(three_authors).items()}
     corrected = {} if what == "extra" else {table.split(".")[1]: number}
     assert {name: each for name, each in written.items() if each} == corrected
-    assert recorded_digests(three_models) == counted_digests(three_models)
-    assert {name: recorded_digests(three_models)[name] for name in recorded} == recorded
+    assert recorded_digests(three_authors) == counted_digests(three_authors)
+    assert {name: recorded_digests(three_authors)[name] for name in recorded} == recorded
 
 
-def test_the_command_ends_as_its_run_does(three_models: Warehouse, atlas: Atlas) -> None:
-    """One image is rejected."""
-    assert "1 quarantined (partial_success)" in words(atlas("rebuild", "catalog", code=PARTIAL).stderr)
-    atlas("rebuild", "catalog", "--check")
+def test_the_command_ends_as_its_run_does(three_authors: Warehouse, atlas: Atlas) -> None:
+    """One cover is rejected."""
+    assert "1 quarantined (partial_success)" in words(atlas("rebuild", "toy", code=PARTIAL).stderr)
+    atlas("rebuild", "toy", "--check")
 
 
-def test_a_version_deleted_by_hand_is_found(three_models: Warehouse) -> None:
-    with three_models.connect() as connection:
+def test_a_version_deleted_by_hand_is_found(three_authors: Warehouse) -> None:
+    with three_authors.connect() as connection:
         connection.execute("delete from staging.versions where external_id = '2'")
-    assert differing(three_models)["catalog.models"].extra == 1
-    rebuild.rebuild(three_models, "catalog", workers=1)
-    assert rows(three_models, "select external_id from catalog.models order by 1") == [("1",), ("3",)]
-    assert recorded_digests(three_models) == counted_digests(three_models)
+    assert differing(three_authors)["toy.authors"].extra == 1
+    rebuild.rebuild(three_authors, "toy", workers=1)
+    assert rows(three_authors, "select external_id from toy.authors order by 1") == [("1",), ("3",)]
+    assert recorded_digests(three_authors) == counted_digests(three_authors)
 
 
-def test_other_sql_is_found_and_applied_once(three_models: Warehouse, files: Files) -> None:
-    files.change("catalog/civitai/models", 1)
-    assert differing(three_models)["catalog.models"].different == 3
-    rebuild.rebuild(three_models, "catalog", workers=2)
-    assert rows(three_models, "select distinct name = upper(name), description is null from catalog.models") == [
-        (True, True)
-    ]
-    assert differing(three_models) == {}
+def test_other_sql_is_found_and_applied_once(three_authors: Warehouse, files: Files) -> None:
+    files.change("toy/library/authors", 1)
+    assert differing(three_authors)["toy.authors"].different == 3
+    rebuild.rebuild(three_authors, "toy", workers=2)
+    assert rows(three_authors, "select distinct name = upper(name), about is null from toy.authors") == [(True, True)]
+    assert differing(three_authors) == {}
     before, reapplied = (
-        places(three_models),
-        rows(three_models, "select * from staging.reapplied_versions order by 1, 2"),
+        places(three_authors),
+        rows(three_authors, "select * from staging.reapplied_versions order by 1, 2"),
     )
     assert len(reapplied) == 3
-    source = project.sources()["catalog/civitai"]
-    assert pending_partitions(three_models, source) == []
+    source = project.sources()["toy/library"]
+    assert pending_partitions(three_authors, source) == []
     for day in DAYS:
-        assert changed(transform(three_models, source, day).counts) == 0
-    assert places(three_models) == before
-    assert rows(three_models, "select * from staging.reapplied_versions order by 1, 2") == reapplied
+        assert changed(transform(three_authors, source, day).counts) == 0
+    assert places(three_authors) == before
+    assert rows(three_authors, "select * from staging.reapplied_versions order by 1, 2") == reapplied
 
-    files.change("catalog/civitai/models", 0)
-    assert pending_partitions(three_models, source) == [DAYS[1], DAYS[2], DAYS[3]]
-    assert sum(changed(transform(three_models, source, day).counts) for day in DAYS) == 3
-    assert differing(three_models) == {}
+    files.change("toy/library/authors", 0)
+    assert pending_partitions(three_authors, source) == [DAYS[1], DAYS[2], DAYS[3]]
+    assert sum(changed(transform(three_authors, source, day).counts) for day in DAYS) == 3
+    assert differing(three_authors) == {}
 
 
 def test_rows_rejected_by_other_sql_are_in_quarantine_until_the_sql_is_restored(
-    three_models: Warehouse, files: Files
+    three_authors: Warehouse, files: Files
 ) -> None:
     """Their children are pending, and all of them fit again by the first SQL."""
-    before, path = tables(three_models), files.folder / "catalog/civitai/models.sql"
+    before, path = tables(three_authors), files.folder / "toy/library/authors.sql"
     text = path.read_text()
     rejected = "select table_name, row_key, reason, seen from staging.quarantine where closed_at is null order by 1, 2"
     pending = "select record_id, table_name, key, reason from staging.pending_rows"
-    known, pending_before = rows(three_models, rejected), rows(three_models, pending)
+    known, pending_before = rows(three_authors, rejected), rows(three_authors, pending)
     path.write_text(
         f"""
-        select model_id, record_id, source_id, external_id,
-            case when external_id <> '3' then name end as name, type, nsfw_rating, raw
+        select author_id, record_id, source_id, external_id,
+            case when external_id <> '3' then name end as name, genre, raw
         from (\n{text}\n) as t
         """
     )
     project.selects.cache_clear()
-    run = rebuild.rebuild(three_models, "catalog", workers=2)
+    run = rebuild.rebuild(three_authors, "toy", workers=2)
     assert run.status == "partial_success"
-    assert rows(three_models, "select external_id from catalog.models order by 1") == [("1",), ("2",)]
-    found = rows(three_models, rejected)
-    assert ("catalog.models", "not_null") in {(table, reason) for table, _, reason, _ in found}
+    assert rows(three_authors, "select external_id from toy.authors order by 1") == [("1",), ("2",)]
+    found = rows(three_authors, rejected)
+    assert ("toy.authors", "not_null") in {(table, reason) for table, _, reason, _ in found}
     assert run.counts.quarantined == len(found) > len(known)
-    assert {(table, reason) for _, table, _, reason in rows(three_models, pending)} > {("catalog.models", "parent")}
+    assert {(table, reason) for _, table, _, reason in rows(three_authors, pending)} > {("toy.authors", "parent")}
 
     path.write_text(text)
     project.selects.cache_clear()
-    rebuild.rebuild(three_models, "catalog", workers=2)
-    assert tables(three_models) == before
-    assert [entry[:3] for entry in rows(three_models, rejected)] == [entry[:3] for entry in known]
-    assert rows(three_models, pending) == pending_before
+    rebuild.rebuild(three_authors, "toy", workers=2)
+    assert tables(three_authors) == before
+    assert [entry[:3] for entry in rows(three_authors, rejected)] == [entry[:3] for entry in known]
+    assert rows(three_authors, pending) == pending_before
 
 
 def test_a_shared_row_without_a_reference_is_not_written(warehouse: Warehouse, files: Files) -> None:
-    """On the second day an image is rejected, so that rows are validated one by one; on the first day they are not."""
-    path = files.folder / "catalog/civitai/model_tags.sql"
+    """On the second day a cover is rejected, so that rows are validated one by one; on the first day they are not."""
+    path = files.folder / "toy/library/author_topics.sql"
     path.write_text(f"select * from (\n{path.read_text()}\n) as t where false")
     project.selects.cache_clear()
-    told = World(warehouse, files, random.Random(SEED)).told["catalog/civitai"]
-    for number, images in enumerate(([], [{"url": "https://i/2.png", "width": 0}])):
-        versions = [{"id": number, "name": "v1", "images": images}]
-        model = {"id": number, "name": "heron", "type": "LORA", "tags": [f"tag {number}"], "modelVersions": versions}
-        told.land(str(number), model, day=DAYS[number], kind="models")
+    told = World(warehouse, files, random.Random(SEED)).told["toy/library"]
+    for number, covers in enumerate(([], [cover(2, width=0)])):
+        books = [book(number, covers=covers)]
+        body = author(number, topics=[f"topic {number}"], books=books)
+        told.land(str(number), body, day=DAYS[number])
     told.transform()
-    assert rows(warehouse, "select name from catalog.tags") == []
+    assert rows(warehouse, "select name from toy.topics") == []
     assert differing(warehouse) == {}
     assert rows(warehouse, "select reason, table_name, row ->> 'name' from staging.quarantine order by 1, 2, 3") == [
-        ("check", "catalog.images", None),
+        ("check", "toy.covers", None),
     ]
 
 
-def test_rows_of_records_on_which_a_select_fails_are_not_deleted(three_models: Warehouse, files: Files) -> None:
-    before, path = places(three_models), files.folder / "catalog/civitai/models.sql"
-    path.write_text(f"select * from (\n{path.read_text()}\n) as t where 1 / (length(external_id) - 1) > -1")
+def test_rows_of_records_on_which_a_select_fails_go_and_come_back(three_authors: Warehouse, files: Files) -> None:
+    before, path = tables(three_authors), files.folder / "toy/library/authors.sql"
+    text = path.read_text()
+    path.write_text(f"select * from (\n{text}\n) as t where 1 / (length(external_id) - 1) > -1")
     project.selects.cache_clear()
-    for derive in (rebuild.rebuild, rebuild.check):
-        with pytest.raises(AtlasError, match="SELECT files of catalog/civitai fail on 3 records"):
-            derive(three_models, "catalog", workers=1)
-    assert places(three_models) == before
+    run = rebuild.rebuild(three_authors, "toy", workers=1)
+    assert rows(three_authors, "select * from toy.authors") == []
+    assert rows(three_authors, "select count(*) from staging.quarantine where reason = 'select_fails'") == [(3,)]
+    assert run.counts.quarantined == 3
+    assert differing(three_authors) == {}
+    path.write_text(text)
+    project.selects.cache_clear()
+    rebuild.rebuild(three_authors, "toy", workers=1)
+    assert tables(three_authors) == before
+    assert (
+        rows(three_authors, "select from staging.quarantine where reason = 'select_fails' and closed_at is null") == []
+    )
 
 
-def test_the_schema_of_a_killed_process_is_dropped_with_the_next(three_models: Warehouse) -> None:
+def test_the_schema_of_a_killed_process_is_dropped_with_the_next(three_authors: Warehouse) -> None:
     """That of a living process stays."""
-    with three_models.connect() as connection:
+    with three_authors.connect() as connection:
         connection.execute(
-            f"create schema {TEMPORARY_PREFIX}abandoned; create table {TEMPORARY_PREFIX}abandoned.models ()".encode()
+            f"create schema {TEMPORARY_PREFIX}abandoned; create table {TEMPORARY_PREFIX}abandoned.authors ()".encode()
         )
     with (
-        shadow_schema.create(three_models, "catalog") as first,
-        shadow_schema.create(three_models, "catalog") as second,
+        shadow_schema.create(three_authors, "toy") as first,
+        shadow_schema.create(three_authors, "toy") as second,
     ):
         there = {
             name
-            for (name,) in rows(three_models, f"select nspname from pg_namespace where nspname ~ '^{TEMPORARY_PREFIX}'")
-        }
-        assert there == {str(each["models"].schema) for each in (first, second)}
-    assert rows(three_models, f"select nspname from pg_namespace where nspname ~ '^{TEMPORARY_PREFIX}'") == []
-
-
-def test_it_waits_for_no_transaction_that_reads_or_writes_other_things(three_models: Warehouse) -> None:
-    """Such as one that locks rows of ops.sources, as the foreign keys of a transform do."""
-    with three_models.connect() as other, other.transaction():
-        other.execute("select * from ops.sources for key share")
-        other.execute("select count(*) from marts.models")
-        with three_models.connect() as settings:
-            settings.execute(
-                sql.SQL("alter database {} set lock_timeout = '5s'").format(sql.Identifier(three_models.database))
+            for (name,) in rows(
+                three_authors, f"select nspname from pg_namespace where nspname ~ '^{TEMPORARY_PREFIX}'"
             )
-        assert differing(three_models) == {}
+        }
+        assert there == {str(each["authors"].schema) for each in (first, second)}
+    assert rows(three_authors, f"select nspname from pg_namespace where nspname ~ '^{TEMPORARY_PREFIX}'") == []
+
+
+def test_it_waits_for_no_transaction_that_reads_or_writes_other_things(three_authors: Warehouse) -> None:
+    """Such as one that locks rows of ops.sources, as the foreign keys of a transform do."""
+    with three_authors.connect() as other, other.transaction():
+        other.execute("select * from ops.sources for key share")
+        other.execute("select count(*) from toy.authors")
+        with three_authors.connect() as settings:
+            settings.execute(
+                sql.SQL("alter database {} set lock_timeout = '5s'").format(sql.Identifier(three_authors.database))
+            )
+        assert differing(three_authors) == {}

@@ -8,6 +8,7 @@ import json
 import random
 
 import pytest
+from psycopg import sql
 
 from pipelines import project
 from pipelines.errors import AtlasError
@@ -19,8 +20,10 @@ from pipelines.warehouse.database import Warehouse
 from pipelines.warehouse.declare import metadata
 from pipelines.warehouse.table_spec import TableSpec
 from tests.launcher import FAILED, USAGE, Atlas, words
+from tests.library import DAYS, Json, author, book, cover, rows
 from tests.pasts import SEED, SEEDS, Files, World, files, tables
-from tests.transform.test_change_set import DAYS, Json, rows
+
+pytestmark = pytest.mark.usefixtures("toy")
 
 __all__ = ["files"]
 
@@ -43,7 +46,7 @@ def test_as_of_any_run_the_tables_are_what_they_were(warehouse: Warehouse, files
             if run.kind == "land" and run is not world.runs[-2]:
                 continue  # it did not change the tables
             snapshot = snapshots.snapshot_of_run(connection, str(run.id))
-            with time_travel.as_of(warehouse, "catalog", snapshot) as then:
+            with time_travel.as_of(warehouse, "toy", snapshot) as then:
                 schema = next(iter(then.tables.values())).schema
                 assert tables(warehouse, str(schema)) == world.tables_after[run.id], (
                     f"run {number}, {run.kind} {run.source} {run.partition}"
@@ -57,148 +60,153 @@ def world(warehouse: Warehouse, files: Files) -> World:
 
 
 def transform_day(world: World, day: str) -> None:
-    """Transforms a day of CivitAI; rebuild and as-of find no difference afterwards."""
-    world.record(transform(world.warehouse, world.told["catalog/civitai"].source, day))
-    assert [each.table for each in rebuild.check(world.warehouse, "catalog", workers=1) if not each.same] == []
+    """Transforms a day of the library; rebuild and as-of find no difference afterwards."""
+    world.record(transform(world.warehouse, world.told["toy/library"].source, day))
+    assert [each.table for each in rebuild.check(world.warehouse, "toy", workers=1) if not each.same] == []
     with world.warehouse.connect() as connection:
         snapshot = snapshots.snapshot_of_run(connection, str(world.runs[-1].id))
-        with time_travel.as_of(world.warehouse, "catalog", snapshot) as then:
+        with time_travel.as_of(world.warehouse, "toy", snapshot) as then:
             assert then.differing_tables(connection) == []
 
 
-def a_model(**more: object) -> Json:
-    return {"id": 1, "name": "heron", "type": "LORA", "stats": {"downloadCount": 1}} | more
+def an_author(**more: object) -> Json:
+    return author(1, "heron", stats={"loans": 1, "rating": 5}) | more
 
 
 def test_a_column_that_a_select_no_longer_yields_becomes_null(world: World) -> None:
-    world.told["catalog/civitai"].land("1", a_model(description="long"), kind="models")
+    world.told["toy/library"].land("1", an_author(about="long"))
     transform_day(world, DAYS[0])
-    world.files.change("catalog/civitai/models", 1)
+    world.files.change("toy/library/authors", 1)
     transform_day(world, DAYS[0])
-    assert rows(world.warehouse, "select description from catalog.models") == [(None,)]
+    assert rows(world.warehouse, "select about from toy.authors") == [(None,)]
 
 
 def test_other_sql_is_applied_to_all_of_a_record_that_lands_on_another_day(world: World) -> None:
     """To its older counters too, which had landed on the first day."""
-    told = world.told["catalog/civitai"]
-    told.land("1", a_model(), kind="models")
+    told = world.told["toy/library"]
+    told.land("1", an_author())
     transform_day(world, DAYS[0])
-    assert rows(world.warehouse, "select metadata is not null from catalog.model_stats") == [(True,)]
-    world.files.change("catalog/civitai/model_stats", 0)
-    told.land("1", a_model(name="otter"), kind="models", day=DAYS[1])
+    assert rows(world.warehouse, "select rating is not null from toy.loans") == [(True,)]
+    world.files.change("toy/library/loans", 0)
+    told.land("1", an_author(name="otter"), day=DAYS[1])
     world.record(transform(world.warehouse, told.source, DAYS[1]))
-    assert rows(world.warehouse, "select metadata from catalog.model_stats") == [(None,)]
+    assert rows(world.warehouse, "select rating from toy.loans") == [(None,)]
 
 
 def test_a_row_that_loses_its_parent_is_counted_and_recorded(world: World) -> None:
-    told = world.told["catalog/civitai"]
-    told.land("1", a_model(modelVersions=[{"id": 11, "name": "v"}]), kind="models")
-    told.land("7", {"id": 7, "url": "https://i/7/a.png", "modelVersionIds": [11]}, kind="images")
+    told = world.told["toy/library"]
+    told.land("1", an_author(books=[book(11)]))
+    told.land("7", cover(7, book=11), kind="covers")
     transform_day(world, DAYS[0])
-    told.land("1", a_model(modelVersions=[]), kind="models")
+    told.land("1", an_author(books=[]))
     transform_day(world, DAYS[0])
-    assert world.runs[-1].stats["tables"]["catalog.images"]["updated"] == 1
-    assert rows(world.warehouse, "select model_version_id from catalog.images") == [(None,)]
+    assert world.runs[-1].stats["tables"]["toy.covers"]["updated"] == 1
+    assert rows(world.warehouse, "select book_id from toy.covers") == [(None,)]
 
 
 def test_a_row_that_changes_its_parent_stays_the_same_row(world: World) -> None:
     """Even if the former parent is deleted in the same run."""
-    told = world.told["catalog/civitai"]
-    created = "select xmin::text, created_at from catalog.model_versions"
-    versions = [{"id": 11, "name": "v"}]
-    told.land("1", a_model(modelVersions=versions), kind="models")
+    told = world.told["toy/library"]
+    created = "select xmin::text, created_at from toy.books"
+    versions = [book(11)]
+    told.land("1", an_author(books=versions))
     transform_day(world, DAYS[0])
     ((_, before),) = rows(world.warehouse, created)
-    told.land("2", a_model(id=2, modelVersions=versions), kind="models")
-    told.full_refresh("1", kind="models")
+    told.land("2", an_author(id=2, books=versions))
+    told.full_refresh("1")
     transform_day(world, DAYS[0])
-    assert world.runs[-1].stats["tables"]["catalog.model_versions"]["updated"] == 1
+    assert world.runs[-1].stats["tables"]["toy.books"]["updated"] == 1
     assert rows(world.warehouse, created)[0][1] == before
 
 
 def test_counters_of_a_newer_payload_are_pending_until_it_is_applied(world: World) -> None:
     """A key conflict brings the older version into the change set before the newer one is applied."""
-    told = world.told["catalog/civitai"]
-    image = {"id": 7, "url": "https://i/7/a.png"}
-    body = a_model(modelVersions=[{"id": 11, "name": "v", "images": [image]}])
-    told.land("1", body, kind="models")
+    told = world.told["toy/library"]
+    body = an_author(books=[book(11, covers=[cover(7)])])
+    told.land("1", body)
     transform_day(world, DAYS[0])
-    told.land("1", body | {"name": "otter", "stats": {"downloadCount": 2}}, kind="models", day=DAYS[1])
-    told.land("7", image, kind="images", day=DAYS[2])
+    told.land("1", body | {"name": "otter", "stats": {"loans": 2}}, day=DAYS[1])
+    told.land("7", cover(7), kind="covers", day=DAYS[2])
     transform_day(world, DAYS[2])
-    assert rows(world.warehouse, "select downloads from catalog.model_stats") == [(1,)]
+    assert rows(world.warehouse, "select loans from toy.loans") == [(1,)]
     transform_day(world, DAYS[1])
-    assert rows(world.warehouse, "select downloads from catalog.model_stats order by 1") == [(1,), (2,)]
+    assert rows(world.warehouse, "select loans from toy.loans order by 1") == [(1,), (2,)]
 
 
 def fail_on(world: World, table: str, record: str) -> None:
-    """Makes a SELECT of CivitAI fail on one record."""
-    path = world.files.folder / f"catalog/civitai/{table}.sql"
+    """Makes a SELECT of the library fail on one record."""
+    path = world.files.folder / f"toy/library/{table}.sql"
     condition = f"1 / (case when external_id = '{record}' then 0 else 1 end) > 0"
     path.write_text(f"select * from (\n{path.read_text()}\n) as o where {condition}")
     project.selects.cache_clear()
 
 
-def test_counters_of_a_record_on_which_a_select_fails_are_not_applied(world: World) -> None:
-    told = world.told["catalog/civitai"]
-    told.land("1", a_model(), kind="models")
+def test_a_record_on_which_a_select_fails_has_no_rows_in_the_past_either(world: World) -> None:
+    """Its rows go, stay away while its counters change, and come back with the first text."""
+    told = world.told["toy/library"]
+    told.land("1", an_author())
     transform_day(world, DAYS[0])
-    fail_on(world, "models", "1")
-    world.record(transform(world.warehouse, told.source, DAYS[0]))
-    told.land("1", a_model(stats={"downloadCount": 2}), kind="models", day=DAYS[1])
-    world.record(transform(world.warehouse, told.source, DAYS[1]))
+    path = world.files.folder / "toy/library/authors.sql"
+    text = path.read_text()
+    fail_on(world, "authors", "1")
+    transform_day(world, DAYS[0])
+    told.land("1", an_author(stats={"loans": 2}), day=DAYS[1])
+    transform_day(world, DAYS[1])
+    path.write_text(text)
+    project.selects.cache_clear()
+    transform_day(world, DAYS[0])
+    for run, loans in zip(world.runs, ([1], [], [], [1, 2]), strict=True):
+        found = [row["loans"] for row in as_of(world, run, "loans")]
+        assert sorted(found) == loans
+
+
+def as_of(world: World, run: Run, table: str) -> list[Json]:
+    """The rows of a table as of a run, of which as-of finds that they are what was recorded."""
     with world.warehouse.connect() as connection:
-        first, last = (snapshots.snapshot_of_run(connection, str(run.id)) for run in (world.runs[0], world.runs[-1]))
-        with (
-            time_travel.as_of(world.warehouse, "catalog", first) as before,
-            time_travel.as_of(world.warehouse, "catalog", last) as then,
-        ):
+        snapshot = snapshots.snapshot_of_run(connection, str(run.id))
+        with time_travel.as_of(world.warehouse, "toy", snapshot) as then:
             assert then.differing_tables(connection) == []
-            assert list(time_travel.differences(connection, before, then)) == []
+            return connection.execute(sql.SQL("select * from {}").format(then.table_spec(table).target)).fetchall()
 
 
-def test_changes_of_rows_on_whose_record_a_select_fails_are_recorded_and_reported(world: World) -> None:
-    """A SELECT fails on an image; the version that it refers to is deleted, then lands again."""
-    told = world.told["catalog/civitai"]
-    told.land("1", a_model(modelVersions=[{"id": 11, "name": "v"}]), kind="models")
-    told.land("7", {"id": 7, "url": "https://i/7/a.png", "modelVersionIds": [11]}, kind="images")
+def test_rows_that_refer_to_those_of_a_record_on_which_a_select_fails_are_exact_in_the_past(world: World) -> None:
+    """A SELECT fails on the author whose book a cover refers to."""
+    told = world.told["toy/library"]
+    told.land("1", an_author(books=[book(11)]))
+    told.land("7", cover(7, book=11), kind="covers")
     transform_day(world, DAYS[0])
-    fail_on(world, "images", "7")
-    for versions in ([], [{"id": 11, "name": "v"}]):
-        told.land("1", a_model(modelVersions=versions), kind="models")
-        world.record(transform(world.warehouse, told.source, DAYS[0]))
-        assert rows(world.warehouse, "select model_version_id from catalog.images") == [(None,)]
-    failed, last = world.runs[-2:]
-    with world.warehouse.connect() as connection:
-        snapshot = snapshots.snapshot_of_run(connection, str(last.id))
-        with time_travel.as_of(world.warehouse, "catalog", snapshot) as then:
-            assert then.differing_tables(connection) == ["catalog.images"]
-            reasons = time_travel.why_not_exact(connection, then)
-    assert reasons is not None
-    assert f"SELECT files failed on records in runs {failed.id}: the rows of these records" in reasons
+    fail_on(world, "authors", "1")
+    transform_day(world, DAYS[0])
+    assert rows(world.warehouse, "select book_id from toy.covers") == [(None,)]
+    told.land("1", an_author(name="otter", books=[book(11)]), day=DAYS[1])
+    fail_on(world, "covers", "8")
+    transform_day(world, DAYS[1])
+    transform_day(world, DAYS[0])
+    referred = [[row["book_id"] is not None for row in as_of(world, run, "covers")] for run in world.runs]
+    assert referred == [[True], [False], [False], [False]]
 
 
 @pytest.fixture
 def two_runs(warehouse: Warehouse, files: Files) -> tuple[Warehouse, Run, Run, Run]:
-    """A model is transformed, lands with another name, and is transformed again."""
-    told = World(warehouse, files, random.Random(SEED)).told["catalog/civitai"]
-    told.land("1", {"id": 1, "name": "heron", "type": "LORA"}, kind="models")
+    """An author is transformed, lands with another name, and is transformed again."""
+    told = World(warehouse, files, random.Random(SEED)).told["toy/library"]
+    told.land("1", author(1, "heron"))
     first = transform(warehouse, told.source, DAYS[0])
-    landed = told.land("1", {"id": 1, "name": "otter", "type": "LORA"}, kind="models", day=DAYS[1])
+    landed = told.land("1", author(1, "otter"), day=DAYS[1])
     return warehouse, first, landed, transform(warehouse, told.source, DAYS[1])
 
 
 def test_the_command_prints_a_table_as_it_was(two_runs: tuple[Warehouse, Run, Run, Run], atlas: Atlas) -> None:
     warehouse, first, landed, second = two_runs
-    printed = atlas("as-of", first.id, "catalog.models")
+    printed = atlas("as-of", first.id, "toy.authors")
     (row,) = csv.DictReader(printed.stdout.splitlines())
     assert row["name"] == "heron" and "created_at" not in row
     assert f"as recorded by run {first.id}" in words(printed.stderr)
     for run, name in ((landed, "heron"), (second, "otter")):
-        (told,) = json.loads(atlas("as-of", run.id, "catalog.models", "--json", "--limit", 1).stdout)
+        (told,) = json.loads(atlas("as-of", run.id, "toy.authors", "--json", "--limit", 1).stdout)
         assert told["name"] == name
     atlas("as-of", first.id, "--schema", "before")
-    joined = "select t.name, n.name from before.models t join catalog.models n using (model_id)"
+    joined = "select t.name, n.name from before.authors t join toy.authors n using (author_id)"
     assert rows(warehouse, joined) == [("heron", "otter")]
     assert "The schema 'before' already exists" in words(
         atlas("as-of", first.id, "--schema", "before", code=USAGE).stderr
@@ -206,8 +214,8 @@ def test_the_command_prints_a_table_as_it_was(two_runs: tuple[Warehouse, Run, Ru
 
     with warehouse.connect() as connection:
         connection.execute("update staging.versions set valid_to_run = valid_from_run where valid_to_run is not null")
-    touched = words(atlas("as-of", first.id, "catalog.models", code=FAILED).stderr)
-    assert f"These tables differ from what run {first.id} recorded: catalog.models" in touched
+    touched = words(atlas("as-of", first.id, "toy.authors", code=FAILED).stderr)
+    assert f"These tables differ from what run {first.id} recorded: toy.authors" in touched
     differing = atlas("diff", first.id, second.id, code=FAILED)
     assert f"These tables differ from what run {first.id} recorded" in words(differing.stderr)
     assert "differing row" in differing.stdout
@@ -218,15 +226,15 @@ def test_a_kept_schema_appears_when_it_is_complete(two_runs: tuple[Warehouse, Ru
     there = "select nspname from pg_namespace where nspname = 'kept' or nspname ~ '^atlas_shadow'"
     with warehouse.connect() as connection:
         snapshot = snapshots.snapshot_of_run(connection, str(first.id))
-    with pytest.raises(RuntimeError), time_travel.as_of(warehouse, "catalog", snapshot, schema="kept"):
+    with pytest.raises(RuntimeError), time_travel.as_of(warehouse, "toy", snapshot, schema="kept"):
         raise RuntimeError
     assert rows(warehouse, there) == []
-    with time_travel.as_of(warehouse, "catalog", snapshot, schema="kept"):
+    with time_travel.as_of(warehouse, "toy", snapshot, schema="kept"):
         ((temporary,),) = rows(warehouse, there)
         assert temporary != "kept"
     assert rows(warehouse, there) == [("kept",)]
     for name, why in (("kept", "The schema 'kept' already exists"), ("pg_kept", "cannot be called 'pg_kept'")):
-        with pytest.raises(AtlasError, match=why), time_travel.as_of(warehouse, "catalog", snapshot, schema=name):
+        with pytest.raises(AtlasError, match=why), time_travel.as_of(warehouse, "toy", snapshot, schema=name):
             pass
     assert rows(warehouse, there) == [("kept",)]
 
@@ -234,14 +242,14 @@ def test_a_kept_schema_appears_when_it_is_complete(two_runs: tuple[Warehouse, Ru
 @pytest.mark.parametrize(
     ("arguments", "code", "told"),
     [
-        (["ffff", "catalog.models"], USAGE, "There is no run 'ffff' in the ledger. List the runs with: atlas runs"),
-        (["0", "catalog.models"], USAGE, "There is more than one run '0'"),
-        (["%", "catalog.models"], USAGE, "There is no run '%'"),
+        (["ffff", "toy.authors"], USAGE, "There is no run 'ffff' in the ledger. List the runs with: atlas runs"),
+        (["0", "toy.authors"], USAGE, "There is more than one run '0'"),
+        (["%", "toy.authors"], USAGE, "There is no run '%'"),
         (["RUN"], USAGE, "Name either a TABLE to print, or a schema to create: --schema NAME."),
         (["RUN", "--schema", ""], USAGE, "Name either a TABLE to print, or a schema to create: --schema NAME."),
-        (["RUN", "catalog.nothing"], USAGE, "There is no table 'catalog.nothing' in catalog."),
-        (["RUN", "ops.sql"], USAGE, "There is no domain 'ops'. There are: catalog."),
-        (["FAILED", "catalog.models"], FAILED, "has published nothing"),
+        (["RUN", "toy.nothing"], USAGE, "There is no table 'toy.nothing' in toy."),
+        (["RUN", "ops.sql"], USAGE, "There is no domain 'ops'. There are: toy."),
+        (["FAILED", "toy.authors"], FAILED, "has published nothing"),
     ],
 )
 def test_the_command_explains_what_it_cannot_show(
@@ -249,7 +257,7 @@ def test_the_command_explains_what_it_cannot_show(
 ) -> None:
     warehouse, first, *_ = two_runs
     failed = "insert into ops.fetch_runs (stream, kind, asset_key, partition_key, status, code_version, ended_at)"
-    failed += " values ('catalog/civitai', 'land', 'x', '2026-11-01', 'failed', 'x', now()) returning fetch_run_id"
+    failed += " values ('toy/library', 'land', 'x', '2026-11-01', 'failed', 'x', now()) returning fetch_run_id"
     names = {"RUN": str(first.id), "FAILED": str(rows(warehouse, failed)[0][0])}
     assert told in words(atlas("as-of", *(names.get(each, each) for each in arguments), code=code).stderr)
     assert rows(warehouse, "select nspname from pg_namespace where nspname ~ '^atlas_shadow'") == []

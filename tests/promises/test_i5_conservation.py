@@ -4,11 +4,10 @@ The numbers are told three times, by the run, the ledger and Dagster, and are he
 were told, versions, entries of quarantine, rows.
 """
 
-import json
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -30,21 +29,13 @@ from pipelines.orchestration.assets import run_metadata, staging_asset, staging_
 from pipelines.source import Checkpoint, FullScan, Item, Payload, Source, Window
 from pipelines.transform.run import pending_partitions, transform
 from pipelines.warehouse.database import Warehouse
+from tests.library import author, book, cover, payload
+
+pytestmark = pytest.mark.usefixtures("toy")
 
 DAY = "2026-11-02"
 START = datetime(2026, 11, 2, tzinfo=UTC)
 NUMBERS = tuple(asdict(Counts()))
-
-Json = dict[str, Any]
-
-
-def model(number: int, name: str = "a lighthouse", *, downloads: int = 1, **more: Any) -> Json:
-    return {"id": number, "name": name, "type": "LORA", "stats": {"downloadCount": downloads}, **more}
-
-
-def payload(body: Json | bytes) -> Payload:
-    text = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return Payload(text, "made here", kind="models")
 
 
 def rows(warehouse: Warehouse, query: str | sql.Composed) -> list[dict[str, Any]]:
@@ -86,7 +77,7 @@ def assert_conserved(warehouse: Warehouse, *runs: Run) -> None:
         assert {name: told[name] for name in NUMBERS} == asdict(run.counts)
 
 
-@pytest.mark.parametrize("name", project.sources())
+@pytest.mark.parametrize("name", ["toy/library", "toy/shelf", "toy/shop"])
 def test_the_sum_holds_for_every_recording(warehouse: Warehouse, name: str) -> None:
     """Landed twice, transformed, transformed again in full, and rebuilt."""
     source = project.sources()[name]
@@ -106,65 +97,64 @@ def test_the_sum_holds_for_every_recording(warehouse: Warehouse, name: str) -> N
     assert_conserved(warehouse, *runs)
 
 
-def test_each_end_that_a_payload_can_have_is_counted_once(warehouse: Warehouse, civitai: Source) -> None:
-    one, two, three = (payload(model(number)) for number in (1, 2, 3))
-    other, cut, nameless = payload(model(1, "another")), payload(b'{"id": 4'), payload({"id": 5, "type": "LORA"})
-    first = land(warehouse, civitai, one, one, other, two, two, three, cut, cut, nameless)
+def test_each_end_that_a_payload_can_have_is_counted_once(warehouse: Warehouse, library: Source) -> None:
+    one, two, three = (payload(author(number)) for number in (1, 2, 3))
+    other, cut, nameless = payload(author(1, "another", loans=1)), payload(b'{"id": 4'), payload({"id": 5})
+    first = land(warehouse, library, one, one, other, two, two, three, cut, cut, nameless)
     assert first == Counts(fetched=9, created=3, quarantined=3, duplicates=3)
-    counted, changed = payload(model(1, "another", downloads=2)), payload(model(2, "changed"))
-    second = land(warehouse, civitai, counted, changed, three, nameless, hours=1)
+    counted, changed = payload(author(1, "another", loans=2)), payload(author(2, "changed"))
+    second = land(warehouse, library, counted, changed, three, nameless, hours=1)
     assert second == Counts(fetched=4, updated=2, unchanged=1, quarantined=1)
-    late = Payload(json.dumps(model(3, "older")).encode(), "late", version_at=START - timedelta(days=1), kind="models")
-    third = land(warehouse, civitai, counted, changed, late, FullScan("models", 1), hours=2)
+    late = replace(payload(author(3, "older")), version_at=START - timedelta(days=1))
+    third = land(warehouse, library, counted, changed, late, FullScan("authors", 1), hours=2)
     assert third == Counts(fetched=3, unchanged=2, duplicates=1)
-    fourth = land(warehouse, civitai, counted, FullScan("models", 1), hours=3)
+    fourth = land(warehouse, library, counted, FullScan("authors", 1), hours=3)
     assert fourth == Counts(fetched=1, unchanged=1, deleted=2)
-    assert land(warehouse, civitai, hours=4) == Counts()
+    assert land(warehouse, library, hours=4) == Counts()
     fates = {row["external_id"]: row["n"] for row in rows(warehouse, VERSIONS)}
     assert fates == {"1": 2, "2": 3, "3": 3}, "superseded and late ones are kept, deleted ones have a tombstone"
-    erasure.erase(warehouse, civitai, "catalog/civitai.models", "1")
-    assert land(warehouse, civitai, counted, two, hours=5) == Counts(fetched=1, created=1), "an erased one is skipped"
+    erasure.erase(warehouse, library, "toy/library.authors", "1")
+    assert land(warehouse, library, counted, two, hours=5) == Counts(fetched=1, created=1), "an erased one is skipped"
     assert_conserved(warehouse)
 
 
 VERSIONS = "select external_id, count(*) as n from staging.versions group by 1"
 
 
-def test_each_end_that_a_row_can_have_is_counted_once(warehouse: Warehouse, civitai: Source) -> None:
-    image = {"id": 7, "url": "https://image.invalid/7.png", "width": 10}
-    version = {"id": 1, "name": "v", "images": [image, image | {"id": 8, "width": 0}]}
-    told = [model(1, tags=["a"], modelVersions=[version]), model(2, "n" * 501, tags=["a"]), model(3, tags=["b"])]
-    land(warehouse, civitai, *(payload(each) for each in told))
-    runs = [transform(warehouse, civitai, DAY)]
+def test_each_end_that_a_row_can_have_is_counted_once(warehouse: Warehouse, library: Source) -> None:
+    covers = [cover(7, width=10), cover(8, width=0)]
+    told = [author(1, topics=["a"], books=[book(1, covers=covers)]), author(2, "n" * 501), author(3, topics=["b"])]
+    land(warehouse, library, *(payload(each) for each in told))
+    runs = [transform(warehouse, library, DAY)]
     assert runs[0].counts.quarantined >= 2 and runs[0].counts.created > 5
     assert_conserved(warehouse, *runs)
-    twice = model(4, modelVersions=[version | {"id": 4, "images": [image]}])
+    twice = author(4, books=[book(4, covers=covers[:1])])
     changed = [told[0] | {"name": "changed"}, told[1] | {"name": "fits now"}, twice]
-    land(warehouse, civitai, *(payload(each) for each in changed), FullScan("models", 1), hours=1)
-    runs.append(transform(warehouse, civitai, DAY))
+    land(warehouse, library, *(payload(each) for each in changed), FullScan("authors", 1), hours=1)
+    runs.append(transform(warehouse, library, DAY))
     assert runs[1].counts.duplicates and runs[1].counts.updated and runs[1].counts.deleted
-    runs.append(transform(warehouse, civitai, DAY, full=True))
-    runs.append(transform(warehouse, civitai, DAY))
+    runs.append(transform(warehouse, library, DAY, full=True))
+    runs.append(transform(warehouse, library, DAY))
     assert runs[3].counts == Counts()
-    runs.append(rebuild.rebuild(warehouse, "catalog", workers=2))
+    runs.append(rebuild.rebuild(warehouse, "toy", workers=2))
     assert_conserved(warehouse, *runs)
 
 
-def test_a_landing_that_goes_on_counts_what_the_one_before_had_fetched(warehouse: Warehouse, civitai: Source) -> None:
-    pages = [[payload(model(1)), payload(model(2)), payload(b"{")], [payload(model(2)), payload(model(3))]]
+def test_a_landing_that_goes_on_counts_what_the_one_before_had_fetched(warehouse: Warehouse, library: Source) -> None:
+    pages = [[payload(author(1)), payload(author(2)), payload(b"{")], [payload(author(2)), payload(author(3))]]
 
     def items(resume: dict[str, dict[str, Any]], breaks: bool) -> Iterator[Item]:
         for number, page in enumerate(pages):
-            if number >= resume.get("models", {}).get("page", 0):
+            if number >= resume.get("authors", {}).get("page", 0):
                 yield from page
                 if breaks and number:
                     raise ConnectionResetError
-                yield Checkpoint("models", {"page": number + 1})
+                yield Checkpoint("authors", {"page": number + 1})
 
     with pytest.raises(ConnectionResetError):
-        land_intake(warehouse, civitai, DAY, nullcontext(Intake(lambda resume: items(resume, True), "live")))
+        land_intake(warehouse, library, DAY, nullcontext(Intake(lambda resume: items(resume, True), "live")))
     intake = Intake(lambda resume: items(resume, False), "live")
-    run = land_intake(warehouse, civitai, DAY, nullcontext(intake))
+    run = land_intake(warehouse, library, DAY, nullcontext(intake))
     assert run.counts == Counts(fetched=5, created=3, quarantined=1, duplicates=1)
     assert run.stats["notes"] == {"payloads resumed from a failed run": 3}
     (failed, _) = rows(warehouse, "select * from ops.fetch_runs order by fetch_run_id")
@@ -173,14 +163,14 @@ def test_a_landing_that_goes_on_counts_what_the_one_before_had_fetched(warehouse
 
 
 @pytest.mark.parametrize("name", [name for name in NUMBERS if name != "deleted"])
-def test_the_database_refuses_a_run_that_lost_or_made_one(warehouse: Warehouse, civitai: Source, name: str) -> None:
-    land(warehouse, civitai, payload(model(1)))
+def test_the_database_refuses_a_run_that_lost_or_made_one(warehouse: Warehouse, library: Source, name: str) -> None:
+    land(warehouse, library, payload(author(1)))
     with warehouse.connect() as connection, pytest.raises(psycopg.errors.CheckViolation, match="conservation"):
         connection.execute(f"update ops.fetch_runs set {name} = {name} + 1".encode())
 
 
 @pytest.mark.parametrize("name", NUMBERS)
-def test_the_database_refuses_a_number_below_zero(warehouse: Warehouse, civitai: Source, name: str) -> None:
+def test_the_database_refuses_a_number_below_zero(warehouse: Warehouse, library: Source, name: str) -> None:
     """Even where the sum would hold."""
     false = Counts(**{name: -1})
     if name != "deleted":
@@ -188,27 +178,27 @@ def test_the_database_refuses_a_number_below_zero(warehouse: Warehouse, civitai:
         assert false.fetched == added(asdict(false))
     with (
         pytest.raises(psycopg.errors.CheckViolation, match="not_negative"),
-        ledger.open_run(warehouse, civitai, "land", DAY, code_version="a test") as run,
+        ledger.open_run(warehouse, library, "land", DAY, code_version="a test") as run,
     ):
         run.close(false, {})
 
 
-def test_dagster_tells_the_numbers_of_the_ledger(warehouse: Warehouse, civitai: Source) -> None:
+def test_dagster_tells_the_numbers_of_the_ledger(warehouse: Warehouse, library: Source) -> None:
     atlas = {"atlas": resources.Atlas(warehouse, "recorded")}
-    day = recording.days(civitai)[0].isoformat()
+    day = recording.days(library)[0].isoformat()
     ranged = {"dagster/asset_partition_range_start": day, "dagster/asset_partition_range_end": day}
     told: dict[dg.AssetKey, dict[str, Any]] = {}
     with dg.DagsterInstance.ephemeral() as instance:
-        for assets in (staging_asset(civitai), table_assets(civitai)):
+        for assets in (staging_asset(library), table_assets(library)):
             result = dg.materialize([assets], instance=instance, resources=atlas, tags=ranged)
             for event in result.get_asset_materialization_events():
                 assert event.asset_key is not None
                 metadata = event.materialization.metadata
                 told[event.asset_key] = {name: metadata[name].value for name in NUMBERS}
     (landed, transformed) = rows(warehouse, "select * from ops.fetch_runs order by fetch_run_id")
-    expected = {staging_key(civitai): landed} | {
+    expected = {staging_key(library): landed} | {
         table_key(select): transformed["stats"]["tables"][select.table.fullname]
-        for select in project.selects(civitai.name)
+        for select in project.selects(library.name)
     }
     assert told == {key: {name: row[name] for name in NUMBERS} for key, row in expected.items()}
     assert sum(numbers["fetched"] for numbers in told.values()) > landed["fetched"]

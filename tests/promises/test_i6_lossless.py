@@ -24,13 +24,15 @@ from hypothesis import strategies as st
 
 from pipelines import project
 from pipelines.landing import bulk_files, jsonb, stage_bodies
-from pipelines.landing.jsonb import MAX_BYTES, NotJson, is_lossless, repair, repair_large
+from pipelines.landing.jsonb import MAX_BYTES, Unlandable, is_lossless, repair, repair_large
 from pipelines.landing.land import land_intake, land_items
 from pipelines.ledger import Run
 from pipelines.source import Contract, Payload, Source, Window
 from pipelines.warehouse.database import Connection, Warehouse
 from tests.corpus import BEYOND, BYTES, LONE, MARK, NUL, TWICE, VECTORS, deep
 from tests.corpus import LARGE as ADJACENT
+
+pytestmark = pytest.mark.usefixtures("toy")
 
 CHARACTERS = (
     *("a", "b", "0", " ", "/", "é", "\N{LINE SEPARATOR}", "\N{GRINNING FACE}", "\x7f", ":", "{", ",", "u0000"),
@@ -237,13 +239,13 @@ def test_a_text_is_repaired_in_the_same_way_without_being_decoded(body: bytes) -
     """Except duplicate keys and numbers out of range, which the server finds in a large text."""
     try:
         expected, repairs = repair(body)
-    except NotJson as error:
-        with pytest.raises(NotJson) as refused:
+    except Unlandable as error:
+        with pytest.raises(Unlandable) as refused:
             repair_large(body)
         assert (refused.value.reason, refused.value.byte_offset is None) == (error.reason, error.byte_offset is None)
         return
     if any("is not a JSON number" in each for each in repairs):
-        with pytest.raises(NotJson):
+        with pytest.raises(Unlandable):
             repair_large(body)
         return
     mended, found = repair_large(body)
@@ -280,7 +282,7 @@ def test_a_value_as_other_programs_write_it_comes_back(
 def test_bytes_of_any_kind_are_read_or_refused_with_a_reason(body: bytes) -> None:
     try:
         mended, _ = repair(body)
-    except NotJson as error:
+    except Unlandable as error:
         assert error.reason and error.detail
         assert error.byte_offset is None or 0 <= error.byte_offset <= len(body)
         assert not is_lossless(body)
@@ -300,9 +302,9 @@ def test_bytes_of_any_kind_are_read_or_refused_with_a_reason(body: bytes) -> Non
     )
 )
 def test_nothing_that_arrives_is_lost(
-    staging: Warehouse, connection: Connection, comfyui: Source, bodies: list[bytes]
+    staging: Warehouse, connection: Connection, shelf: Source, bodies: list[bytes]
 ) -> None:
-    run = land(staging, comfyui, bodies)
+    run = land(staging, shelf, bodies)
     outcomes = []
     for body in bodies:
         payload, entry = kept(connection, body)
@@ -400,7 +402,7 @@ def found(warehouse: Warehouse) -> Kept:
 def holding(new_warehouse: Callable[[], Warehouse], source: Source, contract: type[Contract]) -> Iterator[Any]:
     """A warehouse and a source with one stream under a contract."""
     warehouse = new_warehouse()
-    yield warehouse, replace(source, name="catalog/corners", contracts={"": contract}, kind="http", get_record=None)
+    yield warehouse, replace(source, name="toy/corners", contracts={"": contract}, kind="http", get_record=None)
     warehouse.drop_database(warehouse.database)
 
 
@@ -413,9 +415,9 @@ def bring(warehouse: Warehouse, source: Source, path: Path) -> Run:
 
 
 @pytest.fixture(scope="module")
-def payloads(new_warehouse: Callable[[], Warehouse], comfyui: Source) -> Iterator[Kept]:
+def payloads(new_warehouse: Callable[[], Warehouse], shelf: Source) -> Iterator[Kept]:
     """All vectors as payloads, landed in one batch."""
-    with holding(new_warehouse, comfyui, Anything) as (warehouse, source):
+    with holding(new_warehouse, shelf, Anything) as (warehouse, source):
         land_items(
             warehouse, source, "2026-11-01", [Payload(body, requests(name)) for name, (body, _) in VECTORS.items()]
         )
@@ -423,9 +425,9 @@ def payloads(new_warehouse: Callable[[], Warehouse], comfyui: Source) -> Iterato
 
 
 @pytest.fixture(scope="module")
-def as_large(new_warehouse: Callable[[], Warehouse], comfyui: Source) -> Iterator[Kept]:
+def as_large(new_warehouse: Callable[[], Warehouse], shelf: Source) -> Iterator[Kept]:
     """All vectors as payloads, each treated as a large one, read in chunks of 61 bytes."""
-    with holding(new_warehouse, comfyui, Anything) as (warehouse, source):
+    with holding(new_warehouse, shelf, Anything) as (warehouse, source):
         items = [Payload(body, requests(name)) for name, (body, _) in VECTORS.items()]
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(stage_bodies, "LARGE", -1)
@@ -438,13 +440,13 @@ def as_large(new_warehouse: Callable[[], Warehouse], comfyui: Source) -> Iterato
 
 @pytest.fixture(scope="module")
 def folder(
-    new_warehouse: Callable[[], Warehouse], comfyui: Source, tmp_path_factory: pytest.TempPathFactory
+    new_warehouse: Callable[[], Warehouse], shelf: Source, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Kept]:
     """All vectors as files of a folder."""
     folder = tmp_path_factory.mktemp("vectors")
     for name, (body, _) in VECTORS.items():
         (folder / requests(name)).write_bytes(body)
-    with holding(new_warehouse, comfyui, Anything) as (warehouse, source):
+    with holding(new_warehouse, shelf, Anything) as (warehouse, source):
         bring(warehouse, source, folder)
         yield found(warehouse)
 
@@ -465,10 +467,10 @@ def as_lines(folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def lines(
-    new_warehouse: Callable[[], Warehouse], comfyui: Source, tmp_path_factory: pytest.TempPathFactory
+    new_warehouse: Callable[[], Warehouse], shelf: Source, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Kept]:
     """All vectors that are one line, as fields of records in one file."""
-    with holding(new_warehouse, comfyui, Named) as (warehouse, source):
+    with holding(new_warehouse, shelf, Named) as (warehouse, source):
         bring(warehouse, source, as_lines(tmp_path_factory.mktemp("lines")))
         yield found(warehouse)
 
@@ -527,10 +529,10 @@ def test_a_field_of_this_kind_is_kept_with_its_record(lines: Kept, name: str) ->
 
 
 def test_counters_of_every_kind_are_kept_and_put_back(
-    new_warehouse: Callable[[], Warehouse], comfyui: Source, tmp_path: Path
+    new_warehouse: Callable[[], Warehouse], shelf: Source, tmp_path: Path
 ) -> None:
     """Records land with nothing in the place of a counter, then with each vector there."""
-    with holding(new_warehouse, comfyui, Counting) as (warehouse, source):
+    with holding(new_warehouse, shelf, Counting) as (warehouse, source):
         before = [Payload(b'{"id": "%s", "x": null}' % requests(name).encode(), "before") for name in LINES]
         land_items(warehouse, source, "2026-10-31", before, fetched_at=Window.of("2026-10-31").start)
         bring(warehouse, source, as_lines(tmp_path))
@@ -544,7 +546,7 @@ def test_counters_of_every_kind_are_kept_and_put_back(
                     from staging.observations o
                     join staging.versions v on v.record_id = o.record_id and v.latest
                     join staging.payloads p using (payload_id)
-                    where o.latest
+                    where not o.late order by o.observation_id
                     """
                 )
             }
@@ -556,11 +558,11 @@ def test_counters_of_every_kind_are_kept_and_put_back(
             assert same_value(shown[requests(name)], line_of(name))
 
 
-def test_as_deep_as_can_be_read_is_read_or_refused(new_warehouse: Callable[[], Warehouse], comfyui: Source) -> None:
+def test_as_deep_as_can_be_read_is_read_or_refused(new_warehouse: Callable[[], Warehouse], shelf: Source) -> None:
     """Whatever is at the bottom: each reader on the way has a depth of its own at which it gives up."""
     inner = [b"1", b"1e400000", rb'"\u0000"', b'{"a":1,"a":2}', b'"\xff"', b"NaN", b"01"]
     bodies = [deep(b"[", b"]", times, each) for times in range(900, 1_001, 3) for each in inner]
-    with holding(new_warehouse, comfyui, Anything) as (warehouse, source):
+    with holding(new_warehouse, shelf, Anything) as (warehouse, source):
         items = [Payload(body, str(number)) for number, body in enumerate(bodies)]
         land_items(warehouse, source, "2026-11-01", items)
         kept = found(warehouse)
@@ -597,7 +599,7 @@ def corners(mixed, largest):
 def adjacent(kind, size, times):
     return (Payload(large(kind, int(size), number), str(number)) for number in range(int(times)))
 
-source = replace(project.sources()["catalog/comfyui"], name="catalog/corners", contracts={"": Anything})
+source = replace(project.sources()["toy/shelf"], name="toy/corners", contracts={"": Anything})
 items = {"corners": corners, "adjacent": adjacent}[sys.argv[2]](*sys.argv[3:])
 run = land_items(Warehouse(make_url(sys.argv[1])), source, "2026-11-01", items)
 peak = re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())
@@ -614,7 +616,6 @@ def measured(warehouse: Warehouse, *items: object) -> tuple[dict[str, int], int]
     ended = subprocess.run(
         [sys.executable, "-c", MEASURE, warehouse.conninfo, *map(str, items)],
         cwd=project.ROOT,
-        env=os.environ | {"PYTHONPATH": str(project.ROOT)},
         capture_output=True,
         text=True,
     )
@@ -646,7 +647,7 @@ def test_memory_stays_flat_whatever_a_large_payload_is_made_of(warehouse: Wareho
 
 @pytest.mark.skipif("LARGE" not in os.environ, reason="takes a minute and a gigabyte: LARGE=1")
 def test_the_largest_lands_and_what_is_larger_is_kept_in_quarantine(
-    warehouse: Warehouse, comfyui: Source, tmp_path: Path
+    warehouse: Warehouse, shelf: Source, tmp_path: Path
 ) -> None:
     ends = {
         MAX_BYTES: b'{"a": "',
@@ -657,7 +658,7 @@ def test_the_largest_lands_and_what_is_larger_is_kept_in_quarantine(
         Payload(begin + b"t" * (size - len(begin) - 2) + b'"}', str(size), external_id=str(size))
         for size, begin in ends.items()
     )
-    land_items(warehouse, comfyui, "2026-11-01", items)
+    land_items(warehouse, shelf, "2026-11-01", items)
     lands = rows_of(
         warehouse,
         "select request, length(body ->> 'a') as size from staging.versions join staging.payloads using (payload_id)",
@@ -707,10 +708,10 @@ def test_the_judge_sees_what_is_lost() -> None:
 @pytest.mark.parametrize("at_once", [True, False])
 @pytest.mark.parametrize("first", ["counting", "plain"])
 def test_a_payload_that_is_another_less_its_counters_keeps_what_it_says(
-    warehouse: Warehouse, comfyui: Source, at_once: bool, first: str
+    warehouse: Warehouse, shelf: Source, at_once: bool, first: str
 ) -> None:
     """Their digests are the same."""
-    source = replace(comfyui, contracts={"counting": Counting, "plain": Named}, kind="http", get_record=None)
+    source = replace(shelf, contracts={"counting": Counting, "plain": Named}, kind="http", get_record=None)
     bodies = {"counting": b'{"id":"a","x":5}', "plain": b'{"id":"a","x":null}'}
     items = [Payload(bodies[kind], kind, kind=kind) for kind in sorted(bodies, key=lambda each: each != first)]
     for batch in [items] if at_once else [[each] for each in items]:
@@ -721,15 +722,15 @@ def test_a_payload_that_is_another_less_its_counters_keeps_what_it_says(
         kept[kind].holds(body, counted=True)
 
 
-def test_what_was_repaired_is_counted_in_the_ledger(warehouse: Warehouse, comfyui: Source) -> None:
-    run = land(warehouse, comfyui, [rb'{"a": "\u0000"}', rb'{"b": "\u0000", "b": 1}', b"{}"])
+def test_what_was_repaired_is_counted_in_the_ledger(warehouse: Warehouse, shelf: Source) -> None:
+    run = land(warehouse, shelf, [rb'{"a": "\u0000"}', rb'{"b": "\u0000", "b": 1}', b"{}"])
     assert run.stats["repaired"] == {NUL: 2, TWICE: 1}
     assert run.status == "completed"
 
 
-def test_a_repaired_body_is_stored_once_and_known_the_next_time(warehouse: Warehouse, comfyui: Source) -> None:
+def test_a_repaired_body_is_stored_once_and_known_the_next_time(warehouse: Warehouse, shelf: Source) -> None:
     items = [Payload(rb'{"a": "\u0000"}', "line 1", external_id="a")]
-    assert land_items(warehouse, comfyui, "2026-11-01", items).counts.created == 1
-    assert land_items(warehouse, comfyui, "2026-11-01", items).counts.unchanged == 1
+    assert land_items(warehouse, shelf, "2026-11-01", items).counts.created == 1
+    assert land_items(warehouse, shelf, "2026-11-01", items).counts.unchanged == 1
     with warehouse.connect() as connection:
         assert connection.execute("select count(*) as n from staging.payloads").fetchone() == {"n": 1}

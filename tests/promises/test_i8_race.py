@@ -31,9 +31,12 @@ from pipelines.warehouse import locks, migrate
 from pipelines.warehouse.database import Warehouse
 from pipelines.warehouse.declare import metadata
 from pipelines.warehouse.table_spec import TableSpec
+from tests.library import author, book, payload
+
+pytestmark = pytest.mark.usefixtures("toy")
 
 DAY = "2026-11-02"
-PROCESSES, MODELS, BAD = 20, 60, 2
+PROCESSES, AUTHORS, BAD = 20, 60, 2
 PATIENCE_S = 120
 SEED = int(os.environ.get("RACE_SEED") or random.randrange(1 << 32))
 
@@ -49,7 +52,7 @@ from pipelines.source import Window
 from pipelines.warehouse.database import Warehouse
 
 url, file, day, processes = sys.argv[1:]
-source = project.sources()["catalog/civitai"]
+source = project.sources()["toy/library"]
 selects = project.selects(source.name)
 gate, opens = os.pipe()
 children = []
@@ -59,7 +62,7 @@ for each in range(int(processes)):
         os.close(opens)
         os.read(gate, 1)
         warehouse = Warehouse(make_url(url))
-        intake = bulk_files.intake(source, "models", Path(file), Window.of(day))
+        intake = bulk_files.intake(source, "authors", Path(file), Window.of(day))
         landed = land.land_intake(warehouse, source, day, nullcontext(intake))
         runs = [landed, transform(warehouse, source, day)]
         os.write(1, (json.dumps([[str(run.id), vars(run.counts)] for run in runs]) + "\\n").encode())
@@ -70,15 +73,9 @@ sys.exit(any([os.waitpid(child, 0)[1] for child in children]))
 """
 
 
-def a_model(number: int, edition: int = 0) -> Payload:
-    body = {
-        "id": number,
-        "name": f"Lighthouse {number}, edition {edition}",
-        "type": "LORA",
-        "tags": ["coast", f"number {number % 7}", f"edition {edition}"],
-        "modelVersions": [{"id": number, "name": f"v{edition}", "files": [], "images": []}],
-    }
-    return Payload(json.dumps(body).encode(), f"models.ndjson:{number}", kind="models")
+def an_author(number: int, edition: int = 0) -> Payload:
+    topics = ["coast", f"number {number % 7}", f"edition {edition}"]
+    return payload(author(number, f"edition {edition}", topics=topics, books=[book(number, f"edition {edition}")]))
 
 
 def rows(warehouse: Warehouse, query: str, *values: object) -> list[dict[str, Any]]:
@@ -160,11 +157,11 @@ def other(new_warehouse: Callable[[], Warehouse]) -> Iterator[Warehouse]:
 
 
 def test_twenty_processes_on_one_partition_end_as_one(
-    warehouse: Warehouse, other: Warehouse, civitai: Source, tmp_path: Path
+    warehouse: Warehouse, other: Warehouse, library: Source, tmp_path: Path
 ) -> None:
-    good = [a_model(number) for number in range(MODELS)]
-    bad = [Payload(b'{"id": 9%d}' % each, f"models.ndjson:9{each}", kind="models") for each in range(BAD)]
-    file = tmp_path / "models.ndjson"
+    good = [an_author(number) for number in range(AUTHORS)]
+    bad = [payload(b'{"id": 9%d}' % each) for each in range(BAD)]
+    file = tmp_path / "authors.ndjson"
     file.write_bytes(b"\n".join(each.body for each in [*good, *bad]))
     ended = subprocess.run(
         [sys.executable, "-c", PROGRAM, warehouse.conninfo, str(file), DAY, str(PROCESSES)],
@@ -177,15 +174,15 @@ def test_twenty_processes_on_one_partition_end_as_one(
     told = [json.loads(line) for line in ended.stdout.splitlines()]
     assert len(told) == PROCESSES
 
-    land_items(other, civitai, DAY, [*good, *bad], fetched_at=Window.of(DAY).last)
-    alone = transform(other, civitai, DAY)
+    land_items(other, library, DAY, [*good, *bad], fetched_at=Window.of(DAY).last)
+    alone = transform(other, library, DAY)
     assert digests(warehouse) == digests(other)
     assert staged(warehouse) == staged(other)
 
     landed = sorted(each[0][1]["created"] for each in told)
-    assert landed == [0] * (PROCESSES - 1) + [MODELS]
+    assert landed == [0] * (PROCESSES - 1) + [AUTHORS]
     for (_, land), (_, _) in told:
-        assert land["created"] + land["unchanged"] == MODELS and land["quarantined"] == BAD
+        assert land["created"] + land["unchanged"] == AUTHORS and land["quarantined"] == BAD
     taken = sorted((counts for _, (_, counts) in told), key=lambda counts: int(counts["fetched"]))
     assert taken[:-1] == [vars(Counts())] * (PROCESSES - 1)
     assert taken[-1] == vars(alone.counts)
@@ -200,8 +197,6 @@ LEDGER = """
 select fetch_run_id, fetched, created, updated, unchanged, deleted, quarantined, duplicates from ops.fetch_runs
 """
 
-RACING = ("catalog/civitai", "catalog/danbooru", "catalog/ollama")
-
 
 def recorded(warehouse: Warehouse, source: Source) -> None:
     """Lands what was recorded of a source, day by day."""
@@ -211,8 +206,8 @@ def recorded(warehouse: Warehouse, source: Source) -> None:
 
 
 def test_sources_and_days_transformed_at_once_are_as_one_by_one(warehouse: Warehouse, other: Warehouse) -> None:
-    """They share tags, in an order by chance (RACE_SEED repeats it)."""
-    sources = [project.sources()[name] for name in RACING]
+    """They share tables, in an order by chance (RACE_SEED repeats it)."""
+    sources = list(project.sources().values())
     for source in sources:
         recorded(other, source)
         for day in pending_partitions(other, source):
@@ -228,7 +223,7 @@ def test_sources_and_days_transformed_at_once_are_as_one_by_one(warehouse: Wareh
 
 
 def test_landings_transforms_rebuilds_and_checks_at_once(
-    warehouse: Warehouse, other: Warehouse, civitai: Source
+    warehouse: Warehouse, other: Warehouse, library: Source
 ) -> None:
     editions = range(2)
     done = Event()
@@ -236,31 +231,31 @@ def test_landings_transforms_rebuilds_and_checks_at_once(
     def load(into: Warehouse, day: int) -> None:
         for edition in editions:
             at = Window.of(f"2026-11-0{day}").start.replace(hour=edition)
-            models = [a_model(number, edition) for number in range(day, MODELS, 2)]
-            land_items(into, civitai, f"2026-11-0{day}", models, fetched_at=at)
-            transform(into, civitai, f"2026-11-0{day}")
+            authors = [an_author(number, edition) for number in range(day, AUTHORS, 2)]
+            land_items(into, library, f"2026-11-0{day}", authors, fetched_at=at)
+            transform(into, library, f"2026-11-0{day}", shrink=True)
 
     def both() -> None:
         at_once([lambda: load(warehouse, 1), lambda: load(warehouse, 2)])
         done.set()
 
     def rebuilding() -> list[Run]:
-        runs = [rebuild.rebuild(warehouse, "catalog", workers=2)]
+        runs = [rebuild.rebuild(warehouse, "toy", workers=2)]
         while not done.is_set():
-            runs.append(rebuild.rebuild(warehouse, "catalog", workers=1))
+            runs.append(rebuild.rebuild(warehouse, "toy", workers=1))
         return runs
 
     def checking() -> list[rebuild.TableComparison]:
-        found = rebuild.check(warehouse, "catalog", workers=2)
+        found = rebuild.check(warehouse, "toy", workers=2)
         while not done.is_set():
-            found += rebuild.check(warehouse, "catalog", workers=1)
+            found += rebuild.check(warehouse, "toy", workers=1)
         return found
 
     _, rebuilt, checked = at_once([both, rebuilding, checking])
     for run in rebuilt:
         assert (run.counts.created, run.counts.updated, run.counts.deleted) == (0, 0, 0)
     assert [each for each in checked if not each.same] == []
-    assert [each for each in rebuild.check(warehouse, "catalog", workers=2) if not each.same] == []
+    assert [each for each in rebuild.check(warehouse, "toy", workers=2) if not each.same] == []
     for day in (1, 2):
         load(other, day)
     assert digests(warehouse) == digests(other)
@@ -268,7 +263,7 @@ def test_landings_transforms_rebuilds_and_checks_at_once(
 
 
 def test_a_migration_waits_for_runs_and_runs_for_a_migration(
-    warehouse: Warehouse, civitai: Source, downgrade: Callable[..., None]
+    warehouse: Warehouse, library: Source, downgrade: Callable[..., None]
 ) -> None:
     """Two of them at once apply it once."""
     newest = migrate.head()
@@ -278,7 +273,7 @@ def test_a_migration_waits_for_runs_and_runs_for_a_migration(
             locks.acquire_shared(running, locks.MIGRATION)
             migrations = [threads.submit(migrate.migrate, warehouse, project.objects()) for _ in range(2)]
             until(lambda: len(rows(warehouse, WAITING)) == 2)
-            run = threads.submit(land_items, warehouse, civitai, DAY, [a_model(1)])
+            run = threads.submit(land_items, warehouse, library, DAY, [an_author(1)])
             until(lambda: len(rows(warehouse, WAITING)) == 3)
             assert migrate.current(warehouse) != newest
         applied = [each.result(PATIENCE_S) for each in migrations]
@@ -294,30 +289,30 @@ select from pg_locks where locktype = 'advisory' and not granted
 """
 
 
-def test_a_transform_takes_nothing_in_while_a_landing_publishes(warehouse: Warehouse, civitai: Source) -> None:
+def test_a_transform_takes_nothing_in_while_a_landing_publishes(warehouse: Warehouse, library: Source) -> None:
     """Or it would take in what that retires."""
-    land_items(warehouse, civitai, DAY, [a_model(1)])
+    land_items(warehouse, library, DAY, [an_author(1)])
     writing = "select from pg_locks where relation = 'staging.versions'::regclass and mode = 'RowExclusiveLock'"
     with ThreadPoolExecutor(1) as threads:
         with warehouse.connect() as publishing:
-            locks.acquire(publishing, locks.landing(civitai.name))
-            run = threads.submit(transform, warehouse, civitai, DAY)
+            locks.acquire(publishing, locks.landing(library.name))
+            run = threads.submit(transform, warehouse, library, DAY)
             until(lambda: rows(warehouse, WAITING))
             assert rows(warehouse, writing) == []
         assert run.result(PATIENCE_S).counts.created > 0
     assert_at_rest(warehouse)
 
 
-def test_a_run_holds_what_a_migration_waits_for(warehouse: Warehouse, civitai: Source) -> None:
+def test_a_run_holds_what_a_migration_waits_for(warehouse: Warehouse, library: Source) -> None:
     begun, go_on = Event(), Event()
 
     def items() -> Iterator[Payload]:
-        yield a_model(1)
+        yield an_author(1)
         begun.set()
         assert go_on.wait(PATIENCE_S)
 
     with ThreadPoolExecutor(2) as threads:
-        run = threads.submit(land_items, warehouse, civitai, DAY, items())
+        run = threads.submit(land_items, warehouse, library, DAY, items())
         assert begun.wait(PATIENCE_S)
         try:
             assert migrate.migrate(warehouse, project.objects()) == [], "with nothing to apply nobody waits"

@@ -5,7 +5,6 @@ of their own look in a loop, once with single statements over several tables, on
 transaction, and note each edition and each number of rows that they meet.
 """
 
-import json
 import os
 import subprocess
 import sys
@@ -26,17 +25,20 @@ from pipelines.lineage import rebuild
 from pipelines.source import Payload, Source, Window
 from pipelines.transform.run import transform
 from pipelines.warehouse.database import Warehouse
+from tests.library import author, book, copy, cover, payload
+
+pytestmark = pytest.mark.usefixtures("toy")
 
 DAY = "2026-11-02"
-MODELS = 120
+AUTHORS = 120
 PATIENCE_S = 60
 
 TELLS = {
-    "models": "select name from catalog.models",
-    "model_versions": "select version_label from catalog.model_versions",
-    "artifacts": "select file_name from catalog.artifacts",
-    "images": "select url from catalog.images",
-    "model_tags": "select t.name from catalog.model_tags join catalog.tags t using (tag_id)",
+    "authors": "select name from toy.authors",
+    "books": "select title from toy.books",
+    "copies": "select room from toy.copies",
+    "covers": "select url from toy.covers",
+    "author_topics": "select t.name from toy.author_topics join toy.topics t using (topic_id)",
 }
 """What tells the edition of each row of a table."""
 
@@ -51,28 +53,25 @@ Sight = tuple[tuple[str, str, int], ...]
 """What one look saw: table, edition, number of rows."""
 
 
-def a_model(number: int, edition: int) -> Payload:
-    """A model with a version, a file, an image and a tag; each of them tells the edition."""
+def an_author(number: int, edition: int) -> Payload:
+    """An author with a book, a copy, a cover and a topic; each of them tells the edition."""
     told = f"edition {edition}"
-    image = {"id": number, "url": f"https://image.invalid/{told}/{number}.png"}
-    file = {"id": number, "name": f"{number} {told}.safetensors", "type": "Model"}
-    version = {"id": number, "name": f"v {told}", "files": [file], "images": [image]}
-    body = {"id": number, "name": f"Lighthouse {told}", "type": "LORA", "tags": [told], "modelVersions": [version]}
-    return Payload(json.dumps(body).encode(), f"{number} of {told}", kind="models")
+    only = book(number, told, copies=[copy(number, room=told)], covers=[cover(number, told)])
+    return payload(author(number, told, topics=[told], books=[only]))
 
 
 def whole(edition: int) -> Sight:
-    return tuple(sorted((table, str(edition), MODELS) for table in TELLS))
+    return tuple(sorted((table, str(edition), AUTHORS) for table in TELLS))
 
 
 def land(warehouse: Warehouse, source: Source, edition: int) -> None:
     at = Window.of(DAY).start.replace(hour=edition)
-    land_items(warehouse, source, DAY, [a_model(each, edition) for each in range(MODELS)], fetched_at=at)
+    land_items(warehouse, source, DAY, [an_author(each, edition) for each in range(AUTHORS)], fetched_at=at)
 
 
 def take(warehouse: Warehouse, source: Source, edition: int) -> None:
     land(warehouse, source, edition)
-    transform(warehouse, source, DAY)
+    transform(warehouse, source, DAY, shrink=True)
 
 
 class Reader:
@@ -124,10 +123,10 @@ def watched(warehouse: Warehouse) -> Iterator[list[Reader]]:
         yield [single, several]
 
 
-def test_loads_show_one_edition_after_the_other(warehouse: Warehouse, civitai: Source) -> None:
+def test_loads_show_one_edition_after_the_other(warehouse: Warehouse, library: Source) -> None:
     with watched(warehouse) as readers:
         for edition in range(1, 5):
-            take(warehouse, civitai, edition)
+            take(warehouse, library, edition)
             for reader in readers:
                 reader.look_again()
     for reader in readers:
@@ -142,14 +141,14 @@ create trigger refuse before update on staging.versions
 """Fails a transform when all its rows are written."""
 
 
-def test_a_transform_that_fails_at_its_end_shows_nothing(warehouse: Warehouse, civitai: Source) -> None:
-    take(warehouse, civitai, 1)
+def test_a_transform_that_fails_at_its_end_shows_nothing(warehouse: Warehouse, library: Source) -> None:
+    take(warehouse, library, 1)
     with watched(warehouse) as readers:
-        land(warehouse, civitai, 2)
+        land(warehouse, library, 2)
         with warehouse.connect() as connection:
             connection.execute(REFUSE.encode())
         with pytest.raises(psycopg.errors.RaiseException, match="not today"):
-            transform(warehouse, civitai, DAY)
+            transform(warehouse, library, DAY, shrink=True)
         for reader in readers:
             reader.look_again()
     for reader in readers:
@@ -158,19 +157,19 @@ def test_a_transform_that_fails_at_its_end_shows_nothing(warehouse: Warehouse, c
 
 WAITING = """
 select from pg_locks l join pg_database d on d.oid = l.database
-where d.datname = current_database() and l.relation = 'catalog.images'::regclass and not l.granted
+where d.datname = current_database() and l.relation = 'ops.table_digests'::regclass and not l.granted
 """
 
 
-def test_a_transform_that_is_killed_shows_nothing(warehouse: Warehouse, civitai: Source) -> None:
-    """When models and versions are written, and images are not yet committed."""
-    take(warehouse, civitai, 1)
-    land(warehouse, civitai, 2)
+def test_a_transform_that_is_killed_shows_nothing(warehouse: Warehouse, library: Source) -> None:
+    """When all rows are written, and their digests wait for a lock."""
+    take(warehouse, library, 1)
+    land(warehouse, library, 2)
     with watched(warehouse) as readers:
         with warehouse.connect() as connection, connection.transaction():
-            connection.execute("lock table catalog.images in share mode")
+            connection.execute("lock table ops.table_digests in share mode")
             process = subprocess.Popen(
-                [sys.executable, "-m", "pipelines.cli.main", "transform", "catalog/civitai"],
+                [sys.executable, "-m", "pipelines.cli.main", "transform", "toy/library", "--shrink"],
                 cwd=project.ROOT,
                 env=os.environ | {"DATABASE_URL": warehouse.conninfo},
             )
@@ -183,49 +182,49 @@ def test_a_transform_that_is_killed_shows_nothing(warehouse: Warehouse, civitai:
             process.wait()
         for reader in readers:
             reader.look_again()
-        transform(warehouse, civitai, DAY)
+        transform(warehouse, library, DAY, shrink=True)
         for reader in readers:
             reader.look_again()
     for reader in readers:
         assert reader.sights == [whole(1), whole(2)]
 
 
-def test_a_rebuild_that_changes_nothing_shows_nothing_else(warehouse: Warehouse, civitai: Source) -> None:
-    take(warehouse, civitai, 1)
+def test_a_rebuild_that_changes_nothing_shows_nothing_else(warehouse: Warehouse, library: Source) -> None:
+    take(warehouse, library, 1)
     with watched(warehouse) as readers:
-        assert rebuild.rebuild(warehouse, "catalog", workers=2).counts.updated == 0
-        assert all(each.same for each in rebuild.check(warehouse, "catalog", workers=2))
+        assert rebuild.rebuild(warehouse, "toy", workers=2).counts.updated == 0
+        assert all(each.same for each in rebuild.check(warehouse, "toy", workers=2))
     for reader in readers:
         assert reader.sights == [whole(1)]
 
 
 SPOIL = [
-    "update catalog.models set name = replace(name, 'edition 1', 'edition 9')",
-    "update catalog.model_versions set version_label = replace(version_label, 'edition 1', 'edition 9')",
-    "update catalog.artifacts set file_name = replace(file_name, 'edition 1', 'edition 9')",
-    "update catalog.images set url = replace(url, 'edition 1', 'edition 9')",
-    "update catalog.tags set name = replace(name, 'edition 1', 'edition 9')",
+    "update toy.authors set name = replace(name, 'edition 1', 'edition 9')",
+    "update toy.books set title = replace(title, 'edition 1', 'edition 9')",
+    "update toy.copies set room = replace(room, 'edition 1', 'edition 9')",
+    "update toy.covers set url = replace(url, 'edition 1', 'edition 9')",
+    "update toy.topics set name = replace(name, 'edition 1', 'edition 9')",
 ]
 """Makes of edition 1 what no payload tells, a statement a table."""
 
 
-def test_a_rebuild_puts_all_that_differs_right_at_once(warehouse: Warehouse, civitai: Source) -> None:
-    take(warehouse, civitai, 1)
+def test_a_rebuild_puts_all_that_differs_right_at_once(warehouse: Warehouse, library: Source) -> None:
+    take(warehouse, library, 1)
     with warehouse.connect() as connection:
         for statement in SPOIL:
             connection.execute(statement.encode())
     with watched(warehouse) as readers:
-        run = rebuild.rebuild(warehouse, "catalog", workers=2)
+        run = rebuild.rebuild(warehouse, "toy", workers=2)
         for reader in readers:
             reader.look_again()
-    assert run.counts.updated == 4 * MODELS + 1
+    assert run.counts.updated == 4 * AUTHORS + 1
     for reader in readers:
         assert reader.sights == [whole(9), whole(1)]
 
 
-def test_readers_see_what_is_committed_table_by_table(warehouse: Warehouse, civitai: Source) -> None:
+def test_readers_see_what_is_committed_table_by_table(warehouse: Warehouse, library: Source) -> None:
     """So that the tests above could fail: the writes of a load, each in a transaction of its own."""
-    take(warehouse, civitai, 1)
+    take(warehouse, library, 1)
     with watched(warehouse) as readers, warehouse.connect() as connection:
         for statement in SPOIL:
             connection.execute(statement.encode())

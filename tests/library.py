@@ -1,0 +1,177 @@
+"""Payloads of the toy domain, a source that a test plays record by record, and what the tables then hold.
+
+    author(1, books=[book(10)]) ──payload──> Recorder.land ──Recorder.transform──> rows, shown, state
+
+Belongs here: what the tests of the engine share. Not here: the toy project (tests/toy), fixtures (tests/conftest.py).
+"""
+
+import json
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from psycopg import sql
+from psycopg.rows import tuple_row
+
+from pipelines import project
+from pipelines.connectors import recording
+from pipelines.landing import extract
+from pipelines.landing.intake import Intake
+from pipelines.landing.land import land_intake, land_items
+from pipelines.ledger import Run
+from pipelines.source import FullScan, Item, Payload, Source, Window
+from pipelines.transform.run import pending_partitions, transform
+from pipelines.warehouse.database import Warehouse
+from pipelines.warehouse.declare import audit_columns, metadata
+
+START = datetime(2026, 11, 1, tzinfo=UTC)
+DAYS = ("2026-11-01", "2026-11-02", "2026-11-03", "2026-11-04")
+
+Json = dict[str, Any]
+State = dict[str, list[tuple[Any, ...]]]
+
+
+def author(number: int | str, name: str | None = None, *, loans: int | None = None, **more: Any) -> Json:
+    """An author, with a counter where it is given."""
+    counters = {} if loans is None else {"stats": {"loans": loans}}
+    return {"id": number, "name": name or f"author {number}"} | counters | more
+
+
+def book(number: int | str, title: str | None = None, **more: Any) -> Json:
+    return {"id": number, "title": title or f"book {number}"} | more
+
+
+def copy(number: int, **more: Any) -> Json:
+    return {"id": number, "room": f"room {number}", "sha256": f"{number:064x}"} | more
+
+
+def cover(number: int, of: str = "", **more: Any) -> Json:
+    return {"id": number, "url": f"https://cover.example/{number}{of}.png"} | more
+
+
+def whole(number: int, **more: Any) -> Json:
+    """An author with one of everything, numbered after itself."""
+    covers = [cover(number * 100, width=8, quote=f"quote {number}")]
+    only = book(number * 10, copies=[copy(number * 100)], covers=covers)
+    return author(number, topics=["all", f"only {number}"], books=[only]) | more
+
+
+def payload(body: Json | bytes, name: str | None = None, kind: str = "authors") -> Payload:
+    """A payload of the library; of the shelf, with a name and without a kind."""
+    if isinstance(body, bytes):
+        return Payload(body, f"made here, {name}", name, kind=kind)
+    text = json.dumps(body, separators=(",", ":")).encode()
+    return Payload(text, f"made here, {name or body.get('id')}", name, kind=kind)
+
+
+@dataclass
+class Recorder:
+    """A source with the payloads that a test gives it, record by record; lands and transforms them."""
+
+    warehouse: Warehouse
+    source: Source
+    clock: datetime = START
+    now: dict[tuple[str, str], Json] = field(default_factory=dict)
+
+    @property
+    def kind(self) -> str:
+        """The kind of a payload where none is given."""
+        return next(iter(self.source.contracts))
+
+    def land(self, name: str, body: Json, *, day: str = DAYS[0], kind: str | None = None) -> Run:
+        kind = self.kind if kind is None else kind
+        self.clock += timedelta(minutes=1)
+        self.now[kind, name] = body
+        return land_items(self.warehouse, self.source, day, [payload(body, name, kind)], fetched_at=self.clock)
+
+    def land_all(self, bodies: dict[str, Json], *, day: str = DAYS[0]) -> Run:
+        self.clock += timedelta(minutes=1)
+        items = [payload(body, name, self.kind) for name, body in bodies.items()]
+        return land_items(self.warehouse, self.source, day, items, fetched_at=self.clock)
+
+    def full_refresh(self, *gone: str, day: str = DAYS[0], kind: str | None = None) -> Run:
+        """A full scan of a kind in which some records are missing."""
+        kind = self.kind if kind is None else kind
+        self.clock += timedelta(minutes=1)
+        for name in gone:
+            self.now.pop((kind, name), None)
+        items: list[Item] = [payload(body, name, each) for (each, name), body in self.now.items() if each == kind]
+        intake = Intake(lambda _: [*items, FullScan(kind, 1)], "recorded", self.clock)
+        return land_intake(self.warehouse, self.source, day, nullcontext(intake), shrink=True)
+
+    def transform(self, *days: str) -> None:
+        """Transforms days, or all that are pending."""
+        for day in days or pending_partitions(self.warehouse, self.source):
+            transform(self.warehouse, self.source, day, shrink=True)
+
+
+def rows(warehouse: Warehouse, query: str | sql.Composed, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+    with warehouse.connect() as connection:
+        text = query.encode() if isinstance(query, str) else query
+        return connection.cursor(row_factory=tuple_row).execute(text, parameters or None).fetchall()
+
+
+def shown(warehouse: Warehouse, query: str) -> list[Any]:
+    """The values of the only column of a query."""
+    return [value for (value,) in rows(warehouse, query)]
+
+
+def state(warehouse: Warehouse) -> State:
+    """Every row of the domain less its audit columns, the pending rows, and the open entries of quarantine."""
+    found: State = {}
+    for table in metadata.sorted_tables:
+        if table.schema in project.domains():
+            columns = [column.name for column in table.columns if column.name not in audit_columns(table)]
+            query = sql.SQL("select t::text from (select {} from {}) as t order by 1").format(
+                sql.SQL(", ").join(map(sql.Identifier, columns)), sql.Identifier(table.schema, table.name)
+            )
+            found[table.name] = rows(warehouse, query)
+    found["pending"] = rows(
+        warehouse,
+        """
+        select v.stream, v.external_id, w.table_name, w.key, w.reason
+        from staging.pending_rows w join staging.versions v on v.record_id = w.record_id and v.latest
+        order by 1, 2, 3, 4, 5
+        """,
+    )
+    found["quarantine"] = rows(
+        warehouse,
+        """
+        select external_id, record_id, table_name, row_key, reason, constraint_name, row::text
+        from staging.quarantine where closed_at is null order by 1, 2, 3, 4, 5, 6
+        """,
+    )
+    return {name: each for name, each in found.items() if each}
+
+
+def tuples(warehouse: Warehouse, *but: str) -> dict[str, list[tuple[Any, ...]]]:
+    """Place and transactions of every tuple, but for the ledger and some other tables."""
+    return {
+        table.fullname: rows(
+            warehouse,
+            sql.SQL("select ctid::text, xmin::text, xmax::text from {} order by 1").format(
+                sql.Identifier(str(table.schema), table.name)
+            ),
+        )
+        for table in metadata.sorted_tables
+        if table.fullname not in {"ops.fetch_runs", "ops.sources", "ops.rate_limits", *but}
+    }
+
+
+def load_recordings(warehouse: Warehouse) -> None:
+    """Leaves a warehouse as `make run` does, less what is Dagster's."""
+    for source in project.sources().values():
+        days = [Window(day) for day in recording.days(source)]
+        for day in days:
+            land_intake(warehouse, source, day.key, extract.open_intake(warehouse, source, day, "recorded"))
+        for day in days:
+            transform(warehouse, source, day.key)
+
+
+def empty(warehouse: Warehouse) -> None:
+    """Leaves a warehouse as it was migrated."""
+    tables = [sql.Identifier(str(table.schema), table.name) for table in reversed(metadata.sorted_tables)]
+    with warehouse.connect() as connection:
+        connection.execute(sql.SQL("; ").join(sql.SQL("delete from {}").format(table) for table in tables))

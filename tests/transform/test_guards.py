@@ -1,0 +1,180 @@
+"""What stops a transform: a SELECT that fails on most records, and a table that loses many rows; `--shrink` overrides.
+
+Both sides of each threshold, with what the run leaves when it is stopped: nothing.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from pipelines import project
+from pipelines.errors import AtlasError
+from pipelines.landing.land import land_items
+from pipelines.ledger import Run
+from pipelines.lineage import rebuild
+from pipelines.maintenance import erasure
+from pipelines.transform.run import pending_partitions, transform
+from pipelines.warehouse.database import Warehouse
+from tests.launcher import FAILED, Atlas, words
+from tests.library import DAYS, START, Json, Recorder, author, book, cover, payload, rows, shown
+from tests.pasts import Files, files
+
+pytestmark = pytest.mark.usefixtures("toy")
+
+__all__ = ["files"]
+
+
+@pytest.fixture
+def told(warehouse: Warehouse, files: Files) -> Recorder:
+    return Recorder(warehouse, project.sources()["toy/library"])
+
+
+def land(told: Recorder, numbers: range, **more: Any) -> None:
+    """Lands authors, all at one time."""
+    bodies = {str(each): author(each, **more) for each in numbers}
+    told.now |= {("authors", name): body for name, body in bodies.items()}
+    items = [payload(body, name) for name, body in bodies.items()]
+    land_items(told.warehouse, told.source, DAYS[0], items, fetched_at=START)
+
+
+def fail_up_to(files: Files, number: int) -> None:
+    """Makes the SELECT of authors fail on the records up to a number."""
+    path = files.folder / "toy/library/authors.sql"
+    condition = f"1 / (case when external_id::int <= {number} then 0 else 1 end) > 0"
+    path.write_text(f"select * from (\n{path.read_text()}\n) as t where {condition}")
+    project.selects.cache_clear()
+
+
+def written(warehouse: Warehouse) -> list[Any]:
+    """What a transform writes besides its row in the ledger."""
+    return [
+        rows(warehouse, f"select * from {table} order by 1")
+        for table in ("toy.authors", "toy.covers", "toy.author_topics", "ops.sql", "ops.table_digests")
+    ] + [
+        rows(
+            warehouse, "select version_id, valid_from_run, valid_to_run, applied_sql from staging.versions order by 1"
+        ),
+        rows(warehouse, "select * from staging.quarantine"),
+        rows(warehouse, "select * from staging.pending_rows"),
+    ]
+
+
+def stopped(told: Recorder, match: str, act: Callable[[], Run] | None = None) -> None:
+    """A transform is stopped with a message, which the ledger has too, and has written nothing."""
+    before = written(told.warehouse)
+    with pytest.raises(AtlasError, match=match) as caught:
+        (act or (lambda: transform(told.warehouse, told.source, DAYS[0])))()
+    assert written(told.warehouse) == before
+    last = "select status, error_text from ops.fetch_runs where kind = 'transform' order by started_at desc limit 1"
+    assert rows(told.warehouse, last) == [("failed", str(caught.value))]
+
+
+@pytest.mark.parametrize(("number", "failing"), [(20, 10), (19, 19), (40, 20)])
+def test_records_on_which_a_select_fails_are_quarantined_where_they_are_few(
+    told: Recorder, files: Files, number: int, failing: int
+) -> None:
+    fail_up_to(files, failing)
+    land(told, range(1, number + 1))
+    run = transform(told.warehouse, told.source, DAYS[0])
+    assert (run.status, run.counts.quarantined) == ("partial_success", failing)
+    assert shown(told.warehouse, "select count(*) from toy.authors") == [number - failing]
+    assert pending_partitions(told.warehouse, told.source) == []
+
+
+@pytest.mark.parametrize(("number", "failing"), [(20, 11), (40, 21)])
+def test_a_select_that_fails_on_more_than_half_of_twenty_records_is_broken(
+    told: Recorder, files: Files, number: int, failing: int
+) -> None:
+    fail_up_to(files, failing)
+    land(told, range(1, number + 1))
+    stopped(
+        told,
+        rf"sql/toy/library/authors.sql fails on more than half of the {number} records that it reads of "
+        rf"{DAYS[0]}: division by zero. Nothing is written. .* atlas transform toy/library "
+        rf"--partition {DAYS[0]}. Add --shrink",
+    )
+    run = transform(told.warehouse, told.source, DAYS[0], shrink=True)
+    assert (run.status, run.counts.quarantined) == ("partial_success", failing)
+    assert shown(told.warehouse, "select count(*) from toy.authors") == [number - failing]
+
+
+def test_effective_records_of_the_partition_count_too(told: Recorder, files: Files) -> None:
+    """The SELECT fails on all 15 new records; on 30 others of the partition it does not."""
+    fail_up_to(files, 15)
+    land(told, range(16, 46))
+    told.transform()
+    land(told, range(1, 16))
+    assert transform(told.warehouse, told.source, DAYS[0]).counts.quarantined == 15
+    assert [each for each in rebuild.check(told.warehouse, "toy", workers=1) if not each.same] == []
+
+
+@pytest.mark.parametrize(("number", "lost"), [(30, 6), (5, 5), (20, 4)])
+def test_few_rows_are_deleted_without_a_question(told: Recorder, number: int, lost: int) -> None:
+    land(told, range(number))
+    told.transform()
+    told.full_refresh(*map(str, range(lost)))
+    assert transform(told.warehouse, told.source, DAYS[0]).counts.deleted == lost
+
+
+@pytest.mark.parametrize(("number", "lost"), [(29, 6), (6, 6)])
+def test_more_than_a_fifth_of_a_tables_rows_and_than_five_are_not_deleted(
+    told: Recorder, number: int, lost: int
+) -> None:
+    land(told, range(number))
+    told.transform()
+    told.full_refresh(*map(str, range(lost)))
+    stopped(
+        told,
+        rf"would delete {lost} of the {number} rows of toy/library.authors in toy.authors, more than a fifth. "
+        rf"Nothing is written. .* atlas transform toy/library --partition {DAYS[0]} --shrink",
+    )
+    assert transform(told.warehouse, told.source, DAYS[0], shrink=True).counts.deleted == lost
+
+
+def with_covers(*numbers: int) -> list[Json]:
+    return [book(1, covers=[cover(number) for number in numbers])]
+
+
+def test_rows_of_other_streams_in_the_table_do_not_count(told: Recorder) -> None:
+    for number in range(10, 40):
+        told.land(str(number), cover(number), kind="covers")
+    land(told, range(1, 2), books=with_covers(*range(6)))
+    told.transform()
+    told.land("1", author(1))
+    stopped(told, "would delete 6 of the 6 rows of toy/library.authors in toy.covers")
+
+
+def test_rows_that_wait_for_others_to_let_go_of_them_count(told: Recorder) -> None:
+    """Covers of another stream refer to the books that are deleted."""
+    told.land("1", author(1, books=[book(each) for each in range(6)]))
+    for number in range(6):
+        told.land(str(number), cover(number, book=number), kind="covers")
+    told.transform()
+    told.land("1", author(1, books=[]))
+    stopped(told, "would delete 6 of the 6 rows of toy/library.authors in toy.books")
+
+
+def test_rows_of_a_select_file_that_is_gone_are_not_deleted_silently(told: Recorder, files: Files) -> None:
+    land(told, range(1, 7), topics=["bird"])
+    told.transform()
+    (files.folder / "toy/library/author_topics.sql").unlink()
+    project.selects.cache_clear()
+    stopped(told, "would delete 6 of the 6 rows of toy/library.authors in toy.author_topics")
+
+
+def test_an_erasure_needs_no_permission(told: Recorder) -> None:
+    land(told, range(1, 2), books=with_covers(*range(6)))
+    told.transform()
+    erasure.erase(told.warehouse, told.source, "toy/library.authors", "1")
+    assert shown(told.warehouse, "select count(*) from toy.covers") == [0]
+
+
+def test_the_command_has_the_option(told: Recorder, atlas: Atlas) -> None:
+    land(told, range(6))
+    told.transform()
+    told.full_refresh(*map(str, range(6)))
+    assert "more than a fifth" in words(atlas("transform", "toy/library", code=FAILED).stderr)
+    assert shown(told.warehouse, "select count(*) from toy.authors") == [6]
+    atlas("transform", "toy/library", "--shrink")
+    assert shown(told.warehouse, "select count(*) from toy.authors") == [0]
