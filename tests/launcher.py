@@ -2,7 +2,7 @@
 
 Belongs here: what a process has of its own (arguments, environment, folder, standard streams, exit code), and words of
 tests that read what it prints. Tests that are about processes (signals, kills, `atlas ui`) start
-`python -m pipelines.cli.main` instead. In another folder than the project's the modules of that folder are imported.
+`python -m pipelines.cli.main` instead. A folder with a project of its own has its own modules.
 """
 
 import atexit
@@ -64,7 +64,7 @@ def _atlas(command: list[str], folder: Path, environment: dict[str, str], stream
     os.environ.update(environment)
     sys.argv[1:] = command
     sys.path[:0] = [str(folder), *filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))]
-    if folder.resolve() != HERE:
+    if folder.resolve() != HERE and (folder / "assets").is_dir():
         for name in [name for name in sys.modules if name.partition(".")[0] in {"pipelines", "assets"}]:
             del sys.modules[name]
     try:

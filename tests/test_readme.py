@@ -6,6 +6,7 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -124,28 +125,22 @@ def test_commands_print_what_they_are_said_to_print(
     warehouse = (
         request.getfixturevalue("with_recordings")[0] if document == README else request.getfixturevalue("warehouse")
     )
-    (tmp_path / "atlas").write_text(
-        f'#!/bin/sh\nPYTHONPATH={project.ROOT} exec {sys.executable} -m pipelines.cli.main "$@"\n'
-    )
-    (tmp_path / "atlas").chmod(0o755)
-    environment = os.environ | {"DATABASE_URL": warehouse.conninfo, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    environment = os.environ | {"DATABASE_URL": warehouse.conninfo}
     for command, lines in transcripts(document.read_text()):
         if command.startswith("cat "):
             (tmp_path / command.removeprefix("cat ")).write_text("\n".join(lines) + "\n")
             continue
         command, _, code = command.partition("# exit code")
-        done = subprocess.run(
-            ["sh", "-c", command],
-            cwd=tmp_path,
-            env=environment,
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        )
-        assert done.returncode == int(code or 0), done.stdout
-        printed = iter([words(line) for line in done.stdout.splitlines()])
+        program, *arguments = shlex.split(command)
+        if program == "atlas":
+            done = launcher.run(*arguments, folder=tmp_path, environment=environment)
+        else:
+            done = subprocess.run(["sh", "-c", command], cwd=tmp_path, capture_output=True, text=True)
+        said = done.stdout + done.stderr
+        assert done.returncode == int(code or 0), said
+        printed = iter([words(line) for line in said.splitlines()])
         for line in lines:
-            assert words(line) in printed, f"{command} does not print: {line}\n{done.stdout}"
+            assert words(line) in printed, f"{command} does not print: {line}\n{said}"
 
 
 def test_a_load_prints_what_it_is_said_to_print(with_recordings: tuple[Warehouse, str]) -> None:
@@ -194,7 +189,7 @@ def test_what_is_wrong_with_a_new_source_is_told(
     def says(words: str | list[str], *arguments: str, code: int = 1) -> None:
         done = command(tmp_path, with_dagster, *arguments)
         assert done.returncode == code, done.stderr
-        said = " ".join(done.stderr.split())
+        said = launcher.words(done.stdout + done.stderr)
         assert [each for each in ([words] if isinstance(words, str) else words) if each not in said] == [], said
         assert "Traceback" not in said
         printed.append(said)
