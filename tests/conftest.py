@@ -26,6 +26,7 @@ from pipelines.source import Source
 from pipelines.warehouse import embedded, migrate, objects
 from pipelines.warehouse.database import Warehouse
 from tests import launcher, toy_project
+from tests.pasts import GENERATORS, Files, changing_files
 
 SHARED_DATA = project.ROOT.parent / "shared" / "data"
 TEMPLATE = "template_of_tests"
@@ -82,7 +83,18 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.fixture(scope="session")
-def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Iterator[str]:
+def server_settings() -> dict[str, str]:
+    """What the tests' server has set otherwise than ours; nothing where time is measured."""
+    return FASTER
+
+
+@pytest.fixture(scope="session")
+def server(
+    request: pytest.FixtureRequest,
+    server_settings: dict[str, str],
+    tmp_path_factory: pytest.TempPathFactory,
+    worker_id: str,
+) -> Iterator[str]:
     """URL of a running server."""
     if request.config.getoption("--database") == "container":
         from testcontainers.community.postgres import PostgresContainer
@@ -94,8 +106,7 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     home = (home if worker_id == "master" else home.parent) / "server"
     with ExitStack() as stack:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(embedded, "SETTINGS", embedded.SETTINGS | FASTER)
-            patch.setattr(embedded, "INITDB", [*embedded.INITDB, "--no-data-checksums"])
+            patch.setattr(embedded, "SETTINGS", embedded.SETTINGS | server_settings)
             url = stack.enter_context(embedded.running(home))
         yield url
 
@@ -241,6 +252,13 @@ def toy() -> Iterator[None]:
     """Makes tests/toy the project, for a whole module: `pytestmark = pytest.mark.usefixtures("toy")`."""
     with toy_project.enter():
         yield
+
+
+@pytest.fixture
+def files(toy: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Files]:
+    """SELECT files of the toy project that the test can change."""
+    with changing_files(tmp_path_factory.mktemp("project") / "sql", tuple(GENERATORS)) as files:
+        yield files
 
 
 @pytest.fixture(scope="module")
