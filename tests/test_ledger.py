@@ -70,6 +70,31 @@ def test_a_run_that_still_works_is_not_closed(warehouse: Warehouse, library: Sou
     assert the_row(warehouse, run.id)["status"] == "completed"
 
 
+def test_a_run_holds_its_lock_when_its_row_shows(warehouse: Warehouse, library: Source) -> None:
+    """Else another process could take it for dead: the check is made when the transaction commits."""
+    with warehouse.connect() as connection:
+        connection.execute(
+            """
+            create function require_lock() returns trigger language plpgsql as $$
+            begin
+                if not exists (
+                    select from pg_locks
+                    where locktype = 'advisory' and pid = pg_backend_pid()
+                      and classid::bigint << 32 | objid::bigint = hashtextextended('run ' || new.fetch_run_id, 0))
+                then
+                    raise exception 'the row shows before its lock is held';
+                end if;
+                return null;
+            end $$;
+            create constraint trigger require_lock after insert on ops.fetch_runs deferrable initially deferred
+            for each row execute function require_lock()
+            """
+        )
+    with working(warehouse, library) as run:
+        run.close(Counts(), {})
+    assert the_row(warehouse, run.id)["status"] == "completed"
+
+
 def test_only_the_run_whose_process_is_gone_is_closed(warehouse: Warehouse, library: Source) -> None:
     open_a_run = """
 import sys

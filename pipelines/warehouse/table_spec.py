@@ -119,8 +119,8 @@ class TableSpec:
         return [sql.SQL("updated_at = now()").format()] if "updated_at" in audit_columns(self.table) else []
 
     def row_hash(self, alias: str) -> sql.Composed:
-        """The hash of a row. The sum over all rows is the digest of the table."""
-        return sql.SQL("hash_record_extended(row({}), 0)::numeric").format(names(self.content, alias))
+        """The hash of a row (with seed 0, '{}' hashes as NULL). The sum over all rows is the digest of the table."""
+        return sql.SQL("hash_record_extended(row({}), 1)::numeric").format(names(self.content, alias))
 
 
 def shared_tables(specs: Sequence[TableSpec]) -> list[TableSpec]:
