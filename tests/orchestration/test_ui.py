@@ -36,7 +36,7 @@ PICTURE = os.environ.get("UI_PICTURE")
 LISTENING = "0A"
 ROW_HEIGHT = 240
 """Of a table in the drawn graph."""
-PATIENCE_S = 120
+PATIENCE_S = 240
 
 Sources = dict[str, list[str]]
 """Names of staging assets, each with the tables that it feeds."""
@@ -234,7 +234,7 @@ def expected() -> Sources:
     }
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_a_background_job_of_a_shell_shows_materializes_and_ends_with_ctrl_c(
     tmp_path: Path, expected: Sources, civitai: Source, subtests: pytest.Subtests
 ) -> None:
