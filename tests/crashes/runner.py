@@ -76,13 +76,18 @@ def main() -> None:
 
 
 def _import_everything() -> None:
-    """Imports and reads what a command needs; the project has no sources but those of scenarios."""
+    """Imports and reads what a command needs; the project has no sources but those of scenarios.
+
+    One source is derived after another, so that the connections of a command always have the same order.
+    """
     import certifi  # noqa: F401
     import typer
 
+    from pipelines.cli import lineage
     from pipelines.cli import main as cli
     from pipelines.landing import extract  # noqa: F401
 
+    lineage.WORKERS = 1
     cli.app.command("extract")(_extract)
     cli.app = typer.main.get_command(cli.app)  # type: ignore[assignment]
     project.load_tables()

@@ -44,5 +44,5 @@ SCENARIOS = {
     ),
     "rejected": Scenario("rejected", "transform catalog/civitai", most=100),
     "replay": Scenario("refused", "quarantine replay 1 --with {mended}", most=100, again=2),
-    "as-of": Scenario("two_days", "as-of {run} --schema kept --workers 1", most=100, again=2),
+    "as-of": Scenario("two_days", "as-of {run} --schema kept", most=100, again=2),
 }

@@ -129,10 +129,10 @@ def test_the_server_stops_under_a_command(
 ) -> None:
     home, origin = prepared
     undisturbed = copy(origin, "undisturbed")
-    transform(undisturbed, civitai, DAY)
+    transform(undisturbed, civitai, DAY, shrink=True)
     warehouse = copy(origin, DATABASE)
     before, after = contents(warehouse), contents(undisturbed)
-    command = ("transform", "catalog/civitai", "--partition", DAY)
+    command = ("transform", "catalog/civitai", "--partition", DAY, "--shrink")
 
     with closing(warehouse.connect()) as holder:
         holder.execute("begin")

@@ -142,7 +142,7 @@ def test_struck_while_the_server_works(
         process = start(landed, *COMMAND)
         with waiting(landed, process) as watcher:
             reason = strike(process, watcher)
-        assert shown(contents(landed)) == before
+    assert shown(contents(landed)) == before
     run = ledger_of(landed)[-1]
     assert (run["status"], run["fetched"]) == ("failed", 0)
     assert reason in run["error_text"]
