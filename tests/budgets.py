@@ -32,8 +32,8 @@ from pipelines.warehouse.database import Warehouse
 from pipelines.warehouse.table_spec import TableSpec
 from tests import hostile, toy_project
 from tests.documents import FIGURES, between
+from tests.growth import refetch
 from tests.hostile import CivitAI, HuggingFace, Server
-from tests.maintenance.test_retention import refetch
 
 BEGIN, END = "<!-- figures -->", "<!-- /figures -->"
 
@@ -65,6 +65,11 @@ def figures(text: str) -> dict[str, tuple[str, str]]:
     _, block, _ = between(text, BEGIN, END)
     rows = re.findall(r"^\| (.+?) \| (\d.*?) \| (\d.*?) \|$", block, re.M)
     return {what: (figure, most) for what, figure, most in rows}
+
+
+@pytest.fixture(scope="session")
+def server_settings() -> dict[str, str]:
+    return {}
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -12,6 +12,7 @@ import subprocess
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from itertools import count
 from pathlib import Path
 
@@ -25,11 +26,14 @@ from pipelines.source import Source
 from pipelines.warehouse import embedded, migrate, objects
 from pipelines.warehouse.database import Warehouse
 from tests import launcher, toy_project
+from tests.pasts import GENERATORS, Files, changing_files
 
 SHARED_DATA = project.ROOT.parent / "shared" / "data"
 TEMPLATE = "template_of_tests"
 MEMORY = Path("/dev/shm")
 ROOM_BYTES = 8 * 1024**3
+FASTER = {"fsync": "off", "full_page_writes": "off", "autovacuum": "off"}
+"""Settings of a server whose data end with the tests; a test of what a server keeps starts one of its own."""
 
 for name in [name for name in os.environ if name.startswith("ATLAS_") or name in {"DATABASE_URL", "DAGSTER_HOME"}]:
     del os.environ[name]
@@ -79,7 +83,18 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.fixture(scope="session")
-def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Iterator[str]:
+def server_settings() -> dict[str, str]:
+    """What the tests' server has set otherwise than ours; nothing where time is measured."""
+    return FASTER
+
+
+@pytest.fixture(scope="session")
+def server(
+    request: pytest.FixtureRequest,
+    server_settings: dict[str, str],
+    tmp_path_factory: pytest.TempPathFactory,
+    worker_id: str,
+) -> Iterator[str]:
     """URL of a running server."""
     if request.config.getoption("--database") == "container":
         from testcontainers.community.postgres import PostgresContainer
@@ -89,7 +104,10 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         return
     home = tmp_path_factory.getbasetemp()
     home = (home if worker_id == "master" else home.parent) / "server"
-    with embedded.running(home) as url:
+    with ExitStack() as stack:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(embedded, "SETTINGS", embedded.SETTINGS | server_settings)
+            url = stack.enter_context(embedded.running(home))
         yield url
 
 
@@ -116,7 +134,7 @@ def copy_of(origin: Warehouse, name: str) -> Warehouse:
     warehouse = Warehouse(origin.url.set(database=name))
     with origin.connect("postgres") as connection:
         connection.execute(
-            sql.SQL("create database {} template {}").format(
+            sql.SQL("create database {} template {} strategy file_copy").format(
                 sql.Identifier(warehouse.database), sql.Identifier(origin.database)
             )
         )
@@ -141,6 +159,44 @@ def warehouse(new_warehouse: Callable[[], Warehouse]) -> Iterator[Warehouse]:
     made = new_warehouse()
     yield made
     made.drop_database(made.database)
+
+
+@pytest.fixture(scope="session")
+def dagster_template(server: str, tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Warehouse:
+    """Dagster's database as its instance creates it, which takes a second, for tests to copy."""
+    from pipelines.orchestration import resources  # Dagster, a second too: most tests do without it
+
+    beside = Warehouse(make_url(server).set(database=f"{TEMPLATE}_{worker_id}"))
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("DAGSTER_HOME", "ATLAS_DAGSTER_URL"):
+            patch.setenv(name, "set by the instance, taken back afterwards")
+        with resources.instance(beside, tmp_path_factory.mktemp("dagster")):
+            pass
+    return Warehouse(beside.url.set(database=beside.dagster_url.database))
+
+
+@pytest.fixture
+def with_dagster(warehouse: Warehouse, dagster_template: Warehouse) -> Iterator[Warehouse]:
+    """A warehouse with empty tables, with Dagster's database beside it."""
+    name = str(warehouse.dagster_url.database)
+    copy_of(dagster_template, name)
+    yield warehouse
+    warehouse.drop_database(name)
+
+
+@pytest.fixture(scope="session")
+def with_recordings(
+    new_warehouse: Callable[[], Warehouse], dagster_template: Warehouse, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Warehouse, str]]:
+    """A warehouse as `make run` leaves it, to be read or copied, and what `atlas run` printed."""
+    warehouse = new_warehouse()
+    copy_of(dagster_template, str(warehouse.dagster_url.database))
+    variables = os.environ | {"DATABASE_URL": warehouse.conninfo, "ATLAS_HOME": str(tmp_path_factory.mktemp("home"))}
+    done = launcher.run("run", folder=project.ROOT, environment=variables)
+    assert done.returncode == launcher.DONE, done.stderr
+    yield warehouse, done.stdout
+    for name in (warehouse.database, str(warehouse.dagster_url.database)):
+        warehouse.drop_database(name)
 
 
 @pytest.fixture
@@ -196,6 +252,13 @@ def toy() -> Iterator[None]:
     """Makes tests/toy the project, for a whole module: `pytestmark = pytest.mark.usefixtures("toy")`."""
     with toy_project.enter():
         yield
+
+
+@pytest.fixture
+def files(toy: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Files]:
+    """SELECT files of the toy project that the test can change."""
+    with changing_files(tmp_path_factory.mktemp("project") / "sql", tuple(GENERATORS)) as files:
+        yield files
 
 
 @pytest.fixture(scope="module")

@@ -1,15 +1,14 @@
-"""Runs `atlas` in a process of its own, forked from one that has the libraries imported: a start takes no second.
+"""Runs `atlas` in a process of its own, forked from one that has the modules imported: a start takes no second.
 
 Belongs here: what a process has of its own (arguments, environment, folder, standard streams, exit code), and words of
 tests that read what it prints. Tests that are about processes (signals, kills, `atlas ui`) start
-`python -m pipelines.cli.main` instead. No module of ours is imported before the fork: the folder decides on the
-project.
+`python -m pipelines.cli.main` instead. A folder with a project of its own has its own modules.
 """
 
 import atexit
+import importlib
 import multiprocessing
 import os
-import runpy
 import subprocess
 import sys
 import tempfile
@@ -20,7 +19,9 @@ TIMEOUT_S = 120
 LIBRARIES = ["alembic.command", "dagster", "dagster_postgres", "httpx", "msgspec", "psycopg", "pydantic_settings"]
 LIBRARIES += ["rich.console", "rich.table", "sqlalchemy.dialects.postgresql", "sqlglot", "stamina", "typer.main"]
 FORKSERVER = multiprocessing.get_context("forkserver")
-FORKSERVER.set_forkserver_preload([*LIBRARIES, "pytest", "tests.launcher"])
+MAIN = "pipelines.cli.main"
+FORKSERVER.set_forkserver_preload([*LIBRARIES, MAIN, "pytest", "tests.launcher"])
+HERE = Path(__file__).resolve().parent.parent
 
 DONE, FAILED, USAGE, PARTIAL = 0, 1, 2, 3
 
@@ -63,7 +64,10 @@ def _atlas(command: list[str], folder: Path, environment: dict[str, str], stream
     os.environ.update(environment)
     sys.argv[1:] = command
     sys.path[:0] = [str(folder), *filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))]
+    if folder.resolve() != HERE and (folder / "assets").is_dir():
+        for name in [name for name in sys.modules if name.partition(".")[0] in {"pipelines", "assets"}]:
+            del sys.modules[name]
     try:
-        runpy.run_module("pipelines.cli.main", run_name="__main__", alter_sys=True)
+        importlib.import_module(MAIN).main()
     finally:
         atexit._run_exitfuncs()  # a forked process ends without them

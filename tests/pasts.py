@@ -90,13 +90,6 @@ def changing_files(folder: Path, sources: tuple[str, ...]) -> Iterator[Files]:
     project.selects.cache_clear()
 
 
-@pytest.fixture
-def files(toy: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Files]:
-    """SELECT files that the test can change."""
-    with changing_files(tmp_path_factory.mktemp("project") / "sql", tuple(GENERATORS)) as files:
-        yield files
-
-
 @dataclass
 class World:
     """A warehouse, its sources, and the rows of its tables after each run."""

@@ -109,12 +109,15 @@ def load(warehouse: Warehouse, source: Source, days: Sequence[Day]) -> list[Run]
 
 
 def replay(warehouse: Warehouse, source: Source, days: Sequence[Day]) -> list[Run]:
-    """Lands days as they were recorded, complete listings included, and transforms them."""
+    """Lands days as they were recorded, complete listings included, and transforms them.
+
+    Recordings are small: what one day takes away may be more than a fifth of a table.
+    """
     runs = []
     for day in days:
         opened = extract.open_intake(warehouse, source, day.window, "recorded")
         runs.append(land_intake(warehouse, source, day.window.key, opened))
-        runs.append(transform(warehouse, source, day.window.key))
+        runs.append(transform(warehouse, source, day.window.key, shrink=True))
     return runs
 
 

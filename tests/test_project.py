@@ -1,12 +1,14 @@
 """The rules of the project (DESIGN.md, section 1): where things lie, who imports whom, what a SELECT file may say."""
 
 import ast
+import importlib
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections import Counter
 from collections.abc import Iterator
 from functools import cache
@@ -604,6 +606,15 @@ def test_a_table_of_a_domain_is_owned_or_shared_by_its_shape(table: Table) -> No
 
 
 # The graph
+
+
+@pytest.mark.filterwarnings("ignore:Property `ScheduleDefinition.environment_vars`")  # Dagster's own, of its schedules
+def test_dagster_loads_every_definition_of_the_code_location() -> None:
+    """What `dg check defs` finds: sources, assets, checks, jobs, sensors and schedules fit each other."""
+    location = tomllib.loads((project.ROOT / "pyproject.toml").read_text())["tool"]["dg"]["project"]
+    module = importlib.import_module(location["code_location_target_module"])
+    assert module.defs is defs
+    dg.Definitions.validate_loadable(defs)
 
 
 def test_every_asset_stands_where_its_name_says() -> None:

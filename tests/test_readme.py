@@ -6,10 +6,10 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,7 +18,6 @@ from pipelines import project
 from pipelines.warehouse.database import Warehouse
 from tests import budgets, documents, launcher
 from tests.documents import ADD_A_SOURCE, DOCUMENTS, FIGURES, QUESTIONS, README
-from tests.library import load_recordings
 
 BEGIN, END = "<!-- answers -->", "<!-- /answers -->"
 RUN_ID = re.compile(r"\b[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}\b")
@@ -37,19 +36,6 @@ def atlas(root: Path, warehouse: Warehouse, *arguments: str) -> str:
     return done.stdout
 
 
-@pytest.fixture
-def loaded(warehouse: Warehouse) -> Warehouse:
-    load_recordings(warehouse)
-    return warehouse
-
-
-@pytest.fixture
-def with_dagster(warehouse: Warehouse) -> Iterator[Warehouse]:
-    """A warehouse with empty tables for commands that make Dagster's database beside it."""
-    yield warehouse
-    warehouse.drop_database(str(warehouse.dagster_url.database))
-
-
 def answers(warehouse: Warehouse) -> dict[str, tuple[str, str, str]]:
     """Each question by its name: its sentence, its SELECT, and what `atlas ask` prints for it."""
     printed = "\n".join(line.rstrip() for line in atlas(project.ROOT, warehouse, "ask").splitlines())
@@ -58,6 +44,7 @@ def answers(warehouse: Warehouse) -> dict[str, tuple[str, str, str]]:
         select = question.text.removeprefix(f"-- {question.sentence}\n").strip()
         rows = re.sub(r"\A[^()]*\(\w+\)\n", "", answer)  # the title, which may take several lines
         assert rows != answer
+        assert launcher.words(question.sentence) in launcher.words(answer)
         found[question.name] = (question.sentence, select, rows)
     return found
 
@@ -77,9 +64,9 @@ def without_run_ids(text: str) -> str:
     return RUN_ID.sub("a run's id", text)
 
 
-def test_the_answers_are_what_ask_prints(loaded: Warehouse) -> None:
+def test_the_answers_are_what_ask_prints(with_recordings: tuple[Warehouse, str]) -> None:
     """docs/questions.md has every question, README.md some of them."""
-    found = answers(loaded)
+    found = answers(with_recordings[0])
     for document in (README, QUESTIONS):
         before, written, after = documents.between(document.read_text(), BEGIN, END)
         names = list(found) if document == QUESTIONS else re.findall(r"^\*\*.*\*\* `(\w+)`$", written, re.M)
@@ -128,40 +115,37 @@ def test_transcripts_are_found() -> None:
 @pytest.mark.parametrize(
     "document", [path for path in DOCUMENTS if BLOCK.search(path.read_text())], ids=lambda path: path.name
 )
-def test_commands_print_what_they_are_said_to_print(document: Path, tmp_path: Path, warehouse: Warehouse) -> None:
+def test_commands_print_what_they_are_said_to_print(
+    document: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     """Every line of a transcript, in its order; a file that one shows is made of what is shown.
 
     Those of README.md run where the recordings are loaded, those of a page in an empty warehouse, one after another.
     """
-    (tmp_path / "atlas").write_text(
-        f'#!/bin/sh\nPYTHONPATH={project.ROOT} exec {sys.executable} -m pipelines.cli.main "$@"\n'
+    warehouse = (
+        request.getfixturevalue("with_recordings")[0] if document == README else request.getfixturevalue("warehouse")
     )
-    (tmp_path / "atlas").chmod(0o755)
-    environment = os.environ | {"DATABASE_URL": warehouse.conninfo, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
-    if document == README:
-        load_recordings(warehouse)
+    environment = os.environ | {"DATABASE_URL": warehouse.conninfo}
     for command, lines in transcripts(document.read_text()):
         if command.startswith("cat "):
             (tmp_path / command.removeprefix("cat ")).write_text("\n".join(lines) + "\n")
             continue
         command, _, code = command.partition("# exit code")
-        done = subprocess.run(
-            ["sh", "-c", command],
-            cwd=tmp_path,
-            env=environment,
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        )
-        assert done.returncode == int(code or 0), done.stdout
-        printed = iter([words(line) for line in done.stdout.splitlines()])
+        program, *arguments = shlex.split(command)
+        if program == "atlas":
+            done = launcher.run(*arguments, folder=tmp_path, environment=environment)
+        else:
+            done = subprocess.run(["sh", "-c", command], cwd=tmp_path, capture_output=True, text=True)
+        said = done.stdout + done.stderr
+        assert done.returncode == int(code or 0), said
+        printed = iter([words(line) for line in said.splitlines()])
         for line in lines:
-            assert words(line) in printed, f"{command} does not print: {line}\n{done.stdout}"
+            assert words(line) in printed, f"{command} does not print: {line}\n{said}"
 
 
-def test_a_load_prints_what_it_is_said_to_print(with_dagster: Warehouse, tmp_path: Path) -> None:
+def test_a_load_prints_what_it_is_said_to_print(with_recordings: tuple[Warehouse, str]) -> None:
     (written,) = re.findall(r"^```\n(landed .*?)^```$", documents.text(), re.M | re.S)
-    printed = [words(line) for line in atlas(project.ROOT, with_dagster, "--home", str(tmp_path), "run").splitlines()]
+    printed = [words(line) for line in with_recordings[1].splitlines()]
     lines = written.strip().splitlines()
     assert len(lines) > 4
     assert [line for line in lines if words(line) not in printed] == []
@@ -205,7 +189,7 @@ def test_what_is_wrong_with_a_new_source_is_told(
     def says(words: str | list[str], *arguments: str, code: int = 1) -> None:
         done = command(tmp_path, with_dagster, *arguments)
         assert done.returncode == code, done.stderr
-        said = " ".join(done.stderr.split())
+        said = launcher.words(done.stdout + done.stderr)
         assert [each for each in ([words] if isinstance(words, str) else words) if each not in said] == [], said
         assert "Traceback" not in said
         printed.append(said)

@@ -12,11 +12,9 @@ from pipelines.transform.run import transform
 from pipelines.warehouse.database import Warehouse
 from tests.launcher import Atlas, words
 from tests.library import DAYS, Recorder, author, book, cover, rows
-from tests.pasts import SEED, SEEDS, Files, World, files
+from tests.pasts import SEED, SEEDS, Files, World
 
 pytestmark = pytest.mark.usefixtures("toy")
-
-__all__ = ["files"]
 
 Rows = dict[tuple[str, str], dict[str, Any]]
 ENGINES_OWN = {"created_at", "updated_at"}

@@ -3,7 +3,6 @@
 RETENTION_STEP=1 simulates each of the 365 days, instead of every fourteenth.
 """
 
-import json
 import os
 import random
 import threading
@@ -11,7 +10,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,10 +20,11 @@ from pipelines.ledger import Run
 from pipelines.lineage import rebuild, snapshots, time_travel, trace
 from pipelines.maintenance import retention
 from pipelines.settings import Settings
-from pipelines.source import Checkpoint, Item, Payload, Source
+from pipelines.source import Checkpoint, Item, Source
 from pipelines.transform.run import transform
 from pipelines.warehouse import locks
 from pipelines.warehouse.database import Warehouse
+from tests.growth import refetch, relations
 from tests.library import DAYS, START, Recorder, author, cover, payload, rows, shown, state
 
 pytestmark = pytest.mark.usefixtures("toy")
@@ -316,15 +315,8 @@ def test_a_transform_in_progress_loses_no_version(warehouse: Warehouse, shelf: S
     assert shown(warehouse, UNPROVEN) == []
 
 
-def test_dagster_events_are_removed_but_those_of_assets_and_of_runs_in_progress(
-    warehouse: Warehouse, tmp_path: Path
-) -> None:
-    from pipelines.orchestration import resources
-
-    with resources.instance(warehouse, tmp_path):
-        pass
-    database = str(warehouse.dagster_url.database)
-    with warehouse.connect(database) as connection:
+def test_dagster_events_are_removed_but_those_of_assets_and_of_runs_in_progress(with_dagster: Warehouse) -> None:
+    with with_dagster.connect(str(with_dagster.dagster_url.database)) as connection:
         for run_id, status in (("done", "SUCCESS"), ("going", "STARTED")):
             connection.execute(
                 "insert into runs (run_id, pipeline_name, status, run_body) values (%s, 'x', %s, '')", [run_id, status]
@@ -344,19 +336,14 @@ def test_dagster_events_are_removed_but_those_of_assets_and_of_runs_in_progress(
                 [run_id, days, asset],
             )
         expected = {"dagster events": 2}
-        assert {name: n for name, n in retention.count_prunable(warehouse, settings.load()).items() if n} == expected
-        assert removed(warehouse, settings.load()) == expected
+        assert {name: n for name, n in retention.count_prunable(with_dagster, settings.load()).items() if n} == expected
+        assert removed(with_dagster, settings.load()) == expected
         left = connection.execute("select run_id, asset_key is null as bare from event_logs order by id").fetchall()
         assert [(row["run_id"], row["bare"]) for row in left] == [("done", False), ("done", True), ("going", True)]
-    warehouse.drop_database(database)
 
 
 STEP = int(os.environ.get("RETENTION_STEP", "14"))
 RECORDS = 40
-
-
-def size(warehouse: Warehouse) -> int:
-    return int(shown(warehouse, "select pg_database_size(current_database())")[0])
 
 
 def row_counts(warehouse: Warehouse) -> dict[str, int]:
@@ -371,15 +358,6 @@ def row_counts(warehouse: Warehouse) -> dict[str, int]:
         "rejects",
     )
     return {name: int(shown(warehouse, f"select count(*) from staging.{name}")[0]) for name in tables}
-
-
-def relations(warehouse: Warehouse) -> dict[str, int]:
-    """Bytes of each table, with its indexes and long values."""
-    query = """
-        select n.nspname || '.' || c.relname, pg_total_relation_size(c.oid) from pg_class c
-        join pg_namespace n on n.oid = c.relnamespace where c.relkind = 'r' and n.nspname !~ 'pg_toast|pg_temp'
-    """
-    return {name: int(number) for name, number in rows(warehouse, query)}
 
 
 def data(sizes: dict[str, int]) -> int:
@@ -420,39 +398,6 @@ def test_a_steady_source_comes_to_a_plateau(warehouse: Warehouse, library: Sourc
         assert number <= then[name] * 1.1 + 10, name
     assert data(large) <= data(small) * 1.05
     assert is_proven(warehouse)
-
-
-def refetch(
-    warehouse: Warehouse, source: Source, payloads: int, fetches: int, days: int
-) -> tuple[float, dict[str, tuple[int, int]]]:
-    """Fetches payloads of 8 kB again and again, unchanged, spread over some days. Returns by what share the warehouse
-    has grown, and the bytes of each table before and after.
-    """
-    chance = random.Random(1)
-    filling = [chance.randbytes(4_000).hex() for _ in range(payloads)]
-
-    def items() -> Iterator[Payload]:
-        for number, text in enumerate(filling):
-            yield Payload(json.dumps({"authors": [author(number)], "text": text}).encode(), "told", str(number))
-
-    def once(number: int) -> None:
-        at = START + timedelta(days=number % days, minutes=number)
-        key = at.date().isoformat()
-        run = land.land_items(warehouse, source, key, items(), fetched_at=at)
-        assert run.counts.created == (0 if number else payloads)
-        transform(warehouse, source, key)
-        if days > 1:
-            with warehouse.connect() as connection:  # as autovacuum does within a day
-                connection.execute("vacuum staging.arrivals, staging.versions")
-
-    once(0)
-    with warehouse.connect() as connection:
-        connection.execute("vacuum analyze")
-    before, sizes = size(warehouse), relations(warehouse)
-    for number in range(1, fetches + 1):
-        once(number)
-    now = relations(warehouse)
-    return size(warehouse) / before - 1, {name: (sizes.get(name, 0), each) for name, each in now.items()}
 
 
 @pytest.mark.parametrize("days", [1, 20], ids=["in one day", "a day each"])

@@ -14,7 +14,7 @@ from tests.orchestration.conftest import Server
 
 
 def test_a_day_that_fails_does_not_stop_the_days_after_it(
-    site: Server, ollama: Source, warehouse: Warehouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    site: Server, ollama: Source, with_dagster: Warehouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A live source without history: only today can be fetched."""
     site.models = []  # each would be asked for by itself
@@ -22,17 +22,16 @@ def test_a_day_that_fails_does_not_stop_the_days_after_it(
     days = [(today - timedelta(days=ago)).isoformat() for ago in (2, 1, 0)]
     for name in ("DAGSTER_HOME", "ATLAS_DAGSTER_URL"):
         monkeypatch.setenv(name, "set by the instance, taken back after the test")
-    with resources.instance(warehouse, tmp_path) as dagster:
+    with resources.instance(with_dagster, tmp_path) as dagster:
         result = dg.materialize(
             [staging_asset(ollama)],
             instance=dagster,
-            resources={"atlas": resources.Atlas(warehouse)},
+            resources={"atlas": resources.Atlas(with_dagster)},
             tags={"dagster/asset_partition_range_start": days[0], "dagster/asset_partition_range_end": days[-1]},
             raise_on_error=False,
         )
         materialized = dagster.get_materialized_partitions(staging_key(ollama))
-    warehouse.drop_database(str(warehouse.dagster_url.database))
-    with warehouse.connect() as connection:
+    with with_dagster.connect() as connection:
         rows = connection.execute("select partition_key, status from ops.fetch_runs order by 1").fetchall()
     assert [tuple(row.values()) for row in rows] == [*((day, "failed") for day in days[:2]), (days[2], "completed")]
     assert materialized == {days[2]}

@@ -20,11 +20,9 @@ from pipelines.warehouse.declare import metadata
 from pipelines.warehouse.table_spec import TableSpec
 from tests.launcher import PARTIAL, Atlas, words
 from tests.library import DAYS, author, book, cover, rows, whole
-from tests.pasts import SEED, SEEDS, Files, World, files, tables
+from tests.pasts import SEED, SEEDS, Files, World, tables
 
 pytestmark = pytest.mark.usefixtures("toy")
-
-__all__ = ["files"]
 
 
 def differing(warehouse: Warehouse, workers: int = 2) -> dict[str, TableComparison]:

@@ -21,11 +21,9 @@ from pipelines.warehouse.declare import metadata
 from pipelines.warehouse.table_spec import TableSpec
 from tests.launcher import FAILED, USAGE, Atlas, words
 from tests.library import DAYS, Json, author, book, cover, rows
-from tests.pasts import SEED, SEEDS, Files, World, files, tables
+from tests.pasts import SEED, SEEDS, Files, World, tables
 
 pytestmark = pytest.mark.usefixtures("toy")
-
-__all__ = ["files"]
 
 
 def recorded_is_what_tables_hold(world: World, run: Run) -> None:

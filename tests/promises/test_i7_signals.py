@@ -158,14 +158,12 @@ def test_ctrl_c_while_the_command_still_imports(start: Start, warehouse: Warehou
     assert ledger_of(warehouse) == []
 
 
-def test_ctrl_c_in_a_dagster_run(start: Start, warehouse: Warehouse) -> None:
-    warehouse.create_database(str(warehouse.dagster_url.database))
-    with held(warehouse):
-        process = start(warehouse, "run", "catalog/danbooru", "--partition", DAY)
-        with waiting(warehouse, process) as watcher:
+def test_ctrl_c_in_a_dagster_run(start: Start, with_dagster: Warehouse) -> None:
+    with held(with_dagster):
+        process = start(with_dagster, "run", "catalog/danbooru", "--partition", DAY)
+        with waiting(with_dagster, process) as watcher:
             interrupt(process, watcher)
-    landed, transformed = ledger_of(warehouse)
+    landed, transformed = ledger_of(with_dagster)
     assert (landed["kind"], landed["status"]) == ("land", "completed")
     assert (transformed["kind"], transformed["status"]) == ("transform", "failed")
     assert transformed["error_text"] == "interrupted"
-    warehouse.drop_database(str(warehouse.dagster_url.database))

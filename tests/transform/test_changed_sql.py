@@ -13,11 +13,9 @@ from pipelines.source import Source
 from pipelines.transform.run import pending_partitions, transform
 from pipelines.warehouse.database import Warehouse
 from tests.library import DAYS, Json, Recorder, author, book, cover, rows, shown
-from tests.pasts import Files, files
+from tests.pasts import Files
 
 pytestmark = pytest.mark.usefixtures("toy")
-
-__all__ = ["files"]
 
 ENTRIES = "select external_id, reason, seen, closed_at is null from staging.quarantine order by quarantine_id"
 

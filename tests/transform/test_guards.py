@@ -18,11 +18,9 @@ from pipelines.transform.run import pending_partitions, transform
 from pipelines.warehouse.database import Warehouse
 from tests.launcher import FAILED, Atlas, words
 from tests.library import DAYS, START, Json, Recorder, author, book, cover, payload, rows, shown
-from tests.pasts import Files, files
+from tests.pasts import Files
 
 pytestmark = pytest.mark.usefixtures("toy")
-
-__all__ = ["files"]
 
 
 @pytest.fixture
