@@ -11,6 +11,7 @@ FIGURES = DOCS / "operations.md"
 QUESTIONS = DOCS / "questions.md"
 REFERENCE = DOCS / "reference.md"
 ADD_A_SOURCE = DOCS / "add-a-source.md"
+ADD_A_DOMAIN = DOCS / "add-a-domain.md"
 DOCUMENTS = (README, *sorted(DOCS.glob("*.md")))
 
 

@@ -17,7 +17,7 @@ import pytest
 from pipelines import project
 from pipelines.warehouse.database import Warehouse
 from tests import budgets, documents, launcher
-from tests.documents import ADD_A_SOURCE, DOCUMENTS, FIGURES, QUESTIONS, README
+from tests.documents import ADD_A_DOMAIN, ADD_A_SOURCE, DOCUMENTS, FIGURES, QUESTIONS, README
 
 BEGIN, END = "<!-- answers -->", "<!-- /answers -->"
 RUN_ID = re.compile(r"\b[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}\b")
@@ -151,20 +151,23 @@ def test_a_load_prints_what_it_is_said_to_print(with_recordings: tuple[Warehouse
     assert [line for line in lines if words(line) not in printed] == []
 
 
-@pytest.fixture
-def example(tmp_path: Path) -> dict[str, str]:
-    """A copy of the project with the example of a new source: the blocks of the documents that follow a line with
-    nothing but their path.
-    """
-    written = re.findall(r"^`((?:assets|sql|samples)/\S+)`:?\n+```\w*\n(.*?)^```$", documents.text(), re.M | re.S)
-    for folder in ("assets", "sql", "samples", "pipelines", "migrations"):
-        shutil.copytree(project.ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(project.ROOT / "pyproject.toml", tmp_path)
-    for path, text in written:
-        target = tmp_path / path
+def with_example(folder: Path, document: Path) -> dict[str, str]:
+    """Copies the project and the example of a document: its blocks that follow a line with nothing but their path."""
+    blocks = re.findall(r"^`((?:assets|sql|samples)/\S+)`:?\n+```\w*\n(.*?)^```$", document.read_text(), re.M | re.S)
+    for name in ("assets", "sql", "samples", "pipelines", "migrations"):
+        shutil.copytree(project.ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(project.ROOT / "pyproject.toml", folder)
+    for path, text in blocks:
+        target = folder / path
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(text)
-    return dict(written)
+    return dict(blocks)
+
+
+@pytest.fixture
+def example(tmp_path: Path) -> dict[str, str]:
+    """A copy of the project with the example of a new source."""
+    return with_example(tmp_path, ADD_A_SOURCE)
 
 
 def test_the_example_of_a_new_source_works_as_it_is_written(
@@ -177,6 +180,18 @@ def test_the_example_of_a_new_source_works_as_it_is_written(
     told = json.loads(atlas(tmp_path, with_dagster, "run", source, "--json"))
     assert told["rows"] == {"catalog.models": len(payloads)}
     assert {run["status"] for run in told["runs"]} == {"completed"}
+
+
+def test_the_example_of_a_new_domain_works_as_it_is_written(tmp_path: Path, with_dagster: Warehouse) -> None:
+    assert len(with_example(tmp_path, ADD_A_DOMAIN)) == 5
+    atlas(tmp_path, with_dagster, "db", "revision", "-m", "fonts")
+    atlas(tmp_path, with_dagster, "db", "migrate")
+    told = json.loads(atlas(tmp_path, with_dagster, "run", "fonts", "--json"))
+    assert told["rows"] == {"fonts.families": 2}
+    assert {run["status"] for run in told["runs"]} == {"completed"}
+    compared = json.loads(atlas(tmp_path, with_dagster, "rebuild", "fonts", "--check", "--json"))
+    assert [(each["table"], each["rows"], each["same"]) for each in compared] == [("fonts.families", 2, True)]
+    assert "nothing to write" in atlas(tmp_path, with_dagster, "db", "revision", "-m", "again")
 
 
 def test_what_is_wrong_with_a_new_source_is_told(
