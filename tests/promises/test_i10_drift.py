@@ -163,6 +163,8 @@ def mutated(body: bytes, steps: Steps, how: str, within: Sequence[Steps]) -> byt
             or any(any(places(container[key], rest)) for rest in within)
         )
     ]
+    if any(how == json_paths.TYPES[type(container[key])] for container, key in places(document, steps)):
+        return body  # the path has this type already
     if how == "rename" and (steps[-1] in ("*", "[*]") or isinstance(steps[-1], int)):
         return body  # no name that the SQL knows
     if how == "drop" and isinstance(steps[-1], int):
