@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from pipelines import ledger, project
-from pipelines.errors import SourceFault
+from pipelines.errors import Refused, SourceFault
 from pipelines.landing import land
 from pipelines.landing.intake import GetRecord, Intake
 from pipelines.ledger import Run
@@ -182,6 +182,20 @@ def test_a_record_that_cannot_be_read_this_time_stays(warehouse: Warehouse, shel
     run = take_in(warehouse, shelf, [Skipped("a", "cannot be read", "a"), note("c"), ALL], DAYS[1])
     assert (run.counts.deleted, there(warehouse), gone(warehouse)) == (1, ["a", "c"], ["b"])
     assert run.stats["skipped"] == {"cannot be read": 1}
+
+
+def test_a_record_of_one_kind_that_cannot_be_read_stays_and_its_namesake_goes(
+    warehouse: Warehouse, library: Source
+) -> None:
+    def one(kind: str, number: int) -> Payload:
+        return payload(author(number, url="https://cover.example"), kind=kind)
+
+    take_in(warehouse, library, [one(kind, number) for kind in ("authors", "covers") for number in (1, 2)])
+    items = [Skipped("1", "cannot be read", "1", kind="authors"), one("authors", 2), one("covers", 2)]
+    scans = [FullScan("authors", 1), FullScan("covers", 1)]
+    run = take_in(warehouse, library, [*items, *scans], DAYS[1])
+    left = rows(warehouse, "select stream, external_id from staging.versions where latest and payload_id is null")
+    assert (run.counts.deleted, left) == (1, [("toy/library.covers", "1")])
 
 
 def test_a_skipped_thing_that_is_no_record_keeps_none(warehouse: Warehouse, shelf: Source) -> None:
@@ -454,6 +468,14 @@ def test_what_landed_while_it_was_broken_off_is_not_taken_for_gone(warehouse: Wa
     land.land_items(warehouse, shelf, DAYS[0], [note("meanwhile")])
     run = go_on(warehouse, shelf, pages)
     assert (run.counts.deleted, "meanwhile" in there(warehouse)) == (0, True)
+
+
+def test_a_refused_page_is_asked_for_again_by_the_next_run(warehouse: Warehouse, shelf: Source) -> None:
+    pages = Pages([(3, Refused("it is ill: status 403"))])
+    break_off(warehouse, shelf, pages)
+    run = go_on(warehouse, shelf, pages)
+    assert pages.asked[1] == [3, 4]
+    assert_all_landed_once(warehouse, run)
 
 
 @pytest.mark.parametrize(
