@@ -173,7 +173,7 @@ def fetch(client: Client, window: Window) -> Iterator[Item]:
     """One payload a model, then one an image, in the order of their listings."""
     for kind, parameters in PARAMETERS.items():
         models = kind == "models"  # images are never read to their end
-        varied = window.day.toordinal() % 7 + 7 * (sum(str(window.cursors.get(kind, "")).encode()) % 5)
+        varied = window.day.toordinal() % 7 + 7 * (sum(str(window.cursors.get(kind, "")).encode()) % 3)
         size = {"limit": 99 - varied} if models else {}
         listing = Listing(
             client,

@@ -259,6 +259,31 @@ def test_what_another_run_landed_while_the_listing_was_read_is_not_taken_for_gon
     assert (run.counts.deleted, there(warehouse)) == (0, ["a", "b", "new"])
 
 
+@pytest.mark.parametrize("breaks_off", [False, True])
+def test_what_another_run_received_unchanged_meanwhile_is_not_taken_for_gone(
+    warehouse: Warehouse, shelf: Source, breaks_off: bool
+) -> None:
+    """Also where it was received earlier on the same day, and where the run breaks off and is resumed."""
+
+    def items(resume: Mapping[str, Any]) -> Iterator[Item]:
+        if not resume:
+            yield note("a")
+            yield Checkpoint("notes", {"page": 1})
+            if breaks_off:
+                raise ConnectionError("gone")
+            land.land_items(warehouse, shelf, DAYS[0], notes("ab"))
+        yield ALL
+
+    land.land_items(warehouse, shelf, DAYS[0], notes("ab"))
+    intake = Intake(items, "live")
+    if breaks_off:
+        with pytest.raises(ConnectionError):
+            land.land_intake(warehouse, shelf, DAYS[0], nullcontext(intake))
+        land.land_items(warehouse, shelf, DAYS[0], notes("ab"))
+    run = land.land_intake(warehouse, shelf, DAYS[0], nullcontext(intake))
+    assert (run.counts.deleted, there(warehouse)) == (0, ["a", "b"])
+
+
 def test_a_look_that_fails_fails_the_run(warehouse: Warehouse, shelf: Source) -> None:
     def get_record(kind: str, external_id: str) -> Payload | None:
         raise SourceFault("it is ill today")
