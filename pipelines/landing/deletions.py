@@ -18,6 +18,10 @@ MAX_LOSS = 0.2
 ACCEPTED_LOSS = 5
 """This many missing records are accepted, whatever their share is, if the scan listed any record."""
 
+BESIDE = 20
+"""The most records on either side of a range of ids that may have been its ends: asked for, one after another, until
+one still exists."""
+
 
 def find_deleted(
     run: Run, source: Source, progress: Progress, intake: Intake, *, shrink: bool
@@ -31,12 +35,14 @@ def find_deleted(
         stream = source.streams[scan.kind]
         first, last = map(str, scan.id_range) if scan.id_range else (None, None)
         parameters = {"run": run.id, "stream": stream, "at": progress.started_at, "first": first, "last": last}
+        parameters["beside"] = BESIDE if intake.get_record else 0
         rows = run.connection.execute(SELECT_MISSING, parameters).fetchall()
-        missing = [row for row in rows if (scan.kind, row["external_id"]) not in unreadable]
-        if not missing:
+        rows = [row for row in rows if (scan.kind, row["external_id"]) not in unreadable]
+        missing = [row for row in rows if not row["side"]]
+        if not rows:
             continue
-        listed = missing[0]["listed"]
-        if missing[0]["without_id"]:
+        listed = rows[0]["listed"]
+        if rows[0]["without_id"]:
             intake.notes["not deleted: payloads without a readable id"] += len(missing)
         elif scan.responses > 1 and intake.get_record is None:
             intake.notes["not deleted: listed in several answers, and no record can be fetched by id"] += len(missing)
@@ -46,7 +52,10 @@ def find_deleted(
                 "Nothing of this run is published. If they really were deleted, run it again with --shrink."
             )
         else:
-            for row in missing:
+            ended = set()
+            for row in rows:
+                if row["side"] in ended:
+                    continue
                 try:
                     payload = intake.get_record(scan.kind, row["external_id"]) if intake.get_record else None
                 except NotRecorded:
@@ -56,6 +65,7 @@ def find_deleted(
                 else:
                     if payload is not None:
                         intake.notes["missing from a full scan, fetched by id"] += 1
+                        ended |= {row["side"]} - {0}
                     yield payload or row["version_id"]
 
 
@@ -75,22 +85,37 @@ with arrived as (
 
 rejected as (
     select external_id from staging.rejects where fetch_run_id = %(run)s and stream = %(stream)s
+),
+
+known as (
+    select external_id collate "C" as id, length(external_id) as digits from staging.versions
+    where %(first)s::text is not null and stream = %(stream)s and latest and digest is not null
+),
+
+beside as (
+    (select id, -1 as side, row_number() over (order by digits desc, id desc) as number
+     from known where (digits, id) < (length(%(first)s), %(first)s) order by number limit %(beside)s)
+    union all
+    (select id, 1, row_number() over (order by digits, id) as number
+     from known where (digits, id) > (length(%(last)s), %(last)s) order by number limit %(beside)s)
 )
 
-select v.version_id, v.external_id,
+select v.version_id, v.external_id, coalesce(b.side, 0) as side,
     (select count(*) from rejected where external_id is null) as without_id,
     (select count(*) from arrived where %(first)s::text is null
         or (length(external_id), external_id collate "C")
             between (length(%(first)s), %(first)s) and (length(%(last)s), %(last)s)) as listed
 from staging.versions v
+left join beside b on b.id = v.external_id
 where v.stream = %(stream)s and v.latest and v.digest is not null
   and coalesce(v.confirmed_at, v.fetched_at) < %(at)s -- else it was received since
   and (%(first)s::text is null -- ids are numbers where there is a range
       or (length(v.external_id), v.external_id collate "C")
-          between (length(%(first)s), %(first)s) and (length(%(last)s), %(last)s))
+          between (length(%(first)s), %(first)s) and (length(%(last)s), %(last)s)
+      or b.id is not null)
   and not exists (select from arrived a where a.external_id = v.external_id)
   and not exists (select from rejected r where r.external_id = v.external_id)
-order by v.external_id
+order by b.number nulls first, v.external_id collate "C"
 """
 
 INSERT_TOMBSTONES = """

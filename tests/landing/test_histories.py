@@ -76,7 +76,7 @@ class World:
 
 WORLDS = {
     "huggingface": World("models", "models", "raw"),
-    "civitai": World("models", "models", "raw", wider=lambda limit: max(0, limit - 99) if limit < 200 else 0),
+    "civitai": World("models", "models", "raw", wider=lambda limit: 99 - limit if limit < 200 else 0),
     "danbooru": World("posts", "images", "metadata", wider=None, most=24),
     "e621": World("posts", "images", "metadata", wider=None, most=24),
 }
@@ -133,6 +133,10 @@ class History:
             if self.resumed:  # what was told before it broke off may have changed since then
                 self.run(full_refresh=day is None, calm=True, day=day)
             assert not self.resumed
+        if getattr(self.api, "skips", False):  # pages of another size each day leave out other records
+            for _ in range(6):
+                Clock.moment += timedelta(days=1)
+                self.run(full_refresh=True, calm=True)
         there = self.there()
         assert {key: told for key, told in self.staged().items() if told} == there, "staging is what the source is"
         self.transform()
@@ -256,8 +260,7 @@ class History:
         assert not dead & self.present, "nothing is deleted that was there all the time"
         untouched = {key: told for key, told in self.there().items() if self.touched[key] < self.began}
         wrong = {key for key, told in untouched.items() if after.get(key) != told}
-        # A model that comes just before a first page is asked for more widely hides the one left out behind it.
-        certain = (calm and not self.resumed) or not getattr(self.api, "skips", False)
+        certain = not getattr(self.api, "skips", False)
         if full_refresh:
             missed = {key for key in wrong if self.is_swept(self.records[key])}
             assert not (certain and missed), "a sweep tells all that was there all the time"
