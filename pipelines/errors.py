@@ -14,14 +14,14 @@ class AtlasError(Exception):
 
 
 class SourceFault(AtlasError):
-    """The source answers in a way that makes its next pages unreliable: the run stops here."""
+    """The listing of the source cannot be trusted: the run stops, and the next one reads it from the start."""
 
 
 class NotRecorded(AtlasError):
     """A recording has no answer to a request."""
 
 
-class Refused(SourceFault):
+class Refused(AtlasError):
     """The source answers a request with an error status."""
 
 

@@ -64,6 +64,8 @@ class Skipped:
     reason: str
     external_id: str | None = None
     """The record that cannot be read at the moment and therefore stays as it is."""
+    kind: str = ""
+    """The stream of that record."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,10 +7,11 @@
 
 Pages by an opaque cursor in the link to the next page (developer.civitai.com/site/guide/pagination). The models have
 been listed without the record between two pages (github.com/civitai/civitai/issues/1372), so the size of a page
-differs from day to day: what one run is not given, the next one is. Both listings are newest first and have no filter
-by time of change: a model is as new as its last published version, an image as its post. So an increment reads new
-models, models with a new version, and new images; other changes of a model come with a full refresh, which reads all
-models. Images, a hundred million, are only read down to the last run, or to the start of the day, and never deleted.
+differs with the day and with the last cursor: what one run is not given, the next one is. Both listings are newest
+first and have no filter by time of change: a model is as new as its last published version, an image as its post. So an
+increment reads new models, models with a new version, and new images; other changes of a model come with a full
+refresh, which reads all models. Images, a hundred million, are only read down to the last run, or to the start of the
+day, and never deleted.
 
 Counters (stats) change all the time and make no version. The operator publishes no rate
 (developer.civitai.com/site/guide/errors): one request a second. A token (ATLAS_CIVITAI_TOKEN) is optional. On a bad day
@@ -172,7 +173,8 @@ def fetch(client: Client, window: Window) -> Iterator[Item]:
     """One payload a model, then one an image, in the order of their listings."""
     for kind, parameters in PARAMETERS.items():
         models = kind == "models"  # images are never read to their end
-        size = {"limit": 99 - window.day.toordinal() % 7} if models else {}
+        varied = window.day.toordinal() % 7 + 7 * (sum(str(window.cursors.get(kind, "")).encode()) % 3)
+        size = {"limit": 99 - varied} if models else {}
         listing = Listing(
             client,
             window if models else replace(window, full_refresh=False),

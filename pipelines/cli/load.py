@@ -130,11 +130,11 @@ def record(
         if not (settings.base_url(found.stem, place) or found.extra_urls[place]):
             variable = f"ATLAS_{found.stem}_{place}_BASE_URL".upper()
             raise AtlasError(f"{found.name} reads {place} too: set {variable}, so that it is recorded.", usage=True)
-    recorder = Recorder(limit, past=not extract.is_current(found, window))
+    recorder = Recorder(limit, past=not extract.is_current(found, window), token=settings.token(found.stem))
     with context.warehouse() as warehouse, show.err.status(f"recording {found.name}") as status:
         words = f"recording {found.name}: {{:,}} items so far"
         items = extract.record(warehouse, found, window, recorder, lambda number: status.update(words.format(number)))
-    recording.write(path, recorder)
+    recording.write(path, recorder, found.kind)
     payloads = sum(isinstance(item, Payload) for item in items)
     counts = {"responses": len(recorder.exchanges), "files": len(recorder.files), "payloads": payloads}
     show.result({"recording": name, **counts, "left_out": recorder.left_out})

@@ -41,12 +41,10 @@ TRANSFER_HEADERS = {"content-encoding", "content-length", "transfer-encoding"}
 """They describe the bytes on the wire, not the content that was decoded from them."""
 GONE = frozenset({404, 410})
 RATE_LIMIT_RESET = re.compile(r"\bt=([0-9]+)")
-PARAMETER = r"[^=&#?\s\"'<>]*(?:token|key|secret|sig|pass|login)[^=&#\s\"'<>]*=[^&#\s\"'<>]*"
-SECRET_IN_URL = re.compile(
-    rf"\?{PARAMETER}(?:&{PARAMETER})*(?=[#\s\"'<>]|$)|(?<=\?)(?:{PARAMETER}&)+|&{PARAMETER}|(?<=://)[^/@?#\s\"']+@",
-    re.IGNORECASE,
-)
-"""All parameters of a URL, the first of them, others; a user."""
+PARAMETERS = re.compile(r"[?&][^?#\s\"'<>]*")
+USER_IN_URL = re.compile(r"(?<=://)[^/@?#\s\"']+@")
+PERHAPS_SECRET = re.compile("token|key|secret|sig|pass|login", re.IGNORECASE)
+"""Parameters that are left out of what is logged and stored: rather too many than too few."""
 
 
 def _log_retry(details: stamina.instrumentation.RetryDetails) -> None:
@@ -270,6 +268,12 @@ def without_secrets(url: str) -> str:
     return without_secrets_in_urls(url).partition("#")[0]
 
 
-def without_secrets_in_urls(text: str) -> str:
-    """A text whose URLs name no user, and have no parameter that is named like a secret."""
-    return SECRET_IN_URL.sub("", text)
+def without_secrets_in_urls(text: str, secret: re.Pattern[str] = PERHAPS_SECRET) -> str:
+    """A text whose URLs name no user, and have no parameter with the name of a secret."""
+
+    def clean(match: re.Match[str]) -> str:
+        parameters = [each.partition("=") for each in match[0][1:].split("&")]
+        kept = ["".join(each) for each in parameters if not (each[1] and secret.search(each[0]))]
+        return match[0][0] + "&".join(kept) if kept else ""
+
+    return USER_IN_URL.sub("", PARAMETERS.sub(clean, text))

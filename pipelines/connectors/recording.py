@@ -23,7 +23,7 @@ import msgspec
 from pipelines import project
 from pipelines.connectors.http import Keep, without_secrets_in_urls
 from pipelines.errors import AtlasError, NotRecorded
-from pipelines.source import Item, Payload, Source, Window
+from pipelines.source import Item, Kind, Payload, Source, Window
 
 HEADERS = ("content-type", "etag", "last-modified", "link")
 """The headers that are kept: no cookie, and nothing else that is the caller's own."""
@@ -31,9 +31,17 @@ REDACTED = "REDACTED"
 STRING = r'"(?:[^"\\]|\\.)*"'
 MEMBER = re.compile(rf"({STRING})(\s*:\s*)({STRING})|{STRING}", re.DOTALL)
 """A string with a name, or by itself."""
-SECRET_NAME = re.compile(
-    r"(?:token|api[_-]?key|access[_-]?key|private[_-]?key|secret|passw(?:or)?d|authorization|cookie)$", re.IGNORECASE
+NO_SECRET = r"(?i:page|next|prev|previous|continuation|resumption|bos|eos|pad|unk|sep|cls|mask)[_-]?(?i:token)$"
+"""Positions in listings, and words of tokenizers."""
+WORD = r"(?:^|[\W_]|(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z]))"
+"""Where a word of a name begins: api_token, api-token, apiToken, APIToken."""
+SECRET_WORDS = (
+    "(?:api|access|private|secret)[_-]?key|(?:api|access|auth|refresh)?token|(?:client)?secret|pass|passw(?:or)?d"
+    "|auth|authorization|cookie"
 )
+SECRET_FIELD = re.compile(rf"^(?!.*{NO_SECRET}).*{WORD}(?i:{SECRET_WORDS})$")
+SECRET_PARAMETER = re.compile(rf"{SECRET_FIELD.pattern}|{WORD}(?i:sig|signature|login)$|^(?i:key)$")
+"""Names of fields, and of parameters of URLs, that are secrets by their last word."""
 CREDENTIALS = re.compile(
     r"\b(?:hf|gh[a-z]|sk|pk|xox[a-z]|glpat|github_pat)[-_][\w-]{16,}|\bAKIA[0-9A-Z]{16}\b|\beyJ[\w-]+\.eyJ[\w.-]+"
     r"|(?<=\bbearer )[\w.~+/=-]+|(?<=\bbasic )[\w+/=]{8,}",
@@ -95,10 +103,15 @@ class RecordedTransport(httpx.BaseTransport):
 
 
 class Redactor:
-    """Replaces secrets. An address that occurs again gets the same placeholder again."""
+    """Replaces secrets. An address that occurs again gets the same placeholder again.
 
-    def __init__(self) -> None:
+    token: of the source, or `login:key`; it and both of its halves are replaced wherever they occur.
+    """
+
+    def __init__(self, token: str | None = None) -> None:
         self._people: dict[str, str] = {}
+        own = sorted(filter(None, {token, *(token or "").split(":")}), key=len, reverse=True)
+        self._own = re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, own)) or '(?!)'})(?!\w)")
 
     def document(self, text: str) -> str:
         """A JSON document without secrets; of any other text, its quoted strings."""
@@ -106,14 +119,15 @@ class Redactor:
 
     def text(self, text: str) -> str:
         """A text without secrets; it may hold JSON."""
-        clean = CREDENTIALS.sub(REDACTED, without_secrets_in_urls(self.document(text)))
+        clean = without_secrets_in_urls(self.document(text), SECRET_PARAMETER)
+        clean = CREDENTIALS.sub(REDACTED, self._own.sub(REDACTED, clean))
         return EMAIL.sub(self._person, clean)
 
     def _member(self, match: re.Match[str]) -> str:
         name, colon, value = match.groups()
         if name is None:
             return self._literal(match[0])
-        secret = SECRET_NAME.search(name[1:-1])
+        secret = SECRET_FIELD.search(name[1:-1])
         return self._literal(name) + colon + (f'"{REDACTED}"' if secret else self._literal(value))
 
     def _literal(self, literal: str) -> str:
@@ -134,32 +148,51 @@ class Redactor:
 class Recorder:
     """Keeps what a live source answers, without secrets.
 
-    limit: as in Recording. past: whether the day is over. left_out: names of files that seem to hold a secret,
-    or cannot be read.
+    limit: as in Recording. past: whether the day is over. token: as in Redactor. left_out: names of files that seem to
+    hold a secret, or cannot be read.
     """
 
-    def __init__(self, limit: int | None, *, past: bool) -> None:
-        self.limit, self._past, self._redactor = limit, past, Redactor()
+    def __init__(self, limit: int | None, *, past: bool, token: str | None = None) -> None:
+        self.limit, self._past, self._redactor = limit, past, Redactor(token)
         self.exchanges: dict[str, Exchange] = {}
+        self._requests: dict[str, str] = {}
+        self._places: list[tuple[str, str]] = []
         self.files: dict[str, bytes] = {}
         self.left_out: list[str] = []
 
     def keep(self, base_url: str, replay_url: str) -> Keep:
-        """What a client of a base URL calls with each response; replay_url: the base URL of the client that replays."""
+        """What a client of a base URL calls with each response; replay_url: the base URL of the client that replays.
+
+        It raises AtlasError where two requests differ only in hosts or secrets.
+        """
         replay = httpx.Client(base_url=replay_url)
-        places = (base_url.rstrip("/"), replay_url.rstrip("/"))
+        self._places.append((base_url.rstrip("/"), replay_url.rstrip("/")))
 
         def keep(target: str, body: bytes | None, response: httpx.Response, records: list[msgspec.Raw]) -> None:
             request = replay.build_request("GET" if body is None else "POST", target or replay_url, content=body)
             line = self._redactor.text(_line(request))
+            sent = f"{request.url} {request.read().decode()}"
+            if self._requests.setdefault(line, sent) != sent:
+                raise AtlasError(
+                    f"Two requests would be one in the recording: {line}. "
+                    "They differ only in their hosts, or in what is left out as a secret, so they cannot be recorded."
+                )
             kept = {name: response.headers[name] for name in HEADERS if name in response.headers}
-            headers = {name: self._redactor.text(value.replace(*places)) for name, value in kept.items()}
-            content = self._cut(response.content, records) if response.is_success else b"null"
-            text = self._redactor.document(content.decode(errors="surrogateescape").replace(*places))
-            raw = msgspec.Raw(text.encode(errors="surrogateescape"))
-            self.exchanges[line] = Exchange(line, response.status_code, headers, raw)
+            headers = {name: self._redactor.text(self._replayed(value)) for name, value in kept.items()}
+            content = self._cut(line, response.content, records) if response.is_success else b"null"
+            self.exchanges[line] = Exchange(line, response.status_code, headers, msgspec.Raw(self.clean(content)))
 
         return keep
+
+    def clean(self, content: bytes) -> bytes:
+        """A page, or a record of it, as a replay has it."""
+        text = self._redactor.document(self._replayed(content.decode(errors="surrogateescape")))
+        return text.encode(errors="surrogateescape")
+
+    def _replayed(self, text: str) -> str:
+        for place in self._places:
+            text = text.replace(*place)
+        return text
 
     def keep_files(self, folder: Path, items: Iterable[Item]) -> None:
         """Keeps the files that payloads were read from, byte for byte where they hold no secret."""
@@ -185,20 +218,29 @@ class Recorder:
         """What was kept. folder: where the files are."""
         return Recording(list(self.exchanges.values()), folder=folder, limit=self.limit, past=self._past)
 
-    def _cut(self, content: bytes, records: list[msgspec.Raw]) -> bytes:
-        """A page without the records beyond the limit: without what is between the last that stays and the last."""
+    def _cut(self, line: str, content: bytes, records: list[msgspec.Raw]) -> bytes:
+        """A page without the records beyond the limit: without what is between the last that stays and the last.
+
+        Raises AtlasError where the page does not hold the records as they are, in their order.
+        """
         if self.limit is None or len(records) <= self.limit:
             return content
         ends, end = [0], 0
         for record in map(bytes, records):
-            end = content.index(record, end) + len(record)
+            begin = content.find(record, end)
+            if begin < 0:
+                raise AtlasError(
+                    f"The response to {line} cannot be cut: it does not hold the bytes of its records in their order. "
+                    "Record without --limit, or let `records` of the connector return them as msgspec.Raw."
+                )
+            end = begin + len(record)
             ends.append(end)
         return content[: ends[self.limit]] + content[end:]
 
 
 def _line(request: httpx.Request) -> str:
     """A request as recordings have it."""
-    target = without_secrets_in_urls(request.url.raw_path.decode())
+    target = without_secrets_in_urls(request.url.raw_path.decode(), SECRET_PARAMETER)
     return f"{request.method} {target} {request.read().decode()}".rstrip()
 
 
@@ -236,14 +278,14 @@ def read(source: Source, day: date) -> Recording:
         ) from None
 
 
-def write(path: Path, recorder: Recorder) -> None:
-    """Writes a recording, an exchange a line, and files into a folder of its name."""
+def write(path: Path, recorder: Recorder, kind: Kind) -> None:
+    """Writes a recording, an exchange a line, and the files of a folder source into a folder of its name."""
     folder = path.with_suffix("")
     shutil.rmtree(folder, ignore_errors=True)
-    recorded = recorder.recording(folder.name if recorder.files else ".")
+    recorded = recorder.recording(folder.name if kind == "folder" else ".")
     exchanges = b",\n".join(map(msgspec.json.encode, recorded.exchanges))
     rest = msgspec.json.encode(msgspec.structs.replace(recorded, exchanges=[]))[1:-1]
-    path.parent.mkdir(parents=True, exist_ok=True)
+    (folder if kind == "folder" else path.parent).mkdir(parents=True, exist_ok=True)
     path.write_bytes(b'{"exchanges":[\n' + exchanges + b"\n]" + (rest and b",\n" + rest) + b"}\n")
     for name, content in recorder.files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)

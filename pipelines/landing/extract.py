@@ -186,9 +186,16 @@ def record(
                     source.get_record(place, kind, external_id)
     with open_recording(source, window, recorder.recording()) as intake:
         try:
-            list(intake.items({}))
+            replayed = [item.body for item in intake.items({}) if isinstance(item, Payload)]
         except AtlasError as error:
             raise AtlasError(f"What {source.name} answered cannot be replayed: {error} Nothing is written.") from None
+    fetched = [recorder.clean(item.body) for item in items if isinstance(item, Payload)]
+    if replayed != fetched:
+        raise AtlasError(
+            f"What {source.name} answered cannot be replayed: {len(fetched)} payloads were fetched, and the replay has "
+            f"{len(replayed)}, not the same. Nothing is written. Record it again; if it stays so, the connector reads "
+            "other things from the same responses the second time."
+        )
     return items
 
 

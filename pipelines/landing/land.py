@@ -134,7 +134,7 @@ class _Landing:
             case Skipped():
                 self.progress.skipped[item.reason] = self.progress.skipped.get(item.reason, 0) + 1
                 if item.external_id is not None:
-                    self.progress.unreadable.append(("", item.external_id))
+                    self.progress.unreadable.append((item.kind, item.external_id))
             case Checkpoint():
                 self.progress.listings[item.listing] = dict(item.state)
                 self._flush(checkpoint=self.intake.mode == "live")  # no other run is resumed

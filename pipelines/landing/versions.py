@@ -35,11 +35,12 @@ def insert_observations(run: Run) -> None:
 
 
 def confirm_unchanged(run: Run) -> None:
-    """Notes when unchanged versions were received again, at most once a day if their volatile fields are unchanged too.
+    """Notes when unchanged versions were received again: once a day, when their volatile fields changed, and where
+    another landing began since, which must not take them for deleted.
 
     A version that is fetched in between and lands later is then late.
     """
-    run.connection.execute(CONFIRM_UNCHANGED, {"partition": run.partition})
+    run.connection.execute(CONFIRM_UNCHANGED, {"partition": run.partition, "source": run.source, "run": run.id})
 
 
 CLASSIFY = """
@@ -139,5 +140,8 @@ update staging.versions v set confirmed_at = c.fetched_at
 from classified c
 where v.version_id = c.latest_id and c.result in ('unchanged', 'observed')
   and coalesce(v.confirmed_at, v.fetched_at) < c.fetched_at
-  and (c.counters_changed or coalesce(v.confirmed_at, v.fetched_at) < %(partition)s::date)
+  and (c.counters_changed or coalesce(v.confirmed_at, v.fetched_at) < %(partition)s::date or exists (
+      select from ops.fetch_runs r
+      where r.stream = %(source)s and r.kind = 'land' and r.status in ('in_progress', 'failed')
+        and r.fetch_run_id <> %(run)s and r.started_at > coalesce(v.confirmed_at, v.fetched_at)))
 """

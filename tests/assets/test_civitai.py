@@ -278,6 +278,21 @@ def test_what_the_listing_of_one_day_leaves_out_between_pages_that_of_the_next_o
     assert {each.kind for each in first if isinstance(each, FullScan)} == {"models"}
 
 
+def test_two_runs_of_a_day_ask_for_pages_of_different_sizes_and_two_replays_of_the_same(
+    civitai: Source, site: Site, client: Client
+) -> None:
+    cursors: list[dict[str, Any]] = [
+        {},
+        {},
+        *({"models": {"value": f"2026-11-05T12:00:{n:02}+00:00"}} for n in range(9)),
+    ]
+    for each in cursors:
+        list(civitai.fetch(client, Window(DAY, full_refresh=True, cursors=each)))
+    sizes = [target.partition("limit=")[2].partition("&")[0] for target in site.asked if "sort=Newest" in target]
+    sizes = [size for size in sizes if size != "200"]
+    assert (len(sizes), sizes[0] == sizes[1], len(set(sizes))) == (11, True, 3)
+
+
 def test_an_increment_tells_new_versions_of_old_models_and_ends_at_known_ground(
     civitai: Source, site: Site, client: Client
 ) -> None:

@@ -14,7 +14,7 @@ import stamina
 from pipelines.connectors import http
 from pipelines.connectors.http import ATTEMPTS, Client, request_of, without_secrets
 from pipelines.connectors.rate_limit import RateLimit
-from pipelines.errors import AtlasError, SourceFault
+from pipelines.errors import AtlasError, Refused, SourceFault
 from pipelines.warehouse.database import Warehouse
 from tests import hostile
 from tests.hostile import Answer, Asked, Fault, Server
@@ -157,7 +157,7 @@ def test_an_answer_that_is_no_page_is_a_fault_in_words(serve: Serve, at_once: No
 @pytest.mark.parametrize("status", [302, 400, 401, 403, 451])
 def test_a_refusal_is_told_at_once(serve: Serve, status: int) -> None:
     server = serve(Answer(b"no", status, {"Location": "http://elsewhere.invalid/"}))
-    with pytest.raises(SourceFault, match=f"catalog/invented refused {server.url}/list: status {status}"):
+    with pytest.raises(Refused, match=f"catalog/invented refused {server.url}/list: status {status}"):
         ask(server)
     assert len(server.log) == 1
 

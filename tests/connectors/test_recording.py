@@ -4,22 +4,25 @@ import json
 import struct
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import httpx
+import msgspec
 import pytest
 from typer.testing import CliRunner, Result
 
 from pipelines import project
 from pipelines.cli.main import app
-from pipelines.connectors.http import without_secrets_in_urls
-from pipelines.connectors.recording import Redactor
+from pipelines.connectors.http import Client, without_secrets_in_urls
+from pipelines.connectors.recording import Recorder, Redactor
 from pipelines.errors import AtlasError
 from pipelines.landing import extract
 from pipelines.landing.land import land_intake
-from pipelines.source import FullScan, Payload, Source, Window
+from pipelines.source import FullScan, Item, Payload, Source, Window
 from pipelines.warehouse.database import Warehouse
 from tests.hostile import Answer, Asked, Server
 
@@ -172,6 +175,97 @@ def test_a_source_that_fails_leaves_no_recording(record: Record, hub: Hub, sampl
     assert not samples.exists()
 
 
+# Paging that looks like a secret
+
+
+class ByToken:
+    """Models on pages of two; a page names the next one by a parameter, or by one that is a secret."""
+
+    def __init__(self, parameter: str, field: str = "nextPageToken") -> None:
+        self.parameter, self.field = parameter, field
+
+    def answer(self, asked: Asked) -> Answer:
+        begin = int(asked.arguments.get(self.parameter, 0))
+        models = [a_model(number) for number in range(1, 6)][begin : begin + 2]
+        return Answer({"models": models, **({self.field: str(begin + 2)} if begin < 4 else {})})
+
+
+def tokens_source(parameter: str, field: str, civitai: Source) -> Source:
+    def fetch(client: Client, window: Window) -> Iterator[Item]:
+        position = ""
+        while True:
+            target = f"/models?limit=2&{parameter}={position}" if position else "/models?limit=2"
+            _, page = client.request(target, dict[str, Any], records=lambda page: page["models"])
+            assert page
+            for model in page["models"]:
+                yield Payload(json.dumps(model).encode(), target, str(model["id"]), kind="models")
+            if not (position := page.get(field, "")):
+                return
+
+    return replace(civitai, fetch=fetch, get_record=None)
+
+
+def recorded_pages(
+    warehouse: Warehouse, civitai: Source, monkeypatch: pytest.MonkeyPatch, parameter: str, field: str
+) -> list[str]:
+    """Records a listing; the lines of its requests."""
+    with Server(ByToken(parameter, field).answer) as server:
+        monkeypatch.setenv("ATLAS_CIVITAI_BASE_URL", server.url)
+        recorder = Recorder(None, past=False)
+        source = tokens_source(parameter, field, civitai)
+        extract.record(warehouse, source, Window(TODAY), recorder, lambda _: None)
+    return list(recorder.exchanges)
+
+
+@pytest.mark.parametrize(
+    ("parameter", "field"),
+    [
+        ("pageToken", "nextPageToken"),
+        ("next_token", "next_token"),
+        ("keyword", "next"),
+        ("signal", "continuationToken"),
+    ],
+)
+def test_a_listing_that_pages_by_a_token_is_recorded_whole(
+    warehouse: Warehouse, civitai: Source, monkeypatch: pytest.MonkeyPatch, parameter: str, field: str
+) -> None:
+    lines = recorded_pages(warehouse, civitai, monkeypatch, parameter, field)
+    assert lines == [f"GET /models?limit=2{more}" for more in ("", f"&{parameter}=2", f"&{parameter}=4")]
+
+
+def test_two_requests_that_differ_only_in_a_secret_are_refused(
+    warehouse: Warehouse, civitai: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(AtlasError, match=r"Two requests would be one in the recording: GET /models\?limit=2\."):
+        recorded_pages(warehouse, civitai, monkeypatch, "access_token", "next")
+
+
+def test_a_replay_that_ends_early_is_refused(
+    warehouse: Warehouse, civitai: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A connector that reads less the second time."""
+    source = tokens_source("page", "next", civitai)
+    reads = iter([None, 2])
+
+    def fetch(client: Client, window: Window) -> Iterator[Item]:
+        yield from islice(source.fetch(client, window), next(reads))
+
+    with Server(ByToken("page", "next").answer) as server:
+        monkeypatch.setenv("ATLAS_CIVITAI_BASE_URL", server.url)
+        with pytest.raises(AtlasError, match="5 payloads were fetched, and the replay has 2"):
+            extract.record(
+                warehouse, replace(source, fetch=fetch), Window(TODAY), Recorder(None, past=False), lambda _: None
+            )
+
+
+@pytest.mark.parametrize("records", [[b'{"id": 2}', b'{"id": 1}'], [b'{"id":1}', b'{"id":2}']])
+def test_a_page_that_cannot_be_cut_is_told_in_a_sentence(records: list[bytes]) -> None:
+    keep = Recorder(1, past=False).keep("http://here.example", "http://here.example")
+    response = httpx.Response(200, content=b'[{"id": 1}, {"id": 2}]')
+    with pytest.raises(AtlasError, match=r"The response to GET /list cannot be cut: .* Record without --limit"):
+        keep("/list", None, response, [msgspec.Raw(each) for each in records])
+
+
 # Folders
 
 
@@ -204,6 +298,16 @@ def test_a_folder_is_copied_file_by_file(
         "deep/by.json": b'{"nodes": [], "author": "person1@example.org", "token": "REDACTED"}',
         "plain.json": b'{"nodes": [],   "z": 1.50}',
     }
+    for path in folder.glob("*.*"):
+        path.unlink()
+    (folder / "deep" / "by.json").unlink()
+    samples = project.SAMPLES / "catalog" / "comfyui"
+    (samples / "another.json").write_bytes(b'{"nodes": []}')
+    assert record("catalog/comfyui", "--replace").exit_code == 0
+    (samples / "another.json").unlink()
+    assert replayed(comfyui, warehouse) == [FullScan("", 1)], "an empty folder, not the one beside it"
+    (folder / "plain.json").write_bytes(b'{"nodes": []}')
+    (folder / "other.json").write_bytes(b'{"nodes": []}')
     assert record("catalog/comfyui", "--limit", "1", "--replace").exit_code == 0
     assert len(replayed(comfyui, warehouse)) == 1
 
@@ -228,12 +332,47 @@ def test_a_folder_is_copied_file_by_file(
         ),
         ('{"x": "Bearer abcdef123456", "y": "' + TOKEN + '"}', '{"x": "Bearer REDACTED", "y": "REDACTED"}'),
         ('{"nested": "{\\"token\\": \\"abc\\"}"}', '{"nested": "{\\"token\\": \\"REDACTED\\"}"}'),
+        (
+            '{"nextPageToken": "a", "next_token": "b", "cursor": "c", "bos_token": "<s>", "login": "d", "key": "e"}',
+            '{"nextPageToken": "a", "next_token": "b", "cursor": "c", "bos_token": "<s>", "login": "d", "key": "e"}',
+        ),
+        (
+            '{"accessToken": "a", "hub-token": "b", "APIToken": "c", "x_auth": "d", "PASSWORD": "e", "apikey": "f"}',
+            '{"accessToken": "REDACTED", "hub-token": "REDACTED", "APIToken": "REDACTED", "x_auth": "REDACTED", '
+            '"PASSWORD": "REDACTED", "apikey": "REDACTED"}',
+        ),
         ('{"v": 1.50, "u": "\\u00e9", "n": "pkg@1.2"}', '{"v": 1.50, "u": "\\u00e9", "n": "pkg@1.2"}'),
     ],
-    ids=range(6),
+    ids=range(8),
 )
 def test_secrets_and_addresses_are_replaced_and_every_other_byte_stays(received: str, kept: str) -> None:
     assert Redactor().document(received) == kept
+
+
+def test_the_own_token_is_replaced_wherever_it_occurs() -> None:
+    clean = Redactor("ann:s3cret").document(
+        '{"ann": "by ann", "x": "/u/ann?k=s3cret", "y": "ann:s3cret", "z": "annal"}'
+    )
+    assert clean == '{"REDACTED": "by REDACTED", "x": "/u/REDACTED?k=REDACTED", "y": "REDACTED", "z": "annal"}'
+
+
+def test_the_own_token_is_in_no_recording(record: Record, hub: Hub, samples: Path) -> None:
+    hub.models[2] |= {"caller": "a-secret"}
+    assert record("catalog/civitai").exit_code == 0
+    assert "a-secret" not in (samples / "catalog" / "civitai" / f"{TODAY}.json").read_text()
+
+
+@pytest.mark.parametrize(
+    ("received", "kept"),
+    [
+        ("/list?limit=100&pageToken=abc", "/list?limit=100&pageToken=abc"),
+        ("/list?keyword=lora&signal=1&design=2&start_key=3", "/list?keyword=lora&signal=1&design=2&start_key=3"),
+        ("/list?key=a&X-Amz-Signature=b&page=2&apiKey=c&login=d", "/list?page=2"),
+        ("https://me:pw@host/list?sig=a&amp;access_token=b", "https://host/list"),
+    ],
+)
+def test_parameters_are_removed_from_recordings_by_their_last_word(received: str, kept: str) -> None:
+    assert Redactor().text(received) == kept
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from pipelines import ledger, project
-from pipelines.errors import SourceFault
+from pipelines.errors import Refused, SourceFault
 from pipelines.landing import land
 from pipelines.landing.intake import GetRecord, Intake
 from pipelines.ledger import Run
@@ -184,6 +184,20 @@ def test_a_record_that_cannot_be_read_this_time_stays(warehouse: Warehouse, shel
     assert run.stats["skipped"] == {"cannot be read": 1}
 
 
+def test_a_record_of_one_kind_that_cannot_be_read_stays_and_its_namesake_goes(
+    warehouse: Warehouse, library: Source
+) -> None:
+    def one(kind: str, number: int) -> Payload:
+        return payload(author(number, url="https://cover.example"), kind=kind)
+
+    take_in(warehouse, library, [one(kind, number) for kind in ("authors", "covers") for number in (1, 2)])
+    unread = Skipped("1", "cannot be read", "1", kind="authors")
+    scans = [FullScan("authors", 1), FullScan("covers", 1)]
+    run = take_in(warehouse, library, [unread, one("authors", 2), one("covers", 2), *scans], DAYS[1])
+    left = rows(warehouse, "select stream, external_id from staging.versions where latest and payload_id is null")
+    assert (run.counts.deleted, left) == (1, [("toy/library.covers", "1")])
+
+
 def test_a_skipped_thing_that_is_no_record_keeps_none(warehouse: Warehouse, shelf: Source) -> None:
     take_in(warehouse, shelf, notes("ab"))
     run = take_in(warehouse, shelf, [Skipped("a", "no note"), note("b"), ALL], DAYS[1])
@@ -243,6 +257,31 @@ def test_what_another_run_landed_while_the_listing_was_read_is_not_taken_for_gon
     take_in(warehouse, shelf, notes("a"))
     run = land.land_intake(warehouse, shelf, DAYS[0], nullcontext(Intake(items, "live")))
     assert (run.counts.deleted, there(warehouse)) == (0, ["a", "b", "new"])
+
+
+@pytest.mark.parametrize("breaks_off", [False, True])
+def test_what_another_run_received_unchanged_meanwhile_is_not_taken_for_gone(
+    warehouse: Warehouse, shelf: Source, breaks_off: bool
+) -> None:
+    """Also where it was received earlier on the same day, and where the run breaks off and is resumed."""
+
+    def items(resume: Mapping[str, Any]) -> Iterator[Item]:
+        if not resume:
+            yield note("a")
+            yield Checkpoint("notes", {"page": 1})
+            if breaks_off:
+                raise ConnectionError("gone")
+            land.land_items(warehouse, shelf, DAYS[0], notes("ab"))
+        yield ALL
+
+    land.land_items(warehouse, shelf, DAYS[0], notes("ab"))
+    intake = Intake(items, "live")
+    if breaks_off:
+        with pytest.raises(ConnectionError):
+            land.land_intake(warehouse, shelf, DAYS[0], nullcontext(intake))
+        land.land_items(warehouse, shelf, DAYS[0], notes("ab"))
+    run = land.land_intake(warehouse, shelf, DAYS[0], nullcontext(intake))
+    assert (run.counts.deleted, there(warehouse)) == (0, ["a", "b"])
 
 
 def test_a_look_that_fails_fails_the_run(warehouse: Warehouse, shelf: Source) -> None:
@@ -454,6 +493,14 @@ def test_what_landed_while_it_was_broken_off_is_not_taken_for_gone(warehouse: Wa
     land.land_items(warehouse, shelf, DAYS[0], [note("meanwhile")])
     run = go_on(warehouse, shelf, pages)
     assert (run.counts.deleted, "meanwhile" in there(warehouse)) == (0, True)
+
+
+def test_a_refused_page_is_asked_for_again_by_the_next_run(warehouse: Warehouse, shelf: Source) -> None:
+    pages = Pages([(3, Refused("it is ill: status 403"))])
+    break_off(warehouse, shelf, pages)
+    run = go_on(warehouse, shelf, pages)
+    assert pages.asked[1] == [3, 4]
+    assert_all_landed_once(warehouse, run)
 
 
 @pytest.mark.parametrize(
