@@ -333,6 +333,17 @@ def test_a_version_with_the_same_counters_makes_no_observation(shared: Warehouse
     assert (history(shared, number), series(shared, number)) == ((2, 1), [(DAYS[0], 1)])
 
 
+def test_counters_of_a_body_that_cannot_be_split_are_not_replaced_by_older_ones(
+    shared: Warehouse, library: Source, number: int
+) -> None:
+    take(shared, library, counted(number, 5))
+    twice = json.dumps(counted(number, 10)).replace('"name"', '"name": "Lighthouse", "name"')
+    land_items(shared, library, DAYS[1], [payload(twice.encode())], fetched_at=at(DAYS[1]))
+    transform(shared, library, DAYS[1])
+    assert history(shared, number) == (2, 1)
+    assert of_book(shared, number) == 10
+
+
 def test_counters_that_go_and_come_back_are_versions(shared: Warehouse, library: Source, number: int) -> None:
     for day, loans in zip(DAYS, (1, None, 1), strict=False):
         take(shared, library, counted(number, loans), day)
@@ -480,9 +491,24 @@ def test_two_counts_of_one_time_are_both_kept_and_the_later_one_is_in_force(
     assert series(shared, number) == [(DAYS[0], 1), (DAYS[0], 2)]
     before = observations(shared, number)
     for loans in (1, 2, 1):
-        take(shared, library, counted(number, loans))
+        run, applied = take(shared, library, counted(number, loans))
+        assert (run.counts.fetched, run.counts.unchanged, applied.counts.fetched) == (1, 1, 0)
     assert observations(shared, number) == before
     assert of_book(shared, number) == 2
+    run, _ = take(shared, library, counted(number, 3))
+    assert (run.counts.updated, of_book(shared, number)) == (1, 3)
+    assert series(shared, number) == [(DAYS[0], 1), (DAYS[0], 2), (DAYS[0], 3)]
+
+
+def test_late_counts_of_one_time_are_all_kept(shared: Warehouse, library: Source, number: int) -> None:
+    take(shared, library, counted(number, 1))
+    take(shared, library, counted(number, 9), DAYS[2])
+    for updated in (1, 0):
+        for loans in (2, 3):
+            run, _ = take(shared, library, counted(number, loans), DAYS[1])
+            assert (run.counts.updated, run.counts.unchanged) == (updated, 1 - updated)
+    assert series(shared, number) == [(DAYS[0], 1), (DAYS[1], 2), (DAYS[1], 3), (DAYS[2], 9)]
+    assert of_book(shared, number) == 9
 
 
 def test_counters_that_come_late_are_of_the_series_and_not_the_newest(
