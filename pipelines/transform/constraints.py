@@ -120,13 +120,13 @@ def _reject_losers(incoming: IncomingTable) -> int:
     winners: dict[tuple[int, int], dict[str, Any]] = {}
     losers = []
     for row in incoming.connection.execute(_contested(incoming)):
-        claims = [(number, value) for number, value in enumerate(row["values"]) if value is not None]
-        taken = next((claim for claim in claims if claim in winners), None)
-        if taken is None:
-            winners |= dict.fromkeys(claims, row)
+        keys = [(number, value) for number, value in enumerate(row["values"]) if value is not None]
+        lost = next((key for key in keys if key in winners), None)
+        if lost is None:
+            winners |= dict.fromkeys(keys, row)
         else:
-            winner = winners[taken]
-            losers.append((row["place"], taken[0], winner["key"], winner["record_id"] == row["record_id"]))
+            winner = winners[lost]
+            losers.append((row["place"], lost[0], winner["key"], winner["record_id"] == row["record_id"]))
     if not losers:
         return 0
     incoming.connection.execute(CREATE_LOSERS, [list(each) for each in zip(*losers, strict=True)])
