@@ -263,13 +263,13 @@ def test_counters_that_change_make_an_observation_and_no_version(
     shared: Warehouse, library: Source, number: int
 ) -> None:
     first, _ = take(shared, library, counted(number, 1))
-    second, taken_in = take(shared, library, counted(number, 2), DAYS[1])
+    second, applied = take(shared, library, counted(number, 2), DAYS[1])
     assert (first.counts.created, second.counts.updated, second.counts.unchanged) == (1, 1, 0)
     assert second.stats["bodies"] == 0
     assert history(shared, number) == (1, 2)
-    assert taken_in.counts.created == 1  # the series' row
-    assert taken_in.stats["tables"]["toy.authors"]["updated"] == 0  # they are no part of its raw
-    assert taken_in.stats["tables"]["toy.books"]["updated"] == 1
+    assert applied.counts.created == 1  # the series' row
+    assert applied.stats["tables"]["toy.authors"]["updated"] == 0  # they are no part of its raw
+    assert applied.stats["tables"]["toy.books"]["updated"] == 1
 
 
 def test_the_body_has_the_newest_counters_and_an_author_has_them_in_its_series_alone(
@@ -384,7 +384,7 @@ SAID = [(1, 2, 3), (1, 2, 1), (1, 1, 2), (1, 2, 2), (1, 1, 1)]
 """What is counted on each of three days."""
 
 
-@pytest.mark.parametrize("eagerly", [True, False], ids=["taken in each time", "taken in at the end"])
+@pytest.mark.parametrize("eagerly", [True, False], ids=["applied each time", "applied at the end"])
 def test_the_newest_counters_are_those_received_last_in_any_order_of_arrival(
     shared: Warehouse, library: Source, eagerly: bool
 ) -> None:
@@ -516,8 +516,8 @@ def test_counters_that_come_late_are_of_the_series_and_not_the_newest(
 ) -> None:
     take(shared, library, counted(number, 1))
     take(shared, library, counted(number, 3), DAYS[2])
-    run, taken_in = take(shared, library, counted(number, 2), DAYS[1])
-    assert (run.counts.updated, taken_in.counts.created, taken_in.counts.updated) == (1, 1, 0)
+    run, applied = take(shared, library, counted(number, 2), DAYS[1])
+    assert (run.counts.updated, applied.counts.created, applied.counts.updated) == (1, 1, 0)
     assert series(shared, number) == [(DAYS[0], 1), (DAYS[1], 2), (DAYS[2], 3)]
     assert of_book(shared, number) == 3
 
