@@ -18,13 +18,12 @@ from pathlib import Path
 
 from sqlalchemy import Table
 
-import assets
 from pipelines.errors import AtlasError
 from pipelines.source import Source
 from pipelines.warehouse.declare import declare_schema, metadata
 from pipelines.warehouse.objects import DECLARED, SqlObject, view
 
-ROOT = Path(str(assets.__file__)).resolve().parent.parent
+ROOT = Path(str(importlib.import_module("assets").__file__)).resolve().parent.parent
 ASSETS, SQL, SAMPLES = ROOT / "assets", ROOT / "sql", ROOT / "samples"
 
 

@@ -121,12 +121,12 @@ def _reject_losers(incoming: IncomingTable) -> int:
     losers = []
     for row in incoming.connection.execute(_contested(incoming)):
         keys = [(number, value) for number, value in enumerate(row["values"]) if value is not None]
-        lost = next((key for key in keys if key in winners), None)
-        if lost is None:
+        taken = next((key for key in keys if key in winners), None)
+        if taken is None:
             winners |= dict.fromkeys(keys, row)
         else:
-            winner = winners[lost]
-            losers.append((row["place"], lost[0], winner["key"], winner["record_id"] == row["record_id"]))
+            winner = winners[taken]
+            losers.append((row["place"], taken[0], winner["key"], winner["record_id"] == row["record_id"]))
     if not losers:
         return 0
     incoming.connection.execute(CREATE_LOSERS, [list(each) for each in zip(*losers, strict=True)])

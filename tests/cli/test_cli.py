@@ -55,17 +55,17 @@ def models(tmp_path: Path) -> Path:
         ),
         (
             ["land", "catalog/civitai.models", "--from", "Makefile"],
-            "Makefile is not a file of payloads: its name should end in",
+            "Makefile is no file of payloads: its name should end in",
         ),
         (["runs", "catalog/nothing"], "There is no source or domain 'catalog/nothing'"),
         (["quarantine", "list", "catalog/nothing"], "There is no source or domain 'catalog/nothing'"),
         (
             ["land", "catalog/civitai.models", "--from", "/dev/stdin"],
-            "stdin is not a file of payloads: its name should end in",
+            "stdin is no file of payloads: its name should end in",
         ),
         (
             ["land", "catalog/civitai.models", "--from", "pipelines/cli"],
-            "There is no JSON or NDJSON file in the folder pipelines/cli.",
+            "cli has no file of payloads: its name should end in",
         ),
         (["quarantine", "show", "7"], "There is no quarantine entry 7. See them with: atlas quarantine list"),
         (["ask", "why"], "There is no question 'why'. There are: "),

@@ -142,7 +142,7 @@ def test_a_change_by_hand_is_found_and_corrected_and_nothing_else_is_written(
 
 def test_the_command_ends_as_its_run_does(three_authors: Warehouse, atlas: Atlas) -> None:
     """One cover is rejected."""
-    assert "1 quarantined (partial_success)" in words(atlas("rebuild", "toy", code=PARTIAL).stderr)
+    assert "1 quarantined (partial_success)" in words(atlas("rebuild", "toy", code=PARTIAL).stdout)
     atlas("rebuild", "toy", "--check")
 
 

@@ -38,8 +38,15 @@ from tests.pasts import any_of_library, some
 pytestmark = pytest.mark.usefixtures("toy")
 
 SEED = int(os.environ.get("SCOPE_SEED", "20261101"))
-AGAIN = ("ops.sources", "staging.quarantine")
-"""What a transform in full of the same writes: how often quarantine has seen a row."""
+
+
+def written(warehouse: Warehouse) -> dict[str, list[tuple[Any, ...]]]:
+    """Place and inserting transaction of every tuple, but for how often quarantine has seen a row.
+
+    Without xmax: where rows are rejected, rows that they refer to were locked before.
+    """
+    return {name: [row[:2] for row in found] for name, found in tuples(warehouse, "staging.quarantine").items()}
+
 
 Teller = Callable[[], Recorder]
 
@@ -232,11 +239,11 @@ def test_a_full_transform_of_all_of_it_again_writes_nothing(teller: Teller, case
     for day, name in zip(DAYS, reversed(records), strict=False):
         recorder.land(name, records[name], day=day)
         recorder.transform(day)
-    before = tuples(recorder.warehouse, *AGAIN)
+    before = written(recorder.warehouse)
     for day in DAYS[: len(records)]:
         run = transform(recorder.warehouse, recorder.source, day, full=True)
         assert (run.counts.created, run.counts.updated, run.counts.deleted) == (0, 0, 0)
-    assert tuples(recorder.warehouse, *AGAIN) == before
+    assert written(recorder.warehouse) == before
 
 
 def test_of_three_that_have_a_key_the_others_move_up_as_the_smallest_goes(teller: Teller) -> None:
@@ -397,10 +404,10 @@ def test_a_history_by_chance_ends_in_what_one_load_of_its_last_payloads_makes(
     history(recorder, dice, step)
     found = state(recorder.warehouse)
 
-    before = tuples(recorder.warehouse, *AGAIN)
+    before = written(recorder.warehouse)
     for day in DAYS:
         transform(recorder.warehouse, source, day, full=True)
-    assert tuples(recorder.warehouse, *AGAIN) == before, "in full again"
+    assert written(recorder.warehouse) == before, "in full again"
 
     again = emptied()
     items = [payload(body, name, kind) for (kind, name), body in recorder.now.items()]
