@@ -52,7 +52,7 @@ coverage: install ## which share of the lines of each package tests run
 test-histories: install ## many histories of sources that change while they are read; HISTORY=<seed> repeats one
 	HISTORIES=$(HISTORIES) $(BIN)/python -m pytest -n $(JOBS) --dist worksteal -rP --show-capture=stdout tests/landing/test_histories.py
 
-test-crashes: install ## a crash at every statement of each command, and every outage; CRASHES_SEED=<seed> repeats one
+test-crashes: install ## a crash at every statement of landing, transform, rebuild, prune and erase, 100 of each other command, every outage; CRASHES_SEED=<seed> repeats one
 	CRASHES=all $(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(addprefix tests/promises/test_i7_,crash.py outages.py)
 
 bench: install ## what must take no longer than it may; on a machine that does nothing else

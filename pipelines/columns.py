@@ -30,6 +30,12 @@ Read = tuple[str, Steps]
 
 EXTRACTS = exp.JSONExtract | exp.JSONExtractScalar | exp.JSONBExtract | exp.JSONBExtractScalar | exp.JSONBContainsTopKey
 
+REPLACE_NULL = (
+    *(exp.Anonymous, exp.Case, exp.Coalesce, exp.Greatest, exp.Least, exp.Concat, exp.ConcatWs, exp.Format),
+    *(exp.Array, exp.ArrayAgg, exp.Count, exp.Is, exp.NullSafeEQ, exp.NullSafeNEQ),
+)
+"""Expressions that may have a value where an argument is NULL."""
+
 _TOKEN = re.compile(
     r"(?P<pairs>\.keyvalue\(\))|\?\s*\((?P<filter>.+?)\)(?=$|[.\[])|(?P<each>\[\*\])|\[(?P<index>\d+)\]"
     r'|(?P<any>\.\*)|\.(?P<key>\w+)|\."(?P<quoted>[^"\\]+)"|\s+'
@@ -173,9 +179,10 @@ class _Reader:
         sides = _sides(self.tree)
         for side in sides:
             for named, value in zip(sides[0].expressions, side.expressions, strict=False):
-                is_null = value.find(exp.Case, exp.Coalesce, exp.Anonymous) is None
+                is_null = value.find(*REPLACE_NULL) is None
                 for kind, steps in self._of(value):
-                    result[kind, _to_values(steps)][named.alias_or_name] = is_null
+                    found = result[kind, _to_values(steps)]
+                    found[named.alias_or_name] = found.get(named.alias_or_name, True) and is_null
         return result
 
     def _steps(self) -> Iterator[tuple[Any, Steps]]:

@@ -210,10 +210,11 @@ def close_dead_runs(warehouse: Warehouse) -> list[UUID]:
 DIED = "the process ended before it closed the run; the next run resumes after its last checkpoint, or starts over"
 
 DELETE_UNRESUMED = """
-delete from staging.{}
+delete from staging.{0}
 where fetch_run_id = any(array(
     select f.fetch_run_id from ops.fetch_runs f
-    where f.status = 'failed' and f.kind = 'land' and f.started_at > now() - interval '9 days'
+    where f.status = 'failed' and f.kind = 'land'
+      and exists (select from staging.{0} u where u.fetch_run_id = f.fetch_run_id)
       and (f.started_at < now() - interval '1 day'
            or not exists (select from staging.checkpoints c where c.fetch_run_id = f.fetch_run_id))
 ))

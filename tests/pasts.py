@@ -99,13 +99,13 @@ class World:
     dice: random.Random
     changes: bool = True
     """Whether SELECT files change."""
-    told: dict[str, Recorder] = field(default_factory=dict)
+    recorders: dict[str, Recorder] = field(default_factory=dict)
     tables_after: dict[UUID, Tables] = field(default_factory=dict)
     runs: list[Run] = field(default_factory=list)
     after: Callable[["World", Run], None] = lambda world, run: None
 
     def __post_init__(self) -> None:
-        self.told = {name: Recorder(self.warehouse, source) for name, source in project.sources().items()}
+        self.recorders = {name: Recorder(self.warehouse, source) for name, source in project.sources().items()}
 
     def record(self, run: Run) -> None:
         """Notes the rows of the tables after a run."""
@@ -115,17 +115,17 @@ class World:
 
     def step(self) -> None:
         """Lands, changes or deletes a record; then perhaps changes a SELECT file, or transforms a day."""
-        name = self.dice.choice(list(self.told))
-        told = self.told[name]
+        name = self.dice.choice(list(self.recorders))
+        recorder = self.recorders[name]
         kind, record, body = GENERATORS[name](self.dice)
         day = self.dice.choice(DAYS)
-        if self.dice.random() < 0.25 and (kind, record) in told.now:
-            self.record(told.full_refresh(record, day=day, kind=kind))
+        if self.dice.random() < 0.25 and (kind, record) in recorder.now:
+            self.record(recorder.full_refresh(record, day=day, kind=kind))
         else:
-            self.record(told.land(record, body, day=day, kind=kind))
-            told.clock += timedelta(hours=self.dice.choice([0, 7]))
+            self.record(recorder.land(record, body, day=day, kind=kind))
+            recorder.clock += timedelta(hours=self.dice.choice([0, 7]))
         if self.changes and self.dice.random() < 0.4:
-            address = self.dice.choice([each for each in EDITIONS if each.rpartition("/")[0] in self.told])
+            address = self.dice.choice([each for each in EDITIONS if each.rpartition("/")[0] in self.recorders])
             self.files.change(address, self.dice.choice([None, *range(len(EDITIONS[address]))]))
         if self.dice.random() < 0.6:
             self.transform_pending(1)
@@ -133,7 +133,9 @@ class World:
     def transform_pending(self, most: int = 99) -> None:
         """Transforms pending days in a random order."""
         days = [
-            (told.source, day) for told in self.told.values() for day in pending_partitions(self.warehouse, told.source)
+            (recorder.source, day)
+            for recorder in self.recorders.values()
+            for day in pending_partitions(self.warehouse, recorder.source)
         ]
         self.dice.shuffle(days)
         for source, day in days[:most]:

@@ -36,7 +36,7 @@ class Day:
         return [item for item in self.items if isinstance(item, Skipped)]
 
     @property
-    def swept(self) -> list[FullScan]:
+    def full_scans(self) -> list[FullScan]:
         return [item for item in self.items if isinstance(item, FullScan)]
 
 

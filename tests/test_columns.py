@@ -1,6 +1,7 @@
 """What the parser of SELECTs finds: JSON paths through JSON_TABLE, operators, subqueries and CTEs; and its limits."""
 
 from dataclasses import dataclass
+from itertools import permutations
 
 import pytest
 from sqlalchemy import MetaData, Table
@@ -111,3 +112,35 @@ def test_every_select_file_is_followed_and_parsed_once(source: Source) -> None:
         assert found.paths
         assert (found.problem, found.unresolved) == (None, frozenset()), select.file.address
         assert reads(source, select) is found
+
+
+@pytest.mark.parametrize(
+    ("value", "is_null"),
+    [
+        ("p.body ->> 'a'", True),
+        ("upper(p.body ->> 'a') || 'x'", True),
+        ("coalesce(p.body ->> 'a', 'x')", False),
+        ("case when p.body ->> 'a' = 'x' then 1 end", False),
+        ("greatest(p.body ->> 'a', 'x')", False),
+        ("least(p.body ->> 'a', 'x')", False),
+        ("concat(p.body ->> 'a', 'x')", False),
+        ("concat_ws(',', p.body ->> 'a', 'x')", False),
+        ("array[p.body ->> 'a']", False),
+        ("p.body ->> 'a' is null", False),
+        ("p.body ->> 'a' is not null", False),
+        ("p.body ->> 'a' is distinct from 'x'", False),
+        ("p.body ->> 'a' is not distinct from 'x'", False),
+        ("count(p.body ->> 'a')", False),
+        ("array_agg(p.body ->> 'a')", False),
+        ("format('%s', p.body ->> 'a')", False),
+        ("jsonb_build_object('b', p.body -> 'a')", False),
+    ],
+)
+def test_a_column_is_null_without_a_path_only_where_nothing_replaces_the_null(value: str, is_null: bool) -> None:
+    assert read(f"select {value} as c from payloads as p").columns == {("", ("a",)): {"c": is_null}}
+
+
+@pytest.mark.parametrize("sides", [*permutations(["p.body ->> 'a'", "coalesce(p.body ->> 'a', 'x')"])])
+def test_a_column_is_null_without_a_path_only_where_every_side_of_a_union_is(sides: tuple[str, str]) -> None:
+    found = read(" union all ".join(f"select {value} as c from payloads as p" for value in sides))
+    assert found.columns == {("", ("a",)): {"c": False}}

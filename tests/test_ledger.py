@@ -158,6 +158,34 @@ def test_a_run_that_fails_says_why(warehouse: Warehouse, library: Source) -> Non
     assert rows(warehouse, "select from staging.versions") == []
 
 
+@pytest.mark.parametrize("status", ["failed", "in_progress"])
+@pytest.mark.parametrize("days", [0, 10])
+def test_a_checkpoint_that_no_run_resumed_for_a_day_is_deleted_with_its_records(
+    warehouse: Warehouse, library: Source, status: str, days: int
+) -> None:
+    with warehouse.connect() as connection:
+        connection.execute(
+            """
+            with run as (
+                insert into ops.fetch_runs
+                    (stream, kind, asset_key, partition_key, status, code_version, started_at, ended_at)
+                select %(name)s, 'land', %(name)s, %(day)s, %(status)s, 'a test',
+                    now() - make_interval(days => %(days)s),
+                    case %(status)s when 'failed' then now() end
+                returning fetch_run_id
+            ), reject as (
+                insert into staging.rejects (fetch_run_id, stream, bytes, digest, request, reason, detail)
+                select fetch_run_id, 'toy/library.authors', '', '', 'here', 'id', 'no id' from run
+            )
+            insert into staging.checkpoints (fetch_run_id, progress) select fetch_run_id, '{}' from run
+            """,
+            {"name": library.name, "day": DAY, "status": status, "days": days},
+        )
+    ledger.close_dead_runs(warehouse)
+    for name in ("checkpoints", "rejects"):
+        assert len(rows(warehouse, f"select * from staging.{name}")) == (0 if days else 1), name
+
+
 def test_numbers_that_do_not_add_up_publish_nothing(warehouse: Warehouse, library: Source) -> None:
     with pytest.raises(psycopg.errors.CheckViolation, match="conservation"), working(warehouse, library) as run:
         run.close(Counts(fetched=3, created=1, quarantined=1), {})

@@ -14,9 +14,16 @@ from pipelines.landing.intake import Intake, Progress
 from pipelines.ledger import Run
 from pipelines.source import Payload, Source
 
-MAX_LOSS = 0.2
 ACCEPTED_LOSS = 5
-"""This many missing records are accepted, whatever their share is, if the scan listed any record."""
+"""This many records or rows may go, whatever their share is; of records, if the scan listed any."""
+
+ACCEPTED_SHARE = 5
+"""One of so many may go."""
+
+
+def loses_too_much(lost: int, before: int) -> bool:
+    """Whether more than a fifth is lost, and more than five: what stops a landing or a transform without `--shrink`."""
+    return lost > ACCEPTED_LOSS and lost * ACCEPTED_SHARE > before
 
 BESIDE = 20
 """The most records on either side of a range of ids that may have been its ends: asked for, one after another, until
@@ -46,7 +53,7 @@ def find_deleted(
             intake.notes["not deleted: payloads without a readable id"] += len(missing)
         elif scan.responses > 1 and intake.get_record is None:
             intake.notes["not deleted: listed in several answers, and no record can be fetched by id"] += len(missing)
-        elif not shrink and (not listed or len(missing) > max(ACCEPTED_LOSS, MAX_LOSS * (listed + len(missing)))):
+        elif not shrink and (not listed or loses_too_much(len(missing), listed + len(missing))):
             raise SourceFault(
                 f"{stream} lists {listed} records, and lacks {len(missing)} of those that it had: more than a fifth. "
                 "Nothing of this run is published. If they really were deleted, run it again with --shrink."

@@ -54,8 +54,8 @@ with ranked as (
 ),
 
 compared as (
-    select r.*, l.version_id as latest_id, l.observed_at as newest_at, l.counters_digest as newest_counters,
-        coalesce(r.fetched_at < greatest(l.observed_at, l.received_at), false) as late,
+    select r.*, l.version_id as latest_id, l.counters_digest as newest_counters,
+        coalesce(r.fetched_at < greatest(l.observed_at - interval '1 millisecond', l.received_at), false) as late,
         case
             when r.rank > 1 and r.digest = r.last_digest then 'duplicate'
             when r.rank > 1 then 'superseded'
@@ -79,10 +79,8 @@ compared as (
 ),
 
 observed as (
-    select c.*,
-        case when late then fetched_at else greatest(fetched_at, newest_at + interval '1 microsecond') end
-            as observed_at,
-        c.rank = 1 and c.counters_digest is not null and c.counters_digest is distinct from case
+    select c.*, greatest(c.fetched_at, t.last_at + interval '1 microsecond') as observed_at,
+        c.rank = 1 and c.counters_digest is not null and t.known is not true and c.counters_digest is distinct from case
             when late then (
                 select o.digest from staging.observations o
                 where o.record_id = c.record_id and o.observed_at <= c.fetched_at
@@ -90,6 +88,10 @@ observed as (
             else newest_counters
         end as counters_changed
     from compared c
+    cross join lateral ( -- observations of one time are stored a microsecond apart
+        select max(observed_at) as last_at, bool_or(digest = c.counters_digest) as known from staging.observations
+        where record_id = c.record_id and observed_at between c.fetched_at and c.fetched_at + interval '1 millisecond'
+    ) as t
 )
 
 select sequence, stream, external_id, record_id, digest, version_at, fetched_at, request, latest_id,
@@ -132,7 +134,7 @@ select stream, record_id, counters_digest, counters, paths, observed_at, request
 from classified
 where counters_changed
 order by sequence
-on conflict (record_id, observed_at) do nothing -- of two late ones of one time, the first
+on conflict (record_id, observed_at) do nothing -- of more than a thousand of one time, the first ones
 """
 
 CONFIRM_UNCHANGED = """

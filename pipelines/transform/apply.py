@@ -14,7 +14,7 @@ import psycopg
 from psycopg import sql
 
 from pipelines.errors import AtlasError
-from pipelines.landing.deletions import ACCEPTED_LOSS
+from pipelines.landing.deletions import ACCEPTED_SHARE, loses_too_much
 from pipelines.ledger import Counts
 from pipelines.project import Select
 from pipelines.transform import constraints, merge_sql, rejects
@@ -142,11 +142,11 @@ class Applier:
         """
         for each in deleted:
             lost = each["deleted"] + each["kept"]
-            if lost <= ACCEPTED_LOSS:
+            if not loses_too_much(lost, before=lost):
                 continue
-            left = merge_sql.rows_of_stream(spec, each["stream"], lost * 5 - each["deleted"])
+            left = merge_sql.rows_of_stream(spec, each["stream"], lost * ACCEPTED_SHARE - each["deleted"])
             before = each["deleted"] + self.connection.execute(left).rowcount
-            if before < lost * 5:
+            if loses_too_much(lost, before):
                 raise AtlasError(
                     f"This would delete {lost:,} of the {before:,} rows of {each['stream']} in {spec.name}, more than "
                     "a fifth. Nothing is written. If the rows are to go, also where a landing with --shrink deleted "

@@ -72,10 +72,10 @@ where e.record_id in (select record_id from dependent_records) and e.stream = an
 on conflict (record_id) do update set all_observations = true
 """
 
-NOW = sql.SQL("(v.latest or o.valid_from_run is not null)")
+APPLIED_NOW = sql.SQL("(v.latest or o.valid_from_run is not null)")
 """A version that is not the latest keeps the counters it was applied with; newer ones apply with the latest version."""
 
-AS_OF = sql.SQL(
+APPLIED_UP_TO = sql.SQL(
     """exists (
         select from ops.fetch_runs r
         where r.fetch_run_id = o.valid_from_run and r.publish_seq <= coalesce({publish_seq}, r.publish_seq))"""
@@ -86,7 +86,7 @@ INSERT_BODIES = sql.SQL(
     insert into change_set_bodies
     select c.record_id, c.version_id, c.stream, c.external_id,
         case
-            when e.digest = b.counters_digest or e.digest is null then b.body
+            when b.counters_digest is null or e.digest is null or e.digest = b.counters_digest then b.body
             else ops.restore_volatile_fields(b.body, e.counters, e.paths)
         end,
         c.round, c.edition
@@ -137,7 +137,7 @@ class ChangeSet:
         self.connection, self.source = connection, source
         self._streams = list(source.streams.values())
         self.round, self.partition, self.complete = 0, "", False
-        self._applied: sql.Composable = NOW
+        self._applied: sql.Composable = APPLIED_NOW
 
     @property
     def command(self) -> str:
@@ -161,7 +161,7 @@ class ChangeSet:
         editions: for each version, the number of the SELECT files that are applied to it.
         """
         self.complete = True
-        self._applied = AS_OF.format(publish_seq=sql.Literal(publish_seq))
+        self._applied = APPLIED_UP_TO.format(publish_seq=sql.Literal(publish_seq))
         return self._start(INSERT_GIVEN, {"versions": versions, "editions": editions, "streams": self._streams})
 
     def _start(self, query: LiteralString, parameters: dict[str, Any]) -> int:

@@ -120,10 +120,10 @@ def _reject_losers(incoming: IncomingTable) -> int:
     winners: dict[tuple[int, int], dict[str, Any]] = {}
     losers = []
     for row in incoming.connection.execute(_contested(incoming)):
-        claims = [(number, value) for number, value in enumerate(row["values"]) if value is not None]
-        taken = next((claim for claim in claims if claim in winners), None)
+        keys = [(number, value) for number, value in enumerate(row["values"]) if value is not None]
+        taken = next((key for key in keys if key in winners), None)
         if taken is None:
-            winners |= dict.fromkeys(claims, row)
+            winners |= dict.fromkeys(keys, row)
         else:
             winner = winners[taken]
             losers.append((row["place"], taken[0], winner["key"], winner["record_id"] == row["record_id"]))

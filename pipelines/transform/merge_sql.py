@@ -49,7 +49,7 @@ def prune(incoming: IncomingTable, *, referenced: bool = False) -> sql.Composed:
 
 
 def rows_of_stream(spec: TableSpec, stream: str, limit: int) -> sql.Composed:
-    """Selects the rows of a stream before the run, but no more than a limit."""
+    """Selects the rows that a stream has now, but no more than a limit."""
     return sql.SQL(
         "select from staging.effective_versions e join {} t using (record_id) where e.stream = {} limit {}"
     ).format(spec.target, sql.Literal(stream), sql.Literal(limit))

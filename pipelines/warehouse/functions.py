@@ -105,6 +105,6 @@ function(
     join staging.versions v on v.record_id = o.record_id and v.latest
     where o.valid_from_run is null and v.valid_from_run is not null and v.payload_id is not null
 $$""",
-    "Latest versions to which SELECT files of the digest code were not applied, and latest versions with new counters; "
+    "Latest versions with new counters, and those to which SELECT files of the digest code were not applied; "
     "without code: those to which none was applied",
 )

@@ -175,8 +175,8 @@ def test_a_full_refresh_reads_news_a_month_and_every_tag(source: Source, booru: 
     marked = after(list(source.fetch(client, TODAY)))
     items = list(source.fetch(client, replace(marked, full_refresh=True)))
     assert told(items, "tags") == list(range(20, 0, -1))
-    swept = {item.kind: item.id_range for item in items if isinstance(item, FullScan)}
-    assert swept == {"tags": None, "posts": (6, 20)}
+    full_scans = {item.kind: item.id_range for item in items if isinstance(item, FullScan)}
+    assert full_scans == {"tags": None, "posts": (6, 20)}
     assert set(told(items, "posts")) >= set(range(6, 21))
 
 

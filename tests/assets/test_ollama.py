@@ -119,7 +119,7 @@ def told(items: list[Item]) -> list[tuple[str, str | None]]:
     ]
 
 
-def swept(items: list[Item]) -> list[Item]:
+def full_scans(items: list[Item]) -> list[Item]:
     return [each for each in items if isinstance(each, FullScan)]
 
 
@@ -135,7 +135,7 @@ def test_server_and_library_are_read_whole_and_say_so(ollama: Source, fake: Fake
         ("shown", "b:1b"),
         ("library", "a"),
     ]
-    assert swept(items) == [FullScan("shown", 1), FullScan("local", 1), FullScan("library", 1)]
+    assert full_scans(items) == [FullScan("shown", 1), FullScan("local", 1), FullScan("library", 1)]
     documents = {each.kind: json.loads(each.body) for each in items if isinstance(each, Payload)}
     assert documents == {"local": local("b:1b"), "shown": shown(system="Be kind."), "library": listed("latest")}
 
@@ -160,7 +160,7 @@ def test_without_a_listing_the_library_is_skipped_and_keeps_what_it_had(
     assert [each for each in items if isinstance(each, Skipped)] == [
         Skipped("library", "no listing is set (ATLAS_OLLAMA_LIBRARY_BASE_URL)")
     ]
-    assert swept(items) == [FullScan("shown", 1), FullScan("local", 1)]
+    assert full_scans(items) == [FullScan("shown", 1), FullScan("local", 1)]
 
 
 def test_a_model_that_goes_between_the_list_and_a_look_at_it_is_listed_alone(

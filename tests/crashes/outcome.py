@@ -81,13 +81,18 @@ def queries() -> dict[str, sql.Composed]:
 
 
 def _columns(table: Table) -> list[sql.Composable]:
-    """The columns of a table; of those that name a run, a body or a time only whether they are null."""
+    """The columns of a table; of those that name a run, a body or a time only whether they are null.
+
+    Of a checkpoint, what the run that resumes it depends on.
+    """
     if table.schema not in ("ops", "staging"):
         return [sql.Identifier(each.name) for each in table.columns if each.name not in audit_columns(table)]
     found: list[sql.Composable] = []
     for column in table.columns:
         name = sql.Identifier(column.name)
-        if column.name == "progress" or column.name.endswith(("_run", "_run_id", "payload_id", "_at")):
+        if column.name == "progress":
+            found.append(sql.SQL("progress -> 'listings' as listings, progress -> 'fetched' as fetched"))
+        elif column.name.endswith(("_run", "_run_id", "payload_id", "_at")):
             found.append(sql.SQL("{0} is null as {0}").format(name))
         elif column.name not in OF_ONE_RUN:
             found.append(name)

@@ -39,7 +39,7 @@ def notes(names: Iterable[str]) -> list[Item]:
     return [note(name) for name in names]
 
 
-def take_in(
+def land_listing(
     warehouse: Warehouse,
     source: Source,
     items: Sequence[Item],
@@ -82,25 +82,25 @@ def test_what_a_complete_listing_no_longer_tells_is_deleted_with_all_its_rows(
     def sizes() -> set[int]:
         return {number for table in tables for (number,) in rows(warehouse, f"select count(*) from toy.{table}")}
 
-    take_in(warehouse, library, [one(1), one(2), FullScan("authors", 1)])
+    land_listing(warehouse, library, [one(1), one(2), FullScan("authors", 1)])
     transform(warehouse, library, DAYS[0])
     assert sizes() == {2}
-    run = take_in(warehouse, library, [one(2), FullScan("authors", 1)], DAYS[1])
+    run = land_listing(warehouse, library, [one(2), FullScan("authors", 1)], DAYS[1])
     assert (run.counts.fetched, run.counts.unchanged, run.counts.deleted) == (1, 1, 1)
     assert pending_partitions(warehouse, library) == [DAYS[1]]
     run = transform(warehouse, library, DAYS[1])
     assert (run.status, run.counts.fetched, run.counts.deleted) == ("completed", 0, len(tables))
     assert sizes() == {1}
     assert rows(warehouse, "select external_id from toy.authors") == [("2",)]
-    run = take_in(warehouse, library, [one(2), one(1), FullScan("authors", 1)], DAYS[2])
+    run = land_listing(warehouse, library, [one(2), one(1), FullScan("authors", 1)], DAYS[2])
     assert (run.counts.created, run.counts.unchanged, run.counts.deleted) == (1, 1, 0)
     assert transform(warehouse, library, DAYS[2]).counts.created == len(tables)
     assert sizes() == {2}
 
 
 def test_a_tombstone_says_when_and_why(warehouse: Warehouse, shelf: Source) -> None:
-    take_in(warehouse, shelf, notes("ab"))
-    run = take_in(warehouse, shelf, [note("b"), ALL], DAYS[1])
+    land_listing(warehouse, shelf, notes("ab"))
+    run = land_listing(warehouse, shelf, [note("b"), ALL], DAYS[1])
     found = rows(
         warehouse,
         """
@@ -117,25 +117,25 @@ def test_a_tombstone_says_when_and_why(warehouse: Warehouse, shelf: Source) -> N
 
 
 def test_what_is_gone_is_gone_once(warehouse: Warehouse, shelf: Source) -> None:
-    take_in(warehouse, shelf, notes("ab"))
-    deleted = [take_in(warehouse, shelf, [note("b"), ALL], day).counts.deleted for day in DAYS[1:]]
+    land_listing(warehouse, shelf, notes("ab"))
+    deleted = [land_listing(warehouse, shelf, [note("b"), ALL], day).counts.deleted for day in DAYS[1:]]
     assert deleted == [1, 0, 0]
     assert rows(warehouse, "select count(*) from staging.versions") == [(3,)]
 
 
 @pytest.mark.parametrize("words", ["a", "something new"])
 def test_a_record_that_comes_back_is_there_again(warehouse: Warehouse, shelf: Source, words: str) -> None:
-    take_in(warehouse, shelf, notes("ab"))
-    take_in(warehouse, shelf, [note("b"), ALL], DAYS[1])
-    run = take_in(warehouse, shelf, [note("b"), note("a", words), ALL], DAYS[2])
+    land_listing(warehouse, shelf, notes("ab"))
+    land_listing(warehouse, shelf, [note("b"), ALL], DAYS[1])
+    run = land_listing(warehouse, shelf, [note("b"), note("a", words), ALL], DAYS[2])
     assert (run.counts.created, run.counts.updated, run.counts.unchanged) == (1, 0, 1)
     assert (there(warehouse), gone(warehouse)) == (["a", "b"], [])
 
 
 def test_a_listing_that_was_not_read_to_its_end_proves_nothing(warehouse: Warehouse, shelf: Source) -> None:
-    take_in(warehouse, shelf, notes("ab"))
-    assert take_in(warehouse, shelf, [note("b")], DAYS[1]).counts.deleted == 0
-    assert take_in(warehouse, shelf, [note("b"), ALL], DAYS[1], mode="files").counts.deleted == 0
+    land_listing(warehouse, shelf, notes("ab"))
+    assert land_listing(warehouse, shelf, [note("b")], DAYS[1]).counts.deleted == 0
+    assert land_listing(warehouse, shelf, [note("b"), ALL], DAYS[1], mode="files").counts.deleted == 0
     assert there(warehouse) == ["a", "b"]
 
 
@@ -143,8 +143,8 @@ def test_a_listing_of_one_kind_says_nothing_of_another(warehouse: Warehouse, lib
     def one(kind: str, number: int) -> Payload:
         return payload(author(number, url="https://cover.example"), kind=kind)
 
-    take_in(warehouse, library, [one("authors", 1), one("covers", 2), one("covers", 3)])
-    run = take_in(warehouse, library, [one("covers", 3), FullScan("covers", 1)], DAYS[1])
+    land_listing(warehouse, library, [one("authors", 1), one("covers", 2), one("covers", 3)])
+    run = land_listing(warehouse, library, [one("covers", 3), FullScan("covers", 1)], DAYS[1])
     assert (run.counts.deleted, there(warehouse), gone(warehouse)) == (1, ["1", "3"], ["2"])
 
 
@@ -163,23 +163,23 @@ def test_a_listing_of_one_kind_says_nothing_of_another(warehouse: Warehouse, lib
 def test_a_listing_that_lost_more_than_a_fifth_fails_before_anything_is_written_unless_it_is_to_be_believed(
     warehouse: Warehouse, shelf: Source, had: int, told: int, believed: bool
 ) -> None:
-    take_in(warehouse, shelf, notes(numbered(had)))
+    land_listing(warehouse, shelf, notes(numbered(had)))
     left = [*notes(numbered(told)), ALL]
     if not believed:
         before = rows(warehouse, "select * from staging.versions order by version_id")
         with pytest.raises(SourceFault, match=f"lists {told} records, and lacks {had - told} of those .* --shrink"):
-            take_in(warehouse, shelf, left, DAYS[1])
+            land_listing(warehouse, shelf, left, DAYS[1])
         assert rows(warehouse, "select * from staging.versions order by version_id") == before
         assert rows(warehouse, "select status, fetched, publish_seq from ops.fetch_runs order by 1 desc limit 1") == [
             ("failed", 0, None)
         ]
-    run = take_in(warehouse, shelf, left, DAYS[1], shrink=not believed)
+    run = land_listing(warehouse, shelf, left, DAYS[1], shrink=not believed)
     assert (run.status, run.counts.unchanged, run.counts.deleted) == ("completed", told, had - told)
 
 
 def test_a_record_that_cannot_be_read_this_time_stays(warehouse: Warehouse, shelf: Source) -> None:
-    take_in(warehouse, shelf, notes("abc"))
-    run = take_in(warehouse, shelf, [Skipped("a", "cannot be read", "a"), note("c"), ALL], DAYS[1])
+    land_listing(warehouse, shelf, notes("abc"))
+    run = land_listing(warehouse, shelf, [Skipped("a", "cannot be read", "a"), note("c"), ALL], DAYS[1])
     assert (run.counts.deleted, there(warehouse), gone(warehouse)) == (1, ["a", "c"], ["b"])
     assert run.stats["skipped"] == {"cannot be read": 1}
 
@@ -199,30 +199,30 @@ def test_a_record_of_one_kind_that_cannot_be_read_stays_and_its_namesake_goes(
 
 
 def test_a_skipped_thing_that_is_no_record_keeps_none(warehouse: Warehouse, shelf: Source) -> None:
-    take_in(warehouse, shelf, notes("ab"))
-    run = take_in(warehouse, shelf, [Skipped("a", "no note"), note("b"), ALL], DAYS[1])
+    land_listing(warehouse, shelf, notes("ab"))
+    run = land_listing(warehouse, shelf, [Skipped("a", "no note"), note("b"), ALL], DAYS[1])
     assert (run.counts.deleted, gone(warehouse)) == (1, ["a"])
 
 
 def test_a_payload_without_an_id_that_can_be_read_may_be_any_record(warehouse: Warehouse, library: Source) -> None:
-    take_in(warehouse, library, [payload(author(each)) for each in (1, 2, 3)])
+    land_listing(warehouse, library, [payload(author(each)) for each in (1, 2, 3)])
     cut = Payload(b'{"id": 1, "na', "cut", kind="authors")
-    run = take_in(warehouse, library, [payload(author(3)), cut, FullScan("authors", 1)], DAYS[1])
+    run = land_listing(warehouse, library, [payload(author(3)), cut, FullScan("authors", 1)], DAYS[1])
     assert (run.status, run.counts.deleted, run.counts.quarantined) == ("partial_success", 0, 1)
     assert run.stats["notes"] == {"not deleted: payloads without a readable id": 2}
     assert there(warehouse) == ["1", "2", "3"]
 
 
 def test_a_payload_that_is_rejected_with_its_id_is_not_gone(warehouse: Warehouse, library: Source) -> None:
-    take_in(warehouse, library, [payload(author(each)) for each in (1, 2, 3)])
+    land_listing(warehouse, library, [payload(author(each)) for each in (1, 2, 3)])
     items: list[Item] = [payload(author(3)), payload({"id": 1, "name": [7]}), FullScan("authors", 1)]
-    run = take_in(warehouse, library, items, DAYS[1])
+    run = land_listing(warehouse, library, items, DAYS[1])
     assert (run.counts.deleted, there(warehouse), gone(warehouse)) == (1, ["1", "3"], ["2"])
 
 
 def test_several_answers_where_none_can_be_looked_at_prove_nothing(warehouse: Warehouse, shelf: Source) -> None:
-    take_in(warehouse, shelf, notes("abc"))
-    run = take_in(warehouse, shelf, [note("c"), FullScan("", responses=2)], DAYS[1])
+    land_listing(warehouse, shelf, notes("abc"))
+    run = land_listing(warehouse, shelf, [note("c"), FullScan("", responses=2)], DAYS[1])
     assert run.stats["notes"] == {
         "not deleted: listed in several answers, and no record can be fetched by id": 2,
     }
@@ -236,8 +236,8 @@ def test_each_record_that_is_missing_is_looked_at_and_what_is_there_lands(wareho
         asked.append((kind, external_id))
         return None if external_id == "a" else note(external_id, "looked at" if external_id == "b" else "")
 
-    take_in(warehouse, shelf, notes("abcd"))
-    run = take_in(warehouse, shelf, [note("d"), FullScan("", responses=2)], DAYS[1], get_record=get_record)
+    land_listing(warehouse, shelf, notes("abcd"))
+    run = land_listing(warehouse, shelf, [note("d"), FullScan("", responses=2)], DAYS[1], get_record=get_record)
     assert asked == [("", "a"), ("", "b"), ("", "c")]
     assert (run.counts.fetched, run.counts.updated, run.counts.unchanged, run.counts.deleted) == (3, 1, 2, 1)
     assert run.stats["notes"] == {"missing from a full scan, fetched by id": 2}
@@ -254,7 +254,7 @@ def test_what_another_run_landed_while_the_listing_was_read_is_not_taken_for_gon
         land.land_items(warehouse, shelf, DAYS[0], [note("new", version_at=at("2020-01-01")), note("b")])
         yield ALL
 
-    take_in(warehouse, shelf, notes("a"))
+    land_listing(warehouse, shelf, notes("a"))
     run = land.land_intake(warehouse, shelf, DAYS[0], nullcontext(Intake(items, "live")))
     assert (run.counts.deleted, there(warehouse)) == (0, ["a", "b", "new"])
 
@@ -288,9 +288,9 @@ def test_a_look_that_fails_fails_the_run(warehouse: Warehouse, shelf: Source) ->
     def get_record(kind: str, external_id: str) -> Payload | None:
         raise SourceFault("it is ill today")
 
-    take_in(warehouse, shelf, notes("ab"))
+    land_listing(warehouse, shelf, notes("ab"))
     with pytest.raises(SourceFault, match="ill"):
-        take_in(warehouse, shelf, [note("b", "new"), ALL], DAYS[1], get_record=get_record)
+        land_listing(warehouse, shelf, [note("b", "new"), ALL], DAYS[1], get_record=get_record)
     assert there(warehouse) == ["a", "b"]
     assert rows(warehouse, "select count(*) from staging.versions") == [(2,)]
 
@@ -301,7 +301,7 @@ def test_a_run_that_breaks_off_deletes_nothing(warehouse: Warehouse, shelf: Sour
         yield ALL
         raise ConnectionError("gone")
 
-    take_in(warehouse, shelf, notes("ab"))
+    land_listing(warehouse, shelf, notes("ab"))
     with pytest.raises(ConnectionError):
         land.land_intake(warehouse, shelf, DAYS[1], nullcontext(Intake(broken, "live")))
     assert there(warehouse) == ["a", "b"]
@@ -310,11 +310,11 @@ def test_a_run_that_breaks_off_deletes_nothing(warehouse: Warehouse, shelf: Sour
 def test_an_older_day_replayed_deletes_and_revives_nothing(warehouse: Warehouse, shelf: Source) -> None:
     days = {DAYS[0]: "abc", DAYS[1]: "acd", DAYS[2]: "bcde"}
     for day, names in days.items():
-        take_in(warehouse, shelf, [*notes(names), ALL], day)
+        land_listing(warehouse, shelf, [*notes(names), ALL], day)
     assert (there(warehouse), gone(warehouse)) == (["b", "c", "d", "e"], ["a"])
     before = rows(warehouse, "select version_id, latest, version_at from staging.versions order by 1")
     for day in (DAYS[1], DAYS[0], DAYS[2], DAYS[1]):
-        run = take_in(warehouse, shelf, [*notes(days[day]), ALL], day)
+        run = land_listing(warehouse, shelf, [*notes(days[day]), ALL], day)
         assert (run.counts.created, run.counts.updated, run.counts.deleted) == (0, 0, 0)
         assert rows(warehouse, "select version_id, latest, version_at from staging.versions order by 1") == before
 
@@ -322,22 +322,22 @@ def test_an_older_day_replayed_deletes_and_revives_nothing(warehouse: Warehouse,
 def test_a_day_in_between_that_comes_late_deletes_nothing_that_was_seen_since(
     warehouse: Warehouse, shelf: Source
 ) -> None:
-    take_in(warehouse, shelf, [*notes("ab"), ALL], DAYS[0])
-    take_in(warehouse, shelf, [*notes("ab"), ALL], DAYS[2])
-    run = take_in(warehouse, shelf, [*notes("b"), ALL], DAYS[1])
+    land_listing(warehouse, shelf, [*notes("ab"), ALL], DAYS[0])
+    land_listing(warehouse, shelf, [*notes("ab"), ALL], DAYS[2])
+    run = land_listing(warehouse, shelf, [*notes("b"), ALL], DAYS[1])
     assert (run.counts.deleted, there(warehouse)) == (0, ["a", "b"])
 
 
 def test_a_record_with_a_time_of_its_own_to_come_can_be_deleted(warehouse: Warehouse, shelf: Source) -> None:
     ahead = datetime.now(UTC) + timedelta(days=400)
-    take_in(warehouse, shelf, [note("a", version_at=ahead), note("b")])
-    run = take_in(warehouse, shelf, [note("b"), ALL], DAYS[1])
+    land_listing(warehouse, shelf, [note("a", version_at=ahead), note("b")])
+    run = land_listing(warehouse, shelf, [note("b"), ALL], DAYS[1])
     assert (run.counts.deleted, gone(warehouse)) == (1, ["a"])
 
 
 def test_a_file_under_another_name_is_known_again(warehouse: Warehouse, shelf: Source) -> None:
-    take_in(warehouse, shelf, [note("a", "same"), note("b", "other"), note("c"), ALL])
-    run = take_in(warehouse, shelf, [note("x", "same"), note("y", "news"), note("c"), ALL], DAYS[1])
+    land_listing(warehouse, shelf, [note("a", "same"), note("b", "other"), note("c"), ALL])
+    run = land_listing(warehouse, shelf, [note("x", "same"), note("y", "news"), note("c"), ALL], DAYS[1])
     assert (run.counts.created, run.counts.deleted, run.stats["renamed"]) == (2, 2, 1)
     renamed = rows(
         warehouse,
@@ -350,33 +350,33 @@ def test_a_file_under_another_name_is_known_again(warehouse: Warehouse, shelf: S
 
 
 def test_a_copy_beside_what_stays_is_no_other_name(warehouse: Warehouse, shelf: Source) -> None:
-    take_in(warehouse, shelf, [note("a", "same"), note("b"), ALL])
-    run = take_in(warehouse, shelf, [note("a", "same"), note("x", "same"), ALL], DAYS[1])
+    land_listing(warehouse, shelf, [note("a", "same"), note("b"), ALL])
+    run = land_listing(warehouse, shelf, [note("a", "same"), note("x", "same"), ALL], DAYS[1])
     assert (run.counts.created, run.counts.deleted, "renamed" in run.stats) == (1, 1, False)
 
 
 def test_files_of_one_content_are_renamed_one_to_one(warehouse: Warehouse, shelf: Source) -> None:
-    take_in(warehouse, shelf, [note("a", "same"), note("b", "same"), ALL])
-    run = take_in(warehouse, shelf, [note(each, "same") for each in "xyz"] + [ALL], DAYS[1])
+    land_listing(warehouse, shelf, [note("a", "same"), note("b", "same"), ALL])
+    run = land_listing(warehouse, shelf, [note(each, "same") for each in "xyz"] + [ALL], DAYS[1])
     assert (run.counts.created, run.counts.deleted, run.stats["renamed"]) == (3, 2, 2)
 
 
 def test_a_listing_of_some_ids_says_nothing_of_others(warehouse: Warehouse, shelf: Source) -> None:
     """In the order of numbers, whatever day they came in."""
-    take_in(warehouse, shelf, notes(["7", "9", "10", "11"]))
-    take_in(warehouse, shelf, notes(["100", "30"]), DAYS[1])
-    run = take_in(warehouse, shelf, [note("11"), FullScan("", 1, id_range=(10, 99))], DAYS[2])
+    land_listing(warehouse, shelf, notes(["7", "9", "10", "11"]))
+    land_listing(warehouse, shelf, notes(["100", "30"]), DAYS[1])
+    run = land_listing(warehouse, shelf, [note("11"), FullScan("", 1, id_range=(10, 99))], DAYS[2])
     assert (run.counts.deleted, gone(warehouse)) == (2, ["10", "30"])
     assert there(warehouse) == ["100", "11", "7", "9"]
 
 
 def test_a_listing_of_some_ids_that_lost_most_of_them_is_not_believed(warehouse: Warehouse, shelf: Source) -> None:
     """However many others are told beside them."""
-    take_in(warehouse, shelf, notes(map(str, range(1, 30))))
+    land_listing(warehouse, shelf, notes(map(str, range(1, 30))))
     few: list[Item] = [*notes(["1", "3", *map(str, range(20, 200))]), FullScan("", 1, id_range=(2, 19))]
     with pytest.raises(SourceFault, match="lists 1 records, and lacks 17 of those that it had"):
-        take_in(warehouse, shelf, few, DAYS[1])
-    assert take_in(warehouse, shelf, few, DAYS[1], shrink=True).counts.deleted == 17
+        land_listing(warehouse, shelf, few, DAYS[1])
+    assert land_listing(warehouse, shelf, few, DAYS[1], shrink=True).counts.deleted == 17
 
 
 # Landings that broke off
@@ -475,7 +475,7 @@ def test_what_was_rejected_skipped_repaired_or_kept_before_counts_once(warehouse
         Skipped("other", "no note"),
         Skipped("busy", "cannot be read", "busy"),
     ]
-    take_in(warehouse, shelf, notes(["busy", "old", *EVERY]))
+    land_listing(warehouse, shelf, notes(["busy", "old", *EVERY]))
     pages = Pages([(2, GIVEN_UP)], odd={0: odd, 4: odd[2:3]})
     break_off(warehouse, shelf, pages, DAYS[1])
     run = go_on(warehouse, shelf, pages, DAYS[1])

@@ -1,6 +1,6 @@
-"""Histories: a small world, changes at any time, increments and sweeps that break off; a clean sweep; all is so.
+"""Histories: a small world, changes at any time, increments and refreshes that break off; a full refresh; all is so.
 
-    seed ──> changes, runs, changes between two pages, crashes, faults ──> a clean sweep ──> tables = source
+    seed ──> changes, runs, changes between two pages, crashes, faults ──> a full refresh ──> tables = source
 
 Real HTTP on loopback, real connectors, real Postgres; only the clock is not, so that hours pass. A failing seed is
 repeated with HISTORY=<seed>. `make test-histories` runs HISTORIES=10000 of them.
@@ -91,7 +91,7 @@ class Crash(Exception):
 class History:
     """One history of one source.
 
-    swept: the posts of so many days are read by a sweep; what is older, only when its own day is asked for again.
+    refreshed: the posts of so many days are read by a refresh; what is older, only when its own day is asked for again.
     touched: when each record has changed last. began: when the run's first page was asked for, by it or by the one that
     it goes on for. present: records that have been there at every moment of the run. due: those whose last change the
     next increment must see. gone: as they were last.
@@ -104,7 +104,7 @@ class History:
     server: Server
     warehouse: Warehouse
     draw: random.Random
-    swept: timedelta
+    refreshed: timedelta
     log: list[str] = field(default_factory=list)
     gone: dict[str, Record] = field(default_factory=dict)
     touched: dict[str, datetime] = field(default_factory=dict)
@@ -153,11 +153,11 @@ class History:
         return {key: record["edition"] for key, record in self.records.items()}
 
     def is_swept(self, record: Record) -> bool:
-        """Whether a sweep of today reads it."""
-        return self.world.wider is not None or record["created_at"][:10] >= f"{Clock.moment - self.swept:%Y-%m-%d}"
+        """Whether a refresh of today reads it."""
+        return self.world.wider is not None or record["created_at"][:10] >= f"{Clock.moment - self.refreshed:%Y-%m-%d}"
 
     def days_before(self) -> list[str]:
-        """The days of all records that a sweep does not read."""
+        """The days of all records that a refresh does not read."""
         return sorted({each["created_at"][:10] for each in self.records.values() if not self.is_swept(each)})
 
     def note(self, what: str) -> None:
@@ -198,7 +198,7 @@ class History:
 
     def moment(self) -> datetime:
         """When a change is said to be made: now, at the same time as another, long ago, or in a while."""
-        late = 60 if self.swept.days == 1 else 15
+        late = 60 if self.refreshed.days == 1 else 15
         which = self.draw.choices(["now", "equal", "late", "ahead"], [60, 15, late, 10])[0]
         if which == "equal":
             return Clock.moment.replace(second=0, microsecond=0)
@@ -263,7 +263,7 @@ class History:
         certain = not getattr(self.api, "skips", False)
         if full_refresh:
             missed = {key for key in wrong if self.is_swept(self.records[key])}
-            assert not (certain and missed), "a sweep tells all that was there all the time"
+            assert not (certain and missed), "a refresh tells all that was there all the time"
         elif not self.resumed:
             assert not (certain and wrong & self.due), "an increment tells all that has come since the last run"
         self.marked = True
@@ -374,11 +374,11 @@ def of_seed(seed: str, warehouse: Warehouse, server: Server, monkeypatch: pytest
     stem, usual = draw.choice(SHARES), draw.randint(1, 4)
     world = WORLDS[stem]
     wider = world.wider
-    swept = timedelta(days=draw.choice([1, 30]))
+    refreshed = timedelta(days=draw.choice([1, 30]))
     if wider is None:
         monkeypatch.setattr(f"assets.catalog.{stem}.PAGE_SIZE", usual + 6)
         monkeypatch.setattr(f"assets.catalog.{stem}.LAST_PAGE", 50)
-        monkeypatch.setattr("assets.catalog._booru.REFRESHED", swept)
+        monkeypatch.setattr("assets.catalog._booru.REFRESHED", refreshed)
     api = hostile.APIS[stem](
         size=lambda limit: usual + wider(limit) if wider else limit, validators=draw.random() < 0.5
     )
@@ -386,11 +386,11 @@ def of_seed(seed: str, warehouse: Warehouse, server: Server, monkeypatch: pytest
         api.skips = draw.random() < 0.5
     server.answer = api.answer
     source = replace(project.sources()[f"catalog/{stem}"], rate=None)
-    return History(seed, source, world, api, server, warehouse, draw, swept)
+    return History(seed, source, world, api, server, warehouse, draw, refreshed)
 
 
 @pytest.mark.parametrize("chunk", range(-(-NUMBER // CHUNK)) if SEEDS is None else [0])
-def test_after_a_clean_sweep_the_tables_are_what_the_source_is(
+def test_after_a_full_refresh_the_tables_are_what_the_source_is(
     chunk: int, pool: Warehouse, no_time_passes: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seeds = SEEDS or [str(number) for number in range(chunk * CHUNK, min((chunk + 1) * CHUNK, NUMBER))]

@@ -263,13 +263,13 @@ def test_counters_that_change_make_an_observation_and_no_version(
     shared: Warehouse, library: Source, number: int
 ) -> None:
     first, _ = take(shared, library, counted(number, 1))
-    second, taken_in = take(shared, library, counted(number, 2), DAYS[1])
+    second, applied = take(shared, library, counted(number, 2), DAYS[1])
     assert (first.counts.created, second.counts.updated, second.counts.unchanged) == (1, 1, 0)
     assert second.stats["bodies"] == 0
     assert history(shared, number) == (1, 2)
-    assert taken_in.counts.created == 1  # the series' row
-    assert taken_in.stats["tables"]["toy.authors"]["updated"] == 0  # they are no part of its raw
-    assert taken_in.stats["tables"]["toy.books"]["updated"] == 1
+    assert applied.counts.created == 1  # the series' row
+    assert applied.stats["tables"]["toy.authors"]["updated"] == 0  # they are no part of its raw
+    assert applied.stats["tables"]["toy.books"]["updated"] == 1
 
 
 def test_the_body_has_the_newest_counters_and_an_author_has_them_in_its_series_alone(
@@ -333,6 +333,17 @@ def test_a_version_with_the_same_counters_makes_no_observation(shared: Warehouse
     assert (history(shared, number), series(shared, number)) == ((2, 1), [(DAYS[0], 1)])
 
 
+def test_counters_of_a_body_that_cannot_be_split_are_not_replaced_by_older_ones(
+    shared: Warehouse, library: Source, number: int
+) -> None:
+    take(shared, library, counted(number, 5))
+    twice = json.dumps(counted(number, 10)).replace('"name"', '"name": "Lighthouse", "name"')
+    land_items(shared, library, DAYS[1], [payload(twice.encode())], fetched_at=at(DAYS[1]))
+    transform(shared, library, DAYS[1])
+    assert history(shared, number) == (2, 1)
+    assert of_book(shared, number) == 10
+
+
 def test_counters_that_go_and_come_back_are_versions(shared: Warehouse, library: Source, number: int) -> None:
     for day, loans in zip(DAYS, (1, None, 1), strict=False):
         take(shared, library, counted(number, loans), day)
@@ -373,7 +384,7 @@ SAID = [(1, 2, 3), (1, 2, 1), (1, 1, 2), (1, 2, 2), (1, 1, 1)]
 """What is counted on each of three days."""
 
 
-@pytest.mark.parametrize("eagerly", [True, False], ids=["taken in each time", "taken in at the end"])
+@pytest.mark.parametrize("eagerly", [True, False], ids=["applied each time", "applied at the end"])
 def test_the_newest_counters_are_those_received_last_in_any_order_of_arrival(
     shared: Warehouse, library: Source, eagerly: bool
 ) -> None:
@@ -480,9 +491,24 @@ def test_two_counts_of_one_time_are_both_kept_and_the_later_one_is_in_force(
     assert series(shared, number) == [(DAYS[0], 1), (DAYS[0], 2)]
     before = observations(shared, number)
     for loans in (1, 2, 1):
-        take(shared, library, counted(number, loans))
+        run, applied = take(shared, library, counted(number, loans))
+        assert (run.counts.fetched, run.counts.unchanged, applied.counts.fetched) == (1, 1, 0)
     assert observations(shared, number) == before
     assert of_book(shared, number) == 2
+    run, _ = take(shared, library, counted(number, 3))
+    assert (run.counts.updated, of_book(shared, number)) == (1, 3)
+    assert series(shared, number) == [(DAYS[0], 1), (DAYS[0], 2), (DAYS[0], 3)]
+
+
+def test_late_counts_of_one_time_are_all_kept(shared: Warehouse, library: Source, number: int) -> None:
+    take(shared, library, counted(number, 1))
+    take(shared, library, counted(number, 9), DAYS[2])
+    for updated in (1, 0):
+        for loans in (2, 3):
+            run, _ = take(shared, library, counted(number, loans), DAYS[1])
+            assert (run.counts.updated, run.counts.unchanged) == (updated, 1 - updated)
+    assert series(shared, number) == [(DAYS[0], 1), (DAYS[1], 2), (DAYS[1], 3), (DAYS[2], 9)]
+    assert of_book(shared, number) == 9
 
 
 def test_counters_that_come_late_are_of_the_series_and_not_the_newest(
@@ -490,8 +516,8 @@ def test_counters_that_come_late_are_of_the_series_and_not_the_newest(
 ) -> None:
     take(shared, library, counted(number, 1))
     take(shared, library, counted(number, 3), DAYS[2])
-    run, taken_in = take(shared, library, counted(number, 2), DAYS[1])
-    assert (run.counts.updated, taken_in.counts.created, taken_in.counts.updated) == (1, 1, 0)
+    run, applied = take(shared, library, counted(number, 2), DAYS[1])
+    assert (run.counts.updated, applied.counts.created, applied.counts.updated) == (1, 1, 0)
     assert series(shared, number) == [(DAYS[0], 1), (DAYS[1], 2), (DAYS[2], 3)]
     assert of_book(shared, number) == 3
 

@@ -21,8 +21,8 @@ ENGINES_OWN = {"created_at", "updated_at"}
 
 
 @pytest.fixture
-def told(warehouse: Warehouse, files: Files) -> Recorder:
-    return World(warehouse, files, random.Random(SEED)).told["toy/library"]
+def recorder(warehouse: Warehouse, files: Files) -> Recorder:
+    return World(warehouse, files, random.Random(SEED)).recorders["toy/library"]
 
 
 def differences(warehouse: Warehouse, before: Run, after: Run) -> tuple[list[dict[str, Any]], Rows, Rows]:
@@ -74,47 +74,47 @@ def causes(warehouse: Warehouse, before: Run, after: Run) -> dict[tuple[str, str
     return {(each["table"], each["change"]): each["cause"] for each in differences(warehouse, before, after)[0]}
 
 
-def test_each_cause_is_reported(told: Recorder, files: Files) -> None:
+def test_each_cause_is_reported(recorder: Recorder, files: Files) -> None:
     first = author(1, "heron", topics=["a"], loans=1)
-    told.land("1", first)
-    begun = transform(told.warehouse, told.source, DAYS[0])
-    told.land("1", first | {"name": "otter", "topics": ["b"]})
-    renamed = transform(told.warehouse, told.source, DAYS[0])
-    assert causes(told.warehouse, begun, renamed) == {
+    recorder.land("1", first)
+    begun = transform(recorder.warehouse, recorder.source, DAYS[0])
+    recorder.land("1", first | {"name": "otter", "topics": ["b"]})
+    renamed = transform(recorder.warehouse, recorder.source, DAYS[0])
+    assert causes(recorder.warehouse, begun, renamed) == {
         ("toy.authors", "changed"): "payload",
         ("toy.author_topics", "added"): "payload",
         ("toy.author_topics", "removed"): "payload",
         ("toy.topics", "added"): "rows that refer to it",
         ("toy.topics", "removed"): "rows that refer to it",
     }
-    told.land("1", first | {"name": "otter", "topics": ["b"], "stats": {"loans": 2}})
-    counted = transform(told.warehouse, told.source, DAYS[0])
-    assert causes(told.warehouse, renamed, counted) == {("toy.loans", "added"): "counters"}
+    recorder.land("1", first | {"name": "otter", "topics": ["b"], "stats": {"loans": 2}})
+    counted = transform(recorder.warehouse, recorder.source, DAYS[0])
+    assert causes(recorder.warehouse, renamed, counted) == {("toy.loans", "added"): "counters"}
     files.change("toy/library/authors", 1)
-    written = transform(told.warehouse, told.source, DAYS[0])
-    assert causes(told.warehouse, counted, written) == {("toy.authors", "changed"): "sql"}
+    written = transform(recorder.warehouse, recorder.source, DAYS[0])
+    assert causes(recorder.warehouse, counted, written) == {("toy.authors", "changed"): "sql"}
     files.change("toy/library/authors", None)
-    rebuilt = rebuild.rebuild(told.warehouse, "toy", workers=2)
-    assert causes(told.warehouse, written, rebuilt) == {("toy.authors", "changed"): "sql"}
-    assert causes(told.warehouse, counted, rebuilt) == {}
+    rebuilt = rebuild.rebuild(recorder.warehouse, "toy", workers=2)
+    assert causes(recorder.warehouse, written, rebuilt) == {("toy.authors", "changed"): "sql"}
+    assert causes(recorder.warehouse, counted, rebuilt) == {}
 
 
-def test_a_row_that_wins_a_key_conflict_has_another_row_as_its_cause(told: Recorder) -> None:
+def test_a_row_that_wins_a_key_conflict_has_another_row_as_its_cause(recorder: Recorder) -> None:
     """A parent that is added changes a reference."""
-    told.land("7", cover(7, book=11), kind="covers")
-    alone = transform(told.warehouse, told.source, DAYS[0])
-    told.land("1", author(1, books=[book(11)]))
-    parent = transform(told.warehouse, told.source, DAYS[0])
-    found = causes(told.warehouse, alone, parent)
+    recorder.land("7", cover(7, book=11), kind="covers")
+    alone = transform(recorder.warehouse, recorder.source, DAYS[0])
+    recorder.land("1", author(1, books=[book(11)]))
+    parent = transform(recorder.warehouse, recorder.source, DAYS[0])
+    found = causes(recorder.warehouse, alone, parent)
     assert found["toy.covers", "changed"] == "another row"
     assert found["toy.books", "added"] == "payload"
 
 
-def test_the_command_prints_rows_and_cells(told: Recorder, atlas: Atlas) -> None:
-    told.land("1", author(1, "heron"))
-    first = transform(told.warehouse, told.source, DAYS[0])
-    told.land("1", author(1, "otter"))
-    second = transform(told.warehouse, told.source, DAYS[0])
+def test_the_command_prints_rows_and_cells(recorder: Recorder, atlas: Atlas) -> None:
+    recorder.land("1", author(1, "heron"))
+    first = transform(recorder.warehouse, recorder.source, DAYS[0])
+    recorder.land("1", author(1, "otter"))
+    second = transform(recorder.warehouse, recorder.source, DAYS[0])
     shown = words(atlas("diff", first.id, second.id).stdout)
     assert "changed toy.authors" in shown and "(payload made here, 1)" in shown and "name: heron → otter" in shown
     assert "1 differing row" in shown

@@ -77,12 +77,12 @@ def holds(column: str, kind: str, word: str) -> sql.Composed:
 @pytest.fixture
 def history(warehouse: Warehouse, library: Source) -> Recorder:
     """A record with several versions, rejected rows, rejected payloads, exact bytes, and an interrupted landing."""
-    told = Recorder(warehouse, library)
-    told.land("other", OTHER)
+    recorder = Recorder(warehouse, library)
+    recorder.land("other", OTHER)
     for edition, day in enumerate(DAYS[:3]):
-        told.land(WHO, secret(edition), day=day)
-        told.transform()
-    told.clock = START
+        recorder.land(WHO, secret(edition), day=day)
+        recorder.transform()
+    recorder.clock = START
     nul = json.dumps(secret(9)).replace("Geheimnis 9", "\\u0000 flüstert").encode()
     land_body(warehouse, library, nul, DAYS[2])
     land_body(warehouse, library, b'{"id": 1, "name": 7, "about": "Geheimnis"}', DAYS[2])
@@ -90,8 +90,8 @@ def history(warehouse: Warehouse, library: Source) -> Recorder:
     with pytest.raises(KeyboardInterrupt):
         live = Intake(lambda _: interrupted(), "live")  # a run that can be resumed keeps its checkpoint
         land.land_intake(warehouse, library, DAYS[3], nullcontext(live))
-    told.transform()
-    return told
+    recorder.transform()
+    return recorder
 
 
 def land_body(warehouse: Warehouse, source: Source, body: bytes, day: str) -> Run:
@@ -223,11 +223,11 @@ def rejected() -> list[Item]:
 
 
 def test_a_body_that_another_record_has_too_stays(warehouse: Warehouse, shelf: Source) -> None:
-    told = Recorder(warehouse, shelf)
+    recorder = Recorder(warehouse, shelf)
     for name in ("a", "b"):
-        told.land(name, {"authors": [author(1)]})
-    told.land("a", {"authors": [author(1), author(2)]})
-    told.transform()
+        recorder.land(name, {"authors": [author(1)]})
+    recorder.land("a", {"authors": [author(1), author(2)]})
+    recorder.transform()
     run = erasure.erase(warehouse, shelf, shelf.name, "a")
     assert (run.stats["erased"]["versions"], run.stats["erased"]["shared_bodies"]) == (2, 1)
     assert shown(warehouse, "select body -> 'authors' from staging.payloads") == [[author(1)]]
@@ -251,14 +251,14 @@ def test_a_body_that_came_with_an_erased_record_is_stored_with_another(warehouse
 
 def test_what_depends_on_an_erased_record_follows(warehouse: Warehouse, shelf: Source) -> None:
     """As with a deletion: the row that lost a key gets it, a child is pending again, an optional reference is NULL."""
-    told = Recorder(warehouse, shelf)
-    told.land_all(
+    recorder = Recorder(warehouse, shelf)
+    recorder.land_all(
         {
             "a": {"authors": [author(1)], "covers": [cover(7, "a")]},
             "b": {"books": [book(1, author=1)], "covers": [cover(7, "b"), cover(8, "b", book=1)]},
         }
     )
-    told.transform()
+    recorder.transform()
     erasure.erase(warehouse, shelf, shelf.name, "a")
     there = state(warehouse)
     assert rows(warehouse, "select url, book_id from toy.covers order by 1") == [
@@ -295,8 +295,8 @@ def test_a_landing_in_progress_that_receives_it_later_skips_it(warehouse: Wareho
 
 
 def test_lifted_while_a_landing_is_in_progress_it_lands_with_the_next(warehouse: Warehouse, shelf: Source) -> None:
-    told = Recorder(warehouse, shelf)
-    told.land("a", {"authors": [author(1)]})
+    recorder = Recorder(warehouse, shelf)
+    recorder.land("a", {"authors": [author(1)]})
     erasure.erase(warehouse, shelf, shelf.name, "a")
 
     def items() -> Iterator[Item]:
@@ -307,17 +307,17 @@ def test_lifted_while_a_landing_is_in_progress_it_lands_with_the_next(warehouse:
 
     run = land.land_items(warehouse, shelf, DAYS[0], items())
     assert (run.counts.fetched, run.counts.created, run.stats["skipped"]) == (1, 1, {"erased before": 1})
-    assert told.land("a", {"authors": [author(1)]}).counts.created == 1
-    told.transform()
+    assert recorder.land("a", {"authors": [author(1)]}).counts.created == 1
+    recorder.transform()
     assert shown(warehouse, "select name from toy.authors order by 1") == ["author 1", "author 2"]
 
 
 def test_drift_paths_that_it_alone_had_are_deleted(warehouse: Warehouse, shelf: Source) -> None:
-    told = Recorder(warehouse, shelf)
-    told.land("a", {"authors": [author(1)]})
-    told.land("b", {"authors": [author(2)], "otter": 1, "geheimnis": {"4711": 1, "otter": [{"otter": 1}]}})
-    told.land("c", {"authors": [author(3)], "otter": 2})
-    told.transform()
+    recorder = Recorder(warehouse, shelf)
+    recorder.land("a", {"authors": [author(1)]})
+    recorder.land("b", {"authors": [author(2)], "otter": 1, "geheimnis": {"4711": 1, "otter": [{"otter": 1}]}})
+    recorder.land("c", {"authors": [author(3)], "otter": 2})
+    recorder.transform()
     paths = "select path from ops.schema_drift where path ~ 'geheimnis|otter' order by 1"
     said = "select distinct d ->> 'path' from ops.fetch_runs, jsonb_array_elements(stats -> 'drift') d order by 1"
     assert shown(warehouse, paths) == ["geheimnis", "otter"] == shown(warehouse, said)
@@ -333,14 +333,14 @@ SAID = "select stats -> 'drift' from ops.fetch_runs where stats::text ~ 'musterm
 def test_a_drift_path_of_several_versions_is_deleted_with_them(
     warehouse: Warehouse, shelf: Source, pruned: bool
 ) -> None:
-    told = Recorder(warehouse, shelf)
-    told.land("other", {"authors": [author(1)]})
+    recorder = Recorder(warehouse, shelf)
+    recorder.land("other", {"authors": [author(1)]})
     for edition in range(2):
-        told.land("mine", {"authors": [author(2)], "edition": edition, "mustermann": 1})
-        told.transform()
+        recorder.land("mine", {"authors": [author(2)], "edition": edition, "mustermann": 1})
+        recorder.transform()
     if pruned:
-        told.land("mine", {"authors": [author(2)]})
-        told.transform()
+        recorder.land("mine", {"authors": [author(2)]})
+        recorder.transform()
         retention.prune(warehouse, settings.load(keep_versions_days=0, keep_quarantine_days=0, keep_events_days=0))
     assert shown(warehouse, MINE) and shown(warehouse, SAID)
     erasure.erase(warehouse, shelf, shelf.name, "mine")
@@ -374,8 +374,8 @@ def test_the_schema_of_a_killed_rebuild_is_dropped(history: Recorder, library: S
 
 
 def test_a_lifted_erasure_is_not_counted(warehouse: Warehouse, shelf: Source) -> None:
-    told = Recorder(warehouse, shelf)
-    told.land("a", {"authors": [author(1)]})
+    recorder = Recorder(warehouse, shelf)
+    recorder.land("a", {"authors": [author(1)]})
     erasure.erase(warehouse, shelf, shelf.name, "a")
     with warehouse.connect() as connection:
         assert count_erased(connection, "toy") == 1
@@ -384,10 +384,10 @@ def test_a_lifted_erasure_is_not_counted(warehouse: Warehouse, shelf: Source) ->
 
 
 def test_its_rejected_shared_rows_are_deleted(warehouse: Warehouse, library: Source) -> None:
-    told = Recorder(warehouse, library)
+    recorder = Recorder(warehouse, library)
     for topic in ("mustermann" * 40, "x"):
-        told.land("1", author(1, topics=[topic]))
-        told.transform()
+        recorder.land("1", author(1, topics=[topic]))
+        recorder.transform()
     kept = "select closed_at is not null from staging.quarantine where row::text ~ 'mustermann'"
     assert shown(warehouse, kept)
     erasure.erase(warehouse, library, STREAM, "1")

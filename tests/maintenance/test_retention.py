@@ -88,21 +88,21 @@ def counted_cover(number: int, likes: int, **more: Any) -> dict[str, Any]:
 @pytest.fixture
 def history(warehouse: Warehouse, library: Source) -> Recorder:
     """A warehouse with versions, counters, a deleted record, a closed quarantine entry and an open one."""
-    told = Recorder(warehouse, library)
+    recorder = Recorder(warehouse, library)
     for number, day in enumerate(DAYS):
-        told.clock = START + timedelta(days=number)
-        told.land("1", author(1, f"edition {number}", loans=number), day=day)
-        told.land("2", author(2, "always the same", loans=10 * number), day=day)
+        recorder.clock = START + timedelta(days=number)
+        recorder.land("1", author(1, f"edition {number}", loans=number), day=day)
+        recorder.land("2", author(2, "always the same", loans=10 * number), day=day)
         if number < 2:
-            told.land("3", author(3, "gone", loans=number), day=day)
-        told.land("7", counted_cover(7, number), day=day, kind="covers")
-        told.land("8", {"id": 8} if number == 0 else counted_cover(8, 0), day=day, kind="covers")
-        told.land("9", {"id": 9}, day=day, kind="covers")
-        told.now.pop(("covers", "9"))
+            recorder.land("3", author(3, "gone", loans=number), day=day)
+        recorder.land("7", counted_cover(7, number), day=day, kind="covers")
+        recorder.land("8", {"id": 8} if number == 0 else counted_cover(8, 0), day=day, kind="covers")
+        recorder.land("9", {"id": 9}, day=day, kind="covers")
+        recorder.now.pop(("covers", "9"))
         if number == 2:
-            told.full_refresh("3", day=day, kind="authors")
-        told.transform()
-    return told
+            recorder.full_refresh("3", day=day, kind="authors")
+        recorder.transform()
+    return recorder
 
 
 def test_superseded_versions_are_removed_and_what_rows_are_derived_from_stays(history: Recorder) -> None:
@@ -165,11 +165,11 @@ def test_as_of_reports_an_interrupted_prune_too(history: Recorder) -> None:
 
 def test_as_of_reports_a_prune_of_observations_alone(warehouse: Warehouse, library: Source) -> None:
     """Of covers, whose counters fill no table."""
-    told = Recorder(warehouse, library)
+    recorder = Recorder(warehouse, library)
     for number, day in enumerate(DAYS[:3]):
-        told.clock = START + timedelta(days=number)
-        told.land("7", counted_cover(7, number), day=day, kind="covers")
-        told.transform()
+        recorder.clock = START + timedelta(days=number)
+        recorder.land("7", counted_cover(7, number), day=day, kind="covers")
+        recorder.transform()
     age(warehouse, 100)
     assert removed(warehouse, settings.load()) == {"observations": 2}
     with warehouse.connect() as connection:
@@ -213,14 +213,14 @@ def test_what_is_younger_than_the_policy_stays(history: Recorder) -> None:
 
 
 def test_the_effective_version_stays_while_newer_ones_are_pending(warehouse: Warehouse, shelf: Source) -> None:
-    told = Recorder(warehouse, shelf)
-    told.land("a", {"authors": [author(1, "first")]})
-    told.transform()
-    told.land("a", {"authors": [author(1, "second")]})
-    told.land("a", {"authors": [author(1, "third")]})
+    recorder = Recorder(warehouse, shelf)
+    recorder.land("a", {"authors": [author(1, "first")]})
+    recorder.transform()
+    recorder.land("a", {"authors": [author(1, "second")]})
+    recorder.land("a", {"authors": [author(1, "third")]})
     assert removed(warehouse, AT_ONCE) == {"versions": 1, "bodies": 1}
     assert shown(warehouse, UNPROVEN) == []
-    told.transform()
+    recorder.transform()
     assert shown(warehouse, "select name from toy.authors") == ["third"]
 
 
@@ -233,7 +233,7 @@ def test_a_sql_text_that_no_run_names_is_removed(history: Recorder) -> None:
 
 
 def test_a_landing_in_progress_loses_no_body(warehouse: Warehouse, shelf: Source) -> None:
-    told = Recorder(warehouse, shelf)
+    recorder = Recorder(warehouse, shelf)
 
     def items() -> Iterator[Item]:
         yield payload({"authors": [author(1)]}, "a", "")
@@ -243,7 +243,7 @@ def test_a_landing_in_progress_loses_no_body(warehouse: Warehouse, shelf: Source
 
     run = land.land_items(warehouse, shelf, DAYS[0], items())
     assert run.counts.created == 2
-    told.transform()
+    recorder.transform()
     assert len(shown(warehouse, "select name from toy.authors")) == 2
 
 
@@ -303,12 +303,12 @@ def test_a_body_that_a_landing_has_found_stays_until_it_is_named(warehouse: Ware
 
 
 def test_a_transform_in_progress_loses_no_version(warehouse: Warehouse, shelf: Source) -> None:
-    told = Recorder(warehouse, shelf)
-    told.land("a", {"authors": [author(1, "first")]})
+    recorder = Recorder(warehouse, shelf)
+    recorder.land("a", {"authors": [author(1, "first")]})
     with ExitStack() as others, locked(warehouse, "toy.authors"):
         others.enter_context(in_thread(lambda: transform(warehouse, shelf, DAYS[0])))
         wait_until(warehouse, waits_for("relation"))
-        told.land("a", {"authors": [author(1, "second")]})  # the transform applies the one before
+        recorder.land("a", {"authors": [author(1, "second")]})  # the transform applies the one before
         pruning = others.enter_context(in_thread(lambda: retention.prune(warehouse, AT_ONCE)))
         wait_until(warehouse, waits_for("advisory"), pruning)
     assert shown(warehouse, "select name from toy.authors") == ["first"]
@@ -368,11 +368,11 @@ def data(sizes: dict[str, int]) -> int:
 @pytest.mark.timeout(3_600)
 def test_a_steady_source_comes_to_a_plateau(warehouse: Warehouse, library: Source) -> None:
     """A year of covers: each day some change, all get new counters, and one is malformed until the next day."""
-    chance, told = random.Random(1), Recorder(warehouse, library)
+    chance, recorder = random.Random(1), Recorder(warehouse, library)
     editions = dict.fromkeys(range(RECORDS), 0)
     counted: list[tuple[dict[str, int], dict[str, int]]] = []
     for day in range(0, 365, STEP):
-        told.clock = START + timedelta(days=day)
+        recorder.clock = START + timedelta(days=day)
         for number in chance.sample(range(RECORDS), 6):
             editions[number] += 1
         bodies = {
@@ -380,10 +380,10 @@ def test_a_steady_source_comes_to_a_plateau(warehouse: Warehouse, library: Sourc
             for number, edition in editions.items()
         }
         bodies[day // STEP % RECORDS].pop("url")
-        key = told.clock.date().isoformat()
+        key = recorder.clock.date().isoformat()
         items = [payload(body, str(number), "covers") for number, body in bodies.items()]
-        land.land_items(warehouse, library, key, items, fetched_at=told.clock)
-        told.transform(key)
+        land.land_items(warehouse, library, key, items, fetched_at=recorder.clock)
+        recorder.transform(key)
         ago = 365 - day
         make_old(warehouse, ago)
         if day // 7 != (day - STEP) // 7:

@@ -65,11 +65,11 @@ def test_after_a_history_the_tables_are_what_staging_gives(warehouse: Warehouse,
         assert differing(warehouse, workers) == {}
     before = tables(warehouse)
     assert sum(map(len, before.values())) > 10
-    for told in world.told.values():
+    for recorder in world.recorders.values():
         days = list(DAYS)
         world.dice.shuffle(days)
         for day in days:
-            assert changed(transform(warehouse, told.source, day, full=True).counts) == 0
+            assert changed(transform(warehouse, recorder.source, day, full=True).counts) == 0
     assert tables(warehouse) == before
 
 
@@ -97,13 +97,13 @@ BY_HAND = {
 
 @pytest.fixture
 def three_authors(warehouse: Warehouse, files: Files) -> Warehouse:
-    told = World(warehouse, files, random.Random(SEED)).told["toy/library"]
+    recorder = World(warehouse, files, random.Random(SEED)).recorders["toy/library"]
     for number in (1, 2, 3):
         body = whole(number, stats={"loans": number})
         if number == 3:
             body["books"][0]["covers"] = [cover(300, width=0)]
-        told.land(str(number), body, day=DAYS[number])
-    told.transform()
+        recorder.land(str(number), body, day=DAYS[number])
+    recorder.transform()
     return warehouse
 
 
@@ -217,12 +217,12 @@ def test_a_shared_row_without_a_reference_is_not_written(warehouse: Warehouse, f
     path = files.folder / "toy/library/author_topics.sql"
     path.write_text(f"select * from (\n{path.read_text()}\n) as t where false")
     project.selects.cache_clear()
-    told = World(warehouse, files, random.Random(SEED)).told["toy/library"]
+    recorder = World(warehouse, files, random.Random(SEED)).recorders["toy/library"]
     for number, covers in enumerate(([], [cover(2, width=0)])):
         books = [book(number, covers=covers)]
         body = author(number, topics=[f"topic {number}"], books=books)
-        told.land(str(number), body, day=DAYS[number])
-    told.transform()
+        recorder.land(str(number), body, day=DAYS[number])
+    recorder.transform()
     assert rows(warehouse, "select name from toy.topics") == []
     assert differing(warehouse) == {}
     assert rows(warehouse, "select reason, table_name, row ->> 'name' from staging.quarantine order by 1, 2, 3") == [

@@ -59,7 +59,7 @@ def world(warehouse: Warehouse, files: Files) -> World:
 
 def transform_day(world: World, day: str) -> None:
     """Transforms a day of the library; rebuild and as-of find no difference afterwards."""
-    world.record(transform(world.warehouse, world.told["toy/library"].source, day))
+    world.record(transform(world.warehouse, world.recorders["toy/library"].source, day))
     assert [each.table for each in rebuild.check(world.warehouse, "toy", workers=1) if not each.same] == []
     with world.warehouse.connect() as connection:
         snapshot = snapshots.snapshot_of_run(connection, str(world.runs[-1].id))
@@ -72,7 +72,7 @@ def an_author(**more: object) -> Json:
 
 
 def test_a_column_that_a_select_no_longer_yields_becomes_null(world: World) -> None:
-    world.told["toy/library"].land("1", an_author(about="long"))
+    world.recorders["toy/library"].land("1", an_author(about="long"))
     transform_day(world, DAYS[0])
     world.files.change("toy/library/authors", 1)
     transform_day(world, DAYS[0])
@@ -81,22 +81,22 @@ def test_a_column_that_a_select_no_longer_yields_becomes_null(world: World) -> N
 
 def test_other_sql_is_applied_to_all_of_a_record_that_lands_on_another_day(world: World) -> None:
     """To its older counters too, which had landed on the first day."""
-    told = world.told["toy/library"]
-    told.land("1", an_author())
+    recorder = world.recorders["toy/library"]
+    recorder.land("1", an_author())
     transform_day(world, DAYS[0])
     assert rows(world.warehouse, "select rating is not null from toy.loans") == [(True,)]
     world.files.change("toy/library/loans", 0)
-    told.land("1", an_author(name="otter"), day=DAYS[1])
-    world.record(transform(world.warehouse, told.source, DAYS[1]))
+    recorder.land("1", an_author(name="otter"), day=DAYS[1])
+    world.record(transform(world.warehouse, recorder.source, DAYS[1]))
     assert rows(world.warehouse, "select rating from toy.loans") == [(None,)]
 
 
 def test_a_row_that_loses_its_parent_is_counted_and_recorded(world: World) -> None:
-    told = world.told["toy/library"]
-    told.land("1", an_author(books=[book(11)]))
-    told.land("7", cover(7, book=11), kind="covers")
+    recorder = world.recorders["toy/library"]
+    recorder.land("1", an_author(books=[book(11)]))
+    recorder.land("7", cover(7, book=11), kind="covers")
     transform_day(world, DAYS[0])
-    told.land("1", an_author(books=[]))
+    recorder.land("1", an_author(books=[]))
     transform_day(world, DAYS[0])
     assert world.runs[-1].stats["tables"]["toy.covers"]["updated"] == 1
     assert rows(world.warehouse, "select book_id from toy.covers") == [(None,)]
@@ -104,14 +104,14 @@ def test_a_row_that_loses_its_parent_is_counted_and_recorded(world: World) -> No
 
 def test_a_row_that_changes_its_parent_stays_the_same_row(world: World) -> None:
     """Even if the former parent is deleted in the same run."""
-    told = world.told["toy/library"]
+    recorder = world.recorders["toy/library"]
     created = "select xmin::text, created_at from toy.books"
     versions = [book(11)]
-    told.land("1", an_author(books=versions))
+    recorder.land("1", an_author(books=versions))
     transform_day(world, DAYS[0])
     ((_, before),) = rows(world.warehouse, created)
-    told.land("2", an_author(id=2, books=versions))
-    told.full_refresh("1")
+    recorder.land("2", an_author(id=2, books=versions))
+    recorder.full_refresh("1")
     transform_day(world, DAYS[0])
     assert world.runs[-1].stats["tables"]["toy.books"]["updated"] == 1
     assert rows(world.warehouse, created)[0][1] == before
@@ -119,12 +119,12 @@ def test_a_row_that_changes_its_parent_stays_the_same_row(world: World) -> None:
 
 def test_counters_of_a_newer_payload_are_pending_until_it_is_applied(world: World) -> None:
     """A key conflict brings the older version into the change set before the newer one is applied."""
-    told = world.told["toy/library"]
+    recorder = world.recorders["toy/library"]
     body = an_author(books=[book(11, covers=[cover(7)])])
-    told.land("1", body)
+    recorder.land("1", body)
     transform_day(world, DAYS[0])
-    told.land("1", body | {"name": "otter", "stats": {"loans": 2}}, day=DAYS[1])
-    told.land("7", cover(7), kind="covers", day=DAYS[2])
+    recorder.land("1", body | {"name": "otter", "stats": {"loans": 2}}, day=DAYS[1])
+    recorder.land("7", cover(7), kind="covers", day=DAYS[2])
     transform_day(world, DAYS[2])
     assert rows(world.warehouse, "select loans from toy.loans") == [(1,)]
     transform_day(world, DAYS[1])
@@ -141,14 +141,14 @@ def fail_on(world: World, table: str, record: str) -> None:
 
 def test_a_record_on_which_a_select_fails_has_no_rows_in_the_past_either(world: World) -> None:
     """Its rows go, stay away while its counters change, and come back with the first text."""
-    told = world.told["toy/library"]
-    told.land("1", an_author())
+    recorder = world.recorders["toy/library"]
+    recorder.land("1", an_author())
     transform_day(world, DAYS[0])
     path = world.files.folder / "toy/library/authors.sql"
     text = path.read_text()
     fail_on(world, "authors", "1")
     transform_day(world, DAYS[0])
-    told.land("1", an_author(stats={"loans": 2}), day=DAYS[1])
+    recorder.land("1", an_author(stats={"loans": 2}), day=DAYS[1])
     transform_day(world, DAYS[1])
     path.write_text(text)
     project.selects.cache_clear()
@@ -169,14 +169,14 @@ def as_of(world: World, run: Run, table: str) -> list[Json]:
 
 def test_rows_that_refer_to_those_of_a_record_on_which_a_select_fails_are_exact_in_the_past(world: World) -> None:
     """A SELECT fails on the author whose book a cover refers to."""
-    told = world.told["toy/library"]
-    told.land("1", an_author(books=[book(11)]))
-    told.land("7", cover(7, book=11), kind="covers")
+    recorder = world.recorders["toy/library"]
+    recorder.land("1", an_author(books=[book(11)]))
+    recorder.land("7", cover(7, book=11), kind="covers")
     transform_day(world, DAYS[0])
     fail_on(world, "authors", "1")
     transform_day(world, DAYS[0])
     assert rows(world.warehouse, "select book_id from toy.covers") == [(None,)]
-    told.land("1", an_author(name="otter", books=[book(11)]), day=DAYS[1])
+    recorder.land("1", an_author(name="otter", books=[book(11)]), day=DAYS[1])
     fail_on(world, "covers", "8")
     transform_day(world, DAYS[1])
     transform_day(world, DAYS[0])
@@ -187,11 +187,11 @@ def test_rows_that_refer_to_those_of_a_record_on_which_a_select_fails_are_exact_
 @pytest.fixture
 def two_runs(warehouse: Warehouse, files: Files) -> tuple[Warehouse, Run, Run, Run]:
     """An author is transformed, lands with another name, and is transformed again."""
-    told = World(warehouse, files, random.Random(SEED)).told["toy/library"]
-    told.land("1", author(1, "heron"))
-    first = transform(warehouse, told.source, DAYS[0])
-    landed = told.land("1", author(1, "otter"), day=DAYS[1])
-    return warehouse, first, landed, transform(warehouse, told.source, DAYS[1])
+    recorder = World(warehouse, files, random.Random(SEED)).recorders["toy/library"]
+    recorder.land("1", author(1, "heron"))
+    first = transform(warehouse, recorder.source, DAYS[0])
+    landed = recorder.land("1", author(1, "otter"), day=DAYS[1])
+    return warehouse, first, landed, transform(warehouse, recorder.source, DAYS[1])
 
 
 def test_the_command_prints_a_table_as_it_was(two_runs: tuple[Warehouse, Run, Run, Run], atlas: Atlas) -> None:
@@ -201,8 +201,8 @@ def test_the_command_prints_a_table_as_it_was(two_runs: tuple[Warehouse, Run, Ru
     assert row["name"] == "heron" and "created_at" not in row
     assert f"as recorded by run {first.id}" in words(printed.stderr)
     for run, name in ((landed, "heron"), (second, "otter")):
-        (told,) = json.loads(atlas("as-of", run.id, "toy.authors", "--json", "--limit", 1).stdout)
-        assert told["name"] == name
+        (row,) = json.loads(atlas("as-of", run.id, "toy.authors", "--json", "--limit", 1).stdout)
+        assert row["name"] == name
     atlas("as-of", first.id, "--schema", "before")
     joined = "select t.name, n.name from before.authors t join toy.authors n using (author_id)"
     assert rows(warehouse, joined) == [("heron", "otter")]
@@ -238,7 +238,7 @@ def test_a_kept_schema_appears_when_it_is_complete(two_runs: tuple[Warehouse, Ru
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "told"),
+    ("arguments", "code", "said"),
     [
         (["ffff", "toy.authors"], USAGE, "There is no run 'ffff' in the ledger. List the runs with: atlas runs"),
         (["0", "toy.authors"], USAGE, "There is more than one run '0'"),
@@ -251,11 +251,11 @@ def test_a_kept_schema_appears_when_it_is_complete(two_runs: tuple[Warehouse, Ru
     ],
 )
 def test_the_command_explains_what_it_cannot_show(
-    two_runs: tuple[Warehouse, Run, Run, Run], atlas: Atlas, arguments: list[str], code: int, told: str
+    two_runs: tuple[Warehouse, Run, Run, Run], atlas: Atlas, arguments: list[str], code: int, said: str
 ) -> None:
     warehouse, first, *_ = two_runs
     failed = "insert into ops.fetch_runs (stream, kind, asset_key, partition_key, status, code_version, ended_at)"
     failed += " values ('toy/library', 'land', 'x', '2026-11-01', 'failed', 'x', now()) returning fetch_run_id"
     names = {"RUN": str(first.id), "FAILED": str(rows(warehouse, failed)[0][0])}
-    assert told in words(atlas("as-of", *(names.get(each, each) for each in arguments), code=code).stderr)
+    assert said in words(atlas("as-of", *(names.get(each, each) for each in arguments), code=code).stderr)
     assert rows(warehouse, "select nspname from pg_namespace where nspname ~ '^atlas_shadow'") == []

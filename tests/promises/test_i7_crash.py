@@ -1,7 +1,8 @@
 """I7, crash anywhere: killed, cut off or cancelled at any statement, a command run again ends as if nothing had been.
 
 `make test-crashes` strikes every statement of landing, transforming, rebuilding, pruning and erasing the recordings of
-two sources; `make test` a sample. `CRASHES="cut before 4.12" pytest -k "land ollama"` repeats one case.
+two sources, and tries 100 crashes of each other scenario; `make test` a sample.
+`CRASHES="cut before 4.12" pytest -k "good and ollama"` repeats one case.
 """
 
 import os
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from pipelines.warehouse.database import Warehouse
+from tests.crashes import outcome
 from tests.crashes.faults import Answer, Fault, faults
 from tests.crashes.ollama import Ollama
 from tests.crashes.proxy import Proxy
@@ -82,6 +84,21 @@ ANSWERS = range(1, 8)
 @pytest.mark.parametrize("number", ANSWERS if WANTED else random.Random(SEED).sample(ANSWERS, 1))
 def test_killed_while_it_waits_for_an_http_answer(stage: Stage, number: int) -> None:
     stage.crash("live", Answer(number))
+
+
+def test_checkpoints_that_differ_in_their_place_are_two_states(warehouse: Warehouse) -> None:
+    """A test of the tests: from each state the command is run again."""
+    seen = []
+    for progress in (
+        '{"listings": {"a": {"page": 1}}, "fetched": 5}',
+        '{"listings": {"a": {"page": 2}}, "fetched": 9}',
+    ):
+        with warehouse.connect() as connection:
+            connection.execute("delete from staging.checkpoints")
+            insert = "insert into staging.checkpoints (fetch_run_id, progress) values (uuidv7(), %s)"
+            connection.execute(insert, [progress])
+        seen.append(outcome.contents(warehouse))
+    assert outcome.different(*seen) == ["staging.checkpoints"]
 
 
 @pytest.mark.parametrize(

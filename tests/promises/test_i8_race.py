@@ -105,7 +105,7 @@ def staged(warehouse: Warehouse) -> list[dict[str, Any]]:
         warehouse,
         """
         select stream, external_id, digest, version_at, partition_key, latest,
-            valid_from_run is not null as taken_in, valid_to_run is not null as taken_out
+            valid_from_run is not null as applied, valid_to_run is not null as replaced
         from staging.versions order by stream, external_id, version_at, digest
         """,
     )
@@ -289,8 +289,8 @@ select from pg_locks where locktype = 'advisory' and not granted
 """
 
 
-def test_a_transform_takes_nothing_in_while_a_landing_publishes(warehouse: Warehouse, library: Source) -> None:
-    """Or it would take in what that retires."""
+def test_a_transform_applies_nothing_while_a_landing_publishes(warehouse: Warehouse, library: Source) -> None:
+    """Or it would apply what that replaces."""
     land_items(warehouse, library, DAY, [an_author(1)])
     writing = "select from pg_locks where relation = 'staging.versions'::regclass and mode = 'RowExclusiveLock'"
     with ThreadPoolExecutor(1) as threads:

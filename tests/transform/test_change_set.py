@@ -154,12 +154,12 @@ def test_the_order_of_arrival_never_shows(teller: Teller, fresh: Fresh, case: st
     records = CASES[case]
     expected = fresh(case, frozenset(records))
     for order in permutations(records):
-        told = teller()
+        recorder = teller()
         for name in order:  # a day each, transformed at once
             day = DAYS[sorted(records).index(name)]
-            told.land(name, records[name], day=day)
-            told.transform(day)
-        assert state(told.warehouse) == expected, order
+            recorder.land(name, records[name], day=day)
+            recorder.transform(day)
+        assert state(recorder.warehouse) == expected, order
 
 
 def moved(records: dict[str, Json], by: int) -> dict[str, Json]:
@@ -188,13 +188,13 @@ def test_the_order_of_runs_within_a_day_never_shows(teller: Teller) -> None:
     worlds = [
         list(moved({name: CASES[case][name] for name in order}, by).items()) for by, (case, order) in enumerate(orders)
     ]
-    told = teller()
+    recorder = teller()
     for step in range(3):
-        told.land_all(dict(world[step] for world in worlds if step < len(world)))
-        told.transform()
-    found = state(told.warehouse)
+        recorder.land_all(dict(world[step] for world in worlds if step < len(world)))
+        recorder.transform()
+    found = state(recorder.warehouse)
     assert found == load_at_once(
-        teller().warehouse, told.source, {name: body for world in worlds for name, body in world}
+        teller().warehouse, recorder.source, {name: body for world in worlds for name, body in world}
     )
 
 
@@ -202,13 +202,13 @@ def test_the_order_of_runs_within_a_day_never_shows(teller: Teller) -> None:
 def test_the_order_in_which_days_are_transformed_never_shows(teller: Teller, order: tuple[int, ...]) -> None:
     """Every case at once."""
     worlds = [sorted(moved(records, by).items()) for by, records in enumerate(CASES.values())]
-    told = teller()
+    recorder = teller()
     for day in range(3):
-        told.land_all(dict(world[day] for world in worlds if day < len(world)), day=DAYS[day])
-    told.transform(*(DAYS[each] for each in order))
-    found = state(told.warehouse)
+        recorder.land_all(dict(world[day] for world in worlds if day < len(world)), day=DAYS[day])
+    recorder.transform(*(DAYS[each] for each in order))
+    found = state(recorder.warehouse)
     assert found == load_at_once(
-        teller().warehouse, told.source, {name: body for world in worlds for name, body in world}
+        teller().warehouse, recorder.source, {name: body for world in worlds for name, body in world}
     )
 
 
@@ -216,119 +216,127 @@ def test_the_order_in_which_days_are_transformed_never_shows(teller: Teller, ord
 def test_what_goes_is_replaced_and_comes_back(teller: Teller, fresh: Fresh, case: str) -> None:
     """By a tombstone, or by a payload with nothing in it, in turn."""
     records = CASES[case]
-    told = teller()
+    recorder = teller()
     for day, (name, body) in zip(DAYS, records.items(), strict=False):
-        told.land(name, body, day=day)
-        told.transform(day)
+        recorder.land(name, body, day=day)
+        recorder.transform(day)
     for number, (name, body) in enumerate(records.items(), list(CASES).index(case)):
         if number % 2:
-            assert told.full_refresh(name, day=DAYS[3]).counts.deleted == 1
+            assert recorder.full_refresh(name, day=DAYS[3]).counts.deleted == 1
         else:
-            told.land(name, {}, day=DAYS[3])
-        told.transform(DAYS[3])
-        assert state(told.warehouse) == fresh(case, frozenset(records.keys() - {name})), f"without {name}"
-        told.land(name, body, day=DAYS[2])
-        told.transform(DAYS[2])
-        assert state(told.warehouse) == fresh(case, frozenset(records)), f"{name} again"
+            recorder.land(name, {}, day=DAYS[3])
+        recorder.transform(DAYS[3])
+        assert state(recorder.warehouse) == fresh(case, frozenset(records.keys() - {name})), f"without {name}"
+        recorder.land(name, body, day=DAYS[2])
+        recorder.transform(DAYS[2])
+        assert state(recorder.warehouse) == fresh(case, frozenset(records)), f"{name} again"
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_a_full_transform_of_all_of_it_again_writes_nothing(teller: Teller, case: str) -> None:
     records = CASES[case]
-    told = teller()
+    recorder = teller()
     for day, name in zip(DAYS, reversed(records), strict=False):
-        told.land(name, records[name], day=day)
-        told.transform(day)
-    before = written(told.warehouse)
+        recorder.land(name, records[name], day=day)
+        recorder.transform(day)
+    before = written(recorder.warehouse)
     for day in DAYS[: len(records)]:
-        run = transform(told.warehouse, told.source, day, full=True)
+        run = transform(recorder.warehouse, recorder.source, day, full=True)
         assert (run.counts.created, run.counts.updated, run.counts.deleted) == (0, 0, 0)
-    assert written(told.warehouse) == before
+    assert written(recorder.warehouse) == before
 
 
 def test_of_three_that_have_a_key_the_others_move_up_as_the_smallest_goes(teller: Teller) -> None:
-    told = teller()
+    recorder = teller()
     for name in "cba":
-        told.land(name, {"covers": [cover(7, name)]})
-        told.transform()
-    assert shown(told.warehouse, COVERS) == ["https://cover.example/7a.png"]
-    assert rows(told.warehouse, PENDING) == [("b", "toy.covers", "key"), ("c", "toy.covers", "key")]
-    assert rows(told.warehouse, OPEN) == []
-    told.full_refresh("a")
-    told.transform()
-    assert shown(told.warehouse, COVERS) == ["https://cover.example/7b.png"]
-    assert rows(told.warehouse, PENDING) == [("c", "toy.covers", "key")]
-    told.land("b", {})
-    told.transform()
-    assert shown(told.warehouse, COVERS) == ["https://cover.example/7c.png"]
-    assert rows(told.warehouse, PENDING) == []
+        recorder.land(name, {"covers": [cover(7, name)]})
+        recorder.transform()
+    assert shown(recorder.warehouse, COVERS) == ["https://cover.example/7a.png"]
+    assert rows(recorder.warehouse, PENDING) == [("b", "toy.covers", "key"), ("c", "toy.covers", "key")]
+    assert rows(recorder.warehouse, OPEN) == []
+    recorder.full_refresh("a")
+    recorder.transform()
+    assert shown(recorder.warehouse, COVERS) == ["https://cover.example/7b.png"]
+    assert rows(recorder.warehouse, PENDING) == [("c", "toy.covers", "key")]
+    recorder.land("b", {})
+    recorder.transform()
+    assert shown(recorder.warehouse, COVERS) == ["https://cover.example/7c.png"]
+    assert rows(recorder.warehouse, PENDING) == []
 
 
 def test_the_smallest_pending_row_gets_the_key_though_a_larger_one_comes_as_it_goes_free(teller: Teller) -> None:
-    told = teller()
+    recorder = teller()
     for name in "ab":
-        told.land(name, {"covers": [cover(7, name)]})
-    told.transform()
-    told.land("a", {}, day=DAYS[1])
-    told.land("c", {"covers": [cover(7, "c")]}, day=DAYS[1])
-    told.transform()
-    assert shown(told.warehouse, COVERS) == ["https://cover.example/7b.png"]
-    assert rows(told.warehouse, PENDING) == [("c", "toy.covers", "key")]
+        recorder.land(name, {"covers": [cover(7, name)]})
+    recorder.transform()
+    recorder.land("a", {}, day=DAYS[1])
+    recorder.land("c", {"covers": [cover(7, "c")]}, day=DAYS[1])
+    recorder.transform()
+    assert shown(recorder.warehouse, COVERS) == ["https://cover.example/7b.png"]
+    assert rows(recorder.warehouse, PENDING) == [("c", "toy.covers", "key")]
 
 
 def test_a_conflict_with_a_row_that_loses_another_one_is_not_lost(teller: Teller) -> None:
     """Of a, b and c each contests the next one's row, so that a and c have theirs."""
-    told = teller()
-    told.land("c", CASES["a key and a unique value cross"]["c"])
-    told.transform()
-    told.land("b", CASES["a key and a unique value cross"]["b"], day=DAYS[1])
-    told.transform()
+    recorder = teller()
+    recorder.land("c", CASES["a key and a unique value cross"]["c"])
+    recorder.transform()
+    recorder.land("b", CASES["a key and a unique value cross"]["b"], day=DAYS[1])
+    recorder.transform()
     titles = "select external_id || title from toy.books order by 1"
-    assert shown(told.warehouse, titles) == []  # their author is not there yet
-    told.land("a", CASES["a key and a unique value cross"]["a"], day=DAYS[2])
-    told.transform()
-    assert shown(told.warehouse, titles) == ["1x", "2z", "3y"]
-    assert [record for record, *_ in rows(told.warehouse, PENDING)] == ["b", "b"]
+    assert shown(recorder.warehouse, titles) == []  # their author is not there yet
+    recorder.land("a", CASES["a key and a unique value cross"]["a"], day=DAYS[2])
+    recorder.transform()
+    assert shown(recorder.warehouse, titles) == ["1x", "2z", "3y"]
+    assert [record for record, *_ in rows(recorder.warehouse, PENDING)] == ["b", "b"]
 
 
 def test_a_row_that_loses_a_unique_value_is_rejected_until_the_winner_goes(teller: Teller) -> None:
-    told = teller()
-    told.land("m", {"authors": [author(1)]})
-    told.land("b", {"books": [book(8, "v", author=1)]})
-    told.transform()
-    told.land("a", {"books": [book(9, "v", author=1)]}, day=DAYS[1])
-    told.transform()
-    assert shown(told.warehouse, BOOKS) == ["9"]
-    assert rows(told.warehouse, PENDING) == [("b", "toy.books", "unique")]
-    assert rows(told.warehouse, OPEN) == [("b", "toy.books", "unique", "books_author_id_title_key")]
-    told.land("a", {"books": [book(9, "another", author=1)]}, day=DAYS[2])
-    told.transform()
-    assert shown(told.warehouse, BOOKS) == ["8", "9"]
-    assert (rows(told.warehouse, PENDING), rows(told.warehouse, OPEN)) == ([], [])
+    recorder = teller()
+    recorder.land("m", {"authors": [author(1)]})
+    recorder.land("b", {"books": [book(8, "v", author=1)]})
+    recorder.transform()
+    recorder.land("a", {"books": [book(9, "v", author=1)]}, day=DAYS[1])
+    recorder.transform()
+    assert shown(recorder.warehouse, BOOKS) == ["9"]
+    assert rows(recorder.warehouse, PENDING) == [("b", "toy.books", "unique")]
+    assert rows(recorder.warehouse, OPEN) == [("b", "toy.books", "unique", "books_author_id_title_key")]
+    recorder.land("a", {"books": [book(9, "another", author=1)]}, day=DAYS[2])
+    recorder.transform()
+    assert shown(recorder.warehouse, BOOKS) == ["8", "9"]
+    assert (rows(recorder.warehouse, PENDING), rows(recorder.warehouse, OPEN)) == ([], [])
 
 
 def test_a_child_waits_for_a_required_parent_and_goes_to_wait_again_with_it(teller: Teller) -> None:
-    told = teller()
-    told.land("c", {"books": [book(1, "v", author=1)]})
-    told.transform()
+    recorder = teller()
+    recorder.land("c", {"books": [book(1, "v", author=1)]})
+    recorder.transform()
     waits = [("c", "toy.authors", "parent")]
     rejected = [("c", "toy.books", "parent", "books_author_id_fkey")]
-    assert (shown(told.warehouse, BOOKS), rows(told.warehouse, PENDING), rows(told.warehouse, OPEN)) == (
+    assert (shown(recorder.warehouse, BOOKS), rows(recorder.warehouse, PENDING), rows(recorder.warehouse, OPEN)) == (
         [],
         waits,
         rejected,
     )
     for _ in range(2):
-        told.land("m", {"authors": [author(1)]}, day=DAYS[1])
-        told.transform()
-        assert (shown(told.warehouse, BOOKS), rows(told.warehouse, PENDING), rows(told.warehouse, OPEN)) == (
+        recorder.land("m", {"authors": [author(1)]}, day=DAYS[1])
+        recorder.transform()
+        assert (
+            shown(recorder.warehouse, BOOKS),
+            rows(recorder.warehouse, PENDING),
+            rows(recorder.warehouse, OPEN),
+        ) == (
             ["1"],
             [],
             [],
         )
-        told.full_refresh("m", day=DAYS[2])
-        told.transform()
-        assert (shown(told.warehouse, BOOKS), rows(told.warehouse, PENDING), rows(told.warehouse, OPEN)) == (
+        recorder.full_refresh("m", day=DAYS[2])
+        recorder.transform()
+        assert (
+            shown(recorder.warehouse, BOOKS),
+            rows(recorder.warehouse, PENDING),
+            rows(recorder.warehouse, OPEN),
+        ) == (
             [],
             waits,
             rejected,
@@ -336,21 +344,21 @@ def test_a_child_waits_for_a_required_parent_and_goes_to_wait_again_with_it(tell
 
 
 def test_a_nullable_reference_is_null_as_long_as_its_parent_is_not_there(teller: Teller) -> None:
-    told = teller()
+    recorder = teller()
     links = "select book_id is not null from toy.covers"
-    told.land("x", {"covers": [cover(2, "x", book=1)]})
-    told.transform()
-    assert shown(told.warehouse, links) == [False]
-    assert rows(told.warehouse, PENDING) == [("x", "toy.books", "parent")]
+    recorder.land("x", {"covers": [cover(2, "x", book=1)]})
+    recorder.transform()
+    assert shown(recorder.warehouse, links) == [False]
+    assert rows(recorder.warehouse, PENDING) == [("x", "toy.books", "parent")]
     for _ in range(2):
-        told.land("m", {"authors": [author(1)], "books": [book(1, "v", author=1)]}, day=DAYS[1])
-        told.transform()
-        assert (shown(told.warehouse, links), rows(told.warehouse, PENDING)) == ([True], [])
-        told.full_refresh("m", day=DAYS[2])
-        told.transform()
-        assert shown(told.warehouse, links) == [False]
-        assert rows(told.warehouse, PENDING) == [("x", "toy.books", "parent")]
-        assert rows(told.warehouse, OPEN) == []
+        recorder.land("m", {"authors": [author(1)], "books": [book(1, "v", author=1)]}, day=DAYS[1])
+        recorder.transform()
+        assert (shown(recorder.warehouse, links), rows(recorder.warehouse, PENDING)) == ([True], [])
+        recorder.full_refresh("m", day=DAYS[2])
+        recorder.transform()
+        assert shown(recorder.warehouse, links) == [False]
+        assert rows(recorder.warehouse, PENDING) == [("x", "toy.books", "parent")]
+        assert rows(recorder.warehouse, OPEN) == []
 
 
 # Histories by chance
@@ -369,20 +377,20 @@ def any_of_shelf(dice: random.Random) -> tuple[str, str, Json]:
     )
 
 
-def history(told: Recorder, dice: random.Random, step: Callable[[random.Random], tuple[str, str, Json]]) -> None:
+def history(recorder: Recorder, dice: random.Random, step: Callable[[random.Random], tuple[str, str, Json]]) -> None:
     """Records arrive, change and go, and days are transformed, in any order."""
     for _ in range(9):
         kind, name, body = step(dice)
-        if dice.random() < 0.25 and (kind, name) in told.now:
-            told.full_refresh(name, day=dice.choice(DAYS), kind=kind)
+        if dice.random() < 0.25 and (kind, name) in recorder.now:
+            recorder.full_refresh(name, day=dice.choice(DAYS), kind=kind)
         else:
-            told.land(name, body, day=dice.choice(DAYS), kind=kind)
-        if dice.random() < 0.6 and (days := pending_partitions(told.warehouse, told.source)):
-            told.transform(dice.choice(days))
-    days = pending_partitions(told.warehouse, told.source)
+            recorder.land(name, body, day=dice.choice(DAYS), kind=kind)
+        if dice.random() < 0.6 and (days := pending_partitions(recorder.warehouse, recorder.source)):
+            recorder.transform(dice.choice(days))
+    days = pending_partitions(recorder.warehouse, recorder.source)
     dice.shuffle(days)
-    told.transform(*days)
-    assert pending_partitions(told.warehouse, told.source) == []
+    recorder.transform(*days)
+    assert pending_partitions(recorder.warehouse, recorder.source) == []
 
 
 @pytest.mark.parametrize("seed", range(2))
@@ -392,17 +400,17 @@ def test_a_history_by_chance_ends_in_what_one_load_of_its_last_payloads_makes(
 ) -> None:
     dice = random.Random(f"{SEED} {which} {seed}")
     source, step = (shelf, any_of_shelf) if which == "shelf" else (replace(library, get_record=None), any_of_library)
-    told = Recorder(emptied(), source)
-    history(told, dice, step)
-    found = state(told.warehouse)
+    recorder = Recorder(emptied(), source)
+    history(recorder, dice, step)
+    found = state(recorder.warehouse)
 
-    before = written(told.warehouse)
+    before = written(recorder.warehouse)
     for day in DAYS:
-        transform(told.warehouse, source, day, full=True)
-    assert written(told.warehouse) == before, "in full again"
+        transform(recorder.warehouse, source, day, full=True)
+    assert written(recorder.warehouse) == before, "in full again"
 
     again = emptied()
-    items = [payload(body, name, kind) for (kind, name), body in told.now.items()]
+    items = [payload(body, name, kind) for (kind, name), body in recorder.now.items()]
     land_items(again, source, DAYS[0], items, fetched_at=START)
     transform(again, source, DAYS[0])
     expected = state(again)

@@ -24,16 +24,16 @@ pytestmark = pytest.mark.usefixtures("toy")
 
 
 @pytest.fixture
-def told(warehouse: Warehouse, files: Files) -> Recorder:
+def recorder(warehouse: Warehouse, files: Files) -> Recorder:
     return Recorder(warehouse, project.sources()["toy/library"])
 
 
-def land(told: Recorder, numbers: range, **more: Any) -> None:
+def land(recorder: Recorder, numbers: range, **more: Any) -> None:
     """Lands authors, all at one time."""
     bodies = {str(each): author(each, **more) for each in numbers}
-    told.now |= {("authors", name): body for name, body in bodies.items()}
+    recorder.now |= {("authors", name): body for name, body in bodies.items()}
     items = [payload(body, name) for name, body in bodies.items()]
-    land_items(told.warehouse, told.source, DAYS[0], items, fetched_at=START)
+    land_items(recorder.warehouse, recorder.source, DAYS[0], items, fetched_at=START)
 
 
 def fail_up_to(files: Files, number: int) -> None:
@@ -58,121 +58,121 @@ def written(warehouse: Warehouse) -> list[Any]:
     ]
 
 
-def stopped(told: Recorder, match: str, act: Callable[[], Run] | None = None) -> None:
+def stopped(recorder: Recorder, match: str, act: Callable[[], Run] | None = None) -> None:
     """A transform is stopped with a message, which the ledger has too, and has written nothing."""
-    before = written(told.warehouse)
+    before = written(recorder.warehouse)
     with pytest.raises(AtlasError, match=match) as caught:
-        (act or (lambda: transform(told.warehouse, told.source, DAYS[0])))()
-    assert written(told.warehouse) == before
+        (act or (lambda: transform(recorder.warehouse, recorder.source, DAYS[0])))()
+    assert written(recorder.warehouse) == before
     last = "select status, error_text from ops.fetch_runs where kind = 'transform' order by started_at desc limit 1"
-    assert rows(told.warehouse, last) == [("failed", str(caught.value))]
+    assert rows(recorder.warehouse, last) == [("failed", str(caught.value))]
 
 
 @pytest.mark.parametrize(("number", "failing"), [(20, 10), (19, 19), (40, 20)])
 def test_records_on_which_a_select_fails_are_quarantined_where_they_are_few(
-    told: Recorder, files: Files, number: int, failing: int
+    recorder: Recorder, files: Files, number: int, failing: int
 ) -> None:
     fail_up_to(files, failing)
-    land(told, range(1, number + 1))
-    run = transform(told.warehouse, told.source, DAYS[0])
+    land(recorder, range(1, number + 1))
+    run = transform(recorder.warehouse, recorder.source, DAYS[0])
     assert (run.status, run.counts.quarantined) == ("partial_success", failing)
-    assert shown(told.warehouse, "select count(*) from toy.authors") == [number - failing]
-    assert pending_partitions(told.warehouse, told.source) == []
+    assert shown(recorder.warehouse, "select count(*) from toy.authors") == [number - failing]
+    assert pending_partitions(recorder.warehouse, recorder.source) == []
 
 
 @pytest.mark.parametrize(("number", "failing"), [(20, 11), (40, 21)])
 def test_a_select_that_fails_on_more_than_half_of_twenty_records_is_broken(
-    told: Recorder, files: Files, number: int, failing: int
+    recorder: Recorder, files: Files, number: int, failing: int
 ) -> None:
     fail_up_to(files, failing)
-    land(told, range(1, number + 1))
+    land(recorder, range(1, number + 1))
     stopped(
-        told,
+        recorder,
         rf"sql/toy/library/authors.sql fails on more than half of the {number} records that it reads of "
         rf"{DAYS[0]}: division by zero. Nothing is written. .* atlas transform toy/library "
         rf"--partition {DAYS[0]}. Add --shrink",
     )
-    run = transform(told.warehouse, told.source, DAYS[0], shrink=True)
+    run = transform(recorder.warehouse, recorder.source, DAYS[0], shrink=True)
     assert (run.status, run.counts.quarantined) == ("partial_success", failing)
-    assert shown(told.warehouse, "select count(*) from toy.authors") == [number - failing]
+    assert shown(recorder.warehouse, "select count(*) from toy.authors") == [number - failing]
 
 
-def test_effective_records_of_the_partition_count_too(told: Recorder, files: Files) -> None:
+def test_effective_records_of_the_partition_count_too(recorder: Recorder, files: Files) -> None:
     """The SELECT fails on all 15 new records; on 30 others of the partition it does not."""
     fail_up_to(files, 15)
-    land(told, range(16, 46))
-    told.transform()
-    land(told, range(1, 16))
-    assert transform(told.warehouse, told.source, DAYS[0]).counts.quarantined == 15
-    assert [each for each in rebuild.check(told.warehouse, "toy", workers=1) if not each.same] == []
+    land(recorder, range(16, 46))
+    recorder.transform()
+    land(recorder, range(1, 16))
+    assert transform(recorder.warehouse, recorder.source, DAYS[0]).counts.quarantined == 15
+    assert [each for each in rebuild.check(recorder.warehouse, "toy", workers=1) if not each.same] == []
 
 
 @pytest.mark.parametrize(("number", "lost"), [(30, 6), (5, 5), (20, 4)])
-def test_few_rows_are_deleted_without_a_question(told: Recorder, number: int, lost: int) -> None:
-    land(told, range(number))
-    told.transform()
-    told.full_refresh(*map(str, range(lost)))
-    assert transform(told.warehouse, told.source, DAYS[0]).counts.deleted == lost
+def test_few_rows_are_deleted_without_a_question(recorder: Recorder, number: int, lost: int) -> None:
+    land(recorder, range(number))
+    recorder.transform()
+    recorder.full_refresh(*map(str, range(lost)))
+    assert transform(recorder.warehouse, recorder.source, DAYS[0]).counts.deleted == lost
 
 
 @pytest.mark.parametrize(("number", "lost"), [(29, 6), (6, 6)])
 def test_more_than_a_fifth_of_a_tables_rows_and_than_five_are_not_deleted(
-    told: Recorder, number: int, lost: int
+    recorder: Recorder, number: int, lost: int
 ) -> None:
-    land(told, range(number))
-    told.transform()
-    told.full_refresh(*map(str, range(lost)))
+    land(recorder, range(number))
+    recorder.transform()
+    recorder.full_refresh(*map(str, range(lost)))
     stopped(
-        told,
+        recorder,
         rf"would delete {lost} of the {number} rows of toy/library.authors in toy.authors, more than a fifth. "
         rf"Nothing is written. .* atlas transform toy/library --partition {DAYS[0]} --shrink",
     )
-    assert transform(told.warehouse, told.source, DAYS[0], shrink=True).counts.deleted == lost
+    assert transform(recorder.warehouse, recorder.source, DAYS[0], shrink=True).counts.deleted == lost
 
 
 def with_covers(*numbers: int) -> list[Json]:
     return [book(1, covers=[cover(number) for number in numbers])]
 
 
-def test_rows_of_other_streams_in_the_table_do_not_count(told: Recorder) -> None:
+def test_rows_of_other_streams_in_the_table_do_not_count(recorder: Recorder) -> None:
     for number in range(10, 40):
-        told.land(str(number), cover(number), kind="covers")
-    land(told, range(1, 2), books=with_covers(*range(6)))
-    told.transform()
-    told.land("1", author(1))
-    stopped(told, "would delete 6 of the 6 rows of toy/library.authors in toy.covers")
+        recorder.land(str(number), cover(number), kind="covers")
+    land(recorder, range(1, 2), books=with_covers(*range(6)))
+    recorder.transform()
+    recorder.land("1", author(1))
+    stopped(recorder, "would delete 6 of the 6 rows of toy/library.authors in toy.covers")
 
 
-def test_rows_that_wait_for_others_to_let_go_of_them_count(told: Recorder) -> None:
+def test_rows_that_wait_for_others_to_let_go_of_them_count(recorder: Recorder) -> None:
     """Covers of another stream refer to the books that are deleted."""
-    told.land("1", author(1, books=[book(each) for each in range(6)]))
+    recorder.land("1", author(1, books=[book(each) for each in range(6)]))
     for number in range(6):
-        told.land(str(number), cover(number, book=number), kind="covers")
-    told.transform()
-    told.land("1", author(1, books=[]))
-    stopped(told, "would delete 6 of the 6 rows of toy/library.authors in toy.books")
+        recorder.land(str(number), cover(number, book=number), kind="covers")
+    recorder.transform()
+    recorder.land("1", author(1, books=[]))
+    stopped(recorder, "would delete 6 of the 6 rows of toy/library.authors in toy.books")
 
 
-def test_rows_of_a_select_file_that_is_gone_are_not_deleted_silently(told: Recorder, files: Files) -> None:
-    land(told, range(1, 7), topics=["bird"])
-    told.transform()
+def test_rows_of_a_select_file_that_is_gone_are_not_deleted_silently(recorder: Recorder, files: Files) -> None:
+    land(recorder, range(1, 7), topics=["bird"])
+    recorder.transform()
     (files.folder / "toy/library/author_topics.sql").unlink()
     project.selects.cache_clear()
-    stopped(told, "would delete 6 of the 6 rows of toy/library.authors in toy.author_topics")
+    stopped(recorder, "would delete 6 of the 6 rows of toy/library.authors in toy.author_topics")
 
 
-def test_an_erasure_needs_no_permission(told: Recorder) -> None:
-    land(told, range(1, 2), books=with_covers(*range(6)))
-    told.transform()
-    erasure.erase(told.warehouse, told.source, "toy/library.authors", "1")
-    assert shown(told.warehouse, "select count(*) from toy.covers") == [0]
+def test_an_erasure_needs_no_permission(recorder: Recorder) -> None:
+    land(recorder, range(1, 2), books=with_covers(*range(6)))
+    recorder.transform()
+    erasure.erase(recorder.warehouse, recorder.source, "toy/library.authors", "1")
+    assert shown(recorder.warehouse, "select count(*) from toy.covers") == [0]
 
 
-def test_the_command_has_the_option(told: Recorder, atlas: Atlas) -> None:
-    land(told, range(6))
-    told.transform()
-    told.full_refresh(*map(str, range(6)))
+def test_the_command_has_the_option(recorder: Recorder, atlas: Atlas) -> None:
+    land(recorder, range(6))
+    recorder.transform()
+    recorder.full_refresh(*map(str, range(6)))
     assert "more than a fifth" in words(atlas("transform", "toy/library", code=FAILED).stderr)
-    assert shown(told.warehouse, "select count(*) from toy.authors") == [6]
+    assert shown(recorder.warehouse, "select count(*) from toy.authors") == [6]
     atlas("transform", "toy/library", "--shrink")
-    assert shown(told.warehouse, "select count(*) from toy.authors") == [0]
+    assert shown(recorder.warehouse, "select count(*) from toy.authors") == [0]
