@@ -20,14 +20,14 @@ ACCEPTED_LOSS = 5
 ACCEPTED_SHARE = 5
 """One of so many may go."""
 
+BESIDE = 20
+"""The most records on either side of a range of ids that may have been its ends: asked for, one after another, until
+one still exists."""
+
 
 def loses_too_much(lost: int, before: int) -> bool:
     """Whether more than a fifth is lost, and more than five: what stops a landing or a transform without `--shrink`."""
     return lost > ACCEPTED_LOSS and lost * ACCEPTED_SHARE > before
-
-BESIDE = 20
-"""The most records on either side of a range of ids that may have been its ends: asked for, one after another, until
-one still exists."""
 
 
 def find_deleted(
@@ -63,6 +63,8 @@ def find_deleted(
             for row in rows:
                 if row["side"] in ended:
                     continue
+                if row["side"]:
+                    ended.add(row["side"])
                 try:
                     payload = intake.get_record(scan.kind, row["external_id"]) if intake.get_record else None
                 except NotRecorded:
@@ -72,7 +74,8 @@ def find_deleted(
                 else:
                     if payload is not None:
                         intake.notes["missing from a full scan, fetched by id"] += 1
-                        ended |= {row["side"]} - {0}
+                    else:
+                        ended.discard(row["side"])
                     yield payload or row["version_id"]
 
 

@@ -190,10 +190,10 @@ def test_a_record_of_one_kind_that_cannot_be_read_stays_and_its_namesake_goes(
     def one(kind: str, number: int) -> Payload:
         return payload(author(number, url="https://cover.example"), kind=kind)
 
-    take_in(warehouse, library, [one(kind, number) for kind in ("authors", "covers") for number in (1, 2)])
+    land_listing(warehouse, library, [one(kind, number) for kind in ("authors", "covers") for number in (1, 2)])
     unread = Skipped("1", "cannot be read", "1", kind="authors")
     scans = [FullScan("authors", 1), FullScan("covers", 1)]
-    run = take_in(warehouse, library, [unread, one("authors", 2), one("covers", 2), *scans], DAYS[1])
+    run = land_listing(warehouse, library, [unread, one("authors", 2), one("covers", 2), *scans], DAYS[1])
     left = rows(warehouse, "select stream, external_id from staging.versions where latest and payload_id is null")
     assert (run.counts.deleted, left) == (1, [("toy/library.covers", "1")])
 
