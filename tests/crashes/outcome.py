@@ -33,7 +33,9 @@ UNPUBLISHED = ("staging.arrivals", "staging.rejects", "staging.checkpoints")
 UNSEEN = ("staging.payloads", "shadow schemas")
 """What a run may leave to the next one, which uses it or drops it."""
 
-OF_ONE_RUN = {"version_id", "observation_id", "quarantine_id", "created_order", "place"}
+OF_ONE_RUN = {"version_id", "observation_id", "quarantine_id", "created_order", "place", "seen"}
+"""Ids, places, and how often an entry was seen: once more by a run after one that had committed."""
+
 APART = {"ops.fetch_runs", "ops.rate_limits", "ops.objects", "staging.payloads", "staging.reapplied_versions"}
 """Tables that differ from run to run, or have a query of their own."""
 
