@@ -152,13 +152,13 @@ class History:
         """The edition of each record that the source has."""
         return {key: record["edition"] for key, record in self.records.items()}
 
-    def is_swept(self, record: Record) -> bool:
+    def is_refreshed(self, record: Record) -> bool:
         """Whether a refresh of today reads it."""
         return self.world.wider is not None or record["created_at"][:10] >= f"{Clock.moment - self.refreshed:%Y-%m-%d}"
 
     def days_before(self) -> list[str]:
         """The days of all records that a refresh does not read."""
-        return sorted({each["created_at"][:10] for each in self.records.values() if not self.is_swept(each)})
+        return sorted({each["created_at"][:10] for each in self.records.values() if not self.is_refreshed(each)})
 
     def note(self, what: str) -> None:
         self.log.append(f"{Clock.moment:%d %H:%M:%S} {what}")
@@ -262,7 +262,7 @@ class History:
         wrong = {key for key, told in untouched.items() if after.get(key) != told}
         certain = not getattr(self.api, "skips", False)
         if full_refresh:
-            missed = {key for key in wrong if self.is_swept(self.records[key])}
+            missed = {key for key in wrong if self.is_refreshed(self.records[key])}
             assert not (certain and missed), "a refresh tells all that was there all the time"
         elif not self.resumed:
             assert not (certain and wrong & self.due), "an increment tells all that has come since the last run"
