@@ -18,7 +18,7 @@ import msgspec
 
 from pipelines.connectors.http import Client, request_of, without_secrets
 from pipelines.connectors.pagination import Page, PageT, Paginator, Position, RecordHead
-from pipelines.errors import Refused, SourceFault
+from pipelines.errors import SourceFault
 from pipelines.source import Checkpoint, Cursor, FullScan, Item, Payload, Window
 
 MAX_IDLE_PAGES = 20
@@ -71,7 +71,7 @@ class Listing(Generic[PageT]):
 
     name: of its cursor and checkpoints. path, parameters: of the first page. page_type: what a page decodes to;
     records: its records. head: what paging reads of a record. incremental: None: every run reads it to its end. kind:
-    the stream that its records belong to. Raises SourceFault where the source serves no proper listing, or Refused.
+    the stream that its records belong to. Raises SourceFault where the source serves no proper listing.
     """
 
     def __init__(
@@ -146,7 +146,7 @@ class Listing(Generic[PageT]):
         response, document = self._client.request(target, self._page_type, conditions, records=self._records)
         if document is None:
             if response.status_code != httpx.codes.NOT_MODIFIED:
-                raise Refused(f"{self._client.source} has no {without_secrets(target)}: {response.status_code}.")
+                raise SourceFault(f"{self._client.source} has no {without_secrets(target)}: {response.status_code}.")
             state.ended, state.validators = "unchanged", dict(conditions)
             self._client.notes["listings unchanged"] += 1
             return None

@@ -24,7 +24,7 @@ from pipelines.connectors.pagination import (
     RecordHead,
     SinglePage,
 )
-from pipelines.errors import AtlasError, Refused, SourceFault
+from pipelines.errors import AtlasError, SourceFault
 from pipelines.source import Checkpoint, Cursor, FullScan, Window
 from tests import hostile
 from tests.hostile import Answer, Asked, Fault, Server
@@ -515,7 +515,7 @@ def test_a_listing_that_is_gone_is_a_fault(opened: Open) -> None:
         def answer(self, asked: Asked) -> Answer:
             return Answer({"error": "not here"}, 404)
 
-    with pytest.raises(Refused, match="has no /list"):
+    with pytest.raises(SourceFault, match="has no /list"):
         opened(Gone()).read()
 
 

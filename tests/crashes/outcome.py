@@ -33,8 +33,9 @@ UNPUBLISHED = ("staging.arrivals", "staging.rejects", "staging.checkpoints")
 UNSEEN = ("staging.payloads", "shadow schemas")
 """What a run may leave to the next one, which uses it or drops it."""
 
-OF_ONE_RUN = {"version_id", "observation_id", "quarantine_id", "created_order", "place", "seen"}
-"""Ids, places, and how often an entry was seen: once more by a run after one that had committed."""
+OF_ONE_RUN = {"version_id", "observation_id", "quarantine_id", "created_order", "place", "seen", "confirmed_at"}
+"""Ids, places, how often an entry was seen (once more by a run after one that had committed), and when an unchanged
+record was received again (noted after a run that failed)."""
 
 APART = {"ops.fetch_runs", "ops.rate_limits", "ops.objects", "staging.payloads", "staging.reapplied_versions"}
 """Tables that differ from run to run, or have a query of their own."""
@@ -94,9 +95,11 @@ def _columns(table: Table) -> list[sql.Composable]:
         name = sql.Identifier(column.name)
         if column.name == "progress":
             found.append(sql.SQL("progress -> 'listings' as listings, progress -> 'fetched' as fetched"))
+        elif column.name in OF_ONE_RUN:
+            continue
         elif column.name.endswith(("_run", "_run_id", "payload_id", "_at")):
             found.append(sql.SQL("{0} is null as {0}").format(name))
-        elif column.name not in OF_ONE_RUN:
+        else:
             found.append(name)
     return found
 
