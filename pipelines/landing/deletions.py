@@ -8,6 +8,7 @@ be fetched by id, or if too many records are missing. Not here: other versions (
 
 from collections.abc import Iterator
 from datetime import datetime
+from typing import Any
 
 from pipelines.errors import NotRecorded, Refused, SourceFault
 from pipelines.landing.intake import Intake, Progress
@@ -20,9 +21,8 @@ ACCEPTED_LOSS = 5
 ACCEPTED_SHARE = 5
 """One of so many may go."""
 
-BESIDE = 20
-"""The most records on either side of a range of ids that may have been its ends: asked for, one after another, until
-one still exists."""
+ADJACENT = 20
+"""The most records on either side of a range of ids that are asked for, as they may have been its ends."""
 
 
 def loses_too_much(lost: int, before: int) -> bool:
@@ -42,7 +42,7 @@ def find_deleted(
         stream = source.streams[scan.kind]
         first, last = map(str, scan.id_range) if scan.id_range else (None, None)
         parameters = {"run": run.id, "stream": stream, "at": progress.started_at, "first": first, "last": last}
-        parameters["beside"] = BESIDE if intake.get_record else 0
+        parameters["adjacent"] = ADJACENT if intake.get_record else 0
         rows = run.connection.execute(SELECT_MISSING, parameters).fetchall()
         rows = [row for row in rows if (scan.kind, row["external_id"]) not in unreadable]
         missing = [row for row in rows if not row["side"]]
@@ -53,30 +53,37 @@ def find_deleted(
             intake.notes["not deleted: payloads without a readable id"] += len(missing)
         elif scan.responses > 1 and intake.get_record is None:
             intake.notes["not deleted: listed in several answers, and no record can be fetched by id"] += len(missing)
-        elif not shrink and (not listed or loses_too_much(len(missing), listed + len(missing))):
+        elif not shrink and missing and (not listed or loses_too_much(len(missing), listed + len(missing))):
             raise SourceFault(
                 f"{stream} lists {listed} records, and lacks {len(missing)} of those that it had: more than a fifth. "
                 "Nothing of this run is published. If they really were deleted, run it again with --shrink."
             )
         else:
-            ended = set()
-            for row in rows:
-                if row["side"] in ended:
-                    continue
-                if row["side"]:
-                    ended.add(row["side"])
-                try:
-                    payload = intake.get_record(scan.kind, row["external_id"]) if intake.get_record else None
-                except NotRecorded:
-                    intake.notes["not deleted: the recording has no answer for their ids"] += 1
-                except Refused:
-                    intake.notes["not deleted: the source refuses to answer for their ids"] += 1
-                else:
-                    if payload is not None:
-                        intake.notes["missing from a full scan, fetched by id"] += 1
-                    else:
-                        ended.discard(row["side"])
-                    yield payload or row["version_id"]
+            yield from _fetch_missing(scan.kind, rows, intake)
+
+
+def _fetch_missing(kind: str, rows: list[dict[str, Any]], intake: Intake) -> Iterator[Payload | int]:
+    """Of each missing record what `find_deleted` yields. On either side of a range, up to the first that is not gone.
+
+    rows: as SELECT_MISSING returns them.
+    """
+    finished = set[int]()
+    for row in rows:
+        if row["side"] in finished:
+            continue
+        gone = False
+        try:
+            payload = intake.get_record(kind, row["external_id"]) if intake.get_record else None
+        except NotRecorded:
+            intake.notes["not deleted: the recording has no answer for their ids"] += 1
+        except Refused:
+            intake.notes["not deleted: the source refuses to answer for their ids"] += 1
+        else:
+            gone = payload is None
+            intake.notes["missing from a full scan, fetched by id"] += not gone
+            yield payload or row["version_id"]
+        if row["side"] and not gone:
+            finished.add(row["side"])
 
 
 def insert_tombstones(run: Run, deleted: list[int], deleted_at: datetime) -> int:
@@ -102,30 +109,30 @@ known as (
     where %(first)s::text is not null and stream = %(stream)s and latest and digest is not null
 ),
 
-beside as (
+adjacent as (
     (select id, -1 as side, row_number() over (order by digits desc, id desc) as number
-     from known where (digits, id) < (length(%(first)s), %(first)s) order by number limit %(beside)s)
+     from known where (digits, id) < (length(%(first)s), %(first)s) order by number limit %(adjacent)s)
     union all
     (select id, 1, row_number() over (order by digits, id) as number
-     from known where (digits, id) > (length(%(last)s), %(last)s) order by number limit %(beside)s)
+     from known where (digits, id) > (length(%(last)s), %(last)s) order by number limit %(adjacent)s)
 )
 
-select v.version_id, v.external_id, coalesce(b.side, 0) as side,
+select v.version_id, v.external_id, coalesce(n.side, 0) as side,
     (select count(*) from rejected where external_id is null) as without_id,
     (select count(*) from arrived where %(first)s::text is null
         or (length(external_id), external_id collate "C")
             between (length(%(first)s), %(first)s) and (length(%(last)s), %(last)s)) as listed
 from staging.versions v
-left join beside b on b.id = v.external_id
+left join adjacent n on n.id = v.external_id
 where v.stream = %(stream)s and v.latest and v.digest is not null
   and coalesce(v.confirmed_at, v.fetched_at) < %(at)s -- else it was received since
   and (%(first)s::text is null -- ids are numbers where there is a range
       or (length(v.external_id), v.external_id collate "C")
           between (length(%(first)s), %(first)s) and (length(%(last)s), %(last)s)
-      or b.id is not null)
+      or n.id is not null)
   and not exists (select from arrived a where a.external_id = v.external_id)
   and not exists (select from rejected r where r.external_id = v.external_id)
-order by b.number nulls first, v.external_id collate "C"
+order by n.number nulls first, v.external_id collate "C"
 """
 
 INSERT_TOMBSTONES = """

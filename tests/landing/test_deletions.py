@@ -379,6 +379,35 @@ def test_a_listing_of_some_ids_that_lost_most_of_them_is_not_believed(warehouse:
     assert land_listing(warehouse, shelf, few, DAYS[1], shrink=True).counts.deleted == 17
 
 
+def land_range(warehouse: Warehouse, shelf: Source, items: list[Item], exist: set[str], asked: list[str]) -> Run:
+    """A full scan of the ids 4 to 6, of a source that has other records by their id. asked: filled with these ids."""
+
+    def get_record(kind: str, external_id: str) -> Payload | None:
+        asked.append(external_id)
+        return note(external_id) if external_id in exist else None
+
+    scan = [*items, FullScan("", 1, id_range=(4, 6))]
+    intake = Intake(lambda _: scan, "live", at(DAYS[1]), get_record=get_record)
+    return land.land_intake(warehouse, shelf, DAYS[1], nullcontext(intake))
+
+
+def test_the_ends_of_a_range_may_be_gone_too(warehouse: Warehouse, shelf: Source) -> None:
+    """Records next to it are asked for, away from it, up to the first that still exists."""
+    land_listing(warehouse, shelf, notes("123456789"))
+    asked: list[str] = []
+    run = land_range(warehouse, shelf, notes("456"), {"1", "2"}, asked)
+    assert sorted(asked) == ["2", "3", "7", "8", "9"]
+    assert (run.counts.deleted, gone(warehouse)) == (4, ["3", "7", "8", "9"])
+    assert there(warehouse) == ["1", "2", "4", "5", "6"]
+
+
+def test_a_range_of_which_every_record_is_refused_lacks_none(warehouse: Warehouse, shelf: Source) -> None:
+    land_listing(warehouse, shelf, notes("123456789"))
+    unreadable: list[Item] = [Payload(b"{", "made here", each) for each in "456"]
+    run = land_range(warehouse, shelf, unreadable, set("123456789"), [])
+    assert (run.counts.quarantined, run.counts.deleted, there(warehouse)) == (3, 0, list("123456789"))
+
+
 # Landings that broke off
 
 
