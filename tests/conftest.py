@@ -166,18 +166,18 @@ def dagster_template(server: str, tmp_path_factory: pytest.TempPathFactory, work
     """Dagster's database as its instance creates it, which takes a second, for tests to copy."""
     from pipelines.orchestration import resources  # Dagster, a second too: most tests do without it
 
-    beside = Warehouse(make_url(server).set(database=f"{TEMPLATE}_{worker_id}"))
+    origin = Warehouse(make_url(server).set(database=f"{TEMPLATE}_{worker_id}"))
     with pytest.MonkeyPatch.context() as patch:
         for name in ("DAGSTER_HOME", "ATLAS_DAGSTER_URL"):
             patch.setenv(name, "set by the instance, taken back afterwards")
-        with resources.instance(beside, tmp_path_factory.mktemp("dagster")):
+        with resources.instance(origin, tmp_path_factory.mktemp("dagster")):
             pass
-    return Warehouse(beside.url.set(database=beside.dagster_url.database))
+    return Warehouse(origin.url.set(database=origin.dagster_url.database))
 
 
 @pytest.fixture
 def with_dagster(warehouse: Warehouse, dagster_template: Warehouse) -> Iterator[Warehouse]:
-    """A warehouse with empty tables, with Dagster's database beside it."""
+    """A warehouse with empty tables, and Dagster's database."""
     name = str(warehouse.dagster_url.database)
     copy_of(dagster_template, name)
     yield warehouse

@@ -36,7 +36,7 @@ def refetch(
 
     def items() -> Iterator[Payload]:
         for number, text in enumerate(filling):
-            yield Payload(json.dumps({"authors": [author(number)], "text": text}).encode(), "told", str(number))
+            yield Payload(json.dumps({"authors": [author(number)], "text": text}).encode(), "made here", str(number))
 
     def once(number: int) -> None:
         at = START + timedelta(days=number % days, minutes=number)

@@ -297,7 +297,7 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["last_run"], ["ops.fetch_runs.fetch_run_id"], name=op.f("schema_drift_last_run_fkey")),
         sa.PrimaryKeyConstraint("stream", "path", "type", name=op.f("schema_drift_pkey")),
         schema="ops",
-        comment="One row per stream, JSON path that SQL reads and its type, and per key beside them that nothing reads",
+        comment="One row per stream, JSON path and type that SQL reads; and one per key that nothing reads",
     )
 
 

@@ -2,9 +2,9 @@
 
     live source ──Recorder──> samples/<domain>/<source>/<day>.json ──RecordedTransport──> Client
 
-The file holds the exchanges of an HTTP source, or names the folder of a folder source: one beside it, or one in a
-Python package. The day is part of the file name, so a replay always gives the same partition. Belongs here: the format
-of recordings, and what is taken out of them. Not here: making clients (`landing.extract`).
+The file holds the exchanges of an HTTP source, or names the folder of a folder source: one next to it, or one in
+a Python package. The day is part of the file name, so a replay always gives the same partition. Belongs here: the
+format of recordings, and what is taken out of them. Not here: making clients (`landing.extract`).
 """
 
 import importlib.util
@@ -62,7 +62,7 @@ class Exchange(msgspec.Struct):
 class Recording(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     """One day of a source: exchanges of an HTTP source, or the folder of a folder source.
 
-    folder: beside the recording, or in a package. limit: the most pages of a listing and records of a page, where not
+    folder: next to the recording, or in a package. limit: the most pages of a listing and records of a page, where not
     all were kept; then nothing that is missing counts as deleted. past: whether the day was over when it was recorded.
     """
 

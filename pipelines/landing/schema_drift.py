@@ -54,7 +54,8 @@ def record(run: Run, source: Source) -> list[Change]:
     known = _known(connection, trees)
     rows = [row for stream, tree in trees.items() for row in _rows(stream, tree, known)]
     connection.execute(UPSERT_ROWS, [run.id, *(list(column) for column in zip(*rows, strict=True))])
-    return [each for each in changes(connection, source) if each["run"] == run.id or each["what"] == "vanished path"]
+    found = _changes(connection, trees)
+    return [each for each in found if each["run"] == run.id or each["what"] == "vanished path"]
 
 
 def read_paths(source: Source) -> dict[str, Tree]:
@@ -80,7 +81,10 @@ def read_paths(source: Source) -> dict[str, Tree]:
 
 def changes(connection: Connection, source: Source) -> list[Change]:
     """What changed after the first landing of each stream at paths that are read, and new unread keys; newest first."""
-    trees = read_paths(source)
+    return _changes(connection, read_paths(source))
+
+
+def _changes(connection: Connection, trees: dict[str, Tree]) -> list[Change]:
     readers = {(stream, node.path): node.readers for stream, tree in trees.items() for node in tree.root.nodes()}
     result: list[Change] = []
     for key, group in groupby(_known(connection, trees), lambda row: (row["stream"], row["path"])):

@@ -138,5 +138,5 @@ schema_drift = table(
         comment="payloads / of_payloads, at most 1",
     ),
     Column("payload_id", UUID, comment="First payload that contains it; may be deleted since"),
-    comment="One row per stream, JSON path that SQL reads and its type, and per key beside them that nothing reads",
+    comment="One row per stream, JSON path and type that SQL reads; and one per key that nothing reads",
 )

@@ -1,4 +1,4 @@
-"""CivitAI: real models and the documentation's own examples, images told twice, counters, and a listing with holes."""
+"""CivitAI: real models, the documentation's own examples, images returned twice, counters, and a listing with holes."""
 
 import json
 from collections.abc import Iterator
@@ -260,7 +260,7 @@ def client(site: Site) -> Iterator[Client]:
             yield client
 
 
-def told(items: list[Item], kind: str) -> list[int]:
+def listed(items: list[Item], kind: str) -> list[int]:
     return [json.loads(each.body)["id"] for each in items if isinstance(each, Payload) and each.kind == kind]
 
 
@@ -273,8 +273,8 @@ def test_what_the_listing_of_one_day_leaves_out_between_pages_that_of_the_next_o
     site.leaves_out = True
     windows = [Window(date(2026, 11, day + after), full_refresh=True) for after in (0, 1)]
     first, second = ([*civitai.fetch(client, window)] for window in windows)
-    assert len(told(first, "models")) < models
-    assert sorted({*told(first, "models"), *told(second, "models")}) == list(range(models))
+    assert len(listed(first, "models")) < models
+    assert sorted({*listed(first, "models"), *listed(second, "models")}) == list(range(models))
     assert {each.kind for each in first if isinstance(each, FullScan)} == {"models"}
 
 
@@ -309,8 +309,8 @@ def test_an_increment_tells_new_versions_of_old_models_and_ends_at_known_ground(
     site.images.insert(0, posted(500))
     site.asked.clear()
     items = list(civitai.fetch(client, Window(NEXT_DAY, cursors=marks)))
-    assert told(items, "models")[0] == renewed["id"]
-    assert told(items, "images")[0] == 500
+    assert listed(items, "models")[0] == renewed["id"]
+    assert listed(items, "images")[0] == 500
     assert len([target for target in site.asked if "cursor" in target]) == 2  # the page on which known ground begins
     assert [each for each in items if isinstance(each, FullScan)] == []
 

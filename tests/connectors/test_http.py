@@ -57,7 +57,7 @@ def ask(server: Server, target: str = "/list", **more: object) -> Page | None:
         return client.request(target, Page)[1]
 
 
-def test_an_answer_is_decoded_and_its_request_is_told(serve: Serve) -> None:
+def test_an_answer_is_decoded_and_its_request_is_kept(serve: Serve) -> None:
     server = serve()
     with Client("catalog/invented", server.url, token="a-secret", contact="me@example.org") as client:
         response, page = client.request("/list?limit=2&cursor=a%7Cb", Page)
@@ -94,14 +94,14 @@ def test_a_fault_that_passes_is_tried_again(serve: Serve, at_once: None, name: s
 
 
 @pytest.mark.parametrize("name", [*hostile.NO_LIMITS, "429", "503 for seconds"])
-def test_a_fault_that_stays_is_told_after_the_last_attempt_and_is_no_page(
+def test_a_fault_that_stays_is_raised_after_the_last_attempt_and_is_no_page(
     serve: Serve, at_once: None, name: str
 ) -> None:
     server = serve(script=lambda _: Fault(name, seconds=0))
-    with pytest.raises(AtlasError, match=r"catalog/invented (does not answer|cannot be reached)") as told:
+    with pytest.raises(AtlasError, match=r"catalog/invented (does not answer|cannot be reached)") as caught:
         ask(server)
     assert len(server.log) == ATTEMPTS
-    assert not isinstance(told.value, SourceFault)
+    assert not isinstance(caught.value, SourceFault)
 
 
 def test_a_fault_on_a_connection_that_was_in_use_spoils_nothing_after_it(serve: Serve, at_once: None) -> None:
@@ -138,7 +138,7 @@ def test_no_server_is_a_sentence_that_says_what_to_check(at_once: None, serve: S
 
 
 @pytest.mark.parametrize(
-    ("answer", "told"),
+    ("answer", "words"),
     [
         (Answer({"items": {"1": 2}}), r"not a valid page \(.*\$\.items"),
         (Answer(b'{"items": [], "more": "\xff"}'), "not a valid page"),
@@ -147,15 +147,15 @@ def test_no_server_is_a_sentence_that_says_what_to_check(at_once: None, serve: S
     ],
     ids=["another shape", "no UTF-8", "brackets", "false gzip"],
 )
-def test_an_answer_that_is_no_page_is_a_fault_in_words(serve: Serve, at_once: None, answer: Answer, told: str) -> None:
+def test_an_answer_that_is_no_page_is_a_fault_in_words(serve: Serve, at_once: None, answer: Answer, words: str) -> None:
     server = serve(answer)
-    with pytest.raises(AtlasError, match=told):
+    with pytest.raises(AtlasError, match=words):
         ask(server)
     assert len(server.log) == ATTEMPTS
 
 
 @pytest.mark.parametrize("status", [302, 400, 401, 403, 451])
-def test_a_refusal_is_told_at_once(serve: Serve, status: int) -> None:
+def test_a_refusal_is_raised_at_once(serve: Serve, status: int) -> None:
     server = serve(Answer(b"no", status, {"Location": "http://elsewhere.invalid/"}))
     with pytest.raises(Refused, match=f"catalog/invented refused {server.url}/list: status {status}"):
         ask(server)
@@ -199,7 +199,7 @@ def test_a_server_that_asks_to_be_left_alone_is(serve: Serve, name: str, skew_s:
 
 
 @pytest.mark.parametrize(
-    ("told", "at_least_s"),
+    ("retry_after", "at_least_s"),
     [
         ("0", 0),
         ("-7", 0),
@@ -212,17 +212,17 @@ def test_a_server_that_asks_to_be_left_alone_is(serve: Serve, name: str, skew_s:
     ],
 )
 def test_a_time_to_wait_may_be_none(
-    serve: Serve, monkeypatch: pytest.MonkeyPatch, told: str, at_least_s: float
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, retry_after: str, at_least_s: float
 ) -> None:
     monkeypatch.setattr(http, "DEFAULT_WAIT_S", 0.2)
-    server = serve(Answer(b"", 429, {"Retry-After": told}), Answer(WHOLE))
+    server = serve(Answer(b"", 429, {"Retry-After": retry_after}), Answer(WHOLE))
     assert ask(server) == Page([1, 2, 3])
     assert at_least_s <= server.log[1].began - server.log[0].ended < at_least_s + 1
 
 
-@pytest.mark.parametrize("told", ["86400", "1e400", "99999999999999999999", "Fri, 31 Dec 9999 23:59:59 GMT"])
-def test_a_server_that_asks_to_wait_too_long_is_left(serve: Serve, warehouse: Warehouse, told: str) -> None:
-    server = serve(Answer(b"tomorrow", 429, {"Retry-After": told}))
+@pytest.mark.parametrize("retry_after", ["86400", "1e400", "99999999999999999999", "Fri, 31 Dec 9999 23:59:59 GMT"])
+def test_a_server_that_asks_to_wait_too_long_is_left(serve: Serve, warehouse: Warehouse, retry_after: str) -> None:
+    server = serve(Answer(b"tomorrow", 429, {"Retry-After": retry_after}))
     with (
         warehouse.connect() as connection,
         pytest.raises(AtlasError, match=r"deferred: invented\.example accepts no requests until"),

@@ -76,11 +76,11 @@ def test_a_slot_lasts_until_the_answer(opened: Open) -> None:
     assert all(ended <= began for (_, ended), (began, _) in pairwise(asked))
 
 
-def test_what_one_is_told_keeps_the_other_from_asking(opened: Open) -> None:
+def test_a_block_of_one_keeps_the_other_from_asking(opened: Open) -> None:
     asked: list[tuple[float, float]] = []
     until = []
 
-    def told() -> None:
+    def blocked() -> None:
         limit = opened()
         with limit.slot():
             time.sleep(0.1)  # the other waits for its slot meanwhile
@@ -93,7 +93,7 @@ def test_what_one_is_told_keeps_the_other_from_asking(opened: Open) -> None:
         time.sleep(0.05)
         asking(asked, other, 1)()
 
-    together(told, later)
+    together(blocked, later)
     assert asked[0][0] >= until[0] - TOLERANCE_S
 
 
@@ -112,9 +112,9 @@ def test_a_block_that_is_too_long_is_raised_to_every_run_at_once(opened: Open) -
     until = datetime.now(UTC) + timedelta(seconds=rate_limit.MAX_WAIT_S + 60)
     for each in (first, opened()):
         started = time.monotonic()
-        with pytest.raises(AtlasError, match=f"deferred: {HOST} accepts no requests until") as told, each.slot():
+        with pytest.raises(AtlasError, match=f"deferred: {HOST} accepts no requests until") as caught, each.slot():
             pytest.fail("it was asked")
-        words = re.findall("until (.*) UTC", str(told.value))
+        words = re.findall("until (.*) UTC", str(caught.value))
         assert abs(datetime.fromisoformat(f"{words[0]}+00:00") - until) < timedelta(seconds=5)
         assert time.monotonic() - started < 1
     with opened("another.example").slot():

@@ -1,4 +1,6 @@
-"""Payloads in CivitAI's shape that make a landing and a transform take every branch: news, repeats, misfits, garbage.
+"""Payloads in CivitAI's shape that make a landing and a transform take every branch.
+
+Records that are new, changed and repeated, rows that do not fit, and bytes that are not JSON.
 
 Belongs here: payloads and the days they land for. Not here: who lands them (`scenarios`, the tests).
 """

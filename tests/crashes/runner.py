@@ -52,7 +52,10 @@ class Runner:
         harm: str | None = None,
         begun: Callable[[int], None] = lambda pid: None,
     ) -> Ended:
-        """Runs a command to its end. harm: a function of `harm` that changes the product. begun: told the pid."""
+        """Runs a command to its end.
+
+        harm: a function of `harm` that changes the product. begun: called with the pid.
+        """
         request = {"arguments": arguments, "environment": environment, "output": str(self.output), "harm": harm}
         assert self.process.stdin and self.process.stdout
         print(json.dumps(request), file=self.process.stdin, flush=True)
