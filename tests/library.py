@@ -23,7 +23,7 @@ from pipelines.landing.land import land_intake, land_items
 from pipelines.ledger import Run
 from pipelines.source import FullScan, Item, Payload, Source, Window
 from pipelines.transform.run import pending_partitions, transform
-from pipelines.warehouse.database import Warehouse
+from pipelines.warehouse.database import Connection, Warehouse
 from pipelines.warehouse.declare import audit_columns, metadata
 
 START = datetime(2026, 11, 1, tzinfo=UTC)
@@ -109,8 +109,14 @@ class Recorder:
 
 def rows(warehouse: Warehouse, query: str | sql.Composed, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
     with warehouse.connect() as connection:
-        text = query.encode() if isinstance(query, str) else query
-        return connection.cursor(row_factory=tuple_row).execute(text, parameters or None).fetchall()
+        return fetched(connection, query, parameters)
+
+
+def fetched(
+    connection: Connection, query: str | sql.Composed, parameters: Sequence[object] = ()
+) -> list[tuple[Any, ...]]:
+    text = query.encode() if isinstance(query, str) else query
+    return connection.cursor(row_factory=tuple_row).execute(text, parameters or None).fetchall()
 
 
 def shown(warehouse: Warehouse, query: str) -> list[Any]:
@@ -120,44 +126,36 @@ def shown(warehouse: Warehouse, query: str) -> list[Any]:
 
 def state(warehouse: Warehouse) -> State:
     """Every row of the domain less its audit columns, the pending rows, and the open entries of quarantine."""
-    found: State = {}
+    queries: dict[str, str | sql.Composed] = {
+        "pending": """
+            select v.stream, v.external_id, w.table_name, w.key, w.reason
+            from staging.pending_rows w join staging.versions v on v.record_id = w.record_id and v.latest
+            order by 1, 2, 3, 4, 5
+        """,
+        "quarantine": """
+            select external_id, record_id, table_name, row_key, reason, constraint_name, row::text
+            from staging.quarantine where closed_at is null order by 1, 2, 3, 4, 5, 6
+        """,
+    }
     for table in metadata.sorted_tables:
         if table.schema in project.domains():
             columns = [column.name for column in table.columns if column.name not in audit_columns(table)]
-            query = sql.SQL("select t::text from (select {} from {}) as t order by 1").format(
+            queries[table.name] = sql.SQL("select t::text from (select {} from {}) as t order by 1").format(
                 sql.SQL(", ").join(map(sql.Identifier, columns)), sql.Identifier(table.schema, table.name)
             )
-            found[table.name] = rows(warehouse, query)
-    found["pending"] = rows(
-        warehouse,
-        """
-        select v.stream, v.external_id, w.table_name, w.key, w.reason
-        from staging.pending_rows w join staging.versions v on v.record_id = w.record_id and v.latest
-        order by 1, 2, 3, 4, 5
-        """,
-    )
-    found["quarantine"] = rows(
-        warehouse,
-        """
-        select external_id, record_id, table_name, row_key, reason, constraint_name, row::text
-        from staging.quarantine where closed_at is null order by 1, 2, 3, 4, 5, 6
-        """,
-    )
-    return {name: each for name, each in found.items() if each}
+    with warehouse.connect() as connection:
+        return {name: found for name, query in queries.items() if (found := fetched(connection, query))}
 
 
 def tuples(warehouse: Warehouse, *but: str) -> dict[str, list[tuple[Any, ...]]]:
     """Place and transactions of every tuple, but for the ledger and some other tables."""
-    return {
-        table.fullname: rows(
-            warehouse,
-            sql.SQL("select ctid::text, xmin::text, xmax::text from {} order by 1").format(
-                sql.Identifier(str(table.schema), table.name)
-            ),
-        )
-        for table in metadata.sorted_tables
-        if table.fullname not in {"ops.fetch_runs", "ops.sources", "ops.rate_limits", *but}
-    }
+    query = sql.SQL("select ctid::text, xmin::text, xmax::text from {} order by 1")
+    with warehouse.connect() as connection:
+        return {
+            table.fullname: fetched(connection, query.format(sql.Identifier(str(table.schema), table.name)))
+            for table in metadata.sorted_tables
+            if table.fullname not in {"ops.fetch_runs", "ops.sources", "ops.rate_limits", *but}
+        }
 
 
 def load_recordings(warehouse: Warehouse) -> None:

@@ -23,7 +23,7 @@ from pipelines.ledger import Run
 from pipelines.transform.run import pending_partitions, transform
 from pipelines.warehouse.database import Warehouse
 from pipelines.warehouse.declare import audit_columns, metadata
-from tests.library import DAYS, Json, Recorder, author, book, copy, cover, rows
+from tests.library import DAYS, Json, Recorder, author, book, copy, cover, fetched
 
 Tables = dict[str, list[tuple[Any, ...]]]
 
@@ -151,17 +151,16 @@ class World:
 def tables(warehouse: Warehouse, schema: str = "toy") -> Tables:
     """The rows of all tables of a schema as COPY writes them, without audit columns."""
     found = {}
-    for table in metadata.sorted_tables:
-        if table.schema == "toy":
-            columns = [column.name for column in table.columns if column.name not in audit_columns(table)]
-            found[table.name] = rows(
-                warehouse,
-                sql.SQL("select {} from {} as t order by {}").format(
+    with warehouse.connect() as connection:
+        for table in metadata.sorted_tables:
+            if table.schema == "toy":
+                columns = [column.name for column in table.columns if column.name not in audit_columns(table)]
+                query = sql.SQL("select {} from {} as t order by {}").format(
                     sql.SQL(", ").join(sql.SQL("{}::text").format(sql.Identifier(column)) for column in columns),
                     sql.Identifier(schema, table.name),
                     sql.SQL(", ").join(sql.Identifier("t", column.name) for column in table.primary_key),
-                ),
-            )
+                )
+                found[table.name] = fetched(connection, query)
     return found
 
 

@@ -37,7 +37,10 @@ from tests.pasts import any_of_library, some
 
 pytestmark = pytest.mark.usefixtures("toy")
 
-SEED = int(os.environ.get("SCOPE_SEED", "20261101"))
+ALL = "HISTORIES" in os.environ
+"""Whether every order is tried, as `make test-histories` does; else the one in which parents come last."""
+
+SEED = int(os.environ.get("CHANGE_SET_SEED", "20261101"))
 
 
 def written(warehouse: Warehouse) -> dict[str, list[tuple[Any, ...]]]:
@@ -151,15 +154,20 @@ def fresh(new_warehouse: Callable[[], Warehouse], shelf: Source) -> Iterator[Fre
 
 @pytest.mark.parametrize("case", CASES)
 def test_the_order_of_arrival_never_shows(teller: Teller, fresh: Fresh, case: str) -> None:
+    """Each record in a day of its own, which is transformed at once; all of it again in full writes nothing."""
     records = CASES[case]
-    expected = fresh(case, frozenset(records))
-    for order in permutations(records):
+    for order in permutations(records) if ALL else [tuple(reversed(records))]:
         recorder = teller()
-        for name in order:  # a day each, transformed at once
+        for name in order:
             day = DAYS[sorted(records).index(name)]
             recorder.land(name, records[name], day=day)
             recorder.transform(day)
-        assert state(recorder.warehouse) == expected, order
+        assert state(recorder.warehouse) == fresh(case, frozenset(records)), order
+        before = written(recorder.warehouse)
+        for day in DAYS[: len(records)]:
+            run = transform(recorder.warehouse, recorder.source, day, full=True)
+            assert (run.counts.created, run.counts.updated, run.counts.deleted) == (0, 0, 0)
+        assert written(recorder.warehouse) == before
 
 
 def moved(records: dict[str, Json], by: int) -> dict[str, Json]:
@@ -198,7 +206,7 @@ def test_the_order_of_runs_within_a_day_never_shows(teller: Teller) -> None:
     )
 
 
-@pytest.mark.parametrize("order", list(permutations(range(3))), ids=str)
+@pytest.mark.parametrize("order", list(permutations(range(3))) if ALL else [(0, 1, 2), (2, 1, 0)], ids=str)
 def test_the_order_in_which_days_are_transformed_never_shows(teller: Teller, order: tuple[int, ...]) -> None:
     """Every case at once."""
     worlds = [sorted(moved(records, by).items()) for by, records in enumerate(CASES.values())]
@@ -220,30 +228,17 @@ def test_what_goes_is_replaced_and_comes_back(teller: Teller, fresh: Fresh, case
     for day, (name, body) in zip(DAYS, records.items(), strict=False):
         recorder.land(name, body, day=day)
         recorder.transform(day)
-    for number, (name, body) in enumerate(records.items(), list(CASES).index(case)):
+    going = list(records) if ALL else [list(records)[list(CASES).index(case) % len(records)]]
+    for number, name in enumerate(going, list(CASES).index(case)):
         if number % 2:
             assert recorder.full_refresh(name, day=DAYS[3]).counts.deleted == 1
         else:
             recorder.land(name, {}, day=DAYS[3])
         recorder.transform(DAYS[3])
         assert state(recorder.warehouse) == fresh(case, frozenset(records.keys() - {name})), f"without {name}"
-        recorder.land(name, body, day=DAYS[2])
+        recorder.land(name, records[name], day=DAYS[2])
         recorder.transform(DAYS[2])
         assert state(recorder.warehouse) == fresh(case, frozenset(records)), f"{name} again"
-
-
-@pytest.mark.parametrize("case", CASES)
-def test_a_full_transform_of_all_of_it_again_writes_nothing(teller: Teller, case: str) -> None:
-    records = CASES[case]
-    recorder = teller()
-    for day, name in zip(DAYS, reversed(records), strict=False):
-        recorder.land(name, records[name], day=day)
-        recorder.transform(day)
-    before = written(recorder.warehouse)
-    for day in DAYS[: len(records)]:
-        run = transform(recorder.warehouse, recorder.source, day, full=True)
-        assert (run.counts.created, run.counts.updated, run.counts.deleted) == (0, 0, 0)
-    assert written(recorder.warehouse) == before
 
 
 def test_of_three_that_have_a_key_the_others_move_up_as_the_smallest_goes(teller: Teller) -> None:
@@ -393,7 +388,7 @@ def history(recorder: Recorder, dice: random.Random, step: Callable[[random.Rand
     assert pending_partitions(recorder.warehouse, recorder.source) == []
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", range(8 if ALL else 1))
 @pytest.mark.parametrize("which", ["shelf", "library"])
 def test_a_history_by_chance_ends_in_what_one_load_of_its_last_payloads_makes(
     emptied: Callable[[], Warehouse], shelf: Source, library: Source, which: str, seed: int
