@@ -28,4 +28,5 @@ defs = dg.Definitions(
         *(full_refresh_schedule(source, source.full_refresh_cron) for source in SOURCES if source.full_refresh_cron),
     ],
     resources={"atlas": Atlas()},
+    executor=dg.in_process_executor,
 )

@@ -27,6 +27,7 @@ from pipelines import project
 from pipelines.ledger import Counts
 from pipelines.source import Source
 from pipelines.warehouse import embedded
+from tests import launcher
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks for processes in /proc")
 
@@ -62,15 +63,11 @@ class Ui:
 
 
 @contextmanager
-def started(home: Path, *before: str) -> Iterator[Ui]:
-    """A UI over a warehouse under home; its words go to home/words."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+def launched(home: Path, port: int, *before: str) -> Iterator["subprocess.Popen[bytes]"]:
+    """`atlas ui` over a warehouse under home; its words go to home/words."""
     home.mkdir(exist_ok=True)
-    words = home / "words"
-    with words.open("wb") as written:
-        launcher = subprocess.Popen(
+    with (home / "words").open("wb") as written:
+        process = subprocess.Popen(
             [*before, sys.executable, "-m", "pipelines.cli.main", "ui", "--port", str(port)],
             stdin=subprocess.DEVNULL,
             stdout=written,
@@ -79,18 +76,33 @@ def started(home: Path, *before: str) -> Iterator[Ui]:
             env={**os.environ, "ATLAS_HOME": str(home)},
         )
     try:
-        line = f"The Dagster UI is at http://127.0.0.1:{port} (Ctrl-C ends it)"
-        wait(lambda: line in words.read_text() or launcher.poll() is not None)
-        assert launcher.poll() is None, words.read_text()
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
-            yield Ui(launcher, home, port, client)
+        yield process
     finally:
-        if launcher.poll() is None:
-            launcher.terminate()
-            launcher.wait()
-        for process in ours(home):  # a failed test is no reason to leave them
+        if process.poll() is None:
+            process.terminate()
+            process.wait()
+        for left in ours(home):  # a failed test is no reason to leave them
             with suppress(ProcessLookupError):
-                os.kill(int(process.name), signal.SIGKILL)
+                os.kill(int(left.name), signal.SIGKILL)
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+@contextmanager
+def started(home: Path, *before: str) -> Iterator[Ui]:
+    """A UI that answers, over a warehouse under home."""
+    port = free_port()
+    with launched(home, port, *before) as process:
+        words = home / "words"
+        line = f"The Dagster UI is at http://127.0.0.1:{port} (Ctrl-C ends it)"
+        wait(lambda: line in words.read_text() or process.poll() is not None)
+        assert process.poll() is None, words.read_text()
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
+            yield Ui(process, home, port, client)
 
 
 def wait(done: Callable[[], bool], patience_s: float = PATIENCE_S) -> None:
@@ -342,8 +354,8 @@ def is_ended_with_its_run(ui: Ui, source: str) -> None:
         assert ui.launcher.wait(30) == 0
         assert ours(ui.home) == {}
         stopper.rollback()
-        command = [sys.executable, "-m", "pipelines.cli.main", "--home", str(ui.home), "runs", source, "--json"]
-        (run,) = json.loads(subprocess.run(command, cwd=project.ROOT, capture_output=True, check=True).stdout)
+        shown = launcher.run("--home", ui.home, "runs", source, "--json", folder=project.ROOT, environment=os.environ)
+        (run,) = json.loads(shown.stdout)
         assert run["status"] == "failed"
         assert ui.warehouse_rows("select from staging.versions where stream like %s", f"{source}.%") == []
 
@@ -362,10 +374,10 @@ def browse(ui: Ui, folder: Path, what: str, height: int) -> str:
 
 def test_a_killed_launcher_takes_its_children_with_it_and_leaves_the_server_to_the_next(tmp_path: Path) -> None:
     home = tmp_path / "home"
-    with started(home) as ui:
-        assert len(ours(home)) >= 4
-        ui.launcher.kill()
-        ui.launcher.wait()
+    with launched(home, free_port()) as process:
+        wait(lambda: len(ours(home)) >= 4)
+        process.kill()
+        process.wait()
         wait(lambda: ours(home) == {}, 15)
     assert processes(home) != {}
     with embedded.running(home):
