@@ -4,6 +4,7 @@
 `postgres:18` container a worker through testcontainers. Databases are copies of one migrated template.
 """
 
+import fcntl
 import os
 import random
 import shutil
@@ -186,17 +187,30 @@ def with_dagster(warehouse: Warehouse, dagster_template: Warehouse) -> Iterator[
 
 @pytest.fixture(scope="session")
 def with_recordings(
-    new_warehouse: Callable[[], Warehouse], dagster_template: Warehouse, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[Warehouse, str]]:
-    """A warehouse as `make run` leaves it, to be read or copied, and what `atlas run` printed."""
-    warehouse = new_warehouse()
-    copy_of(dagster_template, str(warehouse.dagster_url.database))
-    variables = os.environ | {"DATABASE_URL": warehouse.conninfo, "ATLAS_HOME": str(tmp_path_factory.mktemp("home"))}
-    done = launcher.run("run", folder=project.ROOT, environment=variables)
-    assert done.returncode == launcher.DONE, done.stderr
-    yield warehouse, done.stdout
-    for name in (warehouse.database, str(warehouse.dagster_url.database)):
-        warehouse.drop_database(name)
+    new_warehouse: Callable[[], Warehouse],
+    dagster_template: Warehouse,
+    tmp_path_factory: pytest.TempPathFactory,
+    worker_id: str,
+) -> tuple[Warehouse, str]:
+    """A warehouse as `make run` leaves it, to be read or copied, and what `atlas run` printed.
+
+    Where workers have one server, the first one loads it and each has a copy.
+    """
+    shared = tmp_path_factory.getbasetemp() if worker_id == "master" else tmp_path_factory.getbasetemp().parent
+    name, printed = f"with_recordings_{worker_id}", shared / "recordings.txt"
+    origin = Warehouse(dagster_template.url.set(database="with_recordings"))
+    with (shared / "recordings.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if origin.database not in origin.databases():
+            warehouse = new_warehouse()
+            copy_of(dagster_template, str(warehouse.dagster_url.database))
+            home = str(tmp_path_factory.mktemp("home"))
+            variables = os.environ | {"DATABASE_URL": warehouse.conninfo, "ATLAS_HOME": home}
+            done = launcher.run("run", folder=project.ROOT, environment=variables)
+            assert done.returncode == launcher.DONE, done.stderr
+            printed.write_text(done.stdout)
+            copy_of(warehouse, origin.database)
+    return copy_of(origin, name), printed.read_text()
 
 
 @pytest.fixture

@@ -1,8 +1,9 @@
 """Erasure: nothing of an erased record is left, nothing else is changed, and `trace` and `as-of` report the erasure."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from dataclasses import replace
 from itertools import groupby
 from typing import Any
 
@@ -74,9 +75,10 @@ def holds(column: str, kind: str, word: str) -> sql.Composed:
     )
 
 
-@pytest.fixture
-def history(warehouse: Warehouse, library: Source) -> Recorder:
+@pytest.fixture(scope="module")
+def original(new_warehouse: Callable[[], Warehouse], library: Source) -> Recorder:
     """A record with several versions, rejected rows, rejected payloads, exact bytes, and an interrupted landing."""
+    warehouse = new_warehouse()
     recorder = Recorder(warehouse, library)
     recorder.land("other", OTHER)
     for edition, day in enumerate(DAYS[:3]):
@@ -92,6 +94,12 @@ def history(warehouse: Warehouse, library: Source) -> Recorder:
         land.land_intake(warehouse, library, DAYS[3], nullcontext(live))
     recorder.transform()
     return recorder
+
+
+@pytest.fixture
+def history(original: Recorder, copied: Callable[[Warehouse], Warehouse]) -> Recorder:
+    """The same for one test."""
+    return replace(original, warehouse=copied(original.warehouse), now=dict(original.now))
 
 
 def land_body(warehouse: Warehouse, source: Source, body: bytes, day: str) -> Run:

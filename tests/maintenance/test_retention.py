@@ -1,6 +1,6 @@
 """Retention: prune removes what is no longer needed, nothing that a run in progress needs, and growth ends.
 
-RETENTION_STEP=1 simulates each of the 365 days, instead of every fourteenth.
+RETENTION_STEP=1 simulates each of the 365 days, instead of one in 28.
 """
 
 import os
@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -85,10 +86,10 @@ def counted_cover(number: int, likes: int, **more: Any) -> dict[str, Any]:
     return cover(number, stats={"likes": likes}) | more
 
 
-@pytest.fixture
-def history(warehouse: Warehouse, library: Source) -> Recorder:
+@pytest.fixture(scope="module")
+def original(new_warehouse: Callable[[], Warehouse], library: Source) -> Recorder:
     """A warehouse with versions, counters, a deleted record, a closed quarantine entry and an open one."""
-    recorder = Recorder(warehouse, library)
+    recorder = Recorder(new_warehouse(), library)
     for number, day in enumerate(DAYS):
         recorder.clock = START + timedelta(days=number)
         recorder.land("1", author(1, f"edition {number}", loans=number), day=day)
@@ -103,6 +104,12 @@ def history(warehouse: Warehouse, library: Source) -> Recorder:
             recorder.full_refresh("3", day=day, kind="authors")
         recorder.transform()
     return recorder
+
+
+@pytest.fixture
+def history(original: Recorder, copied: Callable[[Warehouse], Warehouse]) -> Recorder:
+    """The same for one test."""
+    return replace(original, warehouse=copied(original.warehouse), now=dict(original.now))
 
 
 def test_superseded_versions_are_removed_and_what_rows_are_derived_from_stays(history: Recorder) -> None:
@@ -342,7 +349,7 @@ def test_dagster_events_are_removed_but_those_of_assets_and_of_runs_in_progress(
         assert [(row["run_id"], row["bare"]) for row in left] == [("done", False), ("done", True), ("going", True)]
 
 
-STEP = int(os.environ.get("RETENTION_STEP", "14"))
+STEP = int(os.environ.get("RETENTION_STEP", "28"))
 RECORDS = 40
 
 
@@ -405,6 +412,6 @@ def test_what_is_fetched_again_unchanged_adds_nothing_to_staging_and_tables(
     warehouse: Warehouse, shelf: Source, days: int
 ) -> None:
     """tests/budgets.py shows, with more payloads, that the whole warehouse grows by less than 1 %."""
-    _, sizes = refetch(warehouse, shelf, 2_000, 20, days)
+    _, sizes = refetch(warehouse, shelf, 1_000, 8, days)
     before, after = (data({name: each[place] for name, each in sizes.items()}) for place in (0, 1))
     assert after < before * 1.01
