@@ -70,8 +70,12 @@ def instance(warehouse: Warehouse, home: Path) -> Iterator[dg.DagsterInstance]:
 
 @contextmanager
 def running(warehouse: Warehouse, home: Path) -> Iterator[dg.DagsterInstance]:
-    """Dagster's instance, its dead runs reported, with the lock that shows other processes that Dagster runs here."""
+    """Dagster's instance, its dead runs reported, with the lock that shows other processes that Dagster runs here.
+
+    It keeps its connections, as in the webserver; Dagster would else open one for each query and event.
+    """
     with instance(warehouse, home) as opened, warehouse.connect() as connection:
+        opened.optimize_for_webserver(statement_timeout=0, pool_recycle=-1, max_overflow=20)
         report_dead_runs(warehouse, opened)
         locks.acquire_shared(connection, locks.DAGSTER_SERVICES)
         yield opened
