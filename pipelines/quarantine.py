@@ -13,7 +13,6 @@ from typing import Any
 from uuid import UUID
 
 from pipelines.errors import AtlasError
-from pipelines.ledger import Run
 from pipelines.warehouse.database import Connection
 
 
@@ -41,34 +40,6 @@ def insert_rejects(connection: Connection, run_id: UUID, rejected: Sequence[Reje
         values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
         """,
         [(run_id, *astuple(each)) for each in rejected],
-    )
-
-
-def upsert_payload_entries(run: Run) -> None:
-    """Inserts an entry for each payload that the landing rejected; counts it, if there is an entry of the payload."""
-    run.connection.execute(
-        """
-        insert into staging.quarantine
-            (stage, stream, partition_key, external_id, record_id, request, reason, detail, path, byte_offset,
-             digest, bytes, first_run, last_run)
-        select
-            'land', stream, %(partition)s, external_id,
-            case when external_id is not null then ops.key(stream, external_id) end, request,
-            reason, detail, path, byte_offset, digest, bytes, %(run)s, %(run)s
-        from (
-            select distinct on (stream, digest) *
-            from staging.rejects
-            where fetch_run_id = %(run)s
-            order by stream, digest, place
-        ) as r
-        order by place
-        on conflict (stream, digest) where stage = 'land' do update set
-            reason = excluded.reason, detail = excluded.detail, path = excluded.path,
-            byte_offset = excluded.byte_offset, last_run = excluded.last_run, last_at = now(),
-            partition_key = greatest(quarantine.partition_key, excluded.partition_key),
-            seen = quarantine.seen + 1, closed_run = null, closed_at = null
-        """,
-        {"partition": run.partition, "run": run.id},
     )
 
 

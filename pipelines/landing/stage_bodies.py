@@ -4,7 +4,7 @@
        └───────────────────────────────COPY──> staging.arrivals
 
 A batch is one transaction, on a connection and a thread of its own: while it is written, the next batch is read and
-validated. Not here: what is in a batch (`land`), versions of the bodies (`versions`).
+validated. Not here: what is in a batch (`land`), versions of the bodies (`publish`).
 """
 
 from concurrent.futures import Future, ThreadPoolExecutor

@@ -3,7 +3,7 @@
     Payload ──> Arrival, or Rejected
 
 Only fields that the contract names are decoded. Belongs here: checks of a single payload. Not here: comparison with
-what staging has (`versions`), storage in jsonb (`stage_bodies`), storage of what is rejected (`quarantine`).
+what staging has (`publish`), storage in jsonb (`stage_bodies`), storage of what is rejected (`quarantine`).
 """
 
 import hashlib
