@@ -7,40 +7,10 @@ An entry that is seen again is only counted. It is closed when its record lands 
 if the fault returns. Not here: validation (`landing`, `transform`).
 """
 
-from collections.abc import Sequence
-from dataclasses import astuple, dataclass
 from typing import Any
-from uuid import UUID
 
 from pipelines.errors import AtlasError
 from pipelines.warehouse.database import Connection
-
-
-@dataclass(frozen=True, slots=True)
-class Rejected:
-    """A payload that cannot land, and the reason."""
-
-    stream: str
-    body: bytes
-    digest: bytes
-    request: str
-    external_id: str | None
-    reason: str
-    detail: str
-    path: str | None = None
-    byte_offset: int | None = None
-
-
-def insert_rejects(connection: Connection, run_id: UUID, rejected: Sequence[Rejected]) -> None:
-    """Inserts rejected payloads into staging.rejects, where they stay until the landing is published."""
-    connection.cursor().executemany(
-        """
-        insert into staging.rejects
-            (fetch_run_id, stream, bytes, digest, request, external_id, reason, detail, path, byte_offset)
-        values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
-        """,
-        [(run_id, *astuple(each)) for each in rejected],
-    )
 
 
 def entries(connection: Connection, *, names: list[str] | None = None, closed: bool = False) -> list[dict[str, Any]]:

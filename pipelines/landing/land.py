@@ -21,9 +21,8 @@ from pipelines.landing.deletions import find_deleted
 from pipelines.landing.intake import Intake, Progress, resume
 from pipelines.landing.publish import publish
 from pipelines.landing.stage_bodies import BodyWriter
-from pipelines.landing.validate import Arrival, Validator
+from pipelines.landing.validate import Arrival, Rejected, Validator
 from pipelines.ledger import Run
-from pipelines.quarantine import Rejected
 from pipelines.source import Checkpoint, Cursor, FullScan, Item, Payload, Skipped, Source
 from pipelines.warehouse.database import Connection, Warehouse
 

@@ -12,12 +12,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import psycopg
 from psycopg import sql
 
-from pipelines import quarantine
 from pipelines.landing.intake import Progress, save_checkpoint
 from pipelines.landing.jsonb import DUPLICATE_KEY, LARGE, Unlandable, chunks, is_lossless, repair, repair_any_size
-from pipelines.landing.validate import Arrival
+from pipelines.landing.validate import Arrival, Rejected
 from pipelines.ledger import Run
-from pipelines.quarantine import Rejected
 from pipelines.warehouse import locks
 from pipelines.warehouse.database import Connection
 
@@ -84,7 +82,7 @@ class BodyWriter:
 
     def _reject(self, arrival: Arrival, fault: Unlandable) -> Rejected:
         self.unstorable.add(arrival.digest)
-        return arrival.rejected(fault)
+        return Rejected(arrival.stream, arrival.body, arrival.request, arrival.external_id, fault)
 
     def _write(self, bodies: list[Body], arrivals: list[Arrival], rejected: list[Rejected], checkpoint: bool) -> None:
         """Commits a batch: bodies, arrivals, rejections, and the checkpoint."""
@@ -94,8 +92,11 @@ class BodyWriter:
             with connection.cursor().copy(COPY_ARRIVALS) as copy:
                 for each in arrivals:
                     if each.digest not in self.unstorable:
-                        copy.write_row((self.run.id, *each.row()))
-            quarantine.insert_rejects(connection, self.run.id, rejected)
+                        identity = self.run.id, each.sequence, each.stream, each.external_id, each.digest
+                        volatile = each.volatile or (None, None, None)
+                        copy.write_row((*identity, each.version_at, each.fetched_at, each.request, *volatile))
+            rows = [{"run": self.run.id, **vars(each), **vars(each.fault)} for each in rejected]
+            connection.cursor().executemany(INSERT_REJECTED, rows)
             if checkpoint:
                 save_checkpoint(connection, self.run, self.progress)
         locks.release_shared(self.run.connection, locks.BODIES)
@@ -188,6 +189,13 @@ INSERT_LARGE_BODY = """
 insert into staging.payloads (fetch_run_id, digest, counters_digest, body, original, repairs)
 select %s, %s, %s, (select body::jsonb from large_body where body is not null),
     (select original from large_body where original is not null), %s::text[]
+"""
+
+INSERT_REJECTED = """
+insert into staging.rejects
+    (fetch_run_id, stream, bytes, digest, request, external_id, reason, detail, path, byte_offset)
+values (%(run)s, %(stream)s, %(body)s, sha256(%(body)s), %(request)s, %(external_id)s,
+    %(reason)s, %(detail)s, %(path)s, %(byte_offset)s)
 """
 
 COPY_ARRIVALS = """
