@@ -3,8 +3,7 @@
     Source, Window, mode ──open_intake──> Client or Path ──Source.fetch──> Intake
     live source ──fetch, get_record──> Recorder, replayed once
 
-Belongs here: choosing and opening. Not here: requests of a source (`assets`), landing (`land`), local files
-(`bulk_files`).
+Not here: requests of a source (`assets`), local files (`bulk_files`).
 """
 
 from collections import Counter

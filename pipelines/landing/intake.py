@@ -2,7 +2,7 @@
 
     extract, bulk_files ──> Intake ──> land ──checkpoint──> Progress ──resume──> the next run, where this one fails
 
-Not here: how items are fetched (`extract`, `bulk_files`), how they are landed (`land`).
+Not here: how items are fetched (`extract`, `bulk_files`).
 """
 
 from collections import Counter

@@ -3,8 +3,7 @@
     Arrival ──anti-join──> new bodies ──COPY──> staging.payloads
        └───────────────────────────────COPY──> staging.arrivals
 
-A batch is one transaction, on a connection and a thread of its own: while it is written, the next batch is read and
-validated. Not here: what is in a batch (`land`), versions of the bodies (`publish`).
+A batch is one transaction, on a thread and a connection of its own: meanwhile the next batch is read and validated.
 """
 
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -68,16 +67,14 @@ class BodyWriter:
     def _prepare(self, arrivals: list[Arrival]) -> tuple[list[Body], list[Rejected]]:
         """The bodies to write, repaired where jsonb needs it, and those that cannot be repaired."""
         bodies: list[Body] = []
-        rejected = []
+        rejected: list[Rejected] = []
         for arrival in arrivals:
-            text, repairs = arrival.body, list[str]()
-            if len(text) > LARGE or not is_lossless(text):
-                try:
-                    text, repairs = repair_any_size(text)
-                except Unlandable as fault:
-                    rejected.append(self._reject(arrival, fault))
-                    continue
-            bodies.append((arrival, text, repairs))
+            body = arrival.body
+            try:
+                known = len(body) <= LARGE and is_lossless(body)
+                bodies.append((arrival, *((body, list[str]()) if known else repair_any_size(body))))
+            except Unlandable as fault:
+                rejected.append(self._reject(arrival, fault))
         return bodies, rejected
 
     def _reject(self, arrival: Arrival, fault: Unlandable) -> Rejected:
@@ -132,8 +129,9 @@ class BodyWriter:
         connection = self.connection
         connection.execute("create temp table large_body (body text storage external, original bytea storage external)")
         with connection.cursor().copy("copy large_body (body) from stdin") as copy:
-            for chunk in chunks(text):
-                copy.write(_escaped(chunk))
+            for chunk in chunks(text):  # in the text format of COPY
+                escaped = chunk.replace(b"\\", rb"\\").replace(b"\n", rb"\n").replace(b"\r", rb"\r")
+                copy.write(escaped.replace(b"\t", rb"\t"))
         if not connection.execute("select from large_body where body is json with unique keys").rowcount:
             repairs = sorted([*repairs, DUPLICATE_KEY])
         if repairs:
@@ -204,8 +202,3 @@ copy staging.arrivals
      counters_digest, counters, paths)
 from stdin
 """
-
-
-def _escaped(chunk: bytes) -> bytes:
-    """A part of a text in the text format of COPY."""
-    return chunk.replace(b"\\", rb"\\").replace(b"\n", rb"\n").replace(b"\r", rb"\r").replace(b"\t", rb"\t")

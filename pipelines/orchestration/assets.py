@@ -5,7 +5,6 @@
 A run processes a range of partitions; each has its own ledger row and its own materialization. Where a partition
 fails, the others are materialized first, then the run fails and names it. The tables of a source are written in one
 transaction, so they are materialized together.
-Belongs here: asset specs, and what a run reports as metadata. Not here: what a run does (`landing`, `transform`).
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -1,9 +1,4 @@
-"""The resource `atlas`, which gives assets the warehouse, and Dagster's instance on the same server.
-
-    settings ──Atlas──> warehouse for an asset        Warehouse ──instance──> Dagster's database <name>_dagster
-
-Belongs here: what an asset needs to run, and Dagster's own storage. Not here: which assets there are (`assets`).
-"""
+"""The resource `atlas`, which gives assets the warehouse, and Dagster's instance on the same server."""
 
 import os
 from collections.abc import Callable, Iterator
