@@ -16,10 +16,8 @@ from pipelines.source import Payload, Source
 
 ACCEPTED_LOSS = 5
 """This many records or rows may go, whatever their share is; of records, if the scan listed any."""
-
 ACCEPTED_SHARE = 5
 """One of so many may go."""
-
 ADJACENT = 20
 """The most records on either side of a range of ids that are asked for, as they may have been its ends."""
 
