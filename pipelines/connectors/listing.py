@@ -8,6 +8,7 @@ The state of a listing is plain data, kept with the pages that were landed, so a
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Generic, Literal
@@ -99,7 +100,10 @@ class Listing(Generic[PageT]):
         self._targets: set[str] = set()
         self._recent_keys: deque[set[str]] = deque(maxlen=MAX_IDLE_PAGES)
         self._idle_pages = 0
-        self._state = _restored(window.checkpoints.get(name, {}))
+        self._state = State(datetime.now(UTC))
+        with suppress(msgspec.ValidationError):  # a checkpoint of another layout
+            restored = {"started_at": self._state.started_at, **window.checkpoints.get(name, {})}
+            self._state = msgspec.convert(restored, State)
 
     def __iter__(self) -> Iterator[Page[PageT]]:
         state = self._state
@@ -207,12 +211,3 @@ class Listing(Generic[PageT]):
     def _not_in_future(self, position: Position) -> Position:
         """A position, but no time after the first request: the clock of the source may be wrong."""
         return min(position, self._state.started_at) if isinstance(position, datetime) else position
-
-
-def _restored(checkpoint: Mapping[str, Any]) -> State:
-    """The state of a checkpoint; a new one where it is empty or has another layout."""
-    started_at = datetime.now(UTC)
-    try:
-        return msgspec.convert({"started_at": started_at, **checkpoint}, State)
-    except msgspec.ValidationError:
-        return State(started_at)

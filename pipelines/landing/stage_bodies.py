@@ -99,7 +99,10 @@ class BodyWriter:
         locks.release_shared(self.run.connection, locks.BODIES)
 
     def _copy(self, bodies: list[Body]) -> list[Rejected]:
-        """COPYs bodies, halving the batch until it finds those that jsonb refuses; returns these."""
+        """COPYs bodies, halving the batch until it finds those that jsonb refuses; returns those that stay refused.
+
+        A number that is out of range is repaired, but not in a large body: decoded it may take thirty times its size.
+        """
         found: list[str] = []
         try:
             with self.connection.transaction():
@@ -111,10 +114,19 @@ class BodyWriter:
                 for body in bodies:
                     found += self._copy_large(*body) if len(body[1]) > LARGE else body[2]
         except UNSTORABLE as error:
-            if len(bodies) == 1:
-                return self._copy_repaired(*bodies[0], error)
-            middle = len(bodies) // 2
-            return self._copy(bodies[:middle]) + self._copy(bodies[middle:])
+            if len(bodies) > 1:
+                middle = len(bodies) // 2
+                return self._copy(bodies[:middle]) + self._copy(bodies[middle:])
+            arrival, text, repairs = bodies[0]
+            fault = Unlandable("jsonb_refuses", str(error).splitlines()[0])
+            if not repairs and len(text) <= LARGE and isinstance(error, psycopg.DataError):
+                try:
+                    text, repairs = repair(text)
+                except Unlandable as unrepaired:
+                    fault = unrepaired
+                if repairs:
+                    return self._copy([(arrival, text, repairs)])
+            return [self._reject(arrival, fault)]
         self.progress.bodies += len(bodies)
         for each in found:
             self.progress.repaired[each] = self.progress.repaired.get(each, 0) + 1
@@ -142,23 +154,6 @@ class BodyWriter:
         connection.execute(INSERT_LARGE_BODY, [*self._key(arrival), repairs or None])
         connection.execute("drop table large_body")
         return repairs
-
-    def _copy_repaired(
-        self, arrival: Arrival, text: bytes, repairs: list[str], refusal: psycopg.Error
-    ) -> list[Rejected]:
-        """COPYs a body that jsonb refused once more, if a number that is out of range can be repaired; else rejects it.
-
-        A large body is rejected: decoded it may take thirty times its size.
-        """
-        fault = Unlandable("jsonb_refuses", str(refusal).splitlines()[0])
-        if not repairs and len(text) <= LARGE and isinstance(refusal, psycopg.DataError):
-            try:
-                text, repairs = repair(text)
-            except Unlandable as error:
-                fault = error
-            if repairs:
-                return self._copy([(arrival, text, repairs)])
-        return [self._reject(arrival, fault)]
 
 
 UNREFERENCED = sql.SQL(

@@ -15,7 +15,7 @@ import dagster as dg
 from sqlalchemy import Table
 from sqlalchemy.dialects import postgresql
 
-from pipelines import project
+from pipelines import project, settings
 from pipelines.errors import AtlasError
 from pipelines.landing import extract
 from pipelines.landing.land import land_intake
@@ -70,8 +70,8 @@ def staging_asset(source: Source) -> dg.AssetsDefinition:
     }
 
     def land(atlas: Atlas, warehouse: Warehouse, partition: str, *, full_refresh: bool, **options: Any) -> Run:
-        window = Window.of(partition)
-        intake = extract.open_intake(warehouse, source, window, atlas.source_mode, full_refresh=full_refresh)
+        window, mode = Window.of(partition), atlas.mode or settings.load().mode
+        intake = extract.open_intake(warehouse, source, window, mode, full_refresh=full_refresh)
         return land_intake(warehouse, source, partition, intake, **options)
 
     return _daily(source, op_name(source), [spec], config, land, {staging_key(source): None})

@@ -40,10 +40,6 @@ class Atlas:
             migrate.require(warehouse, project.objects())
             yield warehouse
 
-    @property
-    def source_mode(self) -> Mode:
-        return self.mode or settings.load().mode
-
 
 @contextmanager
 def instance(warehouse: Warehouse, home: Path) -> Iterator[dg.DagsterInstance]:
