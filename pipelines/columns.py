@@ -5,7 +5,6 @@
 
 A column is followed through JSON_TABLE, subqueries and CTEs to the `body` of its stream. Modules that Dagster loads
 import this one inside a function: sqlglot takes 0.2 s.
-Belongs here: what the text of a SELECT says. Not here: what happens where a payload lacks a path (`schema_drift`).
 """
 
 import re

@@ -1,8 +1,4 @@
-"""Errors that are shown to a user without a traceback: what failed, the reason, the next step.
-
-Belongs here: classes that a caller tells apart, or that end a command. Not here: the messages; they are written where
-the error is raised.
-"""
+"""Errors that are shown to a user without a traceback: what failed, the reason, the next step."""
 
 
 class AtlasError(Exception):

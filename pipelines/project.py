@@ -4,8 +4,8 @@
     sql/<domain>/<source>/<table>.sql            the SELECT that fills a table from it
     samples/<domain>/<source>/<day>.json         its recording of a day
 
-The project is the folder in which Python finds the package `assets`: a working directory that has one comes first.
-Belongs here: where files lie. Not here: what they hold. This is the only module that imports `assets`.
+The project is the folder in which Python finds the package `assets`: a working directory that has one comes first. This
+is the only module that imports `assets`.
 """
 
 import hashlib

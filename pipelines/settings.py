@@ -1,7 +1,4 @@
-"""The settings: a flag overrides the environment, which overrides `atlas.toml` in the working directory.
-
-Belongs here: each setting, its default and its description. Not here: what a setting changes.
-"""
+"""The settings: a flag overrides the environment, which overrides `atlas.toml` in the working directory."""
 
 import os
 import tomllib

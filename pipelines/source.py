@@ -3,7 +3,7 @@
     @source(...) def fetch(client, window) ──> Payload, Skipped, Checkpoint, Cursor, FullScan ──> landing
 
 A connector is a module `assets/<domain>/<source>.py` with one generator under `@source`, which reads from a `Client`
-(HTTP) or a `Path` (a folder). Not here: reading (`connectors`), writing (`landing`).
+(HTTP) or a `Path` (a folder).
 """
 
 import hashlib

@@ -28,8 +28,9 @@ from sqlglot import exp
 from pipelines import project
 from pipelines.landing import extract
 from pipelines.landing.intake import Intake
+from pipelines.landing.json_paths import EACH_ELEMENT, EACH_VALUE
 from pipelines.landing.land import land_intake, land_items
-from pipelines.landing.volatile_fields import EACH_ELEMENT, EACH_VALUE, PathTree, path_tree, split_off
+from pipelines.landing.validate import PathTree, path_tree, split_off
 from pipelines.ledger import Run
 from pipelines.project import Select
 from pipelines.source import Checkpoint, FullScan, Item, Payload, Source, Window

@@ -56,7 +56,7 @@ LAYERS = (
     {"transform"},
     {"landing"},
     {"connectors"},
-    {"ledger", "quarantine"},
+    {"ledger"},
     {"project", "columns"},
     {"warehouse"},
     {"source", "settings", "errors"},

@@ -1,6 +1,7 @@
 """`atlas quarantine`: lists payloads and rows that were rejected, shows why, and lands payloads again.
 
-Belongs here: options and output. Not here: the entries (`pipelines.quarantine`), landing (`landing.land`).
+An entry that is seen again is only counted. It is closed when its record lands or its row is accepted, and opened again
+if the fault returns. Not here: who writes the entries (`landing.publish`, `transform.rejects`).
 """
 
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from pipelines import project, quarantine
+from pipelines import project
 from pipelines.cli import context, show
 from pipelines.cli.show import Reporter, with_json
 from pipelines.errors import AtlasError
@@ -34,7 +35,7 @@ def list_(
         kinds = {each for source in project.sources().values() for each in source.streams.values()}
         names = [stream] if stream in kinds else [source.name for source in project.find_sources([stream])]
     with context.warehouse() as warehouse, warehouse.connect() as connection:
-        rows = quarantine.entries(connection, names=names, closed=closed)
+        rows = entries(connection, names=names, closed=closed)
     show.result(rows)
     show.table("Quarantine", [_brief(row) for row in rows])
 
@@ -60,7 +61,7 @@ def _brief(row: dict[str, Any]) -> dict[str, Any]:
 def show_(quarantine_id: Annotated[int, typer.Argument(help="Number of the entry.", metavar="ID")]) -> None:
     """Show all of an entry, with its exact bytes (in JSON: base64) or its row."""
     with context.warehouse() as warehouse, warehouse.connect() as connection:
-        found = quarantine.entry(connection, quarantine_id)
+        found = entry(connection, quarantine_id)
     found["digest"] = found["digest"] and found["digest"].hex()
     show.result(found)
     exact = found.pop("bytes")
@@ -86,7 +87,7 @@ def replay(
             "A repaired payload is for one entry. Give its number: atlas quarantine replay ID --with FILE", usage=True
         )
     with context.runs() as (warehouse, reporter), warehouse.connect() as connection:
-        open_ones = [row["quarantine_id"] for row in quarantine.entries(connection) if row["stage"] == "land"]
+        open_ones = [row["quarantine_id"] for row in entries(connection) if row["stage"] == "land"]
         for number in open_ones if quarantine_id is None else [quarantine_id]:
             _land(warehouse, _entry(connection, number), repaired, reporter)
         if not reporter.runs:
@@ -95,7 +96,7 @@ def replay(
 
 def _entry(connection: Connection, quarantine_id: int) -> dict[str, Any]:
     """An open entry of a payload. Raises AtlasError for one that is closed, or of a row."""
-    found = quarantine.entry(connection, quarantine_id)
+    found = entry(connection, quarantine_id)
     if found["stage"] != "land":
         raise AtlasError(
             f"Entry {quarantine_id} is a row of {found['table_name']}, not a payload: repair its record at the source, "
@@ -130,7 +131,7 @@ def _land(warehouse: Warehouse, found: dict[str, Any], repaired: Path | None, re
     )
     if repaired and run.status == "completed":
         with warehouse.connect() as connection:
-            left = quarantine.entry(connection, number)
+            left = entry(connection, number)
         if not left["closed_at"]:
             raise AtlasError(
                 f"{repaired.name} has landed, but it is of another record than entry {number}, which stays open: "
@@ -148,3 +149,28 @@ def _document(file: Path) -> bytes:
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise AtlasError(f"{file.name} should hold one JSON document: {error}.", usage=True) from None
     return body
+
+
+def entries(connection: Connection, *, names: list[str] | None = None, closed: bool = False) -> list[dict[str, Any]]:
+    """The entries without bytes and rows, oldest first. names: streams or sources; closed: closed ones too."""
+    return connection.execute(
+        """
+        select quarantine_id, stage, stream, partition_key, external_id, request, reason, detail, path, byte_offset,
+            table_name, row_key, constraint_name, seen, first_at, last_at, closed_at, first_run, last_run, closed_run
+        from staging.quarantine
+        where (%(names)s::text[] is null or stream = any(%(names)s) or split_part(stream, '.', 1) = any(%(names)s))
+          and (%(closed)s or closed_at is null)
+        order by quarantine_id
+        """,
+        {"names": names, "closed": closed},
+    ).fetchall()
+
+
+def entry(connection: Connection, quarantine_id: int) -> dict[str, Any]:
+    """One entry with its bytes or its row. Raises AtlasError if there is none of this number."""
+    found = connection.execute("select * from staging.quarantine where quarantine_id = %s", [quarantine_id]).fetchone()
+    if found is None:
+        raise AtlasError(
+            f"There is no quarantine entry {quarantine_id}. See them with: atlas quarantine list", usage=True
+        )
+    return found

@@ -4,8 +4,7 @@
                        └── 429, 5xx, connection error, cut or invalid JSON: retried, with growing pauses
 
 A response that stays bad, or any other status, raises an error; it is never an empty page. Only the path and query of
-a link are followed, so a page cannot send the client, or its token, to another host. Not here: the next page
-(`pagination`), waiting for a slot (`rate_limit`).
+a link are followed, so a page cannot send the client, or its token, to another host.
 """
 
 import logging
@@ -47,15 +46,6 @@ PERHAPS_SECRET = re.compile("token|key|secret|sig|pass|login", re.IGNORECASE)
 """Parameters that are left out of what is logged and stored: rather too many than too few."""
 
 
-def _log_retry(details: stamina.instrumentation.RetryDetails) -> None:
-    """Logs the reason and the time of a retry; stamina's own message does not."""
-    again = f"trying again in {details.wait_for:.1f} s ({details.retry_num} of {ATTEMPTS - 1})"
-    _log.warning("%s; %s", details.caused_by, again)
-
-
-_log = logging.getLogger(__name__)
-stamina.instrumentation.set_on_retry_hooks([_log_retry])
-
 DocumentT = TypeVar("DocumentT")
 
 Keep = Callable[[str, bytes | None, httpx.Response, list[msgspec.Raw]], None]
@@ -63,6 +53,15 @@ Keep = Callable[[str, bytes | None, httpx.Response, list[msgspec.Raw]], None]
 
 _tls_context = cache(httpx.create_ssl_context)
 """Loading the certificates takes 40 ms: once a process."""
+
+
+def _log_retry(details: stamina.instrumentation.RetryDetails) -> None:
+    """Logs the reason and the time of a retry; stamina's own message does not."""
+    again = f"trying again in {details.wait_for:.1f} s ({details.retry_num} of {ATTEMPTS - 1})"
+    logging.getLogger(__name__).warning("%s; %s", details.caused_by, again)
+
+
+stamina.instrumentation.set_on_retry_hooks([_log_retry])
 
 
 class _RetryableError(Exception):
@@ -73,8 +72,8 @@ class _RetryableError(Exception):
         self.wait_s = wait_s
 
 
-class Client:
-    """Sends requests to one source; a context manager. `notes` counts what the ledger shows of a run.
+class Client(AbstractContextManager["Client"]):
+    """Sends requests to one source. `notes` counts what the ledger shows of a run.
 
     token: sent as a bearer token, or as `user:key` where auth is basic. contact: how the operator can reach the caller.
     rate_limit: shared with every other run that reads the host; None for a recording. endpoints: clients of the
@@ -111,9 +110,6 @@ class Client:
         self._http = httpx.Client(
             base_url=base_url, headers=headers, auth=basic, timeout=TIMEOUT, verify=_tls_context(), transport=transport
         )
-
-    def __enter__(self) -> "Client":
-        return self
 
     def __exit__(self, *_: object) -> None:
         self._http.close()

@@ -4,11 +4,11 @@
                                    Cursor, FullScan      after the last page
 
 The state of a listing is plain data, kept with the pages that were landed, so a run continues where another broke off.
-Not here: the order of pages (`pagination`), requests (`http`), what a record means (`assets`).
 """
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Generic, Literal
@@ -100,7 +100,10 @@ class Listing(Generic[PageT]):
         self._targets: set[str] = set()
         self._recent_keys: deque[set[str]] = deque(maxlen=MAX_IDLE_PAGES)
         self._idle_pages = 0
-        self._state = _restored(window.checkpoints.get(name, {}))
+        self._state = State(datetime.now(UTC))
+        with suppress(msgspec.ValidationError):  # a checkpoint of another layout
+            restored = {"started_at": self._state.started_at, **window.checkpoints.get(name, {})}
+            self._state = msgspec.convert(restored, State)
 
     def __iter__(self) -> Iterator[Page[PageT]]:
         state = self._state
@@ -125,9 +128,11 @@ class Listing(Generic[PageT]):
 
     def end(self) -> Iterator[Item]:
         """The cursor, and a FullScan where every record was returned; to be yielded after the pages."""
-        state, advances = self._state, self._cursor_advances()
-        cursor = dict(self._cursor) | {"validators": state.validators if advances else {}}
-        if advances and self._incremental and state.highest is not None:
+        state = self._state
+        maybe_cut = state.ended == "end" and self._stop_below is not None and "value" in self._cursor
+        self._client.notes["listings that ended before the last cursor, which is kept"] += maybe_cut
+        cursor = dict(self._cursor) | {"validators": {} if maybe_cut else state.validators}
+        if self._incremental and state.highest is not None and not maybe_cut:
             value = self._not_in_future(state.highest)
             cursor["value"] = value.isoformat() if isinstance(value, datetime) else value
         if self._incremental or self._conditional:
@@ -150,8 +155,9 @@ class Listing(Generic[PageT]):
             state.ended, state.validators = "unchanged", dict(conditions)
             self._client.notes["listings unchanged"] += 1
             return None
-        if not state.responses:
-            state.validators = _validators(response)
+        if not state.responses:  # with these headers an unchanged response is a 304 (RFC 9110, 13.1)
+            sent = {"if-none-match": "etag", "if-modified-since": "last-modified"}
+            state.validators = {name: found for name, of in sent.items() if (found := response.headers.get(of))}
         records = [bytes(each) for each in self._records(document)][: self._limit]
         heads = [head for each in records if (head := self._decode(each))]
         positions = {head.key(): position for head in heads if (position := head.position()) is not None}
@@ -176,7 +182,11 @@ class Listing(Generic[PageT]):
         state.next_link, state.previous = following.link, following.previous
         self._check_progress(page)
         positions: list[Any] = list(page.positions.values())
-        self._widen(positions)
+        if positions:
+            seen = positions if state.highest is None else [*positions, state.highest, state.lowest]
+            state.highest, state.lowest = max(seen), min(seen)
+            if state.responses == 1 and self._not_in_future(state.highest) != state.highest:
+                state.validators = {}  # a first page of future times stays unchanged while new records appear below it
         if state.next_link is None:
             state.ended = "end"
         elif self._stop_below is not None and positions and max(positions) < self._stop_below and not following.back:
@@ -198,38 +208,6 @@ class Listing(Generic[PageT]):
             "Nothing of this run is published; run it again later."
         )
 
-    def _widen(self, positions: list[Any]) -> None:
-        """Extends the range of positions by those of a page."""
-        state = self._state
-        if not positions:
-            return
-        seen = positions if state.highest is None else [*positions, state.highest, state.lowest]
-        state.highest, state.lowest = max(seen), min(seen)
-        if state.responses == 1 and self._not_in_future(state.highest) != state.highest:
-            state.validators = {}  # a first page of future times stays unchanged while new records appear below it
-
-    def _cursor_advances(self) -> bool:
-        """Whether everything above the last cursor was returned: a listing that ends above it may have been cut."""
-        if self._state.ended == "end" and self._stop_below is not None and "value" in self._cursor:
-            self._client.notes["listings that ended before the last cursor, which is kept"] += 1
-            return False
-        return True
-
     def _not_in_future(self, position: Position) -> Position:
         """A position, but no time after the first request: the clock of the source may be wrong."""
         return min(position, self._state.started_at) if isinstance(position, datetime) else position
-
-
-def _restored(checkpoint: Mapping[str, Any]) -> State:
-    """The state of a checkpoint; a new one where it is empty or has another layout."""
-    started_at = datetime.now(UTC)
-    try:
-        return msgspec.convert({"started_at": started_at, **checkpoint}, State)
-    except msgspec.ValidationError:
-        return State(started_at)
-
-
-def _validators(response: httpx.Response) -> dict[str, str]:
-    """The conditional headers with which an unchanged response is a 304 (RFC 9110, 13.1)."""
-    pairs = {"if-none-match": response.headers.get("etag"), "if-modified-since": response.headers.get("last-modified")}
-    return {name: value for name, value in pairs.items() if value}

@@ -1,13 +1,4 @@
-"""Paginators: from one page of a listing to the next.
-
-    SinglePage           one response holds everything
-    CursorPaginator      the page names the next one, by a link
-    LinkHeaderPaginator  the Link header names the next one
-    BeforeIdPaginator    page=b<id>: the records below an id, so that nothing moves between two pages
-    PageNumberPaginator  page=n: records that come or go move all records below them, so pages overlap
-
-Belongs here: pages, and which is requested next. Not here: requesting it, where an increment ends (`listing`).
-"""
+"""Paginators: from one page of a listing to the next. Not here: requesting it, where an increment ends (`listing`)."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -117,7 +108,7 @@ class LinkHeaderPaginator(Paginator):
 
 @dataclass(frozen=True)
 class BeforeIdPaginator(Paginator):
-    """Pages of the records below an id, in order of ids; an empty page is the last.
+    """Pages of the records below an id, in order of ids, so that nothing moves between two; an empty page is the last.
 
     parameter: takes `b<id>` for the records below an id.
     """
@@ -136,10 +127,10 @@ class BeforeIdPaginator(Paginator):
 class PageNumberPaginator(Paginator):
     """Pages by number, each beginning above the end of the one before; an empty page is the last.
 
-    A record that both pages return, at the same position, proves that none between them was passed over. Where they
-    share none, the page above is requested too. A page can begin only at a multiple of its size, so sizes vary a
-    little. Deleted records may take up room on a page without being returned; after a page that is less than half full
-    there is no overlap.
+    Records that come or go move all records below them. A record that both pages return, at the same position, proves
+    that none between them was passed over. Where they share none, the page above is requested too. A page can begin
+    only at a multiple of its size, so sizes vary a little. Deleted records may take up room on a page without being
+    returned; after a page that is less than half full there is no overlap.
 
     parameter: takes the number, from 1. size_parameter: takes the number of records of a page. max_size: the largest
     page. max_page: the highest number that the source serves.

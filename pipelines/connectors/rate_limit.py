@@ -2,8 +2,8 @@
 
     slot() ──advisory lock of the host──> wait until next_request_at and blocked_until ──> request ──> next_request_at
 
-`ops.rate_limits` holds both times of each host, by the clock of the database. The lock is held from reading them to the
-end of the response, so every run knows of a Retry-After that another received before it sends its next request.
+The lock is held from reading both times (by the clock of the database) to the end of the response, so every run knows
+of a Retry-After that another received before it sends its next request.
 """
 
 import time

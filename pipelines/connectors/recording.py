@@ -2,9 +2,8 @@
 
     live source ──Recorder──> samples/<domain>/<source>/<day>.json ──RecordedTransport──> Client
 
-The file holds the exchanges of an HTTP source, or names the folder of a folder source: one next to it, or one in
-a Python package. The day is part of the file name, so a replay always gives the same partition. Belongs here: the
-format of recordings, and what is taken out of them. Not here: making clients (`landing.extract`).
+The day is part of the file name, so a replay always gives the same partition. Belongs here: the format of recordings,
+and what is taken out of them. Not here: making clients (`landing.extract`).
 """
 
 import importlib.util

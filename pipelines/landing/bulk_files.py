@@ -1,9 +1,4 @@
-"""Reads payloads from local files: NDJSON (a payload a line) or JSON (a payload, a list, a page), also compressed.
-
-    dump.ndjson.zst ──> Intake
-
-Belongs here: file formats. Not here: reading a source (`extract`), landing (`land`).
-"""
+"""Reads payloads from local files: NDJSON (a payload a line) or JSON (a payload, a list, a page), also compressed."""
 
 import gzip
 import zlib

@@ -3,11 +3,10 @@
     full scan ──> latest versions that it lacks ──get_record──> none: tombstone · a payload: landed
 
 Nothing is deleted if a payload of the run has an unreadable id, if a scan of several answers lacks a record that cannot
-be fetched by id, or if too many records are missing. Not here: other versions (`versions`).
+be fetched by id, or if too many records are missing. Not here: other versions (`publish`).
 """
 
 from collections.abc import Iterator
-from datetime import datetime
 from typing import Any
 
 from pipelines.errors import NotRecorded, Refused, SourceFault
@@ -17,10 +16,8 @@ from pipelines.source import Payload, Source
 
 ACCEPTED_LOSS = 5
 """This many records or rows may go, whatever their share is; of records, if the scan listed any."""
-
 ACCEPTED_SHARE = 5
 """One of so many may go."""
-
 ADJACENT = 20
 """The most records on either side of a range of ids that are asked for, as they may have been its ends."""
 
@@ -86,15 +83,6 @@ def _fetch_missing(kind: str, rows: list[dict[str, Any]], intake: Intake) -> Ite
             finished.add(row["side"])
 
 
-def insert_tombstones(run: Run, deleted: list[int], deleted_at: datetime) -> int:
-    """Inserts a tombstone for the record of each version, unless it arrived in this run or has a newer version.
-
-    Returns how many.
-    """
-    parameters = {"deleted": deleted, "at": deleted_at, "partition": run.partition, "run": run.id}
-    return run.connection.execute(INSERT_TOMBSTONES, parameters).rowcount if deleted else 0
-
-
 SELECT_MISSING = """
 with arrived as (
     select distinct external_id from staging.arrivals where fetch_run_id = %(run)s and stream = %(stream)s
@@ -135,7 +123,7 @@ where v.stream = %(stream)s and v.latest and v.digest is not null
 order by n.number nulls first, v.external_id collate "C"
 """
 
-INSERT_TOMBSTONES = """
+INSERT_TOMBSTONES = """ -- for the record of each version, unless it arrived in this run or has a newer one
 with deleted as (
     update staging.versions v set latest = false
     where v.version_id = any(%(deleted)s) and v.latest
@@ -144,7 +132,8 @@ with deleted as (
 )
 insert into staging.versions
     (stream, external_id, record_id, version_at, fetched_at, request, partition_key, landed_run, latest)
-select stream, external_id, record_id, greatest(version_at, %(at)s), %(at)s, request, %(partition)s, %(run)s, true
+select stream, external_id, record_id, greatest(version_at, %(deleted_at)s), %(deleted_at)s, request,
+    %(partition)s, %(run)s, true
 from deleted
 order by external_id
 """

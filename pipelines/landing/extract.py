@@ -3,8 +3,7 @@
     Source, Window, mode ──open_intake──> Client or Path ──Source.fetch──> Intake
     live source ──fetch, get_record──> Recorder, replayed once
 
-Belongs here: choosing and opening. Not here: requests of a source (`assets`), landing (`land`), local files
-(`bulk_files`).
+Not here: requests of a source (`assets`), local files (`bulk_files`).
 """
 
 from collections import Counter
@@ -47,9 +46,11 @@ def open_intake(
             yield intake
         return
     ledger.close_dead_runs(warehouse)  # so that a dead run of this day can be resumed
-    current, cursors = is_current(source, window), _cursors(warehouse, source)
+    base_url = settings.base_url(source.stem) or source.base_url
+    read_from = base_url if source.kind == "folder" else without_secrets(base_url)
+    current, cursors = is_current(source, window), _cursors(warehouse, source, read_from)
     window = replace(window, current=current, full_refresh=full_refresh, cursors=cursors)
-    options: dict[str, str | bool] = {"full_refresh": full_refresh, "read_from": _read_from(source)}
+    options: dict[str, str | bool] = {"full_refresh": full_refresh, "read_from": read_from}
     with open_source(warehouse, source) as place:
         yield _intake(source, place, window, mode, cursors=cursors, request_options=options)
 
@@ -139,14 +140,8 @@ def is_current(source: Source, window: Window) -> bool:
     return current
 
 
-def _read_from(source: Source) -> str:
-    """The place that a live source is read from, without secrets. Cursors of one place do not hold for another."""
-    place = settings.base_url(source.stem) or source.base_url
-    return place if source.kind == "folder" else without_secrets(place)
-
-
-def _cursors(warehouse: Warehouse, source: Source) -> dict[str, Any]:
-    """The cursors of the last live run; without HTTP validators, if other code than today's wrote them."""
+def _cursors(warehouse: Warehouse, source: Source, read_from: str) -> dict[str, Any]:
+    """The cursors of the last live run from a place; without HTTP validators, if other code than today's wrote them."""
     with warehouse.connect() as connection:
         row = connection.execute(
             """
@@ -155,7 +150,7 @@ def _cursors(warehouse: Warehouse, source: Source) -> dict[str, Any]:
               and stats ->> 'mode' = 'live' and stats ->> 'read_from' = %s
             order by publish_seq desc limit 1
             """,
-            [source.name, _read_from(source)],
+            [source.name, read_from],
         ).fetchone()
     if row is None:
         return {}

@@ -2,7 +2,7 @@
 
     extract, bulk_files ──> Intake ──> land ──checkpoint──> Progress ──resume──> the next run, where this one fails
 
-Not here: how items are fetched (`extract`, `bulk_files`), how they are landed (`land`).
+Not here: how items are fetched (`extract`, `bulk_files`).
 """
 
 from collections import Counter
@@ -105,22 +105,18 @@ on conflict (fetch_run_id) do update set progress = excluded.progress
 
 RESUME = """
 with last_failed as (
-    select c.fetch_run_id, r.started_at, r.code_version
-    from staging.checkpoints c join ops.fetch_runs r using (fetch_run_id)
-    where r.stream = %(source)s and r.partition_key = %(partition)s and r.status = 'failed'
+    select c.fetch_run_id, c.progress, (c.progress ->> 'fetched')::bigint as fetched, f.code_version
+    from staging.checkpoints c join ops.fetch_runs f using (fetch_run_id)
+    where f.stream = %(source)s and f.partition_key = %(partition)s and f.status = 'failed'
     order by c.fetch_run_id desc limit 1
     for update of c skip locked
 ),
 
 resumed as (
-    select f.fetch_run_id, (c.progress ->> 'fetched')::bigint as fetched
-    from last_failed f
-    join staging.checkpoints c using (fetch_run_id)
-    join ops.fetch_runs r on r.fetch_run_id = %(run)s
-    where r.code_version = f.code_version
-      and c.progress -> 'request_options' = %(options)s
-      and (c.progress ->> 'attempts')::int < %(attempts)s
-      and r.started_at < (c.progress ->> 'started_at')::timestamptz + interval '1 day'
+    select f.* from last_failed f join ops.fetch_runs r on r.fetch_run_id = %(run)s and r.code_version = f.code_version
+    where f.progress -> 'request_options' = %(options)s
+      and (f.progress ->> 'attempts')::int < %(attempts)s
+      and r.started_at < (f.progress ->> 'started_at')::timestamptz + interval '1 day'
 ),
 
 after_checkpoint as ( -- will be fetched again
@@ -140,5 +136,5 @@ update staging.checkpoints c
 set fetch_run_id = %(run)s,
     progress = jsonb_set(c.progress, '{attempts}', to_jsonb((c.progress ->> 'attempts')::int + 1))
 from resumed r where c.fetch_run_id = r.fetch_run_id
-returning progress
+returning c.progress
 """

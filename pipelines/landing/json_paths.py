@@ -4,7 +4,6 @@
 
 A path is `modelVersions[*].files[*].sizeKB`; keys that are not plain words are quoted, the payload itself is `$`. `[*]`
 stands for the elements of an array, `*` for every key of an object, `~regex` for those that match. A null is no value.
-Not here: the table of paths (`schema_drift`), the SELECTs (`columns`).
 """
 
 import json

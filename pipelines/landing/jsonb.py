@@ -4,8 +4,7 @@
          └──no──> repair (decodes the text), repair_large (does not) ──> a text for jsonb, and what was repaired
 
 jsonb keeps the last of duplicate keys, and refuses NUL characters, lone surrogates, invalid UTF-8 and numbers that
-numeric cannot hold. A decoded text may take thirty times its size, so large ones are not decoded. Bytes that are not
-JSON raise `Unlandable`. Not here: contracts, the database.
+numeric cannot hold. A decoded text may take thirty times its size, so large ones are not decoded.
 """
 
 import codecs
@@ -23,7 +22,6 @@ MAX_BYTES = 200 * 1024 * 1024
 
 LARGE = 4 * 1024 * 1024
 """The longest text that is decoded."""
-
 CHUNK = 1024 * 1024
 
 BOM = "byte-order mark removed"
@@ -31,6 +29,7 @@ INVALID_UTF8 = "invalid UTF-8 replaced"
 NUL = "NUL character replaced"
 LONE_SURROGATE = "lone surrogate replaced"
 DUPLICATE_KEY = "duplicate key: last one kept"
+TOO_DEEP = "too_deep", "nested deeper than can be read"
 
 _ESCAPES = (rb"\u0000", rb"\u0022", rb"\u003a", rb"\u003A")
 SPACED_COLON = re.compile(rb'"[ \t\r\n]+:')
@@ -73,49 +72,35 @@ def is_lossless(body: bytes) -> bool:
 def repair(body: bytes) -> tuple[bytes, list[str]]:
     """A text that jsonb accepts, and what was repaired in it: nothing, if jsonb holds the value unchanged."""
     repairs: set[str] = set()
+
+    def members(found: list[tuple[str, Any]]) -> dict[str, Any]:
+        result = dict(found)
+        repairs.update([DUPLICATE_KEY] if len(result) < len(found) else [])
+        return result
+
+    def number(literal: str) -> Any:
+        if _fits_numeric(literal):
+            return msgspec.Raw(literal.encode())
+        repairs.add("number beyond numeric's range kept as text")
+        return literal
+
+    def constant(literal: str) -> str:
+        repairs.add(f"{literal} is not a JSON number: kept as text")
+        return literal
+
     body, offset = _without_bom(body, repairs)
     text = _replace_escapes(body, repairs).decode("utf-8", errors="surrogateescape")
     valid = _SURROGATE.sub(_REPLACEMENT, text)  # bytes that are not UTF-8 were decoded to surrogates
     if valid != text:
         repairs.add(INVALID_UTF8)
-    hooks = _Hooks(repairs)
     try:
-        value = json.loads(
-            valid,
-            object_pairs_hook=hooks.pairs,
-            parse_float=hooks.number,
-            parse_int=hooks.number,
-            parse_constant=hooks.constant,
-        )
-        return msgspec.json.encode(value), sorted(repairs)
+        hooks: dict[str, Any] = {"parse_float": number, "parse_int": number, "parse_constant": constant}
+        return msgspec.json.encode(json.loads(valid, object_pairs_hook=members, **hooks)), sorted(repairs)
     except json.JSONDecodeError as error:
         offset += len(text[: error.pos].encode("utf-8", errors="surrogateescape"))
         raise Unlandable("not_json", f"{error.msg.removesuffix(' at')} at byte {offset}", offset) from None
     except RecursionError:
-        raise Unlandable("too_deep", "nested deeper than can be read") from None
-
-
-class _Hooks:
-    """Hooks of `json.loads` that replace what jsonb refuses, and add what they replaced to `repairs`."""
-
-    def __init__(self, repairs: set[str]) -> None:
-        self.repairs = repairs
-
-    def pairs(self, found: list[tuple[str, Any]]) -> dict[str, Any]:
-        result = dict(found)
-        if len(result) < len(found):
-            self.repairs.add(DUPLICATE_KEY)
-        return result
-
-    def number(self, literal: str) -> Any:
-        if _fits_numeric(literal):
-            return msgspec.Raw(literal.encode())
-        self.repairs.add("number beyond numeric's range kept as text")
-        return literal
-
-    def constant(self, literal: str) -> Any:
-        self.repairs.add(f"{literal} is not a JSON number: kept as text")
-        return literal
+        raise Unlandable(*TOO_DEEP) from None
 
 
 def repair_large(body: bytes) -> tuple[bytes, list[str]]:
@@ -129,7 +114,7 @@ def repair_large(body: bytes) -> tuple[bytes, list[str]]:
     try:
         msgspec.json.decode(text, type=msgspec.Raw)
     except RecursionError:
-        raise Unlandable("too_deep", "nested deeper than can be read") from None
+        raise Unlandable(*TOO_DEEP) from None
     except msgspec.DecodeError as error:
         at = _AT_BYTE.search(str(error))
         offset = start + (int(at.group(1)) if at else len(text))
@@ -175,13 +160,13 @@ def _replace_invalid_bytes(text: bytes, repairs: set[str]) -> bytes:
     try:
         for _ in codecs.iterdecode(chunks(text), "utf-8"):
             pass
+        return text
     except UnicodeDecodeError:
         repairs.add(INVALID_UTF8)
         repaired = io.BytesIO()
         for chunk in codecs.iterdecode(chunks(text), "utf-8", errors="surrogateescape"):
             repaired.write(_SURROGATE.sub(_REPLACEMENT, chunk).encode())
         return repaired.getvalue()
-    return text
 
 
 def _fits_numeric(literal: str) -> bool:
@@ -189,7 +174,5 @@ def _fits_numeric(literal: str) -> bool:
     match = _NUMBER.fullmatch(literal)
     assert match is not None
     whole, fraction, exponent = match.group(1), match.group(2) or "", match.group(3) or "0"
-    if len(exponent) > 7:
-        return False
-    shift = int(exponent)
+    shift = int(exponent) if len(exponent) <= 7 else MAX_BYTES
     return len(whole) + shift <= _MAX_DIGITS_BEFORE and len(fraction) - shift <= _MAX_DIGITS_AFTER

@@ -3,9 +3,8 @@
     Intake ──> validate ──> stage_bodies ──> deletions ──> publish
                   └── invalid? ──> staging.rejects ───────> staging.quarantine
 
-Bodies are committed batch by batch, and are not visible until `publish` inserts versions of them. A checkpoint is
-committed with the batch before it, so that the next run of the partition can resume a failed one. Memory holds two
-batches. Not here: fetching, versions, tables of a domain.
+Bodies are not visible until `publish` inserts versions of them. A checkpoint is committed with the batch before it, so
+that the next run of the partition can resume a failed one. Memory holds two batches.
 """
 
 import sys
@@ -21,15 +20,13 @@ from pipelines.landing.deletions import find_deleted
 from pipelines.landing.intake import Intake, Progress, resume
 from pipelines.landing.publish import publish
 from pipelines.landing.stage_bodies import BodyWriter
-from pipelines.landing.validate import Arrival, Validator
+from pipelines.landing.validate import Arrival, Rejected, Validator
 from pipelines.ledger import Run
-from pipelines.quarantine import Rejected
 from pipelines.source import Checkpoint, Cursor, FullScan, Item, Payload, Skipped, Source
 from pipelines.warehouse.database import Connection, Warehouse
 
 BATCH_BYTES = 8 * 1024 * 1024
 BATCH_PAYLOADS = 2_000
-
 SWITCH_INTERVAL_S = 0.0005
 """The writer thread needs the interpreter hundreds of times a batch: Python's default of 5 ms made a landing take a
 third longer."""

@@ -1,18 +1,17 @@
-"""Publishes a landing in one transaction: versions, observations, quarantine, drift, cursors and the ledger row.
+"""Publishes a landing in one transaction: versions, observations, tombstones, quarantine, drift and the ledger row.
 
-    staging.arrivals ──classify──> deletions ──> versions ──> observations ──> quarantine ──> ledger
-    staging.rejects ──────────────────────────────────────────────┘
+    staging.arrivals ──CLASSIFY──> classified ──> staging.versions, staging.observations
+    staging.rejects ───────────────────────────> staging.quarantine
 
-The transaction holds the lock of the source: the landings of a source are published one after another. Belongs here:
-the order of the statements, erased records, closing of quarantine entries. Not here: bodies (`stage_bodies`).
+The lock of the source makes its landings publish one after another. Not here: bodies (`stage_bodies`), which records
+are deleted (`deletions`).
 """
 
 from typing import Any
 
 import msgspec
 
-from pipelines import quarantine
-from pipelines.landing import deletions, schema_drift, versions
+from pipelines.landing import deletions, schema_drift
 from pipelines.landing.intake import Intake, Progress, discard
 from pipelines.ledger import Counts, Run
 from pipelines.source import Source
@@ -38,6 +37,8 @@ def publish(
     replaces_entry: the quarantine entry whose payload the arrivals replace.
     """
     connection = run.connection
+    parameters = {"run": run.id, "source": run.source, "partition": run.partition}
+    parameters |= {"deleted": deleted, "deleted_at": progress.started_at, "entry": replaces_entry}
     stats: dict[str, Any] = {
         "bytes": progress.bytes,
         "bodies": progress.bodies,
@@ -49,22 +50,22 @@ def publish(
     }
     with connection.transaction():
         locks.acquire_for_transaction(connection, locks.landing(run.source))
-        erased = sum(connection.execute(statement, {"run": run.id}).rowcount for statement in DELETE_ERASED)
+        erased = sum(connection.execute(statement, parameters).rowcount for statement in DELETE_ERASED)
         if erased:
             stats["skipped"] = progress.skipped | {"erased before": erased}
-        results = versions.classify(run)
-        tombstones = deletions.insert_tombstones(run, deleted, progress.started_at)
-        if results.keys() - {"unchanged", "duplicate", "observed"}:
-            versions.insert_versions(run)
-        if tombstones and (renamed := connection.execute(deletions.SET_RENAMED_FROM, {"run": run.id}).rowcount):
+        connection.execute(CLASSIFY, parameters)
+        results = {row["result"]: row["number"] for row in connection.execute(COUNT_RESULTS)}
+        tombstones = connection.execute(deletions.INSERT_TOMBSTONES, parameters).rowcount
+        for statement in (CLEAR_LATEST, INSERT_VERSIONS, INSERT_OBSERVATIONS, CONFIRM_UNCHANGED):
+            connection.execute(statement, parameters)
+        if tombstones and (renamed := connection.execute(deletions.SET_RENAMED_FROM, parameters).rowcount):
             stats["renamed"] = renamed
-        versions.insert_observations(run)
-        versions.confirm_unchanged(run)
         if drift := schema_drift.record(run, source):
             stats["drift"] = msgspec.to_builtins(drift)
-        _publish_quarantine(run, replaces_entry, results)
-        counts = _counts(results, progress.fetched - erased, tombstones)
+        for statement in (UPSERT_REJECTED, CLOSE_LANDED):
+            connection.execute(statement, parameters)
         discard(run)
+        counts = _counts(results, progress.fetched - erased, tombstones)
         run.close(counts, stats, cursor_from=dict(intake.cursors), cursor_to=cursors)
     if progress.fetched >= VACUUM_FROM:
         connection.execute("vacuum (skip_locked) staging.arrivals")
@@ -82,14 +83,6 @@ def _counts(results: dict[str, int], fetched: int, deleted: int) -> Counts:
     )
 
 
-def _publish_quarantine(run: Run, replaces_entry: int | None, results: dict[str, int]) -> None:
-    """Adds the rejected payloads to the quarantine, and closes the entries whose records landed."""
-    quarantine.upsert_payload_entries(run)
-    run.connection.execute(CLOSE_LANDED, {"run": run.id, "partition": run.partition})
-    if replaces_entry is not None and results:
-        run.connection.execute(CLOSE_REPLACED, [run.id, replaces_entry])
-
-
 DELETE_ERASED = (
     # If the erasure was lifted during the landing, the body was not stored.
     """
@@ -103,6 +96,148 @@ DELETE_ERASED = (
     """,
 )
 
+CLASSIFY = """
+create temp table classified on commit drop as
+with ranked as (
+    select a.*, ops.key(a.stream, a.external_id) as record_id,
+        first_value(digest) over latest_first as last_digest, row_number() over latest_first as rank
+    from staging.arrivals a
+    where a.fetch_run_id = %(run)s
+    window latest_first as (partition by stream, external_id order by version_at desc, sequence desc)
+),
+
+compared as (
+    select r.*, l.version_id as latest_id, l.counters_digest as newest_counters,
+        coalesce(r.fetched_at < greatest(l.observed_at - interval '1 millisecond', l.received_at), false) as late,
+        case
+            when r.rank > 1 and r.digest = r.last_digest then 'duplicate'
+            when r.rank > 1 then 'superseded'
+            when l.version_id is null then 'created'
+            when l.payload_id is null and r.fetched_at > l.fetched_at then 'created'
+            when l.digest = r.digest then 'unchanged'
+            when l.payload_id is null or r.version_at < l.version_at or r.fetched_at < l.received_at then 'late'
+            else 'updated'
+        end as result
+    from ranked r
+    left join lateral (
+        select v.version_id, v.payload_id, v.digest, v.version_at, v.fetched_at,
+            coalesce(v.confirmed_at, v.fetched_at) as received_at, o.observed_at, o.digest as counters_digest
+        from staging.versions v
+        left join lateral (
+            select observed_at, digest from staging.observations
+            where record_id = v.record_id and not late order by observation_id desc limit 1
+        ) as o on true
+        where v.record_id = r.record_id and v.latest
+    ) as l on true
+),
+
+observed as (
+    select c.*, greatest(c.fetched_at, t.last_at + interval '1 microsecond') as observed_at,
+        c.rank = 1 and c.counters_digest is not null and t.known is not true and c.counters_digest is distinct from case
+            when late then (
+                select o.digest from staging.observations o
+                where o.record_id = c.record_id and o.observed_at <= c.fetched_at
+                order by o.observed_at desc limit 1)
+            else newest_counters
+        end as counters_changed
+    from compared c
+    cross join lateral ( -- observations of one time are stored a microsecond apart
+        select max(observed_at) as last_at, bool_or(digest = c.counters_digest) as known from staging.observations
+        where record_id = c.record_id and observed_at between c.fetched_at and c.fetched_at + interval '1 millisecond'
+    ) as t
+)
+
+select sequence, stream, external_id, record_id, digest, version_at, fetched_at, request, latest_id,
+    counters_digest, counters, paths, counters_changed, late, observed_at,
+    case when result = 'unchanged' and counters_changed then 'observed' else result end as result
+from observed
+"""
+"""Makes `classified`, a row an arrival with its result:
+
+    created, updated   it becomes the latest version of its record
+    unchanged          the latest version has the same digest
+    observed           as unchanged, but its volatile fields changed
+    duplicate          the run has the same body again
+    superseded         the run has a later, different body of the record
+    late               the latest version is newer, or was received again since
+"""
+
+COUNT_RESULTS = "select result, count(*) as number from classified group by result"
+
+CLEAR_LATEST = """
+update staging.versions v set latest = false
+from classified c
+where v.version_id = c.latest_id and c.result in ('created', 'updated')
+"""
+
+INSERT_VERSIONS = """
+insert into staging.versions
+    (stream, external_id, record_id, payload_id, digest, version_at, fetched_at, request,
+     partition_key, landed_run, latest)
+select c.stream, c.external_id, c.record_id, p.payload_id, c.digest, c.version_at, c.fetched_at, c.request,
+    %(partition)s, %(run)s, c.result in ('created', 'updated')
+from (
+    select distinct on (record_id, digest) *
+    from classified
+    where result in ('created', 'updated')
+       or result in ('superseded', 'late') and not exists (
+           select from staging.versions v where v.record_id = classified.record_id and v.digest = classified.digest)
+    order by record_id, digest, result not in ('created', 'updated'), version_at desc, sequence desc
+) as c
+cross join lateral (
+    select payload_id from staging.payloads where digest = c.digest
+    order by (counters_digest is null) = (c.counters_digest is null) desc, payload_id limit 1
+) as p
+order by c.sequence
+"""
+
+INSERT_OBSERVATIONS = """
+insert into staging.observations
+    (stream, record_id, digest, counters, paths, observed_at, request, partition_key, landed_run, late)
+select stream, record_id, counters_digest, counters, paths, observed_at, request, %(partition)s, %(run)s, late
+from classified
+where counters_changed
+order by sequence
+on conflict (record_id, observed_at) do nothing -- of more than a thousand of one time, the first ones
+"""
+"""In order of arrival. In force is the newest one that was not late when it arrived."""
+
+CONFIRM_UNCHANGED = """
+update staging.versions v set confirmed_at = c.fetched_at
+from classified c
+where v.version_id = c.latest_id and c.result in ('unchanged', 'observed')
+  and coalesce(v.confirmed_at, v.fetched_at) < c.fetched_at
+  and (c.counters_changed or coalesce(v.confirmed_at, v.fetched_at) < %(partition)s::date or exists (
+      select from ops.fetch_runs r
+      where r.stream = %(source)s and r.kind = 'land' and r.status in ('in_progress', 'failed')
+        and r.fetch_run_id <> %(run)s and r.started_at > coalesce(v.confirmed_at, v.fetched_at)))
+"""
+"""Notes when unchanged versions were received again: once a day, when their volatile fields changed, and where another
+landing began since, which must not take them for deleted. A version fetched in between that lands later is then late.
+"""
+
+UPSERT_REJECTED = """
+insert into staging.quarantine
+    (stage, stream, partition_key, external_id, record_id, request, reason, detail, path, byte_offset,
+     digest, bytes, first_run, last_run)
+select
+    'land', stream, %(partition)s, external_id,
+    case when external_id is not null then ops.key(stream, external_id) end, request,
+    reason, detail, path, byte_offset, digest, bytes, %(run)s, %(run)s
+from (
+    select distinct on (stream, digest) *
+    from staging.rejects
+    where fetch_run_id = %(run)s
+    order by stream, digest, place
+) as r
+order by place
+on conflict (stream, digest) where stage = 'land' do update set
+    reason = excluded.reason, detail = excluded.detail, path = excluded.path,
+    byte_offset = excluded.byte_offset, last_run = excluded.last_run, last_at = now(),
+    partition_key = greatest(quarantine.partition_key, excluded.partition_key),
+    seen = quarantine.seen + 1, closed_run = null, closed_at = null
+"""
+
 CLOSE_LANDED = """
 update staging.quarantine q set closed_run = %(run)s, closed_at = now()
 from classified c
@@ -110,11 +245,6 @@ where q.stage = 'land' and q.stream = c.stream and q.closed_at is null and q.las
   and (
       q.digest = c.digest
       or q.record_id = c.record_id and q.partition_key <= %(partition)s -- the entry's day or later
-          and c.result in ('created', 'updated', 'unchanged', 'observed'))
-"""
-
-CLOSE_REPLACED = """
-update staging.quarantine q set closed_run = %s, closed_at = now()
-where q.quarantine_id = %s and q.closed_at is null
-  and (q.record_id is null or exists (select from classified c where c.record_id = q.record_id))
+          and c.result in ('created', 'updated', 'unchanged', 'observed')
+      or q.quarantine_id = %(entry)s and coalesce(q.record_id, c.record_id) = c.record_id)
 """

@@ -5,7 +5,7 @@
 A landing inspects up to `MOST_PAYLOADS` of the payloads of a stream that it publishes, chosen by digest, and as many
 that it rejects; none that is too large to be decoded (`jsonb.LARGE`). A path has vanished when none of the last
 payloads has it: so many that, by its share before, `EXPECTED` should have it; or `ALWAYS`, if at least `EXPECTED` came
-before and each had it. Not here: paths in memory (`json_paths`).
+before and each had it.
 """
 
 import json

@@ -3,8 +3,7 @@
     Arrival ──anti-join──> new bodies ──COPY──> staging.payloads
        └───────────────────────────────COPY──> staging.arrivals
 
-A batch is one transaction, on a connection and a thread of its own: while it is written, the next batch is read and
-validated. Not here: what is in a batch (`land`), versions of the bodies (`versions`).
+A batch is one transaction, on a thread and a connection of its own: meanwhile the next batch is read and validated.
 """
 
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -12,12 +11,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import psycopg
 from psycopg import sql
 
-from pipelines import quarantine
 from pipelines.landing.intake import Progress, save_checkpoint
 from pipelines.landing.jsonb import DUPLICATE_KEY, LARGE, Unlandable, chunks, is_lossless, repair, repair_any_size
-from pipelines.landing.validate import Arrival
+from pipelines.landing.validate import Arrival, Rejected
 from pipelines.ledger import Run
-from pipelines.quarantine import Rejected
 from pipelines.warehouse import locks
 from pipelines.warehouse.database import Connection
 
@@ -70,21 +67,19 @@ class BodyWriter:
     def _prepare(self, arrivals: list[Arrival]) -> tuple[list[Body], list[Rejected]]:
         """The bodies to write, repaired where jsonb needs it, and those that cannot be repaired."""
         bodies: list[Body] = []
-        rejected = []
+        rejected: list[Rejected] = []
         for arrival in arrivals:
-            text, repairs = arrival.body, list[str]()
-            if len(text) > LARGE or not is_lossless(text):
-                try:
-                    text, repairs = repair_any_size(text)
-                except Unlandable as fault:
-                    rejected.append(self._reject(arrival, fault))
-                    continue
-            bodies.append((arrival, text, repairs))
+            body = arrival.body
+            try:
+                known = len(body) <= LARGE and is_lossless(body)
+                bodies.append((arrival, *((body, list[str]()) if known else repair_any_size(body))))
+            except Unlandable as fault:
+                rejected.append(self._reject(arrival, fault))
         return bodies, rejected
 
     def _reject(self, arrival: Arrival, fault: Unlandable) -> Rejected:
         self.unstorable.add(arrival.digest)
-        return arrival.rejected(fault)
+        return Rejected(arrival.stream, arrival.body, arrival.request, arrival.external_id, fault)
 
     def _write(self, bodies: list[Body], arrivals: list[Arrival], rejected: list[Rejected], checkpoint: bool) -> None:
         """Commits a batch: bodies, arrivals, rejections, and the checkpoint."""
@@ -94,14 +89,20 @@ class BodyWriter:
             with connection.cursor().copy(COPY_ARRIVALS) as copy:
                 for each in arrivals:
                     if each.digest not in self.unstorable:
-                        copy.write_row((self.run.id, *each.row()))
-            quarantine.insert_rejects(connection, self.run.id, rejected)
+                        identity = self.run.id, each.sequence, each.stream, each.external_id, each.digest
+                        volatile = each.volatile or (None, None, None)
+                        copy.write_row((*identity, each.version_at, each.fetched_at, each.request, *volatile))
+            rows = [{"run": self.run.id, **vars(each), **vars(each.fault)} for each in rejected]
+            connection.cursor().executemany(INSERT_REJECTED, rows)
             if checkpoint:
                 save_checkpoint(connection, self.run, self.progress)
         locks.release_shared(self.run.connection, locks.BODIES)
 
     def _copy(self, bodies: list[Body]) -> list[Rejected]:
-        """COPYs bodies, halving the batch until it finds those that jsonb refuses; returns these."""
+        """COPYs bodies, halving the batch until it finds those that jsonb refuses; returns those that stay refused.
+
+        A number that is out of range is repaired, but not in a large body: decoded it may take thirty times its size.
+        """
         found: list[str] = []
         try:
             with self.connection.transaction():
@@ -113,10 +114,19 @@ class BodyWriter:
                 for body in bodies:
                     found += self._copy_large(*body) if len(body[1]) > LARGE else body[2]
         except UNSTORABLE as error:
-            if len(bodies) == 1:
-                return self._copy_repaired(*bodies[0], error)
-            middle = len(bodies) // 2
-            return self._copy(bodies[:middle]) + self._copy(bodies[middle:])
+            if len(bodies) > 1:
+                middle = len(bodies) // 2
+                return self._copy(bodies[:middle]) + self._copy(bodies[middle:])
+            arrival, text, repairs = bodies[0]
+            fault = Unlandable("jsonb_refuses", str(error).splitlines()[0])
+            if not repairs and len(text) <= LARGE and isinstance(error, psycopg.DataError):
+                try:
+                    text, repairs = repair(text)
+                except Unlandable as unrepaired:
+                    fault = unrepaired
+                if repairs:
+                    return self._copy([(arrival, text, repairs)])
+            return [self._reject(arrival, fault)]
         self.progress.bodies += len(bodies)
         for each in found:
             self.progress.repaired[each] = self.progress.repaired.get(each, 0) + 1
@@ -131,8 +141,9 @@ class BodyWriter:
         connection = self.connection
         connection.execute("create temp table large_body (body text storage external, original bytea storage external)")
         with connection.cursor().copy("copy large_body (body) from stdin") as copy:
-            for chunk in chunks(text):
-                copy.write(_escaped(chunk))
+            for chunk in chunks(text):  # in the text format of COPY
+                escaped = chunk.replace(b"\\", rb"\\").replace(b"\n", rb"\n").replace(b"\r", rb"\r")
+                copy.write(escaped.replace(b"\t", rb"\t"))
         if not connection.execute("select from large_body where body is json with unique keys").rowcount:
             repairs = sorted([*repairs, DUPLICATE_KEY])
         if repairs:
@@ -143,23 +154,6 @@ class BodyWriter:
         connection.execute(INSERT_LARGE_BODY, [*self._key(arrival), repairs or None])
         connection.execute("drop table large_body")
         return repairs
-
-    def _copy_repaired(
-        self, arrival: Arrival, text: bytes, repairs: list[str], refusal: psycopg.Error
-    ) -> list[Rejected]:
-        """COPYs a body that jsonb refused once more, if a number that is out of range can be repaired; else rejects it.
-
-        A large body is rejected: decoded it may take thirty times its size.
-        """
-        fault = Unlandable("jsonb_refuses", str(refusal).splitlines()[0])
-        if not repairs and len(text) <= LARGE and isinstance(refusal, psycopg.DataError):
-            try:
-                text, repairs = repair(text)
-            except Unlandable as error:
-                fault = error
-            if repairs:
-                return self._copy([(arrival, text, repairs)])
-        return [self._reject(arrival, fault)]
 
 
 UNREFERENCED = sql.SQL(
@@ -190,14 +184,16 @@ select %s, %s, %s, (select body::jsonb from large_body where body is not null),
     (select original from large_body where original is not null), %s::text[]
 """
 
+INSERT_REJECTED = """
+insert into staging.rejects
+    (fetch_run_id, stream, bytes, digest, request, external_id, reason, detail, path, byte_offset)
+values (%(run)s, %(stream)s, %(body)s, sha256(%(body)s), %(request)s, %(external_id)s,
+    %(reason)s, %(detail)s, %(path)s, %(byte_offset)s)
+"""
+
 COPY_ARRIVALS = """
 copy staging.arrivals
     (fetch_run_id, sequence, stream, external_id, digest, version_at, fetched_at, request,
      counters_digest, counters, paths)
 from stdin
 """
-
-
-def _escaped(chunk: bytes) -> bytes:
-    """A part of a text in the text format of COPY."""
-    return chunk.replace(b"\\", rb"\\").replace(b"\n", rb"\n").replace(b"\r", rb"\r").replace(b"\t", rb"\t")

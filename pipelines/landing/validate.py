@@ -1,9 +1,11 @@
 """Validates one payload by its contract: its id, time and digest, or the reason why it is rejected.
 
     Payload ──> Arrival, or Rejected
+    {"id": 1, "stats": {"likes": 5}} ──split_off──> {"id": 1, "stats": null} and {"stats": {"likes": 5}}
 
-Only fields that the contract names are decoded. Belongs here: checks of a single payload. Not here: comparison with
-what staging has (`versions`), storage in jsonb (`stage_bodies`), storage of what is rejected (`quarantine`).
+Only fields that the contract names are decoded. Volatile fields, such as counters, are left out of the digest; `null`
+takes the place of each, so that a field that appears or disappears is still a change of the version. Not here:
+storage (`stage_bodies`), restoring volatile fields (`ops.restore_volatile_fields`).
 """
 
 import hashlib
@@ -12,20 +14,34 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import SimpleNamespace
-from typing import cast
+from typing import NamedTuple, cast
 
 import msgspec
 
-from pipelines.landing.jsonb import Unlandable, repair_any_size
-from pipelines.landing.volatile_fields import VolatileFields, path_tree, split_off
-from pipelines.quarantine import Rejected
+from pipelines.landing.json_paths import EACH_ELEMENT, EACH_VALUE
+from pipelines.landing.jsonb import SPACED_COLON, Unlandable, is_lossless, repair, repair_any_size
 from pipelines.source import Contract, Payload
 
 MAX_ID_LENGTH = 1_000
-
-_UNSTORABLE = re.compile("[\0\ud800-\udfff]")
+NOT_A_TEXT = re.compile("[\0\ud800-\udfff]")
 """What PostgreSQL does not accept in text: NUL and lone surrogates."""
-_MISSING_FIELD = re.compile(r"missing required field `(.+)`")
+MISSING_FIELD = re.compile(r"missing required field `(.+)`")
+SHORT = 10_000
+TINY = re.compile(rb"[eE]-[0-9]{4}")
+"""jsonb accepts every number of a text that is no longer, has no such exponent, and is `is_lossless`."""
+COLON = b'":'
+NOTHING = msgspec.Raw(b"null")
+
+PathTree = dict[str, "PathTree"]
+"""Paths by their steps; a step without further steps leads to a volatile field."""
+
+
+class VolatileFields(NamedTuple):
+    """The volatile fields of a payload: the digest of `values`, which is JSON in its structure; the path of each."""
+
+    digest: bytes
+    values: str
+    paths: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,16 +63,16 @@ class Arrival:
         """Identifies the body: the digest, and whether volatile fields were split off before."""
         return self.digest, self.volatile is not None
 
-    def row(self) -> tuple[object, ...]:
-        """Its row in staging.arrivals."""
-        found = self.volatile
-        volatile = (found.digest, found.values.decode(), found.paths.decode()) if found else (None, None, None)
-        times = self.version_at, self.fetched_at
-        return self.sequence, self.stream, self.external_id, self.digest, *times, self.request, *volatile
 
-    def rejected(self, fault: Unlandable) -> Rejected:
-        """The same payload, rejected because its body cannot be stored."""
-        return _rejected(self.stream, self.body, self.request, self.external_id, fault)
+@dataclass(frozen=True)
+class Rejected:
+    """A payload that cannot land, and the reason."""
+
+    stream: str
+    body: bytes
+    request: str
+    external_id: str | None
+    fault: Unlandable
 
 
 class Validator:
@@ -77,14 +93,14 @@ class Validator:
             external_id = external_id or record.external_id()
             if not external_id:
                 raise Unlandable("no_id", "the payload has no id of its own", path="$")
-            if len(external_id) > MAX_ID_LENGTH or _UNSTORABLE.search(external_id):
+            if len(external_id) > MAX_ID_LENGTH or NOT_A_TEXT.search(external_id):
                 unusable, external_id = external_id, None
                 raise Unlandable("no_id", f"the id cannot be used: {unusable[:100]!a}", path="$")
         except Unlandable as fault:
-            return _rejected(self._stream, payload.body, request, external_id, fault)
+            return Rejected(self._stream, payload.body, request, external_id, fault)
         except msgspec.ValidationError as error:
             external_id = external_id or self._readable_id(payload.body)
-            return _rejected(self._stream, payload.body, request, external_id, _contract_fault(error))
+            return Rejected(self._stream, payload.body, request, external_id, _contract_fault(error))
         received = self._fetched_at or datetime.now(UTC)
         version_at = payload.version_at or record.version_at() or received
         stable, volatile = split_off(payload.body, self._volatile) if self._volatile else (payload.body, None)
@@ -115,16 +131,69 @@ class Validator:
             return None
 
 
-def _rejected(stream: str, body: bytes, request: str, external_id: str | None, fault: Unlandable) -> Rejected:
-    digest = hashlib.sha256(body).digest()
-    said = fault.reason, fault.detail, fault.path, fault.byte_offset
-    return Rejected(stream, body, digest, request, external_id, *said)
-
-
 def _contract_fault(error: msgspec.ValidationError) -> Unlandable:
     """How a payload violates its contract, with the JSON path."""
     message, _, at = str(error).partition(" - at ")
     path = at.strip("`").replace("[...]", "[*]") or "$"
-    if missing := _MISSING_FIELD.search(message):
+    if missing := MISSING_FIELD.search(message):
         return Unlandable("missing_field", message, path=f"{path}.{missing.group(1)}")
     return Unlandable("wrong_type", message, path=path)
+
+
+def path_tree(paths: tuple[str, ...]) -> PathTree:
+    """The paths of a contract, as one tree."""
+    root: PathTree = {}
+    for path in paths:
+        node = root
+        for step in path.replace(EACH_ELEMENT, f".{EACH_ELEMENT}").split("."):
+            node = node.setdefault(step, {})
+    return root
+
+
+def split_off(body: bytes, volatile: PathTree) -> tuple[bytes, VolatileFields | None]:
+    """A payload without its volatile fields, and these; the whole payload and None, if splitting could lose data.
+
+    Decoding an object loses duplicate keys. The result then has fewer `":` than the body, provided that each colon
+    directly follows its key. Fields that jsonb cannot hold unchanged stay in the body, whose bytes are kept.
+    """
+    found: list[tuple[list[str], msgspec.Raw]] = []
+    try:
+        stable, values = (bytes(part) for part in _split(msgspec.Raw(body.strip()), volatile, [], found))
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return body, None
+    left = stable.count(COLON) + sum(bytes(value).count(COLON) for _, value in found)
+    if not found or left != body.count(COLON) or SPACED_COLON.search(body):
+        return body, None
+    if not is_lossless(values) or ((len(values) > SHORT or TINY.search(values)) and repair(values)[1]):
+        return body, None
+    paths = msgspec.json.encode([path for path, _ in found])
+    return stable, VolatileFields(hashlib.sha256(values).digest(), values.decode(), paths.decode())
+
+
+def _split(
+    value: msgspec.Raw, node: PathTree, at: list[str], found: list[tuple[list[str], msgspec.Raw]]
+) -> tuple[msgspec.Raw, msgspec.Raw]:
+    """A value without volatile fields, and these alone; appends the path and the value of each to `found`."""
+    if not node:
+        found.append((at, value))
+        return NOTHING, value
+    opening = bytes(memoryview(value)[:1])
+    if opening == b"[" and EACH_ELEMENT in node:
+        parts = [
+            _split(each, node[EACH_ELEMENT], [*at, str(number)], found)
+            for number, each in enumerate(msgspec.json.decode(value, type=list[msgspec.Raw]))
+        ]
+        return _encoded([stable for stable, _ in parts]), _encoded([volatile for _, volatile in parts])
+    if opening != b"{":
+        return value, NOTHING
+    stable = msgspec.json.decode(value, type=dict[str, msgspec.Raw])
+    volatile = {}
+    for name in sorted(stable):
+        step = node.get(name, node.get(EACH_VALUE))
+        if step is not None:
+            stable[name], volatile[name] = _split(stable[name], step, [*at, name], found)
+    return _encoded(stable), _encoded(volatile)
+
+
+def _encoded(value: object) -> msgspec.Raw:
+    return msgspec.Raw(msgspec.json.encode(value))

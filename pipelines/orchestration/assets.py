@@ -5,7 +5,6 @@
 A run processes a range of partitions; each has its own ledger row and its own materialization. Where a partition
 fails, the others are materialized first, then the run fails and names it. The tables of a source are written in one
 transaction, so they are materialized together.
-Belongs here: asset specs, and what a run reports as metadata. Not here: what a run does (`landing`, `transform`).
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,13 +15,12 @@ import dagster as dg
 from sqlalchemy import Table
 from sqlalchemy.dialects import postgresql
 
-from pipelines import project
+from pipelines import project, settings
 from pipelines.errors import AtlasError
 from pipelines.landing import extract
 from pipelines.landing.land import land_intake
 from pipelines.ledger import Run
 from pipelines.orchestration.resources import Atlas
-from pipelines.project import Select
 from pipelines.source import Source, Window
 from pipelines.transform.run import transform
 from pipelines.warehouse.database import Warehouse
@@ -51,11 +49,8 @@ def staging_key(source: Source) -> dg.AssetKey:
 
 def table_keys(source: Source) -> dict[dg.AssetKey, str]:
     """The assets of a source's SELECT files, with the names of their tables."""
-    return {_table_key(select): select.table.fullname for select in project.selects(source.name)}
-
-
-def _table_key(select: Select) -> dg.AssetKey:
-    return dg.AssetKey(select.file.address.split("/"))
+    selects = project.selects(source.name)
+    return {dg.AssetKey(each.file.address.split("/")): each.table.fullname for each in selects}
 
 
 def staging_asset(source: Source) -> dg.AssetsDefinition:
@@ -75,8 +70,8 @@ def staging_asset(source: Source) -> dg.AssetsDefinition:
     }
 
     def land(atlas: Atlas, warehouse: Warehouse, partition: str, *, full_refresh: bool, **options: Any) -> Run:
-        window = Window.of(partition)
-        intake = extract.open_intake(warehouse, source, window, atlas.source_mode, full_refresh=full_refresh)
+        window, mode = Window.of(partition), atlas.mode or settings.load().mode
+        intake = extract.open_intake(warehouse, source, window, mode, full_refresh=full_refresh)
         return land_intake(warehouse, source, partition, intake, **options)
 
     return _daily(source, op_name(source), [spec], config, land, {staging_key(source): None})
@@ -84,9 +79,10 @@ def staging_asset(source: Source) -> dg.AssetsDefinition:
 
 def table_assets(source: Source) -> dg.AssetsDefinition:
     """The assets of a source's tables, which are transformed together."""
+    tables = table_keys(source)
     specs = [
         dg.AssetSpec(
-            _table_key(select),
+            key,
             deps=[staging_key(source)],
             group_name=source.domain,
             kinds={"sql", "postgres", "table"},
@@ -99,7 +95,7 @@ def table_assets(source: Source) -> dg.AssetsDefinition:
             },
             automation_condition=FOLLOW,
         )
-        for select in project.selects(source.name)
+        for key, select in zip(tables, project.selects(source.name), strict=True)
     ]
     config = {
         "full": _flag("Applies all latest versions of the partition again, not only pending ones."),
@@ -109,7 +105,7 @@ def table_assets(source: Source) -> dg.AssetsDefinition:
     def apply(_: Atlas, warehouse: Warehouse, partition: str, **options: Any) -> Run:
         return transform(warehouse, source, partition, **options)
 
-    return _daily(source, f"{op_name(source)}__tables", specs, config, apply, table_keys(source))
+    return _daily(source, f"{op_name(source)}__tables", specs, config, apply, tables)
 
 
 def _flag(description: str) -> dg.Field:

@@ -2,8 +2,7 @@
 
     change token ──differs from the cursor──> run of today's partition ──automation condition──> run of the tables
 
-Belongs here: when something runs. Not here: how a change token is computed (`assets/`), what is pruned
-(`maintenance.retention`).
+Not here: how a change token is computed (`assets/`).
 """
 
 from datetime import UTC, datetime

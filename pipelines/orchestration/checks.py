@@ -1,10 +1,4 @@
-"""The checks `ledger_agrees` on every asset, `proven` on each table, and `drift` on each staging asset.
-
-    newest materialization = row of ops.fetch_runs        every row of a table ──ops.trace──> payload, run, SQL
-    ops.schema_drift ──changes──> a warning in the Dagster UI, with the SELECT and the columns that it concerns
-
-Belongs here: what each of them compares and says. Not here: what counts as drift (`landing.schema_drift`).
-"""
+"""The checks `ledger_agrees` on every asset, `proven` on each table, and `drift` on each staging asset."""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any

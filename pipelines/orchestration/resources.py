@@ -1,9 +1,4 @@
-"""The resource `atlas`, which gives assets the warehouse, and Dagster's instance on the same server.
-
-    settings ──Atlas──> warehouse for an asset        Warehouse ──instance──> Dagster's database <name>_dagster
-
-Belongs here: what an asset needs to run, and Dagster's own storage. Not here: which assets there are (`assets`).
-"""
+"""The resource `atlas`, which gives assets the warehouse, and Dagster's instance on the same server."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -44,10 +39,6 @@ class Atlas:
                     locks.acquire_shared(connection, locks.MIGRATION)
             migrate.require(warehouse, project.objects())
             yield warehouse
-
-    @property
-    def source_mode(self) -> Mode:
-        return self.mode or settings.load().mode
 
 
 @contextmanager
