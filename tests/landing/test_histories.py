@@ -33,7 +33,7 @@ from pipelines.warehouse.database import OPTIONS, Connection, Warehouse
 from tests import hostile
 from tests.hostile import Api, Asked, Record, Server
 
-NUMBER = int(os.environ.get("HISTORIES", "40"))
+NUMBER = int(os.environ.get("HISTORIES", "20"))
 CHUNK = min(NUMBER, 10 if NUMBER <= 100 else 100)
 SEEDS = [os.environ["HISTORY"]] if "HISTORY" in os.environ else None
 MORNING = datetime(2036, 11, 3, 6, tzinfo=UTC)

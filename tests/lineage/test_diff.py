@@ -50,7 +50,7 @@ def all_rows(warehouse: Warehouse, then: time_travel.DomainAsOf) -> Rows:
 @pytest.mark.parametrize("seed", SEEDS)
 def test_the_differences_applied_to_one_side_give_the_other(warehouse: Warehouse, files: Files, seed: int) -> None:
     world = World(warehouse, files, random.Random(f"diff {SEED} {seed}"))
-    world.simulate(9)
+    world.simulate(6)
     transforms = [run for run in world.runs if run.kind == "transform"]
     for before, after in ((transforms[1], transforms[-1]), (transforms[-1], transforms[len(transforms) // 2])):
         found, old, new = differences(warehouse, before, after)

@@ -60,7 +60,7 @@ def counted_digests(warehouse: Warehouse) -> dict[str, tuple[int, int]]:
 def test_after_a_history_the_tables_are_what_staging_gives(warehouse: Warehouse, files: Files, seed: int) -> None:
     """By any number of workers, and with the days transformed in another order."""
     world = World(warehouse, files, random.Random(f"{SEED} {seed}"), changes=False)
-    world.simulate(10)
+    world.simulate(7)
     for workers in (1, 2, 4):
         assert differing(warehouse, workers) == {}
     before = tables(warehouse)

@@ -38,7 +38,7 @@ def recorded_is_what_tables_hold(world: World, run: Run) -> None:
 @pytest.mark.parametrize("seed", SEEDS)
 def test_as_of_any_run_the_tables_are_what_they_were(warehouse: Warehouse, files: Files, seed: int) -> None:
     world = World(warehouse, files, random.Random(f"{SEED} {seed}"), after=recorded_is_what_tables_hold)
-    world.simulate(9)
+    world.simulate(6)
     with warehouse.connect() as connection:
         for number, run in enumerate(world.runs):
             if run.kind == "land" and run is not world.runs[-2]:
