@@ -17,13 +17,11 @@ from pipelines.cli import context, show
 from pipelines.cli.context import SourceNames
 from pipelines.errors import AtlasError
 from pipelines.landing import schema_drift
-from pipelines.lineage import rebuild, snapshots, time_travel, trace
+from pipelines.lineage import rebuild, shadow_schema, time_travel, trace
 from pipelines.transform import table_digests
 from pipelines.warehouse.database import Connection
 from pipelines.warehouse.table_spec import TableSpec, names
 
-WORKERS = 2
-"""How many sources are derived in parallel, where nobody says otherwise."""
 RunId = Annotated[str, typer.Argument(help="Id of a run in the ledger, or its first characters.", metavar="RUN")]
 
 
@@ -121,8 +119,8 @@ def trace_(
             spec = trace.find_table(table)
             raise AtlasError(f"Which row of {table}? Name its key: {' '.join(spec.key)}.", usage=True)
         proof = trace.trace(connection, table, " ".join(key))
-    show.result(asdict(proof))
-    landed, derived, found = proof.landed, proof.derived, proof.proof
+    show.result(proof)
+    landed, derived, found = proof["landed"], proof["derived"], proof["proof"]
     through = f", through a row of {found['through']} that refers to it" if found["through"] else ""
     show.fields(
         {
@@ -134,8 +132,8 @@ def trace_(
             "landed": f"by run {landed['fetch_run_id']} of day {landed['partition_key']}",
             "derived": f"by run {derived['fetch_run_id']}, {derived['kind']} of day {derived['partition_key']}",
             "sql": f"sql/{found['sql_path']} {found['sql_digest']}",
-            "body": show.document(proof.body),
-            "counters": show.document(proof.counters) if proof.counters else None,
+            "body": show.document(proof["body"]),
+            "counters": show.document(proof["counters"]) if proof["counters"] else None,
         }
     )
 
@@ -143,7 +141,9 @@ def trace_(
 def rebuild_(
     domain: Annotated[str, typer.Argument(help="The domain to derive again.")],
     check: Annotated[bool, typer.Option("--check", help="Compare only; change nothing.")] = False,
-    workers: Annotated[int, typer.Option(min=1, help="How many sources are derived in parallel.")] = WORKERS,
+    workers: Annotated[
+        int, typer.Option(min=1, help="How many sources are derived in parallel.")
+    ] = shadow_schema.WORKERS,
 ) -> None:
     """Derive a domain again from staging with the current SELECT files, and replace or compare its tables."""
     _known(domain)
@@ -178,9 +178,9 @@ def as_of(
     if (table is None) == (not schema):
         raise AtlasError("Name either a TABLE to print, or a schema to create: --schema NAME.", usage=True)
     with context.warehouse() as warehouse, ledger.open_reader(warehouse) as connection:
-        snapshot = snapshots.snapshot_of_run(connection, run)
+        snapshot = time_travel.snapshot_of_run(connection, run)
         domain = _known((table or snapshot.source).replace(".", "/").split("/")[0])
-        with time_travel.as_of(warehouse, domain, snapshot, schema=schema or None, workers=WORKERS) as past:
+        with time_travel.as_of(warehouse, domain, snapshot, schema or None) as past:
             inexact = time_travel.why_not_exact(connection, past)
             if table is not None:
                 _print_rows(connection, past.table_spec(table), limit)
@@ -202,9 +202,9 @@ def diff(
 ) -> None:
     """Show which rows and cells differ between two runs, and why: another payload, other counters, other SQL."""
     with context.warehouse() as warehouse, ledger.open_reader(warehouse) as connection, ExitStack() as stack:
-        runs = [snapshots.snapshot_of_run(connection, run) for run in (before, after)]
+        runs = [time_travel.snapshot_of_run(connection, run) for run in (before, after)]
         domain = _known(runs[1].source.split("/")[0])
-        old, new = (stack.enter_context(time_travel.as_of(warehouse, domain, run, workers=WORKERS)) for run in runs)
+        old, new = (stack.enter_context(time_travel.as_of(warehouse, domain, run)) for run in runs)
         if table:
             new.table_spec(table)
         inexact = " ".join(filter(None, (time_travel.why_not_exact(connection, past) for past in (old, new))))

@@ -6,8 +6,7 @@
 Belongs here: comparing and merging. Not here: creating and filling the shadow schema (`shadow_schema`).
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from psycopg import sql
@@ -16,9 +15,7 @@ from pipelines import ledger, project
 from pipelines.ledger import Counts, Run
 from pipelines.lineage import shadow_schema
 from pipelines.lineage.shadow_schema import Tables
-from pipelines.source import Source
 from pipelines.transform import merge_sql, table_digests
-from pipelines.transform.rejects import Exported
 from pipelines.transform.run import code_version, record_rebuilt, record_sql
 from pipelines.warehouse import locks
 from pipelines.warehouse.database import Connection, Warehouse
@@ -53,23 +50,25 @@ def rebuild(warehouse: Warehouse, domain: str, *, workers: int, notify: Callable
     selects = {source.name: project.selects(source.name) for source in sources}
     codes = {name: code_version(files) for name, files in selects.items()}
     every = [select for files in selects.values() for select in files]
-    with (
-        ledger.open_run(warehouse, domain, "rebuild", "all", code_version=code_version(every), notify=notify) as run,
-        _derived(warehouse, domain, run.connection, workers, run.advance) as (tables, not_applied),
-        run.connection.transaction(),
-    ):
-        counts = _write_differences(run.connection, domain, tables)
-        for source, exported in not_applied:
-            for name, number in record_rebuilt(run, source, codes[source.name], exported).items():
-                counts[name] += Counts(fetched=number, quarantined=number)
-        record_sql(run.connection, every)
-        stats = {
-            "tables": {name: vars(table_counts) for name, table_counts in counts.items()},
-            "sql": {select.file.address: select.file.digest for select in every},
-            "code": codes,
-            "table_digests": table_digests.recount(run.connection, [live for live, _ in _pairs(domain, tables)]),
-        }
-        run.close(sum(counts.values(), Counts()), stats)
+    with ledger.open_run(warehouse, domain, "rebuild", "all", code_version=code_version(every), notify=notify) as run:
+        locks.acquire(run.connection, locks.transform(domain))
+        with shadow_schema.create(warehouse, domain) as tables:
+            not_applied = shadow_schema.fill(warehouse, domain, tables, None, workers)
+            with run.connection.transaction():
+                counts = _write_differences(run.connection, domain, tables)
+                for source, exported in not_applied:
+                    for name, number in record_rebuilt(run, source, codes[source.name], exported).items():
+                        counts[name] += Counts(fetched=number, quarantined=number)
+                record_sql(run.connection, every)
+                stats = {
+                    "tables": {name: vars(table_counts) for name, table_counts in counts.items()},
+                    "sql": {select.file.address: select.file.digest for select in every},
+                    "code": codes,
+                    "table_digests": table_digests.recount(
+                        run.connection, [live for live, _ in _pairs(domain, tables)]
+                    ),
+                }
+                run.close(sum(counts.values(), Counts()), stats)
     return run
 
 
@@ -78,27 +77,11 @@ def check(warehouse: Warehouse, domain: str, *, workers: int) -> list[TableCompa
 
     Writes to no live table. Transforms of the domain wait until it ends, readers do not.
     """
-    with (
-        ledger.open_reader(warehouse) as connection,
-        _derived(warehouse, domain, connection, workers, lambda _: None) as (tables, _),
-    ):
-        return [_compare(connection, live, derived) for live, derived in _pairs(domain, tables)]
-
-
-@contextmanager
-def _derived(
-    warehouse: Warehouse, domain: str, connection: Connection, workers: int, advance: Callable[[int], None]
-) -> Iterator[tuple[Tables, list[tuple[Source, Exported]]]]:
-    """A shadow schema filled by the current SELECT files, and the rows that are not in it, while no transform of the
-    domain can run.
-    """
-    locks.acquire(connection, locks.transform(domain))
-    try:
+    with ledger.open_reader(warehouse) as connection:
+        locks.acquire(connection, locks.transform(domain))
         with shadow_schema.create(warehouse, domain) as tables:
-            yield tables, shadow_schema.fill(warehouse, domain, tables, None, workers=workers, advance=advance)
-    finally:
-        if not connection.closed:
-            locks.release(connection, locks.transform(domain))
+            shadow_schema.fill(warehouse, domain, tables, None, workers)
+            return [_compare(connection, live, derived) for live, derived in _pairs(domain, tables)]
 
 
 def _pairs(domain: str, tables: Tables) -> list[tuple[TableSpec, TableSpec]]:

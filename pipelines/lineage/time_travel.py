@@ -9,18 +9,27 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+from uuid import UUID
 
 from psycopg import sql
 
 from pipelines.errors import AtlasError
 from pipelines.lineage import shadow_schema
 from pipelines.lineage.shadow_schema import Tables
-from pipelines.lineage.snapshots import Snapshot
 from pipelines.transform import table_digests
 from pipelines.warehouse.database import Connection, Warehouse
 from pipelines.warehouse.table_spec import TableSpec, fields, names
 
 EMPTY_TABLE = {"rows": 0, "digest": table_digests.as_hex(0)}
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The state of the warehouse that a published run left."""
+
+    run_id: UUID
+    publish_seq: int
+    source: str
 
 
 @dataclass(frozen=True)
@@ -52,22 +61,37 @@ class DomainAsOf:
         return found
 
 
+def snapshot_of_run(connection: Connection, run_id: str) -> Snapshot:
+    """The snapshot that a run left. run_id: its id, or how it begins. Raises AtlasError if the run is not unique, or
+    has not published.
+    """
+    rows = connection.execute(
+        """
+        select fetch_run_id, publish_seq, stream from ops.fetch_runs
+        where starts_with(fetch_run_id::text, lower(%s)) order by fetch_run_id limit 2
+        """,
+        [run_id],
+    ).fetchall()
+    if len(rows) != 1:
+        number = "no run" if not rows else "more than one run"
+        raise AtlasError(f"There is {number} {run_id!r} in the ledger. List the runs with: atlas runs", usage=True)
+    (row,) = rows
+    if row["publish_seq"] is None:
+        raise AtlasError(
+            f"Run {row['fetch_run_id']} has published nothing: the tables stayed as the run before it had left them."
+        )
+    return Snapshot(row["fetch_run_id"], row["publish_seq"], row["stream"])
+
+
 @contextmanager
-def as_of(
-    warehouse: Warehouse,
-    domain: str,
-    snapshot: Snapshot,
-    *,
-    schema: str | None = None,
-    workers: int = 1,
-) -> Iterator[DomainAsOf]:
+def as_of(warehouse: Warehouse, domain: str, snapshot: Snapshot, schema: str | None = None) -> Iterator[DomainAsOf]:
     """A domain as a run left it, in a shadow schema that is dropped when the block ends. schema: keep it by this name.
 
     Raises AtlasError where the state can no longer be derived.
     """
     with shadow_schema.create(warehouse, domain, keep_as=schema, run_id=snapshot.run_id) as tables:
         try:
-            shadow_schema.fill(warehouse, domain, tables, snapshot.publish_seq, workers=workers)
+            shadow_schema.fill(warehouse, domain, tables, snapshot.publish_seq)
         except AtlasError as error:
             raise AtlasError(
                 f"The state that run {snapshot.run_id} left can no longer be derived: {error} "

@@ -6,7 +6,6 @@
 Not here: the view `ops.trace` (`warehouse.trace_view`), erasing a record (`maintenance.erasure`).
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 from psycopg import sql
@@ -19,23 +18,6 @@ from pipelines.warehouse.table_spec import TableSpec
 from pipelines.warehouse.trace_view import trace_query
 
 
-@dataclass(frozen=True)
-class Proof:
-    """A row and what leads from it to its source.
-
-    proof: its row of `ops.trace`. landed, derived: the runs, as rows of the ledger. sql: the text of the SELECT file.
-    counters: of a series, the volatile fields that the row was derived from.
-    """
-
-    row: dict[str, Any]
-    proof: dict[str, Any]
-    landed: dict[str, Any]
-    derived: dict[str, Any]
-    sql: str
-    body: Any
-    counters: Any
-
-
 def find_table(name: str) -> TableSpec:
     """A table of a domain, by `schema.table`. Raises AtlasError where there is none."""
     project.load_tables()
@@ -45,10 +27,12 @@ def find_table(name: str) -> TableSpec:
     return TableSpec(metadata.tables[name])
 
 
-def trace(connection: Connection, table: str, key: str) -> Proof:
-    """The proof of one row. key: its primary key as text, columns separated by spaces, or its external_id.
+def trace(connection: Connection, table: str, key: str) -> dict[str, Any]:
+    """One row and what leads from it to its source: the row of `ops.trace` (`proof`), the rows of the ledger (`landed`,
+    `derived`), the text of the SELECT file, the body, and in a series the counters that the row was derived from.
 
-    Raises AtlasError where there is not exactly one such row, or nothing proves it.
+    key: its primary key as text, columns separated by spaces, or its external_id. Raises AtlasError where there is not
+    exactly one such row, or nothing proves it.
     """
     spec = find_table(table)
     row, primary_key = _find_row(connection, spec, key)
@@ -69,7 +53,7 @@ def trace(connection: Connection, table: str, key: str) -> Proof:
             f"Nothing proves {table} {primary_key}: it was not written by Model Atlas, or staging was changed by hand. "
             f"Compare the tables with staging: atlas rebuild {spec.table.schema} --check"
         )
-    return Proof(row, proof, **found)
+    return {"row": row, "proof": proof, **found}
 
 
 def _find_row(connection: Connection, spec: TableSpec, key: str) -> tuple[dict[str, Any], str]:

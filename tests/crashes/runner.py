@@ -87,10 +87,10 @@ def _import_everything() -> None:
     import typer
 
     from pipelines.cli import main as cli
-    from pipelines.cli import queries
     from pipelines.landing import extract  # noqa: F401
+    from pipelines.lineage import shadow_schema
 
-    queries.WORKERS = 1
+    shadow_schema.WORKERS = 1
     cli.app.command("extract")(_extract)
     cli.app = typer.main.get_command(cli.app)  # type: ignore[assignment]
     project.load_tables()

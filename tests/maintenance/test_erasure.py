@@ -16,7 +16,7 @@ from pipelines.errors import AtlasError
 from pipelines.landing import land
 from pipelines.landing.intake import Intake
 from pipelines.ledger import Run
-from pipelines.lineage import rebuild, snapshots, time_travel, trace
+from pipelines.lineage import rebuild, time_travel, trace
 from pipelines.lineage.shadow_schema import TEMPORARY_PREFIX
 from pipelines.lineage.trace import count_erased
 from pipelines.maintenance import erasure, retention
@@ -165,7 +165,7 @@ def test_other_records_are_as_if_it_had_never_landed(history: Recorder, library:
         assert all(row["unproven"] == 0 for row in trace.unproven(connection))
         kept = {name: (table["rows"], table["digest"]) for name, table in recorded(history.warehouse).items()}
         (last,) = shown(history.warehouse, "select fetch_run_id::text from ops.fetch_runs where kind = 'erase'")
-        snapshot = snapshots.snapshot_of_run(connection, last)
+        snapshot = time_travel.snapshot_of_run(connection, last)
         with time_travel.as_of(
             history.warehouse, "toy", snapshot
         ) as then:  # the tables are what the erasing run recorded
@@ -185,7 +185,7 @@ def test_trace_and_as_of_report_the_erasure(history: Recorder, library: Source) 
         warehouse, "select fetch_run_id::text from ops.fetch_runs where kind = 'transform' order by publish_seq limit 1"
     )
     with warehouse.connect() as connection:
-        snapshot = snapshots.snapshot_of_run(connection, first)
+        snapshot = time_travel.snapshot_of_run(connection, first)
         assert time_travel.history_removed_since(connection, "toy", snapshot) == []
         run = erasure.erase(warehouse, library, STREAM, WHO)
         with pytest.raises(AtlasError, match=rf"was erased at .* by run {run.id}"):
@@ -352,7 +352,7 @@ def test_nothing_is_erased_while_a_schema_to_keep_is_created(history: Recorder, 
     (last,) = shown(history.warehouse, "select fetch_run_id::text from ops.fetch_runs where kind = 'transform' limit 1")
     before = found(history.warehouse, *SECRETS)
     with history.warehouse.connect() as connection:
-        snapshot = snapshots.snapshot_of_run(connection, last)
+        snapshot = time_travel.snapshot_of_run(connection, last)
     copying = time_travel.as_of(history.warehouse, "toy", snapshot, schema="kept")
     with pytest.raises(AtlasError, match="is creating a schema"), copying:
         erasure.erase(history.warehouse, library, STREAM, WHO)
@@ -399,7 +399,7 @@ def test_nothing_is_erased_while_a_kept_schema_exists(history: Recorder, library
     before = found(warehouse, *SECRETS)
     with warehouse.connect() as connection:
         (last,) = shown(warehouse, "select fetch_run_id::text from ops.fetch_runs where kind = 'transform' limit 1")
-        with time_travel.as_of(warehouse, "toy", snapshots.snapshot_of_run(connection, last), schema="kept"):
+        with time_travel.as_of(warehouse, "toy", time_travel.snapshot_of_run(connection, last), schema="kept"):
             pass
         with pytest.raises(AtlasError, match=r'Drop them first: drop schema "kept" cascade;'):
             erasure.erase(warehouse, library, STREAM, WHO)

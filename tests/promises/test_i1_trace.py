@@ -126,7 +126,7 @@ def test_a_shared_row_leads_to_a_record_that_refers_to_it(connection: Connection
         [through["key"], through["record_id"]],
     ).fetchone()
     assert referring and referring["number"]
-    assert trace.trace(connection, "toy.topics", through["key"]).proof == through
+    assert trace.trace(connection, "toy.topics", through["key"])["proof"] == through
 
 
 def test_counters_lead_to_the_landing_that_observed_them(connection: Connection) -> None:
@@ -142,7 +142,7 @@ def test_counters_lead_to_the_landing_that_observed_them(connection: Connection)
     assert observed is not None
     assert (observed["record_id"], observed["landed_run"]) == (later["record_id"], later["landed_run"])
     assert (observed["request"], observed["observed_at"]) == (later["request"], later["fetched_at"])
-    assert trace.trace(connection, "toy.loans", later["key"]).counters == observed["counters"]
+    assert trace.trace(connection, "toy.loans", later["key"])["counters"] == observed["counters"]
 
 
 INSERT = """

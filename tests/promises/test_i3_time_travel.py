@@ -13,7 +13,7 @@ from psycopg import sql
 from pipelines import project
 from pipelines.errors import AtlasError
 from pipelines.ledger import Run
-from pipelines.lineage import rebuild, snapshots, time_travel
+from pipelines.lineage import rebuild, time_travel
 from pipelines.transform import table_digests
 from pipelines.transform.run import transform
 from pipelines.warehouse.database import Warehouse
@@ -43,7 +43,7 @@ def test_as_of_any_run_the_tables_are_what_they_were(warehouse: Warehouse, files
         for number, run in enumerate(world.runs):
             if run.kind == "land" and run is not world.runs[-2]:
                 continue  # it did not change the tables
-            snapshot = snapshots.snapshot_of_run(connection, str(run.id))
+            snapshot = time_travel.snapshot_of_run(connection, str(run.id))
             with time_travel.as_of(warehouse, "toy", snapshot) as then:
                 schema = next(iter(then.tables.values())).schema
                 assert tables(warehouse, str(schema)) == world.tables_after[run.id], (
@@ -62,7 +62,7 @@ def transform_day(world: World, day: str) -> None:
     world.record(transform(world.warehouse, world.recorders["toy/library"].source, day))
     assert [each.table for each in rebuild.check(world.warehouse, "toy", workers=1) if not each.same] == []
     with world.warehouse.connect() as connection:
-        snapshot = snapshots.snapshot_of_run(connection, str(world.runs[-1].id))
+        snapshot = time_travel.snapshot_of_run(connection, str(world.runs[-1].id))
         with time_travel.as_of(world.warehouse, "toy", snapshot) as then:
             assert then.differing_tables(connection) == []
 
@@ -161,7 +161,7 @@ def test_a_record_on_which_a_select_fails_has_no_rows_in_the_past_either(world: 
 def as_of(world: World, run: Run, table: str) -> list[Json]:
     """The rows of a table as of a run, of which as-of finds that they are what was recorded."""
     with world.warehouse.connect() as connection:
-        snapshot = snapshots.snapshot_of_run(connection, str(run.id))
+        snapshot = time_travel.snapshot_of_run(connection, str(run.id))
         with time_travel.as_of(world.warehouse, "toy", snapshot) as then:
             assert then.differing_tables(connection) == []
             return connection.execute(sql.SQL("select * from {}").format(then.table_spec(table).target)).fetchall()
@@ -223,7 +223,7 @@ def test_a_kept_schema_appears_when_it_is_complete(two_runs: tuple[Warehouse, Ru
     warehouse, first, *_ = two_runs
     there = "select nspname from pg_namespace where nspname = 'kept' or nspname ~ '^atlas_shadow'"
     with warehouse.connect() as connection:
-        snapshot = snapshots.snapshot_of_run(connection, str(first.id))
+        snapshot = time_travel.snapshot_of_run(connection, str(first.id))
     with pytest.raises(RuntimeError), time_travel.as_of(warehouse, "toy", snapshot, schema="kept"):
         raise RuntimeError
     assert rows(warehouse, there) == []
