@@ -101,7 +101,10 @@ def upgrade() -> None:
         sa.Column("table_name", sa.Text(), nullable=False, comment="schema.table"),
         sa.Column("rows", sa.BigInteger(), nullable=False, comment="Number of rows"),
         sa.Column(
-            "digest", sa.BigInteger(), nullable=False, comment="Sum of the hashes of its rows, without audit columns"
+            "digest",
+            sa.Text(),
+            nullable=False,
+            comment="Sum of the hashes of its rows, without audit columns; in hex",
         ),
         sa.PrimaryKeyConstraint("table_name", name=op.f("table_digests_pkey")),
         schema="ops",

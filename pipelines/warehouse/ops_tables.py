@@ -101,7 +101,7 @@ table_digests = table(
     "ops.table_digests",
     Column("table_name", Text, primary_key=True, comment="schema.table"),
     Column("rows", BigInteger, nullable=False, comment="Number of rows"),
-    Column("digest", BigInteger, nullable=False, comment="Sum of the hashes of its rows, without audit columns"),
+    Column("digest", Text, nullable=False, comment="Sum of the hashes of its rows, without audit columns; in hex"),
     comment="One row per table of a domain: its contents in numbers, updated by each transform",
 )
 

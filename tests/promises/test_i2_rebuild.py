@@ -41,12 +41,12 @@ def places(warehouse: Warehouse) -> dict[str, set[tuple[str, ...]]]:
     }
 
 
-def recorded_digests(warehouse: Warehouse) -> dict[str, tuple[int, int]]:
+def recorded_digests(warehouse: Warehouse) -> dict[str, tuple[int, str]]:
     """Rows and digest of each table, by `ops.table_digests`."""
     return {name: (number, digest) for name, number, digest in rows(warehouse, "select * from ops.table_digests")}
 
 
-def counted_digests(warehouse: Warehouse) -> dict[str, tuple[int, int]]:
+def counted_digests(warehouse: Warehouse) -> dict[str, tuple[int, str]]:
     with warehouse.connect() as connection:
         counted = {
             table.fullname: table_digests.count(connection, TableSpec(table))

@@ -31,8 +31,7 @@ def recorded_is_what_tables_hold(world: World, run: Run) -> None:
     project.load_tables()
     with world.warehouse.connect() as connection:
         for name, noted in run.stats.get("table_digests", {}).items():
-            counted = table_digests.count(connection, TableSpec(metadata.tables[name]))
-            assert noted == {"rows": counted["rows"], "digest": table_digests.as_hex(counted["digest"])}, name
+            assert noted == table_digests.count(connection, TableSpec(metadata.tables[name])), name
 
 
 @pytest.mark.parametrize("seed", SEEDS)

@@ -96,7 +96,7 @@ def digests(warehouse: Warehouse) -> dict[str, tuple[int, str]]:
             number = table_digests.count(connection, TableSpec(metadata.tables[name]))
             found[name] = (number["rows"], number["digest"])
     assert found == kept
-    return {name: (number, table_digests.as_hex(digest)) for name, (number, digest) in found.items() if number}
+    return {name: (number, digest) for name, (number, digest) in found.items() if number}
 
 
 def staged(warehouse: Warehouse) -> list[dict[str, Any]]:
