@@ -20,9 +20,9 @@ from pipelines import project
 from pipelines.errors import AtlasError
 from pipelines.project import Select, SqlFile
 from pipelines.source import Source
-from pipelines.transform import rejects
 from pipelines.transform.apply import Applier
 from pipelines.transform.change_set import ChangeSet
+from pipelines.transform.incoming import Exported, export_rejected
 from pipelines.warehouse import locks
 from pipelines.warehouse.database import Connection, Warehouse
 from pipelines.warehouse.declare import metadata
@@ -113,7 +113,7 @@ def drop_abandoned(connection: Connection) -> None:
 
 def fill(
     warehouse: Warehouse, domain: str, tables: Tables, publish_seq: int | None, workers: int | None = None
-) -> list[tuple[Source, rejects.Exported]]:
+) -> list[tuple[Source, Exported]]:
     """Fills a shadow schema from the versions that were effective when a run published, with the SELECT files that had
     been applied to each; None: from those that are effective now, with the SELECT files as they are now.
 
@@ -150,7 +150,7 @@ def _require_connectors(connection: Connection, domain: str, sources: list[Sourc
 
 def _fill_from(
     warehouse: Warehouse, source: Source, tables: Tables, snapshot: str, publish_seq: int | None
-) -> rejects.Exported:
+) -> Exported:
     """Fills the tables from one source, in a transaction that sees an exported snapshot."""
     with warehouse.connect() as connection, connection.transaction():
         connection.execute("set transaction isolation level repeatable read")
@@ -164,7 +164,7 @@ def _fill_from(
         used = {select.table.name for selects in files for select in selects}
         specs = [TableSpec(table) for name, table in tables.items() if name in used]
         Applier(change_set, files, specs, shrink=True).apply()
-        return rejects.export_rows(connection, source.domain)
+        return export_rejected(connection, source.domain)
 
 
 def _editions(

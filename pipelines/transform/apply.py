@@ -17,11 +17,10 @@ from pipelines.errors import AtlasError
 from pipelines.landing.deletions import ACCEPTED_SHARE, loses_too_much
 from pipelines.ledger import Counts
 from pipelines.project import Select
-from pipelines.transform import constraints, merge_sql, rejects
+from pipelines.transform import constraints, merge_sql
 from pipelines.transform.change_set import ChangeSet
-from pipelines.transform.dependents import add_dependents
 from pipelines.transform.evaluate import Evaluator
-from pipelines.transform.incoming import IncomingTable
+from pipelines.transform.incoming import CREATE_REJECTED, IncomingTable, rejected_by_table
 from pipelines.warehouse.table_spec import TableSpec, names, shared_tables
 
 ROW_REJECTED = (psycopg.DataError, psycopg.IntegrityError, psycopg.errors.CardinalityViolation)
@@ -51,9 +50,9 @@ class Applier:
 
         Raises AtlasError where a SELECT file is wrong, or where more is lost than `shrink` accepts.
         """
-        self.connection.execute(rejects.CREATE_REJECTED)
+        self.connection.execute(CREATE_REJECTED)
         self.evaluator.evaluate()
-        while add_dependents(self.change_set, self.tables, having_keys=False):
+        while constraints.add_dependents(self.change_set, self.tables, having_keys=False):
             self.evaluator.evaluate()
         counts = self.no_counts()
         try:
@@ -63,7 +62,7 @@ class Applier:
         except ROW_REJECTED:
             counts = self._validate()
             self._write(counts, validated=True)
-        for name, number in rejects.rejected_by_table(self.connection).items():
+        for name, number in rejected_by_table(self.connection).items():
             counts[name] += Counts(fetched=number, quarantined=number)
         return counts
 
@@ -78,12 +77,12 @@ class Applier:
         """
         while True:
             constraints.reject_invalid(self.tables)
-            while add_dependents(self.change_set, self.tables, having_keys=True):
+            while constraints.add_dependents(self.change_set, self.tables, having_keys=True):
                 self.evaluator.evaluate()
                 constraints.reject_invalid(self.tables)
             counts = self.no_counts()
             constraints.reject_conflicting(self.tables, counts)
-            if not add_dependents(self.change_set, self.tables, having_keys=True):
+            if not constraints.add_dependents(self.change_set, self.tables, having_keys=True):
                 return counts
             self.evaluator.restart()
 

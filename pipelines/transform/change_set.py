@@ -3,7 +3,7 @@
     pending versions of a partition ──start──> change_set <──extend── records whose rows depend on the change
 
 A rebuild starts with given versions instead, and its change set is complete: it is never extended. Not here: what makes
-a version pending or effective (`warehouse.functions`), which records depend on a change (`dependents`).
+a version pending or effective (`warehouse.functions`), which records depend on a change (`constraints`).
 """
 
 from collections.abc import Sequence

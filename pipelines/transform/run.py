@@ -17,9 +17,10 @@ from pipelines import ledger, project
 from pipelines.ledger import Counts, Run
 from pipelines.project import Select
 from pipelines.source import Source
-from pipelines.transform import rejects, table_digests
+from pipelines.transform import table_digests
 from pipelines.transform.apply import Applier
 from pipelines.transform.change_set import ChangeSet, list_effective
+from pipelines.transform.incoming import Exported, load_rejected, rejected_by_table
 from pipelines.warehouse import locks
 from pipelines.warehouse.database import Connection, Warehouse
 from pipelines.warehouse.declare import metadata
@@ -166,6 +167,55 @@ RECORD_APPLIED = (
 )
 
 
+RECORD_REJECTED = (
+    """
+    delete from staging.pending_rows p using change_set c
+    where p.record_id = c.record_id and not exists (
+        select from found_pending_rows f
+        where (f.record_id, f.table_name, f.key, f.reason) = (p.record_id, p.table_name, p.key, p.reason))
+    """,
+    """
+    insert into staging.pending_rows (record_id, stream, table_name, key, reason)
+    select distinct f.record_id, c.stream, f.table_name, f.key, f.reason
+    from found_pending_rows f join change_set c using (record_id)
+    where not exists (
+        select from staging.pending_rows p
+        where (p.record_id, p.table_name, p.key, p.reason) = (f.record_id, f.table_name, f.key, f.reason))
+    """,
+    """
+    insert into staging.quarantine
+        (stage, stream, partition_key, external_id, record_id, request, reason, detail, table_name, row_key,
+         constraint_name, row, first_run, last_run)
+    select distinct on (r.record_id, r.table_name, r.row_key, r.constraint_name)
+        'transform', %(source)s, %(partition)s, v.external_id, r.record_id, v.request, r.reason, r.detail,
+        r.table_name, r.row_key, r.constraint_name, r.row, %(run)s, %(run)s
+    from rejected_rows r
+    left join staging.versions v on v.record_id = r.record_id and v.latest
+    order by r.record_id, r.table_name, r.row_key, r.constraint_name, r.row
+    on conflict (stream, record_id, table_name, row_key, constraint_name) where stage = 'transform' do update set
+        reason = excluded.reason, detail = excluded.detail, row = excluded.row, last_run = excluded.last_run,
+        last_at = now(), seen = quarantine.seen + 1, closed_run = null, closed_at = null
+    """,
+    """
+    update staging.quarantine q set closed_run = %(run)s, closed_at = now()
+    from change_set c
+    where q.stage = 'transform' and q.stream = %(source)s and q.closed_at is null and q.last_run <> %(run)s
+      and q.record_id = c.record_id
+    """,
+    # A shared row has no record: its entry stays open as long as a rejected row refers to it.
+    """
+    update staging.quarantine q set closed_run = %(run)s, closed_at = now()
+    where q.stage = 'transform' and q.stream = %(source)s and q.closed_at is null and q.last_run <> %(run)s
+      and q.record_id is null
+      and not exists (
+          select from staging.quarantine c cross join jsonb_each_text(c.row) as e
+          where c.stage = 'transform' and c.stream = q.stream and c.closed_at is null and c.reason = 'parent'
+            and e.value = q.row_key)
+    """,
+)
+"""Writes rejected and pending rows to staging, and closes the entries of the change set whose rows fit now."""
+
+
 def record_applied(run: Run, source: Source, code: str) -> None:
     """Makes the versions and observations of the change set effective, and records pending and rejected rows.
 
@@ -173,19 +223,19 @@ def record_applied(run: Run, source: Source, code: str) -> None:
     """
     locks.acquire_for_transaction(run.connection, locks.landing(source.name))
     parameters = {"run": run.id, "code": code, "source": source.name, "partition": run.partition}
-    for statement in RECORD_APPLIED + rejects.RECORD_REJECTED:
+    for statement in RECORD_APPLIED + RECORD_REJECTED:
         run.connection.execute(statement, parameters)
 
 
-def record_rebuilt(run: Run, source: Source, code: str, exported: rejects.Exported) -> dict[str, int]:
+def record_rebuilt(run: Run, source: Source, code: str, exported: Exported) -> dict[str, int]:
     """Records that SELECT files were applied to all effective versions of a source; returns rejected rows by table.
 
     exported: the rows that were rejected or are pending.
     """
     list_effective(run.connection, source)
-    rejects.load_rows(run.connection, exported)
+    load_rejected(run.connection, exported)
     record_applied(run, source, code)
-    return rejects.rejected_by_table(run.connection)
+    return rejected_by_table(run.connection)
 
 
 def record_sql(connection: Connection, selects: Sequence[Select]) -> None:
