@@ -184,7 +184,7 @@ def upgrade() -> None:
             sa.BigInteger(),
             server_default=sa.text("0"),
             nullable=False,
-            comment="Payloads that are not the newest of their record: repeated or superseded in the run, or older than the latest version; rows yielded twice, or whose key another record has",
+            comment="Payloads that are not the newest of their record; rows yielded twice, or with a taken key",
         ),
         sa.Column(
             "cursor_from",
@@ -255,7 +255,7 @@ def upgrade() -> None:
             "type",
             sa.Text(),
             nullable=False,
-            comment="JSON type of the value; null: none yet; unread: no SELECT reads the key",
+            comment="JSON type; null: no value yet; unread: no SELECT reads the key",
         ),
         sa.Column("first_run", sa.UUID(), nullable=False, comment="Landing that received it first"),
         sa.Column("last_run", sa.UUID(), nullable=False, comment="Landing that received it last"),

@@ -1,7 +1,6 @@
 """`atlas run`, `land`, `transform` and `record`: fetch payloads, land them, transform them, keep them as recordings.
 
-Belongs here: options, and which days of which sources. Not here: how Dagster runs are executed (`dagster_runs`), how
-a source is recorded (`landing.extract`).
+Not here: how Dagster runs are executed (`dagster_runs`), how a source is recorded (`landing.extract`).
 """
 
 from collections.abc import Iterable
@@ -11,7 +10,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from psycopg import sql
 
 from pipelines import project, settings
 from pipelines.cli import context, show
@@ -205,10 +203,10 @@ def _transformable(warehouse: Warehouse, source: Source, full: bool) -> list[str
 def _row_counts(warehouse: Warehouse, sources: Iterable[Source]) -> dict[str, int]:
     """How many rows each table of the sources has."""
     tables = sorted({select.table.fullname for source in sources for select in project.selects(source.name)})
-    count = "select count(*) as number from {}"
     with warehouse.connect() as connection:
-        found = [connection.execute(sql.SQL(count).format(sql.Identifier(*each.split(".")))) for each in tables]
-        return {name: row["number"] for name, (row,) in zip(tables, found, strict=True)}
+        query = "select table_name, rows from ops.table_digests where table_name = any(%s)"
+        found = {row["table_name"]: row["rows"] for row in connection.execute(query, [tables])}
+    return dict.fromkeys(tables, 0) | found
 
 
 def _warn_without_selects(sources: Iterable[Source]) -> None:

@@ -1,7 +1,6 @@
 """`atlas quarantine`, `prune` and `erase`: payloads and rows that were rejected, data to remove.
 
-Belongs here: their options and output. Not here: the entries (`pipelines.quarantine`), landing a payload again
-(`landing.land`), what is removed (`pipelines.maintenance`).
+Not here: the entries (`pipelines.quarantine`), what is removed (`pipelines.maintenance`).
 """
 
 from pathlib import Path

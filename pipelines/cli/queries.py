@@ -1,7 +1,6 @@
 """`atlas runs`, `ask`, `drift`, `trace`, `rebuild`, `as-of`, `diff`: what the warehouse has, and where it comes from.
 
-Belongs here: their options and output. Not here: how rows are traced and derived again (`pipelines.lineage`), what
-counts as drift (`landing.schema_drift`), the questions: each is a SELECT in `sql/<domain>/questions/`.
+Not here: how rows are traced and derived again (`lineage`), what counts as drift (`landing.schema_drift`).
 """
 
 import sys

@@ -1,9 +1,7 @@
 """Derives the tables of a domain again from staging, to compare them with the live tables or to correct those.
 
-    staging ──current SELECT files──> shadow schema ──> compared with the live tables (`check`)
-                                                   └──> merged into the live tables (`rebuild`)
-
-Belongs here: comparing and merging. Not here: creating and filling the shadow schema (`shadow_schema`).
+staging ──current SELECT files──> shadow schema ──> compared with the live tables (`check`)
+                                               └──> merged into the live tables (`rebuild`)
 """
 
 from collections.abc import Callable

@@ -2,8 +2,7 @@
 
     staging.effective_versions_after(publish_seq) ──SELECT files of that time, in ops.sql──> a shadow schema
 
-Several sources are filled in parallel, all from one exported snapshot. Not here: how rows are written
-(`transform.apply`), comparing (`rebuild`, `time_travel`).
+Several sources are filled in parallel, all from one exported snapshot.
 """
 
 from collections.abc import Iterator

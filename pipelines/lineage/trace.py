@@ -1,9 +1,7 @@
 """What proves a row: the payload version that it was derived from, the request, the runs and the SELECT file.
 
-    table, key ──ops.trace──> version ──> payload, request, landing · the run and SELECT file that derived the row
-                     └── no row? staging.erasures ──> when the record was erased
-
-Not here: the view `ops.trace` (`warehouse.trace_view`), erasing a record (`maintenance.erasure`).
+table, key ──ops.trace──> version ──> payload, request, landing · the run and SELECT file that derived the row
+                 └── no row? staging.erasures ──> when the record was erased
 """
 
 from typing import Any
@@ -14,8 +12,8 @@ from pipelines import project
 from pipelines.errors import AtlasError
 from pipelines.warehouse.database import Connection
 from pipelines.warehouse.declare import metadata
+from pipelines.warehouse.functions import trace_query
 from pipelines.warehouse.table_spec import TableSpec
-from pipelines.warehouse.trace_view import trace_query
 
 
 def find_table(name: str) -> TableSpec:

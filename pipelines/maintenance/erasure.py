@@ -3,7 +3,7 @@
     record ──PREPARE──> tombstone, applied to the tables ──DELETE──> one row in staging.erasures
 
 All of it in one transaction. `staging.erasures` keeps only keys and digests. Landings skip an erased record until
-the erasure is lifted. Not here: reading erasures (`lineage.trace`), removing what is old (`retention`).
+the erasure is lifted.
 """
 
 from collections.abc import Callable

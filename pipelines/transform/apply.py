@@ -3,8 +3,8 @@
     change_set ──evaluate──> incoming_<table> ──> prune, MERGE ──> tables
                                  └── PostgreSQL refuses a row? reject what does not fit (`constraints`), then again
 
-Most change sets have no rejected row, so MERGE is tried at once. The tables are those of the domain for a transform,
-and a shadow schema for a rebuild. Not here: the statements (`merge_sql`), which versions are applied (`change_set`).
+Most change sets have no rejected row, so MERGE is tried at once. Not here: the statements (`merge_sql`), which versions
+are applied (`change_set`).
 """
 
 from collections.abc import Sequence

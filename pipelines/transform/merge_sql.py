@@ -1,7 +1,6 @@
 """The SQL statements that write one table: prune, MERGE, delete unreferenced shared rows.
 
-Each statement that writes returns one row: how many rows it changed, and by how much the digest of the table changes.
-Belongs here: statements that hold for any table. Not: their order (`apply`).
+Each statement that writes returns how many rows it changed, and by how much the digest of the table changes.
 """
 
 from collections.abc import Sequence

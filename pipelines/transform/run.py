@@ -2,8 +2,8 @@
 
     change_set ──> apply ──> valid_from_run, valid_to_run · pending rows · quarantine · table digests · ledger
 
-A run applies the partition's pending versions, or with `full` all its latest versions. Belongs here: when a transform
-runs, and what staging and the ledger record of it. Not: how rows are written (`apply`).
+A run applies the partition's pending versions, or with `full` all its latest ones. Not here: how rows are written
+(`apply`).
 """
 
 import hashlib

@@ -1,8 +1,6 @@
 """What tables are declared with: one `metadata`, its naming convention, and columns and constraints that recur.
 
-The engine reads from a declaration all that it needs to know of a table: the key, whether a record owns its rows
-(`record_id`) or they are shared, the audit columns, and every constraint. Not here: tables (`ops_tables`,
-`staging_tables`, `assets/<domain>/tables.py`).
+The engine reads from a declaration all that it needs to know of a table: see `table_spec`.
 """
 
 from collections.abc import Sequence

@@ -2,8 +2,7 @@
 
     drop views ──> apply pending migrations (Alembic) ──> create objects whose text changed
 
-All of it is one transaction: a failure leaves the database as it was. Belongs here: when, and in which order. Not here:
-what an object is (`objects`), how a migration is written (`autogenerate`).
+All of it is one transaction: a failure leaves the database as it was.
 """
 
 from argparse import Namespace

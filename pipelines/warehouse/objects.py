@@ -2,8 +2,7 @@
 
     declared text ──digest differs from that in ops.objects──> create again, comment, record the digest
 
-They are what Flyway calls repeatable migrations. Belongs here: declaring, creating and dropping them. Not here: when
-(`migrate`), tables (`migrations/`).
+They are what Flyway calls repeatable migrations. Not here: when they are created (`migrate`).
 """
 
 import hashlib

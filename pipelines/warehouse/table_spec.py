@@ -1,7 +1,6 @@
 """What the engine reads from the declaration of a table: key, columns, constraints, kind, and SQL made from them.
 
 Rows are *owned* if they follow a record (`record_id`), and *shared* if they live as long as a row refers to them.
-Not here: what SELECT files yield for a table (`transform.incoming`), statements that write (`transform.merge_sql`).
 """
 
 from collections.abc import Sequence

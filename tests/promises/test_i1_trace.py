@@ -23,8 +23,8 @@ from pipelines.transform.evaluate import query_over
 from pipelines.transform.run import transform
 from pipelines.warehouse.database import Connection, Warehouse
 from pipelines.warehouse.declare import metadata
+from pipelines.warehouse.functions import trace_query
 from pipelines.warehouse.table_spec import TableSpec
-from pipelines.warehouse.trace_view import trace_query
 from tests.launcher import FAILED, USAGE, Atlas, words
 from tests.library import author, load_recordings, payload
 
