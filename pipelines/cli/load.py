@@ -102,7 +102,7 @@ def transform(
     with context.runs() as (warehouse, reporter):
         for source in chosen:
             if project.selects(source.name):
-                for day in [only] if only else _transformable(warehouse, source, full):
+                for day in [only] if only else pending_partitions(warehouse, source, full=full):
                     transform_partition(warehouse, source, day, full=full, shrink=shrink, notify=reporter)
         _warn_without_selects(chosen)
 
@@ -186,18 +186,6 @@ def _days(source: Source) -> list[date]:
     """The days of a live source."""
     number = (datetime.now(UTC).date() - source.start_date).days + 1
     return [source.start_date + timedelta(days=each) for each in range(number)]
-
-
-def _transformable(warehouse: Warehouse, source: Source, full: bool) -> list[str]:
-    """The partitions with pending payloads; with `full`, all that have a latest version."""
-    if not full:
-        return pending_partitions(warehouse, source)
-    with warehouse.connect() as connection:
-        rows = connection.execute(
-            "select distinct partition_key from staging.versions where stream = any(%s) and latest order by 1",
-            [list(source.streams.values())],
-        )
-        return [row["partition_key"] for row in rows]
 
 
 def _row_counts(warehouse: Warehouse, sources: Iterable[Source]) -> dict[str, int]:

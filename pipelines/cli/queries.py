@@ -5,7 +5,6 @@ Not here: how rows are traced and derived again (`lineage`), what counts as drif
 
 import sys
 from contextlib import ExitStack
-from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
@@ -158,9 +157,9 @@ def rebuild_(
             erased = trace.count_erased(connection, domain)
     if erased:
         show.note(f"Neither staging nor the tables have anything of {show.number_of(erased, 'erased records')}.")
-    show.result(rows := [asdict(each) for each in compared])
-    show.table("Tables compared with what staging gives", rows)
-    if not all(each.same for each in compared):
+    show.result(compared)
+    show.table("Tables compared with what staging gives", compared)
+    if not all(each["same"] for each in compared):
         raise AtlasError(
             "The tables differ from what staging gives. Where the SELECT files have changed, run: "
             f"atlas transform {domain}. Where rows were changed by hand, run: atlas rebuild {domain}."

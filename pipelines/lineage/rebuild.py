@@ -5,7 +5,7 @@ staging ──current SELECT files──> shadow schema ──> compared with th
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import Any
 
 from psycopg import sql
 
@@ -19,23 +19,6 @@ from pipelines.warehouse import locks
 from pipelines.warehouse.database import Connection, Warehouse
 from pipelines.warehouse.declare import metadata
 from pipelines.warehouse.table_spec import TableSpec, fields, names
-
-
-@dataclass(frozen=True)
-class TableComparison:
-    """A live table compared with the one derived from staging.
-
-    missing, extra: rows that only the derived or only the live table has. same: whether both have the same bytes, audit
-    columns apart.
-    """
-
-    table: str
-    rows: int
-    derived: int
-    missing: int
-    extra: int
-    different: int
-    same: bool
 
 
 def rebuild(warehouse: Warehouse, domain: str, *, workers: int, notify: Callable[[Run], None] = ledger.silent) -> Run:
@@ -70,8 +53,11 @@ def rebuild(warehouse: Warehouse, domain: str, *, workers: int, notify: Callable
     return run
 
 
-def check(warehouse: Warehouse, domain: str, *, workers: int) -> list[TableComparison]:
+def check(warehouse: Warehouse, domain: str, *, workers: int) -> list[dict[str, Any]]:
     """Derives a domain again by the current SELECT files and compares each table: keys, and the bytes of rows.
+
+    Returns for each table how many rows are `missing` there, which only the derived table has, `extra` or `different`,
+    audit columns apart, and whether both are the `same`.
 
     Writes to no live table. Transforms of the domain wait until it ends, readers do not.
     """
@@ -87,7 +73,7 @@ def _pairs(domain: str, tables: Tables) -> list[tuple[TableSpec, TableSpec]]:
     return [(TableSpec(metadata.tables[f"{domain}.{name}"]), TableSpec(table)) for name, table in tables.items()]
 
 
-def _compare(connection: Connection, live: TableSpec, derived: TableSpec) -> TableComparison:
+def _compare(connection: Connection, live: TableSpec, derived: TableSpec) -> dict[str, Any]:
     row = connection.execute(
         sql.SQL(
             """
@@ -107,7 +93,7 @@ def _compare(connection: Connection, live: TableSpec, derived: TableSpec) -> Tab
         )
     ).fetchone()
     assert row is not None
-    return TableComparison(live.name, **row, same=not (row["missing"] or row["extra"] or row["different"]))
+    return {"table": live.name, **row, "same": not (row["missing"] or row["extra"] or row["different"])}
 
 
 def _write_differences(connection: Connection, domain: str, tables: Tables) -> dict[str, Counts]:

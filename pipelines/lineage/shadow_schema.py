@@ -178,8 +178,11 @@ def _editions(
     if publish_seq is not None:
         rows = connection.execute(EDITIONS, parameters).fetchall()
         return [(row["versions"], _selects(connection, row["sql"], tables)) for row in rows]
-    current = connection.execute(CURRENT, parameters)
-    versions, selects = [row["version_id"] for row in current], project.selects(source.name)
+    query = (
+        "select version_id from staging.effective_versions where payload_id is not null and stream = any(%(streams)s)"
+    )
+    versions = [row["version_id"] for row in connection.execute(query, parameters)]
+    selects = project.selects(source.name)
     if versions and not selects:
         raise project.without_selects(source.name)
     return [(versions, [Select(select.file, tables[select.table.name]) for select in selects])]
@@ -219,10 +222,6 @@ def _tables_like(domain: str, schema: str) -> Tables:
         table.constraints -= {each for each in table.foreign_key_constraints if each.referred_table.schema != schema}
     return tables
 
-
-CURRENT = """
-select version_id from staging.effective_versions where payload_id is not null and stream = any(%(streams)s)
-"""
 
 EDITIONS = """
 select e.sql, array_agg(e.version_id) as versions

@@ -50,7 +50,15 @@ class DomainAsOf:
 
     def differing_tables(self, connection: Connection) -> list[str]:
         """Names of the tables whose rows or digest are not what the last run up to then that wrote them recorded."""
-        rows = connection.execute(RECORDED, [self.snapshot.publish_seq, f"{self.domain}."])
+        rows = connection.execute(
+            """
+            select distinct on (c.key) c.key as table_name, c.value
+            from ops.fetch_runs r cross join jsonb_each(r.stats -> 'table_digests') as c
+            where r.publish_seq <= %s and starts_with(c.key, %s)
+            order by c.key, r.publish_seq desc
+            """,
+            [self.snapshot.publish_seq, f"{self.domain}."],
+        )
         recorded = {row["table_name"]: row["value"] for row in rows}
         found = []
         for name, table in self.tables.items():
@@ -167,13 +175,6 @@ def differences(connection: Connection, before: DomainAsOf, after: DomainAsOf) -
                 row["cells"] = {column: [was.get(column), is_now.get(column)] for column in row["cells"]}
                 yield {"table": f"{after.domain}.{name}", **row}
 
-
-RECORDED = """
-select distinct on (c.key) c.key as table_name, c.value
-from ops.fetch_runs r cross join jsonb_each(r.stats -> 'table_digests') as c
-where r.publish_seq <= %s and starts_with(c.key, %s)
-order by c.key, r.publish_seq desc
-"""
 
 DIFFERING_ROWS = sql.SQL(
     """

@@ -127,7 +127,15 @@ def erasure_notice(connection: Connection, stream_prefix: str, key: str) -> str 
     stream_prefix: the stream of the record, or how it begins, such as its domain. key: the source's own id of the
     record, or its record_id.
     """
-    row = connection.execute(NEWEST_ERASURE, {"stream_prefix": stream_prefix, "key": key}).fetchone()
+    row = connection.execute(
+        """
+        select e.* from staging.erasures e
+        where starts_with(e.stream, %(stream_prefix)s)
+          and (e.record_id = ops.key(e.stream, %(key)s) or e.record_id::text = lower(%(key)s))
+        order by e.erased_at desc limit 1
+        """,
+        {"stream_prefix": stream_prefix, "key": key},
+    ).fetchone()
     if row is None:
         return None
     notice = (
@@ -147,11 +155,3 @@ def count_erased(connection: Connection, domain: str) -> int:
     ).fetchone()
     assert row is not None
     return int(row["number"])
-
-
-NEWEST_ERASURE = """
-select e.* from staging.erasures e
-where starts_with(e.stream, %(stream_prefix)s)
-  and (e.record_id = ops.key(e.stream, %(key)s) or e.record_id::text = lower(%(key)s))
-order by e.erased_at desc limit 1
-"""

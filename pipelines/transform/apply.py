@@ -143,8 +143,9 @@ class Applier:
             lost = each["deleted"] + each["kept"]
             if not loses_too_much(lost, before=lost):
                 continue
-            left = merge_sql.rows_of_stream(spec, each["stream"], lost * ACCEPTED_SHARE - each["deleted"])
-            before = each["deleted"] + self.connection.execute(left).rowcount
+            left = "select from staging.effective_versions e join {} t using (record_id) where e.stream = %s limit %s"
+            parameters = [each["stream"], lost * ACCEPTED_SHARE - each["deleted"]]
+            before = each["deleted"] + self.connection.execute(sql.SQL(left).format(spec.target), parameters).rowcount
             if loses_too_much(lost, before):
                 raise AtlasError(
                     f"This would delete {lost:,} of the {before:,} rows of {each['stream']} in {spec.name}, more than "

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from psycopg import sql
+from sqlalchemy import CheckConstraint
 
 from pipelines.ledger import Counts
 from pipelines.transform.change_set import ChangeSet
@@ -37,7 +38,7 @@ def reject_invalid(tables: Sequence[IncomingTable]) -> None:
             if not incoming.spec.table.columns[column].nullable:
                 missing = sql.SQL("{} is null").format(sql.Identifier(column))
                 incoming.reject(missing, "not_null", column, sql.Literal(f"{column} has no value"))
-        for check in incoming.spec.checks:
+        for check in incoming.spec.constraints(CheckConstraint):
             condition = str(check.sqltext)
             failed = sql.SQL("o.ctid in (select n.ctid from ({}) as n where ({}) is false)").format(
                 incoming.typed_rows(), sql.SQL(condition)

@@ -53,7 +53,9 @@ class IncomingTable:
     @property
     def exclusive(self) -> list[tuple[list[str], UniqueConstraint | None]]:
         """What only one owned row may have: the primary key, and each unique constraint whose columns are yielded."""
-        uniques = [([column.name for column in unique.columns], unique) for unique in self.spec.uniques]
+        uniques = [
+            ([column.name for column in unique.columns], unique) for unique in self.spec.constraints(UniqueConstraint)
+        ]
         return [(self.spec.key, None), *(each for each in uniques if set(each[0]) <= self.yielded.keys())]
 
     def add(self, query: sql.Composed, select: str, *, as_text: bool = False) -> None:

@@ -47,13 +47,6 @@ def prune(incoming: IncomingTable, *, referenced: bool = False) -> sql.Composed:
     )
 
 
-def rows_of_stream(spec: TableSpec, stream: str, limit: int) -> sql.Composed:
-    """Selects the rows that a stream has now, but no more than a limit."""
-    return sql.SQL(
-        "select from staging.effective_versions e join {} t using (record_id) where e.stream = {} limit {}"
-    ).format(spec.target, sql.Literal(stream), sql.Literal(limit))
-
-
 def create_referenced(spec: TableSpec) -> sql.Composed:
     """Creates `referenced_<table>`: the keys of a shared table to which rows of the change set refer before the run."""
     keys: list[sql.Composable] = [sql.SQL("select null::uuid as key where false")]

@@ -33,8 +33,10 @@ def code_version(selects: Sequence[Select]) -> str:
     return hashlib.sha256(listed.encode()).hexdigest()[:16]
 
 
-def pending_partitions(warehouse: Warehouse, source: Source) -> list[str]:
-    """The partitions with versions that are pending for the SELECT files; none if there are no such files."""
+def pending_partitions(warehouse: Warehouse, source: Source, *, full: bool = False) -> list[str]:
+    """The partitions with versions that are pending for the SELECT files, or with `full` those with a latest version;
+    none if there are no such files.
+    """
     selects = project.selects(source.name)
     if not selects:
         return []
@@ -42,9 +44,12 @@ def pending_partitions(warehouse: Warehouse, source: Source) -> list[str]:
         rows = connection.execute(
             """
             select distinct partition_key from staging.pending_versions(%(code)s)
-            where stream = any(%(streams)s) order by 1
+            where stream = any(%(streams)s)
+            union
+            select partition_key from staging.versions where latest and stream = any(%(streams)s) and %(full)s
+            order by 1
             """,
-            {"streams": list(source.streams.values()), "code": code_version(selects)},
+            {"streams": list(source.streams.values()), "code": code_version(selects), "full": full},
         )
         return [row["partition_key"] for row in rows]
 

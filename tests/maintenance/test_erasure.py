@@ -171,7 +171,7 @@ def test_other_records_are_as_if_it_had_never_landed(history: Recorder, library:
         ) as then:  # the tables are what the erasing run recorded
             assert then.differing_tables(connection) == []
     assert kept["toy.authors"][0] == 1
-    assert all(each.same for each in rebuild.check(history.warehouse, "toy", workers=1))
+    assert all(each["same"] for each in rebuild.check(history.warehouse, "toy", workers=1))
 
 
 def recorded(warehouse: Warehouse) -> dict[str, Any]:
