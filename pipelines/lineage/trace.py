@@ -6,6 +6,7 @@ table, key ──ops.trace──> version ──> payload, request, landing · t
 
 from typing import Any
 
+import psycopg
 from psycopg import sql
 
 from pipelines import project
@@ -34,9 +35,7 @@ def trace(connection: Connection, table: str, key: str) -> dict[str, Any]:
     """
     spec = find_table(table)
     row, primary_key = _find_row(connection, spec, key)
-    condition = _key_condition(connection, spec, primary_key)
-    assert condition is not None
-    proof = connection.execute(trace_query(spec, condition)).fetchone() or {}
+    proof = connection.execute(trace_query(spec, _key_condition(spec, primary_key))).fetchone() or {}
     found = connection.execute(
         """
         select to_jsonb(l) as landed, to_jsonb(d) as derived, s.text as sql, p.body,
@@ -56,16 +55,15 @@ def trace(connection: Connection, table: str, key: str) -> dict[str, Any]:
 
 def _find_row(connection: Connection, spec: TableSpec, key: str) -> tuple[dict[str, Any], str]:
     """The row with a primary key or an external_id, and its primary key as `ops.trace` writes it."""
-    condition = _key_condition(connection, spec, key)
-    conditions = [condition] if condition is not None else []
+    conditions = [_key_condition(spec, key)]
     if "external_id" in spec.table.columns:
         conditions.append(sql.SQL("t.external_id = {}").format(sql.Literal(key)))
     for condition in conditions:
-        rows = connection.execute(
-            sql.SQL("select {} as key, to_jsonb(t) as row from {} t where {} limit 9").format(
-                spec.key_text("t"), spec.target, condition
-            )
-        ).fetchall()
+        query = sql.SQL("select {} as key, to_jsonb(t) as row from {} t where {} limit 9")
+        try:
+            rows = connection.execute(query.format(spec.key_text("t"), spec.target, condition)).fetchall()
+        except psycopg.DataError:  # the text is not a value of the key's type
+            continue
         if len(rows) == 1:
             return rows[0]["row"], rows[0]["key"]
         if rows:
@@ -83,21 +81,14 @@ def _find_row(connection: Connection, spec: TableSpec, key: str) -> tuple[dict[s
     )
 
 
-def _key_condition(connection: Connection, spec: TableSpec, key: str) -> sql.Composed | None:
-    """The condition that a row `t` has a primary key, typed so that an index is used; None if the text is not a key."""
-    parts = list(zip(spec.key, key.split(" ", len(spec.key) - 1), strict=False))
-    valid = connection.execute(
-        """
-        select bool_and(pg_input_is_valid(value, type)) as valid
-        from unnest(%s::text[], %s::text[]) as p (value, type)
-        """,
-        [[value for _, value in parts], [spec.type_of(column) for column, _ in parts]],
-    ).fetchone()
-    if len(parts) < len(spec.key) or not (valid and valid["valid"]):
-        return None
+def _key_condition(spec: TableSpec, key: str) -> sql.Composable:
+    """The condition that a row `t` has a primary key, typed so that an index is used."""
+    values = key.split(" ", len(spec.key) - 1)
+    if len(values) < len(spec.key):
+        return sql.SQL("false")
     return sql.SQL(" and ").join(
         sql.SQL("t.{} = {}::{}").format(sql.Identifier(column), sql.Literal(value), sql.SQL(spec.type_of(column)))
-        for column, value in parts
+        for column, value in zip(spec.key, values, strict=True)
     )
 
 

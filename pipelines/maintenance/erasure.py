@@ -6,7 +6,6 @@ All of it in one transaction. `staging.erasures` keeps only keys and digests. La
 the erasure is lifted.
 """
 
-from collections.abc import Callable
 from typing import Any, LiteralString
 
 from psycopg import sql
@@ -47,14 +46,7 @@ def count_stored(connection: Connection, stream: str, external_id: str) -> dict[
     return row
 
 
-def erase(
-    warehouse: Warehouse,
-    source: Source,
-    stream: str,
-    external_id: str,
-    *,
-    notify: Callable[[Run], None] = ledger.silent,
-) -> Run:
+def erase(warehouse: Warehouse, source: Source, stream: str, external_id: str) -> Run:
     """Removes a record from staging, quarantine and tables; the closed run, with the numbers removed in its stats.
 
     Raises AtlasError where nothing of the record is stored, a landing is receiving it, or a kept schema may hold it.
@@ -62,7 +54,7 @@ def erase(
     with warehouse.connect() as connection:
         _require_stored(connection, stream, external_id)
     code = code_version(project.selects(source.name))
-    with ledger.open_run(warehouse, source, "erase", PARTITION, code_version=code, notify=notify) as run:
+    with ledger.open_run(warehouse, source, "erase", PARTITION, code_version=code) as run:
         with run.connection.transaction():
             _require_no_kept_schema(run.connection, source.domain)
             for lock in (locks.transform(source.domain), locks.landing(source.name), locks.BODIES):

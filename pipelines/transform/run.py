@@ -72,15 +72,10 @@ def transform(
     selects = project.selects(source.name)
     if not selects:
         raise project.without_selects(source.name)
+    code = code_version(selects)
     with (
         ledger.open_run(
-            warehouse,
-            source,
-            "transform",
-            partition,
-            code_version=code_version(selects),
-            dagster_run_id=dagster_run_id,
-            notify=notify,
+            warehouse, source, "transform", partition, code_version=code, dagster_run_id=dagster_run_id, notify=notify
         ) as run,
         run.connection.transaction(),
     ):

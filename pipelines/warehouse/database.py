@@ -65,12 +65,8 @@ class Warehouse:
 
     @cached_property
     def engine(self) -> Engine:
-        return create_engine(
-            self.url.set(drivername="postgresql+psycopg"),
-            echo=self.echo,
-            poolclass=NullPool,
-            connect_args={"options": OPTIONS},
-        )
+        url = self.url.set(drivername="postgresql+psycopg")
+        return create_engine(url, echo=self.echo, poolclass=NullPool, connect_args={"options": OPTIONS})
 
     def databases(self) -> set[str]:
         with self.connect("postgres") as connection:

@@ -45,12 +45,9 @@ def one_of(column: str, values: Sequence[str]) -> CheckConstraint:
     return CheckConstraint(f"{column} in ({listed})", name=column)
 
 
-def limited_text(
-    name: str, length: int, *, comment: str, nullable: bool = True, index: bool = False
-) -> tuple[Column[object], CheckConstraint]:
+def limited_text(name: str, length: int, **options: Any) -> tuple[Column[object], CheckConstraint]:
     """A text column and the CHECK of its maximum length; varchar(n) would cut spaces beyond it silently."""
-    column: Column[object] = Column(name, Text, nullable=nullable, index=index, comment=comment)
-    return column, CheckConstraint(f"length({name}) <= {length}", name=name)
+    return Column(name, Text, **options), CheckConstraint(f"length({name}) <= {length}", name=name)
 
 
 def unique(*columns: str, nulls_not_distinct: bool = False) -> UniqueConstraint:

@@ -196,7 +196,7 @@ def test_a_row_is_looked_up_by_its_index(connection: Connection) -> None:
     connection.execute("set local enable_seqscan = off")  # the planner prefers it for small tables
     for name, spec in specs().items():
         key = a_row(connection, name)["key"]
-        condition = trace._key_condition(connection, spec, key)
+        condition = trace._key_condition(spec, key)
         assert condition is not None
         plan = connection.execute(sql.SQL("explain ") + trace_query(spec, condition)).fetchall()
         assert not [line for line in plan if "Seq Scan" in line["QUERY PLAN"]], (name, plan)
