@@ -26,7 +26,7 @@ def upgrade() -> None:
             sa.BigInteger(),
             sa.Identity(always=True),
             nullable=False,
-            comment="Order of first creation",
+            comment="Order of creation",
         ),
         sa.CheckConstraint("kind in ('function', 'view', 'trigger', 'policy')", name=op.f("objects_kind_check")),
         sa.PrimaryKeyConstraint("name", name=op.f("objects_pkey")),

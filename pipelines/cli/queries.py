@@ -153,10 +153,6 @@ def rebuild_(
             context.end([run])
             return
         compared = rebuild.check(warehouse, domain, workers=workers)
-        with warehouse.connect() as connection:
-            erased = trace.count_erased(connection, domain)
-    if erased:
-        show.note(f"Neither staging nor the tables have anything of {show.number_of(erased, 'erased records')}.")
     show.result(compared)
     show.table("Tables compared with what staging gives", compared)
     if not all(each["same"] for each in compared):
@@ -184,8 +180,8 @@ def as_of(
                 _print_rows(connection, past.table_spec(table), limit)
             else:
                 sizes = {name: table_digests.count(connection, past.table_spec(name))["rows"] for name in past.tables}
+                rows = [{"table": f"{schema}.{name}", "rows": number} for name, number in sizes.items()]
     if schema:
-        rows = [{"table": f"{schema}.{name}", "rows": number} for name, number in sizes.items()]
         show.result(rows)
         show.table(f"As it was after run {snapshot.run_id}", rows)
         drop = sql.SQL("drop schema {} cascade;").format(sql.Identifier(schema)).as_string()

@@ -110,8 +110,11 @@ def history_removed_since(connection: Connection, domain: str, snapshot: Snapsho
     """The runs that have removed history of a domain since a snapshot, or may have; a sentence for each."""
     rows = connection.execute(
         """
-        select case when r.publish_seq is null then 'interrupted' else r.kind end as what, r.fetch_run_id,
-            coalesce(r.ended_at, r.started_at) as at
+        select r.fetch_run_id, coalesce(r.ended_at, r.started_at) as at, case
+                when r.kind = 'erase' then 'erased a record'
+                when r.publish_seq is null then 'was interrupted while it pruned superseded versions'
+                else 'pruned superseded versions'
+            end as done
         from ops.fetch_runs r
         join ops.fetch_runs past on past.publish_seq = %(publish_seq)s
         where split_part(r.stream, '/', 1) in (%(domain)s, 'atlas')
@@ -123,12 +126,7 @@ def history_removed_since(connection: Connection, domain: str, snapshot: Snapsho
         """,
         {"publish_seq": snapshot.publish_seq, "domain": domain},
     )
-    done = {
-        "erase": "erased a record",
-        "prune": "pruned superseded versions",
-        "interrupted": "was interrupted while it pruned superseded versions",
-    }
-    return [f"run {row['fetch_run_id']} {done[row['what']]} at {row['at']:%Y-%m-%d %H:%M}" for row in rows]
+    return [f"run {row['fetch_run_id']} {row['done']} at {row['at']:%Y-%m-%d %H:%M}" for row in rows]
 
 
 def why_not_exact(connection: Connection, state: DomainAsOf) -> str | None:
@@ -192,7 +190,7 @@ DIFFERING_ROWS = sql.SQL(
             when d.record_id is null then 'rows that refer to it'
             when b.version_id is distinct from a.version_id then 'payload'
             when b.sql ->> f.address is distinct from a.sql ->> f.address then 'sql'
-            when before_observed.observation_id is distinct from after_observed.observation_id then 'counters'
+            when {observed_before} is distinct from {observed_after} then 'counters'
             else 'another row'
         end as cause,
         to_jsonb(b) || jsonb_build_object('sql', b.sql ->> f.address) as before,
@@ -206,8 +204,6 @@ DIFFERING_ROWS = sql.SQL(
     cross join lateral (
         select split_part(coalesce(a.stream, b.stream), '.', 1) || '/' || %(table)s as address
     ) as f
-    left join lateral ({observed_before}) as before_observed on true
-    left join lateral ({observed_after}) as after_observed on true
     order by d.key
     """
 )
@@ -215,9 +211,9 @@ DIFFERING_ROWS = sql.SQL(
 CELL = sql.SQL("case when record_image_ne(row((d.old).{1}), row((d.new).{1})) then {0} end")
 
 NEWEST_OBSERVATION = sql.SQL(
-    """
-    select max(o.observation_id) as observation_id
-    from staging.observations o join ops.fetch_runs r on r.fetch_run_id = o.valid_from_run
-    where o.record_id = d.record_id and r.publish_seq <= {}
-    """
+    """(
+        select max(o.observation_id) from staging.observations o
+        join ops.fetch_runs r on r.fetch_run_id = o.valid_from_run
+        where o.record_id = d.record_id and r.publish_seq <= {}
+    )"""
 )

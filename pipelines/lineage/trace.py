@@ -136,13 +136,3 @@ def erasure_notice(connection: Connection, stream_prefix: str, key: str) -> str 
     if row["lifted_at"] is not None:
         notice += f" The erasure was lifted on {row['lifted_at']:%Y-%m-%d}: the record can land again."
     return notice
-
-
-def count_erased(connection: Connection, domain: str) -> int:
-    """How many records of a domain are erased and not lifted."""
-    row = connection.execute(
-        "select count(*) as number from staging.erasures where starts_with(stream, %s) and lifted_at is null",
-        [f"{domain}/"],
-    ).fetchone()
-    assert row is not None
-    return int(row["number"])

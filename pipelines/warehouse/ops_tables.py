@@ -107,7 +107,7 @@ objects = table(
     Column("kind", Text, nullable=False, comment="function, view, trigger or policy"),
     one_of("kind", ("function", "view", "trigger", "policy")),
     Column("digest", Text, nullable=False, comment="sha256 of the statements that created it, lower hex"),
-    Column("created_order", BigInteger, Identity(always=True), comment="Order of first creation"),
+    Column("created_order", BigInteger, Identity(always=True), comment="Order of creation"),
     comment="One row per function, view, trigger or policy; one is created again when its declared text changes",
 )
 
