@@ -84,10 +84,10 @@ def create(connection: Connection, objects: Sequence[SqlObject]) -> None:
 
     Raises AtlasError where PostgreSQL does not accept a text.
     """
-    left = {name for name, (kind, _) in _created(connection).items() if kind == "function"}
-    for name in sorted(left - {each.name for each in objects}):
-        connection.execute(f"drop function if exists {name}".encode())
-    connection.execute("delete from ops.objects")
+    for name, (kind, _) in sorted(_created(connection).items()):
+        if kind == "function" and name not in {each.name for each in objects}:
+            connection.execute(f"drop function if exists {name}".encode())
+        connection.execute("delete from ops.objects where name = %s", [name])
     for each in objects:
         try:
             _create(connection, each)
