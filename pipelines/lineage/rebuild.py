@@ -74,7 +74,7 @@ def _pairs(domain: str, tables: Tables) -> list[tuple[TableSpec, TableSpec]]:
 
 
 def _compare(connection: Connection, live: TableSpec, derived: TableSpec) -> dict[str, Any]:
-    row = connection.execute(
+    (row,) = connection.execute(
         sql.SQL(
             """
             select count(old) as rows, count(new) as derived,
@@ -91,8 +91,7 @@ def _compare(connection: Connection, live: TableSpec, derived: TableSpec) -> dic
             live=live.target,
             derived=derived.target,
         )
-    ).fetchone()
-    assert row is not None
+    )
     return {"table": live.name, **row, "same": not (row["missing"] or row["extra"] or row["different"])}
 
 
@@ -102,8 +101,7 @@ def _write_differences(connection: Connection, domain: str, tables: Tables) -> d
     pairs = _pairs(domain, tables)
     connection.execute("set constraints all deferred")
     for live, derived in pairs:
-        row = connection.execute(merge_sql.merge(live, derived.target, owners_stay=False)).fetchone()
-        assert row is not None
+        (row,) = connection.execute(merge_sql.merge(live, derived.target, owners_stay=False))
         unchanged = row["yielded"] - row["created"] - row["updated"]
         counts[live.name] = Counts(row["yielded"], row["created"], row["updated"], unchanged)
     for live, derived in reversed(pairs):

@@ -123,8 +123,7 @@ def fill(
     with warehouse.connect() as connection, connection.transaction():
         connection.execute("set transaction isolation level repeatable read")
         _require_connectors(connection, domain, sources)
-        row = connection.execute("select pg_export_snapshot() as name").fetchone()
-        assert row is not None
+        (row,) = connection.execute("select pg_export_snapshot() as name")
         with ThreadPoolExecutor(max_workers=workers or WORKERS) as pool:
             exported = pool.map(lambda each: _fill_from(warehouse, each, tables, row["name"], publish_seq), sources)
             return list(zip(sources, exported, strict=True))

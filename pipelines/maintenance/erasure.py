@@ -29,7 +29,7 @@ PARTITION = "all"
 
 def count_stored(connection: Connection, stream: str, external_id: str) -> dict[str, int]:
     """How many versions, observations, quarantine entries and arrivals of a record are in staging."""
-    row = connection.execute(
+    (row,) = connection.execute(
         """
         select
             (select count(*) from staging.versions where record_id = k.id) as versions,
@@ -41,8 +41,7 @@ def count_stored(connection: Connection, stream: str, external_id: str) -> dict[
         from (select ops.key(%(stream)s, %(external_id)s) as id) as k
         """,
         {"stream": stream, "external_id": external_id},
-    ).fetchone()
-    assert row is not None
+    )
     return row
 
 

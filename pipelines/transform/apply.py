@@ -112,10 +112,9 @@ class Applier:
         self.connection.execute("set constraints all immediate")
 
     def _merge(self, incoming: IncomingTable, counts: Counts) -> None:
-        merged = self.connection.execute(
+        (merged,) = self.connection.execute(
             merge_sql.merge(incoming.spec, sql.SQL("({})").format(incoming.typed_rows()), owners_stay=True)
-        ).fetchone()
-        assert merged is not None
+        )
         counts.created, counts.updated = merged["created"], merged["updated"]
         counts.fetched = merged["yielded"] + counts.duplicates
         counts.unchanged = merged["yielded"] - counts.created - counts.updated
