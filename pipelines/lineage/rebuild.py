@@ -4,7 +4,7 @@ staging ──current SELECT files──> shadow schema ──> compared with th
                                                └──> merged into the live tables (`rebuild`)
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from psycopg import sql
@@ -35,8 +35,9 @@ def rebuild(warehouse: Warehouse, domain: str, *, workers: int, notify: Callable
         locks.acquire(run.connection, locks.transform(domain))
         with shadow_schema.create(warehouse, domain) as tables:
             not_applied = shadow_schema.fill(warehouse, domain, tables, None, workers)
+            pairs = _pairs(domain, tables)
             with run.connection.transaction():
-                counts = _write_differences(run.connection, domain, tables)
+                counts = _write_differences(run.connection, pairs)
                 for source, exported in not_applied:
                     for name, number in record_rebuilt(run, source, codes[source.name], exported).items():
                         counts[name] += Counts(fetched=number, quarantined=number)
@@ -45,9 +46,7 @@ def rebuild(warehouse: Warehouse, domain: str, *, workers: int, notify: Callable
                     "tables": {name: vars(table_counts) for name, table_counts in counts.items()},
                     "sql": {select.file.address: select.file.digest for select in every},
                     "code": codes,
-                    "table_digests": table_digests.recount(
-                        run.connection, [live for live, _ in _pairs(domain, tables)]
-                    ),
+                    "table_digests": table_digests.recount(run.connection, [live for live, _ in pairs]),
                 }
                 run.close(sum(counts.values(), Counts()), stats)
     return run
@@ -57,9 +56,7 @@ def check(warehouse: Warehouse, domain: str, *, workers: int) -> list[dict[str, 
     """Derives a domain again by the current SELECT files and compares each table: keys, and the bytes of rows.
 
     Returns for each table how many rows are `missing` there, which only the derived table has, `extra` or `different`,
-    audit columns apart, and whether both are the `same`.
-
-    Writes to no live table. Transforms of the domain wait until it ends, readers do not.
+    audit columns apart, and whether both are the `same`. Transforms of the domain wait until it ends, readers do not.
     """
     with ledger.open_reader(warehouse) as connection:
         locks.acquire(connection, locks.transform(domain))
@@ -95,10 +92,9 @@ def _compare(connection: Connection, live: TableSpec, derived: TableSpec) -> dic
     return {"table": live.name, **row, "same": not (row["missing"] or row["extra"] or row["different"])}
 
 
-def _write_differences(connection: Connection, domain: str, tables: Tables) -> dict[str, Counts]:
+def _write_differences(connection: Connection, pairs: Sequence[tuple[TableSpec, TableSpec]]) -> dict[str, Counts]:
     """Merges the derived tables into the live ones and deletes rows that only those have; the counts of each table."""
     counts = {}
-    pairs = _pairs(domain, tables)
     connection.execute("set constraints all deferred")
     for live, derived in pairs:
         (row,) = connection.execute(merge_sql.merge(live, derived.target, owners_stay=False))

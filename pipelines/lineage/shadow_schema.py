@@ -76,14 +76,8 @@ def create(
 
 def kept_schemas(connection: Connection, domain: str) -> list[str]:
     """Names of the schemas in which a past state of a domain is kept."""
-    rows = connection.execute(
-        """
-        select nspname from pg_namespace n
-        where starts_with(obj_description(n.oid, 'pg_namespace'), %s) order by 1
-        """,
-        [KEPT_COMMENT.format(domain=domain)],
-    )
-    return [row["nspname"] for row in rows]
+    query = "select nspname from pg_namespace where starts_with(obj_description(oid, 'pg_namespace'), %s) order by 1"
+    return [row["nspname"] for row in connection.execute(query, [KEPT_COMMENT.format(domain=domain)])]
 
 
 def _rename(connection: Connection, schema: str, name: str) -> None:

@@ -240,11 +240,6 @@ def record_rebuilt(run: Run, source: Source, code: str, exported: Exported) -> d
 
 def record_sql(connection: Connection, selects: Sequence[Select]) -> None:
     """Keeps the texts of SELECT files in `ops.sql`, by digest."""
+    query = "insert into ops.sql (digest, path, text) values (%s, %s, %s) on conflict do nothing"
     for select in selects:
-        connection.execute(
-            """
-            insert into ops.sql (digest, path, text) select %s, %s, %s
-            where not exists (select from ops.sql where digest = %s)
-            """,
-            [select.file.digest, f"{select.file.address}.sql", select.file.text, select.file.digest],
-        )
+        connection.execute(query, [select.file.digest, f"{select.file.address}.sql", select.file.text])
