@@ -61,7 +61,8 @@ def _find_row(connection: Connection, spec: TableSpec, key: str) -> tuple[dict[s
     for condition in conditions:
         query = sql.SQL("select {} as key, to_jsonb(t) as row from {} t where {} limit 9")
         try:
-            rows = connection.execute(query.format(spec.key_text("t"), spec.target, condition)).fetchall()
+            with connection.transaction():
+                rows = connection.execute(query.format(spec.key_text("t"), spec.target, condition)).fetchall()
         except psycopg.DataError:  # the text is not a value of the key's type
             continue
         if len(rows) == 1:
