@@ -153,6 +153,11 @@ def rebuild_(
             context.end([run])
             return
         compared = rebuild.check(warehouse, domain, workers=workers)
+        with warehouse.connect() as connection:
+            query = "select from staging.erasures where starts_with(stream, %s) and lifted_at is null"
+            erased = connection.execute(query, [f"{domain}/"]).rowcount
+    if erased:
+        show.note(f"Neither staging nor the tables have anything of {show.number_of(erased, 'erased records')}.")
     show.result(compared)
     show.table("Tables compared with what staging gives", compared)
     if not all(each["same"] for each in compared):
