@@ -10,7 +10,7 @@ Folders and modules in layers; each imports only from its own line, or from line
     transform                                  staging into tables, by SELECT files
     landing                                    payloads into staging
     connectors                                 HTTP, listings, recordings, local files
-    ledger                                     runs
+    ledger, quarantine                         runs, and payloads and rows that were rejected
     project, columns                           where files lie, and what SELECT files read
     warehouse                                  PostgreSQL: server, tables, migrations, locks
     source, settings, errors

@@ -74,12 +74,12 @@ def domains() -> list[str]:
 @cache
 def load_tables() -> None:
     """Declares the tables, functions and views of the engine, the tables of every domain, and the marts."""
-    from pipelines.warehouse import functions, ops_tables, staging_tables, trace_view
+    from pipelines.warehouse import functions, ops_tables, staging_tables
 
-    _ = ops_tables, staging_tables, functions  # each declares on import
+    _ = ops_tables, staging_tables  # each declares on import, as functions does
     for domain in domains():
         importlib.import_module(f"assets.{domain}.tables")
-    trace_view.declare()
+    functions.declare_trace()
     marts = declare_schema("marts", "What analysts read: views over the domains")
     for path in sorted((SQL / "marts").glob("*.sql")):
         file = SqlFile.read(path)

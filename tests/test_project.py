@@ -56,7 +56,7 @@ LAYERS = (
     {"transform"},
     {"landing"},
     {"connectors"},
-    {"ledger"},
+    {"ledger", "quarantine"},
     {"project", "columns"},
     {"warehouse"},
     {"source", "settings", "errors"},

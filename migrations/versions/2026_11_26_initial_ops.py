@@ -26,7 +26,7 @@ def upgrade() -> None:
             sa.BigInteger(),
             sa.Identity(always=True),
             nullable=False,
-            comment="Order of first creation",
+            comment="Order of creation",
         ),
         sa.CheckConstraint("kind in ('function', 'view', 'trigger', 'policy')", name=op.f("objects_kind_check")),
         sa.PrimaryKeyConstraint("name", name=op.f("objects_pkey")),
@@ -101,7 +101,10 @@ def upgrade() -> None:
         sa.Column("table_name", sa.Text(), nullable=False, comment="schema.table"),
         sa.Column("rows", sa.BigInteger(), nullable=False, comment="Number of rows"),
         sa.Column(
-            "digest", sa.BigInteger(), nullable=False, comment="Sum of the hashes of its rows, without audit columns"
+            "digest",
+            sa.Text(),
+            nullable=False,
+            comment="Sum of the hashes of its rows, without audit columns; in hex",
         ),
         sa.PrimaryKeyConstraint("table_name", name=op.f("table_digests_pkey")),
         schema="ops",
@@ -181,7 +184,7 @@ def upgrade() -> None:
             sa.BigInteger(),
             server_default=sa.text("0"),
             nullable=False,
-            comment="Payloads that are not the newest of their record: repeated or superseded in the run, or older than the latest version; rows yielded twice, or whose key another record has",
+            comment="Payloads that are not the newest of their record; rows yielded twice, or with a taken key",
         ),
         sa.Column(
             "cursor_from",
@@ -252,7 +255,7 @@ def upgrade() -> None:
             "type",
             sa.Text(),
             nullable=False,
-            comment="JSON type of the value; null: none yet; unread: no SELECT reads the key",
+            comment="JSON type; null: no value yet; unread: no SELECT reads the key",
         ),
         sa.Column("first_run", sa.UUID(), nullable=False, comment="Landing that received it first"),
         sa.Column("last_run", sa.UUID(), nullable=False, comment="Landing that received it last"),

@@ -1,6 +1,6 @@
 """The `atlas` command: one module for each group of commands.
 
-    main ──> load, queries, lineage, maintenance, quarantine, db, ui ──> context, show
+    main ──> load, queries, maintenance, db, ui ──> context, show
 
 Belongs here: options, messages and exit codes. Not here: what a command does. No other package imports this one.
 """

@@ -1,7 +1,4 @@
-"""What commands share: settings from flags, the open warehouse, questions to the user, exit codes.
-
-Belongs here: what two or more commands need before or after their work. Not here: output (`show`).
-"""
+"""What commands share: settings from flags, the open warehouse, questions to the user, exit codes."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

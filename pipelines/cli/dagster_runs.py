@@ -1,7 +1,6 @@
 """`atlas run`: executes Dagster runs in this process, for each source one that lands and one that transforms.
 
 They are separate runs, so that where a day fails to land, the other days are transformed all the same, and it is not.
-Belongs here: how the command executes Dagster assets. Not here: the assets (`orchestration.assets`).
 """
 
 import logging

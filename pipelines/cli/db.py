@@ -1,7 +1,4 @@
-"""`atlas db`: the database itself: migrate, status, revision, ensure, drop, shell.
-
-Belongs here: options and output. Not here: how a database is migrated (`pipelines.warehouse.migrate`).
-"""
+"""`atlas db`: options and output of the commands for the database itself."""
 
 import os
 import subprocess

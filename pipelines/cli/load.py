@@ -1,7 +1,6 @@
 """`atlas run`, `land`, `transform` and `record`: fetch payloads, land them, transform them, keep them as recordings.
 
-Belongs here: options, and which days of which sources. Not here: how Dagster runs are executed (`dagster_runs`), how
-a source is recorded (`landing.extract`).
+Not here: how Dagster runs are executed (`dagster_runs`), how a source is recorded (`landing.extract`).
 """
 
 from collections.abc import Iterable
@@ -11,7 +10,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from psycopg import sql
 
 from pipelines import project, settings
 from pipelines.cli import context, show
@@ -104,7 +102,7 @@ def transform(
     with context.runs() as (warehouse, reporter):
         for source in chosen:
             if project.selects(source.name):
-                for day in [only] if only else _transformable(warehouse, source, full):
+                for day in [only] if only else pending_partitions(warehouse, source, full=full):
                     transform_partition(warehouse, source, day, full=full, shrink=shrink, notify=reporter)
         _warn_without_selects(chosen)
 
@@ -190,25 +188,13 @@ def _days(source: Source) -> list[date]:
     return [source.start_date + timedelta(days=each) for each in range(number)]
 
 
-def _transformable(warehouse: Warehouse, source: Source, full: bool) -> list[str]:
-    """The partitions with pending payloads; with `full`, all that have a latest version."""
-    if not full:
-        return pending_partitions(warehouse, source)
-    with warehouse.connect() as connection:
-        rows = connection.execute(
-            "select distinct partition_key from staging.versions where stream = any(%s) and latest order by 1",
-            [list(source.streams.values())],
-        )
-        return [row["partition_key"] for row in rows]
-
-
 def _row_counts(warehouse: Warehouse, sources: Iterable[Source]) -> dict[str, int]:
     """How many rows each table of the sources has."""
     tables = sorted({select.table.fullname for source in sources for select in project.selects(source.name)})
-    count = "select count(*) as number from {}"
     with warehouse.connect() as connection:
-        found = [connection.execute(sql.SQL(count).format(sql.Identifier(*each.split(".")))) for each in tables]
-        return {name: row["number"] for name, (row,) in zip(tables, found, strict=True)}
+        query = "select table_name, rows from ops.table_digests where table_name = any(%s)"
+        found = {row["table_name"]: row["rows"] for row in connection.execute(query, [tables])}
+    return dict.fromkeys(tables, 0) | found
 
 
 def _warn_without_selects(sources: Iterable[Source]) -> None:

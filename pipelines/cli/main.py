@@ -13,7 +13,7 @@ import psycopg
 import sqlalchemy.exc
 import typer
 
-from pipelines.cli import context, db, lineage, load, maintenance, quarantine, queries, show, too_early, ui
+from pipelines.cli import context, db, load, maintenance, queries, show, too_early, ui
 from pipelines.errors import AtlasError
 
 app = typer.Typer(
@@ -23,9 +23,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(db.app, name="db")
-app.add_typer(quarantine.app, name="quarantine")
+app.add_typer(maintenance.app, name="quarantine")
 WRITING = (load.run, load.land, load.transform, load.record, maintenance.prune, maintenance.erase)
-READING = (queries.runs, queries.ask, queries.drift, lineage.trace_, lineage.rebuild_, lineage.as_of, lineage.diff)
+READING = (queries.runs, queries.ask, queries.drift, queries.trace_, queries.rebuild_, queries.as_of, queries.diff)
 for command in (*WRITING, *READING):
     app.command(command.__name__.strip("_").replace("_", "-"))(show.with_json(command))
 app.command()(ui.ui)

@@ -1,17 +1,155 @@
-"""`atlas prune` removes old data that nothing needs, `atlas erase` removes a record for good.
+"""`atlas quarantine`, `prune` and `erase`: payloads and rows that were rejected, data to remove.
 
-Belongs here: their options and output. Not here: what is removed (`pipelines.maintenance`).
+Not here: the entries (`pipelines.quarantine`), what is removed (`pipelines.maintenance`).
 """
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
+import msgspec
 import typer
 
-from pipelines import project
+from pipelines import project, quarantine
 from pipelines.cli import context, show
 from pipelines.cli.context import Stream, Yes
+from pipelines.cli.show import Reporter, with_json
 from pipelines.errors import AtlasError
+from pipelines.landing import land
 from pipelines.maintenance import erasure, retention
+from pipelines.source import Contract, Payload, Window
+from pipelines.warehouse.database import Connection, Warehouse
+
+app = typer.Typer(help="Payloads and rows that were rejected, and why.", no_args_is_help=True)
+
+
+@app.command("list")
+@with_json
+def list_(
+    stream: Annotated[
+        str | None, typer.Argument(help="Only this domain, source or stream.", metavar="[SOURCE]")
+    ] = None,
+    closed: Annotated[bool, typer.Option("--closed", help="Show closed entries too.")] = False,
+) -> None:
+    """List the entries, oldest first."""
+    names = None
+    if stream:
+        kinds = {each for source in project.sources().values() for each in source.streams.values()}
+        names = [stream] if stream in kinds else [source.name for source in project.find_sources([stream])]
+    with context.warehouse() as warehouse, warehouse.connect() as connection:
+        rows = quarantine.entries(connection, names=names, closed=closed)
+    show.result(rows)
+    show.table("Quarantine", [_brief(row) for row in rows])
+
+
+def _brief(row: dict[str, Any]) -> dict[str, Any]:
+    """An entry as the list shows it."""
+    where = row["path"] or (f"byte {row['byte_offset']}" if row["byte_offset"] is not None else row["constraint_name"])
+    return {
+        "id": row["quarantine_id"],
+        "source": row["stream"],
+        "what": row["table_name"] or row["request"],
+        "record": row["external_id"],
+        "reason": row["reason"],
+        "where": where,
+        "detail": row["detail"],
+        "seen": row["seen"],
+        "state": "closed" if row["closed_at"] else "open",
+    }
+
+
+@app.command("show")
+@with_json
+def show_(quarantine_id: Annotated[int, typer.Argument(help="Number of the entry.", metavar="ID")]) -> None:
+    """Show all of an entry, with its exact bytes (in JSON: base64) or its row."""
+    with context.warehouse() as warehouse, warehouse.connect() as connection:
+        found = quarantine.entry(connection, quarantine_id)
+    found["digest"] = found["digest"] and found["digest"].hex()
+    show.result(found)
+    exact = found.pop("bytes")
+    found["row"] = found["row"] and show.document(found["row"])
+    found["bytes"] = exact and show.visible(bytes(exact))
+    show.fields(found)
+
+
+@app.command()
+@with_json
+def replay(
+    quarantine_id: Annotated[
+        int | None, typer.Argument(help="Number of one entry; without one, all entries.", metavar="[ID]")
+    ] = None,
+    repaired: Annotated[Path | None, typer.Option("--with", help="File with the repaired payload.")] = None,
+) -> None:
+    """Land payloads again after a contract has changed, or land a repaired payload.
+
+    Rejected rows are validated again by `atlas transform --full`, or when their record changes.
+    """
+    if repaired and quarantine_id is None:
+        raise AtlasError(
+            "A repaired payload is for one entry. Give its number: atlas quarantine replay ID --with FILE", usage=True
+        )
+    with context.runs() as (warehouse, reporter), warehouse.connect() as connection:
+        open_ones = [row["quarantine_id"] for row in quarantine.entries(connection) if row["stage"] == "land"]
+        for number in open_ones if quarantine_id is None else [quarantine_id]:
+            _land(warehouse, _entry(connection, number), repaired, reporter)
+        if not reporter.runs:
+            show.say("Nothing to replay.")
+
+
+def _entry(connection: Connection, quarantine_id: int) -> dict[str, Any]:
+    """An open entry of a payload. Raises AtlasError for one that is closed, or of a row."""
+    found = quarantine.entry(connection, quarantine_id)
+    if found["stage"] != "land":
+        raise AtlasError(
+            f"Entry {quarantine_id} is a row of {found['table_name']}, not a payload: repair its record at the source, "
+            f"or the SELECT, and run: atlas transform {found['stream']} --full",
+            usage=True,
+        )
+    if found["closed_at"]:
+        raise AtlasError(f"Entry {quarantine_id} is closed: its record has landed.", usage=True)
+    return found
+
+
+def _land(warehouse: Warehouse, found: dict[str, Any], repaired: Path | None, reporter: Reporter) -> None:
+    """Lands the payload of an entry, or a repaired one in its place, no newer than what was received after the entry.
+
+    Raises AtlasError where the repaired payload is not JSON, or of another record.
+    """
+    source, kind = project.find_stream(found["stream"])
+    number = found["quarantine_id"]
+    payload = Payload(bytes(found["bytes"]), found["request"], found["external_id"], kind=kind)
+    if repaired:
+        self_named = source.contracts[kind].external_id is not Contract.external_id
+        external_id = None if self_named else found["external_id"]
+        payload = Payload(_document(repaired), f"{repaired.name} (repairs entry {number})", external_id, kind=kind)
+    run = land.land_items(
+        warehouse,
+        source,
+        found["partition_key"],
+        [payload],
+        fetched_at=min(Window.of(found["partition_key"]).last, found["last_at"]),
+        replaces_entry=number if repaired else None,
+        notify=reporter,
+    )
+    if repaired and run.status == "completed":
+        with warehouse.connect() as connection:
+            left = quarantine.entry(connection, number)
+        if not left["closed_at"]:
+            raise AtlasError(
+                f"{repaired.name} has landed, but it is of another record than entry {number}, which stays open: "
+                f"that is of {left['external_id']}."
+            )
+
+
+def _document(file: Path) -> bytes:
+    """The JSON document in a file. Raises AtlasError where it holds none."""
+    if not file.is_file():
+        raise AtlasError(f"There is no file {file}.", usage=True)
+    body = file.read_bytes().strip()
+    try:
+        msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise AtlasError(f"{file.name} should hold one JSON document: {error}.", usage=True) from None
+    return body
 
 
 def _days(name: str, what: str) -> object:

@@ -1,18 +1,26 @@
-"""`atlas runs`, `drift` and `ask`: the ledger, JSON paths that changed, and answers to questions.
+"""`atlas runs`, `ask`, `drift`, `trace`, `rebuild`, `as-of`, `diff`: what the warehouse has, and where it comes from.
 
-Belongs here: their options and output. Not here: rows of the ledger (`pipelines.ledger`), what counts as drift
-(`landing.schema_drift`), the questions: each is a SELECT in `sql/<domain>/questions/`.
+Not here: how rows are traced and derived again (`lineage`), what counts as drift (`landing.schema_drift`).
 """
 
-from typing import Annotated
+import sys
+from contextlib import ExitStack
+from typing import Annotated, Any
 
 import typer
+from psycopg import sql
 
-from pipelines import project
+from pipelines import ledger, project
 from pipelines.cli import context, show
 from pipelines.cli.context import SourceNames
 from pipelines.errors import AtlasError
 from pipelines.landing import schema_drift
+from pipelines.lineage import rebuild, shadow_schema, time_travel, trace
+from pipelines.transform import table_digests
+from pipelines.warehouse.database import Connection
+from pipelines.warehouse.table_spec import TableSpec, names
+
+RunId = Annotated[str, typer.Argument(help="Id of a run in the ledger, or its first characters.", metavar="RUN")]
 
 
 def runs(
@@ -85,3 +93,163 @@ def ask(
     show.result(answers)
     for name, rows in answers.items():
         show.table(f"{known[name].sentence} ({name})", rows)
+
+
+def trace_(
+    table: Annotated[str | None, typer.Argument(help="Table of a domain: catalog.models.", metavar="[TABLE]")] = None,
+    key: Annotated[
+        list[str] | None, typer.Argument(help="Primary key of the row, or its id at the source.", metavar="[KEY]")
+    ] = None,
+) -> None:
+    """Show where a row comes from: payload, request, runs, SQL. Without a row: count rows that lead to no payload."""
+    with context.warehouse() as warehouse, warehouse.connect() as connection:
+        if table is None:
+            counted = trace.unproven(connection)
+            show.result(counted)
+            show.table("Rows, and rows that lead to no payload", counted)
+            if unproven := [row["table_name"] for row in counted if row["unproven"]]:
+                raise AtlasError(
+                    f"Rows of {', '.join(unproven)} lead to no payload: they were not written by Model Atlas. "
+                    "To compare them with staging: atlas rebuild DOMAIN --check. To repair them: atlas rebuild DOMAIN."
+                )
+            return
+        if not key:
+            spec = trace.find_table(table)
+            raise AtlasError(f"Which row of {table}? Name its key: {' '.join(spec.key)}.", usage=True)
+        proof = trace.trace(connection, table, " ".join(key))
+    show.result(proof)
+    landed, derived, found = proof["landed"], proof["derived"], proof["proof"]
+    through = f", through a row of {found['through']} that refers to it" if found["through"] else ""
+    show.fields(
+        {
+            "row": f"{found['table_name']} {found['key']}{through}",
+            "payload": f"version {found['version_id']} of {found['stream']} {found['external_id']}",
+            "digest": found["digest"],
+            "request": found["request"],
+            "fetched": found["fetched_at"],
+            "landed": f"by run {landed['fetch_run_id']} of day {landed['partition_key']}",
+            "derived": f"by run {derived['fetch_run_id']}, {derived['kind']} of day {derived['partition_key']}",
+            "sql": f"sql/{found['sql_path']} {found['sql_digest']}",
+            "body": show.document(proof["body"]),
+            "counters": show.document(proof["counters"]) if proof["counters"] else None,
+        }
+    )
+
+
+def rebuild_(
+    domain: Annotated[str, typer.Argument(help="The domain to derive again.")],
+    check: Annotated[bool, typer.Option("--check", help="Compare only; change nothing.")] = False,
+    workers: Annotated[
+        int, typer.Option(min=1, help="How many sources are derived in parallel.")
+    ] = shadow_schema.WORKERS,
+) -> None:
+    """Derive a domain again from staging with the current SELECT files, and replace or compare its tables."""
+    _known(domain)
+    with context.warehouse() as warehouse, show.reporting() as reporter:
+        if not check:
+            run = rebuild.rebuild(warehouse, domain, workers=workers, notify=reporter)
+            show.result({"run": show.run_as_dict(run)})
+            show.table("Tables", [{"table": name, **counts} for name, counts in run.stats["tables"].items()])
+            context.end([run])
+            return
+        compared = rebuild.check(warehouse, domain, workers=workers)
+        with warehouse.connect() as connection:
+            query = "select from staging.erasures where starts_with(stream, %s) and lifted_at is null"
+            erased = connection.execute(query, [f"{domain}/"]).rowcount
+    if erased:
+        show.note(f"Neither staging nor the tables have anything of {show.number_of(erased, 'erased records')}.")
+    show.result(compared)
+    show.table("Tables compared with what staging gives", compared)
+    if not all(each["same"] for each in compared):
+        raise AtlasError(
+            "The tables differ from what staging gives. Where the SELECT files have changed, run: "
+            f"atlas transform {domain}. Where rows were changed by hand, run: atlas rebuild {domain}."
+        )
+
+
+def as_of(
+    run: RunId,
+    table: Annotated[str | None, typer.Argument(help="The table to print.", metavar="[TABLE]")] = None,
+    schema: Annotated[str | None, typer.Option(help="Write the whole domain as it was into a new schema.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="How many rows to print.")] = None,
+) -> None:
+    """Print a table as CSV as it was after a run, or write the whole domain as it was into a schema."""
+    if (table is None) == (not schema):
+        raise AtlasError("Name either a TABLE to print, or a schema to create: --schema NAME.", usage=True)
+    with context.warehouse() as warehouse, ledger.open_reader(warehouse) as connection:
+        snapshot = time_travel.snapshot_of_run(connection, run)
+        domain = _known((table or snapshot.source).replace(".", "/").split("/")[0])
+        with time_travel.as_of(warehouse, domain, snapshot, schema or None) as past:
+            inexact = time_travel.why_not_exact(connection, past)
+            if table is not None:
+                _print_rows(connection, past.table_spec(table), limit)
+            else:
+                sizes = {name: table_digests.count(connection, past.table_spec(name))["rows"] for name in past.tables}
+                rows = [{"table": f"{schema}.{name}", "rows": number} for name, number in sizes.items()]
+    if schema:
+        show.result(rows)
+        show.table(f"As it was after run {snapshot.run_id}", rows)
+        drop = sql.SQL("drop schema {} cascade;").format(sql.Identifier(schema)).as_string()
+        show.note(f"The schema stays until it is dropped in psql: {drop}")
+    if inexact:
+        raise AtlasError(inexact)
+    show.note(f"as recorded by run {snapshot.run_id}")
+
+
+def diff(
+    before: RunId, after: RunId, table: Annotated[str | None, typer.Option(help="Only this table.")] = None
+) -> None:
+    """Show which rows and cells differ between two runs, and why: another payload, other counters, other SQL."""
+    with context.warehouse() as warehouse, ledger.open_reader(warehouse) as connection, ExitStack() as stack:
+        runs = [time_travel.snapshot_of_run(connection, run) for run in (before, after)]
+        domain = _known(runs[1].source.split("/")[0])
+        old, new = (stack.enter_context(time_travel.as_of(warehouse, domain, run)) for run in runs)
+        if table:
+            new.table_spec(table)
+        inexact = " ".join(filter(None, (time_travel.why_not_exact(connection, past) for past in (old, new))))
+        differences = time_travel.differences(connection, old, new)
+        found = (each for each in differences if table in (None, each["table"]))
+        if show.wants_json:
+            show.result(list(found))
+        else:
+            number = 0
+            for each in found:
+                show.say(_difference(each))
+                number += 1
+            show.say(show.number_of(number, "differing rows"))
+    if inexact:
+        raise AtlasError(inexact)
+
+
+def _difference(each: dict[str, Any]) -> str:
+    """A changed row in one line, and a line for each cell."""
+    proof = each["after"] if each["change"] != "removed" else each["before"]
+    words = {
+        "payload": f"payload {proof and (proof.get('request') or '')}",
+        "sql": f"sql {(each['before'] or {}).get('sql') or '—'} → {(each['after'] or {}).get('sql') or '—'}",
+    }
+    line = f"{each['change']:>8}  {each['table']} {each['key']}  ({words.get(each['cause'], each['cause'])})"
+    cells = each["cells"] if each["change"] == "changed" else {}
+    changed = (f"          {name}: {show.short(old)} → {show.short(new)}" for name, (old, new) in cells.items())
+    return "\n".join([line, *changed])
+
+
+def _print_rows(connection: Connection, spec: TableSpec, limit: int | None) -> None:
+    """Prints rows as CSV, or as one JSON document; without audit columns that the engine fills."""
+    query = sql.SQL("select {} from {} order by {} limit {}").format(
+        names(spec.content), spec.target, names(spec.key), sql.Literal(limit)
+    )
+    if show.wants_json:
+        show.result(connection.execute(query).fetchall())
+        return
+    with connection.cursor().copy(sql.SQL("copy ({}) to stdout (format csv, header)").format(query)) as copy:
+        for block in copy:
+            sys.stdout.buffer.write(block)
+    sys.stdout.flush()
+
+
+def _known(domain: str) -> str:
+    """The domain. Raises AtlasError where it does not exist."""
+    if domain not in project.domains():
+        raise AtlasError(f"There is no domain {domain!r}. There are: {', '.join(project.domains())}.", usage=True)
+    return domain

@@ -174,7 +174,7 @@ class Reporter:
     def __call__(self, run: Run) -> None:
         name = f"{run.source} {run.partition}"
         if run.status == "in_progress":
-            self._status.update(f"{run.kind} {name}: {run.done:,} so far")
+            self._status.update(f"{run.kind} {name}" + (f": {run.done:,} so far" if run.done else ""))
             return
         self.runs.append(run)
         line = f"{DONE[run.kind]} {name}: {counts(asdict(run.counts), run.stats)} ({run.status})"

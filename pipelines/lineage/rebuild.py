@@ -1,14 +1,11 @@
 """Derives the tables of a domain again from staging, to compare them with the live tables or to correct those.
 
-    staging ──current SELECT files──> shadow schema ──> compared with the live tables (`check`)
-                                                   └──> merged into the live tables (`rebuild`)
-
-Belongs here: comparing and merging. Not here: creating and filling the shadow schema (`shadow_schema`).
+staging ──current SELECT files──> shadow schema ──> compared with the live tables (`check`)
+                                               └──> merged into the live tables (`rebuild`)
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from psycopg import sql
 
@@ -16,31 +13,12 @@ from pipelines import ledger, project
 from pipelines.ledger import Counts, Run
 from pipelines.lineage import shadow_schema
 from pipelines.lineage.shadow_schema import Tables
-from pipelines.source import Source
 from pipelines.transform import merge_sql, table_digests
-from pipelines.transform.rejects import Exported
 from pipelines.transform.run import code_version, record_rebuilt, record_sql
 from pipelines.warehouse import locks
 from pipelines.warehouse.database import Connection, Warehouse
 from pipelines.warehouse.declare import metadata
 from pipelines.warehouse.table_spec import TableSpec, fields, names
-
-
-@dataclass(frozen=True)
-class TableComparison:
-    """A live table compared with the one derived from staging.
-
-    missing, extra: rows that only the derived or only the live table has. same: whether both have the same bytes, audit
-    columns apart.
-    """
-
-    table: str
-    rows: int
-    derived: int
-    missing: int
-    extra: int
-    different: int
-    same: bool
 
 
 def rebuild(warehouse: Warehouse, domain: str, *, workers: int, notify: Callable[[Run], None] = ledger.silent) -> Run:
@@ -53,52 +31,38 @@ def rebuild(warehouse: Warehouse, domain: str, *, workers: int, notify: Callable
     selects = {source.name: project.selects(source.name) for source in sources}
     codes = {name: code_version(files) for name, files in selects.items()}
     every = [select for files in selects.values() for select in files]
-    with (
-        ledger.open_run(warehouse, domain, "rebuild", "all", code_version=code_version(every), notify=notify) as run,
-        _derived(warehouse, domain, run.connection, workers, run.advance) as (tables, not_applied),
-        run.connection.transaction(),
-    ):
-        counts = _write_differences(run.connection, domain, tables)
-        for source, exported in not_applied:
-            for name, number in record_rebuilt(run, source, codes[source.name], exported).items():
-                counts[name] += Counts(fetched=number, quarantined=number)
-        record_sql(run.connection, every)
-        stats = {
-            "tables": {name: vars(table_counts) for name, table_counts in counts.items()},
-            "sql": {select.file.address: select.file.digest for select in every},
-            "code": codes,
-            "table_digests": table_digests.recount(run.connection, [live for live, _ in _pairs(domain, tables)]),
-        }
-        run.close(sum(counts.values(), Counts()), stats)
+    with ledger.open_run(warehouse, domain, "rebuild", "all", code_version=code_version(every), notify=notify) as run:
+        locks.acquire(run.connection, locks.transform(domain))
+        with shadow_schema.create(warehouse, domain) as tables:
+            not_applied = shadow_schema.fill(warehouse, domain, tables, None, workers)
+            pairs = _pairs(domain, tables)
+            with run.connection.transaction():
+                counts = _write_differences(run.connection, pairs)
+                for source, exported in not_applied:
+                    for name, number in record_rebuilt(run, source, codes[source.name], exported).items():
+                        counts[name] += Counts(fetched=number, quarantined=number)
+                record_sql(run.connection, every)
+                stats = {
+                    "tables": {name: vars(table_counts) for name, table_counts in counts.items()},
+                    "sql": {select.file.address: select.file.digest for select in every},
+                    "code": codes,
+                    "table_digests": table_digests.recount(run.connection, [live for live, _ in pairs]),
+                }
+                run.close(sum(counts.values(), Counts()), stats)
     return run
 
 
-def check(warehouse: Warehouse, domain: str, *, workers: int) -> list[TableComparison]:
+def check(warehouse: Warehouse, domain: str, *, workers: int) -> list[dict[str, Any]]:
     """Derives a domain again by the current SELECT files and compares each table: keys, and the bytes of rows.
 
-    Writes to no live table. Transforms of the domain wait until it ends, readers do not.
+    Returns for each table how many rows are `missing` there, which only the derived table has, `extra` or `different`,
+    audit columns apart, and whether both are the `same`. Transforms of the domain wait until it ends, readers do not.
     """
-    with (
-        ledger.open_reader(warehouse) as connection,
-        _derived(warehouse, domain, connection, workers, lambda _: None) as (tables, _),
-    ):
-        return [_compare(connection, live, derived) for live, derived in _pairs(domain, tables)]
-
-
-@contextmanager
-def _derived(
-    warehouse: Warehouse, domain: str, connection: Connection, workers: int, advance: Callable[[int], None]
-) -> Iterator[tuple[Tables, list[tuple[Source, Exported]]]]:
-    """A shadow schema filled by the current SELECT files, and the rows that are not in it, while no transform of the
-    domain can run.
-    """
-    locks.acquire(connection, locks.transform(domain))
-    try:
+    with ledger.open_reader(warehouse) as connection:
+        locks.acquire(connection, locks.transform(domain))
         with shadow_schema.create(warehouse, domain) as tables:
-            yield tables, shadow_schema.fill(warehouse, domain, tables, None, workers=workers, advance=advance)
-    finally:
-        if not connection.closed:
-            locks.release(connection, locks.transform(domain))
+            shadow_schema.fill(warehouse, domain, tables, None, workers)
+            return [_compare(connection, live, derived) for live, derived in _pairs(domain, tables)]
 
 
 def _pairs(domain: str, tables: Tables) -> list[tuple[TableSpec, TableSpec]]:
@@ -106,8 +70,8 @@ def _pairs(domain: str, tables: Tables) -> list[tuple[TableSpec, TableSpec]]:
     return [(TableSpec(metadata.tables[f"{domain}.{name}"]), TableSpec(table)) for name, table in tables.items()]
 
 
-def _compare(connection: Connection, live: TableSpec, derived: TableSpec) -> TableComparison:
-    row = connection.execute(
+def _compare(connection: Connection, live: TableSpec, derived: TableSpec) -> dict[str, Any]:
+    (row,) = connection.execute(
         sql.SQL(
             """
             select count(old) as rows, count(new) as derived,
@@ -124,19 +88,16 @@ def _compare(connection: Connection, live: TableSpec, derived: TableSpec) -> Tab
             live=live.target,
             derived=derived.target,
         )
-    ).fetchone()
-    assert row is not None
-    return TableComparison(live.name, **row, same=not (row["missing"] or row["extra"] or row["different"]))
+    )
+    return {"table": live.name, **row, "same": not (row["missing"] or row["extra"] or row["different"])}
 
 
-def _write_differences(connection: Connection, domain: str, tables: Tables) -> dict[str, Counts]:
+def _write_differences(connection: Connection, pairs: Sequence[tuple[TableSpec, TableSpec]]) -> dict[str, Counts]:
     """Merges the derived tables into the live ones and deletes rows that only those have; the counts of each table."""
     counts = {}
-    pairs = _pairs(domain, tables)
     connection.execute("set constraints all deferred")
     for live, derived in pairs:
-        row = connection.execute(merge_sql.merge(live, derived.target, owners_stay=False)).fetchone()
-        assert row is not None
+        (row,) = connection.execute(merge_sql.merge(live, derived.target, owners_stay=False))
         unchanged = row["yielded"] - row["created"] - row["updated"]
         counts[live.name] = Counts(row["yielded"], row["created"], row["updated"], unchanged)
     for live, derived in reversed(pairs):

@@ -1,14 +1,14 @@
 """Copies of a domain's tables in a schema of their own, filled from staging by the code that transforms run.
 
-    versions effective after a run ──their SELECT files──> a shadow schema
+    staging.effective_versions_after(publish_seq) ──SELECT files of that time, in ops.sql──> a shadow schema
 
-Several sources are filled in parallel, all from one exported snapshot. Not here: which versions are effective
-(`snapshots`), how rows are written (`transform.apply`), comparing (`rebuild`, `time_travel`).
+Several sources are filled in parallel, all from one exported snapshot.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import Any
 from uuid import UUID, uuid4
 
 import psycopg
@@ -17,11 +17,11 @@ from sqlalchemy import MetaData, Table
 
 from pipelines import project
 from pipelines.errors import AtlasError
-from pipelines.lineage import snapshots
+from pipelines.project import Select, SqlFile
 from pipelines.source import Source
-from pipelines.transform import rejects
 from pipelines.transform.apply import Applier
 from pipelines.transform.change_set import ChangeSet
+from pipelines.transform.incoming import Exported, export_rejected
 from pipelines.warehouse import locks
 from pipelines.warehouse.database import Connection, Warehouse
 from pipelines.warehouse.declare import metadata
@@ -30,6 +30,8 @@ from pipelines.warehouse.table_spec import TableSpec
 Tables = dict[str, Table]
 """Tables of a shadow schema by their bare names, parents first."""
 
+WORKERS = 2
+"""How many sources are read in parallel, where nobody says otherwise."""
 
 TEMPORARY_PREFIX = "atlas_shadow_"
 """How the name of every shadow schema begins that is not to be kept, or not yet."""
@@ -74,14 +76,8 @@ def create(
 
 def kept_schemas(connection: Connection, domain: str) -> list[str]:
     """Names of the schemas in which a past state of a domain is kept."""
-    rows = connection.execute(
-        """
-        select nspname from pg_namespace n
-        where starts_with(obj_description(n.oid, 'pg_namespace'), %s) order by 1
-        """,
-        [KEPT_COMMENT.format(domain=domain)],
-    )
-    return [row["nspname"] for row in rows]
+    query = "select nspname from pg_namespace where starts_with(obj_description(oid, 'pg_namespace'), %s) order by 1"
+    return [row["nspname"] for row in connection.execute(query, [KEPT_COMMENT.format(domain=domain)])]
 
 
 def _rename(connection: Connection, schema: str, name: str) -> None:
@@ -109,34 +105,22 @@ def drop_abandoned(connection: Connection) -> None:
 
 
 def fill(
-    warehouse: Warehouse,
-    domain: str,
-    tables: Tables,
-    publish_seq: int | None,
-    *,
-    workers: int = 1,
-    advance: Callable[[int], None] = lambda sources: None,
-) -> list[tuple[Source, rejects.Exported]]:
+    warehouse: Warehouse, domain: str, tables: Tables, publish_seq: int | None, workers: int | None = None
+) -> list[tuple[Source, Exported]]:
     """Fills a shadow schema from the versions that were effective when a run published, with the SELECT files that had
     been applied to each; None: from those that are effective now, with the SELECT files as they are now.
 
-    Returns for each source the rows that are not in the tables, because they are rejected or pending. advance: called
-    with 1 for each source that is filled.
+    Returns for each source the rows that are not in the tables, because they are rejected or pending. workers: how many
+    sources are read in parallel.
     """
     sources = project.find_sources([domain])
     with warehouse.connect() as connection, connection.transaction():
         connection.execute("set transaction isolation level repeatable read")
         _require_connectors(connection, domain, sources)
-        row = connection.execute("select pg_export_snapshot() as name").fetchone()
-        assert row is not None
-
-        def fill_from(source: Source) -> tuple[Source, rejects.Exported]:
-            exported = _fill_from(warehouse, source, tables, row["name"], publish_seq)
-            advance(1)
-            return source, exported
-
-        with ThreadPoolExecutor(max_workers=workers) as pool:
-            return list(pool.map(fill_from, sources))
+        (row,) = connection.execute("select pg_export_snapshot() as name")
+        with ThreadPoolExecutor(max_workers=workers or WORKERS) as pool:
+            exported = pool.map(lambda each: _fill_from(warehouse, each, tables, row["name"], publish_seq), sources)
+            return list(zip(sources, exported, strict=True))
 
 
 def _require_connectors(connection: Connection, domain: str, sources: list[Source]) -> None:
@@ -158,15 +142,12 @@ def _require_connectors(connection: Connection, domain: str, sources: list[Sourc
 
 def _fill_from(
     warehouse: Warehouse, source: Source, tables: Tables, snapshot: str, publish_seq: int | None
-) -> rejects.Exported:
+) -> Exported:
     """Fills the tables from one source, in a transaction that sees an exported snapshot."""
     with warehouse.connect() as connection, connection.transaction():
         connection.execute("set transaction isolation level repeatable read")
         connection.execute(sql.SQL("set transaction snapshot {}").format(sql.Literal(snapshot)))
-        if publish_seq is None:
-            editions = [snapshots.current_edition(connection, source, tables)]
-        else:
-            editions = snapshots.editions(connection, source, tables, publish_seq)
+        editions = _editions(connection, source, tables, publish_seq)
         numbers = {version: number for number, (versions, _) in enumerate(editions) for version in versions}
         change_set = ChangeSet(connection, source)
         if not change_set.start_complete(list(numbers), list(numbers.values()), publish_seq):
@@ -175,7 +156,44 @@ def _fill_from(
         used = {select.table.name for selects in files for select in selects}
         specs = [TableSpec(table) for name, table in tables.items() if name in used]
         Applier(change_set, files, specs, shrink=True).apply()
-        return rejects.export_rows(connection, source.domain)
+        return export_rejected(connection, source.domain)
+
+
+def _editions(
+    connection: Connection, source: Source, tables: Tables, publish_seq: int | None
+) -> list[tuple[list[int], list[Select]]]:
+    """The versions of a source that were effective when a run published, by the texts of the SELECT files that had been
+    applied to them by then; None: those that are effective now, with the SELECT files as they are now.
+
+    Raises AtlasError where a table or a text no longer exists, or where there are versions but no SELECT files.
+    """
+    parameters = {"streams": list(source.streams.values()), "source": source.name, "publish_seq": publish_seq}
+    if publish_seq is not None:
+        rows = connection.execute(EDITIONS, parameters).fetchall()
+        return [(row["versions"], _selects(connection, row["sql"], tables)) for row in rows]
+    query = (
+        "select version_id from staging.effective_versions where payload_id is not null and stream = any(%(streams)s)"
+    )
+    versions = [row["version_id"] for row in connection.execute(query, parameters)]
+    selects = project.selects(source.name)
+    if versions and not selects:
+        raise project.without_selects(source.name)
+    return [(versions, [Select(select.file, tables[select.table.name]) for select in selects])]
+
+
+def _selects(connection: Connection, digests: dict[str, str], tables: Tables) -> list[Select]:
+    """SELECT files by address and digest, with the texts that they had; parents before tables that refer to them."""
+    rows = connection.execute("select digest, text from ops.sql where digest = any(%s)", [list(digests.values())])
+    texts = {row["digest"]: row["text"] for row in rows}
+    files: dict[str, Any] = {}
+    for address, digest in digests.items():
+        name = address.rsplit("/", 1)[1]
+        if name not in tables:
+            raise AtlasError(f"sql/{address}.sql filled the table {name}, which no longer exists.")
+        if digest not in texts:
+            raise AtlasError(f"ops.sql no longer has the text of sql/{address}.sql with the digest {digest}.")
+        files[name] = SqlFile((project.SQL / address).with_suffix(".sql"), texts[digest])
+    return [Select(files[name], table) for name, table in tables.items() if name in files]
 
 
 def _tables_like(domain: str, schema: str) -> Tables:
@@ -196,3 +214,17 @@ def _tables_like(domain: str, schema: str) -> Tables:
     for table in tables.values():
         table.constraints -= {each for each in table.foreign_key_constraints if each.referred_table.schema != schema}
     return tables
+
+
+EDITIONS = """
+select e.sql, array_agg(e.version_id) as versions
+from (
+    select v.version_id, (
+        select coalesce(jsonb_object_agg(key, value), '{}') from jsonb_each(v.sql)
+        where starts_with(key, %(source)s || '/')) as sql
+    from staging.effective_versions_after(%(publish_seq)s) v
+    where v.stream = any(%(streams)s)
+) as e
+group by e.sql order by min(e.version_id)
+"""
+"""The SELECT files of the source, by address and digest, and the versions to which these had been applied."""

@@ -9,18 +9,27 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+from uuid import UUID
 
 from psycopg import sql
 
 from pipelines.errors import AtlasError
 from pipelines.lineage import shadow_schema
 from pipelines.lineage.shadow_schema import Tables
-from pipelines.lineage.snapshots import Snapshot
 from pipelines.transform import table_digests
 from pipelines.warehouse.database import Connection, Warehouse
 from pipelines.warehouse.table_spec import TableSpec, fields, names
 
-EMPTY_TABLE = {"rows": 0, "digest": table_digests.as_hex(0)}
+EMPTY_TABLE = {"rows": 0, "digest": "0" * 16}
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The state of the warehouse that a published run left."""
+
+    run_id: UUID
+    publish_seq: int
+    source: str
 
 
 @dataclass(frozen=True)
@@ -41,33 +50,54 @@ class DomainAsOf:
 
     def differing_tables(self, connection: Connection) -> list[str]:
         """Names of the tables whose rows or digest are not what the last run up to then that wrote them recorded."""
-        rows = connection.execute(RECORDED, [self.snapshot.publish_seq, f"{self.domain}."])
+        rows = connection.execute(
+            """
+            select distinct on (c.key) c.key as table_name, c.value
+            from ops.fetch_runs r cross join jsonb_each(r.stats -> 'table_digests') as c
+            where r.publish_seq <= %s and starts_with(c.key, %s)
+            order by c.key, r.publish_seq desc
+            """,
+            [self.snapshot.publish_seq, f"{self.domain}."],
+        )
         recorded = {row["table_name"]: row["value"] for row in rows}
         found = []
         for name, table in self.tables.items():
-            counted = table_digests.count(connection, TableSpec(table))
-            here = {"rows": counted["rows"], "digest": table_digests.as_hex(counted["digest"])}
-            if here != recorded.get(f"{self.domain}.{name}", EMPTY_TABLE):
+            if table_digests.count(connection, TableSpec(table)) != recorded.get(f"{self.domain}.{name}", EMPTY_TABLE):
                 found.append(f"{self.domain}.{name}")
         return found
 
 
+def snapshot_of_run(connection: Connection, run_id: str) -> Snapshot:
+    """The snapshot that a run left. run_id: its id, or how it begins. Raises AtlasError if the run is not unique, or
+    has not published.
+    """
+    rows = connection.execute(
+        """
+        select fetch_run_id, publish_seq, stream from ops.fetch_runs
+        where starts_with(fetch_run_id::text, lower(%s)) order by fetch_run_id limit 2
+        """,
+        [run_id],
+    ).fetchall()
+    if len(rows) != 1:
+        number = "no run" if not rows else "more than one run"
+        raise AtlasError(f"There is {number} {run_id!r} in the ledger. List the runs with: atlas runs", usage=True)
+    (row,) = rows
+    if row["publish_seq"] is None:
+        raise AtlasError(
+            f"Run {row['fetch_run_id']} has published nothing: the tables stayed as the run before it had left them."
+        )
+    return Snapshot(row["fetch_run_id"], row["publish_seq"], row["stream"])
+
+
 @contextmanager
-def as_of(
-    warehouse: Warehouse,
-    domain: str,
-    snapshot: Snapshot,
-    *,
-    schema: str | None = None,
-    workers: int = 1,
-) -> Iterator[DomainAsOf]:
+def as_of(warehouse: Warehouse, domain: str, snapshot: Snapshot, schema: str | None = None) -> Iterator[DomainAsOf]:
     """A domain as a run left it, in a shadow schema that is dropped when the block ends. schema: keep it by this name.
 
     Raises AtlasError where the state can no longer be derived.
     """
     with shadow_schema.create(warehouse, domain, keep_as=schema, run_id=snapshot.run_id) as tables:
         try:
-            shadow_schema.fill(warehouse, domain, tables, snapshot.publish_seq, workers=workers)
+            shadow_schema.fill(warehouse, domain, tables, snapshot.publish_seq)
         except AtlasError as error:
             raise AtlasError(
                 f"The state that run {snapshot.run_id} left can no longer be derived: {error} "
@@ -80,8 +110,11 @@ def history_removed_since(connection: Connection, domain: str, snapshot: Snapsho
     """The runs that have removed history of a domain since a snapshot, or may have; a sentence for each."""
     rows = connection.execute(
         """
-        select case when r.publish_seq is null then 'interrupted' else r.kind end as what, r.fetch_run_id,
-            coalesce(r.ended_at, r.started_at) as at
+        select r.fetch_run_id, coalesce(r.ended_at, r.started_at) as at, case
+                when r.kind = 'erase' then 'erased a record'
+                when r.publish_seq is null then 'was interrupted while it pruned superseded versions'
+                else 'pruned superseded versions'
+            end as done
         from ops.fetch_runs r
         join ops.fetch_runs past on past.publish_seq = %(publish_seq)s
         where split_part(r.stream, '/', 1) in (%(domain)s, 'atlas')
@@ -93,12 +126,7 @@ def history_removed_since(connection: Connection, domain: str, snapshot: Snapsho
         """,
         {"publish_seq": snapshot.publish_seq, "domain": domain},
     )
-    done = {
-        "erase": "erased a record",
-        "prune": "pruned superseded versions",
-        "interrupted": "was interrupted while it pruned superseded versions",
-    }
-    return [f"run {row['fetch_run_id']} {done[row['what']]} at {row['at']:%Y-%m-%d %H:%M}" for row in rows]
+    return [f"run {row['fetch_run_id']} {row['done']} at {row['at']:%Y-%m-%d %H:%M}" for row in rows]
 
 
 def why_not_exact(connection: Connection, state: DomainAsOf) -> str | None:
@@ -146,13 +174,6 @@ def differences(connection: Connection, before: DomainAsOf, after: DomainAsOf) -
                 yield {"table": f"{after.domain}.{name}", **row}
 
 
-RECORDED = """
-select distinct on (c.key) c.key as table_name, c.value
-from ops.fetch_runs r cross join jsonb_each(r.stats -> 'table_digests') as c
-where r.publish_seq <= %s and starts_with(c.key, %s)
-order by c.key, r.publish_seq desc
-"""
-
 DIFFERING_ROWS = sql.SQL(
     """
     with differing as (
@@ -169,7 +190,7 @@ DIFFERING_ROWS = sql.SQL(
             when d.record_id is null then 'rows that refer to it'
             when b.version_id is distinct from a.version_id then 'payload'
             when b.sql ->> f.address is distinct from a.sql ->> f.address then 'sql'
-            when before_observed.observation_id is distinct from after_observed.observation_id then 'counters'
+            when {observed_before} is distinct from {observed_after} then 'counters'
             else 'another row'
         end as cause,
         to_jsonb(b) || jsonb_build_object('sql', b.sql ->> f.address) as before,
@@ -183,8 +204,6 @@ DIFFERING_ROWS = sql.SQL(
     cross join lateral (
         select split_part(coalesce(a.stream, b.stream), '.', 1) || '/' || %(table)s as address
     ) as f
-    left join lateral ({observed_before}) as before_observed on true
-    left join lateral ({observed_after}) as after_observed on true
     order by d.key
     """
 )
@@ -192,9 +211,9 @@ DIFFERING_ROWS = sql.SQL(
 CELL = sql.SQL("case when record_image_ne(row((d.old).{1}), row((d.new).{1})) then {0} end")
 
 NEWEST_OBSERVATION = sql.SQL(
-    """
-    select max(o.observation_id) as observation_id
-    from staging.observations o join ops.fetch_runs r on r.fetch_run_id = o.valid_from_run
-    where o.record_id = d.record_id and r.publish_seq <= {}
-    """
+    """(
+        select max(o.observation_id) from staging.observations o
+        join ops.fetch_runs r on r.fetch_run_id = o.valid_from_run
+        where o.record_id = d.record_id and r.publish_seq <= {}
+    )"""
 )

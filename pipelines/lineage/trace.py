@@ -1,39 +1,20 @@
 """What proves a row: the payload version that it was derived from, the request, the runs and the SELECT file.
 
-    table, key ──ops.trace──> version ──> payload, request, landing · the run and SELECT file that derived the row
-                     └── no row? staging.erasures ──> when the record was erased
-
-Not here: the view `ops.trace` (`warehouse.trace_view`), erasing a record (`maintenance.erasure`).
+table, key ──ops.trace──> version ──> payload, request, landing · the run and SELECT file that derived the row
+                 └── no row? staging.erasures ──> when the record was erased
 """
 
-from dataclasses import dataclass
 from typing import Any
 
+import psycopg
 from psycopg import sql
 
 from pipelines import project
 from pipelines.errors import AtlasError
 from pipelines.warehouse.database import Connection
 from pipelines.warehouse.declare import metadata
+from pipelines.warehouse.functions import trace_query
 from pipelines.warehouse.table_spec import TableSpec
-from pipelines.warehouse.trace_view import trace_query
-
-
-@dataclass(frozen=True)
-class Proof:
-    """A row and what leads from it to its source.
-
-    proof: its row of `ops.trace`. landed, derived: the runs, as rows of the ledger. sql: the text of the SELECT file.
-    counters: of a series, the volatile fields that the row was derived from.
-    """
-
-    row: dict[str, Any]
-    proof: dict[str, Any]
-    landed: dict[str, Any]
-    derived: dict[str, Any]
-    sql: str
-    body: Any
-    counters: Any
 
 
 def find_table(name: str) -> TableSpec:
@@ -45,16 +26,16 @@ def find_table(name: str) -> TableSpec:
     return TableSpec(metadata.tables[name])
 
 
-def trace(connection: Connection, table: str, key: str) -> Proof:
-    """The proof of one row. key: its primary key as text, columns separated by spaces, or its external_id.
+def trace(connection: Connection, table: str, key: str) -> dict[str, Any]:
+    """One row and what leads from it to its source: the row of `ops.trace` (`proof`), the rows of the ledger (`landed`,
+    `derived`), the text of the SELECT file, the body, and in a series the counters that the row was derived from.
 
-    Raises AtlasError where there is not exactly one such row, or nothing proves it.
+    key: its primary key as text, columns separated by spaces, or its external_id. Raises AtlasError where there is not
+    exactly one such row, or nothing proves it.
     """
     spec = find_table(table)
     row, primary_key = _find_row(connection, spec, key)
-    condition = _key_condition(connection, spec, primary_key)
-    assert condition is not None
-    proof = connection.execute(trace_query(spec, condition)).fetchone() or {}
+    proof = connection.execute(trace_query(spec, _key_condition(spec, primary_key))).fetchone() or {}
     found = connection.execute(
         """
         select to_jsonb(l) as landed, to_jsonb(d) as derived, s.text as sql, p.body,
@@ -69,21 +50,21 @@ def trace(connection: Connection, table: str, key: str) -> Proof:
             f"Nothing proves {table} {primary_key}: it was not written by Model Atlas, or staging was changed by hand. "
             f"Compare the tables with staging: atlas rebuild {spec.table.schema} --check"
         )
-    return Proof(row, proof, **found)
+    return {"row": row, "proof": proof, **found}
 
 
 def _find_row(connection: Connection, spec: TableSpec, key: str) -> tuple[dict[str, Any], str]:
     """The row with a primary key or an external_id, and its primary key as `ops.trace` writes it."""
-    condition = _key_condition(connection, spec, key)
-    conditions = [condition] if condition is not None else []
+    conditions = [_key_condition(spec, key)]
     if "external_id" in spec.table.columns:
         conditions.append(sql.SQL("t.external_id = {}").format(sql.Literal(key)))
     for condition in conditions:
-        rows = connection.execute(
-            sql.SQL("select {} as key, to_jsonb(t) as row from {} t where {} limit 9").format(
-                spec.key_text("t"), spec.target, condition
-            )
-        ).fetchall()
+        query = sql.SQL("select {} as key, to_jsonb(t) as row from {} t where {} limit 9")
+        try:
+            with connection.transaction():
+                rows = connection.execute(query.format(spec.key_text("t"), spec.target, condition)).fetchall()
+        except psycopg.DataError:  # the text is not a value of the key's type
+            continue
         if len(rows) == 1:
             return rows[0]["row"], rows[0]["key"]
         if rows:
@@ -101,21 +82,14 @@ def _find_row(connection: Connection, spec: TableSpec, key: str) -> tuple[dict[s
     )
 
 
-def _key_condition(connection: Connection, spec: TableSpec, key: str) -> sql.Composed | None:
-    """The condition that a row `t` has a primary key, typed so that an index is used; None if the text is not a key."""
-    parts = list(zip(spec.key, key.split(" ", len(spec.key) - 1), strict=False))
-    valid = connection.execute(
-        """
-        select bool_and(pg_input_is_valid(value, type)) as valid
-        from unnest(%s::text[], %s::text[]) as p (value, type)
-        """,
-        [[value for _, value in parts], [spec.type_of(column) for column, _ in parts]],
-    ).fetchone()
-    if len(parts) < len(spec.key) or not (valid and valid["valid"]):
-        return None
+def _key_condition(spec: TableSpec, key: str) -> sql.Composable:
+    """The condition that a row `t` has a primary key, typed so that an index is used."""
+    values = key.split(" ", len(spec.key) - 1)
+    if len(values) < len(spec.key):
+        return sql.SQL("false")
     return sql.SQL(" and ").join(
         sql.SQL("t.{} = {}::{}").format(sql.Identifier(column), sql.Literal(value), sql.SQL(spec.type_of(column)))
-        for column, value in parts
+        for column, value in zip(spec.key, values, strict=True)
     )
 
 
@@ -145,7 +119,15 @@ def erasure_notice(connection: Connection, stream_prefix: str, key: str) -> str 
     stream_prefix: the stream of the record, or how it begins, such as its domain. key: the source's own id of the
     record, or its record_id.
     """
-    row = connection.execute(NEWEST_ERASURE, {"stream_prefix": stream_prefix, "key": key}).fetchone()
+    row = connection.execute(
+        """
+        select e.* from staging.erasures e
+        where starts_with(e.stream, %(stream_prefix)s)
+          and (e.record_id = ops.key(e.stream, %(key)s) or e.record_id::text = lower(%(key)s))
+        order by e.erased_at desc limit 1
+        """,
+        {"stream_prefix": stream_prefix, "key": key},
+    ).fetchone()
     if row is None:
         return None
     notice = (
@@ -155,21 +137,3 @@ def erasure_notice(connection: Connection, stream_prefix: str, key: str) -> str 
     if row["lifted_at"] is not None:
         notice += f" The erasure was lifted on {row['lifted_at']:%Y-%m-%d}: the record can land again."
     return notice
-
-
-def count_erased(connection: Connection, domain: str) -> int:
-    """How many records of a domain are erased and not lifted."""
-    row = connection.execute(
-        "select count(*) as number from staging.erasures where starts_with(stream, %s) and lifted_at is null",
-        [f"{domain}/"],
-    ).fetchone()
-    assert row is not None
-    return int(row["number"])
-
-
-NEWEST_ERASURE = """
-select e.* from staging.erasures e
-where starts_with(e.stream, %(stream_prefix)s)
-  and (e.record_id = ops.key(e.stream, %(key)s) or e.record_id::text = lower(%(key)s))
-order by e.erased_at desc limit 1
-"""

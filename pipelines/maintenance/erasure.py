@@ -3,10 +3,9 @@
     record ──PREPARE──> tombstone, applied to the tables ──DELETE──> one row in staging.erasures
 
 All of it in one transaction. `staging.erasures` keeps only keys and digests. Landings skip an erased record until
-the erasure is lifted. Not here: reading erasures (`lineage.trace`), removing what is old (`retention`).
+the erasure is lifted.
 """
 
-from collections.abc import Callable
 from typing import Any, LiteralString
 
 from psycopg import sql
@@ -30,19 +29,23 @@ PARTITION = "all"
 
 def count_stored(connection: Connection, stream: str, external_id: str) -> dict[str, int]:
     """How many versions, observations, quarantine entries and arrivals of a record are in staging."""
-    row = connection.execute(COUNT_STORED, {"stream": stream, "external_id": external_id}).fetchone()
-    assert row is not None
+    (row,) = connection.execute(
+        """
+        select
+            (select count(*) from staging.versions where record_id = k.id) as versions,
+            (select count(*) from staging.observations where record_id = k.id) as observations,
+            (select count(*) from staging.quarantine where record_id = k.id) as quarantine_entries,
+            (select count(*) from staging.arrivals where (stream, external_id) = (%(stream)s, %(external_id)s))
+                + (select count(*) from staging.rejects where (stream, external_id) = (%(stream)s, %(external_id)s))
+                as arrivals
+        from (select ops.key(%(stream)s, %(external_id)s) as id) as k
+        """,
+        {"stream": stream, "external_id": external_id},
+    )
     return row
 
 
-def erase(
-    warehouse: Warehouse,
-    source: Source,
-    stream: str,
-    external_id: str,
-    *,
-    notify: Callable[[Run], None] = ledger.silent,
-) -> Run:
+def erase(warehouse: Warehouse, source: Source, stream: str, external_id: str) -> Run:
     """Removes a record from staging, quarantine and tables; the closed run, with the numbers removed in its stats.
 
     Raises AtlasError where nothing of the record is stored, a landing is receiving it, or a kept schema may hold it.
@@ -50,7 +53,7 @@ def erase(
     with warehouse.connect() as connection:
         _require_stored(connection, stream, external_id)
     code = code_version(project.selects(source.name))
-    with ledger.open_run(warehouse, source, "erase", PARTITION, code_version=code, notify=notify) as run:
+    with ledger.open_run(warehouse, source, "erase", PARTITION, code_version=code) as run:
         with run.connection.transaction():
             _require_no_kept_schema(run.connection, source.domain)
             for lock in (locks.transform(source.domain), locks.landing(source.name), locks.BODIES):
@@ -74,7 +77,8 @@ def erase(
 def lift(warehouse: Warehouse, stream: str, external_id: str) -> bool:
     """Allows an erased record to land again; returns whether it was erased."""
     with warehouse.connect() as connection:
-        return bool(connection.execute(LIFT, {"stream": stream, "external_id": external_id}).rowcount)
+        query = "update staging.erasures set lifted_at = now() where record_id = ops.key(%s, %s) and lifted_at is null"
+        return bool(connection.execute(query, [stream, external_id]).rowcount)
 
 
 def _require_stored(connection: Connection, stream: str, external_id: str) -> None:
@@ -85,7 +89,18 @@ def _require_stored(connection: Connection, stream: str, external_id: str) -> No
 
 def _require_no_landing(connection: Connection, parameters: dict[str, Any]) -> None:
     """Raises AtlasError where a landing in progress has received the record."""
-    landing = connection.execute(LANDING_IN_PROGRESS, parameters).fetchone()
+    landing = connection.execute(
+        """
+        select r.fetch_run_id from ops.fetch_runs r
+        where r.status in ('pending', 'in_progress')
+          and r.fetch_run_id = any(array(
+              select fetch_run_id from staging.arrivals where (stream, external_id) = (%(stream)s, %(external_id)s)
+              union all
+              select fetch_run_id from staging.rejects where (stream, external_id) = (%(stream)s, %(external_id)s)))
+        limit 1
+        """,
+        parameters,
+    ).fetchone()
     if landing is not None:
         raise AtlasError(
             f"Landing {landing['fetch_run_id']} of {parameters['source']} is in progress and has received the record. "
@@ -110,26 +125,6 @@ def _require_no_kept_schema(connection: Connection, domain: str) -> None:
             f"Drop them first: drop schema {names} cascade;"
         )
 
-
-COUNT_STORED = """
-select
-    (select count(*) from staging.versions where record_id = k.id) as versions,
-    (select count(*) from staging.observations where record_id = k.id) as observations,
-    (select count(*) from staging.quarantine where record_id = k.id) as quarantine_entries,
-    (select count(*) from staging.arrivals where (stream, external_id) = (%(stream)s, %(external_id)s))
-        + (select count(*) from staging.rejects where (stream, external_id) = (%(stream)s, %(external_id)s)) as arrivals
-from (select ops.key(%(stream)s, %(external_id)s) as id) as k
-"""
-
-LANDING_IN_PROGRESS = """
-select r.fetch_run_id from ops.fetch_runs r
-where r.status in ('pending', 'in_progress')
-  and r.fetch_run_id = any(array(
-      select fetch_run_id from staging.arrivals where (stream, external_id) = (%(stream)s, %(external_id)s)
-      union all
-      select fetch_run_id from staging.rejects where (stream, external_id) = (%(stream)s, %(external_id)s)))
-limit 1
-"""
 
 PREPARE = (
     """
@@ -223,8 +218,3 @@ DELETE: dict[str, LiteralString | sql.Composed] = {
     "shared_bodies": "select distinct payload_id from erased_versions join staging.payloads using (payload_id)",
 }
 """Removes everything noted, and counts what stays."""
-
-LIFT = """
-update staging.erasures set lifted_at = now()
-where record_id = ops.key(%(stream)s, %(external_id)s) and lifted_at is null
-"""

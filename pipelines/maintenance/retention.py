@@ -5,7 +5,6 @@
 
 The past can be queried for as many days as the settings say. What live rows are derived from is never removed, nor are
 the ledger, tombstones, open entries and events of assets, from which Dagster reads which partitions are materialized.
-Not here: removing one record on request (`erasure`); ticks, which Dagster deletes by itself (`dagster.yaml`).
 """
 
 from collections import Counter
@@ -48,8 +47,8 @@ def prune(
 def count_prunable(warehouse: Warehouse, settings: Settings) -> Counter[str]:
     """How many of each kind `prune` would remove: removes them and rolls back. Landings wait until it ends."""
     with ledger.open_reader(warehouse) as connection, connection.transaction(force_rollback=True):
-        found = _delete(connection, settings, _ignore)
-    found["dagster events"] = _delete_events(warehouse, settings, _ignore, dry_run=True)
+        found = _delete(connection, settings, lambda _: None)
+    found["dagster events"] = _delete_events(warehouse, settings, lambda _: None, dry_run=True)
     return found
 
 
@@ -59,10 +58,6 @@ def vacuum(connection: Connection, *schemas: str) -> None:
     for table in metadata.sorted_tables:
         if table.schema in schemas:
             connection.execute(sql.SQL("vacuum {}").format(sql.Identifier(table.schema, table.name)))
-
-
-def _ignore(number: int) -> None:
-    """Reports no progress."""
 
 
 def _days(settings: Settings) -> dict[str, int]:

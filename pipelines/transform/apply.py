@@ -3,8 +3,8 @@
     change_set ──evaluate──> incoming_<table> ──> prune, MERGE ──> tables
                                  └── PostgreSQL refuses a row? reject what does not fit (`constraints`), then again
 
-Most change sets have no rejected row, so MERGE is tried at once. The tables are those of the domain for a transform,
-and a shadow schema for a rebuild. Not here: the statements (`merge_sql`), which versions are applied (`change_set`).
+Most change sets have no rejected row, so MERGE is tried at once. Not here: the statements (`merge_sql`), which versions
+are applied (`change_set`).
 """
 
 from collections.abc import Sequence
@@ -17,11 +17,10 @@ from pipelines.errors import AtlasError
 from pipelines.landing.deletions import ACCEPTED_SHARE, loses_too_much
 from pipelines.ledger import Counts
 from pipelines.project import Select
-from pipelines.transform import constraints, merge_sql, rejects
+from pipelines.transform import constraints, merge_sql
 from pipelines.transform.change_set import ChangeSet
-from pipelines.transform.dependents import add_dependents
 from pipelines.transform.evaluate import Evaluator
-from pipelines.transform.incoming import IncomingTable
+from pipelines.transform.incoming import CREATE_REJECTED, IncomingTable, rejected_by_table
 from pipelines.warehouse.table_spec import TableSpec, names, shared_tables
 
 ROW_REJECTED = (psycopg.DataError, psycopg.IntegrityError, psycopg.errors.CardinalityViolation)
@@ -51,9 +50,9 @@ class Applier:
 
         Raises AtlasError where a SELECT file is wrong, or where more is lost than `shrink` accepts.
         """
-        self.connection.execute(rejects.CREATE_REJECTED)
+        self.connection.execute(CREATE_REJECTED)
         self.evaluator.evaluate()
-        while add_dependents(self.change_set, self.tables, having_keys=False):
+        while constraints.add_dependents(self.change_set, self.tables, having_keys=False):
             self.evaluator.evaluate()
         counts = self.no_counts()
         try:
@@ -63,7 +62,7 @@ class Applier:
         except ROW_REJECTED:
             counts = self._validate()
             self._write(counts, validated=True)
-        for name, number in rejects.rejected_by_table(self.connection).items():
+        for name, number in rejected_by_table(self.connection).items():
             counts[name] += Counts(fetched=number, quarantined=number)
         return counts
 
@@ -78,12 +77,12 @@ class Applier:
         """
         while True:
             constraints.reject_invalid(self.tables)
-            while add_dependents(self.change_set, self.tables, having_keys=True):
+            while constraints.add_dependents(self.change_set, self.tables, having_keys=True):
                 self.evaluator.evaluate()
                 constraints.reject_invalid(self.tables)
             counts = self.no_counts()
             constraints.reject_conflicting(self.tables, counts)
-            if not add_dependents(self.change_set, self.tables, having_keys=True):
+            if not constraints.add_dependents(self.change_set, self.tables, having_keys=True):
                 return counts
             self.evaluator.restart()
 
@@ -113,10 +112,9 @@ class Applier:
         self.connection.execute("set constraints all immediate")
 
     def _merge(self, incoming: IncomingTable, counts: Counts) -> None:
-        merged = self.connection.execute(
+        (merged,) = self.connection.execute(
             merge_sql.merge(incoming.spec, sql.SQL("({})").format(incoming.typed_rows()), owners_stay=True)
-        ).fetchone()
-        assert merged is not None
+        )
         counts.created, counts.updated = merged["created"], merged["updated"]
         counts.fetched = merged["yielded"] + counts.duplicates
         counts.unchanged = merged["yielded"] - counts.created - counts.updated
@@ -144,8 +142,9 @@ class Applier:
             lost = each["deleted"] + each["kept"]
             if not loses_too_much(lost, before=lost):
                 continue
-            left = merge_sql.rows_of_stream(spec, each["stream"], lost * ACCEPTED_SHARE - each["deleted"])
-            before = each["deleted"] + self.connection.execute(left).rowcount
+            left = "select from staging.effective_versions e join {} t using (record_id) where e.stream = %s limit %s"
+            parameters = [each["stream"], lost * ACCEPTED_SHARE - each["deleted"]]
+            before = each["deleted"] + self.connection.execute(sql.SQL(left).format(spec.target), parameters).rowcount
             if loses_too_much(lost, before):
                 raise AtlasError(
                     f"This would delete {lost:,} of the {before:,} rows of {each['stream']} in {spec.name}, more than "

@@ -3,7 +3,7 @@
     pending versions of a partition ──start──> change_set <──extend── records whose rows depend on the change
 
 A rebuild starts with given versions instead, and its change set is complete: it is never extended. Not here: what makes
-a version pending or effective (`warehouse.functions`), which records depend on a change (`dependents`).
+a version pending or effective (`warehouse.functions`), which records depend on a change (`constraints`).
 """
 
 from collections.abc import Sequence
@@ -114,16 +114,6 @@ INSERT_OBSERVATIONS = sql.SQL(
     """
 )
 
-COUNT_RECORDS = """
-select count(*) as number from (
-    select record_id, stream from change_set where payload_id is not null
-    union
-    select record_id, stream from staging.versions
-    where latest and payload_id is not null and partition_key = %(partition)s
-) as r
-where stream in (select stream from change_set where version_id = any(%(versions)s))
-"""
-
 
 class ChangeSet:
     """The change set of one run, in temporary tables of its transaction.
@@ -184,9 +174,18 @@ class ChangeSet:
 
     def count_records(self, version_ids: Sequence[int]) -> int:
         """How many records with a body the change set, and its partition, have of the streams of some versions."""
-        parameters = {"versions": list(version_ids), "partition": self.partition}
-        row = self.connection.execute(COUNT_RECORDS, parameters).fetchone()
-        return int(row["number"]) if row else 0
+        return self.connection.execute(
+            """
+            select from (
+                select record_id, stream from change_set where payload_id is not null
+                union
+                select record_id, stream from staging.versions
+                where latest and payload_id is not null and partition_key = %s
+            ) as r
+            where stream in (select stream from change_set where version_id = any(%s))
+            """,
+            [self.partition, list(version_ids)],
+        ).rowcount
 
     def merge_rounds(self) -> None:
         """Makes all rounds one, so that SELECTs read all of it again."""

@@ -15,9 +15,8 @@ from psycopg import sql
 
 from pipelines.errors import AtlasError
 from pipelines.project import Select
-from pipelines.transform import rejects
 from pipelines.transform.change_set import ChangeSet
-from pipelines.transform.incoming import IncomingTable
+from pipelines.transform.incoming import IncomingTable, reset_rejected
 from pipelines.warehouse.table_spec import names
 
 SELECT_FAILED = (psycopg.DataError, psycopg.errors.ProgramLimitExceeded, psycopg.errors.StatementTooComplex)
@@ -118,7 +117,7 @@ class Evaluator:
         self.change_set.merge_rounds()
         for incoming in self.tables:
             incoming.drop()
-        rejects.reset(self.change_set.connection)
+        reset_rejected(self.change_set.connection)
         self.evaluate()
 
     def _reject_failing(self, select: Select, edition: int, error: psycopg.Error) -> None:

@@ -3,8 +3,8 @@
     SELECT files ──> incoming_<table>, in the types that they yield ──typed_rows──> rows in the types of the table
                           └──reject──> rejected_rows      insert_pending──> found_pending_rows
 
-Belongs here: the yielded columns, their casts, taking rows out. Not: which rows (`constraints`), statements that write
-the table (`merge_sql`).
+A row is pending until its parent comes, or until another row gives up its key or unique value. Belongs here: casts, and
+taking rows out. Not: which rows (`constraints`), statements that write the table (`merge_sql`) or staging (`run`).
 """
 
 from collections.abc import Iterable, Sequence
@@ -23,6 +23,21 @@ NUMERIC = 1700
 """The oid of the type numeric."""
 
 
+CREATE_REJECTED = """
+create temp table if not exists rejected_rows (
+    table_name text, record_id uuid, row_key text, reason text, constraint_name text, detail text, row jsonb
+) on commit drop;
+create temp table if not exists found_pending_rows (
+    record_id uuid, table_name text, key text, reason text
+) on commit drop
+"""
+
+TABLES = ("rejected_rows", "found_pending_rows")
+
+Exported = dict[str, bytes]
+"""The rows of each of the two tables, as COPY writes them."""
+
+
 @dataclass
 class IncomingTable:
     """The temporary table of one table. yielded: the columns that the SELECT files yield, with their types."""
@@ -38,7 +53,9 @@ class IncomingTable:
     @property
     def exclusive(self) -> list[tuple[list[str], UniqueConstraint | None]]:
         """What only one owned row may have: the primary key, and each unique constraint whose columns are yielded."""
-        uniques = [([column.name for column in unique.columns], unique) for unique in self.spec.uniques]
+        uniques = [
+            ([column.name for column in unique.columns], unique) for unique in self.spec.constraints(UniqueConstraint)
+        ]
         return [(self.spec.key, None), *(each for each in uniques if set(each[0]) <= self.yielded.keys())]
 
     def add(self, query: sql.Composed, select: str, *, as_text: bool = False) -> None:
@@ -174,3 +191,38 @@ def referring(tables: Sequence[IncomingTable], parent: IncomingTable) -> list[tu
         for reference in child.spec.references
         if reference.table is parent.spec.table
     ]
+
+
+def reset_rejected(connection: Connection) -> None:
+    """Empties both tables before rows are evaluated again; records that a SELECT fails on stay."""
+    connection.execute("delete from rejected_rows where reason <> 'select_fails'")
+    connection.execute("truncate found_pending_rows")
+
+
+def export_rejected(connection: Connection, domain: str) -> Exported:
+    """Returns both tables, with the names of the domain's tables for those of another schema."""
+    exported = {}
+    for name in TABLES:
+        connection.execute(
+            sql.SQL("update {} set table_name = {} || '.' || split_part(table_name, '.', 2)").format(
+                sql.Identifier(name), sql.Literal(domain)
+            )
+        )
+        with connection.cursor().copy(sql.SQL("copy {} to stdout").format(sql.Identifier(name))) as copy:
+            exported[name] = b"".join(copy)
+    return exported
+
+
+def load_rejected(connection: Connection, exported: Exported) -> None:
+    """Fills both tables with what `export_rejected` returned."""
+    connection.execute(CREATE_REJECTED)
+    connection.execute("truncate rejected_rows, found_pending_rows")
+    for name, rows in exported.items():
+        with connection.cursor().copy(sql.SQL("copy {} from stdin").format(sql.Identifier(name))) as copy:
+            copy.write(rows)
+
+
+def rejected_by_table(connection: Connection) -> dict[str, int]:
+    """How many rows of each table are rejected; a record on which a SELECT fails counts as one row of its table."""
+    rows = connection.execute("select table_name, count(*) as number from rejected_rows group by table_name")
+    return {row["table_name"]: row["number"] for row in rows}

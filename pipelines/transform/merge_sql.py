@@ -1,7 +1,6 @@
 """The SQL statements that write one table: prune, MERGE, delete unreferenced shared rows.
 
-Each statement that writes returns one row: how many rows it changed, and by how much the digest of the table changes.
-Belongs here: statements that hold for any table. Not: their order (`apply`).
+Each statement that writes returns how many rows it changed, and by how much the digest of the table changes.
 """
 
 from collections.abc import Sequence
@@ -46,13 +45,6 @@ def prune(incoming: IncomingTable, *, referenced: bool = False) -> sql.Composed:
         same_key=incoming.spec.same_key("o", "t"),
         hash=incoming.spec.row_hash("t"),
     )
-
-
-def rows_of_stream(spec: TableSpec, stream: str, limit: int) -> sql.Composed:
-    """Selects the rows that a stream has now, but no more than a limit."""
-    return sql.SQL(
-        "select from staging.effective_versions e join {} t using (record_id) where e.stream = {} limit {}"
-    ).format(spec.target, sql.Literal(stream), sql.Literal(limit))
 
 
 def create_referenced(spec: TableSpec) -> sql.Composed:

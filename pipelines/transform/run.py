@@ -2,8 +2,8 @@
 
     change_set ──> apply ──> valid_from_run, valid_to_run · pending rows · quarantine · table digests · ledger
 
-A run applies the partition's pending versions, or with `full` all its latest versions. Belongs here: when a transform
-runs, and what staging and the ledger record of it. Not: how rows are written (`apply`).
+A run applies the partition's pending versions, or with `full` all its latest ones. Not here: how rows are written
+(`apply`).
 """
 
 import hashlib
@@ -17,9 +17,10 @@ from pipelines import ledger, project
 from pipelines.ledger import Counts, Run
 from pipelines.project import Select
 from pipelines.source import Source
-from pipelines.transform import rejects, table_digests
+from pipelines.transform import table_digests
 from pipelines.transform.apply import Applier
 from pipelines.transform.change_set import ChangeSet, list_effective
+from pipelines.transform.incoming import Exported, load_rejected, rejected_by_table
 from pipelines.warehouse import locks
 from pipelines.warehouse.database import Connection, Warehouse
 from pipelines.warehouse.declare import metadata
@@ -32,8 +33,10 @@ def code_version(selects: Sequence[Select]) -> str:
     return hashlib.sha256(listed.encode()).hexdigest()[:16]
 
 
-def pending_partitions(warehouse: Warehouse, source: Source) -> list[str]:
-    """The partitions with versions that are pending for the SELECT files; none if there are no such files."""
+def pending_partitions(warehouse: Warehouse, source: Source, *, full: bool = False) -> list[str]:
+    """The partitions with versions that are pending for the SELECT files, or with `full` those with a latest version;
+    none if there are no such files.
+    """
     selects = project.selects(source.name)
     if not selects:
         return []
@@ -41,9 +44,12 @@ def pending_partitions(warehouse: Warehouse, source: Source) -> list[str]:
         rows = connection.execute(
             """
             select distinct partition_key from staging.pending_versions(%(code)s)
-            where stream = any(%(streams)s) order by 1
+            where stream = any(%(streams)s)
+            union
+            select partition_key from staging.versions where latest and stream = any(%(streams)s) and %(full)s
+            order by 1
             """,
-            {"streams": list(source.streams.values()), "code": code_version(selects)},
+            {"streams": list(source.streams.values()), "code": code_version(selects), "full": full},
         )
         return [row["partition_key"] for row in rows]
 
@@ -66,15 +72,10 @@ def transform(
     selects = project.selects(source.name)
     if not selects:
         raise project.without_selects(source.name)
+    code = code_version(selects)
     with (
         ledger.open_run(
-            warehouse,
-            source,
-            "transform",
-            partition,
-            code_version=code_version(selects),
-            dagster_run_id=dagster_run_id,
-            notify=notify,
+            warehouse, source, "transform", partition, code_version=code, dagster_run_id=dagster_run_id, notify=notify
         ) as run,
         run.connection.transaction(),
     ):
@@ -166,6 +167,55 @@ RECORD_APPLIED = (
 )
 
 
+RECORD_REJECTED = (
+    """
+    delete from staging.pending_rows p using change_set c
+    where p.record_id = c.record_id and not exists (
+        select from found_pending_rows f
+        where (f.record_id, f.table_name, f.key, f.reason) = (p.record_id, p.table_name, p.key, p.reason))
+    """,
+    """
+    insert into staging.pending_rows (record_id, stream, table_name, key, reason)
+    select distinct f.record_id, c.stream, f.table_name, f.key, f.reason
+    from found_pending_rows f join change_set c using (record_id)
+    where not exists (
+        select from staging.pending_rows p
+        where (p.record_id, p.table_name, p.key, p.reason) = (f.record_id, f.table_name, f.key, f.reason))
+    """,
+    """
+    insert into staging.quarantine
+        (stage, stream, partition_key, external_id, record_id, request, reason, detail, table_name, row_key,
+         constraint_name, row, first_run, last_run)
+    select distinct on (r.record_id, r.table_name, r.row_key, r.constraint_name)
+        'transform', %(source)s, %(partition)s, v.external_id, r.record_id, v.request, r.reason, r.detail,
+        r.table_name, r.row_key, r.constraint_name, r.row, %(run)s, %(run)s
+    from rejected_rows r
+    left join staging.versions v on v.record_id = r.record_id and v.latest
+    order by r.record_id, r.table_name, r.row_key, r.constraint_name, r.row
+    on conflict (stream, record_id, table_name, row_key, constraint_name) where stage = 'transform' do update set
+        reason = excluded.reason, detail = excluded.detail, row = excluded.row, last_run = excluded.last_run,
+        last_at = now(), seen = quarantine.seen + 1, closed_run = null, closed_at = null
+    """,
+    """
+    update staging.quarantine q set closed_run = %(run)s, closed_at = now()
+    from change_set c
+    where q.stage = 'transform' and q.stream = %(source)s and q.closed_at is null and q.last_run <> %(run)s
+      and q.record_id = c.record_id
+    """,
+    # A shared row has no record: its entry stays open as long as a rejected row refers to it.
+    """
+    update staging.quarantine q set closed_run = %(run)s, closed_at = now()
+    where q.stage = 'transform' and q.stream = %(source)s and q.closed_at is null and q.last_run <> %(run)s
+      and q.record_id is null
+      and not exists (
+          select from staging.quarantine c cross join jsonb_each_text(c.row) as e
+          where c.stage = 'transform' and c.stream = q.stream and c.closed_at is null and c.reason = 'parent'
+            and e.value = q.row_key)
+    """,
+)
+"""Writes rejected and pending rows to staging, and closes the entries of the change set whose rows fit now."""
+
+
 def record_applied(run: Run, source: Source, code: str) -> None:
     """Makes the versions and observations of the change set effective, and records pending and rejected rows.
 
@@ -173,28 +223,23 @@ def record_applied(run: Run, source: Source, code: str) -> None:
     """
     locks.acquire_for_transaction(run.connection, locks.landing(source.name))
     parameters = {"run": run.id, "code": code, "source": source.name, "partition": run.partition}
-    for statement in RECORD_APPLIED + rejects.RECORD_REJECTED:
+    for statement in RECORD_APPLIED + RECORD_REJECTED:
         run.connection.execute(statement, parameters)
 
 
-def record_rebuilt(run: Run, source: Source, code: str, exported: rejects.Exported) -> dict[str, int]:
+def record_rebuilt(run: Run, source: Source, code: str, exported: Exported) -> dict[str, int]:
     """Records that SELECT files were applied to all effective versions of a source; returns rejected rows by table.
 
     exported: the rows that were rejected or are pending.
     """
     list_effective(run.connection, source)
-    rejects.load_rows(run.connection, exported)
+    load_rejected(run.connection, exported)
     record_applied(run, source, code)
-    return rejects.rejected_by_table(run.connection)
+    return rejected_by_table(run.connection)
 
 
 def record_sql(connection: Connection, selects: Sequence[Select]) -> None:
     """Keeps the texts of SELECT files in `ops.sql`, by digest."""
+    query = "insert into ops.sql (digest, path, text) values (%s, %s, %s) on conflict do nothing"
     for select in selects:
-        connection.execute(
-            """
-            insert into ops.sql (digest, path, text) select %s, %s, %s
-            where not exists (select from ops.sql where digest = %s)
-            """,
-            [select.file.digest, f"{select.file.address}.sql", select.file.text, select.file.digest],
-        )
+        connection.execute(query, [select.file.digest, f"{select.file.address}.sql", select.file.text])

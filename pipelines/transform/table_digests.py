@@ -14,43 +14,43 @@ from pipelines.transform.apply import Applier
 from pipelines.warehouse.database import Connection
 from pipelines.warehouse.table_spec import TableSpec
 
+Contents = dict[str, Any]
+"""The number of `rows` of a table, and its `digest`: 16 hexadecimal digits."""
 
-def update(applier: Applier, counts: dict[str, Counts]) -> dict[str, dict[str, Any]]:
-    """Adds what an applier has changed to `ops.table_digests`; returns rows and digest of each of its tables."""
-    connection = applier.connection
+
+def update(applier: Applier, counts: dict[str, Counts]) -> dict[str, Contents]:
+    """Adds what an applier has changed to `ops.table_digests`; returns the contents of each of its tables."""
     specs = {spec.name: spec for spec in (*applier.specs, *applier.shared)}
     query = "select table_name, rows, digest from ops.table_digests where table_name = any(%s)"
-    kept = {row["table_name"]: row for row in connection.execute(query, [list(specs)])}
-    for name, row in kept.items():
-        row["rows"] += counts[name].created - counts[name].deleted
-        row["digest"] = _as_bigint(row["digest"] + applier.digests.get(name, 0))
-    return _save(connection, kept) | recount(connection, [specs[name] for name in specs.keys() - kept.keys()])
+    kept = {}
+    for row in applier.connection.execute(query, [list(specs)]):
+        name = row["table_name"]
+        digest = int(row["digest"], 16) + applier.digests.get(name, 0)
+        kept[name] = {"rows": row["rows"] + counts[name].created - counts[name].deleted, "digest": _as_hex(digest)}
+    missing = [spec for name, spec in specs.items() if name not in kept]
+    return _save(applier.connection, kept) | recount(applier.connection, missing)
 
 
-def count(connection: Connection, spec: TableSpec) -> dict[str, int]:
-    """Returns rows and digest of a table, by reading all of it."""
-    row = connection.execute(
-        sql.SQL("select count(*) as rows, coalesce(sum({}), 0) as digest from {} as t").format(
-            spec.row_hash("t"), spec.target
-        )
-    ).fetchone()
-    assert row is not None
-    return {"rows": row["rows"], "digest": _as_bigint(int(row["digest"]))}
+def count(connection: Connection, spec: TableSpec) -> Contents:
+    """Returns the contents of a table, by reading all of it."""
+    query = sql.SQL("select count(*) as rows, coalesce(sum({}), 0) as digest from {} as t")
+    (row,) = connection.execute(query.format(spec.row_hash("t"), spec.target))
+    return {"rows": row["rows"], "digest": _as_hex(int(row["digest"]))}
 
 
-def recount(connection: Connection, specs: Sequence[TableSpec]) -> dict[str, dict[str, Any]]:
-    """Brings `ops.table_digests` up to date by reading all of some tables; returns rows and digest of each."""
+def recount(connection: Connection, specs: Sequence[TableSpec]) -> dict[str, Contents]:
+    """Brings `ops.table_digests` up to date by reading all of some tables; returns the contents of each."""
     return _save(connection, {spec.name: count(connection, spec) for spec in specs})
 
 
-def as_hex(digest: int) -> str:
-    """A digest as the ledger has it: 16 hexadecimal digits."""
+def _as_hex(digest: int) -> str:
     return f"{digest % 2**64:016x}"
 
 
-def _save(connection: Connection, found: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Writes the digests that differ; returns all of them as the ledger records them."""
-    for name, row in sorted(found.items()):
+def _save(connection: Connection, found: dict[str, Contents]) -> dict[str, Contents]:
+    """Writes the contents that differ, in the order of the tables' names; returns all of them in that order."""
+    ordered = dict(sorted(found.items()))
+    for name, contents in ordered.items():
         connection.execute(
             """
             merge into ops.table_digests t using (select %(name)s as table_name) s on t.table_name = s.table_name
@@ -58,11 +58,6 @@ def _save(connection: Connection, found: dict[str, dict[str, Any]]) -> dict[str,
                 update set rows = %(rows)s, digest = %(digest)s
             when not matched then insert (table_name, rows, digest) values (%(name)s, %(rows)s, %(digest)s)
             """,
-            {"name": name, "rows": row["rows"], "digest": row["digest"]},
+            {"name": name, **contents},
         )
-    return {name: {"rows": row["rows"], "digest": as_hex(row["digest"])} for name, row in sorted(found.items())}
-
-
-def _as_bigint(number: int) -> int:
-    """A number modulo 2^64, in the range of a bigint."""
-    return (number + 2**63) % 2**64 - 2**63
+    return ordered

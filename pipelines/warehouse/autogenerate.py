@@ -91,29 +91,26 @@ def _add_schemas(context: MigrationContext, _: object, directives: list[ops.Migr
     """Adds to a migration the schemas to create, to comment and, last, to drop; omits a migration that is empty."""
     (upgrade,), (downgrade,) = directives[0].upgrade_ops_list, directives[0].downgrade_ops_list
     assert context.connection is not None
-    rows = context.connection.execute(text("select nspname, obj_description(oid, 'pg_namespace') from pg_namespace"))
-    present: dict[str, str | None] = {name: comment for name, comment in rows}
+    query = "select nspname, coalesce(obj_description(oid, 'pg_namespace'), '') from pg_namespace"
+    managed = managed_schemas()
+    present = {name: comment for name, comment in context.connection.execute(text(query)) if name in managed}
     declared: dict[str, str] = declare.metadata.info["schemas"]
-    for name in sorted(declared.keys() - present.keys(), reverse=True):
-        upgrade.ops[:0] = _create_schema(name, declared[name])
-        downgrade.ops.append(ops.ExecuteSQLOp(f"drop schema {name}"))
-    for name in sorted(managed_schemas() & present.keys()):
-        if name not in declared:
-            upgrade.ops.append(ops.ExecuteSQLOp(f"drop schema {name}"))
-            downgrade.ops[:0] = _create_schema(name, present[name])
-        elif present[name] != declared[name]:
-            upgrade.ops.append(_comment(name, declared[name]))
-            downgrade.ops.append(_comment(name, present[name]))
+    for name in sorted({*present, *declared}, reverse=True):
+        _change_schema(upgrade.ops, name, present.get(name), declared.get(name))
+        _change_schema(downgrade.ops, name, declared.get(name), present.get(name))
     if upgrade.is_empty():
         directives.clear()
 
 
-def _create_schema(name: str, comment: str | None) -> list[ops.MigrateOperation]:
-    return [ops.ExecuteSQLOp(f"create schema {name}"), _comment(name, comment)]
-
-
-def _comment(schema: str, comment: str | None) -> ops.ExecuteSQLOp:
-    return ops.ExecuteSQLOp(_without_parameters(f"comment on schema {schema} is {sql.Literal(comment).as_string()}"))
+def _change_schema(steps: list[ops.MigrateOperation], name: str, before: str | None, after: str | None) -> None:
+    """Adds the statements that change the comment of a schema; None: there is no schema."""
+    comment = ops.ExecuteSQLOp(_without_parameters(f"comment on schema {name} is {sql.Literal(after).as_string()}"))
+    if after is None:
+        steps.append(ops.ExecuteSQLOp(f"drop schema {name}"))
+    elif before is None:
+        steps[:0] = [ops.ExecuteSQLOp(f"create schema {name}"), comment]
+    elif before != after:
+        steps.append(comment)
 
 
 def _without_parameters(statement: str) -> str:

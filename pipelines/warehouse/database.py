@@ -2,8 +2,7 @@
 
     settings ──open_warehouse──> Warehouse (server of DATABASE_URL, or the embedded one) ──connect, engine──> connection
 
-Every connection has the time zone UTC. Belongs here: databases and connections. Not here: the embedded server
-(`embedded`), tables (`migrate`).
+Every connection has the time zone UTC. Not here: the embedded server (`embedded`), tables (`migrate`).
 """
 
 from collections.abc import Iterator
@@ -66,12 +65,8 @@ class Warehouse:
 
     @cached_property
     def engine(self) -> Engine:
-        return create_engine(
-            self.url.set(drivername="postgresql+psycopg"),
-            echo=self.echo,
-            poolclass=NullPool,
-            connect_args={"options": OPTIONS},
-        )
+        url = self.url.set(drivername="postgresql+psycopg")
+        return create_engine(url, echo=self.echo, poolclass=NullPool, connect_args={"options": OPTIONS})
 
     def databases(self) -> set[str]:
         with self.connect("postgres") as connection:

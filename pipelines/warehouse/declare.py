@@ -1,8 +1,6 @@
 """What tables are declared with: one `metadata`, its naming convention, and columns and constraints that recur.
 
-The engine reads from a declaration all that it needs to know of a table: the key, whether a record owns its rows
-(`record_id`) or they are shared, the audit columns, and every constraint. Not here: tables (`ops_tables`,
-`staging_tables`, `assets/<domain>/tables.py`).
+The engine reads from a declaration all that it needs to know of a table: see `table_spec`.
 """
 
 from collections.abc import Sequence
@@ -47,12 +45,9 @@ def one_of(column: str, values: Sequence[str]) -> CheckConstraint:
     return CheckConstraint(f"{column} in ({listed})", name=column)
 
 
-def limited_text(
-    name: str, length: int, *, comment: str, nullable: bool = True, index: bool = False
-) -> tuple[Column[object], CheckConstraint]:
+def limited_text(name: str, length: int, **options: Any) -> tuple[Column[object], CheckConstraint]:
     """A text column and the CHECK of its maximum length; varchar(n) would cut spaces beyond it silently."""
-    column: Column[object] = Column(name, Text, nullable=nullable, index=index, comment=comment)
-    return column, CheckConstraint(f"length({name}) <= {length}", name=name)
+    return Column(name, Text, **options), CheckConstraint(f"length({name}) <= {length}", name=name)
 
 
 def unique(*columns: str, nulls_not_distinct: bool = False) -> UniqueConstraint:

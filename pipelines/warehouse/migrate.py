@@ -2,14 +2,12 @@
 
     drop views ──> apply pending migrations (Alembic) ──> create objects whose text changed
 
-All of it is one transaction: a failure leaves the database as it was. Belongs here: when, and in which order. Not here:
-what an object is (`objects`), how a migration is written (`autogenerate`).
+All of it is one transaction: a failure leaves the database as it was.
 """
 
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import psycopg
 from alembic import command
@@ -45,14 +43,10 @@ def head() -> str | None:
 def current(warehouse: Warehouse) -> str | None:
     """The revision a warehouse is at; None before the first."""
     with warehouse.connect() as connection:
-        return _current(connection)
-
-
-def _current(connection: psycopg.Connection[Any]) -> str | None:
-    cursor = connection.cursor(row_factory=scalar_row)
-    if cursor.execute("select to_regclass('public.alembic_version')").fetchone() is None:
-        return None
-    return cursor.execute("select version_num from public.alembic_version").fetchone()
+        cursor = connection.cursor(row_factory=scalar_row)
+        if cursor.execute("select to_regclass('public.alembic_version')").fetchone() is None:
+            return None
+        return cursor.execute("select version_num from public.alembic_version").fetchone()
 
 
 def everything(declared: Sequence[SqlObject]) -> list[str]:
@@ -65,8 +59,8 @@ def pending(warehouse: Warehouse, declared: Sequence[SqlObject]) -> list[str]:
 
     Raises AtlasError where the database is at a revision that the project does not have.
     """
+    at = current(warehouse)
     with warehouse.connect() as connection:
-        at = _current(connection)
         changed = objects.changed(connection, declared)
     try:
         return _revisions_after(at or "base") + changed

@@ -2,8 +2,7 @@
 
     declared text ──digest differs from that in ops.objects──> create again, comment, record the digest
 
-They are what Flyway calls repeatable migrations. Belongs here: declaring, creating and dropping them. Not here: when
-(`migrate`), tables (`migrations/`).
+They are what Flyway calls repeatable migrations. Not here: when they are created (`migrate`).
 """
 
 import hashlib
@@ -77,7 +76,7 @@ def drop(connection: Connection) -> None:
     """Drops the objects that depend on tables, the last one first, so that tables can be changed: all but functions."""
     for name, (kind, _) in reversed(_created(connection).items()):
         if kind != "function":
-            _drop(connection, kind, name)
+            connection.execute(f"drop {kind} if exists {name}".encode())
 
 
 def create(connection: Connection, objects: Sequence[SqlObject]) -> None:
@@ -85,9 +84,10 @@ def create(connection: Connection, objects: Sequence[SqlObject]) -> None:
 
     Raises AtlasError where PostgreSQL does not accept a text.
     """
-    functions = _created(connection).keys()
-    for name in sorted(functions - {each.name for each in objects}):
-        _drop(connection, "function", name)
+    for name, (kind, _) in sorted(_created(connection).items()):
+        if kind == "function" and name not in {each.name for each in objects}:
+            connection.execute(f"drop function if exists {name}".encode())
+        connection.execute("delete from ops.objects where name = %s", [name])
     for each in objects:
         try:
             _create(connection, each)
@@ -106,15 +106,8 @@ def _create(connection: Connection, each: SqlObject) -> None:
         connection.execute(f"drop function {each.name}".encode())
         connection.execute(each.statements.encode())
     connection.execute(
-        "insert into ops.objects (name, kind, digest) values (%s, %s, %s)"
-        " on conflict (name) do update set digest = excluded.digest",
-        [each.name, each.kind, each.digest],
+        "insert into ops.objects (name, kind, digest) values (%s, %s, %s)", [each.name, each.kind, each.digest]
     )
-
-
-def _drop(connection: Connection, kind: str, name: str) -> None:
-    connection.execute(f"drop {kind} if exists {name}".encode())
-    connection.execute("delete from ops.objects where name = %s", [name])
 
 
 def _created(connection: Connection) -> dict[str, tuple[Kind, str]]:

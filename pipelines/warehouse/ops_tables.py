@@ -62,11 +62,7 @@ fetch_runs = table(
     _count("unchanged", "Records or rows that were equal already"),
     _count("deleted", "Records or rows deleted; not part of fetched"),
     _count("quarantined", "Payloads or rows that were quarantined"),
-    _count(
-        "duplicates",
-        "Payloads that are not the newest of their record: repeated or superseded in the run, or older than the latest "
-        "version; rows yielded twice, or whose key another record has",
-    ),
+    _count("duplicates", "Payloads that are not the newest of their record; rows yielded twice, or with a taken key"),
     Column("cursor_from", JSONB, comment="Cursor at which the extraction started"),
     Column("cursor_to", JSONB, comment="Cursor at which the extraction ended"),
     Column("code_version", Text, nullable=False, comment="Digest of the connector or of the SELECT files"),
@@ -101,7 +97,7 @@ table_digests = table(
     "ops.table_digests",
     Column("table_name", Text, primary_key=True, comment="schema.table"),
     Column("rows", BigInteger, nullable=False, comment="Number of rows"),
-    Column("digest", BigInteger, nullable=False, comment="Sum of the hashes of its rows, without audit columns"),
+    Column("digest", Text, nullable=False, comment="Sum of the hashes of its rows, without audit columns; in hex"),
     comment="One row per table of a domain: its contents in numbers, updated by each transform",
 )
 
@@ -111,7 +107,7 @@ objects = table(
     Column("kind", Text, nullable=False, comment="function, view, trigger or policy"),
     one_of("kind", ("function", "view", "trigger", "policy")),
     Column("digest", Text, nullable=False, comment="sha256 of the statements that created it, lower hex"),
-    Column("created_order", BigInteger, Identity(always=True), comment="Order of first creation"),
+    Column("created_order", BigInteger, Identity(always=True), comment="Order of creation"),
     comment="One row per function, view, trigger or policy; one is created again when its declared text changes",
 )
 
@@ -119,12 +115,7 @@ schema_drift = table(
     "ops.schema_drift",
     Column("stream", Text, primary_key=True, comment="domain/source, with its kind where it has several"),
     Column("path", Text, primary_key=True, comment="modelVersions[*].files[*].sizeKB; *: any key; $: the payload"),
-    Column(
-        "type",
-        Text,
-        primary_key=True,
-        comment="JSON type of the value; null: none yet; unread: no SELECT reads the key",
-    ),
+    Column("type", Text, primary_key=True, comment="JSON type; null: no value yet; unread: no SELECT reads the key"),
     one_of("type", (*JSON_TYPES, UNREAD)),
     run_column("first_run", "Landing that received it first", nullable=False),
     run_column("last_run", "Landing that received it last", nullable=False),

@@ -1,18 +1,19 @@
 """What the engine reads from the declaration of a table: key, columns, constraints, kind, and SQL made from them.
 
 Rows are *owned* if they follow a record (`record_id`), and *shared* if they live as long as a row refers to them.
-Not here: what SELECT files yield for a table (`transform.incoming`), statements that write (`transform.merge_sql`).
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from psycopg import sql
-from sqlalchemy import CheckConstraint, ForeignKeyConstraint, Table, UniqueConstraint
+from sqlalchemy import Constraint, ForeignKeyConstraint, Table
 from sqlalchemy.dialects import postgresql
 
 from pipelines.warehouse.declare import audit_columns
 
+Kind = TypeVar("Kind", bound=Constraint)
 _DIALECT = postgresql.dialect()  # type: ignore[no-untyped-call]
 
 
@@ -65,22 +66,17 @@ class TableSpec:
     def key(self) -> list[str]:
         return [column.name for column in self.table.primary_key.columns]
 
-    @property
-    def uniques(self) -> list[UniqueConstraint]:
-        found = [each for each in self.table.constraints if isinstance(each, UniqueConstraint)]
-        return sorted(found, key=lambda each: str(each.name))
-
-    @property
-    def checks(self) -> list[CheckConstraint]:
-        found = [each for each in self.table.constraints if isinstance(each, CheckConstraint)]
+    def constraints(self, kind: type[Kind]) -> list[Kind]:
+        """The constraints of a kind, by name."""
+        found = [each for each in self.table.constraints if isinstance(each, kind)]
         return sorted(found, key=lambda each: str(each.name))
 
     @property
     def references(self) -> list[Reference]:
         """The foreign keys to tables of the same domain. Each has one column."""
         found = []
-        for constraint in self.table.constraints:
-            if isinstance(constraint, ForeignKeyConstraint) and constraint.referred_table.schema == self.table.schema:
+        for constraint in self.constraints(ForeignKeyConstraint):
+            if constraint.referred_table.schema == self.table.schema:
                 column = next(iter(constraint.columns))
                 found.append(Reference(column.name, constraint.referred_table, bool(column.nullable)))
         return sorted(found, key=lambda each: each.column)

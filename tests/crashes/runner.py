@@ -86,11 +86,11 @@ def _import_everything() -> None:
     import certifi  # noqa: F401
     import typer
 
-    from pipelines.cli import lineage
     from pipelines.cli import main as cli
     from pipelines.landing import extract  # noqa: F401
+    from pipelines.lineage import shadow_schema
 
-    lineage.WORKERS = 1
+    shadow_schema.WORKERS = 1
     cli.app.command("extract")(_extract)
     cli.app = typer.main.get_command(cli.app)  # type: ignore[assignment]
     project.load_tables()

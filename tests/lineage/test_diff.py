@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from pipelines.ledger import Run
-from pipelines.lineage import rebuild, snapshots, time_travel
+from pipelines.lineage import rebuild, time_travel
 from pipelines.transform.run import transform
 from pipelines.warehouse.database import Warehouse
 from tests.launcher import Atlas, words
@@ -28,7 +28,7 @@ def recorder(warehouse: Warehouse, files: Files) -> Recorder:
 def differences(warehouse: Warehouse, before: Run, after: Run) -> tuple[list[dict[str, Any]], Rows, Rows]:
     """What `atlas diff` reports, and the rows of both sides."""
     with warehouse.connect() as connection:
-        first, second = (snapshots.snapshot_of_run(connection, str(run.id)) for run in (before, after))
+        first, second = (time_travel.snapshot_of_run(connection, str(run.id)) for run in (before, after))
         with (
             time_travel.as_of(warehouse, "toy", first) as old,
             time_travel.as_of(warehouse, "toy", second) as new,

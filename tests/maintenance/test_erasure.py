@@ -17,9 +17,8 @@ from pipelines.errors import AtlasError
 from pipelines.landing import land
 from pipelines.landing.intake import Intake
 from pipelines.ledger import Run
-from pipelines.lineage import rebuild, snapshots, time_travel, trace
+from pipelines.lineage import rebuild, time_travel, trace
 from pipelines.lineage.shadow_schema import TEMPORARY_PREFIX
-from pipelines.lineage.trace import count_erased
 from pipelines.maintenance import erasure, retention
 from pipelines.source import Checkpoint, Item, Payload, Source
 from pipelines.warehouse.database import Warehouse
@@ -173,13 +172,13 @@ def test_other_records_are_as_if_it_had_never_landed(history: Recorder, library:
         assert all(row["unproven"] == 0 for row in trace.unproven(connection))
         kept = {name: (table["rows"], table["digest"]) for name, table in recorded(history.warehouse).items()}
         (last,) = shown(history.warehouse, "select fetch_run_id::text from ops.fetch_runs where kind = 'erase'")
-        snapshot = snapshots.snapshot_of_run(connection, last)
+        snapshot = time_travel.snapshot_of_run(connection, last)
         with time_travel.as_of(
             history.warehouse, "toy", snapshot
         ) as then:  # the tables are what the erasing run recorded
             assert then.differing_tables(connection) == []
     assert kept["toy.authors"][0] == 1
-    assert all(each.same for each in rebuild.check(history.warehouse, "toy", workers=1))
+    assert all(each["same"] for each in rebuild.check(history.warehouse, "toy", workers=1))
 
 
 def recorded(warehouse: Warehouse) -> dict[str, Any]:
@@ -193,7 +192,7 @@ def test_trace_and_as_of_report_the_erasure(history: Recorder, library: Source) 
         warehouse, "select fetch_run_id::text from ops.fetch_runs where kind = 'transform' order by publish_seq limit 1"
     )
     with warehouse.connect() as connection:
-        snapshot = snapshots.snapshot_of_run(connection, first)
+        snapshot = time_travel.snapshot_of_run(connection, first)
         assert time_travel.history_removed_since(connection, "toy", snapshot) == []
         run = erasure.erase(warehouse, library, STREAM, WHO)
         with pytest.raises(AtlasError, match=rf"was erased at .* by run {run.id}"):
@@ -360,7 +359,7 @@ def test_nothing_is_erased_while_a_schema_to_keep_is_created(history: Recorder, 
     (last,) = shown(history.warehouse, "select fetch_run_id::text from ops.fetch_runs where kind = 'transform' limit 1")
     before = found(history.warehouse, *SECRETS)
     with history.warehouse.connect() as connection:
-        snapshot = snapshots.snapshot_of_run(connection, last)
+        snapshot = time_travel.snapshot_of_run(connection, last)
     copying = time_travel.as_of(history.warehouse, "toy", snapshot, schema="kept")
     with pytest.raises(AtlasError, match="is creating a schema"), copying:
         erasure.erase(history.warehouse, library, STREAM, WHO)
@@ -381,14 +380,14 @@ def test_the_schema_of_a_killed_rebuild_is_dropped(history: Recorder, library: S
     assert shown(history.warehouse, f"select nspname from pg_namespace where nspname ~ '^{TEMPORARY_PREFIX}'") == []
 
 
-def test_a_lifted_erasure_is_not_counted(warehouse: Warehouse, shelf: Source) -> None:
+def test_a_lifted_erasure_is_no_longer_in_force(warehouse: Warehouse, shelf: Source) -> None:
     recorder = Recorder(warehouse, shelf)
     recorder.land("a", {"authors": [author(1)]})
     erasure.erase(warehouse, shelf, shelf.name, "a")
-    with warehouse.connect() as connection:
-        assert count_erased(connection, "toy") == 1
-        assert erasure.lift(warehouse, shelf.name, "a")
-        assert count_erased(connection, "toy") == 0
+    in_force = "select stream from staging.erasures where lifted_at is null"
+    assert shown(warehouse, in_force) == [shelf.name]
+    assert erasure.lift(warehouse, shelf.name, "a")
+    assert shown(warehouse, in_force) == []
 
 
 def test_its_rejected_shared_rows_are_deleted(warehouse: Warehouse, library: Source) -> None:
@@ -407,7 +406,7 @@ def test_nothing_is_erased_while_a_kept_schema_exists(history: Recorder, library
     before = found(warehouse, *SECRETS)
     with warehouse.connect() as connection:
         (last,) = shown(warehouse, "select fetch_run_id::text from ops.fetch_runs where kind = 'transform' limit 1")
-        with time_travel.as_of(warehouse, "toy", snapshots.snapshot_of_run(connection, last), schema="kept"):
+        with time_travel.as_of(warehouse, "toy", time_travel.snapshot_of_run(connection, last), schema="kept"):
             pass
         with pytest.raises(AtlasError, match=r'Drop them first: drop schema "kept" cascade;'):
             erasure.erase(warehouse, library, STREAM, WHO)

@@ -18,7 +18,7 @@ import pytest
 from pipelines import settings
 from pipelines.landing import land
 from pipelines.ledger import Run
-from pipelines.lineage import rebuild, snapshots, time_travel, trace
+from pipelines.lineage import rebuild, time_travel, trace
 from pipelines.maintenance import retention
 from pipelines.settings import Settings
 from pipelines.source import Checkpoint, Item, Source
@@ -79,7 +79,7 @@ def removed(warehouse: Warehouse, policy: Settings) -> dict[str, int]:
 def is_proven(warehouse: Warehouse) -> bool:
     with warehouse.connect() as connection:
         unproven = sum(row["unproven"] for row in trace.unproven(connection))
-    return unproven == 0 and all(each.same for each in rebuild.check(warehouse, "toy", workers=1))
+    return unproven == 0 and all(each["same"] for each in rebuild.check(warehouse, "toy", workers=1))
 
 
 def counted_cover(number: int, likes: int, **more: Any) -> dict[str, Any]:
@@ -136,7 +136,7 @@ def test_as_of_reports_that_versions_were_pruned(history: Recorder) -> None:
         (first,) = connection.execute(
             "select fetch_run_id from ops.fetch_runs where kind = 'transform' order by publish_seq limit 1"
         ).fetchall()
-        snapshot = snapshots.snapshot_of_run(connection, str(first["fetch_run_id"]))
+        snapshot = time_travel.snapshot_of_run(connection, str(first["fetch_run_id"]))
         with time_travel.as_of(warehouse, "toy", snapshot) as then:
             assert then.differing_tables(connection) == []
         age(warehouse, 100)
@@ -146,7 +146,7 @@ def test_as_of_reports_that_versions_were_pruned(history: Recorder) -> None:
             assert "toy.authors" in then.differing_tables(connection)
         (words,) = time_travel.history_removed_since(connection, "toy", snapshot)
         assert "pruned superseded versions" in words
-        last = snapshots.snapshot_of_run(connection, max(map(str, shown(warehouse, LAST))))
+        last = time_travel.snapshot_of_run(connection, max(map(str, shown(warehouse, LAST))))
         with time_travel.as_of(warehouse, "toy", last) as then:
             assert then.differing_tables(connection) == []
 
@@ -155,7 +155,7 @@ def test_as_of_reports_an_interrupted_prune_too(history: Recorder) -> None:
     warehouse = history.warehouse
     with warehouse.connect() as connection:
         (first,) = shown(warehouse, LAST.replace(" desc", ""))
-        snapshot = snapshots.snapshot_of_run(connection, first)
+        snapshot = time_travel.snapshot_of_run(connection, first)
         age(warehouse, 100)
         versions = shown(warehouse, "select count(*) from staging.versions")
 
@@ -181,7 +181,7 @@ def test_as_of_reports_a_prune_of_observations_alone(warehouse: Warehouse, libra
     assert removed(warehouse, settings.load()) == {"observations": 2}
     with warehouse.connect() as connection:
         (second,) = shown(warehouse, f"{LAST.replace(' desc', '')} offset 1")
-        snapshot = snapshots.snapshot_of_run(connection, second)
+        snapshot = time_travel.snapshot_of_run(connection, second)
         with time_travel.as_of(warehouse, "toy", snapshot) as then:
             assert "pruned" in str(time_travel.why_not_exact(connection, then))
 

@@ -23,8 +23,8 @@ from pipelines.transform.evaluate import query_over
 from pipelines.transform.run import transform
 from pipelines.warehouse.database import Connection, Warehouse
 from pipelines.warehouse.declare import metadata
+from pipelines.warehouse.functions import trace_query
 from pipelines.warehouse.table_spec import TableSpec
-from pipelines.warehouse.trace_view import trace_query
 from tests.launcher import FAILED, USAGE, Atlas, words
 from tests.library import author, load_recordings, payload
 
@@ -126,7 +126,7 @@ def test_a_shared_row_leads_to_a_record_that_refers_to_it(connection: Connection
         [through["key"], through["record_id"]],
     ).fetchone()
     assert referring and referring["number"]
-    assert trace.trace(connection, "toy.topics", through["key"]).proof == through
+    assert trace.trace(connection, "toy.topics", through["key"])["proof"] == through
 
 
 def test_counters_lead_to_the_landing_that_observed_them(connection: Connection) -> None:
@@ -142,7 +142,7 @@ def test_counters_lead_to_the_landing_that_observed_them(connection: Connection)
     assert observed is not None
     assert (observed["record_id"], observed["landed_run"]) == (later["record_id"], later["landed_run"])
     assert (observed["request"], observed["observed_at"]) == (later["request"], later["fetched_at"])
-    assert trace.trace(connection, "toy.loans", later["key"]).counters == observed["counters"]
+    assert trace.trace(connection, "toy.loans", later["key"])["counters"] == observed["counters"]
 
 
 INSERT = """
@@ -196,7 +196,7 @@ def test_a_row_is_looked_up_by_its_index(connection: Connection) -> None:
     connection.execute("set local enable_seqscan = off")  # the planner prefers it for small tables
     for name, spec in specs().items():
         key = a_row(connection, name)["key"]
-        condition = trace._key_condition(connection, spec, key)
+        condition = trace._key_condition(spec, key)
         assert condition is not None
         plan = connection.execute(sql.SQL("explain ") + trace_query(spec, condition)).fetchall()
         assert not [line for line in plan if "Seq Scan" in line["QUERY PLAN"]], (name, plan)

@@ -193,7 +193,7 @@ def test_a_rebuild_that_changes_nothing_shows_nothing_else(warehouse: Warehouse,
     take(warehouse, library, 1)
     with watched(warehouse) as readers:
         assert rebuild.rebuild(warehouse, "toy", workers=2).counts.updated == 0
-        assert all(each.same for each in rebuild.check(warehouse, "toy", workers=2))
+        assert all(each["same"] for each in rebuild.check(warehouse, "toy", workers=2))
     for reader in readers:
         assert reader.sights == [whole(1)]
 

@@ -7,7 +7,7 @@ import pytest
 
 from pipelines import project
 from pipelines.errors import AtlasError
-from pipelines.lineage import rebuild, snapshots, time_travel, trace
+from pipelines.lineage import rebuild, time_travel, trace
 from pipelines.maintenance import erasure
 from pipelines.source import Source
 from pipelines.transform.run import pending_partitions, transform
@@ -110,10 +110,10 @@ def test_rows_of_a_select_that_is_gone_go_with_it(recorder: Recorder, files: Fil
         "toy.topics": 1,
     }
     assert pending_partitions(warehouse, recorder.source) == []
-    assert [each for each in rebuild.check(warehouse, "toy", workers=1) if not each.same] == []
+    assert [each for each in rebuild.check(warehouse, "toy", workers=1) if not each["same"]] == []
     with warehouse.connect() as connection:
         assert not any(each["unproven"] for each in trace.unproven(connection))
-        with time_travel.as_of(warehouse, "toy", snapshots.snapshot_of_run(connection, str(run.id))) as then:
+        with time_travel.as_of(warehouse, "toy", time_travel.snapshot_of_run(connection, str(run.id))) as then:
             assert then.differing_tables(connection) == []
 
 
@@ -129,7 +129,7 @@ def test_rows_of_a_connector_that_is_gone_are_not_taken_away(
 
     def look_back() -> AbstractContextManager[Any]:
         with warehouse.connect() as connection:
-            return time_travel.as_of(warehouse, "toy", snapshots.snapshot_of_run(connection, last))
+            return time_travel.as_of(warehouse, "toy", time_travel.snapshot_of_run(connection, last))
 
     gone = "rows of toy/library.authors, but no connector in assets/toy declares this stream"
     for derive in (rebuild.rebuild, rebuild.check):
@@ -153,7 +153,7 @@ def test_shared_rows_to_which_no_table_of_the_source_can_refer_are_not_written(
 
 
 def differing(recorder: Recorder) -> list[str]:
-    return [each.table for each in rebuild.check(recorder.warehouse, "toy", workers=1) if not each.same]
+    return [each["table"] for each in rebuild.check(recorder.warehouse, "toy", workers=1) if not each["same"]]
 
 
 def with_cover(number: int, shown: int, **more: Any) -> Json:
