@@ -33,6 +33,7 @@ SHARED_DATA = project.ROOT.parent / "shared" / "data"
 TEMPLATE = "template_of_tests"
 MEMORY = Path("/dev/shm")
 ROOM_BYTES = 8 * 1024**3
+LONG_S = 10
 FASTER = {"fsync": "off", "full_page_writes": "off", "autovacuum": "off"}
 """Settings of a server whose data end with the tests; a test of what a server keeps starts one of its own."""
 
@@ -53,9 +54,11 @@ def pytest_report_header() -> str:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Says how many statements were struck by how many crashes."""
+    """Says which tests took long that are not marked so, and how many statements were struck by how many crashes."""
     found = Counter[str]()
     for report in (report for reports in terminalreporter.stats.values() for report in reports):
+        if getattr(report, "duration", 0) > LONG_S and "long" not in report.keywords:
+            terminalreporter.line(f"{report.duration:.0f} s, and not marked as long: {report.nodeid}")
         if getattr(report, "when", "") == "call":
             found.update(dict(report.user_properties))
     if found["crashes"]:

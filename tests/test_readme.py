@@ -64,6 +64,7 @@ def without_run_ids(text: str) -> str:
     return RUN_ID.sub("a run's id", text)
 
 
+@pytest.mark.long("loads the recordings of all sources")
 def test_the_answers_are_what_ask_prints(with_recordings: tuple[Warehouse, str]) -> None:
     """docs/questions.md has every question, README.md some of them."""
     found = answers(with_recordings[0])
@@ -194,6 +195,7 @@ def test_the_example_of_a_new_domain_works_as_it_is_written(tmp_path: Path, with
     assert "nothing to write" in atlas(tmp_path, with_dagster, "db", "revision", "-m", "again")
 
 
+@pytest.mark.long("a dozen commands in a project of its own")
 def test_what_is_wrong_with_a_new_source_is_told(
     example: dict[str, str], tmp_path: Path, with_dagster: Warehouse
 ) -> None:

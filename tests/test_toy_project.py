@@ -17,6 +17,7 @@ from tests import toy_project
 pytestmark = pytest.mark.usefixtures("toy")
 
 
+@pytest.mark.long("loads the recordings of a project")
 def test_its_recordings_fill_every_table_in_a_process_of_their_own(warehouse: Warehouse, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "pipelines.cli.main", "--home", str(tmp_path), "run", "--json"]
     environment = os.environ | {"DATABASE_URL": warehouse.conninfo}

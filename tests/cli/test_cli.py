@@ -101,6 +101,7 @@ def test_a_past_day_that_cannot_be_fetched_is_not_transformed(atlas: Atlas, with
     assert [(run["kind"], run["status"]) for run in runs["runs"]] == [("land", "failed")]
 
 
+@pytest.mark.long("loads the recordings of all sources")
 def test_recordings_fill_every_table_and_then_change_nothing(
     atlas: Atlas, with_recordings: tuple[Warehouse, str], copied: Callable[[Warehouse], Warehouse]
 ) -> None:

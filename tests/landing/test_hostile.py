@@ -522,6 +522,7 @@ def test_a_contact_is_wanted_and_sent(opened: Open, monkeypatch: pytest.MonkeyPa
 # All of it
 
 
+@pytest.mark.long("keeps to the rate of every operator")
 def test_the_command_fills_every_table_from_every_fake(warehouse: Warehouse, tmp_path: Path) -> None:
     apis = {stem: hostile.APIS[stem]() for stem in EVERY}
     with ExitStack() as stack:

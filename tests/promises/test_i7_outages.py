@@ -173,6 +173,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("left", [1, 4, 9, 20] if FULL else random.Random(SEED).sample([1, 4, 9, 20], 1))
+@pytest.mark.long("fills a disk, once for each place")
 def test_the_disk_is_full(small_disk: Path, warehouse: Warehouse, civitai: Source, tmp_path: Path, left: int) -> None:
     dice = random.Random(SEED)
     many = [a_model(number, description=dice.randbytes(4_000).hex()) for number in range(3_000)]
