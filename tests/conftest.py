@@ -136,6 +136,7 @@ def toy_template(server: str, worker_id: str) -> Warehouse:
 def copy_of(origin: Warehouse, name: str) -> Warehouse:
     """A copy of a database, under another name."""
     warehouse = Warehouse(origin.url.set(database=name))
+    origin.close()
     with origin.connect("postgres") as connection:
         connection.execute(
             sql.SQL("create database {} template {} strategy file_copy").format(

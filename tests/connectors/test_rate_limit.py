@@ -10,6 +10,7 @@ from itertools import pairwise
 
 import psycopg
 import pytest
+from psycopg.rows import dict_row
 
 from pipelines.connectors import rate_limit
 from pipelines.connectors.rate_limit import RateLimit
@@ -131,7 +132,7 @@ def test_a_failure_gives_the_slot_back(opened: Open) -> None:
 
 def test_a_lost_connection_gives_the_slot_back(warehouse: Warehouse, opened: Open) -> None:
     asked: list[tuple[float, float]] = []
-    dying = warehouse.connect()
+    dying = psycopg.connect(warehouse.conninfo, autocommit=True, row_factory=dict_row)
     limit = RateLimit(dying, HOST, None)
     held = limit.slot()
     held.__enter__()

@@ -15,12 +15,9 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import psycopg
 import pytest
 import stamina
 from psycopg import sql
-from psycopg.pq import TransactionStatus
-from psycopg.rows import dict_row
 
 from pipelines import project
 from pipelines.connectors import listing
@@ -29,7 +26,7 @@ from pipelines.landing import extract, land, validate
 from pipelines.landing.intake import Intake
 from pipelines.source import Item, Source, Window
 from pipelines.transform.run import pending_partitions, transform
-from pipelines.warehouse.database import OPTIONS, Connection, Warehouse
+from pipelines.warehouse.database import Warehouse
 from tests import hostile
 from tests.hostile import Api, Asked, Record, Server
 
@@ -311,39 +308,11 @@ class History:
         return {row["external_id"]: row["edition"] for row in rows}
 
 
-class Kept(psycopg.Connection[dict[str, Any]]):
-    """Goes back to its pool when it is closed, unless something is wrong with it: a history opens fifty."""
-
-    pool: list["Kept"]
-
-    def close(self) -> None:
-        if self.closed or self.info.transaction_status != TransactionStatus.IDLE:
-            super().close()
-            return
-        self.execute("select pg_advisory_unlock_all()")
-        self.pool.append(self)
-
-
 @pytest.fixture(scope="module")
 def pool(new_warehouse: Callable[[], Warehouse]) -> Iterator[Warehouse]:
-    """A warehouse whose connections are used again, for all histories of a worker."""
+    """One warehouse for all histories of a worker."""
     made = new_warehouse()
-    kept: list[Kept] = []
-
-    class Pooled(Warehouse):
-        def connect(self, database: str | None = None) -> Connection:
-            if kept:
-                return kept.pop()
-            options = f"{OPTIONS} -c synchronous_commit=off"
-            connection = Kept.connect(
-                made.conninfo, autocommit=True, row_factory=dict_row, prepare_threshold=None, options=options
-            )
-            connection.pool = kept
-            return connection
-
-    yield Pooled(made.url)
-    for each in kept:
-        psycopg.Connection.close(each)
+    yield made
     made.drop_database(made.database)
 
 

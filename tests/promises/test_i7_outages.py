@@ -134,7 +134,7 @@ def test_the_server_stops_under_a_command(
     before, after = contents(warehouse), contents(undisturbed)
     command = ("transform", "catalog/civitai", "--partition", DAY, "--shrink")
 
-    with closing(warehouse.connect()) as holder:
+    with closing(psycopg.connect(warehouse.conninfo, autocommit=True)) as holder:
         holder.execute("begin")
         holder.execute(sql.SQL("lock table {} in share mode").format(sql.Identifier(*table.split("."))))
         process = start(home, *command)
