@@ -54,6 +54,7 @@ def settled(warehouse: Warehouse) -> Iterator[Connection]:
         where datname = current_database() and backend_type = 'client backend' and pid <> pg_backend_pid()
     """
     deadline = time.monotonic() + PATIENCE_S
+    warehouse.close()
     with warehouse.connect() as connection:
         while connection.execute(others).rowcount:
             assert time.monotonic() < deadline, "the session of a dead process stays"
