@@ -23,12 +23,9 @@ from pipelines.source import Source
 
 Steps = tuple[str | int, ...]
 """Keys, `[*]` for any element, a number for one element, `*` for any key, `~regex` for keys that match."""
-
-Read = tuple[str, Steps]
-"""Kind of a payload, and a path in it."""
+Read = tuple[str, Steps]  # kind of a payload, and a path in it
 
 EXTRACTS = exp.JSONExtract | exp.JSONExtractScalar | exp.JSONBExtract | exp.JSONBExtractScalar | exp.JSONBContainsTopKey
-
 REPLACE_NULL = (
     *(exp.Anonymous, exp.Case, exp.Coalesce, exp.Greatest, exp.Least, exp.Concat, exp.ConcatWs, exp.Format),
     *(exp.Array, exp.ArrayAgg, exp.Count, exp.Is, exp.NullSafeEQ, exp.NullSafeNEQ),
@@ -43,17 +40,13 @@ _TOKEN = re.compile(
 
 @dataclass(frozen=True)
 class Reads:
-    """What a SELECT reads from payloads.
-
-    paths: by kind of payload. unresolved: paths within a value of which the parser does not know where it comes from.
-    problem: why the SELECT could not be followed; None if it was. columns: by path, the columns of the SELECT that
-    depend on it; True where the column is NULL without it.
-    """
+    """What a SELECT reads from payloads."""
 
     paths: frozenset[Read] = frozenset()
-    unresolved: frozenset[Steps] = frozenset()
-    problem: str | None = None
+    unresolved: frozenset[Steps] = frozenset()  # within a value of which the parser does not know where it comes from
+    problem: str | None = None  # why the SELECT could not be followed
     columns: Mapping[Read, Mapping[str, bool]] = field(default_factory=dict, compare=False)
+    """By path, the columns of the SELECT that depend on it; True where the column is NULL without it."""
 
 
 def reads(source: Source, select: Select) -> Reads:
@@ -169,20 +162,16 @@ class _Reader:
             paths |= {(kind, path) for kind, base in origins if (path := _to_values(base + steps))}
             if steps and not origins:
                 unresolved.add(_to_values(steps))
-        return Reads(frozenset(paths), frozenset(unresolved), columns=self._columns())
-
-    def _columns(self) -> dict[Read, dict[str, bool]]:
-        """The columns that the SELECT yields, by each path that they depend on."""
         self.with_conditions = True
-        result: dict[Read, dict[str, bool]] = defaultdict(dict)
+        columns: dict[Read, dict[str, bool]] = defaultdict(dict)
         sides = _sides(self.tree)
         for side in sides:
             for named, value in zip(sides[0].expressions, side.expressions, strict=False):
                 is_null = value.find(*REPLACE_NULL) is None
                 for kind, steps in self._of(value):
-                    found = result[kind, _to_values(steps)]
+                    found = columns[kind, _to_values(steps)]
                     found[named.alias_or_name] = found.get(named.alias_or_name, True) and is_null
-        return result
+        return Reads(frozenset(paths), frozenset(unresolved), columns=columns)
 
     def _steps(self) -> Iterator[tuple[Any, Steps]]:
         """Each value that the SELECT looks into, with the path that it takes from there."""

@@ -75,6 +75,9 @@ class Run:
         """Closes the row in the caller's transaction, so that it becomes visible together with the data."""
         self.counts, self.stats = counts, stats
         self.status = "partial_success" if counts.quarantined else "completed"
+        values = {**asdict(counts), "status": self.status, "stats": Jsonb(stats), "id": self.id}
+        values["cursor_from"] = Jsonb(cursor_from) if cursor_from else None
+        values["cursor_to"] = Jsonb(cursor_to) if cursor_to else None
         self.connection.execute(
             """
             update ops.fetch_runs set
@@ -84,14 +87,7 @@ class Run:
                 cursor_from = %(cursor_from)s, cursor_to = %(cursor_to)s
             where fetch_run_id = %(id)s and status = 'in_progress'
             """,
-            {
-                **asdict(counts),
-                "status": self.status,
-                "stats": Jsonb(stats),
-                "cursor_from": Jsonb(cursor_from) if cursor_from else None,
-                "cursor_to": Jsonb(cursor_to) if cursor_to else None,
-                "id": self.id,
-            },
+            values,
         )
 
 
@@ -143,7 +139,9 @@ def open_run(
         try:
             yield run
         except BaseException as error:
-            run.status, run.counts, run.error = "failed", Counts(), _error_text(error)
+            words = f"{type(error).__name__}: {error}" if isinstance(error, Exception) else "interrupted"
+            run.error = str(error) if isinstance(error, AtlasError) else words
+            run.status, run.counts = "failed", Counts()
             with warehouse.connect() as other:  # the run's own connection may be broken
                 _close_failed(other, run.id, run.error)
             raise
@@ -167,12 +165,6 @@ def _upsert_source(connection: Connection, source: Source) -> None:
     )
 
 
-def _error_text(error: BaseException) -> str:
-    if isinstance(error, AtlasError):
-        return str(error)
-    return f"{type(error).__name__}: {error}" if isinstance(error, Exception) else "interrupted"
-
-
 def _close_failed(connection: Connection, run_id: UUID, error: str) -> None:
     """Closes a run as failed, and deletes what it left unpublished, unless a checkpoint lets the next run resume it."""
     connection.execute(
@@ -194,11 +186,9 @@ def _delete_unresumed(connection: Connection) -> None:
 def close_dead_runs(warehouse: Warehouse) -> list[UUID]:
     """Closes the runs whose process is gone, and returns their ids. The bodies that they wrote stay, and are reused."""
     closed = []
+    in_progress = "select fetch_run_id from ops.fetch_runs where status = 'in_progress' order by 1"
     with warehouse.connect() as connection:
-        for row in connection.execute(
-            "select fetch_run_id from ops.fetch_runs where status = 'in_progress' order by 1"
-        ).fetchall():
-            run_id = row["fetch_run_id"]
+        for run_id in [row["fetch_run_id"] for row in connection.execute(in_progress)]:
             if locks.try_acquire(connection, locks.run(run_id)):
                 _close_failed(connection, run_id, DIED)
                 locks.release(connection, locks.run(run_id))

@@ -28,16 +28,13 @@ from pipelines.source import Auth
 
 TIMEOUT = httpx.Timeout(30.0, connect=10.0)
 ATTEMPTS = 6
-DEFAULT_WAIT_S = 1.0
-"""The wait after a 429 that names no time."""
-MAX_BLOCK_S = 30 * 86_400.0
-"""The longest block that is stored, whatever the host asks for."""
+DEFAULT_WAIT_S = 1.0  # after a 429 that names no time
+MAX_BLOCK_S = 30 * 86_400.0  # the longest block that is stored, whatever the host asks for
 USER_AGENT = "modelatlas/0.1"
 MAX_RESPONSE_S = 120.0
 MAX_RESPONSE_BYTES = 256 * 1024**2
 JSON = "application/json"
-TRANSFER_HEADERS = {"content-encoding", "content-length", "transfer-encoding"}
-"""They describe the bytes on the wire, not the content that was decoded from them."""
+TRANSFER_HEADERS = {"content-encoding", "content-length", "transfer-encoding"}  # of the bytes before they are decoded
 GONE = frozenset({404, 410})
 RATE_LIMIT_RESET = re.compile(r"\bt=([0-9]+)")
 PARAMETERS = re.compile(r"[?&][^?#\s\"'<>]*")
@@ -45,14 +42,12 @@ USER_IN_URL = re.compile(r"(?<=://)[^/@?#\s\"']+@")
 PERHAPS_SECRET = re.compile("token|key|secret|sig|pass|login", re.IGNORECASE)
 """Parameters that are left out of what is logged and stored: rather too many than too few."""
 
-
 DocumentT = TypeVar("DocumentT")
 
 Keep = Callable[[str, bytes | None, httpx.Response, list[msgspec.Raw]], None]
 """Keeps a response for a recording: its target, the body of its request, and its records."""
 
-_tls_context = cache(httpx.create_ssl_context)
-"""Loading the certificates takes 40 ms: once a process."""
+_tls_context = cache(httpx.create_ssl_context)  # loading the certificates takes 40 ms: once a process
 
 
 def _log_retry(details: stamina.instrumentation.RetryDetails) -> None:

@@ -21,38 +21,28 @@ from pipelines.connectors.pagination import Page, PageT, Paginator, Position, Re
 from pipelines.errors import SourceFault
 from pipelines.source import Checkpoint, Cursor, FullScan, Item, Payload, Window
 
-MAX_IDLE_PAGES = 20
-"""After so many pages in succession without a new record the listing is taken to be endless."""
+MAX_IDLE_PAGES = 20  # after so many in succession without a new record the listing is taken to be endless
 
 
 class State(msgspec.Struct):
-    """How far a listing was read.
+    """How far a listing was read."""
 
-    started_at: when its first page was requested. ended: why no page follows: the listing ended, the last cursor was
-    reached, or the response is unchanged (304). highest, lowest: of all positions. previous: the positions of the page
-    before, of numbered pages. validators: of the first page.
-    """
-
-    started_at: datetime
+    started_at: datetime  # when its first page was requested
     next_link: str | None = None
-    ended: Literal["end", "cursor", "unchanged"] | None = None
+    ended: Literal["end", "cursor", "unchanged"] | None = None  # at its end, at the last cursor, or by a 304
     responses: int = 0
-    highest: int | datetime | None = None
+    highest: int | datetime | None = None  # of all positions
     lowest: int | datetime | None = None
-    previous: dict[str, int | datetime] | None = None
-    validators: dict[str, str] = {}
+    previous: dict[str, int | datetime] | None = None  # the positions of the page before, of numbered pages
+    validators: dict[str, str] = {}  # of the first page
 
 
 @dataclass(frozen=True, slots=True)
 class Incremental:
-    """The listing is newest first; a run reads it down to where the last one began.
+    """The listing is newest first; a run reads it down to where the last one began."""
 
-    overlap: how far below the last cursor it reads, since a record may appear later than its position says. start:
-    where it stops while there is no cursor; None: at the end.
-    """
-
-    overlap: timedelta | int
-    start: Position | None = None
+    overlap: timedelta | int  # how far below the last cursor: a record may appear later than its position says
+    start: Position | None = None  # where a run stops while there is no cursor; None: at the end
 
     def stop_below(self, cursor: Mapping[str, Any]) -> Position | None:
         """The position below which earlier runs have read everything."""
@@ -180,7 +170,12 @@ class Listing(Generic[PageT]):
             raise self._fault("returns records without ids, so the next page is unknown", page.target)
         following = self._paginator.next_page(page, state.previous)
         state.next_link, state.previous = following.link, following.previous
-        self._check_progress(page)
+        new = set(page.keys).difference(*self._recent_keys)
+        self._recent_keys.append(set(page.keys))
+        self._client.notes["records returned twice"] += len(page.keys) - len(new)
+        self._idle_pages = 0 if new or not self._head else self._idle_pages + 1
+        if self._idle_pages == MAX_IDLE_PAGES:
+            raise self._fault(f"does not come to an end: {MAX_IDLE_PAGES} pages have no new record", page.target)
         positions: list[Any] = list(page.positions.values())
         if positions:
             seen = positions if state.highest is None else [*positions, state.highest, state.lowest]
@@ -192,15 +187,6 @@ class Listing(Generic[PageT]):
         elif self._stop_below is not None and positions and max(positions) < self._stop_below and not following.back:
             state.ended = "cursor"
         page.checkpoint = Checkpoint(self._name, msgspec.to_builtins(state))
-
-    def _check_progress(self, page: Page[PageT]) -> None:
-        """Counts records that an earlier page returned. Raises SourceFault where many pages hold nothing else."""
-        new = set(page.keys).difference(*self._recent_keys)
-        self._recent_keys.append(set(page.keys))
-        self._client.notes["records returned twice"] += len(page.keys) - len(new)
-        self._idle_pages = 0 if new or not self._head else self._idle_pages + 1
-        if self._idle_pages == MAX_IDLE_PAGES:
-            raise self._fault(f"does not come to an end: {MAX_IDLE_PAGES} pages have no new record", page.target)
 
     def _fault(self, words: str, target: str) -> SourceFault:
         return SourceFault(

@@ -15,8 +15,7 @@ OVERLAPPING = 16
 """The share of a page that overlaps the one before, at least: so many records may go between two requests."""
 
 PageT = TypeVar("PageT")
-Position = datetime | int
-"""Where a record stands in a listing that is newest first."""
+Position = datetime | int  # where a record stands in a listing that is newest first
 
 
 class RecordHead(msgspec.Struct):
@@ -31,47 +30,34 @@ class RecordHead(msgspec.Struct):
 
 @dataclass
 class Page(Generic[PageT]):
-    """A decoded page, its records as received, and what paging reads of those that can be decoded.
+    """A decoded page, its records as received, and what paging reads of those that can be decoded."""
 
-    target: path and query of its request. request: its URL as it is stored. positions: by key, of the records that have
-    one. next_link: `next` of its Link header (RFC 8288). checkpoint: to be yielded after the payloads of the page.
-    """
-
-    target: str
-    request: str
+    target: str  # path and query of its request
+    request: str  # its URL as it is stored
     document: PageT
     records: list[bytes]
     keys: list[str]
-    positions: dict[str, Position]
-    next_link: str | None
-    checkpoint: Checkpoint = field(init=False)
+    positions: dict[str, Position]  # by key, of the records that have one
+    next_link: str | None  # `next` of its Link header (RFC 8288)
+    checkpoint: Checkpoint = field(init=False)  # to be yielded after the payloads of the page
 
 
 @dataclass(frozen=True, slots=True)
 class NextPage:
-    """The page to request next.
+    """The page to request next."""
 
-    link: None after the last page. previous: the positions of the page that it has to overlap. back: the page that was
-    read does not overlap the one before, so that one further up is requested.
-    """
-
-    link: str | None
-    previous: dict[str, Position] | None = None
-    back: bool = False
+    link: str | None  # None after the last page
+    previous: dict[str, Position] | None = None  # of the page that it has to overlap
+    back: bool = False  # it lies further up, because the page that was read does not overlap the one before
 
 
 class Paginator(ABC):
-    """How the pages of a listing follow each other.
+    """How the pages of a listing follow each other."""
 
-    requires_ids: the next page depends on ids of records. numbered: a page may be requested twice, and the last one may
-    not be the end. conditional: one response holds everything, so a 304 to conditional headers means that nothing has
-    changed. is_range: the listing holds a contiguous range of ids, so it proves nothing of a record outside of it.
-    """
-
-    requires_ids: ClassVar[bool] = False
-    numbered: ClassVar[bool] = False
-    conditional: bool = False
-    is_range: bool = False
+    requires_ids: ClassVar[bool] = False  # the next page depends on ids of records
+    numbered: ClassVar[bool] = False  # a page may be requested twice, and the last one may not be the end
+    conditional: bool = False  # one response holds everything: a 304 to conditional headers means that nothing changed
+    is_range: bool = False  # the listing holds a contiguous range of ids: it proves nothing of a record outside of it
 
     @abstractmethod
     def next_page(self, page: Page[Any], previous: dict[str, Position] | None) -> NextPage:
@@ -108,12 +94,9 @@ class LinkHeaderPaginator(Paginator):
 
 @dataclass(frozen=True)
 class BeforeIdPaginator(Paginator):
-    """Pages of the records below an id, in order of ids, so that nothing moves between two; an empty page is the last.
+    """Pages of the records below an id, in order of ids: nothing moves between two. An empty page is the last."""
 
-    parameter: takes `b<id>` for the records below an id.
-    """
-
-    parameter: str
+    parameter: str  # takes `b<id>` for the records below an id
     is_range: bool = False
     requires_ids: ClassVar[bool] = True
 
@@ -131,35 +114,33 @@ class PageNumberPaginator(Paginator):
     that none between them was passed over. Where they share none, the page above is requested too. A page can begin
     only at a multiple of its size, so sizes vary a little. Deleted records may take up room on a page without being
     returned; after a page that is less than half full there is no overlap.
-
-    parameter: takes the number, from 1. size_parameter: takes the number of records of a page. max_size: the largest
-    page. max_page: the highest number that the source serves.
     """
 
-    parameter: str
-    size_parameter: str
+    parameter: str  # takes the number, from 1
+    size_parameter: str  # takes the number of records of a page
     max_size: int
-    max_page: int
+    max_page: int  # the highest number that the source serves
     requires_ids: ClassVar[bool] = True
     numbered: ClassVar[bool] = True
 
     def next_page(self, page: Page[Any], previous: dict[str, Position] | None) -> NextPage:
         parameters = httpx.URL(page.target).params
         size, number = int(parameters[self.size_parameter]), int(parameters.get(self.parameter, 1))
-        if previous and number > 1 and not _overlaps(page.positions, previous):
-            return NextPage(self._page(page, size, number - 1), previous, back=True)
+        if previous and number > 1 and not page.positions.items() & previous.items():
+            positions: list[Any] = list(page.positions.values())
+            if not positions or max(positions) <= min(previous.values()):  # it begins below the end of the previous one
+                return NextPage(self._page(page, size, number - 1), previous, back=True)
         begin, length = size * (number - 1), len(page.records)
         if not length:
             return NextPage(None)
-        reach, wider, later = max(self._pages_from(begin + max(0, length - 1 - self.max_size // OVERLAPPING)))
+        # Of all pages that hold a record near the end of this one, the page that reaches furthest
+        offset = begin + max(0, length - 1 - self.max_size // OVERLAPPING)
+        pages = [(wider, offset // wider + 1) for wider in range(1, self.max_size + 1)]
+        ends = [(wider * later, wider, later) for wider, later in pages if later <= self.max_page]
+        reach, wider, later = max(ends, default=(0, 0, 0))
         if reach > begin + size:
             return NextPage(self._page(page, wider, later), page.positions)
         return NextPage(self._page(page, size, number + 1) if number < self.max_page else None)
-
-    def _pages_from(self, offset: int) -> list[tuple[int, int, int]]:
-        """End, size and number of the pages that hold an offset."""
-        pages = [(size, offset // size + 1) for size in range(1, self.max_size + 1)]
-        return [(size * number, size, number) for size, number in pages if number <= self.max_page] or [(0, 0, 0)]
 
     def _page(self, page: Page[Any], size: int, number: int) -> str:
         return _target(page, {self.size_parameter: size, self.parameter: number})
@@ -168,10 +149,3 @@ class PageNumberPaginator(Paginator):
 def _target(page: Page[Any], parameters: Mapping[str, str | int]) -> str:
     """The target of a page with other values of some query parameters."""
     return str(httpx.URL(page.target).copy_merge_params(parameters))
-
-
-def _overlaps(positions: Mapping[str, Any], previous: Mapping[str, Any]) -> bool:
-    """Whether a page begins no lower than the previous one ends."""
-    if positions.items() & previous.items():
-        return True
-    return bool(positions) and max(positions.values()) > min(previous.values())

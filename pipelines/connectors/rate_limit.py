@@ -14,13 +14,7 @@ from pipelines.errors import AtlasError
 from pipelines.warehouse import locks
 from pipelines.warehouse.database import Connection
 
-MAX_WAIT_S = 120.0
-"""A host that blocks requests for longer ends the run; the next run continues it."""
-
-DELAY_NEXT_REQUEST = """
-update ops.rate_limits set next_request_at = clock_timestamp() + make_interval(secs => %s) where host = %s
-"""
-"""Counted from the end of the response: the time at which the request reached the host is unknown."""
+MAX_WAIT_S = 120.0  # a host that blocks requests for longer ends the run; the next run continues it
 
 
 class RateLimit:
@@ -37,6 +31,10 @@ class RateLimit:
 
         Raises AtlasError where the host is blocked for more than MAX_WAIT_S.
         """
+        # From the end of the response: the time at which the request reached the host is unknown.
+        delay = (
+            "update ops.rate_limits set next_request_at = clock_timestamp() + make_interval(secs => %s) where host = %s"
+        )
         while True:
             locks.acquire(self._connection, locks.host(self.host))
             try:
@@ -44,7 +42,7 @@ class RateLimit:
                     try:
                         yield
                     finally:
-                        self._connection.execute(DELAY_NEXT_REQUEST, [self._interval_s, self.host])
+                        self._connection.execute(delay, [self._interval_s, self.host])
                     return
             finally:
                 locks.release(self._connection, locks.host(self.host))

@@ -2,8 +2,7 @@
 
     live source ──Recorder──> samples/<domain>/<source>/<day>.json ──RecordedTransport──> Client
 
-The day is part of the file name, so a replay always gives the same partition. Belongs here: the format of recordings,
-and what is taken out of them. Not here: making clients (`landing.extract`).
+The day is part of the file name, so a replay always gives the same partition. Not here: clients (`landing.extract`).
 """
 
 import importlib.util
@@ -24,12 +23,10 @@ from pipelines.connectors.http import Keep, without_secrets_in_urls
 from pipelines.errors import AtlasError, NotRecorded
 from pipelines.source import Item, Kind, Payload, Source, Window
 
-HEADERS = ("content-type", "etag", "last-modified", "link")
-"""The headers that are kept: no cookie, and nothing else that is the caller's own."""
+HEADERS = ("content-type", "etag", "last-modified", "link")  # no cookie, and nothing else that is the caller's own
 REDACTED = "REDACTED"
 STRING = r'"(?:[^"\\]|\\.)*"'
-MEMBER = re.compile(rf"({STRING})(\s*:\s*)({STRING})|{STRING}", re.DOTALL)
-"""A string with a name, or by itself."""
+MEMBER = re.compile(rf"({STRING})(\s*:\s*)({STRING})|{STRING}", re.DOTALL)  # a string with a name, or by itself
 NO_SECRET = r"(?i:page|next|prev|previous|continuation|resumption|bos|eos|pad|unk|sep|cls|mask)[_-]?(?i:token)$"
 """Positions in listings, and words of tokenizers."""
 WORD = r"(?:^|[\W_]|(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z]))"
@@ -59,17 +56,14 @@ class Exchange(msgspec.Struct):
 
 
 class Recording(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
-    """One day of a source: exchanges of an HTTP source, or the folder of a folder source.
-
-    folder: next to the recording, or in a package. limit: the most pages of a listing and records of a page, where not
-    all were kept; then nothing that is missing counts as deleted. past: whether the day was over when it was recorded.
-    """
+    """One day of a source: exchanges of an HTTP source, or the folder of a folder source."""
 
     exchanges: list[Exchange] = []
     package: str | None = None
-    folder: str = "."
+    folder: str = "."  # next to the recording, or in the package
     limit: int | None = None
-    past: bool = False
+    """The most pages of a listing and records of a page, where not all were kept: then nothing counts as deleted."""
+    past: bool = False  # the day was over when it was recorded
 
     def path(self, source: Source) -> Path:
         """The folder of a folder source. Raises AtlasError where the package is not installed."""
@@ -82,8 +76,7 @@ class Recording(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
 
     def window(self, source: Source, day: date) -> Window:
         """What a replay reads: everything that was recorded."""
-        full_refresh = not source.supports_backfill
-        return Window(day, current=not self.past, full_refresh=full_refresh, limit=self.limit)
+        return Window(day, current=not self.past, full_refresh=not source.supports_backfill, limit=self.limit)
 
 
 class RecordedTransport(httpx.BaseTransport):
@@ -102,13 +95,10 @@ class RecordedTransport(httpx.BaseTransport):
 
 
 class Redactor:
-    """Replaces secrets. An address that occurs again gets the same placeholder again.
-
-    token: of the source, or `login:key`; it and both of its halves are replaced wherever they occur.
-    """
+    """Replaces secrets, and the token of the source: `login:key` as a whole, and both of its halves."""
 
     def __init__(self, token: str | None = None) -> None:
-        self._people: dict[str, str] = {}
+        self._people: dict[str, str] = {}  # the placeholder of each address
         own = sorted(filter(None, {token, *(token or "").split(":")}), key=len, reverse=True)
         self._own = re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, own)) or '(?!)'})(?!\w)")
 
@@ -145,11 +135,7 @@ class Redactor:
 
 
 class Recorder:
-    """Keeps what a live source answers, without secrets.
-
-    limit: as in Recording. past: whether the day is over. token: as in Redactor. left_out: names of files that seem to
-    hold a secret, or cannot be read.
-    """
+    """Keeps what a live source answers, without secrets. limit, past: as in Recording. token: as in Redactor."""
 
     def __init__(self, limit: int | None, *, past: bool, token: str | None = None) -> None:
         self.limit, self._past, self._redactor = limit, past, Redactor(token)
@@ -157,7 +143,7 @@ class Recorder:
         self._requests: dict[str, str] = {}
         self._places: list[tuple[str, str]] = []
         self.files: dict[str, bytes] = {}
-        self.left_out: list[str] = []
+        self.left_out: list[str] = []  # names of files that seem to hold a secret, or cannot be read
 
     def keep(self, base_url: str, replay_url: str) -> Keep:
         """What a client of a base URL calls with each response; replay_url: the base URL of the client that replays.
@@ -218,10 +204,7 @@ class Recorder:
         return Recording(list(self.exchanges.values()), folder=folder, limit=self.limit, past=self._past)
 
     def _cut(self, line: str, content: bytes, records: list[msgspec.Raw]) -> bytes:
-        """A page without the records beyond the limit: without what is between the last that stays and the last.
-
-        Raises AtlasError where the page does not hold the records as they are, in their order.
-        """
+        """A page without the records beyond the limit: without what is between the last that stays and the last."""
         if self.limit is None or len(records) <= self.limit:
             return content
         ends, end = [0], 0

@@ -14,12 +14,9 @@ from pipelines.landing.intake import Intake, Progress
 from pipelines.ledger import Run
 from pipelines.source import Payload, Source
 
-ACCEPTED_LOSS = 5
-"""This many records or rows may go, whatever their share is; of records, if the scan listed any."""
-ACCEPTED_SHARE = 5
-"""One of so many may go."""
-ADJACENT = 20
-"""The most records on either side of a range of ids that are asked for, as they may have been its ends."""
+ACCEPTED_LOSS = 5  # so many records or rows may go, whatever their share is; of records, if the scan listed any
+ACCEPTED_SHARE = 5  # one of so many may go
+ADJACENT = 20  # so many records on either side of a range of ids are asked for, as they may have been its ends
 
 
 def loses_too_much(lost: int, before: int) -> bool:
@@ -60,10 +57,7 @@ def find_deleted(
 
 
 def _fetch_missing(kind: str, rows: list[dict[str, Any]], intake: Intake) -> Iterator[Payload | int]:
-    """Of each missing record what `find_deleted` yields. On either side of a range, up to the first that is not gone.
-
-    rows: as SELECT_MISSING returns them.
-    """
+    """Of each missing record what `find_deleted` yields; on either side of a range, until one is not gone."""
     finished = set[int]()
     for row in rows:
         if row["side"] in finished:

@@ -29,8 +29,7 @@ from pipelines.settings import Mode
 from pipelines.source import FullScan, Item, Payload, Source, Window
 from pipelines.warehouse.database import Warehouse
 
-REPLAYED = "https://{}"
-"""The base URL under which another server of a source is replayed, by its name."""
+REPLAYED = "https://{}"  # the base URL under which another server of a source is replayed, by its name
 
 
 @contextmanager

@@ -20,49 +20,37 @@ from pipelines.source import FullScan, Item, Payload
 from pipelines.warehouse.database import Connection
 from pipelines.warehouse.staging_tables import UNPUBLISHED
 
-GetRecord = Callable[[str, str], Payload | None]
-"""The record of a kind and an external id; None if the source says that it is deleted."""
-
-MAX_ATTEMPTS = 5
-"""Runs that resume from one checkpoint without reaching the next; the run after them starts over."""
+GetRecord = Callable[[str, str], Payload | None]  # by kind and external id; None if the source says that it is deleted
+MAX_ATTEMPTS = 5  # runs that resume from one checkpoint without reaching the next; the run after them starts over
 
 
 @dataclass(frozen=True)
 class Intake:
-    """What a landing reads.
-
-    items: a function of the checkpoints of the run that is resumed, by listing; none: from the start. mode: live,
-    recorded or files; only live runs are resumed. fetched_at: when the items were received, if not now. cursors: as the
-    last run left them. request_options: where and with which options a live run reads; a run with others is not
-    resumed. notes: counts for the ledger.
-    """
+    """What a landing reads."""
 
     items: Callable[[dict[str, dict[str, Any]]], Iterable[Item]]
-    mode: str
-    fetched_at: datetime | None = None
+    """From the checkpoints of the run that is resumed, by listing; from the start, if there are none."""
+    mode: str  # live, recorded or files; only live runs are resumed
+    fetched_at: datetime | None = None  # when the items were received, if not now
     get_record: GetRecord | None = None
-    cursors: Mapping[str, Any] = field(default_factory=dict)
-    request_options: dict[str, str | bool] = field(default_factory=dict)
-    notes: Counter[str] = field(default_factory=Counter)
+    cursors: Mapping[str, Any] = field(default_factory=dict)  # as the last run left them
+    request_options: dict[str, str | bool] = field(default_factory=dict)  # a live run with others is not resumed
+    notes: Counter[str] = field(default_factory=Counter)  # counts for the ledger
 
 
 class Progress(msgspec.Struct):
-    """What a landing has done so far, as it is stored with each checkpoint.
+    """What a landing has done so far, as it is stored with each checkpoint."""
 
-    started_at: before the first request. attempts: runs that resumed from this checkpoint. listings: checkpoint of each
-    listing. unreadable: kind and id of records that exist and could not be read.
-    """
-
-    started_at: datetime
+    started_at: datetime  # before the first request
     request_options: dict[str, str | bool] = {}
-    attempts: int = 0
-    listings: dict[str, dict[str, Any]] = {}
+    attempts: int = 0  # runs that resumed from this checkpoint
+    listings: dict[str, dict[str, Any]] = {}  # the checkpoint of each
     fetched: int = 0
     bytes: int = 0
     bodies: int = 0
     skipped: dict[str, int] = {}
     repaired: dict[str, int] = {}
-    unreadable: list[tuple[str, str]] = []
+    unreadable: list[tuple[str, str]] = []  # kind and id of records that exist and could not be read
     full_scans: list[FullScan] = []
 
 

@@ -15,16 +15,13 @@ from typing import Any
 from msgspec.inspect import DictType, ListType, StructType, Type, UnionType
 
 EACH_ELEMENT, EACH_VALUE = "[*]", "*"
-MAX_KEY_LENGTH = 64
-"""A longer key is data, as one that looks like an id is."""
+MAX_KEY_LENGTH = 64  # a longer key is data, as one that looks like an id is
 
 Steps = tuple[str | int, ...]
-
 Readers = dict[str, dict[str, bool]]
 """By SELECT file, the columns that depend on a path; True for one that is NULL without it."""
 
 TYPES = {dict: "object", list: "array", str: "string", int: "number", float: "number", bool: "boolean"}
-
 _ID = re.compile(r"[0-9][0-9.:_-]*|(?=.*[0-9])[0-9A-Fa-f-]{16,}")
 _PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*|\*")
 
@@ -86,19 +83,15 @@ class Node:
 
 
 class Tree:
-    """The paths that are read in one stream, and what the payloads that it walked through have at them.
-
-    payloads: how many have a path with a type. samples: the digest of one of these. of_payloads: how many have the
-    object or array around a path. unread: the keys of each object that nobody reads, as paths, with the digest of a
-    payload.
-    """
+    """The paths that are read in one stream, and what the payloads that it walked through have at them."""
 
     def __init__(self, root: Node | None = None) -> None:
         self.root = root or Node()
-        self.payloads: Counter[tuple[str, str]] = Counter()
-        self.samples: dict[tuple[str, str], bytes] = {}
-        self.of_payloads: Counter[str] = Counter()
+        self.payloads: Counter[tuple[str, str]] = Counter()  # how many have a path with a type
+        self.samples: dict[tuple[str, str], bytes] = {}  # the digest of one of these
+        self.of_payloads: Counter[str] = Counter()  # how many have the object or array around a path
         self.unread: dict[str, dict[str, bytes]] = {}
+        """The keys of each object that nobody reads, as paths, with the digest of a payload."""
 
     def walk(self, value: Any, digest: bytes) -> None:
         """Counts what a payload has at the paths."""

@@ -17,17 +17,11 @@ from typing import Any
 
 import msgspec
 
-MAX_BYTES = 200 * 1024 * 1024
-"""The longest body that is accepted: jsonb holds strings and containers of up to 256 MiB."""
-
-LARGE = 4 * 1024 * 1024
-"""The longest text that is decoded."""
+MAX_BYTES = 200 * 1024 * 1024  # the longest body that is accepted: jsonb holds strings and containers of up to 256 MiB
+LARGE = 4 * 1024 * 1024  # the longest text that is decoded
 CHUNK = 1024 * 1024
 
-BOM = "byte-order mark removed"
 INVALID_UTF8 = "invalid UTF-8 replaced"
-NUL = "NUL character replaced"
-LONE_SURROGATE = "lone surrogate replaced"
 DUPLICATE_KEY = "duplicate key: last one kept"
 TOO_DEEP = "too_deep", "nested deeper than can be read"
 
@@ -119,7 +113,16 @@ def repair_large(body: bytes) -> tuple[bytes, list[str]]:
         at = _AT_BYTE.search(str(error))
         offset = start + (int(at.group(1)) if at else len(text))
         raise Unlandable("not_json", f"{_AT_BYTE.sub('', str(error))} at byte {offset}", offset) from None
-    return _replace_invalid_bytes(text, repairs), sorted(repairs)
+    try:
+        for _ in codecs.iterdecode(chunks(text), "utf-8"):
+            pass
+    except UnicodeDecodeError:
+        repairs.add(INVALID_UTF8)
+        repaired = io.BytesIO()
+        for chunk in codecs.iterdecode(chunks(text), "utf-8", errors="surrogateescape"):
+            repaired.write(_SURROGATE.sub(_REPLACEMENT, chunk).encode())
+        text = repaired.getvalue()
+    return text, sorted(repairs)
 
 
 def repair_any_size(body: bytes) -> tuple[bytes, list[str]]:
@@ -138,7 +141,7 @@ def _without_bom(body: bytes, repairs: set[str]) -> tuple[bytes, int]:
         raise Unlandable("too_large", f"{len(body):,} bytes; a payload may have {MAX_BYTES:,}")
     if not body.startswith(codecs.BOM_UTF8):
         return body, 0
-    repairs.add(BOM)
+    repairs.add("byte-order mark removed")
     return body[len(codecs.BOM_UTF8) :], len(codecs.BOM_UTF8)
 
 
@@ -149,24 +152,10 @@ def _replace_escapes(text: bytes, repairs: set[str]) -> bytes:
     repaired = io.BytesIO(text)
     for match in _ESCAPED.finditer(text):
         if match.lastgroup:
-            repairs.add(NUL if match.lastgroup == "nul" else LONE_SURROGATE)
+            repairs.add(f"{'NUL character' if match.lastgroup == 'nul' else 'lone surrogate'} replaced")
             repaired.seek(match.start())
             repaired.write(rb"\ufffd")
     return repaired.getvalue()
-
-
-def _replace_invalid_bytes(text: bytes, repairs: set[str]) -> bytes:
-    """A text with a replacement character for each byte that is not UTF-8."""
-    try:
-        for _ in codecs.iterdecode(chunks(text), "utf-8"):
-            pass
-        return text
-    except UnicodeDecodeError:
-        repairs.add(INVALID_UTF8)
-        repaired = io.BytesIO()
-        for chunk in codecs.iterdecode(chunks(text), "utf-8", errors="surrogateescape"):
-            repaired.write(_SURROGATE.sub(_REPLACEMENT, chunk).encode())
-        return repaired.getvalue()
 
 
 def _fits_numeric(literal: str) -> bool:

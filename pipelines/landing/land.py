@@ -28,8 +28,7 @@ from pipelines.warehouse.database import Connection, Warehouse
 BATCH_BYTES = 8 * 1024 * 1024
 BATCH_PAYLOADS = 2_000
 SWITCH_INTERVAL_S = 0.0005
-"""The writer thread needs the interpreter hundreds of times a batch: Python's default of 5 ms made a landing take a
-third longer."""
+"""The writer thread needs the interpreter often: Python's default of 5 ms made a landing take a third longer."""
 
 
 def land_items(
@@ -42,10 +41,7 @@ def land_items(
     replaces_entry: int | None = None,
     notify: Callable[[Run], None] = ledger.silent,
 ) -> Run:
-    """Lands given items under a partition; returns the closed run.
-
-    replaces_entry: the quarantine entry whose payload the items replace.
-    """
+    """Lands given items, such as one that replaces a quarantine entry, under a partition; returns the closed run."""
     intake = nullcontext(Intake(lambda _: items, "files", fetched_at))
     return land_intake(warehouse, source, partition, intake, replaces_entry=replaces_entry, notify=notify)
 
@@ -66,16 +62,12 @@ def land_intake(
     shrink: accept a listing that lacks many records. Raises what the source raises, after the run is closed as failed.
     """
     sys.setswitchinterval(SWITCH_INTERVAL_S)
+    code = source.code_version
+    opened = ledger.open_run(
+        warehouse, source, "land", partition, code_version=code, dagster_run_id=dagster_run_id, notify=notify
+    )
     with (
-        ledger.open_run(
-            warehouse,
-            source,
-            "land",
-            partition,
-            code_version=source.code_version,
-            dagster_run_id=dagster_run_id,
-            notify=notify,
-        ) as run,
+        opened as run,
         intake as entered,
         warehouse.connect() as connection,
         ThreadPoolExecutor(max_workers=1) as writer,

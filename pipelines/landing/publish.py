@@ -17,9 +17,7 @@ from pipelines.ledger import Counts, Run
 from pipelines.source import Source
 from pipelines.warehouse import locks
 
-VACUUM_FROM = 1_000
-"""A landing of this many arrivals vacuums staging.arrivals at once: the next one needs the space before autovacuum
-runs."""
+VACUUM_FROM = 1_000  # so many arrivals are vacuumed at once: the next landing needs the space before autovacuum runs
 
 
 def publish(
@@ -39,22 +37,17 @@ def publish(
     connection = run.connection
     parameters = {"run": run.id, "source": run.source, "partition": run.partition}
     parameters |= {"deleted": deleted, "deleted_at": progress.started_at, "entry": replaces_entry}
-    stats: dict[str, Any] = {
-        "bytes": progress.bytes,
-        "bodies": progress.bodies,
-        "skipped": progress.skipped,
-        "repaired": progress.repaired,
-        "mode": intake.mode,
-        **intake.request_options,
-        "notes": {name: number for name, number in sorted(intake.notes.items()) if number},
-    }
+    stats: dict[str, Any] = {"mode": intake.mode, **intake.request_options}
+    stats |= {name: getattr(progress, name) for name in ("bytes", "bodies", "skipped", "repaired")}
+    stats["notes"] = {name: number for name, number in sorted(intake.notes.items()) if number}
     with connection.transaction():
         locks.acquire_for_transaction(connection, locks.landing(run.source))
         erased = sum(connection.execute(statement, parameters).rowcount for statement in DELETE_ERASED)
         if erased:
             stats["skipped"] = progress.skipped | {"erased before": erased}
         connection.execute(CLASSIFY, parameters)
-        results = {row["result"]: row["number"] for row in connection.execute(COUNT_RESULTS)}
+        counted = connection.execute("select result, count(*) as number from classified group by result")
+        results = {row["result"]: row["number"] for row in counted}
         tombstones = connection.execute(deletions.INSERT_TOMBSTONES, parameters).rowcount
         for statement in (CLEAR_LATEST, INSERT_VERSIONS, INSERT_OBSERVATIONS, CONFIRM_UNCHANGED):
             connection.execute(statement, parameters)
@@ -161,8 +154,6 @@ from observed
     superseded         the run has a later, different body of the record
     late               the latest version is newer, or was received again since
 """
-
-COUNT_RESULTS = "select result, count(*) as number from classified group by result"
 
 CLEAR_LATEST = """
 update staging.versions v set latest = false

@@ -27,10 +27,8 @@ from pipelines.warehouse.ops_tables import NULL, UNREAD
 
 MOST_PAYLOADS = 500
 EXPECTED, ALWAYS = 10, 3
-DAYS = 30
-"""How long a new type is worth a warning: nothing says when the SELECT has been adapted to it."""
-MAX_KEYS = 64
-"""Keys of one object that are kept as unread. Where an object has more, its keys are data."""
+DAYS = 30  # how long a new type is worth a warning: nothing says when the SELECT has been adapted to it
+MAX_KEYS = 64  # of one object that are kept as unread; where an object has more, its keys are data
 
 Change = dict[str, Any]
 """A row of the table, with `what` changed, in which `run`, its `effects` in sentences, and whether it `warns`."""

@@ -18,8 +18,7 @@ from pipelines.ledger import Run
 from pipelines.warehouse import locks
 from pipelines.warehouse.database import Connection
 
-Body = tuple[Arrival, bytes, list[str]]
-"""An arrival, the text of its body for jsonb, and the repairs of that."""
+Body = tuple[Arrival, bytes, list[str]]  # an arrival, the text of its body for jsonb, and the repairs of that
 
 UNSTORABLE = (
     psycopg.DataError,
@@ -42,10 +41,16 @@ class BodyWriter:
         """Starts to write a batch once the one before is written. checkpoint: save the progress with it."""
         locks.acquire_shared(self.run.connection, locks.BODIES)
         unknown = self._unknown(arrivals)
-        bodies, unstorable = self._prepare(unknown)
+        bodies: list[Body] = []
+        for arrival in unknown:
+            is_held = len(arrival.body) <= LARGE and is_lossless(arrival.body)
+            try:
+                bodies.append((arrival, *((arrival.body, list[str]()) if is_held else repair_any_size(arrival.body))))
+            except Unlandable as fault:
+                rejected.append(self._reject(arrival, fault))
         self.wait()
         self.in_flight = {each.body_key for each in unknown}
-        self.writing = self.writer.submit(self._write, bodies, arrivals, rejected + unstorable, checkpoint)
+        self.writing = self.writer.submit(self._write, bodies, arrivals, rejected, checkpoint)
 
     def wait(self) -> None:
         """Waits until the last batch is written; raises what its writer raised."""
@@ -63,19 +68,6 @@ class BodyWriter:
         rows = self.run.connection.execute(SELECT_UNKNOWN, [list(column) for column in zip(*values, strict=True)])
         sequences = {row["sequence"] for row in rows}
         return [each for each in arrivals if each.sequence in sequences and each.body_key not in self.in_flight]
-
-    def _prepare(self, arrivals: list[Arrival]) -> tuple[list[Body], list[Rejected]]:
-        """The bodies to write, repaired where jsonb needs it, and those that cannot be repaired."""
-        bodies: list[Body] = []
-        rejected: list[Rejected] = []
-        for arrival in arrivals:
-            body = arrival.body
-            try:
-                known = len(body) <= LARGE and is_lossless(body)
-                bodies.append((arrival, *((body, list[str]()) if known else repair_any_size(body))))
-            except Unlandable as fault:
-                rejected.append(self._reject(arrival, fault))
-        return bodies, rejected
 
     def _reject(self, arrival: Arrival, fault: Unlandable) -> Rejected:
         self.unstorable.add(arrival.digest)

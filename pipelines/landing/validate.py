@@ -23,8 +23,7 @@ from pipelines.landing.jsonb import SPACED_COLON, Unlandable, is_lossless, repai
 from pipelines.source import Contract, Payload
 
 MAX_ID_LENGTH = 1_000
-NOT_A_TEXT = re.compile("[\0\ud800-\udfff]")
-"""What PostgreSQL does not accept in text: NUL and lone surrogates."""
+NOT_A_TEXT = re.compile("[\0\ud800-\udfff]")  # what PostgreSQL does not accept in text: NUL and lone surrogates
 MISSING_FIELD = re.compile(r"missing required field `(.+)`")
 SHORT = 10_000
 TINY = re.compile(rb"[eE]-[0-9]{4}")
@@ -32,8 +31,7 @@ TINY = re.compile(rb"[eE]-[0-9]{4}")
 COLON = b'":'
 NOTHING = msgspec.Raw(b"null")
 
-PathTree = dict[str, "PathTree"]
-"""Paths by their steps; a step without further steps leads to a volatile field."""
+PathTree = dict[str, "PathTree"]  # paths by their steps; a step without further steps leads to a volatile field
 
 
 class VolatileFields(NamedTuple):
@@ -46,12 +44,12 @@ class VolatileFields(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """A valid payload. sequence: its place in the run. digest: of its body without volatile fields."""
+    """A valid payload."""
 
-    sequence: int
+    sequence: int  # its place in the run
     stream: str
     external_id: str
-    digest: bytes
+    digest: bytes  # of its body without volatile fields
     version_at: datetime
     fetched_at: datetime
     request: str
@@ -87,7 +85,6 @@ class Validator:
         """The payload with its id, times and digest, or with the reason why it cannot land."""
         external_id = payload.external_id
         request = payload.request.encode(errors="backslashreplace").decode()
-
         try:
             record = self._decode(payload.body)
             external_id = external_id or record.external_id()
@@ -100,7 +97,12 @@ class Validator:
             return Rejected(self._stream, payload.body, request, external_id, fault)
         except msgspec.ValidationError as error:
             external_id = external_id or self._readable_id(payload.body)
-            return Rejected(self._stream, payload.body, request, external_id, _contract_fault(error))
+            message, _, at = str(error).partition(" - at ")
+            path = at.strip("`").replace("[...]", "[*]") or "$"
+            violation = Unlandable("wrong_type", message, path=path)
+            if missing := MISSING_FIELD.search(message):
+                violation = Unlandable("missing_field", message, path=f"{path}.{missing.group(1)}")
+            return Rejected(self._stream, payload.body, request, external_id, violation)
         received = self._fetched_at or datetime.now(UTC)
         version_at = payload.version_at or record.version_at() or received
         stable, volatile = split_off(payload.body, self._volatile) if self._volatile else (payload.body, None)
@@ -129,15 +131,6 @@ class Validator:
             return self._contract.external_id(cast(Contract, record))
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, AttributeError):
             return None
-
-
-def _contract_fault(error: msgspec.ValidationError) -> Unlandable:
-    """How a payload violates its contract, with the JSON path."""
-    message, _, at = str(error).partition(" - at ")
-    path = at.strip("`").replace("[...]", "[*]") or "$"
-    if missing := MISSING_FIELD.search(message):
-        return Unlandable("missing_field", message, path=f"{path}.{missing.group(1)}")
-    return Unlandable("wrong_type", message, path=path)
 
 
 def path_tree(paths: tuple[str, ...]) -> PathTree:

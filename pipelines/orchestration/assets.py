@@ -3,8 +3,7 @@
     catalog/civitai ──> catalog/civitai/models, catalog/civitai/images, …
 
 A run processes a range of partitions; each has its own ledger row and its own materialization. Where a partition
-fails, the others are materialized first, then the run fails and names it. The tables of a source are written in one
-transaction, so they are materialized together.
+fails, the others are materialized first, then the run fails and names it.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,8 +29,7 @@ FOLLOW = (
     & ~dg.AutomationCondition.any_deps_in_progress()
     & ~dg.AutomationCondition.in_progress()
 )
-MOST_CHANGES = 50
-"""How many rows a drift table in the UI has at most."""
+MOST_CHANGES = 50  # of a drift table in the UI
 HOW_TO_TRACE = """`atlas trace {table} KEY` shows which payload and run a row comes from; for all rows:
 ```sql
 select * from ops.trace where table_name = '{table}'
@@ -78,7 +76,7 @@ def staging_asset(source: Source) -> dg.AssetsDefinition:
 
 
 def table_assets(source: Source) -> dg.AssetsDefinition:
-    """The assets of a source's tables, which are transformed together."""
+    """The assets of a source's tables, which are written in one transaction, and so are materialized together."""
     tables = table_keys(source)
     specs = [
         dg.AssetSpec(

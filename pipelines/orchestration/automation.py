@@ -77,12 +77,12 @@ def _retry(warehouse: Warehouse, source: Source) -> bool:
     return bool(row and row["retry"])
 
 
-def full_refresh_schedule(source: Source, cron: str) -> dg.ScheduleDefinition:
-    """Requests a full refresh of a source at the times of a cron expression, in UTC."""
+def full_refresh_schedule(source: Source) -> dg.ScheduleDefinition:
+    """Requests a full refresh of a source at the times of its cron expression, in UTC."""
 
     @dg.schedule(
         name=f"{op_name(source)}__full_refresh",
-        cron_schedule=cron,
+        cron_schedule=str(source.full_refresh_cron),
         execution_timezone="UTC",
         target=dg.AssetSelection.assets(staging_key(source)),
         default_status=dg.DefaultScheduleStatus.RUNNING,

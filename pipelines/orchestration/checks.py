@@ -14,10 +14,8 @@ from pipelines.orchestration.resources import Atlas
 from pipelines.source import Source
 from pipelines.warehouse.database import Connection
 
-Verdict = dict[str, Any]
-"""What a check found: the arguments of its AssetCheckResult."""
-MOST_SENTENCES = 5
-"""How many changes the description of the check `drift` names."""
+Verdict = dict[str, Any]  # what a check found: the arguments of its AssetCheckResult
+MOST_SENTENCES = 5  # of the description of the check `drift`
 
 
 def ledger_checks(source: Source) -> dg.AssetChecksDefinition:

@@ -43,10 +43,7 @@ class Atlas:
 
 @contextmanager
 def instance(warehouse: Warehouse, home: Path) -> Iterator[dg.DagsterInstance]:
-    """Dagster's instance in this process, which its children find by DAGSTER_HOME, a folder under the Atlas home.
-
-    Creates its database where it is missing.
-    """
+    """Dagster's instance and its database; children of this process find it by DAGSTER_HOME, below the Atlas home."""
     warehouse.create_database(str(warehouse.dagster_url.database))
     folder = home.resolve() / "dagster"
     folder.mkdir(parents=True, exist_ok=True)

@@ -96,7 +96,7 @@ def test_full_refreshes_are_requested_at_their_hour_for_every_source_that_declar
     refreshed = [source for source in project.sources().values() if source.full_refresh_cron]
     assert refreshed
     for source in refreshed:
-        schedule = full_refresh_schedule(source, str(source.full_refresh_cron))
+        schedule = full_refresh_schedule(source)
         repository = defs.get_repository_def()
         context = dg.build_schedule_context(scheduled_execution_time=SUNDAY, repository_def=repository)
         (request,) = schedule.evaluate_tick(context).run_requests or []
