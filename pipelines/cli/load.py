@@ -23,7 +23,6 @@ from pipelines.settings import Mode
 from pipelines.source import Payload, Source, Window
 from pipelines.transform.run import pending_partitions
 from pipelines.transform.run import transform as transform_partition
-from pipelines.warehouse.database import Warehouse
 
 Day = Annotated[str | None, typer.Option("--partition", help="One day, YYYY-MM-DD.", metavar="DAY")]
 Full = Annotated[bool, typer.Option("--full", help="Apply all latest versions again, not only pending ones.")]
@@ -54,7 +53,7 @@ def run(
     if full_refresh and mode != "live":
         raise AtlasError("A recording is always read whole: --full-refresh goes with --live.", usage=True)
     chosen = project.find_sources(sources or [])
-    work = _work(chosen, mode, *_day_range(partition, since, until, mode))
+    work = _work(chosen, mode, partition, since, until)
     with context.warehouse() as warehouse, show.reporting() as reporter:
         from pipelines.cli import dagster_runs  # Dagster takes seconds to import
 
@@ -64,7 +63,11 @@ def run(
             "transform": {"full": full, "shrink": shrink},
         }
         dagster_runs.run(warehouse, home, work, mode, config, reporter)
-        rows = _row_counts(warehouse, chosen)
+        tables = sorted({select.table.fullname for source in chosen for select in project.selects(source.name)})
+        with warehouse.connect() as connection:
+            query = "select table_name, rows from ops.table_digests where table_name = any(%s)"
+            found = {row["table_name"]: row["rows"] for row in connection.execute(query, [tables])}
+        rows = dict.fromkeys(tables, 0) | found
     _warn_without_selects(chosen)
     show.result({"runs": [show.run_as_dict(each) for each in reporter.runs], "rows": rows})
     show.table("Rows of all sources", [{"table": name, "rows": number} for name, number in rows.items()])
@@ -156,23 +159,20 @@ def _parse_day(text: str) -> Window:
     return window
 
 
-def _day_range(partition: str | None, since: str | None, until: str | None, mode: Mode) -> tuple[date, date]:
-    """The first and last day that the options name; without any, all days, or today when live."""
+def _work(
+    sources: list[Source], mode: Mode, partition: str | None, since: str | None, until: str | None
+) -> list[tuple[Source, list[date]]]:
+    """The days to run for each source: those that the options name; without any, all days, or today when live."""
     if partition and (since or until):
         raise AtlasError("Give either --partition or --from and --to.", usage=True)
     today = datetime.now(UTC).date()
     first, last = partition or since, partition or until
     earliest = today if mode == "live" and not last else date.min
-    wanted = (_parse_day(first).day if first else earliest, _parse_day(last).day if last else today)
-    if wanted[1] < wanted[0]:
+    start, end = _parse_day(first).day if first else earliest, _parse_day(last).day if last else today
+    if end < start:
         raise AtlasError(f"The range {first} to {last} is empty.", usage=True)
-    return wanted
-
-
-def _work(sources: list[Source], mode: Mode, first: date, last: date) -> list[tuple[Source, list[date]]]:
-    """The days to run for each source. Raises AtlasError where there is not a single one."""
     days = {source.name: recording.days(source) if mode == "recorded" else _days(source) for source in sources}
-    work = [(source, [day for day in days[source.name] if first <= day <= last]) for source in sources]
+    work = [(source, [day for day in days[source.name] if start <= day <= end]) for source in sources]
     if any(chosen for _, chosen in work):
         return work
     if mode == "live":
@@ -186,15 +186,6 @@ def _days(source: Source) -> list[date]:
     """The days of a live source."""
     number = (datetime.now(UTC).date() - source.start_date).days + 1
     return [source.start_date + timedelta(days=each) for each in range(number)]
-
-
-def _row_counts(warehouse: Warehouse, sources: Iterable[Source]) -> dict[str, int]:
-    """How many rows each table of the sources has."""
-    tables = sorted({select.table.fullname for source in sources for select in project.selects(source.name)})
-    with warehouse.connect() as connection:
-        query = "select table_name, rows from ops.table_digests where table_name = any(%s)"
-        found = {row["table_name"]: row["rows"] for row in connection.execute(query, [tables])}
-    return dict.fromkeys(tables, 0) | found
 
 
 def _warn_without_selects(sources: Iterable[Source]) -> None:

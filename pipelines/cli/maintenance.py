@@ -4,7 +4,7 @@ Not here: the entries (`pipelines.quarantine`), what is removed (`pipelines.main
 """
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 import typer
@@ -38,23 +38,9 @@ def list_(
     with context.warehouse() as warehouse, warehouse.connect() as connection:
         rows = quarantine.entries(connection, names=names, closed=closed)
     show.result(rows)
-    show.table("Quarantine", [_brief(row) for row in rows])
-
-
-def _brief(row: dict[str, Any]) -> dict[str, Any]:
-    """An entry as the list shows it."""
-    where = row["path"] or (f"byte {row['byte_offset']}" if row["byte_offset"] is not None else row["constraint_name"])
-    return {
-        "id": row["quarantine_id"],
-        "source": row["stream"],
-        "what": row["table_name"] or row["request"],
-        "record": row["external_id"],
-        "reason": row["reason"],
-        "where": where,
-        "detail": row["detail"],
-        "seen": row["seen"],
-        "state": "closed" if row["closed_at"] else "open",
-    }
+    shown = ("quarantine_id", "stream", "external_id", "reason", "path", "detail", "seen", "closed_at")
+    lines = [{name: row[name] for name in shown} | {"from": row["table_name"] or row["request"]} for row in rows]
+    show.table("Quarantine", lines)
 
 
 @app.command("show")
@@ -90,32 +76,28 @@ def replay(
     with context.runs() as (warehouse, reporter), warehouse.connect() as connection:
         open_ones = [row["quarantine_id"] for row in quarantine.entries(connection) if row["stage"] == "land"]
         for number in open_ones if quarantine_id is None else [quarantine_id]:
-            _land(warehouse, _entry(connection, number), repaired, reporter)
+            _replay(warehouse, connection, number, repaired, reporter)
         if not reporter.runs:
             show.say("Nothing to replay.")
 
 
-def _entry(connection: Connection, quarantine_id: int) -> dict[str, Any]:
-    """An open entry of a payload. Raises AtlasError for one that is closed, or of a row."""
-    found = quarantine.entry(connection, quarantine_id)
+def _replay(
+    warehouse: Warehouse, connection: Connection, number: int, repaired: Path | None, reporter: Reporter
+) -> None:
+    """Lands the payload of an entry, or a repaired one in its place, no newer than what was received after the entry.
+
+    Raises AtlasError for an entry that is closed or of a row, and for a repaired payload that is of another record.
+    """
+    found = quarantine.entry(connection, number)
     if found["stage"] != "land":
         raise AtlasError(
-            f"Entry {quarantine_id} is a row of {found['table_name']}, not a payload: repair its record at the source, "
+            f"Entry {number} is a row of {found['table_name']}, not a payload: repair its record at the source, "
             f"or the SELECT, and run: atlas transform {found['stream']} --full",
             usage=True,
         )
     if found["closed_at"]:
-        raise AtlasError(f"Entry {quarantine_id} is closed: its record has landed.", usage=True)
-    return found
-
-
-def _land(warehouse: Warehouse, found: dict[str, Any], repaired: Path | None, reporter: Reporter) -> None:
-    """Lands the payload of an entry, or a repaired one in its place, no newer than what was received after the entry.
-
-    Raises AtlasError where the repaired payload is not JSON, or of another record.
-    """
+        raise AtlasError(f"Entry {number} is closed: its record has landed.", usage=True)
     source, kind = project.find_stream(found["stream"])
-    number = found["quarantine_id"]
     payload = Payload(bytes(found["bytes"]), found["request"], found["external_id"], kind=kind)
     if repaired:
         self_named = source.contracts[kind].external_id is not Contract.external_id
@@ -130,14 +112,11 @@ def _land(warehouse: Warehouse, found: dict[str, Any], repaired: Path | None, re
         replaces_entry=number if repaired else None,
         notify=reporter,
     )
-    if repaired and run.status == "completed":
-        with warehouse.connect() as connection:
-            left = quarantine.entry(connection, number)
-        if not left["closed_at"]:
-            raise AtlasError(
-                f"{repaired.name} has landed, but it is of another record than entry {number}, which stays open: "
-                f"that is of {left['external_id']}."
-            )
+    if repaired and run.status == "completed" and not quarantine.entry(connection, number)["closed_at"]:
+        raise AtlasError(
+            f"{repaired.name} has landed, but it is of another record than entry {number}, which stays open: "
+            f"that is of {found['external_id']}."
+        )
 
 
 def _document(file: Path) -> bytes:

@@ -64,17 +64,8 @@ def drift(sources: SourceNames = None) -> None:
             each for source in project.find_sources(sources or []) for each in schema_drift.changes(connection, source)
         ]
     show.result(found)
-    rows = [
-        {name: each[name] for name in ("what", "stream", "path", "type")}
-        | {
-            "share": "" if each["share"] is None else f"{each['share']:.1%}",
-            "lacking": each["lacking"],
-            "run": str(each["run"])[: show.ID_LENGTH],
-            "sample": each["payload_id"],
-        }
-        for each in found
-    ]
-    show.table("Changed JSON paths", rows)
+    shown = ("what", "stream", "path", "type", "share", "lacking", "run", "payload_id")
+    show.table("Changed JSON paths", [{name: each[name] for name in shown} for each in found])
     for each in found:
         if each["effects"]:
             show.say(schema_drift.sentence(each))

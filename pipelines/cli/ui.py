@@ -14,7 +14,6 @@ import time
 import urllib.request
 from contextlib import suppress
 from pathlib import Path
-from types import FrameType
 from typing import Annotated
 
 import typer
@@ -28,8 +27,6 @@ Process = subprocess.Popen[bytes]
 PATIENCE_S = 60
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
-SERVING = ("--workspace", "workspace.yaml", "--code-server-log-level", "error")
-"""Options of both programs. A code server that is replaced logs a warning each minute, which says nothing."""
 
 
 def ui(port: Annotated[int, typer.Option(min=1, max=65535, help="Port on 127.0.0.1.")] = 3000) -> None:
@@ -42,7 +39,7 @@ def ui(port: Annotated[int, typer.Option(min=1, max=65535, help="Port on 127.0.0
     from pipelines.orchestration import resources  # Dagster takes seconds to import
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _stop)
+        signal.signal(number, signal.default_int_handler)
     with database.open_warehouse(context.current_settings()) as warehouse:
         migrate.ensure(warehouse, project.objects())
         ledger.close_dead_runs(warehouse)
@@ -52,10 +49,6 @@ def ui(port: Annotated[int, typer.Option(min=1, max=65535, help="Port on 127.0.0
         with warehouse.connect() as connection:
             locks.acquire_shared(connection, locks.DAGSTER_SERVICES)  # shows other processes that Dagster runs here
             _serve(port)
-
-
-def _stop(number: int, _: FrameType | None) -> None:
-    raise KeyboardInterrupt
 
 
 def _serve(port: int) -> None:
@@ -102,7 +95,9 @@ def _signalled(child: Process, number: int) -> bool:
 
 def _start(program: str, *options: str) -> Process:
     """A child in a process group of its own: Ctrl-C in the terminal reaches only this process, which passes it on."""
-    command = [str(Path(sys.executable).with_name(program)), *options, *SERVING]
+    # A code server that is replaced logs a warning each minute, which says nothing.
+    options += ("--workspace", "workspace.yaml", "--code-server-log-level", "error")
+    command = [str(Path(sys.executable).with_name(program)), *options]
     return subprocess.Popen(command, cwd=project.ROOT, preexec_fn=_die_with_parent, start_new_session=True)
 
 

@@ -22,10 +22,8 @@ from pipelines.warehouse.table_spec import TableSpec, fields, names
 
 
 def rebuild(warehouse: Warehouse, domain: str, *, workers: int, notify: Callable[[Run], None] = ledger.silent) -> Run:
-    """Derives a domain again by the current SELECT files and writes to the live tables the rows that differ; returns
-    the closed run.
-
-    All rows are written in one transaction. Transforms of the domain wait until it ends, readers do not.
+    """Derives a domain again by the current SELECT files and writes the rows that differ, in one transaction; returns
+    the closed run. Transforms of the domain wait until it ends, readers do not.
     """
     sources = project.find_sources([domain])
     selects = {source.name: project.selects(source.name) for source in sources}
@@ -71,24 +69,18 @@ def _pairs(domain: str, tables: Tables) -> list[tuple[TableSpec, TableSpec]]:
 
 
 def _compare(connection: Connection, live: TableSpec, derived: TableSpec) -> dict[str, Any]:
-    (row,) = connection.execute(
-        sql.SQL(
-            """
-            select count(old) as rows, count(new) as derived,
-                count(*) filter (where old is null) as missing, count(*) filter (where new is null) as extra,
-                count(*) filter (where not (old is null) and not (new is null)
-                    and record_image_ne(row({old}), row({new}))) as different
-            from (select t as old, {keys} from {live} t) as l
-            full join (select t as new, {keys} from {derived} t) as d using ({keys})
-            """
-        ).format(
-            old=fields("old", live.content),
-            new=fields("new", live.content),
-            keys=names(live.key),
-            live=live.target,
-            derived=derived.target,
-        )
+    query = sql.SQL(
+        """
+        select count(old) as rows, count(new) as derived,
+            count(*) filter (where old is null) as missing, count(*) filter (where new is null) as extra,
+            count(*) filter (where not (old is null) and not (new is null)
+                and record_image_ne(row({old}), row({new}))) as different
+        from (select t as old, {keys} from {live} t) as l
+        full join (select t as new, {keys} from {derived} t) as d using ({keys})
+        """
     )
+    old, new, keys = fields("old", live.content), fields("new", live.content), names(live.key)
+    (row,) = connection.execute(query.format(old=old, new=new, keys=keys, live=live.target, derived=derived.target))
     return {"table": live.name, **row, "same": not (row["missing"] or row["extra"] or row["different"])}
 
 
@@ -101,9 +93,8 @@ def _write_differences(connection: Connection, pairs: Sequence[tuple[TableSpec, 
         unchanged = row["yielded"] - row["created"] - row["updated"]
         counts[live.name] = Counts(row["yielded"], row["created"], row["updated"], unchanged)
     for live, derived in reversed(pairs):
-        delete = sql.SQL("delete from {} t where not exists (select from {} s where {})").format(
-            live.target, derived.target, live.same_key("s", "t")
-        )
-        counts[live.name].deleted = connection.execute(delete).rowcount
+        delete = sql.SQL("delete from {} t where not exists (select from {} s where {})")
+        extra = delete.format(live.target, derived.target, live.same_key("s", "t"))
+        counts[live.name].deleted = connection.execute(extra).rowcount
     connection.execute("set constraints all immediate")
     return counts

@@ -31,7 +31,7 @@ Tables = dict[str, Table]
 """Tables of a shadow schema by their bare names, parents first."""
 
 WORKERS = 2
-"""How many sources are read in parallel, where nobody says otherwise."""
+"""How many sources are read in parallel, unless another number is given."""
 
 TEMPORARY_PREFIX = "atlas_shadow_"
 """How the name of every shadow schema begins that is not to be kept, or not yet."""
@@ -110,34 +110,30 @@ def fill(
     """Fills a shadow schema from the versions that were effective when a run published, with the SELECT files that had
     been applied to each; None: from those that are effective now, with the SELECT files as they are now.
 
-    Returns for each source the rows that are not in the tables, because they are rejected or pending. workers: how many
-    sources are read in parallel.
+    Returns for each source the rows that are not in the tables, because they are rejected or pending. Raises AtlasError
+    where the tables have, or had, rows of a stream that no connector declares.
     """
     sources = project.find_sources([domain])
     with warehouse.connect() as connection, connection.transaction():
         connection.execute("set transaction isolation level repeatable read")
-        _require_connectors(connection, domain, sources)
+        streams = [stream for source in sources for stream in source.streams.values()]
+        (undeclared,) = connection.execute(  # also a stream that had rows after some run
+            """
+            select min(stream) as stream from staging.versions
+            where starts_with(stream, %s) and stream <> all(%s)
+              and valid_from_run is not null and payload_id is not null
+            """,
+            [f"{domain}/", streams],
+        )
+        if undeclared["stream"]:
+            raise AtlasError(
+                f"The tables have, or had, rows of {undeclared['stream']}, but no connector in assets/{domain} "
+                "declares this stream: the rows cannot be derived again. Restore the connector."
+            )
         (row,) = connection.execute("select pg_export_snapshot() as name")
         with ThreadPoolExecutor(max_workers=workers or WORKERS) as pool:
             exported = pool.map(lambda each: _fill_from(warehouse, each, tables, row["name"], publish_seq), sources)
             return list(zip(sources, exported, strict=True))
-
-
-def _require_connectors(connection: Connection, domain: str, sources: list[Source]) -> None:
-    """Raises AtlasError where the tables have, or had after some run, rows of a stream that no connector declares."""
-    row = connection.execute(
-        """
-        select min(stream) as stream from staging.versions
-        where starts_with(stream, %s) and stream <> all(%s)
-          and valid_from_run is not null and payload_id is not null
-        """,
-        [f"{domain}/", [stream for source in sources for stream in source.streams.values()]],
-    ).fetchone()
-    if row and row["stream"]:
-        raise AtlasError(
-            f"The tables have, or had, rows of {row['stream']}, but no connector in assets/{domain} declares this "
-            "stream: the rows cannot be derived again. Restore the connector."
-        )
 
 
 def _fill_from(
@@ -162,8 +158,7 @@ def _fill_from(
 def _editions(
     connection: Connection, source: Source, tables: Tables, publish_seq: int | None
 ) -> list[tuple[list[int], list[Select]]]:
-    """The versions of a source that were effective when a run published, by the texts of the SELECT files that had been
-    applied to them by then; None: those that are effective now, with the SELECT files as they are now.
+    """The versions that `fill` reads of a source, by the texts of the SELECT files that it applies to them.
 
     Raises AtlasError where a table or a text no longer exists, or where there are versions but no SELECT files.
     """
@@ -171,10 +166,10 @@ def _editions(
     if publish_seq is not None:
         rows = connection.execute(EDITIONS, parameters).fetchall()
         return [(row["versions"], _selects(connection, row["sql"], tables)) for row in rows]
-    query = (
+    effective = (
         "select version_id from staging.effective_versions where payload_id is not null and stream = any(%(streams)s)"
     )
-    versions = [row["version_id"] for row in connection.execute(query, parameters)]
+    versions = [row["version_id"] for row in connection.execute(effective, parameters)]
     selects = project.selects(source.name)
     if versions and not selects:
         raise project.without_selects(source.name)
@@ -197,10 +192,7 @@ def _selects(connection: Connection, digests: dict[str, str], tables: Tables) ->
 
 
 def _tables_like(domain: str, schema: str) -> Tables:
-    """The tables of a domain, declared in another schema.
-
-    Foreign keys to tables outside of the schema are left out: to drop them would wait for readers of those tables.
-    """
+    """The tables of a domain, declared in another schema."""
     project.load_tables()
     shadow = MetaData(naming_convention=metadata.naming_convention)
     metadata.tables["ops.sources"].to_metadata(shadow)
@@ -211,7 +203,7 @@ def _tables_like(domain: str, schema: str) -> Tables:
         for table in metadata.sorted_tables
         if table.schema == domain
     }
-    for table in tables.values():
+    for table in tables.values():  # to drop foreign keys to other schemas would wait for readers of tables there
         table.constraints -= {each for each in table.foreign_key_constraints if each.referred_table.schema != schema}
     return tables
 

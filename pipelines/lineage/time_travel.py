@@ -20,8 +20,6 @@ from pipelines.transform import table_digests
 from pipelines.warehouse.database import Connection, Warehouse
 from pipelines.warehouse.table_spec import TableSpec, fields, names
 
-EMPTY_TABLE = {"rows": 0, "digest": "0" * 16}
-
 
 @dataclass(frozen=True)
 class Snapshot:
@@ -60,17 +58,15 @@ class DomainAsOf:
             [self.snapshot.publish_seq, f"{self.domain}."],
         )
         recorded = {row["table_name"]: row["value"] for row in rows}
-        found = []
-        for name, table in self.tables.items():
-            if table_digests.count(connection, TableSpec(table)) != recorded.get(f"{self.domain}.{name}", EMPTY_TABLE):
-                found.append(f"{self.domain}.{name}")
-        return found
+        empty = {"rows": 0, "digest": "0" * 16}
+        found = {f"{self.domain}.{name}": TableSpec(table) for name, table in self.tables.items()}
+        return [
+            name for name, spec in found.items() if table_digests.count(connection, spec) != recorded.get(name, empty)
+        ]
 
 
 def snapshot_of_run(connection: Connection, run_id: str) -> Snapshot:
-    """The snapshot that a run left. run_id: its id, or how it begins. Raises AtlasError if the run is not unique, or
-    has not published.
-    """
+    """The snapshot that a run left. run_id: its id, or how it begins. Raises AtlasError if none has published."""
     rows = connection.execute(
         """
         select fetch_run_id, publish_seq, stream from ops.fetch_runs
@@ -152,17 +148,15 @@ def differences(connection: Connection, before: DomainAsOf, after: DomainAsOf) -
     """
     for name in after.tables:
         old, new = TableSpec(before.tables[name]), TableSpec(after.tables[name])
-        record = sql.SQL(
-            "coalesce((new).record_id, (old).record_id)" if "record_id" in new.table.columns else "null::uuid"
-        )
+        cell = sql.SQL("case when record_image_ne(row((d.old).{1}), row((d.new).{1})) then {0} end")
         query = DIFFERING_ROWS.format(
             keys=names(new.key),
-            record=record,
+            record=sql.SQL("coalesce((new).record_id, (old).record_id)" if new.owned else "null::uuid"),
             before=old.target,
             after=new.target,
             old=fields("old", new.content),
             new=fields("new", new.content),
-            cells=sql.SQL(", ").join(CELL.format(sql.Literal(each), sql.Identifier(each)) for each in new.content),
+            cells=sql.SQL(", ").join(cell.format(each, sql.Identifier(each)) for each in new.content),
             observed_before=NEWEST_OBSERVATION.format(sql.Placeholder("before")),
             observed_after=NEWEST_OBSERVATION.format(sql.Placeholder("after")),
         )
@@ -207,8 +201,6 @@ DIFFERING_ROWS = sql.SQL(
     order by d.key
     """
 )
-
-CELL = sql.SQL("case when record_image_ne(row((d.old).{1}), row((d.new).{1})) then {0} end")
 
 NEWEST_OBSERVATION = sql.SQL(
     """(

@@ -30,8 +30,7 @@ def trace(connection: Connection, table: str, key: str) -> dict[str, Any]:
     """One row and what leads from it to its source: the row of `ops.trace` (`proof`), the rows of the ledger (`landed`,
     `derived`), the text of the SELECT file, the body, and in a series the counters that the row was derived from.
 
-    key: its primary key as text, columns separated by spaces, or its external_id. Raises AtlasError where there is not
-    exactly one such row, or nothing proves it.
+    key: its primary key, columns separated by spaces, or its external_id. Raises AtlasError unless one row is proved.
     """
     spec = find_table(table)
     row, primary_key = _find_row(connection, spec, key)
@@ -68,18 +67,14 @@ def _find_row(connection: Connection, spec: TableSpec, key: str) -> tuple[dict[s
         if len(rows) == 1:
             return rows[0]["row"], rows[0]["key"]
         if rows:
-            keys = "; ".join(row["key"] for row in rows)
-            raise AtlasError(
-                f"Several rows of {spec.name} have the id {key!r}. Name one by its key: {keys}", usage=True
-            )
+            keys = f"Name one by its key: {'; '.join(row['key'] for row in rows)}"
+            raise AtlasError(f"Several rows of {spec.name} have the id {key!r}. {keys}", usage=True)
     if notice := erasure_notice(connection, str(spec.table.schema), key):
         raise AtlasError(notice)
-    raise AtlasError(
-        f"{spec.name} has no row {key!r}. Its key is {' and '.join(spec.key)}"
-        + (", separated by a space" if len(spec.key) > 1 else "")
-        + (", or external_id." if "external_id" in spec.table.columns else "."),
-        usage=True,
-    )
+    separated = ", separated by a space" if len(spec.key) > 1 else ""
+    or_id = ", or external_id" if "external_id" in spec.table.columns else ""
+    message = f"{spec.name} has no row {key!r}. Its key is {' and '.join(spec.key)}{separated}{or_id}."
+    raise AtlasError(message, usage=True)
 
 
 def _key_condition(spec: TableSpec, key: str) -> sql.Composable:
@@ -114,11 +109,7 @@ def unproven(connection: Connection, table: str | None = None) -> list[dict[str,
 
 
 def erasure_notice(connection: Connection, stream_prefix: str, key: str) -> str | None:
-    """A sentence that says when a record was erased and by which run; None if it was not.
-
-    stream_prefix: the stream of the record, or how it begins, such as its domain. key: the source's own id of the
-    record, or its record_id.
-    """
+    """When a record was erased and by which run, in words; None if it was not. key: its external_id or record_id."""
     row = connection.execute(
         """
         select e.* from staging.erasures e

@@ -2,8 +2,7 @@
 
     record ──PREPARE──> tombstone, applied to the tables ──DELETE──> one row in staging.erasures
 
-All of it in one transaction. `staging.erasures` keeps only keys and digests. Landings skip an erased record until
-the erasure is lifted.
+All of it in one transaction. Landings skip an erased record until the erasure is lifted.
 """
 
 from typing import Any, LiteralString
@@ -22,9 +21,6 @@ from pipelines.transform.run import apply_pending, code_version
 from pipelines.warehouse import locks
 from pipelines.warehouse.database import Connection, Warehouse
 from pipelines.warehouse.staging_tables import UNPUBLISHED
-
-PARTITION = "all"
-"""The partition of the run and its tombstone; no other version has it."""
 
 
 def count_stored(connection: Connection, stream: str, external_id: str) -> dict[str, int]:
@@ -53,7 +49,7 @@ def erase(warehouse: Warehouse, source: Source, stream: str, external_id: str) -
     with warehouse.connect() as connection:
         _require_stored(connection, stream, external_id)
     code = code_version(project.selects(source.name))
-    with ledger.open_run(warehouse, source, "erase", PARTITION, code_version=code) as run:
+    with ledger.open_run(warehouse, source, "erase", "all", code_version=code) as run:
         with run.connection.transaction():
             _require_no_kept_schema(run.connection, source.domain)
             for lock in (locks.transform(source.domain), locks.landing(source.name), locks.BODIES):
@@ -109,10 +105,7 @@ def _require_no_landing(connection: Connection, parameters: dict[str, Any]) -> N
 
 
 def _require_no_kept_schema(connection: Connection, domain: str) -> None:
-    """Prevents that a past state of the domain is kept in a schema, which could hold rows of the record.
-
-    Raises AtlasError where one is kept or is being created.
-    """
+    """Raises AtlasError where a past state of the domain, perhaps with rows of the record, is kept or about to be."""
     if not locks.try_acquire_for_transaction(connection, locks.kept_schemas(domain)):
         raise AtlasError(
             f"`atlas as-of --schema` is creating a schema with a past state of {domain}. "

@@ -3,8 +3,8 @@
     settings in days ──> superseded versions and observations · bodies without a version · closed quarantine entries
                          · SQL texts that no run names · events in Dagster's own database
 
-The past can be queried for as many days as the settings say. What live rows are derived from is never removed, nor are
-the ledger, tombstones, open entries and events of assets, from which Dagster reads which partitions are materialized.
+Never removed: what live rows are derived from, the ledger, tombstones, open entries, and events of assets, from which
+Dagster reads which partitions are materialized.
 """
 
 from collections import Counter
@@ -79,9 +79,22 @@ def _delete(connection: Connection, settings: Settings, advance: Callable[[int],
             parameters = _days(settings) | {"source": source}
             lock_names = [domain_locks[source], locks.landing(source)]
             removed[kind] += _delete_in_batches(connection, statement, parameters, lock_names, advance)
-    removed["bodies"] = _delete_in_batches(connection, DELETE_BODIES, {}, [locks.BODIES], advance)
+    bodies = sql.SQL(
+        """
+        delete from staging.payloads
+        where payload_id = any(array(select payload_id from staging.payloads p where {} limit %(batch)s))
+        """
+    ).format(stage_bodies.UNREFERENCED)
+    removed["bodies"] = _delete_in_batches(connection, bodies, {}, [locks.BODIES], advance)
+    sql_texts = sql.SQL(
+        """
+        delete from ops.sql s
+        where not exists (
+            select from ops.fetch_runs r cross join jsonb_each_text(r.stats -> 'sql') as e where e.value = s.digest)
+        """
+    )
     lock_names = list(dict.fromkeys(domain_locks.values()))
-    removed["sql texts"] = _delete_in_batches(connection, DELETE_SQL_TEXTS, {}, lock_names, advance)
+    removed["sql texts"] = _delete_in_batches(connection, sql_texts, {}, lock_names, advance)
     return removed
 
 
@@ -96,7 +109,18 @@ def _delete_events(
         if not connection.execute("select where to_regclass('event_logs') is not null").rowcount:
             return 0
         with connection.transaction(force_rollback=True) if dry_run else nullcontext():
-            deleted = _delete_in_batches(connection, DELETE_EVENTS, _days(settings), [], advance)
+            expired = sql.SQL(
+                """
+                delete from event_logs
+                where id = any(array(
+                    select e.id from event_logs e left join runs r using (run_id)
+                    where e.asset_key is null
+                      and e.timestamp < now() at time zone 'utc' - make_interval(days => %(keep_events_days)s)
+                      and coalesce(r.status in ('SUCCESS', 'FAILURE', 'CANCELED'), true)
+                    limit %(batch)s))
+                """
+            )
+            deleted = _delete_in_batches(connection, expired, _days(settings), [], advance)
         if deleted and not dry_run:
             connection.execute("vacuum event_logs")
     return deleted
@@ -109,9 +133,7 @@ def _delete_in_batches(
     lock_names: Sequence[str],
     advance: Callable[[int], None],
 ) -> int:
-    """Runs a DELETE of up to %(batch)s rows again and again, each time in a transaction that holds the locks, until
-    it finds fewer; returns how many rows it deleted in all. advance: called with how many each batch deleted.
-    """
+    """Runs a DELETE of %(batch)s rows, each time in a transaction with the locks, until it finds fewer; how many."""
     total = 0
     while True:
         with connection.transaction():
@@ -171,24 +193,3 @@ DELETE_OF_SOURCE = {
             limit %(batch)s))
     """),
 }
-
-DELETE_BODIES = sql.SQL("""
-delete from staging.payloads
-where payload_id = any(array(select payload_id from staging.payloads p where {} limit %(batch)s))
-""").format(stage_bodies.UNREFERENCED)
-
-DELETE_SQL_TEXTS = sql.SQL("""
-delete from ops.sql s
-where not exists (
-    select from ops.fetch_runs r cross join jsonb_each_text(r.stats -> 'sql') as e where e.value = s.digest)
-""")
-
-DELETE_EVENTS = sql.SQL("""
-delete from event_logs
-where id = any(array(
-    select e.id from event_logs e left join runs r using (run_id)
-    where e.asset_key is null
-      and e.timestamp < now() at time zone 'utc' - make_interval(days => %(keep_events_days)s)
-      and coalesce(r.status in ('SUCCESS', 'FAILURE', 'CANCELED'), true)
-    limit %(batch)s))
-""")

@@ -3,8 +3,7 @@
     change_set ──evaluate──> incoming_<table> ──> prune, MERGE ──> tables
                                  └── PostgreSQL refuses a row? reject what does not fit (`constraints`), then again
 
-Most change sets have no rejected row, so MERGE is tried at once. Not here: the statements (`merge_sql`), which versions
-are applied (`change_set`).
+Not here: the statements (`merge_sql`), which versions are applied (`change_set`).
 """
 
 from collections.abc import Sequence
@@ -30,9 +29,9 @@ ROW_REJECTED = (psycopg.DataError, psycopg.IntegrityError, psycopg.errors.Cardin
 class Applier:
     """Applies one change set, in one transaction.
 
-    editions: as `Evaluator` has it. specs: the tables, parents before those that refer to them. If no SELECT fills a
-    table, the rows of the change set's records are pruned there. shrink: accepts that SELECT files fail on many records
-    and that many rows are deleted. digests: by how much the digest of each table has changed.
+    specs: the tables, parents first. Where no SELECT fills a table, the rows of the change set's records are pruned.
+    shrink: accepts that SELECT files fail on many records and that many rows are deleted. digests: by how much the
+    digest of each table has changed.
     """
 
     def __init__(
@@ -71,10 +70,7 @@ class Applier:
         return {spec.name: Counts() for spec in (*self.specs, *self.shared)}
 
     def _validate(self) -> dict[str, Counts]:
-        """Rejects the rows that do not fit, with all records in the change set whose rows they conflict with.
-
-        Where a rejected row frees a key that other records are pending for, these are added and all is evaluated again.
-        """
+        """Rejects the rows that do not fit, with all records in the change set whose rows they conflict with."""
         while True:
             constraints.reject_invalid(self.tables)
             while constraints.add_dependents(self.change_set, self.tables, having_keys=True):
@@ -84,7 +80,7 @@ class Applier:
             constraints.reject_conflicting(self.tables, counts)
             if not constraints.add_dependents(self.change_set, self.tables, having_keys=True):
                 return counts
-            self.evaluator.restart()
+            self.evaluator.restart()  # a rejected row has freed a key that the added records were pending for
 
     def _write(self, counts: dict[str, Counts], *, validated: bool) -> None:
         """Prunes children before parents, merges parents before children, checks deferred constraints.
@@ -102,7 +98,13 @@ class Applier:
             self.connection.execute(merge_sql.create_referenced(spec))
         kept = self._prune([each for each in reversed(self.tables) if each.spec.owned], counts)
         for incoming in self.tables:
-            self._merge(incoming, counts[incoming.spec.name])
+            rows = sql.SQL("({})").format(incoming.typed_rows())
+            (merged,) = self.connection.execute(merge_sql.merge(incoming.spec, rows, owners_stay=True))
+            written = counts[incoming.spec.name]
+            written.created, written.updated = merged["created"], merged["updated"]
+            written.fetched = merged["yielded"] + written.duplicates
+            written.unchanged = merged["yielded"] - written.created - written.updated
+            self.digests[incoming.spec.name] += int(merged["digest"])
         kept = self._prune(kept, counts)
         if kept and not validated:
             raise psycopg.IntegrityError("a row that is to be pruned is referred to by a row that stays")
@@ -110,15 +112,6 @@ class Applier:
         for spec in self.shared:
             self._delete(spec, merge_sql.delete_unreferenced(spec), counts)
         self.connection.execute("set constraints all immediate")
-
-    def _merge(self, incoming: IncomingTable, counts: Counts) -> None:
-        (merged,) = self.connection.execute(
-            merge_sql.merge(incoming.spec, sql.SQL("({})").format(incoming.typed_rows()), owners_stay=True)
-        )
-        counts.created, counts.updated = merged["created"], merged["updated"]
-        counts.fetched = merged["yielded"] + counts.duplicates
-        counts.unchanged = merged["yielded"] - counts.created - counts.updated
-        self.digests[incoming.spec.name] += int(merged["digest"])
 
     def _prune(
         self, tables: Sequence[IncomingTable], counts: dict[str, Counts], *, referenced: bool = False
@@ -134,14 +127,12 @@ class Applier:
         return kept
 
     def _require_few(self, spec: TableSpec, deleted: Sequence[dict[str, Any]]) -> None:
-        """Raises AtlasError where rows are deleted, or will be, that are more than a fifth of a stream's and than five.
-
-        Rows that stay are counted only in this case, and only as many as decide it.
-        """
+        """Raises AtlasError where the rows that are or will be deleted are over a fifth of a stream's and over five."""
         for each in deleted:
             lost = each["deleted"] + each["kept"]
             if not loses_too_much(lost, before=lost):
                 continue
+            # Rows that stay are counted only in this case, and only as many as decide it.
             left = "select from staging.effective_versions e join {} t using (record_id) where e.stream = %s limit %s"
             parameters = [each["stream"], lost * ACCEPTED_SHARE - each["deleted"]]
             before = each["deleted"] + self.connection.execute(sql.SQL(left).format(spec.target), parameters).rowcount

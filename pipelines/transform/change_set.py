@@ -2,8 +2,7 @@
 
     pending versions of a partition ──start──> change_set <──extend── records whose rows depend on the change
 
-A rebuild starts with given versions instead, and its change set is complete: it is never extended. Not here: what makes
-a version pending or effective (`warehouse.functions`), which records depend on a change (`constraints`).
+Not here: what makes a version pending (`warehouse.functions`), which records depend on a change (`constraints`).
 """
 
 from collections.abc import Sequence
@@ -56,30 +55,8 @@ from pending p
 """All observations of a record are read, unless the same SELECT files were applied to it before and did not fail, and
 no late one changes what comes after it."""
 
-INSERT_GIVEN = """
-insert into change_set
-select v.record_id, v.version_id, v.stream, v.external_id, v.payload_id, 1, true, t.edition
-from unnest(%(versions)s::bigint[], %(editions)s::int[]) as t (version_id, edition)
-join staging.versions v using (version_id)
-where v.stream = any(%(streams)s)
-"""
-
-INSERT_DEPENDENT = """
-insert into change_set
-select e.record_id, e.version_id, e.stream, e.external_id, e.payload_id, %(round)s, true
-from staging.effective_versions e
-where e.record_id in (select record_id from dependent_records) and e.stream = any(%(streams)s)
-on conflict (record_id) do update set all_observations = true
-"""
-
 APPLIED_NOW = sql.SQL("(v.latest or o.valid_from_run is not null)")
 """A version that is not the latest keeps the counters it was applied with; newer ones apply with the latest version."""
-
-APPLIED_UP_TO = sql.SQL(
-    """exists (
-        select from ops.fetch_runs r
-        where r.fetch_run_id = o.valid_from_run and r.publish_seq <= coalesce({publish_seq}, r.publish_seq))"""
-)
 
 INSERT_BODIES = sql.SQL(
     """
@@ -118,9 +95,8 @@ INSERT_OBSERVATIONS = sql.SQL(
 class ChangeSet:
     """The change set of one run, in temporary tables of its transaction.
 
-    Records are added in rounds: SELECT files read the last round only, so that they read each record once. round: the
-    last one. partition: where it started; "" for all. complete: all versions that the tables are derived from are in
-    it, and it is never extended.
+    Records are added in rounds: SELECT files read the last `round` only, so that they read each record once. partition:
+    where it started; "" for all. complete: it has all effective versions, as in a rebuild, and is never extended.
     """
 
     def __init__(self, connection: Connection, source: Source) -> None:
@@ -135,10 +111,7 @@ class ChangeSet:
         return f"atlas transform {self.source.name} --partition {self.partition}"
 
     def start(self, partition: str, *, full: bool, code: str) -> int:
-        """Starts with the pending versions of a partition, or with all latest ones; returns the number of records.
-
-        code: digest of the SELECT files. Where nothing is pending, no table is created.
-        """
+        """Starts with the pending versions of a partition, or with all latest ones; returns the number of records."""
         self.partition = partition
         parameters = {"partition": partition, "full": full, "code": code, "streams": self._streams}
         if not self.connection.execute(PENDING + "select from pending limit 1", parameters).rowcount:
@@ -151,8 +124,19 @@ class ChangeSet:
         editions: for each version, the number of the SELECT files that are applied to it.
         """
         self.complete = True
-        self._applied = APPLIED_UP_TO.format(publish_seq=sql.Literal(publish_seq))
-        return self._start(INSERT_GIVEN, {"versions": versions, "editions": editions, "streams": self._streams})
+        self._applied = sql.SQL(
+            """exists (
+                select from ops.fetch_runs r
+                where r.fetch_run_id = o.valid_from_run and r.publish_seq <= coalesce({}, r.publish_seq))"""
+        ).format(publish_seq)
+        query = """
+            insert into change_set
+            select v.record_id, v.version_id, v.stream, v.external_id, v.payload_id, 1, true, t.edition
+            from unnest(%(versions)s::bigint[], %(editions)s::int[]) as t (version_id, edition)
+            join staging.versions v using (version_id)
+            where v.stream = any(%(streams)s)
+        """
+        return self._start(query, {"versions": versions, "editions": editions, "streams": self._streams})
 
     def _start(self, query: LiteralString, parameters: dict[str, Any]) -> int:
         self.connection.execute(CREATE_CHANGE_SET)
@@ -162,7 +146,16 @@ class ChangeSet:
 
     def extend(self) -> bool:
         """Adds the effective versions of `dependent_records`; returns whether there was anything to add."""
-        self.connection.execute(INSERT_DEPENDENT, {"round": self.round + 1, "streams": self._streams})
+        self.connection.execute(
+            """
+            insert into change_set
+            select e.record_id, e.version_id, e.stream, e.external_id, e.payload_id, %(round)s, true
+            from staging.effective_versions e
+            where e.record_id in (select record_id from dependent_records) and e.stream = any(%(streams)s)
+            on conflict (record_id) do update set all_observations = true
+            """,
+            {"round": self.round + 1, "streams": self._streams},
+        )
         return self._fill() > 0
 
     def remove_bodies(self, version_ids: Sequence[int]) -> None:

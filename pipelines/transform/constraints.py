@@ -4,10 +4,6 @@
     rows that are pruned ──> records pending for their key or unique value · records with rows that refer to them
 
 Every conflict is resolved with all its rows in the change set, so the order in which records arrive does not matter.
-After PostgreSQL has refused to write the change set, rows are rejected table by table, parents first: for a value that
-the column's type cannot read, a missing value, a CHECK, a parent that is missing, rejected or pruned, a key or a unique
-value of another row. The rows that are left fit.
-
 A row is pending for a parent, and a nullable reference to it is NULL until it comes. Of rows with one key or unique
 value the smallest (stream, external id, key) is written; the others are pending until it is pruned.
 """
@@ -49,7 +45,16 @@ def reject_invalid(tables: Sequence[IncomingTable]) -> None:
 def reject_conflicting(tables: Sequence[IncomingTable], counts: dict[str, Counts]) -> None:
     """Leaves in `incoming` only rows that fit together; adds duplicates to the counts."""
     for incoming in tables:
-        duplicates = _delete_duplicates(incoming)
+        all_but_one = sql.SQL(
+            """
+            delete from {incoming} where ctid in (
+                select place from (
+                    select ctid as place, row_number() over (partition by {columns}) as number from {incoming}
+                ) as n
+                where number > 1)
+            """
+        ).format(incoming=incoming.identifier, columns=names(list(incoming.yielded)))
+        duplicates = incoming.connection.execute(all_but_one).rowcount
         for reference in incoming.spec.references:
             if reference.column in incoming.yielded:
                 _reject_orphans(incoming, reference, tables)
@@ -70,51 +75,26 @@ def delete_unreferenced(tables: Sequence[IncomingTable]) -> None:
         )
 
 
-def _delete_duplicates(incoming: IncomingTable) -> int:
-    """Deletes all but one of equal rows; returns how many."""
-    return incoming.connection.execute(
-        sql.SQL(
-            """
-            delete from {incoming} where ctid in (
-                select place from (
-                    select ctid as place, row_number() over (partition by {columns}) as number from {incoming}
-                ) as n
-                where number > 1)
-            """
-        ).format(incoming=incoming.identifier, columns=names(list(incoming.yielded)))
-    ).rowcount
-
-
 def _reject_orphans(incoming: IncomingTable, reference: Reference, tables: Sequence[IncomingTable]) -> None:
-    """Rejects rows whose parent will not be there; a nullable reference to it becomes NULL instead."""
+    """Rejects rows whose parent neither stays in its table nor is in `incoming`; a nullable reference becomes NULL."""
     parent, column = TableSpec(reference.table), sql.Identifier("o", reference.column)
-    orphan = _is_orphan(parent, column, tables)
-    incoming.insert_pending(orphan, "parent", parent.name, sql.SQL("{}::text").format(column))
-    if reference.nullable:
-        incoming.connection.execute(
-            sql.SQL("update {} o set {} = null where {}").format(
-                incoming.identifier, sql.Identifier(reference.column), orphan
-            )
-        )
-        return
-    detail = sql.Literal(f"its row of {parent.name} is missing or does not fit")
-    incoming.reject(orphan, "parent", f"{incoming.spec.table.name}_{reference.column}_fkey", detail)
-
-
-def _is_orphan(parent: TableSpec, column: sql.Identifier, tables: Sequence[IncomingTable]) -> sql.Composed:
-    """The condition that a column has a key of a parent that is neither in its table to stay, nor in `incoming`."""
-    stays, comes = sql.SQL("true"), sql.SQL("false").format()
+    key, stays, comes = sql.Identifier(*parent.key), sql.SQL("true"), sql.SQL("false").format()
     for filled in tables:
         if filled.spec.table is parent.table:
-            comes = sql.SQL("exists (select from {} i where i.{} = {})").format(
-                filled.identifier, sql.Identifier(*parent.key), column
-            )
+            comes = sql.SQL("exists (select from {} i where i.{} = {})").format(filled.identifier, key, column)
             if parent.owned:
                 stays = sql.SQL("not exists (select from change_set c where c.record_id = p.record_id)")
-    return sql.SQL(
+    orphan = sql.SQL(
         "{column} is not null and not {comes} and not exists ("
         "select from {parent} p where p.{key} = {column} and {stays})"
-    ).format(column=column, parent=parent.target, key=sql.Identifier(*parent.key), stays=stays, comes=comes)
+    ).format(column=column, parent=parent.target, key=key, stays=stays, comes=comes)
+    incoming.insert_pending(orphan, "parent", parent.name, sql.SQL("{}::text").format(column))
+    if reference.nullable:
+        update = sql.SQL("update {} o set {} = null where {}")
+        incoming.connection.execute(update.format(incoming.identifier, sql.Identifier(reference.column), orphan))
+    else:
+        detail = sql.Literal(f"its row of {parent.name} is missing or does not fit")
+        incoming.reject(orphan, "parent", f"{incoming.spec.table.name}_{reference.column}_fkey", detail)
 
 
 def _reject_losers(incoming: IncomingTable) -> int:
@@ -135,12 +115,17 @@ def _reject_losers(incoming: IncomingTable) -> int:
             losers.append((row["place"], taken[0], winner["key"], winner["record_id"] == row["record_id"]))
     if not losers:
         return 0
-    incoming.connection.execute(CREATE_LOSERS, [list(each) for each in zip(*losers, strict=True)])
+    incoming.connection.execute(  # number: of which key; 0 is the primary key
+        """
+        create temp table conflict_losers on commit drop as
+        select * from unnest(%s::tid[], %s::int[], %s::text[], %s::boolean[]) as l (place, number, winner, same_record)
+        """,
+        [list(each) for each in zip(*losers, strict=True)],
+    )
     lost_key = sql.SQL("o.ctid in (select place from conflict_losers where number = 0 and not same_record)")
     incoming.insert_pending(lost_key, "key", incoming.spec.name, WINNER_KEY)
-    duplicates = incoming.connection.execute(
-        sql.SQL("delete from {} o where {}").format(incoming.identifier, lost_key)
-    ).rowcount
+    delete = sql.SQL("delete from {} o where {}").format(incoming.identifier, lost_key)
+    duplicates = incoming.connection.execute(delete).rowcount
     for number, (columns, unique) in enumerate(incoming.exclusive):
         lost = sql.SQL("o.ctid in (select place from conflict_losers where number = {})").format(sql.Literal(number))
         if unique is not None:
@@ -185,14 +170,7 @@ CONTESTED = sql.SQL(
 )
 """The rows that share a key, the smallest first. values: a number for the value of each key; null is not comparable."""
 
-CREATE_LOSERS = """
-create temp table conflict_losers on commit drop as
-select * from unnest(%s::tid[], %s::int[], %s::text[], %s::boolean[]) as l (place, number, winner, same_record)
-"""
-"""The rows that lose a conflict. number: of which key; 0 is the primary key."""
-
 WINNER_KEY = sql.SQL("(select winner from conflict_losers where place = o.ctid)")
-
 
 PENDING_FOR_PARENT = sql.SQL(
     """
@@ -242,8 +220,7 @@ REFERRING = sql.SQL(
 
 
 def add_dependents(change_set: ChangeSet, tables: Sequence[IncomingTable], *, having_keys: bool) -> bool:
-    """Extends a change set by the records that depend on the rows its SELECT files have yielded so far; returns whether
-    there were any.
+    """Extends a change set by the records that depend on the rows yielded so far; returns whether there were any.
 
     having_keys: adds also the records outside it whose rows have a key or unique value of a row in it.
     """

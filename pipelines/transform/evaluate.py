@@ -1,9 +1,7 @@
 """Runs the SELECT files over a change set, and collects what they yield in `incoming_<table>`.
 
-    change_set ──SELECT files──> incoming_<table>
-                    └── fails on a record? find it by bisection, reject it, take out its body, start again
-
-A record that is rejected stays in the change set without a body, so its rows are pruned.
+change_set ──SELECT files──> incoming_<table>
+                └── fails on a record? find it by bisection, reject it, take out its body, start again
 """
 
 import re
@@ -55,10 +53,7 @@ NO_CONDITION = sql.SQL("")
 def query_over(
     change_set: ChangeSet, select: Select, edition: int = 0, where: sql.Composable = NO_CONDITION
 ) -> sql.Composed:
-    """Returns the query of a SELECT file over the last round of a change set.
-
-    It reads `payloads` and `observations`, and `<kind>` and `<kind>_observations` for each further stream.
-    """
+    """The query of a SELECT file over the last round of a change set: its payloads and observations, by kind."""
     streams = [
         relation.format(
             name=sql.Identifier(name),
@@ -79,11 +74,7 @@ def query_over(
 
 @dataclass
 class Evaluator:
-    """Runs the SELECT files of one run.
-
-    editions: the SELECT files; several times where versions are applied with different texts of them. shrink: accepts
-    that a SELECT fails on many records.
-    """
+    """Runs the SELECT files of one run. editions: several, where versions are applied with different texts of them."""
 
     change_set: ChangeSet
     editions: Sequence[Sequence[Select]]
@@ -165,13 +156,11 @@ class Evaluator:
 
     def _error_over(self, select: Select, edition: int, versions: list[int]) -> str:
         """What PostgreSQL says about a SELECT over some versions; empty if it does not fail."""
-        of_versions = sql.SQL("and version_id = any({})").format(sql.Literal(versions))
+        of_versions = sql.SQL("and version_id = any({})").format(versions)
         query = query_over(self.change_set, select, edition, of_versions)
         try:
-            with self.change_set.connection.transaction():
-                self.change_set.connection.execute(
-                    sql.SQL("select count(selected) from ({}) as selected").format(query)
-                )
+            with self.change_set.connection.transaction() as savepoint:
+                savepoint.connection.execute(sql.SQL("select count(selected) from ({}) as selected").format(query))
         except SELECT_FAILED as error:
             return str(error).splitlines()[0]
         return ""

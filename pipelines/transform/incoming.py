@@ -3,8 +3,7 @@
     SELECT files ──> incoming_<table>, in the types that they yield ──typed_rows──> rows in the types of the table
                           └──reject──> rejected_rows      insert_pending──> found_pending_rows
 
-A row is pending until its parent comes, or until another row gives up its key or unique value. Belongs here: casts, and
-taking rows out. Not: which rows (`constraints`), statements that write the table (`merge_sql`) or staging (`run`).
+Not here: which rows are taken out (`constraints`), statements that write the table (`merge_sql`) or staging (`run`).
 """
 
 from collections.abc import Iterable, Sequence
@@ -19,9 +18,7 @@ from pipelines.errors import AtlasError
 from pipelines.warehouse.database import Connection
 from pipelines.warehouse.table_spec import Reference, TableSpec
 
-NUMERIC = 1700
-"""The oid of the type numeric."""
-
+NUMERIC_OID = 1700
 
 CREATE_REJECTED = """
 create temp table if not exists rejected_rows (
@@ -31,8 +28,6 @@ create temp table if not exists found_pending_rows (
     record_id uuid, table_name text, key text, reason text
 ) on commit drop
 """
-
-TABLES = ("rejected_rows", "found_pending_rows")
 
 Exported = dict[str, bytes]
 """The rows of each of the two tables, as COPY writes them."""
@@ -53,16 +48,14 @@ class IncomingTable:
     @property
     def exclusive(self) -> list[tuple[list[str], UniqueConstraint | None]]:
         """What only one owned row may have: the primary key, and each unique constraint whose columns are yielded."""
-        uniques = [
-            ([column.name for column in unique.columns], unique) for unique in self.spec.constraints(UniqueConstraint)
-        ]
+        constraints = self.spec.constraints(UniqueConstraint)
+        uniques = [([column.name for column in unique.columns], unique) for unique in constraints]
         return [(self.spec.key, None), *(each for each in uniques if set(each[0]) <= self.yielded.keys())]
 
     def add(self, query: sql.Composed, select: str, *, as_text: bool = False) -> None:
-        """Adds what a query yields; the first one creates the table. select: the file that an error names.
+        """Adds what a query yields; the first creates the table. Raises AtlasError for an unknown or missing column.
 
-        as_text: what several queries yield may differ in types, so they meet as text. Raises AtlasError for an unknown
-        or missing column.
+        as_text: what several queries yield may differ in types, so they meet as text. select: the file.
         """
         if as_text:
             query = self._as_text(query, select)
@@ -93,7 +86,7 @@ class IncomingTable:
         keys = {*self.spec.key, "record_id", *(reference.column for reference in self.spec.references)}
         columns = [
             sql.SQL("({})::{} as {}").format(
-                self._text(name, numeric=types[name] == NUMERIC) if name in types else sql.NULL,
+                self._text(name, numeric=types[name] == NUMERIC_OID) if name in types else sql.NULL,
                 sql.SQL(self.spec.type_of(name) if name in keys else "text"),
                 sql.Identifier(name),
             )
@@ -106,11 +99,8 @@ class IncomingTable:
         needed = {column.name for column in columns if not column.nullable and column.server_default is None}
         unknown, missing = set(yielded) - set(self.spec.content), needed - set(yielded)
         if unknown or missing:
-            fault = (
-                f"yields {min(unknown)}, which is not a column that a SELECT fills"
-                if unknown
-                else f"does not yield {min(missing)}"
-            )
+            extra = f"yields {min(unknown)}, which is not a column that a SELECT fills" if unknown else None
+            fault = extra or f"does not yield {min(missing)}"
             raise AtlasError(f"The SELECT for {self.spec.name} {fault}. Fix sql/{select}.sql.")
 
     def as_text(self, column: str) -> sql.Composable:
@@ -120,9 +110,8 @@ class IncomingTable:
         """
         value = self._text(column, numeric=self.yielded[column] == "numeric")
         if isinstance(self.spec.table.columns[column].type, TIMESTAMP):
-            return sql.SQL("case when {0} ~ '^[0-9]{{4}}-[0-9]{{2}}-[0-9]{{2}}' then {0} else 'x' || {0} end").format(
-                value
-            )
+            dated = sql.SQL("case when {0} ~ '^[0-9]{{4}}-[0-9]{{2}}-[0-9]{{2}}' then {0} else 'x' || {0} end")
+            return dated.format(value)
         return value
 
     def _text(self, column: str, *, numeric: bool) -> sql.Composable:
@@ -172,15 +161,10 @@ class IncomingTable:
         )
 
     def insert_pending(self, condition: sql.Composable, reason: str, table: str, key: sql.Composable) -> None:
-        """Inserts the rows `o` that meet a condition into `found_pending_rows`, with the key of a table that they are
-        pending for. Rows without a record are never pending.
-        """
-        if self.spec.owned:
-            self.connection.execute(
-                sql.SQL("insert into found_pending_rows select o.record_id, {}, {}, {} from {} o where {}").format(
-                    sql.Literal(table), key, sql.Literal(reason), self.identifier, condition
-                )
-            )
+        """Inserts the rows `o` that meet a condition into `found_pending_rows`: pending for a key of a table."""
+        if self.spec.owned:  # rows without a record are never pending
+            insert = sql.SQL("insert into found_pending_rows select o.record_id, {}, {}, {} from {} o where {}")
+            self.connection.execute(insert.format(table, key, reason, self.identifier, condition))
 
 
 def referring(tables: Sequence[IncomingTable], parent: IncomingTable) -> list[tuple[IncomingTable, Reference]]:
@@ -202,12 +186,9 @@ def reset_rejected(connection: Connection) -> None:
 def export_rejected(connection: Connection, domain: str) -> Exported:
     """Returns both tables, with the names of the domain's tables for those of another schema."""
     exported = {}
-    for name in TABLES:
-        connection.execute(
-            sql.SQL("update {} set table_name = {} || '.' || split_part(table_name, '.', 2)").format(
-                sql.Identifier(name), sql.Literal(domain)
-            )
-        )
+    for name in ("rejected_rows", "found_pending_rows"):
+        update = sql.SQL("update {} set table_name = %s || '.' || split_part(table_name, '.', 2)")
+        connection.execute(update.format(sql.Identifier(name)), [domain])
         with connection.cursor().copy(sql.SQL("copy {} to stdout").format(sql.Identifier(name))) as copy:
             exported[name] = b"".join(copy)
     return exported

@@ -50,13 +50,8 @@ def prune(incoming: IncomingTable, *, referenced: bool = False) -> sql.Composed:
 def create_referenced(spec: TableSpec) -> sql.Composed:
     """Creates `referenced_<table>`: the keys of a shared table to which rows of the change set refer before the run."""
     keys: list[sql.Composable] = [sql.SQL("select null::uuid as key where false")]
-    keys += [
-        sql.SQL("select t.{} from {} t join change_set c using (record_id)").format(
-            sql.Identifier(column), table.target
-        )
-        for table, column in spec.referrers
-        if table.owned
-    ]
+    of_change_set = sql.SQL("select t.{} from {} t join change_set c using (record_id)")
+    keys += [of_change_set.format(sql.Identifier(col), table.target) for table, col in spec.referrers if table.owned]
     return sql.SQL("create temp table {} on commit drop as {}").format(_referenced(spec), sql.SQL(" union ").join(keys))
 
 
@@ -142,10 +137,6 @@ OWNER = sql.SQL(
 def is_referenced(spec: TableSpec, places: Sequence[tuple[sql.Composable, str]] = ()) -> sql.Composable:
     """The condition that any row refers to a row `t`. places: further tables with a column that may."""
     places = [*((table.target, column) for table, column in spec.referrers), *places]
-    referring = [
-        sql.SQL("exists (select from {} r where r.{} = t.{})").format(
-            place, sql.Identifier(column), sql.Identifier(*spec.key)
-        )
-        for place, column in places
-    ]
+    refers, key = sql.SQL("exists (select from {} r where r.{} = t.{})"), sql.Identifier(*spec.key)
+    referring = [refers.format(place, sql.Identifier(column), key) for place, column in places]
     return sql.SQL("({})").format(sql.SQL(" or ").join(referring)) if referring else sql.SQL("false")

@@ -2,8 +2,7 @@
 
     change_set ──> apply ──> valid_from_run, valid_to_run · pending rows · quarantine · table digests · ledger
 
-A run applies the partition's pending versions, or with `full` all its latest ones. Not here: how rows are written
-(`apply`).
+Not here: how rows are written (`apply`).
 """
 
 import hashlib
@@ -34,9 +33,7 @@ def code_version(selects: Sequence[Select]) -> str:
 
 
 def pending_partitions(warehouse: Warehouse, source: Source, *, full: bool = False) -> list[str]:
-    """The partitions with versions that are pending for the SELECT files, or with `full` those with a latest version;
-    none if there are no such files.
-    """
+    """The partitions with versions that are pending for the SELECT files, or with `full` those with a latest one."""
     selects = project.selects(source.name)
     if not selects:
         return []
@@ -112,35 +109,31 @@ def apply_pending(
     return sum(counts.values(), Counts()), stats
 
 
-OTHER_SQL = """
-select from staging.versions
-where stream = any(%(streams)s) and latest and (applied_sql < %(code)s or applied_sql > %(code)s)
-union all
-select from change_set join staging.effective_versions e using (record_id)
-where e.applied_sql is distinct from %(code)s
-limit 1
-"""
-"""Whether other SELECT files were applied to a version of the source, or of the change set."""
-
-HAS_ROWS = sql.SQL(
-    "select from {} t join staging.effective_versions e using (record_id) where e.stream = any(%(streams)s) limit 1"
-)
-
-
 def _tables_without_select(connection: Connection, source: Source, filled: set[Table], code: str) -> set[Table]:
     """Tables with rows of the source that none of its SELECT files fills any more."""
     parameters = {"streams": list(source.streams.values()), "code": code}
-    if not connection.execute(OTHER_SQL, parameters).rowcount:
+    applied_others = """
+        select from staging.versions
+        where stream = any(%(streams)s) and latest and (applied_sql < %(code)s or applied_sql > %(code)s)
+        union all
+        select from change_set join staging.effective_versions e using (record_id)
+        where e.applied_sql is distinct from %(code)s
+        limit 1
+    """
+    if not connection.execute(applied_others, parameters).rowcount:
         return set()
+    has_rows = sql.SQL(
+        "select from {} t join staging.effective_versions e using (record_id) where e.stream = any(%(streams)s) limit 1"
+    )
     return {
         table
         for table in metadata.sorted_tables
         if table.schema == source.domain and "record_id" in table.columns and table not in filled
-        if connection.execute(HAS_ROWS.format(TableSpec(table).target), parameters).rowcount
+        if connection.execute(has_rows.format(TableSpec(table).target), parameters).rowcount
     }
 
 
-RECORD_APPLIED = (
+RECORD = (
     # Effective versions to which other SELECT files were applied before.
     """
     insert into staging.reapplied_versions (version_id, fetch_run_id)
@@ -164,10 +157,6 @@ RECORD_APPLIED = (
     from change_set_observations c
     where o.observation_id = c.observation_id and o.valid_from_run is null
     """,
-)
-
-
-RECORD_REJECTED = (
     """
     delete from staging.pending_rows p using change_set c
     where p.record_id = c.record_id and not exists (
@@ -213,17 +202,15 @@ RECORD_REJECTED = (
             and e.value = q.row_key)
     """,
 )
-"""Writes rejected and pending rows to staging, and closes the entries of the change set whose rows fit now."""
 
 
 def record_applied(run: Run, source: Source, code: str) -> None:
-    """Makes the versions and observations of the change set effective, and records pending and rejected rows.
-
-    Takes the landing lock of the source, because a landing changes the same versions. code: digest of the SELECT files.
+    """Makes the versions and observations of the change set effective; writes pending and rejected rows to staging, and
+    closes the entries whose rows fit now. code: digest of the SELECT files.
     """
-    locks.acquire_for_transaction(run.connection, locks.landing(source.name))
+    locks.acquire_for_transaction(run.connection, locks.landing(source.name))  # a landing changes the same versions
     parameters = {"run": run.id, "code": code, "source": source.name, "partition": run.partition}
-    for statement in RECORD_APPLIED + RECORD_REJECTED:
+    for statement in RECORD:
         run.connection.execute(statement, parameters)
 
 

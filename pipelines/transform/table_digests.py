@@ -1,7 +1,7 @@
 """The digest of each table's rows: the sum of their hashes modulo 2^64, kept in `ops.table_digests`.
 
-A transform adds the hashes of the rows it writes and subtracts those of the rows it deletes, so a digest costs nothing
-that increases with the table. Equal rows give equal sums in any order. Audit columns are not part of it.
+A transform adds the hashes of rows that it writes and subtracts those of rows that it deletes. Equal rows give equal
+sums in any order. Audit columns are not part of it.
 """
 
 from collections.abc import Sequence

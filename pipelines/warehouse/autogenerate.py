@@ -2,8 +2,8 @@
 
     declarations ──compared with the database──> operations ──rendered, formatted──> migrations/versions/<id>.py
 
-Alembic's autogenerate compares tables, columns, indexes and comments, and CHECK constraints by name. This module adds
-schemas and the text of CHECK constraints. Not here: functions, views … (`objects`); sequences, written by hand.
+Adds schemas and the text of CHECK constraints to what Alembic compares. Not here: functions, views … (`objects`);
+sequences, written by hand.
 """
 
 import re
@@ -28,8 +28,7 @@ from pipelines.errors import AtlasError
 from pipelines.warehouse import declare, migrate
 from pipelines.warehouse.database import Warehouse
 
-ID_LENGTH = 32
-"""Length of alembic_version.version_num."""
+ID_LENGTH = 32  # of alembic_version.version_num
 
 
 def write(warehouse: Warehouse, message: str) -> Path | None:
@@ -37,7 +36,12 @@ def write(warehouse: Warehouse, message: str) -> Path | None:
 
     Raises AtlasError where the database is not at the newest revision, or a migration of the same id exists.
     """
-    revision_id = _revision_id(message)
+    words = re.sub(r"[^a-z0-9]+", "_", message.lower()).strip("_")
+    if not words:
+        raise AtlasError(f"The text {message!r} has no letter or digit to name a migration by.", usage=True)
+    revision_id = f"{datetime.now(UTC):%Y_%m_%d}_{words}"[:ID_LENGTH].rstrip("_")
+    if revision_id in {each.revision for each in _revisions()}:
+        raise AtlasError(f"A migration {revision_id} exists already. Choose another text.", usage=True)
     at = migrate.current(warehouse) if warehouse.database in warehouse.databases() else None
     if at != migrate.head():
         raise AtlasError(
@@ -54,27 +58,11 @@ def write(warehouse: Warehouse, message: str) -> Path | None:
         )
     if not isinstance(script, Script):
         return None
-    _format(Path(script.path))
-    return Path(script.path)
-
-
-def _revision_id(message: str) -> str:
-    """The date and the words of the message, cut to what `alembic_version` holds."""
-    words = re.sub(r"[^a-z0-9]+", "_", message.lower()).strip("_")
-    if not words:
-        raise AtlasError(f"The text {message!r} has no letter or digit to name a migration by.", usage=True)
-    revision_id = f"{datetime.now(UTC):%Y_%m_%d}_{words}"[:ID_LENGTH].rstrip("_")
-    if revision_id in {each.revision for each in _revisions()}:
-        raise AtlasError(f"A migration {revision_id} exists already. Choose another text.", usage=True)
-    return revision_id
-
-
-def _format(path: Path) -> None:
-    """Formats a file with ruff, which only a contributor's environment has."""
-    ruff = Path(sys.executable).with_name("ruff")
-    options = ["--quiet", "--no-cache", "--config", str(migrate.PYPROJECT), str(path)]
+    ruff = Path(sys.executable).with_name("ruff")  # only a contributor's environment has it
+    options = ["--quiet", "--no-cache", "--config", str(migrate.PYPROJECT), script.path]
     for arguments in (["check", "--fix"], ["format"]) if ruff.exists() else ():
         subprocess.run([ruff, *arguments, *options], check=False, stdout=subprocess.DEVNULL)
+    return Path(script.path)
 
 
 def managed_schemas() -> set[str]:

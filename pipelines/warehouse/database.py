@@ -2,7 +2,7 @@
 
     settings ──open_warehouse──> Warehouse (server of DATABASE_URL, or the embedded one) ──connect, engine──> connection
 
-Every connection has the time zone UTC. Not here: the embedded server (`embedded`), tables (`migrate`).
+Not here: the embedded server (`embedded`), tables (`migrate`).
 """
 
 from collections.abc import Iterator

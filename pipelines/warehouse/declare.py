@@ -58,10 +58,7 @@ def unique(*columns: str, nulls_not_distinct: bool = False) -> UniqueConstraint:
 
 
 def record_column() -> Column[object]:
-    """The record that owns a row; the row is derived from the record's effective version.
-
-    A table without it is shared: its rows exist as long as a row refers to them.
-    """
+    """The record that owns a row. A table without it is shared: its rows exist as long as a row refers to them."""
     comment = "Record that the row is derived from; its versions are in staging.versions"
     return Column("record_id", UUID, nullable=False, index=True, comment=comment)
 

@@ -1,10 +1,9 @@
 """The embedded PostgreSQL: a server under a home folder, shared by every process that uses that home.
 
-Two file locks decide who starts and stops it; the kernel releases them when a process ends, however it ends. Users hold
+Two file locks, which the kernel releases when a process ends, decide who starts and stops it. Users hold
 `postgres.lock` shared: a user that leaves and then gets it exclusively was the last one, and stops the server. Who gets
 `postgres.alive.lock` may start the server, whose processes inherit it: while it is free, no server lives, and every pid
-file is stale. A server whose last user was killed runs on, until another user comes and leaves. Under root, which
-PostgreSQL refuses, it runs as the owner of the data. Not here: connections and databases (`database`).
+file is stale. Not here: connections and databases (`database`).
 """
 
 import fcntl
@@ -34,8 +33,6 @@ TIMEOUT_S = 60
 PG_CTL = ["-s", "-w", "-t", str(TIMEOUT_S)]
 SOCKET = ".s.PGSQL.5432"
 SOCKET_PATH_BYTES = 103  # the lowest limit of the supported platforms: macOS 103, Linux 107
-# LC_CTYPE is C.UTF-8 too: under C, full text search reads „quoted“ or a—b as one word.
-INITDB = ["--username=postgres", "--auth=trust", "--encoding=UTF8", "--locale-provider=builtin", "--locale=C.UTF-8"]
 SETTINGS = {
     "port": "5432",
     "listen_addresses": "",
@@ -55,7 +52,7 @@ SETTINGS = {
 def running(home: Path) -> Iterator[str]:
     """The URL of the server under home, which is in use until the block ends; the last user stops it.
 
-    Creates and starts it where necessary. Raises AtlasError where it cannot be started or stopped.
+    Raises AtlasError where it cannot be started or stopped.
     """
     if not (BIN / "postgres").is_file():
         raise AtlasError(
@@ -108,8 +105,9 @@ class _Server:
         """Starts the server, or waits until the one that another process starts accepts connections."""
         deadline = time.monotonic() + TIMEOUT_S
         with _open(self.home / "postgres.alive.lock") as alive:  # closed, not unlocked: the server inherits it
+            address = ["-h", str(self.folder), "-p", SETTINGS["port"], "-U", "postgres", "-d", "postgres"]
             while not _try_exclusive(alive):
-                if self._is_ready():
+                if subprocess.run([BIN / "pg_isready", "-q", *address], env={}).returncode == 0:
                     return
                 if time.monotonic() > deadline:
                     raise AtlasError(
@@ -140,20 +138,18 @@ class _Server:
         new.mkdir(mode=0o700)
         if user := _server_user(self.data):
             os.chown(new, user.pw_uid, user.pw_gid)
-        self._run(alive, "initdb", *INITDB, "-D", str(new))
+        # LC_CTYPE is C.UTF-8 too: under C, full text search reads „quoted“ or a—b as one word.
+        options = ["--username=postgres", "--auth=trust", "--encoding=UTF8", "--locale-provider=builtin"]
+        self._run(alive, "initdb", *options, "--locale=C.UTF-8", "-D", str(new))
         new.rename(self.data)
 
-    def _is_ready(self) -> bool:
-        address = ["-h", str(self.folder), "-p", SETTINGS["port"], "-U", "postgres", "-d", "postgres"]
-        return subprocess.run([BIN / "pg_isready", "-q", *address], env={}, check=False).returncode == 0
-
     def _run(self, alive: BinaryIO, program: str, *arguments: str) -> None:
-        """Runs a program of PostgreSQL as the server's user, without our terminal and environment, into the log.
-
-        It inherits the lock `alive`. Raises AtlasError where the program fails.
-        """
+        """Runs a program as the server's user, which inherits the lock `alive`. Raises AtlasError where it fails."""
         if user := _server_user(self.data):
-            _allow_traversal(user.pw_uid, self.home, BIN)
+            for folder in {self.home, *self.home.parents, BIN, *BIN.parents}:
+                status = folder.stat()
+                if status.st_uid != user.pw_uid and not status.st_mode & stat.S_IXOTH:
+                    folder.chmod(stat.S_IMODE(status.st_mode) | stat.S_IXOTH)
         log_path = self.home / "postgres.log"
         with _open(log_path) as log:
             before = log.seek(0, os.SEEK_END)
@@ -180,6 +176,7 @@ class _Server:
 
 
 def _server_user(data: Path) -> pwd.struct_passwd | None:
+    """Who runs the server under root, which PostgreSQL refuses: the owner of the data."""
     if os.geteuid() != 0:
         return None
     with suppress(FileNotFoundError, KeyError):
@@ -194,13 +191,6 @@ def _server_user(data: Path) -> pwd.struct_passwd | None:
             f"{created.stderr.strip()} Run as an ordinary user, or create that user."
         )
     return pwd.getpwnam(SYSTEM_USER)
-
-
-def _allow_traversal(uid: int, *folders: Path) -> None:
-    for folder in {ancestor for each in folders for ancestor in (each, *each.parents)}:
-        status = folder.stat()
-        if status.st_uid != uid and not status.st_mode & stat.S_IXOTH:
-            folder.chmod(stat.S_IMODE(status.st_mode) | stat.S_IXOTH)
 
 
 def _make_private(folder: Path, user: pwd.struct_passwd | None) -> None:

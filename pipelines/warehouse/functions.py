@@ -3,8 +3,7 @@
     staging.versions, observations ──> effective_versions · effective_versions_after(seq) · pending_versions(code)
     rows of all domains ──record_id──> ops.trace: the effective version of each, with its runs and SELECT file
 
-Each state of a version is a single SELECT, so PostgreSQL inlines it in the queries that read it and uses the indexes of
-the tables. A shared row has no record of its own: it is traced through a row that refers to it.
+Each state is a single SELECT, so that PostgreSQL inlines it in the queries that read it and uses the tables' indexes.
 """
 
 from psycopg import sql
@@ -180,30 +179,21 @@ def _trace(rows: sql.Composed) -> str:
 
 def _rows(spec: TableSpec) -> sql.Composed:
     """A SELECT of the table's name, key, record and `through` for each row of a table."""
-    rows = OWNED_ROWS if spec.owned else SHARED_ROWS
-    return rows.format(
+    owned = sql.SQL(
+        "select {name} as table_name, {key} as key, null as through, t.record_id, {observed} as observed_at"
+        " from {table} as t"
+    )
+    shared = sql.SQL(  # it has no record of its own, and is traced through a row that refers to it
+        "select {name} as table_name, {key} as key, f.through, f.record_id, {observed} as observed_at from {table} as t"
+        " left join lateral (select * from ({referrers}) as r limit 1) as f on true"
+    )
+    referrer = sql.SQL("(select {} as through, r.record_id from {} as r where {} = {} limit 1)")
+    key = sql.Identifier("t", spec.key[0])
+    referrers = [referrer.format(each.name, each.target, sql.Identifier("r", col), key) for each, col in spec.referrers]
+    return (owned if spec.owned else shared).format(
         name=sql.Literal(spec.name),
         table=spec.target,
         key=spec.key_text("t"),
         observed=sql.SQL("t.observed_at" if spec.time_series else "null::timestamptz"),
-        referrers=sql.SQL(" union all ").join(
-            REFERRING_ROW.format(
-                name=sql.Literal(other.name),
-                table=other.target,
-                column=sql.Identifier("r", column),
-                key=sql.Identifier("t", spec.key[0]),
-            )
-            for other, column in spec.referrers
-        ),
+        referrers=sql.SQL(" union all ").join(referrers),
     )
-
-
-OWNED_ROWS = sql.SQL(
-    "select {name} as table_name, {key} as key, null as through, t.record_id, {observed} as observed_at"
-    " from {table} as t"
-)
-SHARED_ROWS = sql.SQL(
-    "select {name} as table_name, {key} as key, f.through, f.record_id, {observed} as observed_at from {table} as t"
-    " left join lateral (select * from ({referrers}) as r limit 1) as f on true"
-)
-REFERRING_ROW = sql.SQL("(select {name} as through, r.record_id from {table} as r where {column} = {key} limit 1)")

@@ -1,8 +1,6 @@
 """Brings a database to the newest schema: migrations of tables, then other objects from their declarations.
 
-    drop views ──> apply pending migrations (Alembic) ──> create objects whose text changed
-
-All of it is one transaction: a failure leaves the database as it was.
+drop views ──> apply pending migrations (Alembic) ──> create objects whose text changed, in one transaction
 """
 
 from argparse import Namespace
@@ -24,8 +22,6 @@ from pipelines.warehouse.database import Warehouse
 from pipelines.warehouse.objects import SqlObject
 
 PYPROJECT = Path(__file__).resolve().parents[2] / "pyproject.toml"
-DEPENDENTS = psycopg.errors.DependentObjectsStillExist, psycopg.errors.FeatureNotSupported
-"""What PostgreSQL raises where other objects depend on one that has to be dropped or altered."""
 
 
 def config(connection: Connection | None = None) -> Config:
@@ -95,7 +91,8 @@ def migrate(warehouse: Warehouse, declared: Sequence[SqlObject]) -> list[str]:
                 objects.create(driver, declared)
     except (psycopg.Error, DBAPIError) as error:
         cause = error.orig if isinstance(error, DBAPIError) else error
-        if not isinstance(cause, DEPENDENTS) or not cause.diag.message_detail:
+        others_depend = psycopg.errors.DependentObjectsStillExist, psycopg.errors.FeatureNotSupported
+        if not isinstance(cause, others_depend) or not cause.diag.message_detail:
             raise
         raise AtlasError(
             f"The migration failed: {cause.diag.message_primary}: {'; '.join(cause.diag.message_detail.splitlines())}. "

@@ -22,13 +22,10 @@ Kind = Literal["function", "view", "trigger", "policy"]
 
 @dataclass(frozen=True)
 class SqlObject:
-    """A declared object. name: as DROP refers to it: `ops.one()`, `marts.models`, `touch on catalog.models`.
-
-    statements: those that create it and comment on it.
-    """
+    """A declared object, and the statements that create it and comment on it."""
 
     kind: Kind
-    name: str
+    name: str  # as DROP refers to it: `ops.one()`, `marts.models`, `touch on catalog.models`
     statements: str
 
     @property
@@ -80,10 +77,7 @@ def drop(connection: Connection) -> None:
 
 
 def create(connection: Connection, objects: Sequence[SqlObject]) -> None:
-    """Creates objects, of which `drop` has left functions alone, and drops functions that are no longer declared.
-
-    Raises AtlasError where PostgreSQL does not accept a text.
-    """
+    """Creates objects and drops functions that are no longer declared. Raises AtlasError for a text that is wrong."""
     for name, (kind, _) in sorted(_created(connection).items()):
         if kind == "function" and name not in {each.name for each in objects}:
             connection.execute(f"drop function if exists {name}".encode())

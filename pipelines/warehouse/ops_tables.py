@@ -16,11 +16,8 @@ from pipelines.warehouse.declare import (
     unique,
 )
 
-RUN_KINDS = ("land", "transform", "rebuild", "prune", "erase")
-RUN_STATUSES = ("pending", "in_progress", "completed", "failed", "partial_success")
 NULL, UNREAD = "null", "unread"
 """The type of a path in ops.schema_drift that had no value yet, or that neither a SELECT nor a contract reads."""
-JSON_TYPES = (NULL, "boolean", "number", "string", "array", "object")
 
 
 def _count(name: str, comment: str) -> Column[object]:
@@ -48,12 +45,12 @@ fetch_runs = table(
     Column("source_id", UUID, ForeignKey("ops.sources.source_id"), index=True, comment="Source; null = a whole domain"),
     Column("stream", Text, nullable=False, comment="domain/source, or a domain"),
     Column("kind", Text, nullable=False, comment="Kind of run"),
-    one_of("kind", RUN_KINDS),
+    one_of("kind", ("land", "transform", "rebuild", "prune", "erase")),
     Column("asset_key", Text, nullable=False, comment="Dagster asset of the run"),
     Column("partition_key", Text, nullable=False, comment="Partition: a day, or all"),
     Column("dagster_run_id", Text, index=True, comment="Dagster run that executed it; null = none did"),
     Column("status", Text, nullable=False, index=True, comment="Status"),
-    one_of("status", RUN_STATUSES),
+    one_of("status", ("pending", "in_progress", "completed", "failed", "partial_success")),
     defaulted("started_at", Timestamp, "now()", "When the run was opened, before it read anything", index=True),
     Column("ended_at", Timestamp, comment="When the run was closed, in the transaction that published its data"),
     _count("fetched", "Payloads received, or rows yielded by the SELECTs"),
@@ -116,7 +113,7 @@ schema_drift = table(
     Column("stream", Text, primary_key=True, comment="domain/source, with its kind where it has several"),
     Column("path", Text, primary_key=True, comment="modelVersions[*].files[*].sizeKB; *: any key; $: the payload"),
     Column("type", Text, primary_key=True, comment="JSON type; null: no value yet; unread: no SELECT reads the key"),
-    one_of("type", (*JSON_TYPES, UNREAD)),
+    one_of("type", (NULL, "boolean", "number", "string", "array", "object", UNREAD)),
     run_column("first_run", "Landing that received it first", nullable=False),
     run_column("last_run", "Landing that received it last", nullable=False),
     _count("payloads", "Inspected payloads that have the path with this type"),

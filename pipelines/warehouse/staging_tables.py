@@ -5,10 +5,8 @@ from sqlalchemy.dialects.postgresql import ARRAY, BYTEA, JSONB, UUID
 
 from pipelines.warehouse.declare import Timestamp, defaulted, one_of, run_column, table
 
-STAGES = ("land", "transform")
 UNPUBLISHED = ("arrivals", "rejects", "checkpoints")
 """What landings in progress, or interrupted, hold; the checkpoint last, which says whether the others are kept."""
-
 
 payloads = table(
     "staging.payloads",
@@ -154,7 +152,7 @@ quarantine = table(
     "staging.quarantine",
     Column("quarantine_id", BigInteger, Identity(always=True), primary_key=True, comment="Number for the command line"),
     Column("stage", Text, nullable=False, comment="land or transform"),
-    one_of("stage", STAGES),
+    one_of("stage", ("land", "transform")),
     Column("stream", Text, nullable=False, comment="Stream of the payload; of a row, its source"),
     Column("partition_key", Text, nullable=False, comment="Partition of the first run"),
     Column("external_id", Text, comment="The source's own id, if it can be read"),
