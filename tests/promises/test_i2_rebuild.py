@@ -82,6 +82,11 @@ BY_HAND = {
         "toy.authors",
         "different",
     ),
+    "a value written where there is none": (
+        "update toy.authors set about = 'By hand' where external_id = '1' and about is null",
+        "toy.authors",
+        "different",
+    ),
     "a row taken away": ("delete from toy.loans", "toy.loans", "missing"),
     "a row written": (
         """
@@ -145,11 +150,17 @@ def test_the_command_ends_as_its_run_does(three_authors: Warehouse, atlas: Atlas
     atlas("rebuild", "toy", "--check")
 
 
+def number_of_rows(warehouse: Warehouse) -> int:
+    return sum(map(len, tables(warehouse).values()))
+
+
 def test_a_version_deleted_by_hand_is_found(three_authors: Warehouse) -> None:
     with three_authors.connect() as connection:
         connection.execute("delete from staging.versions where external_id = '2'")
     assert differing(three_authors)["toy.authors"]["extra"] == 1
-    rebuild.rebuild(three_authors, "toy", workers=1)
+    before = number_of_rows(three_authors)
+    run = rebuild.rebuild(three_authors, "toy", workers=1)
+    assert run.counts.deleted == before - number_of_rows(three_authors) > 1, "those of its books too"
     assert rows(three_authors, "select external_id from toy.authors order by 1") == [("1",), ("3",)]
     assert recorded_digests(three_authors) == counted_digests(three_authors)
 

@@ -14,6 +14,7 @@ from pipelines import project
 from pipelines.errors import AtlasError
 from pipelines.ledger import Run
 from pipelines.lineage import rebuild, time_travel
+from pipelines.maintenance import erasure
 from pipelines.transform import table_digests
 from pipelines.transform.run import transform
 from pipelines.warehouse.database import Warehouse
@@ -130,6 +131,19 @@ def test_counters_of_a_newer_payload_are_pending_until_it_is_applied(world: Worl
     assert rows(world.warehouse, "select loans from toy.loans order by 1") == [(1,), (2,)]
 
 
+def test_rows_of_two_streams_that_go_at_once_are_left_out_of_the_digest_once(world: World) -> None:
+    recorder = world.recorders["toy/library"]
+    recorder.land("1", an_author(books=[book(11, covers=[cover(7)])]))
+    for name in ("8", "9"):
+        recorder.land(name, cover(int(name)), kind="covers")
+    transform_day(world, DAYS[0])
+    recorder.land("1", an_author(books=[]))
+    recorder.full_refresh("8", kind="covers")
+    transform_day(world, DAYS[0])
+    assert world.runs[-1].stats["tables"]["toy.covers"]["deleted"] == 2
+    assert rows(world.warehouse, "select external_id from toy.covers") == [("9",)]
+
+
 def fail_on(world: World, table: str, record: str) -> None:
     """Makes a SELECT of the library fail on one record."""
     path = world.files.folder / f"toy/library/{table}.sql"
@@ -216,6 +230,16 @@ def test_the_command_prints_a_table_as_it_was(two_runs: tuple[Warehouse, Run, Ru
     differing = atlas("diff", first.id, second.id, code=FAILED)
     assert f"These tables differ from what run {first.id} recorded" in words(differing.stderr)
     assert "differing row" in differing.stdout
+
+
+def test_the_command_names_the_run_that_erased_what_it_cannot_show(
+    two_runs: tuple[Warehouse, Run, Run, Run], atlas: Atlas
+) -> None:
+    warehouse, first, *_ = two_runs
+    run = erasure.erase(warehouse, project.sources()["toy/library"], "toy/library.authors", "1")
+    said = words(atlas("as-of", first.id, "toy.authors", code=FAILED).stderr)
+    assert f"These tables differ from what run {first.id} recorded: toy.authors" in said
+    assert f"History was removed since then: run {run.id} erased a record" in said
 
 
 def test_a_kept_schema_appears_when_it_is_complete(two_runs: tuple[Warehouse, Run, Run, Run]) -> None:

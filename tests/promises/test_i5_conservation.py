@@ -29,7 +29,7 @@ from pipelines.orchestration.assets import run_metadata, staging_asset, staging_
 from pipelines.source import Checkpoint, FullScan, Item, Payload, Source, Window
 from pipelines.transform.run import pending_partitions, transform
 from pipelines.warehouse.database import Warehouse
-from tests.library import author, book, cover, payload
+from tests.library import author, book, copy, cover, payload
 
 pytestmark = pytest.mark.usefixtures("toy")
 
@@ -123,10 +123,12 @@ VERSIONS = "select external_id, count(*) as n from staging.versions group by 1"
 
 def test_each_end_that_a_row_can_have_is_counted_once(warehouse: Warehouse, library: Source) -> None:
     covers = [cover(7, width=10), cover(8, width=0)]
-    told = [author(1, topics=["a"], books=[book(1, covers=covers)]), author(2, "n" * 501), author(3, topics=["b"])]
+    only = book(1, covers=covers, copies=[copy(1), copy(1)])
+    told = [author(1, topics=["a"], books=[only]), author(2, "n" * 501), author(3, topics=["b"])]
     land(warehouse, library, *(payload(each) for each in told))
     runs = [transform(warehouse, library, DAY)]
     assert runs[0].counts.quarantined >= 2 and runs[0].counts.created > 5
+    assert runs[0].stats["tables"]["toy.copies"] == asdict(Counts(fetched=2, created=1, duplicates=1))
     assert_conserved(warehouse, *runs)
     twice = author(4, books=[book(4, covers=covers[:1])])
     changed = [told[0] | {"name": "changed"}, told[1] | {"name": "fits now"}, twice]
@@ -141,7 +143,7 @@ def test_each_end_that_a_row_can_have_is_counted_once(warehouse: Warehouse, libr
 
 
 def test_a_landing_that_goes_on_counts_what_the_one_before_had_fetched(warehouse: Warehouse, library: Source) -> None:
-    pages = [[payload(author(1)), payload(author(2)), payload(b"{")], [payload(author(2)), payload(author(3))]]
+    pages = [[payload(b"{"), payload(author(1)), payload(author(2))], [payload(author(2)), payload(author(3))]]
 
     def items(resume: dict[str, dict[str, Any]], breaks: bool) -> Iterator[Item]:
         for number, page in enumerate(pages):

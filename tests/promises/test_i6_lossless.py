@@ -722,6 +722,14 @@ def test_a_payload_that_is_another_less_its_counters_keeps_what_it_says(
         kept[kind].holds(body, counted=True)
 
 
+@pytest.mark.parametrize("body", [b'{"id":"a","x":1,"x":2}', b'{"id":"a","y":1,"y":2,"x":3}'])
+def test_a_key_that_is_there_twice_beside_counters_is_kept(warehouse: Warehouse, shelf: Source, body: bytes) -> None:
+    """What is taken apart has only the last one."""
+    source = replace(shelf, contracts={"": Counting}, kind="http", get_record=None)
+    land_items(warehouse, source, "2026-11-01", [Payload(body, "line 1")])
+    found(warehouse)["line 1"].holds(body)
+
+
 def test_what_was_repaired_is_counted_in_the_ledger(warehouse: Warehouse, shelf: Source) -> None:
     run = land(warehouse, shelf, [rb'{"a": "\u0000"}', rb'{"b": "\u0000", "b": 1}', b"{}"])
     assert run.stats["repaired"] == {NUL: 2, TWICE: 1}
