@@ -50,7 +50,7 @@ coverage: install ## which share of the lines of each package tests run
 	done
 
 test-histories: install ## many histories of sources that change while they are read; HISTORY=<seed> repeats one
-	HISTORIES=$(HISTORIES) $(BIN)/python -m pytest -n $(JOBS) --dist worksteal -rP --show-capture=stdout tests/landing/test_histories.py
+	HISTORIES=$(HISTORIES) $(BIN)/python -m pytest -n $(JOBS) --dist worksteal -rP --show-capture=stdout tests/landing/test_histories.py tests/transform/test_change_set.py
 
 test-crashes: install ## a crash at every statement of landing, transform, rebuild, prune and erase, 100 of each other command, every outage; CRASHES_SEED=<seed> repeats one
 	CRASHES=all $(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(addprefix tests/promises/test_i7_,crash.py outages.py)

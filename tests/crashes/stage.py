@@ -163,6 +163,7 @@ class Stage:
 
     def copy_of(self, origin: Warehouse) -> Warehouse:
         copy = Warehouse(origin.url.set(database=f"crash_of_{origin.database}"))
+        origin.close()
         with origin.connect("postgres") as connection:
             connection.execute(sql.SQL("drop database if exists {} with (force)").format(sql.Identifier(copy.database)))
             connection.execute(

@@ -115,6 +115,7 @@ def prepared(civitai: Source, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 def copy(origin: Warehouse, name: str) -> Warehouse:
     warehouse = Warehouse(origin.url.set(database=name))
+    origin.close()
     with origin.connect("postgres") as connection:
         connection.execute(sql.SQL("drop database if exists {} with (force)").format(sql.Identifier(name)))
         connection.execute(
