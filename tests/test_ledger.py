@@ -331,6 +331,7 @@ def dagster(warehouse: Warehouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     warehouse.drop_database(name)
 
 
+@pytest.mark.long("processes that run Dagster")
 def test_a_killed_run_of_dagster_is_freed_by_the_next(
     warehouse: Warehouse, dagster: dg.DagsterInstance, tmp_path: Path
 ) -> None:
@@ -369,6 +370,7 @@ def test_a_killed_run_of_dagster_is_freed_by_the_next(
     assert "the process ended before it closed the run" in ended[1]["error_text"]
 
 
+@pytest.mark.long("processes that run Dagster")
 def test_dagster_is_told_what_the_ledger_says(
     warehouse: Warehouse, dagster: dg.DagsterInstance, library: Source
 ) -> None:

@@ -432,6 +432,7 @@ def test_the_change_token_opens_no_file(comfyui: Source, tmp_path: Path, monkeyp
 # Rows
 
 
+@pytest.mark.long("loads several hundred workflows")
 def test_every_graph_of_the_package_is_there_once_with_its_nodes_counted(warehouse: Warehouse, comfyui: Source) -> None:
     spec = importlib.util.find_spec("comfyui_workflow_templates_json")
     assert spec is not None and spec.origin is not None

@@ -350,6 +350,7 @@ def test_two_runs_at_once_obey_and_keep_to_the_rate(opened: Open) -> None:
     assert site.records() == site.world()
 
 
+@pytest.mark.long("keeps to an operator's rate")
 def test_two_processes_at_once_obey_and_keep_to_the_rate(opened: Open) -> None:
     """As above with the command itself, and the rate that Danbooru's operator allows."""
     site = opened("danbooru", size=2, records=12)

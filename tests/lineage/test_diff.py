@@ -110,6 +110,7 @@ def test_a_row_that_wins_a_key_conflict_has_another_row_as_its_cause(recorder: R
     assert found["toy.books", "added"] == "payload"
 
 
+@pytest.mark.long("builds the tables of two runs, six times")
 def test_the_command_prints_rows_and_cells(recorder: Recorder, atlas: Atlas) -> None:
     recorder.land("1", author(1, "heron"))
     first = transform(recorder.warehouse, recorder.source, DAYS[0])
