@@ -39,6 +39,7 @@ test: install $(LINT) ## everything a contributor must pass; DATABASE=container 
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal --database $(DATABASE) $(TESTS)
 
 test-source: install ## what one source must pass: make test-source SOURCE=catalog/civitai
+	@test -n "$(SOURCE)" || { echo "SOURCE is missing: make test-source SOURCE=catalog/civitai"; exit 2; }
 	$(BIN)/python -m pytest -p no:hypothesispytest tests/test_conformance.py --source $(SOURCE)
 
 coverage: install ## which share of the lines of each package tests run
