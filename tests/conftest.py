@@ -19,7 +19,6 @@ from pathlib import Path
 
 import pytest
 from alembic import command
-from psycopg import sql
 from sqlalchemy import make_url
 
 from pipelines import project
@@ -27,6 +26,7 @@ from pipelines.source import Source
 from pipelines.warehouse import embedded, migrate, objects
 from pipelines.warehouse.database import Warehouse
 from tests import launcher, toy_project
+from tests.databases import copy_of
 from tests.pasts import GENERATORS, Files, changing_files
 
 SHARED_DATA = project.ROOT.parent / "shared" / "data"
@@ -130,19 +130,6 @@ def toy_template(server: str, worker_id: str) -> Warehouse:
     warehouse = Warehouse(make_url(server).set(database=f"{TEMPLATE}_toy_{worker_id}"))
     warehouse.create_database(warehouse.database)
     toy_project.create_tables(warehouse)
-    return warehouse
-
-
-def copy_of(origin: Warehouse, name: str) -> Warehouse:
-    """A copy of a database, under another name."""
-    warehouse = Warehouse(origin.url.set(database=name))
-    origin.close()
-    with origin.connect("postgres") as connection:
-        connection.execute(
-            sql.SQL("create database {} template {} strategy file_copy").format(
-                sql.Identifier(warehouse.database), sql.Identifier(origin.database)
-            )
-        )
     return warehouse
 
 

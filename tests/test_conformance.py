@@ -328,8 +328,8 @@ def test_every_stored_body_is_the_value_that_was_received(loaded: Loaded) -> Non
 # Numbers
 
 
-def tells(scan: FullScan, kind: str, external_id: str) -> bool:
-    """Whether a complete listing tells a record, if there is one."""
+def covers(scan: FullScan, kind: str, external_id: str) -> bool:
+    """Whether a full scan lists a record, if there is one."""
     if kind != scan.kind or scan.id_range is None:
         return kind == scan.kind
     first, last = scan.id_range
@@ -342,7 +342,7 @@ def with_answers(source: Source, days: Iterable[Day]) -> Iterator[tuple[Day, set
     for day in days:
         listed = {record_of(source, payload) for payload in day.payloads}
         listed |= {("", each.external_id) for each in day.skipped if each.external_id}
-        missing = sorted(record for record in known - listed if any(tells(each, *record) for each in day.full_scans))
+        missing = sorted(record for record in known - listed if any(covers(each, *record) for each in day.full_scans))
         with extract.open_intake(NOWHERE, source, day.window, "recorded") as intake:
             answers = {record: intake.get_record(*record) if intake.get_record else None for record in missing}
         found = [payload for payload in answers.values() if payload is not None]

@@ -18,13 +18,12 @@ from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
 
-from psycopg import sql
-
 from pipelines import project
 from pipelines.landing import bulk_files, extract, land
 from pipelines.source import Window
 from pipelines.transform.run import transform
 from pipelines.warehouse.database import Warehouse
+from tests import databases
 from tests.crashes import outcome
 from tests.crashes.faults import Answer, Fault, Statement
 from tests.crashes.ollama import Ollama
@@ -162,16 +161,7 @@ class Stage:
         land.land_intake(warehouse, source, day, nullcontext(intake))
 
     def copy_of(self, origin: Warehouse) -> Warehouse:
-        copy = Warehouse(origin.url.set(database=f"crash_of_{origin.database}"))
-        origin.close()
-        with origin.connect("postgres") as connection:
-            connection.execute(sql.SQL("drop database if exists {} with (force)").format(sql.Identifier(copy.database)))
-            connection.execute(
-                sql.SQL("create database {} template {} strategy file_copy").format(
-                    sql.Identifier(copy.database), sql.Identifier(origin.database)
-                )
-            )
-        return copy
+        return databases.copy_of(origin, f"crash_of_{origin.database}")
 
     def run(
         self, name: str, warehouse: Warehouse, fault: Fault | Answer | None = None, *, harm: str | None = None

@@ -260,9 +260,9 @@ class History:
         certain = not getattr(self.api, "skips", False)
         if full_refresh:
             missed = {key for key in wrong if self.is_refreshed(self.records[key])}
-            assert not (certain and missed), "a refresh tells all that was there all the time"
+            assert not (certain and missed), "a full refresh lists all that was there all the time"
         elif not self.resumed:
-            assert not (certain and wrong & self.due), "an increment tells all that has come since the last run"
+            assert not (certain and wrong & self.due), "an increment lists all that has come since the last run"
         self.marked = True
 
     @contextmanager

@@ -124,14 +124,14 @@ VERSIONS = "select external_id, count(*) as n from staging.versions group by 1"
 def test_each_end_that_a_row_can_have_is_counted_once(warehouse: Warehouse, library: Source) -> None:
     covers = [cover(7, width=10), cover(8, width=0)]
     only = book(1, covers=covers, copies=[copy(1), copy(1)])
-    told = [author(1, topics=["a"], books=[only]), author(2, "n" * 501), author(3, topics=["b"])]
-    land(warehouse, library, *(payload(each) for each in told))
+    bodies = [author(1, topics=["a"], books=[only]), author(2, "n" * 501), author(3, topics=["b"])]
+    land(warehouse, library, *(payload(each) for each in bodies))
     runs = [transform(warehouse, library, DAY)]
     assert runs[0].counts.quarantined >= 2 and runs[0].counts.created > 5
     assert runs[0].stats["tables"]["toy.copies"] == asdict(Counts(fetched=2, created=1, duplicates=1))
     assert_conserved(warehouse, *runs)
     twice = author(4, books=[book(4, covers=covers[:1])])
-    changed = [told[0] | {"name": "changed"}, told[1] | {"name": "fits now"}, twice]
+    changed = [bodies[0] | {"name": "changed"}, bodies[1] | {"name": "fits now"}, twice]
     land(warehouse, library, *(payload(each) for each in changed), FullScan("authors", 1), hours=1)
     runs.append(transform(warehouse, library, DAY))
     assert runs[1].counts.duplicates and runs[1].counts.updated and runs[1].counts.deleted

@@ -24,6 +24,7 @@ from pipelines.source import Source, Window
 from pipelines.transform.run import transform
 from pipelines.warehouse import embedded, migrate
 from pipelines.warehouse.database import DATABASE, Warehouse
+from tests import databases
 from tests.crashes.outcome import (
     PATIENCE_S,
     assert_nothing_left,
@@ -113,25 +114,14 @@ def prepared(civitai: Source, tmp_path_factory: pytest.TempPathFactory) -> Itera
         yield home, warehouse
 
 
-def copy(origin: Warehouse, name: str) -> Warehouse:
-    warehouse = Warehouse(origin.url.set(database=name))
-    origin.close()
-    with origin.connect("postgres") as connection:
-        connection.execute(sql.SQL("drop database if exists {} with (force)").format(sql.Identifier(name)))
-        connection.execute(
-            sql.SQL("create database {} template {}").format(sql.Identifier(name), sql.Identifier(origin.database))
-        )
-    return warehouse
-
-
 @pytest.mark.parametrize(("table", "number", "back"), outages())
 def test_the_server_stops_under_a_command(
     prepared: tuple[Path, Warehouse], civitai: Source, table: str, number: signal.Signals, back: bool
 ) -> None:
     home, origin = prepared
-    undisturbed = copy(origin, "undisturbed")
+    undisturbed = databases.copy_of(origin, "undisturbed")
     transform(undisturbed, civitai, DAY, shrink=True)
-    warehouse = copy(origin, DATABASE)
+    warehouse = databases.copy_of(origin, DATABASE)
     before, after = contents(warehouse), contents(undisturbed)
     command = ("transform", "catalog/civitai", "--partition", DAY, "--shrink")
 

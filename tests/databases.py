@@ -1,0 +1,19 @@
+"""Copies of databases, as templates of PostgreSQL."""
+
+from psycopg import sql
+
+from pipelines.warehouse.database import Warehouse
+
+
+def copy_of(origin: Warehouse, name: str) -> Warehouse:
+    """A copy of a database, in place of the one that has this name."""
+    copy = Warehouse(origin.url.set(database=name))
+    origin.close()  # a database in use cannot be copied
+    with origin.connect("postgres") as connection:
+        connection.execute(sql.SQL("drop database if exists {} with (force)").format(sql.Identifier(name)))
+        connection.execute(
+            sql.SQL("create database {} template {} strategy file_copy").format(
+                sql.Identifier(name), sql.Identifier(origin.database)
+            )
+        )
+    return copy
