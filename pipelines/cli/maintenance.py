@@ -38,7 +38,7 @@ def list_(
     with context.warehouse() as warehouse, warehouse.connect() as connection:
         rows = quarantine.entries(connection, names=names, closed=closed)
     show.result(rows)
-    shown = ("quarantine_id", "stream", "external_id", "reason", "path", "detail", "seen", "closed_at")
+    shown = ("quarantine_id", "stream", "external_id", "reason", "where", "detail", "seen", "closed_at")
     lines = [{name: row[name] for name in shown} | {"from": row["table_name"] or row["request"]} for row in rows]
     show.table("Quarantine", lines)
 
