@@ -1,10 +1,9 @@
 """The warehouse: which server and database the settings name, and connections to it.
 
-    settings ──open_warehouse──> Warehouse (server of DATABASE_URL, or the embedded one) ──connect, engine──> connection
-
-Not here: the embedded server (`embedded`), tables (`migrate`).
+settings ──open_warehouse──> Warehouse (server of DATABASE_URL, or the embedded one) ──connect, engine──> connection
 """
 
+import weakref
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -35,6 +34,9 @@ class Warehouse:
     url: URL
     echo: bool = False
     _idle: dict[str, list[Connection]] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        weakref.finalize(self, _end, self._idle)  # unlike __del__, before its sessions are deleted in a cycle with it
 
     @property
     def database(self) -> str:
@@ -72,14 +74,10 @@ class Warehouse:
 
     def _idle_session(self, database: str) -> Connection | None:
         """A session that is kept, if the server has not ended it."""
-        with suppress(KeyError, IndexError):
+        with suppress(KeyError, IndexError, psycopg.Error):
             connection = self._idle[database].pop()
-            try:
-                connection.execute("")
-            except psycopg.Error:
-                connection.close()
-            else:
-                return connection
+            connection.execute("")
+            return connection
         return None
 
     def _new_session(self, database: str) -> Connection:
@@ -99,11 +97,7 @@ class Warehouse:
 
     def close(self) -> None:
         """Ends the sessions that are kept."""
-        for connection in [each for kept in self._idle.values() for each in kept]:
-            connection.close()
-        self._idle.clear()
-
-    __del__ = close
+        _end(self._idle)
 
     @cached_property
     def engine(self) -> Engine:
@@ -124,6 +118,12 @@ class Warehouse:
     def drop_database(self, name: str) -> None:
         with self.connect("postgres") as connection:
             connection.execute(sql.SQL("drop database if exists {} with (force)").format(sql.Identifier(name)))
+
+
+def _end(sessions: dict[str, list[Connection]]) -> None:
+    while sessions:
+        for connection in sessions.popitem()[1]:
+            connection.close()
 
 
 def _unreachable(url: URL, error: psycopg.OperationalError) -> str:
