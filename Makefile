@@ -9,8 +9,9 @@ JOBS ?= 3
 LINT ?= lint
 PORT ?= 3000
 HISTORIES ?= 10000
+unexport PYTHONDONTWRITEBYTECODE # tests start many processes, each of which would compile all modules
 
-.PHONY: help install run ui test test-source test-histories test-crashes coverage bench lint lock clean db-migrate db-apply db-status db-check db-ensure db-drop db-shell
+.PHONY: help install run ui test test-source test-all test-histories test-crashes coverage bench lint lock clean db-migrate db-apply db-status db-check db-ensure db-drop db-shell
 
 help: ## what can be made
 	@grep -hE '^[a-z -]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\n\t/'
@@ -50,11 +51,14 @@ coverage: install ## which share of the lines of each package tests run
 		printf '%5s %%  %s\n' "$$($(BIN)/coverage report --format=total --precision=1 --include="$${package%/}/*.py")" $$package; \
 	done
 
-test-histories: install ## many histories of sources that change while they are read; HISTORY=<seed> repeats one
-	HISTORIES=$(HISTORIES) $(BIN)/python -m pytest -n $(JOBS) --dist worksteal -rP --show-capture=stdout tests/landing/test_histories.py tests/transform/test_change_set.py
+test-all: install ## every case of the tests that `make test` takes a sample of
+	SAMPLES=all $(BIN)/python -m pytest -n $(JOBS) --dist worksteal --database $(DATABASE) $(TESTS)
 
-test-crashes: install ## a crash at every statement of landing, transform, rebuild, prune and erase, 100 of each other command, every outage; CRASHES_SEED=<seed> repeats one
-	CRASHES=all $(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(addprefix tests/promises/test_i7_,crash.py outages.py)
+test-histories: install ## many histories of sources that change while they are read; HISTORY=<seed> repeats one
+	HISTORIES=$(HISTORIES) SAMPLES=all $(BIN)/python -m pytest -n $(JOBS) --dist worksteal -rP --show-capture=stdout tests/landing/test_histories.py
+
+test-crashes: install ## a crash at every statement of landing, transform, rebuild, prune and erase, 100 of each other command, every outage; TESTS_SEED=<seed> repeats one
+	CRASHES=all SAMPLES=all $(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(addprefix tests/promises/test_i7_,crash.py outages.py)
 
 bench: install ## what must take no longer than it may; on a machine that does nothing else
 	$(BIN)/python -m pytest -q -s tests/budgets.py

@@ -41,16 +41,14 @@ for name in [name for name in os.environ if name.startswith("ATLAS_") or name in
     del os.environ[name]
 os.environ["DAGSTER_DISABLE_TELEMETRY"] = "1"
 os.environ["PYTHONPATH"] = str(project.ROOT)  # of processes that begin in another folder, such as the toy project
-os.environ["CRASHES_SEED"] = os.environ.get("CRASHES_SEED") or str(
-    random.randrange(1 << 32)
-)  # all workers have this one
+os.environ["TESTS_SEED"] = os.environ.get("TESTS_SEED") or str(random.randrange(1 << 32))  # all workers have this one
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as of a shell's background; what tests start would inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_report_header() -> str:
-    return f"CRASHES_SEED={os.environ['CRASHES_SEED']} repeats the sample of crashes"
+    return f"TESTS_SEED={os.environ['TESTS_SEED']} repeats what this session draws"
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -62,10 +60,30 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         if getattr(report, "when", "") == "call":
             found.update(dict(report.user_properties))
     if found["crashes"]:
-        seed = os.environ["CRASHES_SEED"]
-        terminalreporter.line(
-            f"{found['crashes']:,} crashes at {found['statements']:,} statements, CRASHES_SEED={seed}"
-        )
+        seed = os.environ["TESTS_SEED"]
+        terminalreporter.line(f"{found['crashes']:,} crashes at {found['statements']:,} statements, TESTS_SEED={seed}")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Keeps n instances of each test marked `sample(n)`, drawn by TESTS_SEED, unless SAMPLES=all. Puts long tests first
+    in each worker's share, which is a part of the list.
+    """
+    instances: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        if "SAMPLES" not in os.environ and item.get_closest_marker("sample"):
+            instances.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    left_out = set[pytest.Item]()
+    for name, found in instances.items():
+        (wanted,) = next(found[0].iter_markers("sample")).args
+        kept = random.Random(os.environ["TESTS_SEED"] + name).sample(found, min(wanted, len(found)))
+        left_out |= set(found) - set(kept)
+    config.hook.pytest_deselected(items=list(left_out))
+    kept = [item for item in items if item not in left_out]
+    long, short = ([item for item in kept if ("long" in item.keywords) == is_long] for is_long in (True, False))
+    jobs = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    size = -(-len(kept) // jobs)
+    shares = [long[number::jobs] for number in range(jobs)]
+    items[:] = [item for share in shares for item in (*share, *(short.pop(0) for _ in short[: size - len(share)]))]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -266,6 +266,7 @@ def listed(items: list[Item], kind: str) -> list[int]:
 
 @pytest.mark.parametrize("models", [100, 150, 250, 1000])
 @pytest.mark.parametrize("day", range(1, 8))
+@pytest.mark.sample(6)
 def test_what_the_listing_of_one_day_leaves_out_between_pages_that_of_the_next_one_has(
     civitai: Source, site: Site, client: Client, models: int, day: int
 ) -> None:

@@ -189,6 +189,7 @@ def test_what_is_unchanged_is_nothing(serve: Serve) -> None:
         ("429 until a date", -7200),
     ],
 )
+@pytest.mark.sample(2)
 def test_a_server_that_asks_to_be_left_alone_is(serve: Serve, name: str, skew_s: float) -> None:
     """For longer than the usual pause before a second attempt, 1.1 s, and than the wait after a 429 without a time."""
     server = serve(script=hostile.at({0: Fault(name, 1.5)}), skew=timedelta(seconds=skew_s))

@@ -226,6 +226,7 @@ def recorded_pages(
         ("signal", "continuationToken"),
     ],
 )
+@pytest.mark.sample(2)
 def test_a_listing_that_pages_by_a_token_is_recorded_whole(
     warehouse: Warehouse, civitai: Source, monkeypatch: pytest.MonkeyPatch, parameter: str, field: str
 ) -> None:

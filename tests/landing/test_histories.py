@@ -359,6 +359,7 @@ def of_seed(seed: str, warehouse: Warehouse, server: Server, monkeypatch: pytest
 
 
 @pytest.mark.parametrize("chunk", range(-(-NUMBER // CHUNK)) if SEEDS is None else [0])
+@pytest.mark.sample(1)
 def test_after_a_full_refresh_the_tables_are_what_the_source_is(
     chunk: int, pool: Warehouse, no_time_passes: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -251,6 +251,7 @@ def test_an_unchanged_listing_costs_an_increment_one_304(opened: Open) -> None:
 
 @pytest.mark.parametrize("where", ["first", "second", "last"])
 @pytest.mark.parametrize("stem", EVERY)
+@pytest.mark.sample(5)
 def test_no_fault_at_any_place_makes_a_table_shorter(opened: Open, at_once: None, stem: str, where: str) -> None:
     """What fails publishes nothing; the next good day has everything, deletions too."""
     site = opened(stem)

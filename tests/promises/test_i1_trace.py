@@ -227,9 +227,10 @@ def test_the_command_shows_a_row_by_its_key_or_the_sources_own_id(with_authors: 
     assert "toy.authors" in atlas("trace", code=FAILED).stdout
 
 
-@pytest.mark.parametrize(
-    ("arguments", "told"),
-    [
+def test_the_command_explains_what_it_cannot_find(
+    with_authors: Warehouse, atlas: Atlas, subtests: pytest.Subtests
+) -> None:
+    for arguments, said in (
         (["toy.nothing", "1"], "There is no table 'toy.nothing' of a domain. There are: toy.authors"),
         (["toy.authors"], "Which row of toy.authors? Name its key: author_id."),
         (["toy.authors", "7"], "toy.authors has no row '7'. Its key is author_id, or external_id."),
@@ -237,12 +238,9 @@ def test_the_command_shows_a_row_by_its_key_or_the_sources_own_id(with_authors: 
             ["toy.author_topics", "7"],
             "toy.author_topics has no row '7'. Its key is author_id and topic_id, separated by a space.",
         ),
-    ],
-)
-def test_the_command_explains_what_it_cannot_find(
-    with_authors: Warehouse, atlas: Atlas, arguments: list[str], told: str
-) -> None:
-    assert told in words(atlas("trace", *arguments, code=USAGE).stderr)
+    ):
+        with subtests.test(said):
+            assert said in words(atlas("trace", *arguments, code=USAGE).stderr)
 
 
 def test_an_id_of_several_rows_is_reported_with_their_keys(connection: Connection) -> None:

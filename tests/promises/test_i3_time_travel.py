@@ -260,25 +260,23 @@ def test_a_kept_schema_appears_when_it_is_complete(two_runs: tuple[Warehouse, Ru
     assert rows(warehouse, there) == [("kept",)]
 
 
-@pytest.mark.parametrize(
-    ("arguments", "code", "said"),
-    [
+def test_the_command_explains_what_it_cannot_show(
+    two_runs: tuple[Warehouse, Run, Run, Run], atlas: Atlas, subtests: pytest.Subtests
+) -> None:
+    warehouse, first, *_ = two_runs
+    insert = "insert into ops.fetch_runs (stream, kind, asset_key, partition_key, status, code_version, ended_at)"
+    insert += " values ('toy/library', 'land', 'x', '2026-11-01', 'failed', 'x', now()) returning fetch_run_id"
+    run, failed = str(first.id), str(rows(warehouse, insert)[0][0])
+    for arguments, code, said in (
         (["ffff", "toy.authors"], USAGE, "There is no run 'ffff' in the ledger. List the runs with: atlas runs"),
         (["0", "toy.authors"], USAGE, "There is more than one run '0'"),
         (["%", "toy.authors"], USAGE, "There is no run '%'"),
-        (["RUN"], USAGE, "Name either a TABLE to print, or a schema to create: --schema NAME."),
-        (["RUN", "--schema", ""], USAGE, "Name either a TABLE to print, or a schema to create: --schema NAME."),
-        (["RUN", "toy.nothing"], USAGE, "There is no table 'toy.nothing' in toy."),
-        (["RUN", "ops.sql"], USAGE, "There is no domain 'ops'. There are: toy."),
-        (["FAILED", "toy.authors"], FAILED, "has published nothing"),
-    ],
-)
-def test_the_command_explains_what_it_cannot_show(
-    two_runs: tuple[Warehouse, Run, Run, Run], atlas: Atlas, arguments: list[str], code: int, said: str
-) -> None:
-    warehouse, first, *_ = two_runs
-    failed = "insert into ops.fetch_runs (stream, kind, asset_key, partition_key, status, code_version, ended_at)"
-    failed += " values ('toy/library', 'land', 'x', '2026-11-01', 'failed', 'x', now()) returning fetch_run_id"
-    names = {"RUN": str(first.id), "FAILED": str(rows(warehouse, failed)[0][0])}
-    assert said in words(atlas("as-of", *(names.get(each, each) for each in arguments), code=code).stderr)
-    assert rows(warehouse, "select nspname from pg_namespace where nspname ~ '^atlas_shadow'") == []
+        ([run], USAGE, "Name either a TABLE to print, or a schema to create: --schema NAME."),
+        ([run, "--schema", ""], USAGE, "Name either a TABLE to print, or a schema to create: --schema NAME."),
+        ([run, "toy.nothing"], USAGE, "There is no table 'toy.nothing' in toy."),
+        ([run, "ops.sql"], USAGE, "There is no domain 'ops'. There are: toy."),
+        ([failed, "toy.authors"], FAILED, "has published nothing"),
+    ):
+        with subtests.test(said):
+            assert said in words(atlas("as-of", *arguments, code=code).stderr)
+            assert rows(warehouse, "select nspname from pg_namespace where nspname ~ '^atlas_shadow'") == []

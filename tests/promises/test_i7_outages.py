@@ -35,7 +35,7 @@ from tests.crashes.outcome import (
 )
 from tests.crashes.payloads import DAY, EARLIER, FIRST, NEWS, a_model
 
-SEED = int(os.environ["CRASHES_SEED"])
+SEED = int(os.environ["TESTS_SEED"])
 FULL = os.environ.get("CRASHES") == "all"
 MIB = 1024**2
 

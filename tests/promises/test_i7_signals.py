@@ -131,6 +131,7 @@ def cut(process: "subprocess.Popen[str]", watcher: Connection) -> str:
 
 
 @pytest.mark.parametrize("strike", [interrupt, cut])
+@pytest.mark.sample(1)
 def test_struck_while_the_server_works(
     start: Start,
     landed: Warehouse,

@@ -37,8 +37,8 @@ from tests.pasts import any_of_library, some
 
 pytestmark = pytest.mark.usefixtures("toy")
 
-ALL = "HISTORIES" in os.environ
-"""Whether every order is tried, as `make test-histories` does; else the one in which parents come last."""
+ALL = "SAMPLES" in os.environ
+"""Whether every order is tried, as with SAMPLES=all; else the one in which parents come last."""
 
 SEED = int(os.environ.get("CHANGE_SET_SEED", "20261101"))
 
@@ -153,6 +153,7 @@ def fresh(new_warehouse: Callable[[], Warehouse], shelf: Source) -> Iterator[Fre
 
 
 @pytest.mark.parametrize("case", CASES)
+@pytest.mark.sample(4)
 def test_the_order_of_arrival_never_shows(teller: Teller, fresh: Fresh, case: str) -> None:
     """Each record in a day of its own, which is transformed at once; all of it again in full writes nothing."""
     records = CASES[case]
@@ -221,6 +222,7 @@ def test_the_order_in_which_days_are_transformed_never_shows(teller: Teller, ord
 
 
 @pytest.mark.parametrize("case", CASES)
+@pytest.mark.sample(4)
 def test_what_goes_is_replaced_and_comes_back(teller: Teller, fresh: Fresh, case: str) -> None:
     """By a tombstone, or by a payload with nothing in it, in turn."""
     records = CASES[case]

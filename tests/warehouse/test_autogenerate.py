@@ -159,6 +159,7 @@ def written(warehouse: Warehouse, message: str) -> str:
 
 
 @pytest.mark.parametrize("name", CHANGES)
+@pytest.mark.sample(4)
 def test_a_change_is_written_applied_and_reversed(
     name: str, warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch, dump: Dump, downgrade: Callable[..., None]
 ) -> None:
