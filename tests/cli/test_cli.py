@@ -39,46 +39,46 @@ def models(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize(
-    ("arguments", "told"),
-    [
-        (["run", "nowhere"], "There is no source or domain 'nowhere'. There are: catalog/civitai, catalog/comfyui"),
-        (["transform", "catalog/nothing"], "There is no source or domain 'catalog/nothing'"),
-        (
-            ["land", "catalog", "--from", "pyproject.toml"],
-            "There is no stream 'catalog'. There are: catalog/civitai.models, ",
-        ),
-        (["land", "catalog/civitai", "--from", "pyproject.toml"], "There is no stream 'catalog/civitai'. There are: "),
-        (
-            ["land", "catalog/civitai.models", "--from", "/nowhere.ndjson"],
-            "There is no file or folder /nowhere.ndjson.",
-        ),
-        (
-            ["land", "catalog/civitai.models", "--from", "Makefile"],
-            "Makefile is no file of payloads: its name should end in",
-        ),
-        (["runs", "catalog/nothing"], "There is no source or domain 'catalog/nothing'"),
-        (["quarantine", "list", "catalog/nothing"], "There is no source or domain 'catalog/nothing'"),
-        (
-            ["land", "catalog/civitai.models", "--from", "/dev/stdin"],
-            "stdin is no file of payloads: its name should end in",
-        ),
-        (
-            ["land", "catalog/civitai.models", "--from", "pipelines/cli"],
-            "cli has no file of payloads: its name should end in",
-        ),
-        (["quarantine", "show", "7"], "There is no quarantine entry 7. See them with: atlas quarantine list"),
-        (["ask", "why"], "There is no question 'why'. There are: "),
-        (["run", "--partition", "2026-02-30"], "'2026-02-30' is not a day. Write it as YYYY-MM-DD."),
-        (["run", "--partition", "2026-11-01", "--from", "2026-11-01"], "Give either --partition or --from and --to."),
-        (["run", "--from", "2026-11-02", "--to", "2026-11-01"], "The range 2026-11-02 to 2026-11-01 is empty."),
-    ],
-    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
-)
-def test_a_wrong_command_is_told_in_a_sentence(atlas: Atlas, arguments: list[str], told: str) -> None:
-    done = atlas(*arguments, code=USAGE)
-    assert f"error: {told}" in words(done.stderr)
-    assert done.stdout == ""
+WRONG = [
+    (["run", "nowhere"], "There is no source or domain 'nowhere'. There are: catalog/civitai, catalog/comfyui"),
+    (["transform", "catalog/nothing"], "There is no source or domain 'catalog/nothing'"),
+    (
+        ["land", "catalog", "--from", "pyproject.toml"],
+        "There is no stream 'catalog'. There are: catalog/civitai.models, ",
+    ),
+    (["land", "catalog/civitai", "--from", "pyproject.toml"], "There is no stream 'catalog/civitai'. There are: "),
+    (
+        ["land", "catalog/civitai.models", "--from", "/nowhere.ndjson"],
+        "There is no file or folder /nowhere.ndjson.",
+    ),
+    (
+        ["land", "catalog/civitai.models", "--from", "Makefile"],
+        "Makefile is no file of payloads: its name should end in",
+    ),
+    (["runs", "catalog/nothing"], "There is no source or domain 'catalog/nothing'"),
+    (["quarantine", "list", "catalog/nothing"], "There is no source or domain 'catalog/nothing'"),
+    (
+        ["land", "catalog/civitai.models", "--from", "/dev/stdin"],
+        "stdin is no file of payloads: its name should end in",
+    ),
+    (
+        ["land", "catalog/civitai.models", "--from", "pipelines/cli"],
+        "cli has no file of payloads: its name should end in",
+    ),
+    (["quarantine", "show", "7"], "There is no quarantine entry 7. See them with: atlas quarantine list"),
+    (["ask", "why"], "There is no question 'why'. There are: "),
+    (["run", "--partition", "2026-02-30"], "'2026-02-30' is not a day. Write it as YYYY-MM-DD."),
+    (["run", "--partition", "2026-11-01", "--from", "2026-11-01"], "Give either --partition or --from and --to."),
+    (["run", "--from", "2026-11-02", "--to", "2026-11-01"], "The range 2026-11-02 to 2026-11-01 is empty."),
+]
+
+
+def test_a_wrong_command_is_told_in_a_sentence(atlas: Atlas, subtests: pytest.Subtests) -> None:
+    for arguments, said in WRONG:
+        with subtests.test(" ".join(arguments)):
+            done = atlas(*arguments, code=USAGE)
+            assert f"error: {said}" in words(done.stderr)
+            assert done.stdout == ""
 
 
 @pytest.mark.parametrize("day", ["2026-11-03", "2020-01-01", "2025-01-01"])

@@ -521,6 +521,7 @@ def test_a_listing_that_is_gone_is_a_fault(opened: Open) -> None:
 
 @pytest.mark.parametrize("name", hostile.NO_LIMITS)
 @pytest.mark.parametrize("number", range(4))
+@pytest.mark.sample(10)
 def test_a_fault_at_any_page_is_no_end(opened: Open, name: str, number: int) -> None:
     """Where it passes, nothing is missing; where it stays, there is an error and never a shorter listing."""
     reader = opened(BOOK, script=hostile.at({number: Fault(name)}))

@@ -277,6 +277,7 @@ def test_no_fault_at_any_place_makes_a_table_shorter(opened: Open, at_once: None
 
 
 @pytest.mark.parametrize("seed", range(6))
+@pytest.mark.sample(2)
 def test_faults_that_pass_cost_requests_and_nothing_else(opened: Open, at_once: None, seed: int) -> None:
     stem = EVERY[seed % len(EVERY)]
     site = opened(stem, records=9)
@@ -291,6 +292,7 @@ def test_faults_that_pass_cost_requests_and_nothing_else(opened: Open, at_once: 
     ids=["a cursor again", "new ones", "from the start"],
 )
 @pytest.mark.parametrize("stem", ["civitai", "huggingface"])
+@pytest.mark.sample(2)
 def test_a_listing_without_end_stops_in_words(opened: Open, stem: str, fault: Faithless) -> None:
     site = opened(stem)
     site.load(full_refresh=True)
@@ -413,6 +415,7 @@ def test_a_clock_that_is_wrong_misses_nothing(opened: Open, hours: int) -> None:
 
 
 @pytest.mark.parametrize("stem", LISTED)
+@pytest.mark.sample(2)
 def test_a_run_that_broke_off_fetches_at_most_one_page_again(opened: Open, stem: str) -> None:
     site = opened(stem)
     items = site.land(full_refresh=True).counts.fetched + 12

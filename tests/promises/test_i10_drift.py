@@ -230,6 +230,7 @@ def test_each_select_file_relies_on_paths_that_the_recording_has(name: str) -> N
 
 
 @every_source
+@pytest.mark.sample(2)
 def test_each_mutant_of_a_path_is_noticed(name: str, warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch) -> None:
     """A stream for each mutant: as many payloads as the rule asks for before, then as many changed ones."""
     source = project.sources()[name]

@@ -112,6 +112,7 @@ def three_authors(warehouse: Warehouse, files: Files) -> Warehouse:
 
 
 @pytest.mark.parametrize("case", BY_HAND)
+@pytest.mark.sample(2)
 def test_a_change_by_hand_is_found_and_corrected_and_nothing_else_is_written(
     three_authors: Warehouse, case: str
 ) -> None:

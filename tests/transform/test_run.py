@@ -93,6 +93,7 @@ REJECTED: dict[str, tuple[Json, tuple[str, str, str]]] = {
 
 
 @pytest.mark.parametrize("kind", REJECTED)
+@pytest.mark.sample(5)
 def test_a_row_that_does_not_fit_waits_for_its_payload_to_be_mended_and_all_else_arrives(
     warehouse: Warehouse, library: Source, kind: str
 ) -> None:
