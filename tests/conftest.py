@@ -65,17 +65,17 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Keeps n instances of each test marked `sample(n)`, drawn by TESTS_SEED, unless SAMPLES=all. Puts long tests first
-    in each worker's share, which is a part of the list.
+    """Keeps n instances of each test, or of each group of tests, marked `sample(n, group)`, drawn by TESTS_SEED, unless
+    SAMPLES=all. Puts long tests first in each worker's share, which is a part of the list.
     """
-    instances: dict[str, list[pytest.Item]] = {}
+    instances: dict[tuple[int, str], list[pytest.Item]] = {}
     for item in items:
-        if "SAMPLES" not in os.environ and item.get_closest_marker("sample"):
-            instances.setdefault(item.nodeid.partition("[")[0], []).append(item)
+        for marker in () if "SAMPLES" in os.environ else item.iter_markers("sample"):
+            wanted, group = (*marker.args, item.nodeid.partition("[")[0])[:2]
+            instances.setdefault((wanted, group), []).append(item)
     left_out = set[pytest.Item]()
-    for name, found in instances.items():
-        (wanted,) = next(found[0].iter_markers("sample")).args
-        kept = random.Random(os.environ["TESTS_SEED"] + name).sample(found, min(wanted, len(found)))
+    for (wanted, group), found in instances.items():
+        kept = random.Random(os.environ["TESTS_SEED"] + group).sample(found, min(wanted, len(found)))
         left_out |= set(found) - set(kept)
     config.hook.pytest_deselected(items=list(left_out))
     kept = [item for item in items if item not in left_out]

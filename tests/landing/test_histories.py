@@ -31,7 +31,7 @@ from tests import hostile
 from tests.hostile import Api, Asked, Record, Server
 
 NUMBER = int(os.environ.get("HISTORIES", "20"))
-CHUNK = min(NUMBER, 10 if NUMBER <= 100 else 100)
+CHUNK = min(NUMBER, 5 if NUMBER <= 100 else 100)
 SEEDS = [os.environ["HISTORY"]] if "HISTORY" in os.environ else None
 MORNING = datetime(2036, 11, 3, 6, tzinfo=UTC)
 """When histories begin: Postgres has a clock of its own, which must not be ahead."""

@@ -248,8 +248,10 @@ def expected() -> Sources:
 
 @pytest.mark.timeout(900)
 @pytest.mark.long("a whole UI, and runs in it")
-def test_a_background_job_of_a_shell_shows_materializes_and_ends_with_ctrl_c(
-    tmp_path: Path, expected: Sources, civitai: Source, subtests: pytest.Subtests
+@pytest.mark.parametrize("end", ["Ctrl-C", "a kill"])
+@pytest.mark.sample(1)
+def test_a_background_job_of_a_shell_shows_materializes_and_ends(
+    tmp_path: Path, expected: Sources, civitai: Source, subtests: pytest.Subtests, end: str
 ) -> None:
     home = tmp_path / "home"
     ignoring_sigint = ("sh", "-c", "trap '' INT; exec \"$@\"", "sh")
@@ -265,13 +267,15 @@ def test_a_background_job_of_a_shell_shows_materializes_and_ends_with_ctrl_c(
             if CHROMIUM is None:
                 pytest.skip("no chromium here to look at the graph with")
             draws_the_graph(ui, expected, tmp_path)
-        with subtests.test("Ctrl-C ends a run in progress, and the ledger says so"):
-            is_ended_with_its_run(ui, "catalog/danbooru")
-        assert ui.launcher.wait(30) == 0
-        assert (home / "words").read_text().count("Stopping.") == 1
+        if end == "Ctrl-C":
+            with subtests.test("Ctrl-C ends a run in progress, and the ledger says so"):
+                is_ended_with_its_run(ui, "catalog/danbooru")
+            assert ui.launcher.wait(30) == 0
+            assert (home / "words").read_text().count("Stopping.") == 1
+        else:
+            with subtests.test("a killed launcher takes its children with it, and leaves the server to the next"):
+                is_killed(ui)
         assert processes(home) == {}
-    with subtests.test("a killed launcher takes its children with it, and leaves the server to the next"):
-        is_killed(home)
 
 
 def shows_every_asset(ui: Ui, expected: Sources) -> None:
@@ -375,13 +379,10 @@ def browse(ui: Ui, folder: Path, what: str, height: int) -> str:
     return seen.stdout.decode()
 
 
-def is_killed(home: Path) -> None:
-    with launched(home, free_port()) as process:
-        wait(lambda: len(ours(home)) >= 4)
-        process.kill()
-        process.wait()
-        wait(lambda: ours(home) == {}, 60)
-    assert processes(home) != {}
-    with embedded.running(home):
+def is_killed(ui: Ui) -> None:
+    ui.launcher.kill()
+    ui.launcher.wait()
+    wait(lambda: ours(ui.home) == {}, 60)
+    assert processes(ui.home) != {}
+    with embedded.running(ui.home):
         pass
-    assert processes(home) == {}

@@ -625,6 +625,7 @@ def measured(warehouse: Warehouse, *items: object) -> tuple[dict[str, int], int]
     return counts, peak
 
 
+@pytest.mark.sample(1, "memory")
 def test_memory_stays_flat_whatever_arrives(warehouse: Warehouse) -> None:
     """Nothing of it crashes the process, and its largest size is that of DESIGN.md, section 9."""
     counts, peak = measured(warehouse, "corners", MIXED, LARGEST)
@@ -638,7 +639,7 @@ USUALLY = {"a string with a NUL character": 48, "small objects": 12, "small obje
 
 @pytest.mark.parametrize("kind", ADJACENT if "LARGE" in os.environ else USUALLY)
 @pytest.mark.long("lands payloads of 48 MB in a process of its own")
-@pytest.mark.sample(1)
+@pytest.mark.sample(1, "memory")
 def test_memory_stays_flat_whatever_a_large_payload_is_made_of(warehouse: Warehouse, kind: str) -> None:
     """Two in a row: one is written while the next is read. With LARGE=1 of 64 MB each."""
     size = 64 * MB if "LARGE" in os.environ else USUALLY[kind] * MB
