@@ -152,11 +152,20 @@ def toy_template(server: str, worker_id: str) -> Warehouse:
 
 
 @pytest.fixture(scope="session")
-def new_warehouse(request: pytest.FixtureRequest, worker_id: str) -> Callable[[], Warehouse]:
-    """Makes a warehouse with empty tables, as often as it is called."""
+def used() -> list[Warehouse]:
+    """Warehouses of tests that have ended. The server waits a tenth of a second to drop one that was just in use."""
+    return []
+
+
+@pytest.fixture(scope="session")
+def new_warehouse(request: pytest.FixtureRequest, used: list[Warehouse], worker_id: str) -> Callable[[], Warehouse]:
+    """Makes a warehouse with empty tables, as often as it is called; drops those that were used before."""
     numbers = count()
 
     def make() -> Warehouse:
+        while used:
+            each = used.pop()
+            each.drop_database(each.database)
         template = request.getfixturevalue("toy_template" if toy_project.is_entered() else "template")
         return copy_of(template, f"test_{worker_id}_{next(numbers)}")
 
@@ -164,11 +173,12 @@ def new_warehouse(request: pytest.FixtureRequest, worker_id: str) -> Callable[[]
 
 
 @pytest.fixture
-def warehouse(new_warehouse: Callable[[], Warehouse]) -> Iterator[Warehouse]:
+def warehouse(new_warehouse: Callable[[], Warehouse], used: list[Warehouse]) -> Iterator[Warehouse]:
     """A warehouse with empty tables."""
     made = new_warehouse()
     yield made
-    made.drop_database(made.database)
+    made.close()
+    used.append(made)
 
 
 @pytest.fixture(scope="session")
