@@ -11,7 +11,7 @@ PORT ?= 3000
 HISTORIES ?= 10000
 unexport PYTHONDONTWRITEBYTECODE # tests start many processes, each of which would compile all modules
 
-.PHONY: help install run ui test test-source test-all test-histories test-crashes coverage bench lint lock clean db-migrate db-apply db-status db-check db-ensure db-drop db-shell
+.PHONY: help install run ui test test-source test-all test-histories test-crashes coverage bench lint lock clean db-migrate db-apply db-status db-check db-ensure db-drop db-roles db-shell
 
 help: ## what can be made
 	@grep -hE '^[a-z -]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\n\t/'
@@ -55,7 +55,7 @@ test-all: install ## every case of the tests that `make test` takes a sample of
 	SAMPLES=all $(BIN)/python -m pytest -n $(JOBS) --dist worksteal --database $(DATABASE) $(TESTS)
 
 test-histories: install ## many histories of sources that change while they are read; HISTORY=<seed> repeats one
-	HISTORIES=$(HISTORIES) SAMPLES=all $(BIN)/python -m pytest -n $(JOBS) --dist worksteal -rP --show-capture=stdout tests/landing/test_histories.py
+	HISTORIES=$(HISTORIES) SAMPLES=all $(BIN)/python -m pytest -n $(JOBS) --dist worksteal -rP --show-capture=stdout tests/landing/test_histories.py tests/transform/test_domain.py
 
 test-crashes: install ## a crash at every statement of landing, transform, rebuild, prune and erase, 100 of each other command, every outage; TESTS_SEED=<seed> repeats one
 	CRASHES=all SAMPLES=all $(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(addprefix tests/promises/test_i7_,crash.py outages.py)
@@ -72,7 +72,7 @@ lock: ## write the lock file anew from pyproject.toml
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --extra dev --generate-hashes \
 		--no-emit-index-url --no-header pyproject.toml --output-file requirements.lock
 
-db-migrate db-apply db-status db-check db-ensure db-drop db-shell: install ## the database itself
+db-migrate db-apply db-status db-check db-ensure db-drop db-roles db-shell: install ## the database itself
 	$(ATLAS) db $(@:db-%=%)
 
 clean: ## remove the environment; the warehouse in .atlas stays

@@ -37,6 +37,7 @@ class Counts:
     unchanged: int = 0
     deleted: int = 0
     quarantined: int = 0
+    pending: int = 0
     duplicates: int = 0
 
     def __add__(self, other: "Counts") -> "Counts":
@@ -83,7 +84,8 @@ class Run:
             update ops.fetch_runs set
                 publish_seq = nextval('ops.publish_seq'), status = %(status)s, ended_at = clock_timestamp(),
                 fetched = %(fetched)s, created = %(created)s, updated = %(updated)s, unchanged = %(unchanged)s,
-                deleted = %(deleted)s, quarantined = %(quarantined)s, duplicates = %(duplicates)s, stats = %(stats)s,
+                deleted = %(deleted)s, quarantined = %(quarantined)s, pending = %(pending)s,
+                duplicates = %(duplicates)s, stats = %(stats)s,
                 cursor_from = %(cursor_from)s, cursor_to = %(cursor_to)s
             where fetch_run_id = %(id)s and status = 'in_progress'
             """,

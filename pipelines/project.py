@@ -74,11 +74,16 @@ def domains() -> list[str]:
 @cache
 def load_tables() -> None:
     """Declares the tables, functions and views of the engine, the tables of every domain, and the marts."""
-    from pipelines.warehouse import functions, ops_tables, staging_tables
+    from pipelines.warehouse import application_rows, functions, ops_tables, staging_tables
+    from pipelines.warehouse.table_spec import check_declaration
 
     _ = ops_tables, staging_tables  # each declares on import, as functions does
     for domain in domains():
         importlib.import_module(f"assets.{domain}.tables")
+    for table in metadata.sorted_tables:
+        if table.schema in domains():
+            check_declaration(table)
+            application_rows.declare_triggers(table)
     functions.declare_trace()
     marts = declare_schema("marts", "What analysts read: views over the domains")
     for path in sorted((SQL / "marts").glob("*.sql")):

@@ -1,6 +1,6 @@
 """Tables of the catalogue: models, their versions and files, images, workflows, prompts, and their tags."""
 
-from sqlalchemy import BigInteger, CheckConstraint, Column, ForeignKey, Index, Integer, Numeric, Table, Text
+from sqlalchemy import BigInteger, CheckConstraint, Column, ForeignKey, Index, Integer, Numeric, Text
 from sqlalchemy.dialects.postgresql import JSONB, UUID
 
 from pipelines.warehouse.declare import (
@@ -8,14 +8,14 @@ from pipelines.warehouse.declare import (
     created_column,
     declare_schema,
     limited_text,
-    metadata,
     one_of,
-    record_column,
+    owned,
+    shared,
     unique,
     updated_column,
 )
 
-SCHEMA = declare_schema("catalog", "Models and media: what exists, where it is published, how it was made")
+declare_schema("catalog", "Models and media: what exists, where it is published, how it was made")
 
 MODEL_TYPES = (
     "Checkpoint",
@@ -71,11 +71,9 @@ def _sha256() -> tuple[Column[object], CheckConstraint]:
     ), CheckConstraint("sha256 ~ '^[0-9a-f]{64}$'", name="sha256")
 
 
-models = Table(
-    "models",
-    metadata,
+models = owned(
+    "catalog.models",
     _key("model_id", "ops.key(source, external id)"),
-    record_column(),
     _source(),
     *_external_id(),
     *limited_text("name", 500, nullable=False, comment="Name as published"),
@@ -96,15 +94,12 @@ models = Table(
     Index(None, "type"),
     Index(None, "created_at"),
     Index(None, "raw", postgresql_using="gin", postgresql_ops={"raw": "jsonb_path_ops"}),
-    schema=SCHEMA,
     comment="One row per model of a source",
 )
 
-model_versions = Table(
-    "model_versions",
-    metadata,
+model_versions = owned(
+    "catalog.model_versions",
     _key("model_version_id", "ops.key(source, version), or (source, model, version) where only models have ids"),
-    record_column(),
     _parent("model_id", "models.model_id", "Model it is a version of"),
     *_external_id(),
     *limited_text(
@@ -115,13 +110,11 @@ model_versions = Table(
     _metadata(),
     created_column(),
     unique("model_id", "version_label"),
-    schema=SCHEMA,
     comment="One row per version of a model",
 )
 
-tags = Table(
-    "tags",
-    metadata,
+tags = shared(
+    "catalog.tags",
     _key("tag_id", "ops.key(source, normalized name)"),
     _source(nullable=True),
     *limited_text(
@@ -131,28 +124,23 @@ tags = Table(
     Column("category", Text, comment="Category that its name states, such as license in license:mit"),
     created_column(),
     unique("normalized_name", "source_id", nulls_not_distinct=True),
-    schema=SCHEMA,
     comment="One row per tag of a source, shared by what is tagged",
 )
 
-tag_definitions = Table(
-    "tag_definitions",
-    metadata,
+tag_definitions = owned(
+    "catalog.tag_definitions",
     _key("tag_definition_id", "ops.key(source, 'tag', external id)"),
-    record_column(),
     _source(),
     _parent("tag_id", "tags.tag_id", "Tag that it defines"),
     *_external_id(),
     *limited_text("name", 255, nullable=False, comment="Name as published"),
     Column("category", Text, comment="Category by the source, in words where they are known"),
     created_column(),
-    schema=SCHEMA,
     comment="One row per tag that a source publishes as a record of its own",
 )
 
-model_tags = Table(
-    "model_tags",
-    metadata,
+model_tags = owned(
+    "catalog.model_tags",
     Column(
         "model_id",
         UUID,
@@ -169,15 +157,12 @@ model_tags = Table(
         index=True,
         comment="Tag",
     ),
-    record_column(),
     Column("spelling", Text, comment="The tag as spelled on this model"),
-    schema=SCHEMA,
     comment="One row per model and tag",
 )
 
-model_stats = Table(
-    "model_stats",
-    metadata,
+model_stats = owned(
+    "catalog.model_stats",
     Column(
         "model_id",
         UUID,
@@ -186,20 +171,16 @@ model_stats = Table(
         comment="Model",
     ),
     Column("observed_at", Timestamp, primary_key=True, comment="When the counters were received"),
-    record_column(),
     Column("downloads", BigInteger, comment="Downloads as the source counts them"),
     Column("likes", BigInteger, comment="Likes"),
     Column("rating", Numeric, comment="Mean rating, if the source has one"),
     _metadata(),
-    schema=SCHEMA,
     comment="One row per model and time at which its counters changed",
 )
 
-artifacts = Table(
-    "artifacts",
-    metadata,
+artifacts = owned(
+    "catalog.artifacts",
     _key("artifact_id", "ops.key(source, model or version, file)"),
-    record_column(),
     _parent("model_version_id", "model_versions.model_version_id", "Version it belongs to"),
     *_external_id(),
     Column(
@@ -221,15 +202,12 @@ artifacts = Table(
     _metadata(),
     created_column(),
     Index(None, "sha256", postgresql_using="hash"),
-    schema=SCHEMA,
     comment="One row per file of a model version; files of one version with equal content are one row",
 )
 
-images = Table(
-    "images",
-    metadata,
+images = owned(
+    "catalog.images",
     _key("image_id", "ops.key(source, image)"),
-    record_column(),
     _source(),
     _parent("model_id", "models.model_id", "Model that made it, if the source names it", nullable=True),
     _parent(
@@ -259,13 +237,11 @@ images = Table(
     updated_column(),
     unique("source_id", "external_id"),
     Index(None, "sha256", postgresql_using="hash"),
-    schema=SCHEMA,
     comment="One row per image of a source",
 )
 
-image_tags = Table(
-    "image_tags",
-    metadata,
+image_tags = owned(
+    "catalog.image_tags",
     Column(
         "image_id",
         UUID,
@@ -282,18 +258,14 @@ image_tags = Table(
         index=True,
         comment="Tag",
     ),
-    record_column(),
     Column("spelling", Text, comment="The tag as spelled on this image"),
     Column("category", Text, comment="Category under which the image lists the tag"),
-    schema=SCHEMA,
     comment="One row per image and tag",
 )
 
-workflows = Table(
-    "workflows",
-    metadata,
+workflows = owned(
+    "catalog.workflows",
     _key("workflow_id", "ops.key(source, external id)"),
-    record_column(),
     _source(),
     *_external_id(),
     *limited_text("title", 500, comment="Title, else the name of the file"),
@@ -311,15 +283,12 @@ workflows = Table(
     updated_column(),
     unique("source_id", "external_id"),
     Index(None, "graph", postgresql_using="gin", postgresql_ops={"graph": "jsonb_path_ops"}),
-    schema=SCHEMA,
     comment="One row per workflow",
 )
 
-prompts = Table(
-    "prompts",
-    metadata,
+prompts = owned(
+    "catalog.prompts",
     _key("prompt_id", "ops.key of where it was found: an image, a node of a workflow, a model"),
-    record_column(),
     _source(),
     _parent("model_id", "models.model_id", "Model it was written for", nullable=True),
     _parent("model_version_id", "model_versions.model_version_id", "Version it was written for", nullable=True),
@@ -329,6 +298,5 @@ prompts = Table(
     Column("negative_text", Text, comment="The negative prompt"),
     _metadata(),
     created_column(),
-    schema=SCHEMA,
     comment="One row per prompt, from image metadata or from a text-encoder node",
 )

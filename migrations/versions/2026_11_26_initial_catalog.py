@@ -65,8 +65,6 @@ def upgrade() -> None:
         sa.UniqueConstraint(
             "source_id",
             "external_id",
-            deferrable=True,
-            initially="IMMEDIATE",
             name=op.f("models_source_id_external_id_key"),
             postgresql_nulls_not_distinct=None,
         ),
@@ -114,8 +112,6 @@ def upgrade() -> None:
         sa.UniqueConstraint(
             "normalized_name",
             "source_id",
-            deferrable=True,
-            initially="IMMEDIATE",
             name=op.f("tags_normalized_name_source_id_key"),
             postgresql_nulls_not_distinct=True,
         ),
@@ -202,8 +198,6 @@ def upgrade() -> None:
         sa.UniqueConstraint(
             "source_id",
             "external_id",
-            deferrable=True,
-            initially="IMMEDIATE",
             name=op.f("workflows_source_id_external_id_key"),
             postgresql_nulls_not_distinct=None,
         ),
@@ -323,8 +317,6 @@ def upgrade() -> None:
         sa.UniqueConstraint(
             "model_id",
             "version_label",
-            deferrable=True,
-            initially="IMMEDIATE",
             name=op.f("model_versions_model_id_version_label_key"),
             postgresql_nulls_not_distinct=None,
         ),
@@ -453,8 +445,6 @@ def upgrade() -> None:
         sa.UniqueConstraint(
             "source_id",
             "external_id",
-            deferrable=True,
-            initially="IMMEDIATE",
             name=op.f("images_source_id_external_id_key"),
             postgresql_nulls_not_distinct=None,
         ),

@@ -55,6 +55,14 @@ def upgrade() -> None:
         comment="One row per host: when the next request of any run may be sent",
     )
     op.create_table(
+        "role_users",
+        sa.Column("role_name", sa.Text(), nullable=False, comment="Login, a member of atlas_analyst"),
+        sa.Column("user_id", sa.UUID(), nullable=False, comment="Person who logs in with it"),
+        sa.PrimaryKeyConstraint("role_name", name=op.f("role_users_pkey")),
+        schema="ops",
+        comment="One row per login of an analyst: which person it is",
+    )
+    op.create_table(
         "sources",
         sa.Column("source_id", sa.UUID(), nullable=False, comment="ops.key(name)"),
         sa.Column("name", sa.Text(), nullable=False, comment="domain/source"),
@@ -79,8 +87,6 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("source_id", name=op.f("sources_pkey")),
         sa.UniqueConstraint(
             "name",
-            deferrable=True,
-            initially="IMMEDIATE",
             name=op.f("sources_name_key"),
             postgresql_nulls_not_distinct=None,
         ),
@@ -180,6 +186,13 @@ def upgrade() -> None:
             comment="Payloads or rows that were quarantined",
         ),
         sa.Column(
+            "pending",
+            sa.BigInteger(),
+            server_default=sa.text("0"),
+            nullable=False,
+            comment="Rows whose parent has not come yet; see staging.pending_rows",
+        ),
+        sa.Column(
             "duplicates",
             sa.BigInteger(),
             server_default=sa.text("0"),
@@ -218,11 +231,11 @@ def upgrade() -> None:
             name=op.f("fetch_runs_status_check"),
         ),
         sa.CheckConstraint(
-            "fetched = created + updated + unchanged + quarantined + duplicates",
+            "fetched = created + updated + unchanged + quarantined + pending + duplicates",
             name=op.f("fetch_runs_conservation_check"),
         ),
         sa.CheckConstraint(
-            "least(fetched, created, updated, unchanged, deleted, quarantined, duplicates) >= 0",
+            "least(fetched, created, updated, unchanged, deleted, quarantined, pending, duplicates) >= 0",
             name=op.f("fetch_runs_not_negative_check"),
         ),
         sa.ForeignKeyConstraint(["source_id"], ["ops.sources.source_id"], name=op.f("fetch_runs_source_id_fkey")),
@@ -315,6 +328,7 @@ def downgrade() -> None:
     op.drop_table("table_digests", schema="ops")
     op.drop_table("sql", schema="ops")
     op.drop_table("sources", schema="ops")
+    op.drop_table("role_users", schema="ops")
     op.drop_table("rate_limits", schema="ops")
     op.drop_table("objects", schema="ops")
     op.execute(sa.schema.DropSequence(sa.Sequence("publish_seq", schema="ops")))

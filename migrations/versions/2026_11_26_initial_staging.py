@@ -77,7 +77,10 @@ def upgrade() -> None:
         sa.Column("table_name", sa.Text(), nullable=False, comment="Table of the other row"),
         sa.Column("key", sa.Text(), nullable=False, comment="Key of the other row"),
         sa.Column(
-            "reason", sa.Text(), nullable=False, comment="parent: until it exists; key, unique: until it is pruned"
+            "reason",
+            sa.Text(),
+            nullable=False,
+            comment="parent: until it exists; key, unique: until it goes; alias, identity: until it leads elsewhere",
         ),
         schema="staging",
         comment="One row per pending row and the row it depends on: a missing parent, or the owner of the same key",
@@ -85,6 +88,35 @@ def upgrade() -> None:
     op.create_index(op.f("pending_rows_record_id_idx"), "pending_rows", ["record_id"], unique=False, schema="staging")
     op.create_index(
         op.f("pending_rows_table_name_key_idx"), "pending_rows", ["table_name", "key"], unique=False, schema="staging"
+    )
+    op.create_table(
+        "aliases",
+        sa.Column("record_id", sa.UUID(), nullable=False, comment="Record that yields the row"),
+        sa.Column("table_name", sa.Text(), nullable=False, comment="Table of the row"),
+        sa.Column("lost_key", sa.Text(), nullable=False, comment="Key of the row, which is not written"),
+        sa.Column(
+            "kept_key", sa.Text(), nullable=False, comment="Key of the row that has the same identity and is written"
+        ),
+        schema="staging",
+        comment="One row per row that another one of the same identity stands for; references to it lead to that one",
+    )
+    op.create_index(op.f("aliases_record_id_idx"), "aliases", ["record_id"], unique=False, schema="staging")
+    op.create_index(
+        op.f("aliases_table_name_lost_key_idx"), "aliases", ["table_name", "lost_key"], unique=False, schema="staging"
+    )
+    op.create_table(
+        "changed_rows",
+        sa.Column(
+            "change_id", sa.BigInteger(), sa.Identity(always=True), nullable=False, comment="Order of the changes"
+        ),
+        sa.Column("table_name", sa.Text(), nullable=False, comment="Table of the row"),
+        sa.Column("key", sa.Text(), nullable=False, comment="Key of the row"),
+        sa.PrimaryKeyConstraint("change_id", name=op.f("changed_rows_pkey")),
+        schema="staging",
+        comment="One row per row that an application inserted, changed or deleted, until the next transform of the domain",
+    )
+    op.create_index(
+        op.f("changed_rows_table_name_key_idx"), "changed_rows", ["table_name", "key"], unique=False, schema="staging"
     )
     op.create_table(
         "rejects",
@@ -498,6 +530,11 @@ def downgrade() -> None:
     op.drop_table("erasures", schema="staging")
     op.drop_index(op.f("rejects_fetch_run_id_idx"), table_name="rejects", schema="staging")
     op.drop_table("rejects", schema="staging")
+    op.drop_index(op.f("changed_rows_table_name_key_idx"), table_name="changed_rows", schema="staging")
+    op.drop_table("changed_rows", schema="staging")
+    op.drop_index(op.f("aliases_table_name_lost_key_idx"), table_name="aliases", schema="staging")
+    op.drop_index(op.f("aliases_record_id_idx"), table_name="aliases", schema="staging")
+    op.drop_table("aliases", schema="staging")
     op.drop_index(op.f("pending_rows_table_name_key_idx"), table_name="pending_rows", schema="staging")
     op.drop_index(op.f("pending_rows_record_id_idx"), table_name="pending_rows", schema="staging")
     op.drop_table("pending_rows", schema="staging")

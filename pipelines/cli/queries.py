@@ -15,7 +15,7 @@ from pipelines.cli import context, show
 from pipelines.cli.context import SourceNames
 from pipelines.errors import AtlasError
 from pipelines.landing import schema_drift
-from pipelines.lineage import rebuild, shadow_schema, time_travel, trace
+from pipelines.lineage import rebuild, time_travel, trace
 from pipelines.transform import table_digests
 from pipelines.warehouse.database import Connection
 from pipelines.warehouse.table_spec import TableSpec, names
@@ -35,7 +35,7 @@ def runs(
         rows = connection.execute(
             """
             select fetch_run_id, stream, kind, partition_key, status, started_at, ended_at, fetched, created, updated,
-                unchanged, deleted, quarantined, duplicates, stats, error_text
+                unchanged, deleted, quarantined, pending, duplicates, stats, error_text
             from ops.fetch_runs
             where %(wanted)s::text[] is null or stream = any(%(wanted)s)
             order by fetch_run_id desc limit %(limit)s
@@ -130,20 +130,18 @@ def trace_(
 def rebuild_(
     domain: Annotated[str, typer.Argument(help="The domain to derive again.")],
     check: Annotated[bool, typer.Option("--check", help="Compare only; change nothing.")] = False,
-    workers: Annotated[
-        int, typer.Option(min=1, help="How many sources are derived in parallel.")
-    ] = shadow_schema.WORKERS,
+    shrink: Annotated[bool, typer.Option("--shrink", help="Accept that many rows are deleted.")] = False,
 ) -> None:
     """Derive a domain again from staging with the current SELECT files, and replace or compare its tables."""
     _known(domain)
     with context.warehouse() as warehouse, show.reporting() as reporter:
         if not check:
-            run = rebuild.rebuild(warehouse, domain, workers=workers, notify=reporter)
+            run = rebuild.rebuild(warehouse, domain, shrink=shrink, notify=reporter)
             show.result({"run": show.run_as_dict(run)})
             show.table("Tables", [{"table": name, **counts} for name, counts in run.stats["tables"].items()])
             context.end([run])
             return
-        compared = rebuild.check(warehouse, domain, workers=workers)
+        compared = rebuild.check(warehouse, domain)
         with warehouse.connect() as connection:
             query = "select from staging.erasures where starts_with(stream, %s) and lifted_at is null"
             erased = connection.execute(query, [f"{domain}/"]).rowcount

@@ -1,37 +1,29 @@
 """Copies of a domain's tables in a schema of their own, filled from staging by the code that transforms run.
 
-    staging.effective_versions_after(publish_seq) ──SELECT files of that time, in ops.sql──> a shadow schema
-
-Several sources are filled in parallel, all from one exported snapshot.
+staging.effective_versions_after(publish_seq) ──SELECT files of that time, in ops.sql──> a shadow schema
 """
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 from uuid import UUID, uuid4
 
 import psycopg
 from psycopg import sql
-from sqlalchemy import MetaData, Table
+from sqlalchemy import ForeignKeyConstraint, MetaData, Table
 
 from pipelines import project
 from pipelines.errors import AtlasError
 from pipelines.project import Select, SqlFile
-from pipelines.source import Source
 from pipelines.transform.apply import Applier
-from pipelines.transform.change_set import ChangeSet
-from pipelines.transform.incoming import Exported, export_rejected
+from pipelines.transform.change_set import ChangeSet, Edition, current_editions
 from pipelines.warehouse import locks
 from pipelines.warehouse.database import Connection, Warehouse
 from pipelines.warehouse.declare import metadata
-from pipelines.warehouse.table_spec import TableSpec
+from pipelines.warehouse.table_spec import TableSpec, names
 
 Tables = dict[str, Table]
 """Tables of a shadow schema by their bare names, parents first."""
-
-WORKERS = 2
-"""How many sources are read in parallel, unless another number is given."""
 
 TEMPORARY_PREFIX = "atlas_shadow_"
 """How the name of every shadow schema begins that is not to be kept, or not yet."""
@@ -63,6 +55,11 @@ def create(
                     _rename(connection, schema, keep_as)
             with warehouse.engine.begin() as engine:
                 next(iter(tables.values())).metadata.create_all(engine, tables=list(tables.values()), checkfirst=False)
+            for spec in map(TableSpec, tables.values()):
+                if spec.written_by_applications:  # one of their rows may refer to one that is not derived
+                    for each in spec.constraints(ForeignKeyConstraint):
+                        drop = sql.SQL("alter table {} drop constraint {}")
+                        connection.execute(drop.format(spec.target, sql.Identifier(str(each.name))))
             yield tables
             if keep_as:
                 comment = sql.Literal(f"{KEPT_COMMENT.format(domain=domain)}{run_id}")
@@ -104,76 +101,94 @@ def drop_abandoned(connection: Connection) -> None:
             locks.release(connection, lock)
 
 
-def fill(
-    warehouse: Warehouse, domain: str, tables: Tables, publish_seq: int | None, workers: int | None = None
-) -> list[tuple[Source, Exported]]:
+def fill(warehouse: Warehouse, domain: str, tables: Tables, publish_seq: int | None) -> None:
     """Fills a shadow schema from the versions that were effective when a run published, with the SELECT files that had
     been applied to each; None: from those that are effective now, with the SELECT files as they are now.
 
-    Returns for each source the rows that are not in the tables, because they are rejected or pending. Raises AtlasError
-    where the tables have, or had, rows of a stream that no connector declares.
+    Raises AtlasError where the tables have, or had, rows of a stream that no connector declares.
     """
-    sources = project.find_sources([domain])
     with warehouse.connect() as connection, connection.transaction():
         connection.execute("set transaction isolation level repeatable read")
-        streams = [stream for source in sources for stream in source.streams.values()]
-        (undeclared,) = connection.execute(  # also a stream that had rows after some run
-            """
-            select min(stream) as stream from staging.versions
-            where starts_with(stream, %s) and stream <> all(%s)
-              and valid_from_run is not null and payload_id is not null
-            """,
-            [f"{domain}/", streams],
-        )
-        if undeclared["stream"]:
-            raise AtlasError(
-                f"The tables have, or had, rows of {undeclared['stream']}, but no connector in assets/{domain} "
-                "declares this stream: the rows cannot be derived again. Restore the connector."
-            )
-        (row,) = connection.execute("select pg_export_snapshot() as name")
-        with ThreadPoolExecutor(max_workers=workers or WORKERS) as pool:
-            exported = pool.map(lambda each: _fill_from(warehouse, each, tables, row["name"], publish_seq), sources)
-            return list(zip(sources, exported, strict=True))
+        if publish_seq is None:
+            change_set = ChangeSet(connection, current_editions(domain, tables))
+            start_effective(change_set, domain)
+        else:
+            _require_declared(connection, domain)
+            editions = _editions(connection, domain, tables, publish_seq)
+            change_set = ChangeSet(connection, [edition for edition, _ in editions])
+            change_set.start_complete([versions for _, versions in editions], publish_seq)
+        _copy_rows_of_applications(connection, domain, tables)
+        constrained = not any(TableSpec(table).written_by_applications for table in tables.values())
+        Applier(change_set, shrink=True, constrained=constrained).apply()
 
 
-def _fill_from(
-    warehouse: Warehouse, source: Source, tables: Tables, snapshot: str, publish_seq: int | None
-) -> Exported:
-    """Fills the tables from one source, in a transaction that sees an exported snapshot."""
-    with warehouse.connect() as connection, connection.transaction():
-        connection.execute("set transaction isolation level repeatable read")
-        connection.execute(sql.SQL("set transaction snapshot {}").format(sql.Literal(snapshot)))
-        editions = _editions(connection, source, tables, publish_seq)
-        numbers = {version: number for number, (versions, _) in enumerate(editions) for version in versions}
-        change_set = ChangeSet(connection, source)
-        if not change_set.start_complete(list(numbers), list(numbers.values()), publish_seq):
-            return {}
-        files = [selects for _, selects in editions]
-        used = {select.table.name for selects in files for select in selects}
-        specs = [TableSpec(table) for name, table in tables.items() if name in used]
-        Applier(change_set, files, specs, shrink=True).apply()
-        return export_rejected(connection, source.domain)
+def _copy_rows_of_applications(connection: Connection, domain: str, tables: Tables) -> None:
+    """Copies the rows of applications as they are now, which rows from sources refer to and lose keys to."""
+    for name, table in tables.items():
+        spec = TableSpec(table)
+        if spec.written_by_applications:
+            live = TableSpec(metadata.tables[f"{domain}.{name}"])
+            columns = names([each.name for each in table.columns if each.computed is None])
+            copy = sql.SQL("insert into {} ({}) select {} from {} t where {}")
+            of_applications = sql.SQL("not t.from_source" if spec.applications else "true")
+            connection.execute(copy.format(spec.target, columns, columns, live.target, of_applications))
 
 
-def _editions(
-    connection: Connection, source: Source, tables: Tables, publish_seq: int | None
-) -> list[tuple[list[int], list[Select]]]:
-    """The versions that `fill` reads of a source, by the texts of the SELECT files that it applies to them.
+def start_effective(change_set: ChangeSet, domain: str) -> int:
+    """Starts a change set with all effective versions of a domain; returns the number of records.
 
-    Raises AtlasError where a table or a text no longer exists, or where there are versions but no SELECT files.
+    Raises AtlasError where some are of a stream that no connector declares, or that has no SELECT files.
     """
-    parameters = {"streams": list(source.streams.values()), "source": source.name, "publish_seq": publish_seq}
-    if publish_seq is not None:
-        rows = connection.execute(EDITIONS, parameters).fetchall()
-        return [(row["versions"], _selects(connection, row["sql"], tables)) for row in rows]
-    effective = (
-        "select version_id from staging.effective_versions where payload_id is not null and stream = any(%(streams)s)"
+    _require_declared(change_set.connection, domain)
+    versions: list[list[int]] = []
+    for edition in change_set.editions:
+        effective = "select version_id from staging.effective_versions where stream = any(%s)"
+        rows = change_set.connection.execute(effective, [list(edition.source.streams.values())])
+        versions.append([row["version_id"] for row in rows])
+    records = change_set.start_complete(versions, None)
+    left_out = change_set.connection.execute(
+        """
+        select split_part(stream, '.', 1) as source from staging.effective_versions
+        where starts_with(stream, %s) and payload_id is not null and record_id not in (select record_id from change_set)
+        limit 1
+        """,
+        [f"{domain}/"],
+    ).fetchone()
+    if left_out:
+        raise project.without_selects(left_out["source"])
+    return records
+
+
+def _require_declared(connection: Connection, domain: str) -> None:
+    """Raises AtlasError where the tables have, or had after some run, rows of a stream that no connector declares."""
+    streams = [stream for source in project.find_sources([domain]) for stream in source.streams.values()]
+    (undeclared,) = connection.execute(
+        """
+        select min(stream) as stream from staging.versions
+        where starts_with(stream, %s) and stream <> all(%s) and valid_from_run is not null and payload_id is not null
+        """,
+        [f"{domain}/", streams],
     )
-    versions = [row["version_id"] for row in connection.execute(effective, parameters)]
-    selects = project.selects(source.name)
-    if versions and not selects:
-        raise project.without_selects(source.name)
-    return [(versions, [Select(select.file, tables[select.table.name]) for select in selects])]
+    if undeclared["stream"]:
+        raise AtlasError(
+            f"The tables have, or had, rows of {undeclared['stream']}, but no connector in assets/{domain} "
+            "declares this stream: the rows cannot be derived again. Restore the connector."
+        )
+
+
+def _editions(connection: Connection, domain: str, tables: Tables, publish_seq: int) -> list[tuple[Edition, list[int]]]:
+    """The texts of SELECT files that had been applied to versions when a run published, each with the versions.
+
+    Raises AtlasError where a table or a text no longer exists.
+    """
+    return [
+        (Edition(source, _selects(connection, row["sql"], tables)), row["versions"])
+        for source in project.find_sources([domain])
+        for row in connection.execute(
+            EDITIONS,
+            {"streams": list(source.streams.values()), "source": source.name, "publish_seq": publish_seq},
+        ).fetchall()
+    ]
 
 
 def _selects(connection: Connection, digests: dict[str, str], tables: Tables) -> list[Select]:

@@ -153,6 +153,7 @@ def differences(connection: Connection, before: DomainAsOf, after: DomainAsOf) -
             keys=names(new.key),
             record=sql.SQL("coalesce((new).record_id, (old).record_id)" if new.owned else "null::uuid"),
             before=old.target,
+            from_source=new.from_source("t"),
             after=new.target,
             old=fields("old", new.content),
             new=fields("new", new.content),
@@ -172,8 +173,8 @@ DIFFERING_ROWS = sql.SQL(
     """
     with differing as (
         select concat_ws(' ', {keys}) as key, old, new, {record} as record_id
-        from (select t as old, {keys} from {before} t) as b
-        full join (select t as new, {keys} from {after} t) as a using ({keys})
+        from (select t as old, {keys} from {before} t where {from_source}) as b
+        full join (select t as new, {keys} from {after} t where {from_source}) as a using ({keys})
         where old is null or new is null or record_image_ne(row({old}), row({new}))
     )
 

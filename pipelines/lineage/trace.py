@@ -34,6 +34,8 @@ def trace(connection: Connection, table: str, key: str) -> dict[str, Any]:
     """
     spec = find_table(table)
     row, primary_key = _find_row(connection, spec, key)
+    if spec.kind == "application" or (spec.applications and not row["from_source"]):
+        raise AtlasError(f"{table} {primary_key} is a row of an application: no source has it.")
     proof = connection.execute(trace_query(spec, _key_condition(spec, primary_key))).fetchone() or {}
     found = connection.execute(
         """

@@ -17,7 +17,8 @@ from pipelines.lineage import shadow_schema
 from pipelines.lineage.trace import erasure_notice
 from pipelines.maintenance.retention import vacuum
 from pipelines.source import Source
-from pipelines.transform.run import apply_pending, code_version
+from pipelines.transform.change_set import code_version
+from pipelines.transform.run import apply_pending
 from pipelines.warehouse import locks
 from pipelines.warehouse.database import Connection, Warehouse
 from pipelines.warehouse.staging_tables import UNPUBLISHED

@@ -6,7 +6,7 @@ A run processes a range of partitions; each has its own ledger row and its own m
 fails, the others are materialized first, then the run fails and names it.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -153,12 +153,24 @@ def _daily(
                     context.log_event(dg.AssetMaterialization(key, metadata=metadata, partition=partition))
                 else:
                     context.add_asset_metadata(metadata, asset_key=key, partition_key=partition)
+        _log_taken_along(context, done.values())
         if failed:
             reasons = "; ".join(f"partition {partition}: {reason}" for partition, reason in failed.items())
             raise dg.Failure(reasons, metadata={"failed_partitions": sorted(failed)}, allow_retries=False)
         yield from map(dg.MaterializeResult, tables)
 
     return assets
+
+
+def _log_taken_along(context: dg.AssetExecutionContext, runs: Collection[Run]) -> None:
+    """Logs an observation of each asset of another source of which a run applied records again."""
+    for run in runs:
+        for stream, records in run.stats.get("taken_along", {}).items():
+            source, _ = project.find_stream(stream)
+            metadata = {"fetch_run_id": str(run.id), "stream": stream, "records": records, "run_of": run.source}
+            for key in table_keys(source):
+                words = "A run of another source applied records again"
+                context.log_event(dg.AssetObservation(key, description=words, metadata=metadata))
 
 
 def run_metadata(run: Run, table: str | None) -> dict[str, Any]:

@@ -1,31 +1,38 @@
-"""The change set of a transform: the versions and observations that its SELECT files read.
+"""The change set of a transform: the versions and observations that SELECT files read.
 
     pending versions of a partition ──start──> change_set <──extend── records whose rows depend on the change
 
-Not here: what makes a version pending (`warehouse.functions`), which records depend on a change (`constraints`).
+It starts in one source, and takes along records of whatever source of the domain. Not here: what makes a version
+pending (`warehouse.functions`), which records depend on a change (`dependents`).
 """
 
-from collections.abc import Sequence
-from typing import Any, LiteralString
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from psycopg import sql
+from sqlalchemy import Table
 
+from pipelines import project
+from pipelines.project import Select
 from pipelines.source import Source
 from pipelines.warehouse.database import Connection
 
 CREATE_CHANGE_SET = """
-create temp table if not exists change_set (
+create temp table editions (edition int primary key, source text, code text) on commit drop;
+create temp table change_set (
     record_id uuid primary key, version_id bigint, stream text, external_id text, payload_id uuid, round int,
-    all_observations boolean, edition int default 0
+    all_observations boolean, edition int
 ) on commit drop;
-create temp table if not exists change_set_bodies (
+create temp table change_set_bodies (
     record_id uuid, version_id bigint, stream text, external_id text,
     body jsonb storage external, round int, edition int
 ) on commit drop;
-create temp table if not exists change_set_observations (
+create temp table change_set_observations (
     record_id uuid, observation_id bigint primary key, round int
 ) on commit drop;
-create temp table if not exists dependent_records (record_id uuid) on commit drop
+create temp table dependent_records (record_id uuid) on commit drop;
+create temp table changes_of_applications (change_id bigint, table_name text, key text) on commit drop
 """
 
 PENDING = """
@@ -49,11 +56,17 @@ select record_id, version_id, stream, external_id, payload_id, 1,
               where q.record_id = p.record_id and q.reason = 'select_fails' and q.closed_at is null)
           and not exists (
               select from staging.observations o
-              where o.record_id = p.record_id and o.late and o.valid_from_run is null))
+              where o.record_id = p.record_id and o.late and o.valid_from_run is null)),
+    %(edition)s
 from pending p
 """
 """All observations of a record are read, unless the same SELECT files were applied to it before and did not fail, and
 no late one changes what comes after it."""
+
+CHANGES_OF_APPLICATIONS = """
+insert into changes_of_applications
+select change_id, table_name, key from staging.changed_rows where starts_with(table_name, %s)
+"""
 
 APPLIED_NOW = sql.SQL("(v.latest or o.valid_from_run is not null)")
 """A version that is not the latest keeps the counters it was applied with; newer ones apply with the latest version."""
@@ -92,36 +105,76 @@ INSERT_OBSERVATIONS = sql.SQL(
 )
 
 
+def code_version(selects: Sequence[Select]) -> str:
+    """Digest of a source's SELECT files together."""
+    listed = "".join(f"{select.file.address} {select.file.digest}\n" for select in selects)
+    return hashlib.sha256(listed.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Edition:
+    """SELECT files of one source, as they are applied to records of it."""
+
+    source: Source
+    selects: Sequence[Select]
+
+    @property
+    def code(self) -> str:
+        return code_version(self.selects)
+
+
+def current_editions(domain: str, tables: Mapping[str, Table] | None = None) -> list[Edition]:
+    """The SELECT files of each source of a domain that has some, as they are now. tables: to fill instead, by name."""
+    editions = []
+    for source in project.find_sources([domain]):
+        selects = project.selects(source.name)
+        if tables:
+            selects = tuple(Select(select.file, tables[select.table.name]) for select in selects)
+        if selects:
+            editions.append(Edition(source, selects))
+    return editions
+
+
 class ChangeSet:
     """The change set of one run, in temporary tables of its transaction.
 
-    Records are added in rounds: SELECT files read the last `round` only, so that they read each record once. partition:
-    where it started; "" for all. complete: it has all effective versions, as in a rebuild, and is never extended.
+    Records are added in rounds: SELECT files read the last `round` only, so that they read each record once. command:
+    what transforms it again. partition: where it started; "" for all. complete: it has all effective versions, as in a
+    rebuild, and is never extended.
     """
 
-    def __init__(self, connection: Connection, source: Source) -> None:
-        self.connection, self.source = connection, source
-        self._streams = list(source.streams.values())
+    def __init__(self, connection: Connection, editions: Sequence[Edition], command: str = "") -> None:
+        self.connection, self.editions, self.command = connection, editions, command
         self.round, self.partition, self.complete = 0, "", False
         self._applied: sql.Composable = APPLIED_NOW
 
-    @property
-    def command(self) -> str:
-        """The command that transforms the partition again."""
-        return f"atlas transform {self.source.name} --partition {self.partition}"
-
-    def start(self, partition: str, *, full: bool, code: str) -> int:
-        """Starts with the pending versions of a partition, or with all latest ones; returns the number of records."""
+    def start(self, partition: str, *, full: bool) -> int:
+        """Starts with the pending versions of a partition of the first edition's source, or with all latest ones of it;
+        returns the number of records.
+        """
+        streams, code = list(self.editions[0].source.streams.values()), self.editions[0].code
+        parameters = {"partition": partition, "full": full, "code": code, "streams": streams, "edition": 0}
         self.partition = partition
-        parameters = {"partition": partition, "full": full, "code": code, "streams": self._streams}
         if not self.connection.execute(PENDING + "select from pending limit 1", parameters).rowcount:
             return 0
-        return self._start(PENDING + INSERT_PENDING, parameters)
+        self._create()
+        records = self.connection.execute(PENDING + INSERT_PENDING, parameters).rowcount
+        self.connection.execute(CHANGES_OF_APPLICATIONS, [f"{self.editions[0].source.domain}."])
+        self.connection.execute(
+            """
+            insert into dependent_records
+            select p.record_id from changes_of_applications c
+            join staging.pending_rows p on (p.table_name, p.key) = (c.table_name, c.key)
+            """
+        )
+        self._add_dependents()
+        self._fill()
+        return records
 
-    def start_complete(self, versions: Sequence[int], editions: Sequence[int], publish_seq: int | None) -> int:
+    def start_complete(self, versions: Sequence[Sequence[int]], publish_seq: int | None) -> int:
         """Starts with given versions and the observations applied up to a run, or now; returns the number of records.
 
-        editions: for each version, the number of the SELECT files that are applied to it.
+        versions: for each edition those that it is applied to.
         """
         self.complete = True
         self._applied = sql.SQL(
@@ -129,34 +182,60 @@ class ChangeSet:
                 select from ops.fetch_runs r
                 where r.fetch_run_id = o.valid_from_run and r.publish_seq <= coalesce({}, r.publish_seq))"""
         ).format(publish_seq)
-        query = """
-            insert into change_set
-            select v.record_id, v.version_id, v.stream, v.external_id, v.payload_id, 1, true, t.edition
-            from unnest(%(versions)s::bigint[], %(editions)s::int[]) as t (version_id, edition)
-            join staging.versions v using (version_id)
-            where v.stream = any(%(streams)s)
-        """
-        return self._start(query, {"versions": versions, "editions": editions, "streams": self._streams})
-
-    def _start(self, query: LiteralString, parameters: dict[str, Any]) -> int:
-        self.connection.execute(CREATE_CHANGE_SET)
-        number = self.connection.execute(query, parameters).rowcount
+        self._create()
+        records = 0
+        for number, of_edition in enumerate(versions):
+            records += self.connection.execute(
+                """
+                insert into change_set
+                select v.record_id, v.version_id, v.stream, v.external_id, v.payload_id, 1, true, %s
+                from staging.versions v where v.version_id = any(%s)
+                """,
+                [number, list(of_edition)],
+            ).rowcount
         self._fill()
-        return number
+        return records
+
+    def _create(self) -> None:
+        self.connection.execute(CREATE_CHANGE_SET)
+        with self.connection.cursor() as cursor:
+            cursor.executemany(
+                "insert into editions values (%s, %s, %s)",
+                [(number, each.source.name, each.code) for number, each in enumerate(self.editions)],
+            )
+
+    def used_editions(self) -> list[int]:
+        """Numbers of the editions of which there are records."""
+        rows = self.connection.execute("select distinct edition from change_set order by 1")
+        return [row["edition"] for row in rows]
+
+    def taken_along(self) -> dict[str, int]:
+        """The number of records of other sources than the one that it started in, by stream."""
+        query = "select stream, count(*) as number from change_set where edition <> 0 group by stream order by stream"
+        return {row["stream"]: row["number"] for row in self.connection.execute(query)}
 
     def extend(self) -> bool:
         """Adds the effective versions of `dependent_records`; returns whether there was anything to add."""
+        return self._add_dependents() and self._fill() > 0
+
+    def _add_dependents(self) -> bool:
+        if not self.connection.execute("select from dependent_records limit 1").rowcount:
+            return False
+        streams = [
+            (stream, number) for number, each in enumerate(self.editions) for stream in each.source.streams.values()
+        ]
         self.connection.execute(
             """
             insert into change_set
-            select e.record_id, e.version_id, e.stream, e.external_id, e.payload_id, %(round)s, true
+            select e.record_id, e.version_id, e.stream, e.external_id, e.payload_id, %s, true, s.edition
             from staging.effective_versions e
-            where e.record_id in (select record_id from dependent_records) and e.stream = any(%(streams)s)
+            join unnest(%s::text[], %s::int[]) as s (stream, edition) using (stream)
+            where e.record_id in (select record_id from dependent_records)
             on conflict (record_id) do update set all_observations = true
             """,
-            {"round": self.round + 1, "streams": self._streams},
+            [self.round + 1, *map(list, zip(*streams, strict=True))],
         )
-        return self._fill() > 0
+        return True
 
     def remove_bodies(self, version_ids: Sequence[int]) -> None:
         """Removes the bodies of versions, so that no SELECT reads them and all their rows are pruned."""
@@ -195,17 +274,3 @@ class ChangeSet:
         for name in ("change_set", "change_set_bodies", "change_set_observations"):
             self.connection.execute(sql.SQL("analyze {}").format(sql.Identifier(name)))
         return added
-
-
-def list_effective(connection: Connection, source: Source) -> None:
-    """Fills `change_set` with all effective versions of a source, without bodies: what a rebuild has derived."""
-    connection.execute(CREATE_CHANGE_SET)
-    connection.execute("truncate change_set")
-    connection.execute(
-        """
-        insert into change_set
-        select record_id, version_id, stream, external_id, payload_id, 1, true from staging.effective_versions
-        where stream = any(%s)
-        """,
-        [list(source.streams.values())],
-    )

@@ -1,23 +1,22 @@
-"""Which rows of `incoming` do not fit their table, and which records outside the change set depend on its rows.
+"""Which rows of `incoming` do not fit their table.
 
-    rows that appear     ──> records pending for them · records that have the same key
-    rows that are pruned ──> records pending for their key or unique value · records with rows that refer to them
+    rows ──types, CHECKs──> rejected · ──no parent──> pending · ──a key that another row has──> `key_conflicts`
 
-Every conflict is resolved with all its rows in the change set, so the order in which records arrive does not matter.
-A row is pending for a parent, and a nullable reference to it is NULL until it comes. Of rows with one key or unique
-value the smallest (stream, external id, key) is written; the others are pending until it is pruned.
+A row is pending for a parent, and a nullable reference to it is NULL until it comes. Not here: which records outside
+the change set depend on its rows (`dependents`).
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import LiteralString
 
+import psycopg
 from psycopg import sql
 from sqlalchemy import CheckConstraint
 
 from pipelines.ledger import Counts
-from pipelines.transform.change_set import ChangeSet
+from pipelines.transform import key_conflicts
 from pipelines.transform.incoming import IncomingTable, referring
-from pipelines.transform.merge_sql import is_referenced
+from pipelines.transform.merge_sql import is_referenced, refers_of_applications
 from pipelines.warehouse.table_spec import Reference, TableSpec, names
 
 
@@ -42,9 +41,13 @@ def reject_invalid(tables: Sequence[IncomingTable]) -> None:
             incoming.reject(failed, "check", str(check.name), sql.Literal(condition))
 
 
-def reject_conflicting(tables: Sequence[IncomingTable], counts: dict[str, Counts]) -> None:
-    """Leaves in `incoming` only rows that fit together; adds duplicates to the counts."""
+def reject_conflicting(tables: Sequence[IncomingTable], counts: dict[str, Counts], *, complete: bool) -> None:
+    """Leaves in `incoming` only rows that fit together; adds duplicates and pending rows to the counts.
+
+    complete: the change set has all records, so that only rows of applications stay in the tables.
+    """
     for incoming in tables:
+        found = counts[incoming.spec.name]
         all_but_one = sql.SQL(
             """
             delete from {incoming} where ctid in (
@@ -54,13 +57,21 @@ def reject_conflicting(tables: Sequence[IncomingTable], counts: dict[str, Counts
                 where number > 1)
             """
         ).format(incoming=incoming.identifier, columns=names(list(incoming.yielded)))
-        duplicates = incoming.connection.execute(all_but_one).rowcount
-        for reference in incoming.spec.references:
-            if reference.column in incoming.yielded:
-                _reject_orphans(incoming, reference, tables)
-        if incoming.spec.owned:
-            duplicates += _reject_losers(incoming)
-        counts[incoming.spec.name].duplicates += duplicates
+        found.duplicates += incoming.connection.execute(all_but_one).rowcount
+        incoming.connection.execute(key_conflicts.CREATE_LOSERS)
+        references = [each for each in incoming.spec.references if each.column in incoming.yielded]
+        is_tree = any(each.table is incoming.spec.table for each in references)
+        while True:
+            rows = incoming.count()
+            for reference in sorted(references, key=lambda each: each.table is incoming.spec.table):
+                found.pending += _take_out_orphans(incoming, reference, tables, complete=complete)
+            while incoming.spec.applications and key_conflicts.find_losers_to_applications(incoming):
+                found.duplicates += key_conflicts.take_out_losers(incoming)
+            if incoming.spec.owned:
+                key_conflicts.find_losers(incoming)
+                found.duplicates += key_conflicts.take_out_losers(incoming)
+            if not is_tree or incoming.count() == rows:
+                break  # of a tree, the children of what was taken out are orphans now
     delete_unreferenced(tables)
 
 
@@ -75,178 +86,97 @@ def delete_unreferenced(tables: Sequence[IncomingTable]) -> None:
         )
 
 
-def _reject_orphans(incoming: IncomingTable, reference: Reference, tables: Sequence[IncomingTable]) -> None:
-    """Rejects rows whose parent neither stays in its table nor is in `incoming`; a nullable reference becomes NULL."""
+def _take_out_orphans(
+    incoming: IncomingTable, reference: Reference, tables: Sequence[IncomingTable], *, complete: bool
+) -> int:
+    """Takes out the rows whose parent neither stays in its table nor is in `incoming`: they are pending for it. Returns
+    how many. A nullable reference becomes NULL until the parent comes, and the row stays.
+
+    References to a row that another one stands for lead to that one first.
+    """
     parent, column = TableSpec(reference.table), sql.Identifier("o", reference.column)
-    key, stays, comes = sql.Identifier(*parent.key), sql.SQL("true"), sql.SQL("false").format()
+    key, comes = sql.Identifier(*parent.key), sql.SQL("false").format()
+    stays: sql.Composable = sql.SQL("true")
     for filled in tables:
         if filled.spec.table is parent.table:
             comes = sql.SQL("exists (select from {} i where i.{} = {})").format(filled.identifier, key, column)
             if parent.owned:
-                stays = sql.SQL("not exists (select from change_set c where c.record_id = p.record_id)")
+                stays = sql.SQL("({} or {} or not exists (select from change_set c where c.record_id = p.record_id))")
+                of_applications = sql.SQL("not p.from_source" if parent.applications else "false")
+                stays = stays.format(of_applications, refers_of_applications(parent, "p"))
     orphan = sql.SQL(
         "{column} is not null and not {comes} and not exists ("
         "select from {parent} p where p.{key} = {column} and {stays})"
     ).format(column=column, parent=parent.target, key=key, stays=stays, comes=comes)
+    execute, referring_column = incoming.connection.execute, sql.Identifier(reference.column)
+    if parent.identity:
+        found = ALIASES.format(sql.Literal(parent.name), sql.Literal(complete))
+        known = sql.SQL("{} and {}::text in (select lost_key from {} as a)").format(orphan, column, found)
+        incoming.insert_pending(known, "alias", parent.name, sql.SQL("{}::text").format(column))
+        follow = sql.SQL("update {} o set {} = a.kept_key::{} from {} as a where {}::text = a.lost_key and {}")
+        type_ = sql.SQL(incoming.spec.type_of(reference.column))
+        execute(follow.format(incoming.identifier, referring_column, type_, found, column, orphan))
+    if reference.table is incoming.spec.table:
+        in_cycle = sql.SQL("o.ctid in ({})").format(cycles(incoming, reference, "place"))
+        incoming.insert_pending(in_cycle, "parent", parent.name, sql.SQL("{}::text").format(column))
+        incoming.reject(in_cycle, "cycle", f"{incoming.spec.table.name}_{reference.column}_fkey", CYCLE)
     incoming.insert_pending(orphan, "parent", parent.name, sql.SQL("{}::text").format(column))
     if reference.nullable:
         update = sql.SQL("update {} o set {} = null where {}")
-        incoming.connection.execute(update.format(incoming.identifier, sql.Identifier(reference.column), orphan))
-    else:
-        detail = sql.Literal(f"its row of {parent.name} is missing or does not fit")
-        incoming.reject(orphan, "parent", f"{incoming.spec.table.name}_{reference.column}_fkey", detail)
-
-
-def _reject_losers(incoming: IncomingTable) -> int:
-    """Takes out the rows that lose a key or a unique value to another row: a row that loses its key to another record
-    is a duplicate, the others are rejected. Returns the number of duplicates.
-
-    A row that loses one conflict cannot win another, so rows are decided one after the other, the smallest first.
-    """
-    winners: dict[tuple[int, int], dict[str, Any]] = {}
-    losers = []
-    for row in incoming.connection.execute(_contested(incoming)):
-        keys = [(number, value) for number, value in enumerate(row["values"]) if value is not None]
-        taken = next((key for key in keys if key in winners), None)
-        if taken is None:
-            winners |= dict.fromkeys(keys, row)
-        else:
-            winner = winners[taken]
-            losers.append((row["place"], taken[0], winner["key"], winner["record_id"] == row["record_id"]))
-    if not losers:
+        execute(update.format(incoming.identifier, referring_column, orphan))
         return 0
-    incoming.connection.execute(  # number: of which key; 0 is the primary key
-        """
-        create temp table conflict_losers on commit drop as
-        select * from unnest(%s::tid[], %s::int[], %s::text[], %s::boolean[]) as l (place, number, winner, same_record)
-        """,
-        [list(each) for each in zip(*losers, strict=True)],
+    return execute(sql.SQL("delete from {} o where {}").format(incoming.identifier, orphan)).rowcount
+
+
+ALIASES = sql.SQL(
+    """(
+    select lost_key, kept_key from found_aliases where table_name = {0}
+    union
+    select s.lost_key, s.kept_key from staging.aliases s
+    where s.table_name = {0} and not {1} and not exists (select from change_set c where c.record_id = s.record_id)
+)"""
+)
+"""Of a table: keys of rows that are not written, and of those that stand for them."""
+
+CYCLE = sql.SQL("'the row is above itself'")
+
+CYCLES = sql.SQL(
+    """
+    with recursive up (place, start, at, records) as (
+        select o.ctid, o.{key}, o.{column}, array[]::uuid[] from {incoming} o where o.{column} is not null
+        union
+        select u.place, u.start, above.at, array(select distinct unnest(u.records || above.record_id))
+        from up u
+        cross join lateral (
+            select i.{column} as at, null::uuid as record_id from {incoming} i where i.{key} = u.at
+            union all
+            select t.{column}, t.record_id from {target} t
+            where t.{key} = u.at and not exists (select from {incoming} i where i.{key} = t.{key})
+              and not exists (select from change_set c where c.record_id = t.record_id)
+        ) as above
+        where above.at is not null and u.at <> u.start
     )
-    lost_key = sql.SQL("o.ctid in (select place from conflict_losers where number = 0 and not same_record)")
-    incoming.insert_pending(lost_key, "key", incoming.spec.name, WINNER_KEY)
-    delete = sql.SQL("delete from {} o where {}").format(incoming.identifier, lost_key)
-    duplicates = incoming.connection.execute(delete).rowcount
-    for number, (columns, unique) in enumerate(incoming.exclusive):
-        lost = sql.SQL("o.ctid in (select place from conflict_losers where number = {})").format(sql.Literal(number))
-        if unique is not None:
-            incoming.insert_pending(lost, "unique", incoming.spec.name, WINNER_KEY)
-        constraint = f"{incoming.spec.table.name}_pkey" if unique is None else str(unique.name)
-        incoming.reject(lost, "unique", constraint, sql.Literal(f"another row has this {', '.join(columns)}"))
-    incoming.connection.execute("drop table conflict_losers")
-    return duplicates
+    select {what} from up where at = start
+    """
+)
+"""Rows of a tree that are above themselves, and the records outside the change set of the rows between."""
 
 
-def _contested(incoming: IncomingTable) -> sql.Composed:
-    """The query CONTESTED over the rows of a table."""
-    values: list[sql.Composable] = []
-    counts: list[sql.Composable] = []
-    for columns, unique in incoming.exclusive:
-        all_columns = names(columns, "n")
-        comparable = sql.SQL("num_nulls({}) = 0").format(all_columns)
-        if unique is not None and unique.dialect_options["postgresql"]["nulls_not_distinct"]:
-            comparable = sql.SQL("true").format()
-        case = sql.SQL("case when {} then {} end")
-        values.append(case.format(comparable, sql.SQL("dense_rank() over (order by {})").format(all_columns)))
-        counts.append(case.format(comparable, sql.SQL("count(*) over (partition by {})").format(all_columns)))
-    return CONTESTED.format(
-        key=incoming.spec.key_text("n"),
-        values=sql.SQL(", ").join(values),
-        counts=sql.SQL(", ").join(counts),
-        rows=incoming.typed_rows(),
+def cycles(incoming: IncomingTable, reference: Reference, what: LiteralString) -> sql.Composed:
+    """The query CYCLES over the rows of a tree. what: `place` of the rows, or `unnest(records)`."""
+    return CYCLES.format(
+        incoming=incoming.identifier,
+        target=incoming.spec.target,
+        key=sql.Identifier(*incoming.spec.key),
+        column=sql.Identifier(reference.column),
+        what=sql.SQL(what),
     )
 
 
-CONTESTED = sql.SQL(
-    """
-    select place::text, record_id, key, values from (
-        select n.ctid as place, n.record_id, {key} as key, array[{values}] as values, greatest({counts}) as most,
-            row_number() over (
-                order by c.stream collate "C", c.external_id collate "C", {key} collate "C",
-                    (to_jsonb(n) - 'ctid')::text collate "C") as rank
-        from ({rows}) as n left join change_set c on c.record_id = n.record_id
-    ) as numbered
-    where most > 1 order by rank
-    """
-)
-"""The rows that share a key, the smallest first. values: a number for the value of each key; null is not comparable."""
-
-WINNER_KEY = sql.SQL("(select winner from conflict_losers where place = o.ctid)")
-
-PENDING_FOR_PARENT = sql.SQL(
-    """
-    insert into dependent_records
-    select p.record_id from {incoming} i
-    join staging.pending_rows p on p.table_name = {name} and p.key = {key}
-    where p.reason = 'parent'
-    """
-)
-
-PENDING_FOR_KEY = sql.SQL(
-    """
-    insert into dependent_records
-    select p.record_id from {target} t
-    join change_set c on c.record_id = t.record_id
-    join staging.pending_rows p on p.table_name = {name} and p.key = {target_key}
-    cross join lateral (select external_id from staging.versions v where v.record_id = p.record_id limit 1) as v
-    where p.reason = 'unique'
-       or p.reason = 'key' and not exists ( -- unless it would lose the key again
-           select from {incoming} i join change_set o on o.record_id = i.record_id
-           where {key} = p.key
-             and (o.stream collate "C", o.external_id collate "C") < (p.stream collate "C", v.external_id collate "C"))
-    """
-)
-
-HAVING_KEY = sql.SQL(
-    """
-    insert into dependent_records
-    select t.record_id from ({typed_rows}) as n join {target} t on {same}
-    where not exists (select from change_set c where c.record_id = t.record_id)
-    """
-)
-"""Records outside the change set that have the primary key of a row in it, or a unique value."""
-
-REFERRING = sql.SQL(
-    """
-    insert into dependent_records
-    select r.record_id from {child} r
-    join (
-        select t.{key} as key from {target} t join change_set c on c.record_id = t.record_id
-        where not exists (select from {incoming} i where i.{key} = t.{key})
-    ) as pruned on r.{column} = pruned.key
-    where not exists (select from change_set c where c.record_id = r.record_id and {included})
-    """
-)
-"""Records with rows that refer to a row that is about to be pruned."""
-
-
-def add_dependents(change_set: ChangeSet, tables: Sequence[IncomingTable], *, having_keys: bool) -> bool:
-    """Extends a change set by the records that depend on the rows yielded so far; returns whether there were any.
-
-    having_keys: adds also the records outside it whose rows have a key or unique value of a row in it.
-    """
-    if change_set.complete:
-        return False
-    change_set.connection.execute("truncate dependent_records")
-    for incoming in tables:
-        _insert(PENDING_FOR_PARENT, incoming, key=incoming.spec.key_text("i"))
-        if incoming.spec.owned:
-            keys = {"key": incoming.spec.key_text("i"), "target_key": incoming.spec.key_text("t")}
-            _insert(PENDING_FOR_KEY, incoming, **keys)
-            for columns, _ in incoming.exclusive if having_keys else ():
-                same = sql.SQL(" and ").join(sql.SQL("n.{0} = t.{0}").format(sql.Identifier(each)) for each in columns)
-                _insert(HAVING_KEY, incoming, typed_rows=incoming.typed_rows(), same=same)
-            for child, reference in referring(tables, incoming):
-                _insert(
-                    REFERRING,
-                    incoming,
-                    child=child.spec.target,
-                    key=sql.Identifier(*incoming.spec.key),
-                    column=sql.Identifier(reference.column),
-                    included=sql.SQL("c.all_observations" if child.spec.time_series else "true"),
-                )
-    return change_set.extend()
-
-
-def _insert(query: sql.SQL, incoming: IncomingTable, **parts: sql.Composable) -> None:
-    parts |= {"incoming": incoming.identifier, "target": incoming.spec.target, "name": sql.Literal(incoming.spec.name)}
-    incoming.connection.execute(query.format(**parts))
+def require_no_cycle(incoming: IncomingTable) -> None:
+    """Raises IntegrityError where a row of a tree is above itself."""
+    for reference in incoming.spec.references:
+        if reference.table is not incoming.spec.table or reference.column not in incoming.yielded:
+            continue
+        if incoming.connection.execute(sql.SQL("{} limit 1").format(cycles(incoming, reference, "place"))).rowcount:
+            raise psycopg.IntegrityError("a row is above itself")

@@ -5,17 +5,18 @@ change_set ──SELECT files──> incoming_<table>
 """
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, field
 
 import psycopg
 from psycopg import sql
+from sqlalchemy import Table
 
 from pipelines.errors import AtlasError
 from pipelines.project import Select
 from pipelines.transform.change_set import ChangeSet
 from pipelines.transform.incoming import IncomingTable, reset_rejected
-from pipelines.warehouse.table_spec import names
+from pipelines.warehouse.table_spec import TableSpec, names
 
 SELECT_FAILED = (psycopg.DataError, psycopg.errors.ProgramLimitExceeded, psycopg.errors.StatementTooComplex)
 """Errors that a SELECT raises because of a value in a payload."""
@@ -54,17 +55,18 @@ def query_over(
     change_set: ChangeSet, select: Select, edition: int = 0, where: sql.Composable = NO_CONDITION
 ) -> sql.Composed:
     """The query of a SELECT file over the last round of a change set: its payloads and observations, by kind."""
+    source = change_set.editions[edition].source
     streams = [
         relation.format(
             name=sql.Identifier(name),
-            source=sql.Literal(change_set.source.name),
+            source=sql.Literal(source.name),
             stream=sql.Literal(stream),
             round=sql.Literal(change_set.round),
             incremental=sql.Literal(not change_set.complete),
             edition=sql.Literal(edition),
             where=where,
         )
-        for kind, stream in change_set.source.streams.items()
+        for kind, stream in source.streams.items()
         for name, relation in ((kind or "payloads", PAYLOADS), (f"{kind}_observations".strip("_"), OBSERVATIONS))
     ]
     return sql.SQL("with {} select * from (\n{}\n) as selected").format(
@@ -74,19 +76,33 @@ def query_over(
 
 @dataclass
 class Evaluator:
-    """Runs the SELECT files of one run. editions: several, where versions are applied with different texts of them."""
+    """Runs the SELECT files of one run.
+
+    pruned: tables that none of them fills, of which the rows of the change set's records go. tables: all of these, and
+    those that the editions in the change set fill, parents first.
+    """
 
     change_set: ChangeSet
-    editions: Sequence[Sequence[Select]]
-    tables: Sequence[IncomingTable]
+    pruned: Collection[Table]
     shrink: bool
+    tables: list[IncomingTable] = field(default_factory=list)
+    _used: list[int] = field(default_factory=list)
 
     def evaluate(self) -> None:
-        """Adds what the SELECT files yield over the last round of the change set. Raises AtlasError for wrong SQL."""
+        """Adds what the SELECT files yield over the last round of the change set. Raises AtlasError for wrong SQL.
+
+        Where the change set has records of another edition than before, all of it is evaluated again.
+        """
+        used = self.change_set.used_editions()
+        if used != self._used:
+            if self._used:
+                self.change_set.merge_rounds()
+                self._drop()
+            self._use(used)
         tables = {incoming.spec.table.name: incoming for incoming in self.tables}
-        several = len(self.editions) > 1
-        for edition, selects in enumerate(self.editions):
-            for select in selects:
+        several = len(used) > 1
+        for edition in used:
+            for select in self.change_set.editions[edition].selects:
                 query = query_over(self.change_set, select, edition)
                 try:
                     with self.change_set.connection.transaction():
@@ -103,13 +119,24 @@ class Evaluator:
                 incoming.add(nothing.format(names(incoming.spec.content), incoming.spec.target), incoming.spec.name)
             self.change_set.connection.execute(sql.SQL("analyze {}").format(incoming.identifier))
 
+    def _use(self, editions: list[int]) -> None:
+        """Opens the tables that editions fill. What several yield may differ in types, so it meets as text."""
+        selects = [select for edition in editions for select in self.change_set.editions[edition].selects]
+        tables = {select.table for select in selects} | set(self.pruned)
+        ordered = next(iter(tables)).metadata.sorted_tables if tables else []
+        self.tables = [IncomingTable(self.change_set.connection, TableSpec(each)) for each in ordered if each in tables]
+        self._used = editions
+
     def restart(self) -> None:
         """Drops what was yielded and rejected, and evaluates the whole change set again."""
         self.change_set.merge_rounds()
+        self._drop()
+        self.evaluate()
+
+    def _drop(self) -> None:
         for incoming in self.tables:
             incoming.drop()
         reset_rejected(self.change_set.connection)
-        self.evaluate()
 
     def _reject_failing(self, select: Select, edition: int, error: psycopg.Error) -> None:
         """Rejects the records on which a SELECT fails, and takes out their bodies, so that no SELECT reads them."""

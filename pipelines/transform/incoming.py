@@ -10,13 +10,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from psycopg import sql
-from sqlalchemy import UniqueConstraint
+from sqlalchemy import DefaultClause
 from sqlalchemy.dialects.postgresql import TIMESTAMP
 from sqlalchemy.types import BigInteger, Integer, SmallInteger
 
 from pipelines.errors import AtlasError
 from pipelines.warehouse.database import Connection
-from pipelines.warehouse.table_spec import Reference, TableSpec
+from pipelines.warehouse.table_spec import Reference, TableSpec, UniqueKey
 
 NUMERIC_OID = 1700
 
@@ -26,11 +26,11 @@ create temp table if not exists rejected_rows (
 ) on commit drop;
 create temp table if not exists found_pending_rows (
     record_id uuid, table_name text, key text, reason text
+) on commit drop;
+create temp table if not exists found_aliases (
+    record_id uuid, table_name text, lost_key text, kept_key text
 ) on commit drop
 """
-
-Exported = dict[str, bytes]
-"""The rows of each of the two tables, as COPY writes them."""
 
 
 @dataclass
@@ -46,11 +46,13 @@ class IncomingTable:
         return sql.Identifier(f"incoming_{self.spec.table.name}")
 
     @property
-    def exclusive(self) -> list[tuple[list[str], UniqueConstraint | None]]:
-        """What only one owned row may have: the primary key, and each unique constraint whose columns are yielded."""
-        constraints = self.spec.constraints(UniqueConstraint)
-        uniques = [([column.name for column in unique.columns], unique) for unique in constraints]
-        return [(self.spec.key, None), *(each for each in uniques if set(each[0]) <= self.yielded.keys())]
+    def unique_keys(self) -> list[UniqueKey]:
+        """What only one row may have, of whose columns the SELECT files yield some."""
+        return [each for each in self.spec.unique_keys if each.columns and set(each.columns) & self.yielded.keys()]
+
+    def keyed_rows(self, key: UniqueKey) -> sql.Composed:
+        """What `keyed` returns, of the typed rows."""
+        return keyed(key, sql.SQL("({})").format(self.typed_rows()))
 
     def add(self, query: sql.Composed, select: str, *, as_text: bool = False) -> None:
         """Adds what a query yields; the first creates the table. Raises AtlasError for an unknown or missing column.
@@ -73,6 +75,11 @@ class IncomingTable:
         self.yielded = {row["attname"]: row["type"] for row in rows}
         self._require_columns(self.yielded, select)
 
+    def count(self) -> int:
+        """How many rows there are."""
+        (row,) = self.connection.execute(sql.SQL("select count(*) as number from {}").format(self.identifier))
+        return int(row["number"])
+
     def drop(self) -> None:
         """Drops the table, so that rows can be added again."""
         self.connection.execute(sql.SQL("drop table if exists {}").format(self.identifier))
@@ -86,7 +93,7 @@ class IncomingTable:
         keys = {*self.spec.key, "record_id", *(reference.column for reference in self.spec.references)}
         columns = [
             sql.SQL("({})::{} as {}").format(
-                self._text(name, numeric=types[name] == NUMERIC_OID) if name in types else sql.NULL,
+                self._text(name, numeric=types[name] == NUMERIC_OID) if name in types else self._default(name),
                 sql.SQL(self.spec.type_of(name) if name in keys else "text"),
                 sql.Identifier(name),
             )
@@ -122,16 +129,23 @@ class IncomingTable:
     def _cast(self, column: str) -> sql.Composable:
         """The yielded value in the column's type. Without its length: a cast would truncate what is too long."""
         if column not in self.yielded:
-            return sql.SQL("null::{}").format(sql.SQL(self.spec.type_of(column)))
+            return sql.SQL("({})::{}").format(self._default(column), sql.SQL(self.spec.type_of(column)))
         bare = self.spec.type_of(column).split("(")[0]
         if self.yielded[column] == bare.lower():
             return sql.Identifier(column)
         return sql.SQL("({})::{}").format(self.as_text(column), sql.SQL(bare))
 
+    def _default(self, column: str) -> sql.Composable:
+        """What a column has that no SELECT yields."""
+        default = self.spec.table.columns[column].server_default
+        if isinstance(default, DefaultClause) and column in self.spec.content:
+            return sql.SQL(str(default.arg))
+        return sql.NULL
+
     def typed_rows(self) -> sql.Composed:
         """The rows of the temporary table in the table's types, each with its ctid.
 
-        A column that the SELECT does not yield is NULL, even where an earlier text of it filled the column.
+        A column that the SELECT does not yield has its default, even where an earlier text of it filled the column.
         """
         columns = [
             sql.SQL("{} as {}").format(self._cast(column.name), sql.Identifier(column.name))
@@ -166,6 +180,26 @@ class IncomingTable:
             insert = sql.SQL("insert into found_pending_rows select o.record_id, {}, {}, {} from {} o where {}")
             self.connection.execute(insert.format(table, key, reason, self.identifier, condition))
 
+    def identity(self, alias: str) -> sql.Composed:
+        """The identity of a row, as text."""
+        return sql.SQL("(select ({})::text from (select {}.*) as r)").format(
+            sql.SQL(self.spec.identity or "null"), sql.Identifier(alias)
+        )
+
+    def insert_alias(self, condition: sql.Composable, kept_key: sql.Composable) -> None:
+        """Inserts the rows `o` that meet a condition into `found_aliases`, where the kept row has another key."""
+        insert = sql.SQL(
+            """
+            insert into found_aliases
+            select record_id, {}, lost_key, kept_key
+            from (select o.record_id, {} as lost_key, {} as kept_key from {} o where {}) as a
+            where lost_key <> kept_key
+            """
+        )
+        lost_key = self.spec.key_text("o")
+        name = sql.Literal(self.spec.name)
+        self.connection.execute(insert.format(name, lost_key, kept_key, self.identifier, condition))
+
 
 def referring(tables: Sequence[IncomingTable], parent: IncomingTable) -> list[tuple[IncomingTable, Reference]]:
     """The tables that refer to a table, each with the column that does."""
@@ -177,30 +211,30 @@ def referring(tables: Sequence[IncomingTable], parent: IncomingTable) -> list[tu
     ]
 
 
+def keyed(key: UniqueKey, rows: sql.Composable) -> sql.Composed:
+    """The rows of a relation that a unique key compares, each with its values as `unique_1`, `unique_2` …"""
+    values = [
+        sql.SQL("{} as {}").format(each, name) for name, each in zip(value_names(key), key.expressions, strict=True)
+    ]
+    return sql.SQL("(select r.*, {} from {} as r where {})").format(sql.SQL(", ").join(values), rows, key.where)
+
+
+def value_names(key: UniqueKey) -> list[sql.Identifier]:
+    return [sql.Identifier(f"unique_{number}") for number in range(1, len(key.expressions) + 1)]
+
+
+def same_values(key: UniqueKey, left: str, right: str) -> sql.Composed:
+    """The condition that two rows of `keyed` have the values that only one row may have."""
+    equal = "{0}.{1} is not distinct from {2}.{1}" if key.nulls_equal else "{0}.{1} = {2}.{1}"
+    return sql.SQL(" and ").join(
+        sql.SQL(equal).format(sql.Identifier(left), name, sql.Identifier(right)) for name in value_names(key)
+    )
+
+
 def reset_rejected(connection: Connection) -> None:
-    """Empties both tables before rows are evaluated again; records that a SELECT fails on stay."""
+    """Empties the tables before rows are evaluated again; records that a SELECT fails on stay."""
     connection.execute("delete from rejected_rows where reason <> 'select_fails'")
-    connection.execute("truncate found_pending_rows")
-
-
-def export_rejected(connection: Connection, domain: str) -> Exported:
-    """Returns both tables, with the names of the domain's tables for those of another schema."""
-    exported = {}
-    for name in ("rejected_rows", "found_pending_rows"):
-        update = sql.SQL("update {} set table_name = %s || '.' || split_part(table_name, '.', 2)")
-        connection.execute(update.format(sql.Identifier(name)), [domain])
-        with connection.cursor().copy(sql.SQL("copy {} to stdout").format(sql.Identifier(name))) as copy:
-            exported[name] = b"".join(copy)
-    return exported
-
-
-def load_rejected(connection: Connection, exported: Exported) -> None:
-    """Fills both tables with what `export_rejected` returned."""
-    connection.execute(CREATE_REJECTED)
-    connection.execute("truncate rejected_rows, found_pending_rows")
-    for name, rows in exported.items():
-        with connection.cursor().copy(sql.SQL("copy {} from stdin").format(sql.Identifier(name))) as copy:
-            copy.write(rows)
+    connection.execute("truncate found_pending_rows, found_aliases")
 
 
 def rejected_by_table(connection: Connection) -> dict[str, int]:

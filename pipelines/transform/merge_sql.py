@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 from psycopg import sql
 
-from pipelines.transform.incoming import IncomingTable
+from pipelines.transform.incoming import IncomingTable, keyed, same_values
 from pipelines.warehouse.declare import audit_columns
-from pipelines.warehouse.table_spec import TableSpec, names
+from pipelines.warehouse.table_spec import TableSpec, UniqueKey, names
 
 OBSERVATIONS_OF_CHANGE_SET = """(
     select s.record_id, e.stream, e.observed_at
@@ -17,39 +17,87 @@ OBSERVATIONS_OF_CHANGE_SET = """(
 ) c where t.observed_at = c.observed_at and"""
 
 
-def prune(incoming: IncomingTable, *, referenced: bool = False) -> sql.Composed:
-    """Deletes the rows of records of the change set that no SELECT yields any more, but those that are referenced.
+ALL_RECORDS = "left join change_set c using (record_id) where"
 
-    Returns for each stream: deleted, digest, and how many were kept because a row refers to them. referenced: deletes
-    those too.
+
+def keep(incoming: IncomingTable, *, complete: bool) -> sql.Composed:
+    """Makes those rows an application's that `prune` would delete and that a row of an application refers to.
+
+    Returns how many rows are `kept`, and `digest`.
     """
     return sql.SQL(
         """
-        with pruned as materialized (
-            select t.ctid as place, c.stream, {referenced} as kept from {target} t, {records} t.record_id = c.record_id
-              and not exists (select from {incoming} o where {same_key})
-        ),
-        deleted as (
-            delete from {target} t using pruned p where t.ctid = p.place and not p.kept
-            returning p.stream, {hash} as hash
+        with kept as (
+            update {target} u set from_source = false
+            from (select t.tableoid as row_part, t.ctid as row_place from {unyielded} and {refers}) as k
+            where (u.tableoid, u.ctid) = (k.row_part, k.row_place)
+            returning {hash} as hash
         )
-        select p.stream, count(*) filter (where not p.kept) as deleted, count(*) filter (where p.kept) as kept,
-            coalesce((select sum(d.hash) from deleted d where d.stream = p.stream), 0) as digest
-        from pruned p group by p.stream
+        select count(*) as kept, coalesce(sum(hash), 0) as digest from kept
         """
     ).format(
-        referenced=sql.SQL("false") if referenced else is_referenced(incoming.spec),
         target=incoming.spec.target,
-        records=sql.SQL(OBSERVATIONS_OF_CHANGE_SET if incoming.spec.time_series else "change_set c where"),
-        incoming=incoming.identifier,
-        same_key=incoming.spec.same_key("o", "t"),
-        hash=incoming.spec.row_hash("t"),
+        unyielded=_unyielded(incoming, complete=complete),
+        refers=refers_of_applications(incoming.spec, "t"),
+        hash=incoming.spec.row_hash("u"),
     )
 
 
-def create_referenced(spec: TableSpec) -> sql.Composed:
-    """Creates `referenced_<table>`: the keys of a shared table to which rows of the change set refer before the run."""
+def prune(incoming: IncomingTable, *, complete: bool, referenced: bool) -> sql.Composed:
+    """Deletes the rows of records of the change set that no SELECT yields any more, but those that are referenced.
+
+    Returns for each stream: deleted, digest, and how many rows are `postponed` because another row refers to them.
+    complete: deletes also the rows of records that are not in the change set. referenced: deletes those that are
+    referenced too.
+    """
+    spec = incoming.spec
+    return PRUNE.format(
+        postponed=sql.SQL("false") if referenced else is_referenced(spec, but_pruned=True),
+        target=spec.target,
+        unyielded=_unyielded(incoming, complete=complete),
+        hash=spec.row_hash("t"),
+    )
+
+
+def _unyielded(incoming: IncomingTable, *, complete: bool) -> sql.Composed:
+    """The rows `t` from sources that no SELECT yields any more, of records `c`, as FROM and WHERE."""
+    spec = incoming.spec
+    of_records = OBSERVATIONS_OF_CHANGE_SET if spec.time_series else "change_set c where"
+    records = ALL_RECORDS if complete else f", {of_records} t.record_id = c.record_id and"
+    return sql.SQL("{} t {} {} and not exists (select from {} o where {})").format(
+        spec.target, sql.SQL(records), spec.from_source("t"), incoming.identifier, spec.same_key("o", "t")
+    )
+
+
+PRUNE = sql.SQL(
+    """
+    with unyielded as materialized (
+        select t.tableoid as part, t.ctid as place, c.stream from {unyielded}
+    ),
+    pruned as materialized (
+        select u.*, {postponed} as postponed
+        from unyielded u join {target} t on (t.tableoid, t.ctid) = (u.part, u.place)
+    ),
+    deleted as (
+        delete from {target} t using pruned p
+        where (t.tableoid, t.ctid) = (p.part, p.place) and not p.postponed
+        returning p.stream, {hash} as hash
+    )
+    select p.stream, count(*) filter (where not postponed) as deleted, count(*) filter (where postponed) as postponed,
+        coalesce((select sum(d.hash) from deleted d where d.stream is not distinct from p.stream), 0) as digest
+    from pruned p group by p.stream
+    """
+)
+
+
+def create_referenced(spec: TableSpec, *, complete: bool) -> sql.Composed:
+    """Creates `referenced_<table>`: the keys of a shared table to which rows of the change set refer before the run.
+
+    complete: all keys of the table.
+    """
     keys: list[sql.Composable] = [sql.SQL("select null::uuid as key where false")]
+    if complete:
+        keys.append(sql.SQL("select {} from {}").format(sql.Identifier(*spec.key), spec.target))
     of_change_set = sql.SQL("select t.{} from {} t join change_set c using (record_id)")
     keys += [of_change_set.format(sql.Identifier(col), table.target) for table, col in spec.referrers if table.owned]
     return sql.SQL("create temp table {} on commit drop as {}").format(_referenced(spec), sql.SQL(" union ").join(keys))
@@ -70,7 +118,7 @@ def delete_unreferenced(spec: TableSpec) -> sql.Composed:
             delete from {target} t where t.{key} in (select key from {keys}) and not {referenced}
             returning {hash} as hash
         )
-        select count(*) as deleted, coalesce(sum(hash), 0) as digest, 0 as kept from deleted
+        select count(*) as deleted, coalesce(sum(hash), 0) as digest from deleted
         """
     ).format(
         target=spec.target,
@@ -81,50 +129,125 @@ def delete_unreferenced(spec: TableSpec) -> sql.Composed:
     )
 
 
-def merge(spec: TableSpec, rows: sql.Composable, *, owners_stay: bool) -> sql.Composed:
-    """Inserts new rows of a table and updates those that differ; returns created, updated, yielded, digest.
+def merge(incoming: IncomingTable) -> sql.Composed:
+    """Inserts new rows of a table and updates those that differ; returns created, updated, added, yielded, digest.
 
-    rows: a table, or a query in parentheses. owners_stay: a row of a record outside the change set must not change its
-    owner; its record_id becomes NULL, which the table refuses.
+    A row of a record outside the change set must not change its owner, and a row of an application must not change: a
+    column that is not null becomes NULL, which the table refuses.
     """
-    columns = spec.content
-    rest = [column for column in columns if column not in spec.key]
+    spec = incoming.spec
+    rest = [column for column in spec.content if column not in spec.key]
     assignments = [
         sql.SQL("{} = {}").format(
-            sql.Identifier(column), OWNER if owners_stay and column == "record_id" else sql.Identifier("s", column)
+            sql.Identifier(column), OWNER if column == "record_id" else sql.Identifier("s", column)
         )
         for column in rest
     ]
     if "updated_at" in audit_columns(spec.table):
         assignments.append(sql.SQL("updated_at = now()").format())
-    update = sql.SQL("when matched and record_image_ne(row({}), row({})) then update set {}").format(
-        names(rest, "t"), names(rest, "s"), sql.SQL(", ").join(assignments)
-    )
-    return sql.SQL(
-        """
-        with merged as (
-            merge into {target} t using {rows} s on {same_key}
-            {update}
-            when not matched then insert ({columns}) values ({values})
-            returning merge_action() as action, {new} - case merge_action() when 'UPDATE' then {old} else 0 end as hash
-        )
-        select count(*) filter (where action = 'INSERT') as created,
-            count(*) filter (where action = 'UPDATE') as updated,
-            coalesce(sum(hash), 0) as digest,
-            (select count(*) from {rows} s) as yielded
-        from merged
-        """
-    ).format(
+    differs = sql.SQL("record_image_ne(row({}), row({}))").format(names(rest, "t"), names(rest, "s"))
+    inserted = [sql.Identifier(column) for column in spec.content]
+    values: list[sql.Composable] = [sql.Identifier("s", column) for column in spec.content]
+    if spec.applications:
+        kept = sql.SQL("t.record_id is not null" if spec.owned else "false")
+        assignments.append(sql.SQL("from_source = case when t.from_source or {} then true end").format(kept))
+        differs = sql.SQL("({} or not t.from_source)").format(differs)
+        inserted.append(sql.Identifier("from_source"))
+        values.append(sql.SQL("true"))
+    return MERGE.format(
         target=spec.target,
-        rows=rows,
+        rows=incoming.typed_rows(),
         same_key=spec.same_key("t", "s"),
-        update=update if rest else sql.SQL(""),
-        columns=names(columns),
-        values=names(columns, "s"),
+        update=UPDATE.format(differs, sql.SQL(", ").join(assignments)) if rest else sql.SQL(""),
+        columns=sql.SQL(", ").join(inserted),
+        values=sql.SQL(", ").join(values),
         new=spec.row_hash("new"),
         old=spec.row_hash("old"),
+        was_from_source=spec.from_source("old"),
     )
 
+
+UPDATE = sql.SQL("when matched and {} then update set {}")
+
+MERGE = sql.SQL(
+    """
+    with merged as (
+        merge into {target} t using ({rows}) s on {same_key}
+        {update}
+        when not matched then insert ({columns}) values ({values})
+        returning merge_action() as action, merge_action() = 'UPDATE' and {was_from_source} as was_there,
+            {new} as hash, {old} as old_hash
+    )
+    select count(*) filter (where action = 'INSERT') as created,
+        count(*) filter (where action = 'UPDATE') as updated,
+        count(*) filter (where not was_there) as added,
+        coalesce(sum(hash - case when was_there then old_hash else 0 end), 0) as digest,
+        (select count(*) from ({rows}) s) as yielded
+    from merged
+    """
+)
+
+
+def free_values(incoming: IncomingTable, key: UniqueKey, *, complete: bool) -> sql.Composed | None:
+    """Replaces the values of a unique key in rows of the change set where another row takes them; returns `digest`.
+
+    A unique index is checked row by row, so that rows could not exchange values in one statement. What a freed row is
+    to have, or that it goes, follows in the same transaction. None where no column can hold another value.
+    """
+    spec = incoming.spec
+    for column in sorted(incoming.yielded.keys() & set(key.columns)):
+        if other := _other_value(spec, column):
+            of_change_set = sql.SQL("exists (select from change_set c where c.record_id = t.record_id)")
+            return FREE.format(
+                target=spec.target,
+                column=sql.Identifier(column),
+                other=other,
+                held=keyed(key, PLACED.format(spec.target)),
+                taken=incoming.keyed_rows(key),
+                same_values=same_values(key, "t", "s"),
+                same_key=spec.same_key("t", "s"),
+                replaced=of_change_set if not complete else sql.SQL("true"),
+                from_source=spec.from_source("t"),
+                new=spec.row_hash("new"),
+                old=spec.row_hash("old"),
+            )
+    return None
+
+
+def _other_value(spec: TableSpec, column: str) -> sql.Composable | None:
+    """A value that no row of a source has, as SQL over a row `t`; None for a type that has none."""
+    type_ = spec.type_of(column).lower()
+    if spec.table.columns[column].foreign_keys:
+        return sql.NULL if spec.table.columns[column].nullable else None
+    number = sql.SQL("row_number() over ()")
+    if type_ == "text":
+        return sql.SQL("'~' || {}").format(spec.key_text("t"))
+    if type_ == "uuid":
+        return sql.SQL("uuidv4()")
+    if most := {"smallint": 2**15 - 1, "integer": 2**31 - 1, "bigint": 2**63 - 1}.get(type_):
+        return sql.SQL("{} - {}").format(sql.Literal(most), number)
+    if type_.startswith("timestamp"):
+        return sql.SQL("timestamptz '290000-01-01' + {} * interval '1 s'").format(number)
+    return sql.NULL if spec.table.columns[column].nullable else None
+
+
+PLACED = sql.SQL("(select r.tableoid as row_part, r.ctid as row_place, r.* from {} r)")
+
+FREE = sql.SQL(
+    """
+    with freed as (
+        update {target} u set {column} = f.other
+        from (
+            select t.row_part, t.row_place, {other} as other from {held} as t
+            where {from_source} and {replaced}
+              and exists (select from {taken} as s where {same_values} and not ({same_key}))
+        ) as f
+        where (u.tableoid, u.ctid) = (f.row_part, f.row_place)
+        returning {new} - {old} as hash
+    )
+    select coalesce(sum(hash), 0) as digest from freed
+    """
+)
 
 OWNER = sql.SQL(
     """case
@@ -134,9 +257,41 @@ OWNER = sql.SQL(
 )
 
 
-def is_referenced(spec: TableSpec, places: Sequence[tuple[sql.Composable, str]] = ()) -> sql.Composable:
-    """The condition that any row refers to a row `t`. places: further tables with a column that may."""
-    places = [*((table.target, column) for table, column in spec.referrers), *places]
-    refers, key = sql.SQL("exists (select from {} r where r.{} = t.{})"), sql.Identifier(*spec.key)
-    referring = [refers.format(place, sql.Identifier(column), key) for place, column in places]
-    return sql.SQL("({})").format(sql.SQL(" or ").join(referring)) if referring else sql.SQL("false")
+def is_referenced(
+    spec: TableSpec,
+    places: Sequence[tuple[sql.Composable, str]] = (),
+    *,
+    but_pruned: bool = False,
+) -> sql.Composable:
+    """The condition that any row refers to a row `t`. places: further tables with a column that may.
+
+    but_pruned: rows of the same table that go as well do not count.
+    """
+    conditions: list[sql.Composable] = []
+    refers, key = sql.SQL("exists (select from {} r where r.{} = t.{}{})"), sql.Identifier(*spec.key)
+    for table, column in spec.referrers:
+        more: sql.Composable = sql.SQL("")
+        if but_pruned and table.table is spec.table:
+            more = sql.SQL(" and (r.tableoid, r.ctid) not in (select part, place from unyielded)")
+        conditions.append(refers.format(table.target, sql.Identifier(column), key, more))
+    conditions += [refers.format(place, sql.Identifier(column), key, sql.SQL("")) for place, column in places]
+    return sql.SQL("({})").format(sql.SQL(" or ").join(conditions)) if conditions else sql.SQL("false")
+
+
+def refers_of_applications(spec: TableSpec, alias: str) -> sql.Composable:
+    """The condition that a row of an application refers to a row, which therefore stays."""
+    if not spec.applications:
+        return sql.SQL("false")
+    refers = sql.SQL("exists (select from {} as theirs where theirs.{} = {} and {})")
+    key = sql.Identifier(alias, *spec.key)
+    conditions = [
+        refers.format(
+            table.target,
+            sql.Identifier(column),
+            key,
+            sql.SQL("not theirs.from_source" if table.applications else "true"),
+        )
+        for table, column in spec.referrers
+        if table.written_by_applications
+    ]
+    return sql.SQL("({})").format(sql.SQL(" or ").join(conditions)) if conditions else sql.SQL("false")

@@ -5,8 +5,7 @@
 Not here: how rows are written (`apply`).
 """
 
-import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from psycopg import sql
@@ -18,18 +17,11 @@ from pipelines.project import Select
 from pipelines.source import Source
 from pipelines.transform import table_digests
 from pipelines.transform.apply import Applier
-from pipelines.transform.change_set import ChangeSet, list_effective
-from pipelines.transform.incoming import Exported, load_rejected, rejected_by_table
+from pipelines.transform.change_set import ChangeSet, Edition, code_version, current_editions
 from pipelines.warehouse import locks
 from pipelines.warehouse.database import Connection, Warehouse
 from pipelines.warehouse.declare import metadata
 from pipelines.warehouse.table_spec import TableSpec
-
-
-def code_version(selects: Sequence[Select]) -> str:
-    """Digest of a source's SELECT files together."""
-    listed = "".join(f"{select.file.address} {select.file.digest}\n" for select in selects)
-    return hashlib.sha256(listed.encode()).hexdigest()[:16]
 
 
 def pending_partitions(warehouse: Warehouse, source: Source, *, full: bool = False) -> list[str]:
@@ -85,33 +77,46 @@ def apply_pending(
 ) -> tuple[Counts, dict[str, Any]]:
     """Applies the pending versions of the run's partition in the caller's transaction; returns counts and stats."""
     locks.acquire_for_transaction(run.connection, locks.transform(source.domain))
-    selects = project.selects(source.name)
-    code = code_version(selects)
-    change_set = ChangeSet(run.connection, source)
-    records = change_set.start(run.partition, full=full, code=code)
-    tables = {select.table for select in selects}
-    if records:
-        tables |= _tables_without_select(run.connection, source, tables, code)
-    specs = [TableSpec(each) for each in metadata.sorted_tables if each in tables]
-    applier = Applier(change_set, [selects], specs, shrink=shrink)
-    counts = applier.no_counts()
-    if records:
-        counts = applier.apply()
-        record_applied(run, source, code)
-        record_sql(run.connection, selects)
-        run.advance(records)
-    stats = {
+    command = f"atlas transform {source.name} --partition {run.partition}"
+    others = [each for each in current_editions(source.domain) if each.source.name != source.name]
+    editions = [Edition(source, project.selects(source.name)), *others]
+    change_set = ChangeSet(run.connection, editions, command)
+    records = change_set.start(run.partition, full=full)
+    if not records:
+        tables = {select.table.fullname: Counts() for select in project.selects(source.name)}
+        return run_stats(0, tables, project.selects(source.name), {}, {})
+    applier = Applier(change_set, pruned=_tables_without_select(run.connection, source), shrink=shrink)
+    counts = applier.apply()
+    record_applied(run, change_set)
+    selects = [select for number in change_set.used_editions() for select in change_set.editions[number].selects]
+    record_sql(run.connection, selects)
+    run.advance(records)
+    totals, stats = run_stats(records, counts, selects, table_digests.update(applier), applier.kept)
+    return totals, stats | {"taken_along": change_set.taken_along()}
+
+
+def run_stats(
+    records: int,
+    counts: dict[str, Counts],
+    selects: Sequence[Select],
+    digests: dict[str, table_digests.Contents],
+    kept: Mapping[str, int],
+) -> tuple[Counts, dict[str, Any]]:
+    """The counts and stats that close a run, from those of each table."""
+    return sum(counts.values(), Counts()), {
         "records": records,
         "tables": {name: vars(each) for name, each in counts.items()},
         "sql": {select.file.address: select.file.digest for select in selects},
-        "table_digests": table_digests.update(applier, counts),
+        "table_digests": digests,
+        "kept": {name: number for name, number in kept.items() if number},
     }
-    return sum(counts.values(), Counts()), stats
 
 
-def _tables_without_select(connection: Connection, source: Source, filled: set[Table], code: str) -> set[Table]:
+def _tables_without_select(connection: Connection, source: Source) -> set[Table]:
     """Tables with rows of the source that none of its SELECT files fills any more."""
-    parameters = {"streams": list(source.streams.values()), "code": code}
+    selects = project.selects(source.name)
+    filled = {select.table for select in selects}
+    parameters = {"streams": list(source.streams.values()), "code": code_version(selects)}
     applied_others = """
         select from staging.versions
         where stream = any(%(streams)s) and latest and (applied_sql < %(code)s or applied_sql > %(code)s)
@@ -138,8 +143,8 @@ RECORD = (
     """
     insert into staging.reapplied_versions (version_id, fetch_run_id)
     select version_id, %(run)s
-    from change_set c join staging.effective_versions e using (version_id)
-    where e.applied_sql is distinct from %(code)s
+    from change_set c join editions n using (edition) join staging.effective_versions e using (version_id)
+    where e.applied_sql is distinct from n.code
     """,
     """
     update staging.effective_versions e set valid_to_run = %(run)s
@@ -148,9 +153,9 @@ RECORD = (
     """,
     """
     update staging.versions v
-    set valid_from_run = coalesce(v.valid_from_run, %(run)s), applied_sql = %(code)s
-    from change_set c
-    where v.version_id = c.version_id and v.applied_sql is distinct from %(code)s
+    set valid_from_run = coalesce(v.valid_from_run, %(run)s), applied_sql = n.code
+    from change_set c join editions n using (edition)
+    where v.version_id = c.version_id and v.applied_sql is distinct from n.code
     """,
     """
     update staging.observations o set valid_from_run = %(run)s
@@ -171,12 +176,27 @@ RECORD = (
         select from staging.pending_rows p
         where (p.record_id, p.table_name, p.key, p.reason) = (f.record_id, f.table_name, f.key, f.reason))
     """,
+    "delete from staging.changed_rows c using changes_of_applications d where c.change_id = d.change_id",
+    """
+    delete from staging.aliases a using change_set c
+    where a.record_id = c.record_id and not exists (
+        select from found_aliases f
+        where (f.record_id, f.table_name, f.lost_key, f.kept_key) = (a.record_id, a.table_name, a.lost_key, a.kept_key))
+    """,
+    """
+    insert into staging.aliases (record_id, table_name, lost_key, kept_key)
+    select distinct f.record_id, f.table_name, f.lost_key, f.kept_key from found_aliases f
+    where not exists (
+        select from staging.aliases a
+        where (a.record_id, a.table_name, a.lost_key, a.kept_key) = (f.record_id, f.table_name, f.lost_key, f.kept_key))
+    """,
     """
     insert into staging.quarantine
         (stage, stream, partition_key, external_id, record_id, request, reason, detail, table_name, row_key,
          constraint_name, row, first_run, last_run)
     select distinct on (r.record_id, r.table_name, r.row_key, r.constraint_name)
-        'transform', %(source)s, %(partition)s, v.external_id, r.record_id, v.request, r.reason, r.detail,
+        'transform', split_part(coalesce(v.stream, %(source)s), '.', 1), coalesce(v.partition_key, %(partition)s),
+        v.external_id, r.record_id, v.request, r.reason, r.detail,
         r.table_name, r.row_key, r.constraint_name, r.row, %(run)s, %(run)s
     from rejected_rows r
     left join staging.versions v on v.record_id = r.record_id and v.latest
@@ -188,41 +208,28 @@ RECORD = (
     """
     update staging.quarantine q set closed_run = %(run)s, closed_at = now()
     from change_set c
-    where q.stage = 'transform' and q.stream = %(source)s and q.closed_at is null and q.last_run <> %(run)s
-      and q.record_id = c.record_id
+    where q.stage = 'transform' and q.closed_at is null and q.last_run <> %(run)s and q.record_id = c.record_id
     """,
-    # A shared row has no record: its entry stays open as long as a rejected row refers to it.
+    # A shared row has no record: its entry stays open as long as a row is pending for it.
     """
     update staging.quarantine q set closed_run = %(run)s, closed_at = now()
-    where q.stage = 'transform' and q.stream = %(source)s and q.closed_at is null and q.last_run <> %(run)s
-      and q.record_id is null
+    where q.stage = 'transform' and q.stream in (select source from editions) and q.closed_at is null
+      and q.last_run <> %(run)s and q.record_id is null
       and not exists (
-          select from staging.quarantine c cross join jsonb_each_text(c.row) as e
-          where c.stage = 'transform' and c.stream = q.stream and c.closed_at is null and c.reason = 'parent'
-            and e.value = q.row_key)
+          select from staging.pending_rows p
+          where (p.table_name, p.key, p.reason) = (q.table_name, q.row_key, 'parent'))
     """,
 )
 
 
-def record_applied(run: Run, source: Source, code: str) -> None:
+def record_applied(run: Run, change_set: ChangeSet) -> None:
     """Makes the versions and observations of the change set effective; writes pending and rejected rows to staging, and
-    closes the entries whose rows fit now. code: digest of the SELECT files.
+    closes the entries whose rows fit now.
     """
-    locks.acquire_for_transaction(run.connection, locks.landing(source.name))  # a landing changes the same versions
-    parameters = {"run": run.id, "code": code, "source": source.name, "partition": run.partition}
+    for number in change_set.used_editions():  # a landing changes the same versions
+        locks.acquire_for_transaction(run.connection, locks.landing(change_set.editions[number].source.name))
     for statement in RECORD:
-        run.connection.execute(statement, parameters)
-
-
-def record_rebuilt(run: Run, source: Source, code: str, exported: Exported) -> dict[str, int]:
-    """Records that SELECT files were applied to all effective versions of a source; returns rejected rows by table.
-
-    exported: the rows that were rejected or are pending.
-    """
-    list_effective(run.connection, source)
-    load_rejected(run.connection, exported)
-    record_applied(run, source, code)
-    return rejected_by_table(run.connection)
+        run.connection.execute(statement, {"run": run.id, "source": run.source, "partition": run.partition})
 
 
 def record_sql(connection: Connection, selects: Sequence[Select]) -> None:

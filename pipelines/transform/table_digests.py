@@ -9,7 +9,6 @@ from typing import Any
 
 from psycopg import sql
 
-from pipelines.ledger import Counts
 from pipelines.transform.apply import Applier
 from pipelines.warehouse.database import Connection
 from pipelines.warehouse.table_spec import TableSpec
@@ -18,23 +17,23 @@ Contents = dict[str, Any]
 """The number of `rows` of a table, and its `digest`: 16 hexadecimal digits."""
 
 
-def update(applier: Applier, counts: dict[str, Counts]) -> dict[str, Contents]:
+def update(applier: Applier) -> dict[str, Contents]:
     """Adds what an applier has changed to `ops.table_digests`; returns the contents of each of its tables."""
-    specs = {spec.name: spec for spec in (*applier.specs, *applier.shared)}
+    specs = {spec.name: spec for spec in (*(each.spec for each in applier.tables), *applier.shared)}
     query = "select table_name, rows, digest from ops.table_digests where table_name = any(%s)"
     kept = {}
     for row in applier.connection.execute(query, [list(specs)]):
         name = row["table_name"]
         digest = int(row["digest"], 16) + applier.digests.get(name, 0)
-        kept[name] = {"rows": row["rows"] + counts[name].created - counts[name].deleted, "digest": _as_hex(digest)}
+        kept[name] = {"rows": row["rows"] + applier.added[name], "digest": _as_hex(digest)}
     missing = [spec for name, spec in specs.items() if name not in kept]
     return _save(applier.connection, kept) | recount(applier.connection, missing)
 
 
 def count(connection: Connection, spec: TableSpec) -> Contents:
     """Returns the contents of a table, by reading all of it."""
-    query = sql.SQL("select count(*) as rows, coalesce(sum({}), 0) as digest from {} as t")
-    (row,) = connection.execute(query.format(spec.row_hash("t"), spec.target))
+    query = sql.SQL("select count(*) as rows, coalesce(sum({}), 0) as digest from {} as t where {}")
+    (row,) = connection.execute(query.format(spec.row_hash("t"), spec.target, spec.from_source("t")))
     return {"rows": row["rows"], "digest": _as_hex(int(row["digest"]))}
 
 

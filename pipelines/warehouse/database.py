@@ -22,7 +22,7 @@ from pipelines.warehouse import embedded
 
 MINIMUM_VERSION = 18
 DATABASE = "atlas"
-OPTIONS = "-c timezone=UTC -c jit=off"
+OPTIONS = "-c timezone=UTC -c jit=off -c atlas.engine=on"
 
 Connection = psycopg.Connection[dict[str, Any]]
 

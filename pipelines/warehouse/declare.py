@@ -1,12 +1,24 @@
 """What tables are declared with: one `metadata`, its naming convention, and columns and constraints that recur.
 
-The engine reads from a declaration all that it needs to know of a table: see `table_spec`.
+The engine reads from a declaration all that it needs to know of a table: see `table_spec`. A column with
+`info={"private": True}` is hidden from analysts: see `privileges`.
 """
 
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import CheckConstraint, Column, ForeignKey, MetaData, Table, Text, UniqueConstraint, text
+from sqlalchemy import (
+    Boolean,
+    CheckConstraint,
+    Column,
+    ForeignKey,
+    Index,
+    MetaData,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
+)
 from sqlalchemy.dialects.postgresql import TIMESTAMP, UUID
 from sqlalchemy.schema import SchemaItem
 
@@ -51,16 +63,56 @@ def limited_text(name: str, length: int, **options: Any) -> tuple[Column[object]
 
 
 def unique(*columns: str, nulls_not_distinct: bool = False) -> UniqueConstraint:
-    """A unique constraint that a transaction may defer while it swaps keys."""
-    return UniqueConstraint(
-        *columns, deferrable=True, initially="IMMEDIATE", postgresql_nulls_not_distinct=nulls_not_distinct or None
+    """A unique constraint."""
+    return UniqueConstraint(*columns, postgresql_nulls_not_distinct=nulls_not_distinct or None)
+
+
+def owned(
+    name: str,
+    *items: SchemaItem,
+    applications: bool = False,
+    identity: str | None = None,
+    precedence: Sequence[str] = (),
+    **options: Any,
+) -> Table:
+    """Declares a table whose rows follow the record that they are derived from.
+
+    applications: they write rows of their own there. identity: an expression over its columns, as SQL; rows of equal
+    value are one, and references to those that are not written lead to the one that is. precedence: streams whose rows
+    win a key or a unique value before those of others, the first one before the second.
+    """
+    record = Column(
+        "record_id",
+        UUID,
+        nullable=applications,
+        index=True,
+        comment="Record that the row is derived from; its versions are in staging.versions",
     )
+    if identity:
+        items += (Index(f"{name.partition('.')[2]}_identity_key", text(identity), unique=True),)
+    facts = {"kind": "owned", "applications": applications, "identity": identity, "precedence": tuple(precedence)}
+    after_key = sum(isinstance(each, Column) and bool(each.primary_key) for each in items)
+    items = (*items[:after_key], record, *items[after_key:])
+    return table(name, *items, *_of_applications(applications), info=facts, **options)
 
 
-def record_column() -> Column[object]:
-    """The record that owns a row. A table without it is shared: its rows exist as long as a row refers to them."""
-    comment = "Record that the row is derived from; its versions are in staging.versions"
-    return Column("record_id", UUID, nullable=False, index=True, comment=comment)
+def shared(name: str, *items: SchemaItem, applications: bool = False, **options: Any) -> Table:
+    """Declares a table whose rows exist as long as a row refers to them, and hold what follows from their key alone.
+
+    applications: as in `owned`.
+    """
+    facts = {"kind": "shared", "applications": applications}
+    return table(name, *items, *_of_applications(applications), info=facts, **options)
+
+
+def application(name: str, *items: SchemaItem, **options: Any) -> Table:
+    """Declares a table that applications alone write. Rows from a source may refer to its rows."""
+    return table(name, *items, info={"kind": "application"}, **options)
+
+
+def _of_applications(applications: bool) -> tuple[Column[object], ...]:
+    comment = "Whether a source has the row; false = an application wrote it, or keeps it"
+    return (defaulted("from_source", Boolean, "false", comment, info={"audit": True}),) if applications else ()
 
 
 def created_column() -> Column[object]:

@@ -8,6 +8,7 @@ Each state is a single SELECT, so that PostgreSQL inlines it in the queries that
 
 from psycopg import sql
 
+from pipelines.warehouse import application_rows
 from pipelines.warehouse.declare import metadata
 from pipelines.warehouse.objects import function, view
 from pipelines.warehouse.staging_tables import versions
@@ -108,9 +109,15 @@ function(
     from staging.observations o
     join staging.versions v on v.record_id = o.record_id and v.latest
     where o.valid_from_run is null and v.valid_from_run is not null and v.payload_id is not null
+    union all
+    -- Rows that are pending for a row that an application has changed.
+    select v.version_id, v.record_id, v.stream, v.external_id, v.payload_id, v.partition_key
+    from staging.changed_rows c
+    join staging.pending_rows p on (p.table_name, p.key) = (c.table_name, c.key)
+    join staging.versions v on v.record_id = p.record_id and v.latest
 $$""",
-    "Latest versions with new counters, and those to which SELECT files of the digest code were not applied; "
-    "without code: those to which none was applied",
+    "Latest versions with new counters, those with rows that are pending for a row that an application changed, "
+    "and those to which SELECT files of the digest code, or without it any, were not applied",
 )
 
 TRACE = """-- One row for each row of a domain: what proves it.
@@ -161,16 +168,19 @@ COLUMNS = {
 }
 
 
+application_rows.declare_functions()
+
+
 def declare_trace() -> None:
     """Declares the view `ops.trace`, over all tables that are declared so far."""
-    tables = [table for table in metadata.sorted_tables if table.schema not in {"ops", "staging"}]
+    tables = [each for each in metadata.sorted_tables if each.info.get("kind") in ("owned", "shared")]
     rows = sql.SQL("\nunion all\n").join(_rows(TableSpec(table)) for table in tables)
     view("ops.trace", _trace(rows), "One row for each row of a domain: what proves it", COLUMNS)
 
 
 def trace_query(spec: TableSpec, where: sql.Composable) -> sql.Composed:
     """The rows of `ops.trace` for the rows `t` of a table that meet a condition, found by the indexes of the table."""
-    return sql.SQL(_trace(sql.SQL("{} where {}").format(_rows(spec), where))).format()
+    return sql.SQL(_trace(sql.SQL("{} and {}").format(_rows(spec), where))).format()
 
 
 def _trace(rows: sql.Composed) -> str:
@@ -181,11 +191,11 @@ def _rows(spec: TableSpec) -> sql.Composed:
     """A SELECT of the table's name, key, record and `through` for each row of a table."""
     owned = sql.SQL(
         "select {name} as table_name, {key} as key, null as through, t.record_id, {observed} as observed_at"
-        " from {table} as t"
+        " from {table} as t where {from_source}"
     )
     shared = sql.SQL(  # it has no record of its own, and is traced through a row that refers to it
         "select {name} as table_name, {key} as key, f.through, f.record_id, {observed} as observed_at from {table} as t"
-        " left join lateral (select * from ({referrers}) as r limit 1) as f on true"
+        " left join lateral (select * from ({referrers}) as r limit 1) as f on true where {from_source}"
     )
     referrer = sql.SQL("(select {} as through, r.record_id from {} as r where {} = {} limit 1)")
     key = sql.Identifier("t", spec.key[0])
@@ -193,6 +203,7 @@ def _rows(spec: TableSpec) -> sql.Composed:
     return (owned if spec.owned else shared).format(
         name=sql.Literal(spec.name),
         table=spec.target,
+        from_source=spec.from_source("t"),
         key=spec.key_text("t"),
         observed=sql.SQL("t.observed_at" if spec.time_series else "null::timestamptz"),
         referrers=sql.SQL(" union all ").join(referrers),

@@ -1,6 +1,7 @@
 """Every advisory lock of the warehouse, and the order in which they are taken.
 
     DAGSTER_SERVICES     shared while Dagster runs; report_dead_runs tries it exclusively: it succeeds if none runs
+    ROLES                exclusive, in the database postgres, while roles of the server are created
     MIGRATION            shared by each run and each long reader; exclusive in a migration
     SOURCES              exclusive, while a run writes its row of ops.sources
     run(id)              exclusive, while the process of a run lives; other processes only try it
@@ -19,6 +20,7 @@ PostgreSQL releases a lock with the session or the transaction that holds it: a 
 from pipelines.warehouse.database import Connection
 
 DAGSTER_SERVICES = "dagster services"
+ROLES = "roles"
 MIGRATION = "migration"
 SOURCES = "ops.sources"
 run = "run {}".format

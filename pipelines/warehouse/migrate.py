@@ -1,6 +1,7 @@
 """Brings a database to the newest schema: migrations of tables, then other objects from their declarations.
 
-drop views ──> apply pending migrations (Alembic) ──> create objects whose text changed, in one transaction
+create roles ──> drop views ──> apply pending migrations (Alembic) ──> create objects whose text changed
+             ──> give roles their privileges; all but the roles in one transaction
 """
 
 from argparse import Namespace
@@ -17,7 +18,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from pipelines.errors import AtlasError
-from pipelines.warehouse import locks, objects
+from pipelines.warehouse import locks, objects, roles
 from pipelines.warehouse.database import Warehouse
 from pipelines.warehouse.objects import SqlObject
 
@@ -75,10 +76,12 @@ def _revisions_after(revision: str) -> list[str]:
 def migrate(warehouse: Warehouse, declared: Sequence[SqlObject]) -> list[str]:
     """Applies what is pending, once no run and no other migration is in progress; returns what was applied.
 
-    Raises AtlasError where an object that the project does not declare depends on one that has to be dropped.
+    Raises AtlasError where an object that the project does not declare depends on one that has to be dropped, and where
+    roles are missing that the user may not create.
     """
     if not pending(warehouse, declared):
         return []
+    roles.create(warehouse)
     try:
         with warehouse.engine.begin() as connection:
             driver = connection.connection.driver_connection
@@ -89,6 +92,7 @@ def migrate(warehouse: Warehouse, declared: Sequence[SqlObject]) -> list[str]:
                 objects.drop(driver)
                 command.upgrade(config(connection), "head")
                 objects.create(driver, declared)
+                roles.apply(driver, revoke=True)
     except (psycopg.Error, DBAPIError) as error:
         cause = error.orig if isinstance(error, DBAPIError) else error
         others_depend = psycopg.errors.DependentObjectsStillExist, psycopg.errors.FeatureNotSupported

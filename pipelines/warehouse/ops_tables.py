@@ -1,4 +1,6 @@
-"""Tables of `ops`: sources, the ledger of runs, SELECT texts, rate limits, table digests, objects, schema drift."""
+"""Tables of `ops`: sources, the ledger of runs, SELECT texts, rate limits, table digests, objects, people of logins,
+schema drift.
+"""
 
 import sqlalchemy
 from sqlalchemy import BigInteger, Boolean, CheckConstraint, Column, ForeignKey, Identity, Index, Text, text
@@ -59,15 +61,19 @@ fetch_runs = table(
     _count("unchanged", "Records or rows that were equal already"),
     _count("deleted", "Records or rows deleted; not part of fetched"),
     _count("quarantined", "Payloads or rows that were quarantined"),
+    _count("pending", "Rows whose parent has not come yet; see staging.pending_rows"),
     _count("duplicates", "Payloads that are not the newest of their record; rows yielded twice, or with a taken key"),
     Column("cursor_from", JSONB, comment="Cursor at which the extraction started"),
     Column("cursor_to", JSONB, comment="Cursor at which the extraction ended"),
     Column("code_version", Text, nullable=False, comment="Digest of the connector or of the SELECT files"),
     defaulted("stats", JSONB, "'{}'", "Bytes, skipped records, counts per table, digests of SELECT files"),
     Column("error_text", Text, comment="Error of a failed run"),
-    CheckConstraint("fetched = created + updated + unchanged + quarantined + duplicates", name="conservation"),
     CheckConstraint(
-        "least(fetched, created, updated, unchanged, deleted, quarantined, duplicates) >= 0", name="not_negative"
+        "fetched = created + updated + unchanged + quarantined + pending + duplicates", name="conservation"
+    ),
+    CheckConstraint(
+        "least(fetched, created, updated, unchanged, deleted, quarantined, pending, duplicates) >= 0",
+        name="not_negative",
     ),
     CheckConstraint("(ended_at is null) = (status in ('pending', 'in_progress'))", name="ended"),
     Index(None, "stream", "kind", "partition_key", "publish_seq"),
@@ -106,6 +112,13 @@ objects = table(
     Column("digest", Text, nullable=False, comment="sha256 of the statements that created it, lower hex"),
     Column("created_order", BigInteger, Identity(always=True), comment="Order of creation"),
     comment="One row per function, view, trigger or policy; one is created again when its declared text changes",
+)
+
+role_users = table(
+    "ops.role_users",
+    Column("role_name", Text, primary_key=True, comment="Login, a member of atlas_analyst"),
+    Column("user_id", UUID, nullable=False, comment="Person who logs in with it"),
+    comment="One row per login of an analyst: which person it is",
 )
 
 schema_drift = table(

@@ -86,9 +86,33 @@ pending_rows = table(
     Column("stream", Text, nullable=False, comment="Stream of the record"),
     Column("table_name", Text, nullable=False, comment="Table of the other row"),
     Column("key", Text, nullable=False, comment="Key of the other row"),
-    Column("reason", Text, nullable=False, comment="parent: until it exists; key, unique: until it is pruned"),
+    Column(
+        "reason",
+        Text,
+        nullable=False,
+        comment="parent: until it exists; key, unique: until it goes; alias, identity: until it leads elsewhere",
+    ),
     Index(None, "table_name", "key"),
     comment="One row per pending row and the row it depends on: a missing parent, or the owner of the same key",
+)
+
+aliases = table(
+    "staging.aliases",
+    Column("record_id", UUID, nullable=False, index=True, comment="Record that yields the row"),
+    Column("table_name", Text, nullable=False, comment="Table of the row"),
+    Column("lost_key", Text, nullable=False, comment="Key of the row, which is not written"),
+    Column("kept_key", Text, nullable=False, comment="Key of the row that has the same identity and is written"),
+    Index(None, "table_name", "lost_key"),
+    comment="One row per row that another one of the same identity stands for; references to it lead to that one",
+)
+
+changed_rows = table(
+    "staging.changed_rows",
+    Column("change_id", BigInteger, Identity(always=True), primary_key=True, comment="Order of the changes"),
+    Column("table_name", Text, nullable=False, comment="Table of the row"),
+    Column("key", Text, nullable=False, comment="Key of the row"),
+    Index(None, "table_name", "key"),
+    comment="One row per row that an application inserted, changed or deleted, until the next transform of the domain",
 )
 
 UNLOGGED = ("unlogged",)

@@ -1,20 +1,23 @@
 """What the engine reads from the declaration of a table: key, columns, constraints, kind, and SQL made from them.
 
-Rows are *owned* if they follow a record (`record_id`), and *shared* if they live as long as a row refers to them.
+Kinds of tables: see `declare.owned`, `declare.shared`, `declare.application`.
 """
 
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from psycopg import sql
-from sqlalchemy import Constraint, ForeignKeyConstraint, Table
+from sqlalchemy import Column, Constraint, ForeignKeyConstraint, Table, UniqueConstraint
 from sqlalchemy.dialects import postgresql
 
+from pipelines.errors import AtlasError
 from pipelines.warehouse.declare import audit_columns
 
 Kind = TypeVar("Kind", bound=Constraint)
 _DIALECT = postgresql.dialect()  # type: ignore[no-untyped-call]
+UNHASHABLE = re.compile(r"(tsvector|json|point|vector(\(\d+\))?)$", re.IGNORECASE)
 
 
 def names(columns: list[str], qualifier: str | None = None) -> sql.Composed:
@@ -39,6 +42,22 @@ class Reference:
 
 
 @dataclass(frozen=True)
+class UniqueKey:
+    """What only one row of a table has: the primary key, a unique constraint or a unique index.
+
+    columns: those that it reads. expressions: the SQL of its values. where: the condition that a partial one has.
+    """
+
+    name: str
+    columns: tuple[str, ...]
+    expressions: tuple[sql.Composable, ...]
+    where: sql.Composable = field(default_factory=lambda: sql.SQL("true"))
+    nulls_equal: bool = False
+    primary: bool = False
+    identity: bool = False
+
+
+@dataclass(frozen=True)
 class TableSpec:
     """The declaration of one table that SELECT files fill."""
 
@@ -53,9 +72,39 @@ class TableSpec:
         return sql.Identifier(*self.table.fullname.split("."))
 
     @property
+    def kind(self) -> str:
+        """`owned`, `shared` or `application`. Raises AtlasError where the declaration does not say."""
+        if "kind" not in self.table.info:
+            raise AtlasError(
+                f"The declaration of {self.name} does not say whose its rows are. Declare it with owned(), shared() or "
+                "application() of pipelines.warehouse.declare."
+            )
+        return str(self.table.info["kind"])
+
+    @property
     def owned(self) -> bool:
-        """Whether every row follows a record, its owner."""
-        return "record_id" in self.table.columns
+        """Whether every row from a source follows a record, its owner."""
+        return self.kind == "owned"
+
+    @property
+    def applications(self) -> bool:
+        """Whether applications write rows of their own, which the engine neither changes nor deletes."""
+        return bool(self.table.info.get("applications"))
+
+    @property
+    def written_by_applications(self) -> bool:
+        """Whether applications write rows there, perhaps beside sources."""
+        return self.applications or self.kind == "application"
+
+    @property
+    def identity(self) -> str | None:
+        """The expression, as SQL, that rows of one person or thing have in common; None where the key alone says it."""
+        return self.table.info.get("identity")
+
+    @property
+    def precedence(self) -> tuple[str, ...]:
+        """The streams whose rows win before those of others."""
+        return tuple(self.table.info.get("precedence", ()))
 
     @property
     def time_series(self) -> bool:
@@ -65,6 +114,30 @@ class TableSpec:
     @property
     def key(self) -> list[str]:
         return [column.name for column in self.table.primary_key.columns]
+
+    @property
+    def unique_keys(self) -> list[UniqueKey]:
+        """The primary key, then what makes the identity, then the unique constraints and the unique indexes by name."""
+        found = [UniqueKey(f"{self.table.name}_pkey", tuple(self.key), _identifiers(self.key), primary=True)]
+        for constraint in self.constraints(UniqueConstraint):
+            columns = tuple(column.name for column in constraint.columns)
+            nulls_equal = bool(constraint.dialect_options["postgresql"]["nulls_not_distinct"])
+            found.append(UniqueKey(str(constraint.name), columns, _identifiers(columns), nulls_equal=nulls_equal))
+        for index in sorted(self.table.indexes, key=lambda each: str(each.name)):
+            if index.unique:
+                expressions = [
+                    str(sql.Identifier(each.name).as_string()) if isinstance(each, Column) else str(each)
+                    for each in index.expressions
+                ]
+                partial = index.dialect_options["postgresql"]["where"]
+                where = "true" if partial is None else str(partial)
+                words = set(re.findall(r"\w+", " ".join((*expressions, where))))
+                columns = tuple(column.name for column in self.table.columns if column.name in words)
+                values = tuple(sql.SQL(f"({each})") for each in expressions)
+                condition = sql.SQL(f"({where})")
+                is_identity = expressions == [self.identity]
+                found.append(UniqueKey(str(index.name), columns, values, condition, identity=is_identity))
+        return sorted(found, key=lambda each: (not each.primary, not each.identity))
 
     def constraints(self, kind: type[Kind]) -> list[Kind]:
         """The constraints of a kind, by name."""
@@ -104,17 +177,69 @@ class TableSpec:
 
     @property
     def content(self) -> list[str]:
-        """All columns but the audit columns: what rows are compared and hashed by."""
-        filled = audit_columns(self.table)
-        return [column.name for column in self.table.columns if column.name not in filled]
+        """What rows from a source are compared and hashed by: all columns but those that the database fills or that
+        applications own.
+        """
+        filled = audit_columns(self.table) | self.columns_of_applications
+        return [each.name for each in self.table.columns if each.name not in filled and each.computed is None]
+
+    @property
+    def columns_of_applications(self) -> set[str]:
+        """Columns that applications own in every row; no SELECT fills them."""
+        return {column.name for column in self.table.columns if column.info.get("applications")}
+
+    def from_source(self, alias: str) -> sql.Composable:
+        """The condition that a row is from a source."""
+        return sql.Identifier(alias, "from_source") if self.applications else sql.SQL("true")
 
     def row_hash(self, alias: str) -> sql.Composed:
-        """The hash of a row (with seed 0, '{}' hashes as NULL). The sum over all rows is the digest of the table."""
-        return sql.SQL("hash_record_extended(row({}), 1)::numeric").format(names(self.content, alias))
+        """The hash of a row (with seed 0, '{}' hashes as NULL). The sum over the rows from sources is the digest of the
+        table. Of types that PostgreSQL cannot hash the text is hashed.
+        """
+        columns = [
+            sql.SQL("{}::text" if UNHASHABLE.match(self.type_of(name)) else "{}").format(sql.Identifier(alias, name))
+            for name in self.content
+        ]
+        return sql.SQL("hash_record_extended(row({}), 1)::numeric").format(sql.SQL(", ").join(columns))
+
+
+def check_declaration(table: Table) -> None:
+    """Raises AtlasError where the engine could not keep what a declaration promises."""
+    spec = TableSpec(table)
+    faults: list[str] = []
+    if not spec.key:
+        faults.append("has no primary key")
+    if spec.identity and len(spec.key) != 1:
+        faults.append("has an identity, so its primary key must be one column")
+    for constraint in spec.constraints(ForeignKeyConstraint):
+        parent = TableSpec(constraint.referred_table)
+        if len(constraint.columns) != 1:
+            faults.append(f"has the foreign key {constraint.name} of several columns")
+        if parent.table.schema not in (table.schema, "ops"):
+            faults.append(f"refers to {parent.name}, which is in another domain")
+        elif spec.written_by_applications and parent.table.schema == table.schema != "ops":
+            faults += (
+                []
+                if parent.written_by_applications
+                else [
+                    f"has rows of applications that refer to {parent.name}, where a source may delete rows: declare "
+                    f"{parent.name} with applications=True"
+                ]
+            )
+    for unique in spec.constraints(UniqueConstraint):
+        if unique.deferrable:
+            faults.append(f"has the deferrable constraint {unique.name}, with which applications cannot upsert")
+    if faults:
+        raise AtlasError(f"The declaration of {spec.name} is wrong: it {faults[0]}. Correct assets/{table.schema}/.")
+    _ = spec.kind
+
+
+def _identifiers(columns: Sequence[str]) -> tuple[sql.Identifier, ...]:
+    return tuple(map(sql.Identifier, columns))
 
 
 def shared_tables(specs: Sequence[TableSpec]) -> list[TableSpec]:
     """The shared tables among some tables and those that they refer to, parents first."""
     tables = {spec.table for spec in specs} | {each.table for spec in specs for each in spec.references}
     every = next(iter(tables)).metadata.sorted_tables if tables else []
-    return [spec for table in every if table in tables and not (spec := TableSpec(table)).owned]
+    return [spec for table in every if table in tables and (spec := TableSpec(table)).kind == "shared"]

@@ -459,27 +459,6 @@ def test_a_second_row_is_refused_and_one_that_differs_in_a_column_is_not(connect
             put(connection, table, two[table] | same | {column: two[table][column]})
 
 
-@pytest.mark.parametrize("table", UNIQUE)
-def test_rows_may_swap_unique_values_in_one_transaction(connection: Connection, table: str) -> None:
-    one, two = (put_family(connection, name)[table] for name in ("one", "other"))
-    of_one, of_two = ({column: row[column] for column in UNIQUE[table]} for row in (one, two))
-    refused(connection, UniqueViolation, lambda: change(connection, table, one, **of_two))
-    connection.execute("set constraints all deferred")
-    change(connection, table, one, **of_two)
-    change(connection, table, two, **of_one)
-    connection.execute("set constraints all immediate")
-    now = [stored(connection, {table: row})[table] for row in (one, two)]
-    assert [row and {column: row[column] for column in UNIQUE[table]} for row in now] == [of_two, of_one]
-
-
-@pytest.mark.parametrize("table", UNIQUE)
-def test_unique_values_that_still_clash_at_the_end_are_refused(connection: Connection, table: str) -> None:
-    one, two = (put_family(connection, name)[table] for name in ("one", "other"))
-    connection.execute("set constraints all deferred")
-    change(connection, table, one, **{column: two[column] for column in UNIQUE[table]})
-    refused(connection, UniqueViolation, lambda: connection.execute("set constraints all immediate"))
-
-
 def test_of_tags_without_a_source_there_is_one_a_name(connection: Connection) -> None:
     tag = put_family(connection, "one")["catalog.tags"]
     without: Row = {"source_id": None, "name": "one", "normalized_name": tag["normalized_name"]}

@@ -79,18 +79,13 @@ def main() -> None:
 
 
 def _import_everything() -> None:
-    """Imports and reads what a command needs; the project has no sources but those of scenarios.
-
-    One source is derived after another, so that the connections of a command always have the same order.
-    """
+    """Imports and reads what a command needs; the project has no sources but those of scenarios."""
     import certifi  # noqa: F401
     import typer
 
     from pipelines.cli import main as cli
     from pipelines.landing import extract  # noqa: F401
-    from pipelines.lineage import shadow_schema
 
-    shadow_schema.WORKERS = 1
     cli.app.command("extract")(_extract)
     cli.app = typer.main.get_command(cli.app)  # type: ignore[assignment]
     project.load_tables()

@@ -34,7 +34,7 @@ SCENARIOS = {
     "land danbooru": Scenario("one_day", f"extract catalog/danbooru {SECOND_DAY}", parts=2),
     "transform ollama": Scenario("landed", "transform catalog/ollama", parts=6),
     "transform danbooru": Scenario("landed", "transform catalog/danbooru", parts=2),
-    "rebuild": Scenario("spoiled", "rebuild catalog --workers 1", parts=12),
+    "rebuild": Scenario("spoiled", "rebuild catalog", parts=12),
     "prune": Scenario("two_days", "prune --versions-days 0 --quarantine-days 0", parts=2, piecemeal=True),
     "erase": Scenario("two_days", f"erase catalog/danbooru.posts {POST} --yes", parts=3, again=2),
     "live": Scenario("fetched", "extract catalog/ollama {today} --mode live", parts=2),

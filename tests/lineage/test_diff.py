@@ -94,7 +94,7 @@ def test_each_cause_is_reported(recorder: Recorder, files: Files) -> None:
     written = transform(recorder.warehouse, recorder.source, DAYS[0])
     assert causes(recorder.warehouse, counted, written) == {("toy.authors", "changed"): "sql"}
     files.change("toy/library/authors", None)
-    rebuilt = rebuild.rebuild(recorder.warehouse, "toy", workers=2)
+    rebuilt = rebuild.rebuild(recorder.warehouse, "toy")
     assert causes(recorder.warehouse, written, rebuilt) == {("toy.authors", "changed"): "sql"}
     assert causes(recorder.warehouse, counted, rebuilt) == {}
 

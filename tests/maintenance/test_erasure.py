@@ -178,7 +178,7 @@ def test_other_records_are_as_if_it_had_never_landed(history: Recorder, library:
         ) as then:  # the tables are what the erasing run recorded
             assert then.differing_tables(connection) == []
     assert kept["toy.authors"][0] == 1
-    assert all(each["same"] for each in rebuild.check(history.warehouse, "toy", workers=1))
+    assert all(each["same"] for each in rebuild.check(history.warehouse, "toy"))
 
 
 def recorded(warehouse: Warehouse) -> dict[str, Any]:
@@ -272,7 +272,7 @@ def test_what_depends_on_an_erased_record_follows(warehouse: Warehouse, shelf: S
         ("https://cover.example/7b.png", None),
         ("https://cover.example/8b.png", None),
     ]
-    assert {name for name in there} == {"covers", "pending", "quarantine"}
+    assert {name for name in there} == {"covers", "pending"}
 
 
 def test_nothing_is_erased_while_a_landing_that_has_it_is_in_progress(warehouse: Warehouse, shelf: Source) -> None:

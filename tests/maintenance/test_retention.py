@@ -79,7 +79,7 @@ def removed(warehouse: Warehouse, policy: Settings) -> dict[str, int]:
 def is_proven(warehouse: Warehouse) -> bool:
     with warehouse.connect() as connection:
         unproven = sum(row["unproven"] for row in trace.unproven(connection))
-    return unproven == 0 and all(each["same"] for each in rebuild.check(warehouse, "toy", workers=1))
+    return unproven == 0 and all(each["same"] for each in rebuild.check(warehouse, "toy"))
 
 
 def counted_cover(number: int, likes: int, **more: Any) -> dict[str, Any]:

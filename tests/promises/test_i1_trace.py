@@ -18,7 +18,7 @@ from pipelines.orchestration.checks import proof_checks
 from pipelines.orchestration.resources import Atlas as Resource
 from pipelines.project import Select, SqlFile
 from pipelines.source import Source
-from pipelines.transform.change_set import ChangeSet
+from pipelines.transform.change_set import ChangeSet, Edition
 from pipelines.transform.evaluate import query_over
 from pipelines.transform.run import transform
 from pipelines.warehouse.database import Connection, Warehouse
@@ -32,8 +32,9 @@ pytestmark = pytest.mark.usefixtures("toy")
 
 
 def specs() -> dict[str, TableSpec]:
-    """The tables of the domain by name."""
-    return {table.fullname: TableSpec(table) for table in metadata.sorted_tables if table.schema == "toy"}
+    """The tables of the domain that sources fill, by name."""
+    found = {table.fullname: TableSpec(table) for table in metadata.sorted_tables if table.schema == "toy"}
+    return {name: spec for name, spec in found.items() if spec.kind != "application"}
 
 
 @pytest.fixture(scope="module")
@@ -111,8 +112,8 @@ def yielded(warehouse: Warehouse, proof: dict[str, Any]) -> set[str]:
         row = connection.execute("select text from ops.sql where digest = %s", [proof["sql_digest"]]).fetchone()
         assert row is not None
         assert hashlib.sha256(row["text"].encode()).hexdigest() == proof["sql_digest"]
-        change_set = ChangeSet(connection, source)
-        change_set.start_complete([proof["version_id"]], [0], 2**62)
+        change_set = ChangeSet(connection, [Edition(source, [])])
+        change_set.start_complete([[proof["version_id"]]], 2**62)
         query = query_over(change_set, Select(SqlFile(project.SQL / proof["sql_path"], row["text"]), shape.table))
         keys = sql.SQL("select {} as key from ({}) as t").format(shape.key_text("t"), query)
         return {row["key"] for row in connection.execute(keys)}
@@ -231,7 +232,7 @@ def test_the_command_explains_what_it_cannot_find(
     with_authors: Warehouse, atlas: Atlas, subtests: pytest.Subtests
 ) -> None:
     for arguments, said in (
-        (["toy.nothing", "1"], "There is no table 'toy.nothing' of a domain. There are: toy.authors"),
+        (["toy.nothing", "1"], "There is no table 'toy.nothing' of a domain. There are: toy.users, toy.authors"),
         (["toy.authors"], "Which row of toy.authors? Name its key: author_id."),
         (["toy.authors", "7"], "toy.authors has no row '7'. Its key is author_id, or external_id."),
         (

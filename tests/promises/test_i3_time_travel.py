@@ -60,7 +60,7 @@ def world(warehouse: Warehouse, files: Files) -> World:
 def transform_day(world: World, day: str) -> None:
     """Transforms a day of the library; rebuild and as-of find no difference afterwards."""
     world.record(transform(world.warehouse, world.recorders["toy/library"].source, day))
-    assert [each["table"] for each in rebuild.check(world.warehouse, "toy", workers=1) if not each["same"]] == []
+    assert [each["table"] for each in rebuild.check(world.warehouse, "toy") if not each["same"]] == []
     with world.warehouse.connect() as connection:
         snapshot = time_travel.snapshot_of_run(connection, str(world.runs[-1].id))
         with time_travel.as_of(world.warehouse, "toy", snapshot) as then:

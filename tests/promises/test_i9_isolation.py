@@ -192,8 +192,8 @@ def test_a_transform_that_is_killed_shows_nothing(warehouse: Warehouse, library:
 def test_a_rebuild_that_changes_nothing_shows_nothing_else(warehouse: Warehouse, library: Source) -> None:
     take(warehouse, library, 1)
     with watched(warehouse) as readers:
-        assert rebuild.rebuild(warehouse, "toy", workers=2).counts.updated == 0
-        assert all(each["same"] for each in rebuild.check(warehouse, "toy", workers=2))
+        assert rebuild.rebuild(warehouse, "toy").counts.updated == 0
+        assert all(each["same"] for each in rebuild.check(warehouse, "toy"))
     for reader in readers:
         assert reader.sights == [whole(1)]
 
@@ -214,7 +214,7 @@ def test_a_rebuild_puts_all_that_differs_right_at_once(warehouse: Warehouse, lib
         for statement in SPOIL:
             connection.execute(statement.encode())
     with watched(warehouse) as readers:
-        run = rebuild.rebuild(warehouse, "toy", workers=2)
+        run = rebuild.rebuild(warehouse, "toy")
         for reader in readers:
             reader.look_again()
     assert run.counts.updated == 4 * AUTHORS + 1

@@ -90,7 +90,7 @@ def test_a_record_on_whose_newest_version_a_select_fails_has_no_rows_until_the_n
         assert shown(recorder.warehouse, "select name from toy.authors") == there
         assert pending_partitions(recorder.warehouse, recorder.source) == differing(recorder) == []
         if not there:
-            run = rebuild.rebuild(recorder.warehouse, "toy", workers=1)
+            run = rebuild.rebuild(recorder.warehouse, "toy")
             assert (run.status, run.counts.fetched, run.counts.quarantined) == ("partial_success", 1, 1)
             assert rows(recorder.warehouse, ENTRIES) == [("1", "select_fails", 2, True)]
     assert rows(recorder.warehouse, ENTRIES) == [("1", "select_fails", 2, False)]
@@ -110,7 +110,7 @@ def test_rows_of_a_select_that_is_gone_go_with_it(recorder: Recorder, files: Fil
         "toy.topics": 1,
     }
     assert pending_partitions(warehouse, recorder.source) == []
-    assert [each for each in rebuild.check(warehouse, "toy", workers=1) if not each["same"]] == []
+    assert [each for each in rebuild.check(warehouse, "toy") if not each["same"]] == []
     with warehouse.connect() as connection:
         assert not any(each["unproven"] for each in trace.unproven(connection))
         with time_travel.as_of(warehouse, "toy", time_travel.snapshot_of_run(connection, str(run.id))) as then:
@@ -134,7 +134,7 @@ def test_rows_of_a_connector_that_is_gone_are_not_taken_away(
     gone = "rows of toy/library.authors, but no connector in assets/toy declares this stream"
     for derive in (rebuild.rebuild, rebuild.check):
         with pytest.raises(AtlasError, match=gone):
-            derive(warehouse, "toy", workers=1)
+            derive(warehouse, "toy")
     with pytest.raises(AtlasError, match=gone), look_back():
         pass
     assert shown(warehouse, "select name from toy.authors") == ["heron 1"]
@@ -153,7 +153,7 @@ def test_shared_rows_to_which_no_table_of_the_source_can_refer_are_not_written(
 
 
 def differing(recorder: Recorder) -> list[str]:
-    return [each["table"] for each in rebuild.check(recorder.warehouse, "toy", workers=1) if not each["same"]]
+    return [each["table"] for each in rebuild.check(recorder.warehouse, "toy") if not each["same"]]
 
 
 def with_cover(number: int, shown: int, **more: Any) -> Json:
@@ -244,8 +244,8 @@ def test_a_source_without_any_select_keeps_its_rows_and_lands(recorder: Recorder
     assert pending_partitions(recorder.warehouse, recorder.source) == []
     for derive in (
         lambda: transform(recorder.warehouse, recorder.source, DAYS[1]),
-        lambda: rebuild.check(recorder.warehouse, "toy", workers=1),
-        lambda: rebuild.rebuild(recorder.warehouse, "toy", workers=1),
+        lambda: rebuild.check(recorder.warehouse, "toy"),
+        lambda: rebuild.rebuild(recorder.warehouse, "toy"),
     ):
         with pytest.raises(AtlasError, match="toy/library has no SELECT files"):
             derive()

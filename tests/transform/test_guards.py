@@ -104,7 +104,7 @@ def test_effective_records_of_the_partition_count_too(recorder: Recorder, files:
     recorder.transform()
     land(recorder, range(1, 16))
     assert transform(recorder.warehouse, recorder.source, DAYS[0]).counts.quarantined == 15
-    assert [each for each in rebuild.check(recorder.warehouse, "toy", workers=1) if not each["same"]] == []
+    assert [each for each in rebuild.check(recorder.warehouse, "toy") if not each["same"]] == []
 
 
 @pytest.mark.parametrize(("number", "lost"), [(30, 6), (5, 5), (20, 4)])

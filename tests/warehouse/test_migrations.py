@@ -6,13 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from psycopg import sql
 from sqlalchemy import text
 from typer.testing import CliRunner
 
 from pipelines import project
 from pipelines.cli import context, db
 from pipelines.errors import AtlasError
-from pipelines.warehouse import embedded, migrate, objects
+from pipelines.warehouse import embedded, migrate, objects, roles
 from pipelines.warehouse.database import Warehouse
 from pipelines.warehouse.declare import metadata
 
@@ -30,6 +31,7 @@ def test_migrations_make_what_the_tables_declare(empty: Callable[[str], Warehous
         metadata.create_all(connection)
     with declared.connect() as plain:
         objects.create(plain, project.objects())
+        roles.apply(plain, revoke=True)
     difference = "\n".join(difflib.unified_diff(dump(declared), dump(migrated), "declared", "migrated", lineterm=""))
     assert difference == ""
     assert sum("COMMENT ON COLUMN" in line for line in dump(migrated)) > 100
@@ -53,6 +55,17 @@ def test_up_down_up_leaves_nothing_behind(
 def test_migrating_twice_applies_nothing(warehouse: Warehouse) -> None:
     assert migrate.migrate(warehouse, project.objects()) == []
     assert migrate.current(warehouse) == migrate.head()
+
+
+def test_analysts_read_every_mart_and_every_table_of_the_domain(warehouse: Warehouse) -> None:
+    with warehouse.connect() as connection:
+        query = "select relname, relnamespace::regnamespace::text as schema from pg_class where relkind in ('r', 'v')"
+        query += " and relnamespace::regnamespace::text in ('catalog', 'marts')"
+        found = connection.execute(query.encode()).fetchall()
+        assert {row["schema"] for row in found} == {"catalog", "marts"}
+        connection.execute("set role atlas_analyst")
+        for row in found:
+            connection.execute(sql.SQL("select * from {}").format(sql.Identifier(row["schema"], row["relname"])))
 
 
 def test_every_table_and_column_has_a_comment(warehouse: Warehouse) -> None:

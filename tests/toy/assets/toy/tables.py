@@ -1,21 +1,22 @@
 """Tables of the toy domain: authors, their books, copies, covers and quotes, topics, and notes."""
 
-from sqlalchemy import BigInteger, CheckConstraint, Column, ForeignKey, Index, Integer, Numeric, Table, Text
+from sqlalchemy import BigInteger, Boolean, CheckConstraint, Column, ForeignKey, Index, Integer, Numeric, Text, text
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB, UUID
 
 from pipelines.warehouse.declare import (
     Timestamp,
+    application,
     created_column,
     declare_schema,
     limited_text,
-    metadata,
     one_of,
-    record_column,
+    owned,
+    shared,
     unique,
     updated_column,
 )
 
-SCHEMA = declare_schema("toy", "Authors and their books")
+declare_schema("toy", "Authors and their books")
 
 
 def _key(name: str) -> Column[object]:
@@ -43,11 +44,9 @@ def _external_id() -> tuple[Column[object], CheckConstraint]:
     return limited_text("external_id", 255, nullable=False, comment="The source's own id")
 
 
-authors = Table(
-    "authors",
-    metadata,
+authors = owned(
+    "toy.authors",
     _key("author_id"),
-    record_column(),
     _source(),
     *_external_id(),
     *limited_text("name", 100, nullable=False, comment="A required text of limited length"),
@@ -60,15 +59,12 @@ authors = Table(
     updated_column(),
     unique("source_id", "external_id"),
     Index(None, "raw", postgresql_using="gin", postgresql_ops={"raw": "jsonb_path_ops"}),
-    schema=SCHEMA,
     comment="One row per author of a source",
 )
 
-books = Table(
-    "books",
-    metadata,
+books = owned(
+    "toy.books",
     _key("book_id"),
-    record_column(),
     _parent("authors"),
     *_external_id(),
     *limited_text("title", 100, nullable=False, comment="Unique for an author"),
@@ -76,15 +72,12 @@ books = Table(
     Column("metadata", JSONB, comment="Further fields of the payload"),
     created_column(),
     unique("author_id", "title"),
-    schema=SCHEMA,
     comment="One row per book of an author",
 )
 
-copies = Table(
-    "copies",
-    metadata,
+copies = owned(
+    "toy.copies",
     Column("copy_id", UUID, primary_key=True, comment="ops.key of the source, the book and the copy"),
-    record_column(),
     _parent("books"),
     *_external_id(),
     *limited_text("room", 100, nullable=False, comment="A required text of limited length"),
@@ -94,15 +87,12 @@ copies = Table(
     CheckConstraint("sha256 ~ '^[0-9a-f]{64}$'", name="sha256"),
     created_column(),
     Index(None, "sha256", postgresql_using="hash"),
-    schema=SCHEMA,
     comment="One row per copy of a book",
 )
 
-covers = Table(
-    "covers",
-    metadata,
+covers = owned(
+    "toy.covers",
     _key("cover_id"),
-    record_column(),
     _source(),
     _parent("authors", nullable=True),
     _parent("books", nullable=True),
@@ -115,65 +105,51 @@ covers = Table(
     created_column(),
     updated_column(),
     unique("source_id", "external_id"),
-    schema=SCHEMA,
     comment="One row per cover of a source; authors and the listing of covers yield the same ones",
 )
 
-quotes = Table(
-    "quotes",
-    metadata,
+quotes = owned(
+    "toy.quotes",
     Column("quote_id", UUID, primary_key=True, comment="ops.key of the source and the cover"),
-    record_column(),
     _source(),
     _parent("authors", nullable=True),
     _parent("covers", nullable=True),
     Column("text", Text, nullable=False, comment="A required text"),
     created_column(),
-    schema=SCHEMA,
     comment="One row per cover with a quote on it",
 )
 
-topics = Table(
-    "topics",
-    metadata,
+topics = shared(
+    "toy.topics",
     Column("topic_id", UUID, primary_key=True, comment="ops.key of the source and the normalized name"),
     Column("source_id", UUID, ForeignKey("ops.sources.source_id"), index=True, comment="Source"),
     *limited_text("name", 50, nullable=False, comment="Readable form"),
     *limited_text("normalized_name", 50, nullable=False, comment="ops.tag_name(name)"),
     created_column(),
     unique("normalized_name", "source_id", nulls_not_distinct=True),
-    schema=SCHEMA,
     comment="One row per topic of a source, shared by the authors that refer to it",
 )
 
-author_topics = Table(
-    "author_topics",
-    metadata,
+author_topics = owned(
+    "toy.author_topics",
     _parent("authors", key=True),
     _parent("topics", key=True),
-    record_column(),
     Column("spelling", Text, comment="The topic as spelled by this author"),
-    schema=SCHEMA,
     comment="One row per author and topic",
 )
 
-loans = Table(
-    "loans",
-    metadata,
+loans = owned(
+    "toy.loans",
     _parent("authors", key=True),
     Column("observed_at", Timestamp, primary_key=True, comment="When the counters were received"),
-    record_column(),
     Column("loans", BigInteger, comment="A counter"),
     Column("rating", Numeric, comment="A mean"),
-    schema=SCHEMA,
     comment="One row per author and time at which the counters changed",
 )
 
-notes = Table(
-    "notes",
-    metadata,
+notes = owned(
+    "toy.notes",
     _key("note_id"),
-    record_column(),
     _source(),
     *_external_id(),
     Column("words", Text, nullable=False, comment="What it says"),
@@ -184,6 +160,82 @@ notes = Table(
     created_column(),
     updated_column(),
     unique("source_id", "external_id"),
-    schema=SCHEMA,
     comment="One row per note on a shelf",
+)
+
+users = owned(
+    "toy.users",
+    Column("user_id", UUID, primary_key=True, server_default=text("uuidv7()"), comment="Computed, or a source's"),
+    *limited_text("username", 50, nullable=False, comment="Unique, whatever its case"),
+    Column("email", Text, info={"private": True}, comment="Unique, whatever its case; hidden from analysts"),
+    Column(
+        "is_active",
+        Boolean,
+        nullable=False,
+        server_default=text("true"),
+        info={"applications": True},
+        comment="Set by applications alone",
+    ),
+    created_column(),
+    updated_column(),
+    Index("users_email_key", text("lower(email)"), unique=True),
+    applications=True,
+    identity="lower(username)",
+    precedence=("toy/mail",),
+    comment="One row per user; sources and applications name the same ones",
+)
+
+folders = owned(
+    "toy.folders",
+    Column("folder_id", UUID, primary_key=True, server_default=text("uuidv7()"), comment="ops.key of source and id"),
+    Column(
+        "user_id",
+        UUID,
+        ForeignKey("toy.users.user_id", ondelete="CASCADE"),
+        nullable=False,
+        index=True,
+        comment="Owner",
+    ),
+    Column("parent_id", UUID, ForeignKey("toy.folders.folder_id", ondelete="CASCADE"), index=True, comment="A tree"),
+    Column("name", Text, nullable=False, comment="Name"),
+    applications=True,
+    comment="One row per folder",
+)
+
+posts = owned(
+    "toy.posts",
+    Column("post_id", UUID, primary_key=True, server_default=text("uuidv7()"), comment="ops.key of source and id"),
+    Column(
+        "user_id",
+        UUID,
+        ForeignKey("toy.users.user_id", ondelete="CASCADE"),
+        nullable=False,
+        index=True,
+        comment="Writer",
+    ),
+    _parent("folders", nullable=True),
+    Column("number", Integer, nullable=False, comment="Unique for a user"),
+    CheckConstraint("number > 0", name="number"),
+    Column("pinned", Boolean, nullable=False, server_default=text("false"), comment="Of one post of a user"),
+    Column("title", Text, comment="Title"),
+    created_column(),
+    updated_column(),
+    unique("user_id", "number"),
+    Index("posts_pinned_key", "user_id", unique=True, postgresql_where=text("pinned")),
+    applications=True,
+    comment="One row per post",
+)
+
+tokens = application(
+    "toy.tokens",
+    Column("token_id", UUID, primary_key=True, server_default=text("uuidv7()"), comment="Key"),
+    Column(
+        "user_id",
+        UUID,
+        ForeignKey("toy.users.user_id", ondelete="CASCADE"),
+        nullable=False,
+        index=True,
+        comment="Whose",
+    ),
+    comment="One row per token",
 )

@@ -1,0 +1,147 @@
+"""Which records outside the change set depend on its rows.
+
+    rows that appear     ──> records pending for them · records that have the same key
+    rows that are pruned ──> records pending for their key or unique value · records with rows that refer to them
+
+Every conflict is resolved with all its rows in the change set, so the order in which records arrive does not matter.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+from psycopg import sql
+
+from pipelines.transform.change_set import ChangeSet
+from pipelines.transform.constraints import cycles
+from pipelines.transform.incoming import IncomingTable, keyed, referring, same_values
+from pipelines.transform.key_conflicts import order_of
+from pipelines.warehouse.database import Connection
+
+PENDING_FOR_PARENT = sql.SQL(
+    """
+    insert into dependent_records
+    select p.record_id from {incoming} i
+    join staging.pending_rows p on p.table_name = {name} and p.key = {key}
+    where p.reason = any({reasons})
+    """
+)
+
+PENDING_FOR_IDENTITY = sql.SQL(
+    """
+    insert into dependent_records
+    select p.record_id from {incoming} i
+    join staging.pending_rows p on p.table_name = {name} and p.key = {identity}
+    where p.reason = 'identity'
+    """
+)
+
+PENDING_FOR_KEY = sql.SQL(
+    """
+    insert into dependent_records
+    select p.record_id from {target} t
+    join change_set c on c.record_id = t.record_id
+    join staging.pending_rows p on p.table_name = {name} and p.key = {target_key}
+    cross join lateral (select external_id from staging.versions v where v.record_id = p.record_id limit 1) as v
+    where p.reason = 'unique'
+       or p.reason = 'key' and not exists ( -- unless it would lose the key again
+           select from {incoming} i join change_set o on o.record_id = i.record_id
+           where {key} = p.key and {same_identity} and ({order}) < ({pending_order}))
+    """
+)
+
+HAVING_KEY = sql.SQL(
+    """
+    insert into dependent_records
+    select t.record_id from {rows} as n join {target_rows} as t on {same}
+    where not exists (select from change_set c where c.record_id = t.record_id)
+    """
+)
+"""Records outside the change set that have the primary key of a row in it, or a unique value."""
+
+REFERRING = sql.SQL(
+    """
+    insert into dependent_records
+    select r.record_id from {child} r
+    join (
+        select t.{key} as key from {target} t join change_set c on c.record_id = t.record_id
+        where not exists (select from {incoming} i where i.{key} = t.{key})
+    ) as pruned on r.{column} = pruned.key
+    where not exists (select from change_set c where c.record_id = r.record_id and {included})
+    """
+)
+"""Records with rows that refer to a row that is about to be pruned."""
+
+OF_CHANGED_ALIASES = """
+    insert into dependent_records
+    select p.record_id from (
+        (select s.table_name, s.lost_key, s.kept_key from staging.aliases s join change_set using (record_id)
+         except
+         select table_name, lost_key, kept_key from found_aliases)
+        union all
+        (select table_name, lost_key, kept_key from found_aliases
+         except
+         select s.table_name, s.lost_key, s.kept_key from staging.aliases s join change_set using (record_id))
+    ) as changed
+    join staging.pending_rows p on p.table_name = changed.table_name and p.key = changed.lost_key
+    where p.reason in ('alias', 'parent') and p.record_id not in (select record_id from change_set)
+"""
+"""Records with rows that refer to a key that gets another row to stand for it, or none any more."""
+
+Step = Literal["yielded", "contested", "resolved"]
+"""yielded: nothing is known but the rows. contested: they are to be compared with all that have their keys. resolved:
+conflicts are resolved."""
+
+
+def add_dependents(change_set: ChangeSet, tables: Sequence[IncomingTable], step: Step) -> bool:
+    """Extends a change set by the records that depend on the rows yielded so far; returns whether there were any."""
+    if change_set.complete:
+        return False
+    change_set.connection.execute("truncate dependent_records")
+    for incoming in tables:
+        spec = incoming.spec
+        reasons = ["parent", "alias"] if step == "resolved" else ["parent"]
+        _insert(PENDING_FOR_PARENT, incoming, key=spec.key_text("i"), reasons=sql.Literal(reasons))
+        if spec.identity:
+            _insert(PENDING_FOR_IDENTITY, incoming, identity=incoming.identity("i"))
+        if spec.owned:
+            _insert(
+                PENDING_FOR_KEY,
+                incoming,
+                key=spec.key_text("i"),
+                target_key=spec.key_text("t"),
+                order=order_of(spec, "o"),
+                pending_order=order_of(spec, "p", "v.external_id"),
+                same_identity=sql.SQL("{} is not distinct from {}").format(
+                    incoming.identity("i"), incoming.identity("t")
+                ),
+            )
+            for key in incoming.unique_keys if step != "yielded" else ():
+                target_rows = keyed(key, spec.target)
+                rows, same = incoming.keyed_rows(key), same_values(key, "n", "t")
+                _insert(HAVING_KEY, incoming, rows=rows, target_rows=target_rows, same=same)
+            for reference in spec.references:
+                if step != "yielded" and reference.table is spec.table and reference.column in incoming.yielded:
+                    records = cycles(incoming, reference, "unnest(records)")
+                    incoming.connection.execute(sql.SQL("insert into dependent_records {}").format(records))
+            for child, reference in referring(tables, incoming):
+                _insert(
+                    REFERRING,
+                    incoming,
+                    child=child.spec.target,
+                    key=sql.Identifier(*spec.key),
+                    column=sql.Identifier(reference.column),
+                    included=sql.SQL("c.all_observations" if child.spec.time_series else "true"),
+                )
+    if step == "resolved":
+        change_set.connection.execute(OF_CHANGED_ALIASES)
+    return change_set.extend()
+
+
+def have_aliases(connection: Connection) -> bool:
+    """Whether rows of the change set have others that stand for them: they are to be compared again."""
+    return bool(connection.execute("select from staging.aliases join change_set using (record_id) limit 1").rowcount)
+
+
+def _insert(query: sql.SQL, incoming: IncomingTable, **parts: sql.Composable) -> None:
+    parts |= {"incoming": incoming.identifier, "target": incoming.spec.target, "name": sql.Literal(incoming.spec.name)}
+    incoming.connection.execute(query.format(**parts))

@@ -1,0 +1,93 @@
+"""Guards of rows from sources in tables where applications write too, and the notice of what applications change.
+
+    an application ──insert, update, delete──> guard: a row from a source is read-only ──> staging.changed_rows
+
+Both are triggers, which are silent for the engine: its sessions set `atlas.engine`, which counts only for members of
+the role `atlas_loader`, and for superusers.
+"""
+
+import json
+
+from sqlalchemy import Table
+
+from pipelines.warehouse.objects import function, on_table
+from pipelines.warehouse.table_spec import TableSpec
+
+NOT_ENGINE = """(coalesce(current_setting('atlas.engine', true), '') <> 'on'
+    or not pg_has_role(session_user, 'atlas_loader', 'usage'))"""
+
+
+def declare_functions() -> None:
+    """Declares the two functions that the triggers of all tables call."""
+    function(
+        "ops.refuse_change()",
+        """create or replace function ops.refuse_change() returns trigger
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+    before jsonb := case when tg_op = 'INSERT' then '{}' else to_jsonb(old) end;
+    after jsonb := case when tg_op = 'DELETE' then '{}' else to_jsonb(new) end;
+    source text;
+begin
+    if tg_op = 'UPDATE' and before - tg_argv = after - tg_argv then
+        return new;
+    end if;
+    select split_part(v.stream, '.', 1) into source from staging.versions v
+    where v.record_id = (coalesce(before ->> 'record_id', after ->> 'record_id'))::uuid and v.latest;
+    raise exception 'A row of %.% is from %: an application cannot change it',
+        tg_table_schema, tg_table_name, coalesce('the source ' || source, 'a source')
+        using errcode = '42501', table = tg_table_name, schema = tg_table_schema,
+            hint = 'Change it at its source: it arrives with the next run.';
+end $$""",
+        "Refuses the change of a row from a source, but for the columns in its arguments",
+    )
+    function(
+        "ops.note_change()",
+        """create or replace function ops.note_change() returns trigger
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+begin
+    insert into staging.changed_rows (table_name, key)
+    select k.table_name, k.key
+    from (values
+        (case when tg_op <> 'DELETE' then to_jsonb(new) end), (case when tg_op <> 'INSERT' then to_jsonb(old) end)
+    ) as r (changed)
+    cross join lateral (
+        select a.argument ->> 'table' as table_name, string_agg(changed ->> n.name, ' ' order by n.place) as key
+        from (select argument::jsonb, number from unnest(tg_argv) with ordinality as u (argument, number)) as a
+        cross join lateral jsonb_array_elements_text(a.argument -> 'columns') with ordinality as n (name, place)
+        group by a.number, a.argument
+    ) as k
+    where exists (select from staging.pending_rows p where (p.table_name, p.key) = (k.table_name, k.key));
+    return null;
+end $$""",
+        "Notes keys of a row that an application changes and of its parents, where rows from sources are pending for "
+        "them; arguments: {table, columns} of each",
+    )
+
+
+def declare_triggers(table: Table) -> None:
+    """Declares the triggers of a table in which applications write."""
+    spec = TableSpec(table)
+    if spec.applications:
+        own = ", ".join(f"'{name}'" for name in sorted(spec.columns_of_applications | {"updated_at"}))
+        for what, condition in (("insert", "new.from_source"), ("update or delete", "old.from_source")):
+            name = f"{what.partition(' ')[0]}_is_refused"
+            on_table(
+                "trigger",
+                name,
+                spec.name,
+                f"create trigger {name} before {what} on {spec.name} for each row "
+                f"when ({condition} and {NOT_ENGINE}) execute function ops.refuse_change({own})",
+                "A row from a source is read-only for applications",
+            )
+    if spec.written_by_applications:
+        noted = [{"table": spec.name, "columns": spec.key}]
+        noted += [{"table": TableSpec(each.table).name, "columns": [each.column]} for each in spec.references]
+        keys = ", ".join(f"'{json.dumps(each)}'" for each in noted)
+        on_table(
+            "trigger",
+            "change_is_noted",
+            spec.name,
+            f"create trigger change_is_noted after insert or update or delete on {spec.name} for each row "
+            f"when ({NOT_ENGINE}) execute function ops.note_change({keys})",
+            "Rows from sources that are pending for a changed row are applied by the next transform",
+        )

@@ -1,0 +1,168 @@
+"""A model of the tables `toy.users`, `folders` and `posts`, written without the engine: what they hold, made of all
+records and all rows of applications at once.
+
+    records of forum and mail, rows of applications ──derive──> rows from sources
+"""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
+
+Body = dict[str, list[dict[str, Any]]]
+Row = dict[str, Any]
+TABLES = ("users", "folders", "posts", "tokens")
+
+
+def key(*parts: Any) -> str:
+    """`ops.key`."""
+    quoted = ["NULL" if part is None else "'" + str(part).replace("'", "''") + "'" for part in parts]
+    return str(UUID(hashlib.md5(",".join(quoted).encode()).hexdigest()))
+
+
+@dataclass
+class Model:
+    """records: bodies by source and id. theirs: rows of applications by table and key. had: rows from sources."""
+
+    records: dict[tuple[str, str], Body] = field(default_factory=dict)
+    theirs: dict[str, dict[str, Row]] = field(default_factory=lambda: {each: {} for each in TABLES})
+    had: dict[str, dict[str, Row]] = field(default_factory=lambda: {each: {} for each in TABLES[:-1]})
+
+    def transform(self) -> None:
+        """Rows from sources follow the records; those that go and that a row of an application refers to are kept."""
+        stuck: set[tuple[str, str]] = set()
+        while True:
+            there = self._derive(stuck)
+            kept = {
+                (table, name)
+                for table, rows in self.had.items()
+                for name in rows
+                if name not in there[table] and self._in_use(table, name)
+            }
+            not_back = {
+                (table, name)
+                for table in TABLES[:-1]
+                for name, row in self.theirs[table].items()
+                if row.get("kept") and name not in there[table]
+            }
+            for table, name in kept:
+                self.theirs[table][name] = self.had[table].pop(name) | {"kept": True}
+            if not kept and not_back <= stuck:
+                break
+            stuck |= kept | not_back
+        for table, rows in there.items():
+            for name in rows:
+                self.theirs[table].pop(name, None)
+        self.had = there
+
+    def _in_use(self, table: str, name: str) -> bool:
+        if table not in ("users", "folders"):
+            return False
+        columns = ("user_id",) if table == "users" else ("folder_id", "parent_id")
+        return any(row.get(each) == name for rows in self.theirs.values() for row in rows.values() for each in columns)
+
+    def _candidates(self, table: str) -> Iterator[Row]:
+        for (source, external_id), body in sorted(self.records.items()):
+            order = (source != "toy/mail" if table == "users" else False, source, external_id)
+
+            def user(each: str, source: str = source) -> str:
+                return key(each.lower()) if source == "toy/forum" else key(source, each)
+
+            for each in body.get(table, []):
+                own = key(source, each["id"])
+                if table == "users":
+                    if source == "toy/forum":
+                        own = key(each["username"].lower())
+                    yield {"key": own, "order": order, "username": each["username"], "email": each.get("email")}
+                elif table == "folders":
+                    parent = each.get("parent") and key(source, each["parent"])
+                    yield {
+                        "key": own,
+                        "order": order,
+                        "user_id": user(each["user"]),
+                        "parent_id": parent,
+                        "name": each["name"],
+                    }
+                else:
+                    folder = each.get("folder") and key(source, each["folder"])
+                    more = {"number": each["number"], "pinned": each.get("pinned", False), "title": each.get("title")}
+                    yield {"key": own, "order": order, "user_id": user(each["user"]), "folder_id": folder, **more}
+
+    def _derive(self, stuck: set[tuple[str, str]]) -> dict[str, dict[str, Row]]:
+        """stuck: kept rows that stay an application's although a record yields their key."""
+        there: dict[str, dict[str, Row]] = {}
+        aliases: dict[str, str] = {}
+        for table in TABLES[:-1]:
+            rows = list(self._candidates(table))
+            yielded = {row["key"] for row in rows}
+            again = {
+                name
+                for name, row in self.theirs[table].items()
+                if row.get("kept") and name in yielded and (table, name) not in stuck
+            }
+            rows = self._with_parents(table, rows, there, aliases)
+            taken = {
+                claim: name
+                for name, row in self.theirs[table].items()
+                if name not in again
+                for claim in claims(table, name, row)
+            }
+            there[table] = {}
+            rows.sort(key=lambda row: (not self._in_use(table, row["key"]), row["order"], row["key"]))
+            for row in rows:
+                lost = next((claim for claim in claims(table, row["key"], row) if claim in taken), None)
+                if lost is None:
+                    taken |= dict.fromkeys(claims(table, row["key"], row), row["key"])
+                    there[table][row["key"]] = row
+                elif lost[0] == "identity" and table == "users":
+                    aliases.setdefault(row["key"], taken[lost])
+        return there
+
+    def _with_parents(
+        self, table: str, rows: list[Row], there: dict[str, dict[str, Row]], aliases: dict[str, str]
+    ) -> list[Row]:
+        def exists(parent: str, name: str) -> bool:
+            return name in there.get(parent, {}) or name in self.theirs[parent]
+
+        if table == "users":
+            return rows
+        for row in rows:
+            if not exists("users", row["user_id"]):
+                row["user_id"] = aliases.get(row["user_id"], row["user_id"])
+        rows = [row for row in rows if exists("users", row["user_id"])]
+        if table == "posts":
+            for row in rows:
+                if row["folder_id"] and not exists("folders", row["folder_id"]):
+                    row["folder_id"] = None
+            return rows
+        above: dict[str, set[str]] = {}
+        for name, parent in [(row["key"], row["parent_id"]) for row in (*rows, *self.theirs["folders"].values())]:
+            above.setdefault(name, set()).update({parent} - {None})
+
+        def in_cycle(row: Row) -> bool:
+            seen: set[str] = set()
+            ahead = {row["parent_id"]} - {None}
+            while ahead:
+                seen |= ahead
+                ahead = {parent for each in ahead for parent in above.get(each, ())} - seen
+            return row["key"] in seen
+
+        rows = [row for row in rows if not in_cycle(row)]
+        names = {row["key"] for row in rows} | set(self.theirs["folders"])
+        for row in rows:
+            if row["parent_id"] not in names:
+                row["parent_id"] = None
+        return rows
+
+
+def claims(table: str, name: str, row: Row) -> list[tuple[Any, ...]]:
+    """What only one row has."""
+    found: list[tuple[Any, ...]] = [("key", name)]
+    if table == "users":
+        found.append(("identity", row["username"].lower()))
+        found += [("email", row["email"].lower())] if row["email"] else []
+    if table == "posts":
+        found += [("pinned", row["user_id"])] if row["pinned"] else []
+        found.append(("number", row["user_id"], row["number"]))
+    return found
