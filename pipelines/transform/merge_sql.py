@@ -137,20 +137,21 @@ def merge(incoming: IncomingTable) -> sql.Composed:
     """
     spec = incoming.spec
     rest = [column for column in spec.content if column not in spec.key]
-    assignments = [
-        sql.SQL("{} = {}").format(
-            sql.Identifier(column), OWNER if column == "record_id" else sql.Identifier("s", column)
+    assigned = {column: sql.SQL("{}").format(sql.Identifier("s", column)) for column in rest}
+    if spec.applications:
+        may_change = sql.SQL("t.record_id is not null and (not t.from_source or {})").format(OF_CHANGE_SET)
+        assigned["from_source"] = ONLY_IF.format(
+            may_change if spec.owned else sql.SQL("t.from_source"), sql.SQL("true")
         )
-        for column in rest
-    ]
+    elif spec.owned:
+        assigned["record_id"] = ONLY_IF.format(OF_CHANGE_SET, assigned["record_id"])
+    assignments = [sql.SQL("{} = {}").format(sql.Identifier(column), value) for column, value in assigned.items()]
     if "updated_at" in audit_columns(spec.table):
         assignments.append(sql.SQL("updated_at = now()").format())
     differs = sql.SQL("record_image_ne(row({}), row({}))").format(names(rest, "t"), names(rest, "s"))
     inserted = [sql.Identifier(column) for column in spec.content]
     values: list[sql.Composable] = [sql.Identifier("s", column) for column in spec.content]
     if spec.applications:
-        kept = sql.SQL("t.record_id is not null" if spec.owned else "false")
-        assignments.append(sql.SQL("from_source = case when t.from_source or {} then true end").format(kept))
         differs = sql.SQL("({} or not t.from_source)").format(differs)
         inserted.append(sql.Identifier("from_source"))
         values.append(sql.SQL("true"))
@@ -249,12 +250,12 @@ FREE = sql.SQL(
     """
 )
 
-OWNER = sql.SQL(
-    """case
-        when t.record_id = s.record_id or exists (select from change_set c where c.record_id = t.record_id)
-        then s.record_id
-    end"""
+OF_CHANGE_SET = sql.SQL(
+    "(t.record_id = s.record_id or exists (select from change_set c where c.record_id = t.record_id))"
 )
+
+ONLY_IF = sql.SQL("case when {} then {} end")
+"""Of a column that is not null: the table refuses the row otherwise."""
 
 
 def is_referenced(

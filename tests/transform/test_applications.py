@@ -273,3 +273,17 @@ def test_what_is_above_a_folder_that_an_application_uses_stays_with_it(
     ]
     assert len(shown(warehouse, "select 1 from toy.posts")) == 1
     assert_derived(warehouse)
+
+
+def test_a_row_of_another_record_of_the_same_key_changes_its_owner_with_both_in_the_run(
+    warehouse: Warehouse, forum: Recorder
+) -> None:
+    bring(forum, "b", users=[user(1, "Ann", "ann@a.example")])
+    bring(forum, "a", users=[user(1, "ann")])
+    owner = "select u.username, v.external_id from toy.users u join staging.effective_versions v using (record_id)"
+    assert rows(warehouse, owner) == [("ann", "a")]
+    assert_derived(warehouse)
+    forum.full_refresh("a")
+    forum.transform()
+    assert rows(warehouse, owner) == [("Ann", "b")]
+    assert_derived(warehouse)
