@@ -23,7 +23,7 @@ ALL_RECORDS = "left join change_set c using (record_id) where"
 def keep(incoming: IncomingTable, *, complete: bool) -> sql.Composed:
     """Makes those rows an application's that `prune` would delete and that a row of an application refers to.
 
-    Returns how many rows are `kept`, and `digest`.
+    The next transform applies the rows that are pending for them. Returns how many rows are `kept`, and `digest`.
     """
     return sql.SQL(
         """
@@ -31,8 +31,9 @@ def keep(incoming: IncomingTable, *, complete: bool) -> sql.Composed:
             update {target} u set from_source = false
             from (select t.tableoid as row_part, t.ctid as row_place from {unyielded} and {refers}) as k
             where (u.tableoid, u.ctid) = (k.row_part, k.row_place)
-            returning {hash} as hash
-        )
+            returning {hash} as hash, {key} as key
+        ),
+        noted as (insert into staging.changed_rows (table_name, key) select {name}, key from kept)
         select count(*) as kept, coalesce(sum(hash), 0) as digest from kept
         """
     ).format(
@@ -40,6 +41,8 @@ def keep(incoming: IncomingTable, *, complete: bool) -> sql.Composed:
         unyielded=_unyielded(incoming, complete=complete),
         refers=refers_of_applications(incoming.spec, "t"),
         hash=incoming.spec.row_hash("u"),
+        key=incoming.spec.key_text("u"),
+        name=sql.Literal(incoming.spec.name),
     )
 
 
