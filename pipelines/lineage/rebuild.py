@@ -1,4 +1,4 @@
-"""Derives the tables of a domain again from staging: into the tables themselves, or beside them to compare them.
+"""Derives the tables of a domain again from staging, into the tables or into copies that are compared with them.
 
 effective versions, current SELECT files ──> the tables (`rebuild`), or a shadow schema to compare with (`check`)
 """

@@ -112,9 +112,10 @@ class Applier:
             self.connection.execute(merge_sql.create_referenced(spec, complete=self.change_set.complete))
         postponed = self._prune([each for each in reversed(self.tables) if each.spec.owned], counts)
         for incoming in self.tables:
-            if not validated:
+            if validated:
+                self._free_values(incoming)
+            else:
                 constraints.require_no_cycle(incoming)
-            self._free_values(incoming)
             (merged,) = self.connection.execute(merge_sql.merge(incoming))
             written = counts[incoming.spec.name]
             written.created, written.updated = merged["created"], merged["updated"]

@@ -16,7 +16,7 @@ from sqlalchemy import CheckConstraint
 from pipelines.ledger import Counts
 from pipelines.transform import key_conflicts
 from pipelines.transform.incoming import IncomingTable, referring
-from pipelines.transform.merge_sql import is_referenced, refers_of_applications
+from pipelines.transform.references import is_referenced, refers_of_applications
 from pipelines.warehouse.table_spec import Reference, TableSpec, names
 
 

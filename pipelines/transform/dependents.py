@@ -17,21 +17,12 @@ from pipelines.transform.incoming import IncomingTable, keyed, referring, same_v
 from pipelines.transform.key_conflicts import order_of
 from pipelines.warehouse.database import Connection
 
-PENDING_FOR_PARENT = sql.SQL(
+PENDING_FOR_ROW = sql.SQL(
     """
     insert into dependent_records
     select p.record_id from {incoming} i
     join staging.pending_rows p on p.table_name = {name} and p.key = {key}
     where p.reason = any({reasons})
-    """
-)
-
-PENDING_FOR_IDENTITY = sql.SQL(
-    """
-    insert into dependent_records
-    select p.record_id from {incoming} i
-    join staging.pending_rows p on p.table_name = {name} and p.key = {identity}
-    where p.reason = 'identity'
     """
 )
 
@@ -100,9 +91,9 @@ def add_dependents(change_set: ChangeSet, tables: Sequence[IncomingTable], step:
     for incoming in tables:
         spec = incoming.spec
         reasons = ["parent", "alias"] if step == "resolved" else ["parent"]
-        _insert(PENDING_FOR_PARENT, incoming, key=spec.key_text("i"), reasons=sql.Literal(reasons))
+        _insert(PENDING_FOR_ROW, incoming, key=spec.key_text("i"), reasons=sql.Literal(reasons))
         if spec.identity:
-            _insert(PENDING_FOR_IDENTITY, incoming, identity=incoming.identity("i"))
+            _insert(PENDING_FOR_ROW, incoming, key=incoming.identity("i"), reasons=sql.Literal(["identity"]))
         if spec.owned:
             _insert(
                 PENDING_FOR_KEY,

@@ -9,7 +9,7 @@ from typing import Any
 from psycopg import sql
 
 from pipelines.transform.incoming import IncomingTable, keyed, same_values
-from pipelines.transform.merge_sql import refers_of_applications
+from pipelines.transform.references import refers_of_applications
 from pipelines.warehouse.table_spec import TableSpec
 
 CREATE_LOSERS = """
@@ -93,22 +93,20 @@ def take_out_losers(incoming: IncomingTable) -> int:
     duplicates = 0
     for number, key in enumerate(incoming.unique_keys):
         lost = sql.SQL("o.ctid in (select place from conflict_losers where number = {})").format(sql.Literal(number))
-        twice = lost
         if key.primary or key.identity:
-            if key.primary:
-                lost = sql.SQL("{} and o.ctid not in ({})").format(lost, OF_ONE_RECORD)
-            incoming.insert_pending(lost, "key", incoming.spec.name, WINNER_KEY)
+            of_others = sql.SQL("{} and o.ctid not in ({})").format(lost, OF_ONE_RECORD) if key.primary else lost
+            incoming.insert_pending(of_others, "key", incoming.spec.name, WINNER_KEY)
             if key.identity:
-                incoming.insert_alias(lost, WINNER_KEY)
-            delete = sql.SQL("delete from {} o where {}").format(incoming.identifier, lost)
+                incoming.insert_alias(of_others, WINNER_KEY)
+            delete = sql.SQL("delete from {} o where {}").format(incoming.identifier, of_others)
             duplicates += incoming.connection.execute(delete).rowcount
+        else:
+            incoming.insert_pending(lost, "unique", incoming.spec.name, WINNER_KEY)
+            if incoming.spec.identity:  # a row of this identity that comes stands for it
+                incoming.insert_pending(lost, "identity", incoming.spec.name, incoming.identity("o"))
         if not key.identity:
-            if not key.primary:
-                incoming.insert_pending(twice, "unique", incoming.spec.name, WINNER_KEY)
-                if incoming.spec.identity:  # a row of this identity that comes stands for it
-                    incoming.insert_pending(twice, "identity", incoming.spec.name, incoming.identity("o"))
             detail = sql.Literal(f"another row has this {', '.join(key.columns)}")
-            incoming.reject(twice, "unique", key.name, detail)
+            incoming.reject(lost, "unique", key.name, detail)
     incoming.connection.execute("truncate conflict_losers")
     return duplicates
 

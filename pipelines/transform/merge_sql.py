@@ -3,11 +3,10 @@
 Each statement that writes returns how many rows it changed, and by how much the digest of the table changes.
 """
 
-from collections.abc import Sequence
-
 from psycopg import sql
 
 from pipelines.transform.incoming import IncomingTable, keyed, same_values
+from pipelines.transform.references import is_referenced, refers_of_applications
 from pipelines.warehouse.declare import audit_columns
 from pipelines.warehouse.table_spec import TableSpec, UniqueKey, names
 
@@ -58,6 +57,7 @@ def prune(incoming: IncomingTable, *, complete: bool, referenced: bool) -> sql.C
         postponed=sql.SQL("false") if referenced else is_referenced(spec, but_pruned=True),
         target=spec.target,
         unyielded=_unyielded(incoming, complete=complete),
+        key=names(spec.key, "t"),
         hash=spec.row_hash("t"),
     )
 
@@ -75,15 +75,14 @@ def _unyielded(incoming: IncomingTable, *, complete: bool) -> sql.Composed:
 PRUNE = sql.SQL(
     """
     with unyielded as materialized (
-        select t.tableoid as part, t.ctid as place, c.stream from {unyielded}
+        select t.tableoid as row_part, t.ctid as row_place, c.stream as row_stream, {key} from {unyielded}
     ),
     pruned as materialized (
-        select u.*, {postponed} as postponed
-        from unyielded u join {target} t on (t.tableoid, t.ctid) = (u.part, u.place)
+        select row_part, row_place, row_stream as stream, {postponed} as postponed from unyielded t
     ),
     deleted as (
         delete from {target} t using pruned p
-        where (t.tableoid, t.ctid) = (p.part, p.place) and not p.postponed
+        where (t.tableoid, t.ctid) = (p.row_part, p.row_place) and not p.postponed
         returning p.stream, {hash} as hash
     )
     select p.stream, count(*) filter (where not postponed) as deleted, count(*) filter (where postponed) as postponed,
@@ -259,43 +258,3 @@ OF_CHANGE_SET = sql.SQL(
 
 ONLY_IF = sql.SQL("case when {} then {} end")
 """Of a column that is not null: the table refuses the row otherwise."""
-
-
-def is_referenced(
-    spec: TableSpec,
-    places: Sequence[tuple[sql.Composable, str]] = (),
-    *,
-    but_pruned: bool = False,
-) -> sql.Composable:
-    """The condition that any row refers to a row `t`. places: further tables with a column that may.
-
-    but_pruned: rows of the same table that go as well do not count.
-    """
-    conditions: list[sql.Composable] = []
-    refers, key = sql.SQL("exists (select from {} r where r.{} = t.{}{})"), sql.Identifier(*spec.key)
-    for table, column in spec.referrers:
-        more: sql.Composable = sql.SQL("")
-        if but_pruned and table.table is spec.table:
-            more = sql.SQL(" and (r.tableoid, r.ctid) not in (select part, place from unyielded)")
-        conditions.append(refers.format(table.target, sql.Identifier(column), key, more))
-    conditions += [refers.format(place, sql.Identifier(column), key, sql.SQL("")) for place, column in places]
-    return sql.SQL("({})").format(sql.SQL(" or ").join(conditions)) if conditions else sql.SQL("false")
-
-
-def refers_of_applications(spec: TableSpec, alias: str) -> sql.Composable:
-    """The condition that a row of an application refers to a row, which therefore stays."""
-    if not spec.applications:
-        return sql.SQL("false")
-    refers = sql.SQL("exists (select from {} as theirs where theirs.{} = {} and {})")
-    key = sql.Identifier(alias, *spec.key)
-    conditions = [
-        refers.format(
-            table.target,
-            sql.Identifier(column),
-            key,
-            sql.SQL("not theirs.from_source" if table.applications else "true"),
-        )
-        for table, column in spec.referrers
-        if table.written_by_applications
-    ]
-    return sql.SQL("({})").format(sql.SQL(" or ").join(conditions)) if conditions else sql.SQL("false")

@@ -4,7 +4,7 @@ Kinds of tables: see `declare.owned`, `declare.shared`, `declare.application`.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -73,12 +73,7 @@ class TableSpec:
 
     @property
     def kind(self) -> str:
-        """`owned`, `shared` or `application`. Raises AtlasError where the declaration does not say."""
-        if "kind" not in self.table.info:
-            raise AtlasError(
-                f"The declaration of {self.name} does not say whose its rows are. Declare it with owned(), shared() or "
-                "application() of pipelines.warehouse.declare."
-            )
+        """`owned`, `shared` or `application`."""
         return str(self.table.info["kind"])
 
     @property
@@ -93,7 +88,7 @@ class TableSpec:
 
     @property
     def written_by_applications(self) -> bool:
-        """Whether applications write rows there, perhaps beside sources."""
+        """Whether applications write rows there, alone or as sources do."""
         return self.applications or self.kind == "application"
 
     @property
@@ -205,33 +200,34 @@ class TableSpec:
 
 def check_declaration(table: Table) -> None:
     """Raises AtlasError where the engine could not keep what a declaration promises."""
-    spec = TableSpec(table)
-    faults: list[str] = []
+    for fault in _faults(TableSpec(table)):
+        raise AtlasError(f"The declaration of {table.fullname} is wrong: it {fault}. Correct assets/{table.schema}/.")
+
+
+def _faults(spec: TableSpec) -> Iterator[str]:
+    """What is wrong with a declaration, in words that follow the name of the table."""
+    if "kind" not in spec.table.info:
+        yield "does not say whose its rows are: declare it with owned(), shared() or application()"
     if not spec.key:
-        faults.append("has no primary key")
+        yield "has no primary key"
     if spec.identity and len(spec.key) != 1:
-        faults.append("has an identity, so its primary key must be one column")
+        yield "has an identity, so its primary key must be one column"
     for constraint in spec.constraints(ForeignKeyConstraint):
         parent = TableSpec(constraint.referred_table)
         if len(constraint.columns) != 1:
-            faults.append(f"has the foreign key {constraint.name} of several columns")
-        if parent.table.schema not in (table.schema, "ops"):
-            faults.append(f"refers to {parent.name}, which is in another domain")
-        elif spec.written_by_applications and parent.table.schema == table.schema != "ops":
-            faults += (
-                []
-                if parent.written_by_applications
-                else [
-                    f"has rows of applications that refer to {parent.name}, where a source may delete rows: declare "
-                    f"{parent.name} with applications=True"
-                ]
+            yield f"has the foreign key {constraint.name} of several columns"
+        if parent.table.schema not in (spec.table.schema, "ops"):
+            yield f"refers to {parent.name}, which is in another domain"
+        if parent.table.schema == "ops" or not spec.written_by_applications:
+            continue
+        if not parent.written_by_applications:
+            yield (
+                f"has rows of applications that refer to {parent.name}, where a source may delete rows: declare "
+                f"{parent.name} with applications=True"
             )
     for unique in spec.constraints(UniqueConstraint):
         if unique.deferrable:
-            faults.append(f"has the deferrable constraint {unique.name}, with which applications cannot upsert")
-    if faults:
-        raise AtlasError(f"The declaration of {spec.name} is wrong: it {faults[0]}. Correct assets/{table.schema}/.")
-    _ = spec.kind
+            yield f"has the deferrable constraint {unique.name}, with which applications cannot upsert"
 
 
 def _identifiers(columns: Sequence[str]) -> tuple[sql.Identifier, ...]:

@@ -1,4 +1,4 @@
-"""Rows of applications beside rows from sources: whose row it is, who wins a key, and what stays as it is."""
+"""Tables with rows of applications and of sources: who owns a row, who wins a key, which rows never change."""
 
 import threading
 import time

@@ -1,0 +1,45 @@
+"""Conditions that a row refers to another one, as SQL."""
+
+from collections.abc import Iterable, Sequence
+
+from psycopg import sql
+
+from pipelines.warehouse.table_spec import TableSpec
+
+ANY = sql.SQL("true")
+
+
+def is_referenced(
+    spec: TableSpec, places: Sequence[tuple[sql.Composable, str]] = (), *, but_pruned: bool = False
+) -> sql.Composable:
+    """The condition that any row refers to a row `t`. places: further tables with a column that may.
+
+    but_pruned: rows of the same table that go as well do not count.
+    """
+    stays = sql.SQL("(referrer.tableoid, referrer.ctid) not in (select row_part, row_place from unyielded)")
+    referrers: list[tuple[sql.Composable, str, sql.Composable]] = [
+        (table.target, column, stays if but_pruned and table.table is spec.table else ANY)
+        for table, column in spec.referrers
+    ]
+    return _any_refers(sql.Identifier("t", *spec.key), [*referrers, *((*place, ANY) for place in places)])
+
+
+def refers_of_applications(spec: TableSpec, alias: str) -> sql.Composable:
+    """The condition that a row of an application refers to a row, which therefore stays."""
+    written = [
+        (table, column) for table, column in spec.referrers if spec.applications and table.written_by_applications
+    ]
+    return _any_refers(
+        sql.Identifier(alias, *spec.key),
+        [
+            (table.target, column, sql.SQL("not referrer.from_source") if table.applications else ANY)
+            for table, column in written
+        ],
+    )
+
+
+def _any_refers(key: sql.Identifier, referrers: Iterable[tuple[sql.Composable, str, sql.Composable]]) -> sql.Composable:
+    """The condition that a row `referrer` of any of some tables has a key in a column, and meets a condition."""
+    refers = sql.SQL("exists (select from {} as referrer where referrer.{} = {} and {})")
+    conditions = [refers.format(place, sql.Identifier(column), key, more) for place, column, more in referrers]
+    return sql.SQL("({})").format(sql.SQL(" or ").join(conditions)) if conditions else sql.SQL("false")
