@@ -1,0 +1,46 @@
+"""What the engine could not keep is refused where a table is declared, by name."""
+
+import pytest
+from sqlalchemy import Column, ForeignKey, MetaData, Table, UniqueConstraint
+from sqlalchemy.dialects.postgresql import UUID
+
+from pipelines.errors import AtlasError
+from pipelines.warehouse.table_spec import check_declaration
+
+APPLICATIONS = {"kind": "owned", "applications": True}
+
+
+def declared(*columns: Column[object] | UniqueConstraint, **facts: object) -> Table:
+    """A table `a.child` beside `a.parent`, which sources alone write, and `b.other` of another domain."""
+    metadata = MetaData()
+    Table("parent", metadata, Column("id", UUID, primary_key=True), schema="a", info={"kind": "owned"})
+    Table("other", metadata, Column("id", UUID, primary_key=True), schema="b", info={"kind": "owned"})
+    return Table("child", metadata, *columns, schema="a", info=facts)
+
+
+def key(name: str = "id") -> Column[object]:
+    return Column(name, UUID, primary_key=True)
+
+
+@pytest.mark.parametrize(
+    ("table", "fault"),
+    [
+        (declared(key()), "does not say whose its rows are: declare it with"),
+        (declared(Column("id", UUID), kind="owned"), "has no primary key"),
+        (declared(key(), key("at"), kind="owned", identity="id"), "has an identity, so its primary key must be one"),
+        (declared(key(), Column("c", UUID, ForeignKey("b.other.id")), kind="owned"), "refers to b.other, which is in"),
+        (declared(key(), Column("c", UUID, ForeignKey("a.parent.id")), **APPLICATIONS), "declare a.parent with appl"),
+        (
+            declared(key(), UniqueConstraint("id", name="u", deferrable=True), kind="owned"),
+            "the deferrable constraint u",
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_wrong_declaration_is_refused(table: Table, fault: str) -> None:
+    with pytest.raises(AtlasError, match=rf"The declaration of a\.child is wrong: it .*{fault}.*Correct assets/a/"):
+        check_declaration(table)
+
+
+def test_a_right_one_is_not() -> None:
+    check_declaration(declared(key(), Column("c", UUID, ForeignKey("a.parent.id")), kind="owned"))
