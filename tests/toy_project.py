@@ -87,7 +87,10 @@ def is_entered() -> bool:
 
 def create_tables(warehouse: Warehouse) -> None:
     """Migrates a database, and creates the tables of the toy domain, which no migration makes."""
-    of_tables = {each for each in project.objects() if each.kind in ("trigger", "policy") or each.name == "ops.trace"}
+    of_toy = ("toy.", "ops.trace")
+    of_tables = {
+        each for each in project.objects() if each.kind in ("trigger", "policy") or each.name.startswith(of_toy)
+    }
     migrate.migrate(warehouse, [each for each in project.objects() if each not in of_tables])
     with warehouse.engine.begin() as connection:
         connection.execute(CreateSchema("toy"))

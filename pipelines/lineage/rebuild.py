@@ -15,7 +15,7 @@ from pipelines.transform import table_digests
 from pipelines.transform.apply import Applier
 from pipelines.transform.change_set import ChangeSet, code_version, current_editions
 from pipelines.transform.run import record_applied, record_sql, run_stats
-from pipelines.warehouse import locks
+from pipelines.warehouse import locks, partitions
 from pipelines.warehouse.database import Connection, Warehouse
 from pipelines.warehouse.declare import metadata
 from pipelines.warehouse.table_spec import TableSpec, fields, names
@@ -45,6 +45,7 @@ def rebuild(
             record_sql(run.connection, selects)
             digests = table_digests.recount(run.connection, [each.spec for each in applier.tables])
             run.close(*run_stats(records, counts, selects, digests, applier.kept))
+    partitions.split_defaults(warehouse, domain)
     return run
 
 

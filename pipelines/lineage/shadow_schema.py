@@ -17,7 +17,7 @@ from pipelines.errors import AtlasError
 from pipelines.project import Select, SqlFile
 from pipelines.transform.apply import Applier
 from pipelines.transform.change_set import ChangeSet, Edition, current_editions
-from pipelines.warehouse import locks
+from pipelines.warehouse import locks, partitions
 from pipelines.warehouse.database import Connection, Warehouse
 from pipelines.warehouse.declare import metadata
 from pipelines.warehouse.table_spec import TableSpec, names
@@ -55,6 +55,7 @@ def create(
                     _rename(connection, schema, keep_as)
             with warehouse.engine.begin() as engine:
                 next(iter(tables.values())).metadata.create_all(engine, tables=list(tables.values()), checkfirst=False)
+            partitions.create_defaults(connection, tables.values())
             for spec in map(TableSpec, tables.values()):
                 if spec.written_by_applications:  # one of their rows may refer to one that is not derived
                     for each in spec.constraints(ForeignKeyConstraint):

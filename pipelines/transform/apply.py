@@ -69,6 +69,8 @@ class Applier:
             with self.connection.transaction():
                 if not self.constrained or dependents.have_aliases(self.connection):
                     raise psycopg.IntegrityError("PostgreSQL alone would not find all conflicts")
+                for incoming in self.tables:
+                    incoming.require_keys()
                 constraints.delete_unreferenced(self.tables)
                 self._write(counts, validated=False)
         except ROW_REJECTED:
@@ -106,8 +108,8 @@ class Applier:
         self.kept.clear()
         self.added.clear()
         for incoming in self.tables:  # MERGE alone would take one of two rows with one key, in no order
-            unique = sql.SQL("create unique index on {} ({})").format(incoming.identifier, names(incoming.spec.key))
-            self.connection.execute(unique)
+            key = names(incoming.spec.unique_keys[0].columns)
+            self.connection.execute(sql.SQL("create unique index on {} ({})").format(incoming.identifier, key))
         for spec in self.shared:
             self.connection.execute(merge_sql.create_referenced(spec, complete=self.change_set.complete))
         postponed = self._prune([each for each in reversed(self.tables) if each.spec.owned], counts)
@@ -127,6 +129,8 @@ class Applier:
         if postponed and not validated:
             raise psycopg.IntegrityError("a row that is to be pruned is referred to by a row that stays")
         self._prune(postponed, counts, referenced=True)
+        for incoming in self.tables:
+            constraints.require_one_partition(incoming)
         for spec in self.shared:
             self._delete(spec, merge_sql.delete_unreferenced(spec), counts)
 

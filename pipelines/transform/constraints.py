@@ -15,7 +15,7 @@ from sqlalchemy import CheckConstraint
 
 from pipelines.ledger import Counts
 from pipelines.transform import key_conflicts
-from pipelines.transform.incoming import IncomingTable, referring
+from pipelines.transform.incoming import IncomingTable, keyed, referring, same_values
 from pipelines.transform.references import is_referenced, refers_of_applications
 from pipelines.warehouse.table_spec import Reference, TableSpec, names
 
@@ -23,12 +23,14 @@ from pipelines.warehouse.table_spec import Reference, TableSpec, names
 def reject_invalid(tables: Sequence[IncomingTable]) -> None:
     """Rejects the rows that do not fit, whatever other rows there are."""
     for incoming in tables:
+        for column in incoming.spec.content if incoming.checks_keys else ():
+            key, type_ = sql.SQL("unread_keys ->> {}").format(sql.Literal(column)), incoming.spec.type_of(column)
+            unread = sql.SQL("{} is not null").format(key)
+            error = sql.SQL("(select message from pg_input_error_info({}, {}))").format(key, sql.Literal(type_))
+            incoming.reject(unread, "type", column, error)
         for column, yielded in incoming.yielded.items():
-            wanted = incoming.spec.type_of(column)
-            if yielded != wanted.lower():
-                value = sql.SQL("{}, {}").format(incoming.as_text(column), sql.Literal(wanted))
-                invalid = sql.SQL("not pg_input_is_valid({})").format(value)
-                message = sql.SQL("(select message from pg_input_error_info({}))").format(value)
+            if yielded != incoming.spec.type_of(column).lower():
+                invalid, message = incoming.invalid(column)
                 incoming.reject(invalid, "type", column, message)
             if not incoming.spec.table.columns[column].nullable:
                 missing = sql.SQL("{} is null").format(sql.Identifier(column))
@@ -180,3 +182,21 @@ def require_no_cycle(incoming: IncomingTable) -> None:
             continue
         if incoming.connection.execute(sql.SQL("{} limit 1").format(cycles(incoming, reference, "place"))).rowcount:
             raise psycopg.IntegrityError("a row is above itself")
+
+
+def require_one_partition(incoming: IncomingTable) -> None:
+    """Raises IntegrityError where a row has the key of one in another partition, which PostgreSQL would not notice.
+
+    Waits for transactions of applications that write in the table: their rows are not seen before.
+    """
+    if not (incoming.spec.partition_column and incoming.yielded):
+        return
+    if incoming.spec.applications:
+        lock = sql.SQL("lock table {} in share row exclusive mode")
+        incoming.connection.execute(lock.format(incoming.spec.target))
+    key, column = incoming.spec.unique_keys[0], sql.Identifier(incoming.spec.partition_column)
+    query = sql.SQL("select from {} n join {} t on {} and n.{} <> t.{} limit 1").format(
+        incoming.keyed_rows(key), keyed(key, incoming.spec.target), same_values(key, "n", "t"), column, column
+    )
+    if incoming.connection.execute(query).rowcount:
+        raise psycopg.IntegrityError("another partition has a row of this key")

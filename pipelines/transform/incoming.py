@@ -6,9 +6,11 @@
 Not here: which rows are taken out (`constraints`), statements that write the table (`merge_sql`) or staging (`run`).
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+import psycopg
 from psycopg import sql
 from sqlalchemy import DefaultClause
 from sqlalchemy.dialects.postgresql import TIMESTAMP
@@ -18,7 +20,19 @@ from pipelines.errors import AtlasError
 from pipelines.warehouse.database import Connection
 from pipelines.warehouse.table_spec import Reference, TableSpec, UniqueKey
 
-NUMERIC_OID = 1700
+NO_VECTOR = r"""
+    case
+        when {value} is null then false
+        when {value} !~ '^\s*\[[-+0-9.eE,\s]*\]\s*$' then true
+        when not pg_input_is_valid(translate({value}, '[]', '{{}}'), 'float8[]') then true
+        else (
+            select count(*) = 0 or count(*) <> {length} or max(abs(number)) > 3.4028235e38
+            from unnest(translate({value}, '[]', '{{}}')::float8[]) as numbers (number))
+    end
+"""
+"""The input function of the type raises its errors through `pg_input_is_valid`. 3.4028235e38 is the greatest real."""
+
+ROW_AS_YIELDED = "to_jsonb(bad) - 'unread_keys' || coalesce(bad.unread_keys, '{}')"
 
 CREATE_REJECTED = """
 create temp table if not exists rejected_rows (
@@ -35,11 +49,16 @@ create temp table if not exists found_aliases (
 
 @dataclass
 class IncomingTable:
-    """The temporary table of one table. yielded: the columns that the SELECT files yield, with their types."""
+    """The temporary table of one table.
+
+    yielded: the columns that the SELECT files yield, with the types that they have here. checks_keys: whether keys were
+    yielded in other types than those of the table; what cannot be read as one is in the column `unread_keys`.
+    """
 
     connection: Connection
     spec: TableSpec
     yielded: dict[str, str] = field(default_factory=dict)
+    checks_keys: bool = False
 
     @property
     def identifier(self) -> sql.Identifier:
@@ -48,7 +67,8 @@ class IncomingTable:
     @property
     def unique_keys(self) -> list[UniqueKey]:
         """What only one row may have, of whose columns the SELECT files yield some."""
-        return [each for each in self.spec.unique_keys if each.columns and set(each.columns) & self.yielded.keys()]
+        filled = self.yielded.keys() | self.spec.computed.keys()
+        return [each for each in self.spec.unique_keys if set(each.columns) & filled]
 
     def keyed_rows(self, key: UniqueKey) -> sql.Composed:
         """What `keyed` returns, of the typed rows."""
@@ -57,23 +77,59 @@ class IncomingTable:
     def add(self, query: sql.Composed, select: str, *, as_text: bool = False) -> None:
         """Adds what a query yields; the first creates the table. Raises AtlasError for an unknown or missing column.
 
-        as_text: what several queries yield may differ in types, so they meet as text. select: the file.
+        as_text: what several queries yield may differ in types, so all but keys meet as text. select: the file.
         """
-        if as_text:
-            query = self._as_text(query, select)
+        types = self._types(query)
+        self._require_columns(types, select)
+        query = self._with_typed_keys(query, types, as_text=as_text)
         if self.yielded:
             self.connection.execute(sql.SQL("insert into {} {}").format(self.identifier, query))
             return
         self.connection.execute(sql.SQL("create temp table {} on commit drop as {}").format(self.identifier, query))
-        rows = self.connection.execute(
-            """
-            select attname, format_type(atttypid, null) as type from pg_attribute
-            where attrelid = %s::regclass and attnum > 0 order by attnum
-            """,
-            [f"pg_temp.{self.identifier.as_string()}"],
+        self.yielded = dict.fromkeys(self.spec.content, "text") if as_text else types
+        self.yielded |= {name: self.spec.type_of(name).lower() for name in self._keys & self.yielded.keys()}
+
+    @property
+    def _keys(self) -> set[str]:
+        """The columns that rows are found by before they are validated: they have the types of the table."""
+        return {*self.spec.key, "record_id", *(reference.column for reference in self.spec.references)}
+
+    def _types(self, query: sql.Composed) -> dict[str, str]:
+        """The columns that a query yields, with their types."""
+        found = self.connection.execute(sql.SQL("{} limit 0").format(query)).description or []
+        types = self.connection.execute(
+            "select format_type(oid, null) as name from unnest(%s::oid[]) with ordinality as t (oid, at) order by at",
+            [[column.type_code for column in found]],
         )
-        self.yielded = {row["attname"]: row["type"] for row in rows}
-        self._require_columns(self.yielded, select)
+        return {column.name: type_["name"] for column, type_ in zip(found, types, strict=True)}
+
+    def _with_typed_keys(self, query: sql.Composed, types: dict[str, str], *, as_text: bool) -> sql.Composed:
+        """What a query yields, with keys in the types of the table; the texts that are no such key in `unread_keys`."""
+        columns: list[sql.Composable] = []
+        unread: list[sql.Composable] = []
+        for name in self.spec.content if as_text else types:
+            is_key = name in self._keys
+            type_ = self.spec.type_of(name).lower() if is_key else "text" if as_text else types[name]
+            value = self._text(name, types[name]) if name in types else self._default(name)
+            if types.get(name) == type_:
+                columns.append(sql.Identifier(name))
+                continue
+            if is_key and name in types:
+                valid = sql.SQL("pg_input_is_valid({}, {})").format(self._input(name, types[name]), sql.Literal(type_))
+                unread += [sql.Literal(name), sql.SQL("case when not {} then {} end").format(valid, value)]
+                value = sql.SQL("case when {} then {} end").format(valid, value)
+            columns.append(sql.SQL("({})::{} as {}").format(value, sql.SQL(type_), sql.Identifier(name)))
+        self.checks_keys = as_text or bool(unread)
+        if self.checks_keys:
+            texts = sql.SQL("nullif(jsonb_strip_nulls(jsonb_build_object({})), '{{}}') as unread_keys")
+            columns.append(texts.format(sql.SQL(", ").join(unread)))
+        return sql.SQL("select {} from ({}) as q").format(sql.SQL(", ").join(columns), query)
+
+    def require_keys(self) -> None:
+        """Raises IntegrityError where a key was yielded that is not of the column's type."""
+        query = sql.SQL("select from {} where unread_keys is not null limit 1").format(self.identifier)
+        if self.checks_keys and self.connection.execute(query).rowcount:
+            raise psycopg.IntegrityError("a key is not of its column's type")
 
     def count(self) -> int:
         """How many rows there are."""
@@ -85,25 +141,10 @@ class IncomingTable:
         self.connection.execute(sql.SQL("drop table if exists {}").format(self.identifier))
         self.yielded = {}
 
-    def _as_text(self, query: sql.Composed, select: str) -> sql.Composed:
-        """What a query yields: keys in the types of the table, all its other columns as text."""
-        found = self.connection.execute(sql.SQL("{} limit 0").format(query)).description or []
-        types = {column.name: column.type_code for column in found}
-        self._require_columns(types, select)
-        keys = {*self.spec.key, "record_id", *(reference.column for reference in self.spec.references)}
-        columns = [
-            sql.SQL("({})::{} as {}").format(
-                self._text(name, numeric=types[name] == NUMERIC_OID) if name in types else self._default(name),
-                sql.SQL(self.spec.type_of(name) if name in keys else "text"),
-                sql.Identifier(name),
-            )
-            for name in self.spec.content
-        ]
-        return sql.SQL("select {} from ({}) as q").format(sql.SQL(", ").join(columns), query)
-
     def _require_columns(self, yielded: Iterable[str], select: str) -> None:
         columns = self.spec.table.columns
         needed = {column.name for column in columns if not column.nullable and column.server_default is None}
+        needed |= set(self.spec.key)
         unknown, missing = set(yielded) - set(self.spec.content), needed - set(yielded)
         if unknown or missing:
             extra = f"yields {min(unknown)}, which is not a column that a SELECT fills" if unknown else None
@@ -115,14 +156,31 @@ class IncomingTable:
 
         512.0 is read as an integer. A time must begin with a date, because `now` and `tomorrow` are valid input too.
         """
-        value = self._text(column, numeric=self.yielded[column] == "numeric")
+        return self._input(column, self.yielded[column])
+
+    def _input(self, column: str, yielded: str) -> sql.Composable:
+        value = self._text(column, yielded)
         if isinstance(self.spec.table.columns[column].type, TIMESTAMP):
             dated = sql.SQL("case when {0} ~ '^[0-9]{{4}}-[0-9]{{2}}-[0-9]{{2}}' then {0} else 'x' || {0} end")
             return dated.format(value)
         return value
 
-    def _text(self, column: str, *, numeric: bool) -> sql.Composable:
-        if numeric and isinstance(self.spec.table.columns[column].type, Integer | BigInteger | SmallInteger):
+    def invalid(self, column: str) -> tuple[sql.Composable, sql.Composable]:
+        """The condition that a yielded value is not of the column's type, and what PostgreSQL says of it."""
+        type_, value = self.spec.type_of(column), self.as_text(column)
+        if vector := re.fullmatch(r"(?:vector|halfvec)(?:\((\d+)\))?", type_, re.IGNORECASE):
+            condition = sql.SQL(NO_VECTOR).format(value=value, length=sql.Literal(vector[1] and int(vector[1])))
+            return condition, sql.Literal(f"not {vector[1] or 'a list of'} numbers, as {type_.lower()} has")
+        parameters = {"value": value, "type": sql.Literal(type_)}
+        return (
+            sql.SQL("not pg_input_is_valid({value}, {type})").format(**parameters),
+            sql.SQL("(select message from pg_input_error_info({value}, {type}))").format(**parameters),
+        )
+
+    def _text(self, column: str, yielded: str) -> sql.Composable:
+        if yielded == "numeric" and isinstance(
+            self.spec.table.columns[column].type, Integer | BigInteger | SmallInteger
+        ):
             return sql.SQL("trim_scale({})::text").format(sql.Identifier(column))
         return sql.SQL("{}::text").format(sql.Identifier(column))
 
@@ -150,8 +208,14 @@ class IncomingTable:
         columns = [
             sql.SQL("{} as {}").format(self._cast(column.name), sql.Identifier(column.name))
             for column in self.spec.table.columns
+            if column.computed is None
         ]
-        return sql.SQL("select ctid, {} from {}").format(sql.SQL(", ").join(columns), self.identifier)
+        rows = sql.SQL("select ctid, {} from {}").format(sql.SQL(", ").join(columns), self.identifier)
+        for name, expression in self.spec.computed.items():
+            rows = sql.SQL("select r.*, {} as {} from ({}) as r").format(
+                sql.SQL(expression), sql.Identifier(name), rows
+            )
+        return rows
 
     def reject(self, condition: sql.Composable, reason: str, constraint: str, detail: sql.Composable) -> None:
         """Moves the rows `o` that meet a condition to `rejected_rows`, each with the reason."""
@@ -160,7 +224,7 @@ class IncomingTable:
                 """
                 with bad as (delete from {incoming} o where {condition} returning *)
                 insert into rejected_rows (table_name, record_id, row_key, reason, constraint_name, detail, row)
-                select {name}, {record}, {key}, {reason}, {constraint}, {detail}, to_jsonb(bad) from bad
+                select {name}, {record}, {key}, {reason}, {constraint}, {detail}, {row} from bad
                 """
             ).format(
                 incoming=self.identifier,
@@ -171,6 +235,7 @@ class IncomingTable:
                 reason=sql.Literal(reason),
                 constraint=sql.Literal(constraint),
                 detail=detail,
+                row=sql.SQL(ROW_AS_YIELDED if self.checks_keys else "to_jsonb(bad)"),
             )
         )
 

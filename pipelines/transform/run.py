@@ -18,7 +18,7 @@ from pipelines.source import Source
 from pipelines.transform import table_digests
 from pipelines.transform.apply import Applier
 from pipelines.transform.change_set import ChangeSet, Edition, code_version, current_editions
-from pipelines.warehouse import locks
+from pipelines.warehouse import locks, partitions
 from pipelines.warehouse.database import Connection, Warehouse
 from pipelines.warehouse.declare import metadata
 from pipelines.warehouse.table_spec import TableSpec
@@ -69,6 +69,7 @@ def transform(
         run.connection.transaction(),
     ):
         run.close(*apply_pending(run, source, full=full, shrink=shrink))
+    partitions.split_defaults(warehouse, source.domain)
     return run
 
 

@@ -10,6 +10,7 @@ import json
 
 from sqlalchemy import Table
 
+from pipelines.warehouse.declare import audit_columns
 from pipelines.warehouse.objects import function, on_table
 from pipelines.warehouse.table_spec import TableSpec
 
@@ -62,32 +63,56 @@ end $$""",
         "Notes keys of a row that an application changes and of its parents, where rows from sources are pending for "
         "them; arguments: {table, columns} of each",
     )
+    function(
+        "ops.refuse_key_of_other_partition()",
+        """create or replace function ops.refuse_key_of_other_partition() returns trigger
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+    same_key text := (select string_agg(format('t.%1$I = ($1).%1$I', name), ' and ') from unnest(tg_argv[2:]) as name);
+    is_taken boolean;
+begin
+    execute format('select exists (select from %s as t where %s and t.%3$I <> ($1).%3$I)',
+        tg_argv[0], same_key, tg_argv[1]) into is_taken using new;
+    if is_taken then
+        raise exception 'Another partition of % has a row of this key', tg_argv[0] using errcode = '23505';
+    end if;
+    return new;
+end $$""",
+        "Refuses a key that another partition has, as no index does; arguments: table, time, the rest of its key",
+    )
+    function(
+        "ops.set_updated_at()",
+        """create or replace function ops.set_updated_at() returns trigger language plpgsql as $$
+begin
+    new.updated_at := now();
+    return new;
+end $$""",
+        "Sets updated_at of a row that an application changes",
+    )
 
 
 def declare_triggers(table: Table) -> None:
     """Declares the triggers of a table in which applications write."""
     spec = TableSpec(table)
+
+    def trigger(name: str, event: str, call: str, comment: str, condition: str = "true") -> None:
+        create = f"create trigger {name} {event} on {spec.name} for each row when ({condition} and {NOT_ENGINE})"
+        on_table("trigger", name, spec.name, f"{create} execute function {call}", comment)
+
     if spec.applications:
         own = ", ".join(f"'{name}'" for name in sorted(spec.columns_of_applications | {"updated_at"}))
-        for what, condition in (("insert", "new.from_source"), ("update or delete", "old.from_source")):
-            name = f"{what.partition(' ')[0]}_is_refused"
-            on_table(
-                "trigger",
-                name,
-                spec.name,
-                f"create trigger {name} before {what} on {spec.name} for each row "
-                f"when ({condition} and {NOT_ENGINE}) execute function ops.refuse_change({own})",
-                "A row from a source is read-only for applications",
-            )
+        refuse, comment = f"ops.refuse_change({own})", "A row from a source is read-only for applications"
+        trigger("insert_is_refused", "before insert", refuse, comment, "new.from_source")
+        trigger("update_is_refused", "before update or delete", refuse, comment, "old.from_source")
+    if spec.applications and spec.partition_column:
+        key = ", ".join(f"'{each}'" for each in (spec.name, spec.partition_column, *spec.unique_keys[0].columns))
+        refuse, comment = f"ops.refuse_key_of_other_partition({key})", "The key is unique without the time in it"
+        trigger("key_is_unique", "before insert or update", refuse, comment)
     if spec.written_by_applications:
         noted = [{"table": spec.name, "columns": spec.key}]
         noted += [{"table": TableSpec(each.table).name, "columns": [each.column]} for each in spec.references]
         keys = ", ".join(f"'{json.dumps(each)}'" for each in noted)
-        on_table(
-            "trigger",
-            "change_is_noted",
-            spec.name,
-            f"create trigger change_is_noted after insert or update or delete on {spec.name} for each row "
-            f"when ({NOT_ENGINE}) execute function ops.note_change({keys})",
-            "Rows from sources that are pending for a changed row are applied by the next transform",
-        )
+        comment = "Rows from sources that are pending for a changed row are applied by the next transform"
+        trigger("change_is_noted", "after insert or update or delete", f"ops.note_change({keys})", comment)
+        if "updated_at" in audit_columns(table):
+            trigger("updated_at_is_set", "before update", "ops.set_updated_at()", "When an application changed the row")

@@ -9,7 +9,7 @@ sequences, written by hand.
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from alembic.operations import ops
 from alembic.runtime.migration import MigrationContext
 from alembic.script import Script, ScriptDirectory
 from psycopg import sql
-from sqlalchemy import CheckConstraint, ClauseElement, text
+from sqlalchemy import CheckConstraint, ClauseElement, Connection, text
 from sqlalchemy.exc import ProgrammingError
 
 from pipelines.errors import AtlasError
@@ -63,6 +63,15 @@ def write(warehouse: Warehouse, message: str) -> Path | None:
     for arguments in (["check", "--fix"], ["format"]) if ruff.exists() else ():
         subprocess.run([ruff, *arguments, *options], check=False, stdout=subprocess.DEVNULL)
     return Path(script.path)
+
+
+def includes(connection: Connection, name: str | None, kind: str, parents: Mapping[str, str | None]) -> bool:
+    """Whether Alembic compares what has a name: not a schema of somebody else's, nor a partition."""
+    if kind == "table":
+        query = text("select relispartition from pg_class where oid = to_regclass(format('%I.%I', :schema, :name))")
+        parameters = {"schema": parents["schema_name"] or "public", "name": name}
+        return not connection.scalar(query, parameters)
+    return kind != "schema" or name in managed_schemas()
 
 
 def managed_schemas() -> set[str]:

@@ -13,14 +13,17 @@ from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 from alembic.script.revision import RevisionError
+from psycopg import sql
 from psycopg.rows import scalar_row
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from pipelines.errors import AtlasError
-from pipelines.warehouse import locks, objects, roles
+from pipelines.warehouse import locks, objects, partitions, roles
 from pipelines.warehouse.database import Warehouse
+from pipelines.warehouse.declare import metadata
 from pipelines.warehouse.objects import SqlObject
+from pipelines.warehouse.table_spec import TableSpec
 
 PYPROJECT = Path(__file__).resolve().parents[2] / "pyproject.toml"
 
@@ -89,8 +92,13 @@ def migrate(warehouse: Warehouse, declared: Sequence[SqlObject]) -> list[str]:
             locks.acquire_for_transaction(driver, locks.MIGRATION)
             steps = pending(warehouse, declared)
             if steps:
+                for extension in sorted(
+                    {each for table in metadata.sorted_tables for each in TableSpec(table).extensions}
+                ):
+                    driver.execute(sql.SQL("create extension if not exists {}").format(sql.Identifier(extension)))
                 objects.drop(driver)
                 command.upgrade(config(connection), "head")
+                partitions.create_defaults(driver, metadata.sorted_tables)
                 objects.create(driver, declared)
                 roles.apply(driver, revoke=True)
     except (psycopg.Error, DBAPIError) as error:

@@ -35,7 +35,8 @@ with objects as (
     select 'schema', nspname, format('%%I', nspname), oid, nspowner, coalesce(nspacl, acldefault('n', nspowner))
     from pg_namespace where nspname = any(%(schemas)s)
     union all
-    select case c.relkind when 'S' then 'sequence' when 'v' then 'view' else 'table' end, n.nspname,
+    select case when c.relispartition then 'partition' when c.relkind = 'S' then 'sequence'
+            when c.relkind = 'v' then 'view' else 'table' end, n.nspname,
         format('%%I.%%I', n.nspname, c.relname), c.oid, c.relowner,
         coalesce(c.relacl, acldefault(case c.relkind when 'S' then 's'::"char" else 'r' end, c.relowner))
     from pg_class c join pg_namespace n on n.oid = c.relnamespace
@@ -51,7 +52,7 @@ with objects as (
     where n.nspname = any(%(schemas)s) and p.prokind = 'f'
 )
 """
-KEYWORDS = {"view": "table", "trigger function": "function"}
+KEYWORDS = {"view": "table", "partition": "table", "trigger function": "function"}
 """What GRANT calls a kind of object, where it has another word."""
 
 

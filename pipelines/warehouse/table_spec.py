@@ -11,16 +11,22 @@ from typing import TypeVar
 from psycopg import sql
 from sqlalchemy import Column, Constraint, ForeignKeyConstraint, Table, UniqueConstraint
 from sqlalchemy.dialects import postgresql
+from sqlalchemy.dialects.postgresql import TIMESTAMP
 
 from pipelines.errors import AtlasError
 from pipelines.warehouse.declare import audit_columns
 
 Kind = TypeVar("Kind", bound=Constraint)
 _DIALECT = postgresql.dialect()  # type: ignore[no-untyped-call]
-UNHASHABLE = re.compile(r"(tsvector|json|point|vector(\(\d+\))?)$", re.IGNORECASE)
+UNHASHABLE = re.compile(
+    r"(bit( varying)?|box|circle|halfvec|json|jsonpath|line|lseg|money|path|point|polygon|sparsevec|tsquery|tsvector"
+    r"|vector|xml)(\(\d+\))?(\[\])*$",
+    re.IGNORECASE,
+)
+"""Types without a hash function."""
 
 
-def names(columns: list[str], qualifier: str | None = None) -> sql.Composed:
+def names(columns: Sequence[str], qualifier: str | None = None) -> sql.Composed:
     """A list of columns, with a qualifier if one is given."""
     if qualifier:
         return sql.SQL(", ").join(sql.Identifier(qualifier, column) for column in columns)
@@ -111,9 +117,21 @@ class TableSpec:
         return [column.name for column in self.table.primary_key.columns]
 
     @property
+    def partition_column(self) -> str | None:
+        """The time by whose months the table is partitioned; None if it is not."""
+        declared = re.fullmatch(
+            r"range \((\w+)\)", str(self.table.dialect_options["postgresql"]["partition_by"]), re.IGNORECASE
+        )
+        return declared[1] if declared else None
+
+    @property
     def unique_keys(self) -> list[UniqueKey]:
-        """The primary key, then what makes the identity, then the unique constraints and the unique indexes by name."""
-        found = [UniqueKey(f"{self.table.name}_pkey", tuple(self.key), _identifiers(self.key), primary=True)]
+        """The primary key, then what makes the identity, then the unique constraints and the unique indexes by name.
+
+        A time that the table is partitioned by is in its primary key for PostgreSQL alone: the rest is unique.
+        """
+        key = [column for column in self.key if column != self.partition_column]
+        found = [UniqueKey(f"{self.table.name}_pkey", tuple(key), _identifiers(key), primary=True)]
         for constraint in self.constraints(UniqueConstraint):
             columns = tuple(column.name for column in constraint.columns)
             nulls_equal = bool(constraint.dialect_options["postgresql"]["nulls_not_distinct"])
@@ -155,6 +173,11 @@ class TableSpec:
         tables = map(TableSpec, self.table.metadata.sorted_tables)
         return [(each, ref.column) for each in tables for ref in each.references if ref.table is self.table]
 
+    @property
+    def extensions(self) -> set[str]:
+        """The extensions that have the types of its columns."""
+        return {"vector" for column in self.table.columns if type(column.type).__module__.startswith("pgvector.")}
+
     def type_of(self, column: str) -> str:
         """The column's type with its length, as SQL."""
         return self.table.columns[column].type.compile(dialect=_DIALECT)
@@ -177,6 +200,11 @@ class TableSpec:
         """
         filled = audit_columns(self.table) | self.columns_of_applications
         return [each.name for each in self.table.columns if each.name not in filled and each.computed is None]
+
+    @property
+    def computed(self) -> dict[str, str]:
+        """The columns that PostgreSQL generates, with their expressions."""
+        return {each.name: str(each.computed.sqltext) for each in self.table.columns if each.computed is not None}
 
     @property
     def columns_of_applications(self) -> set[str]:
@@ -228,6 +256,15 @@ def _faults(spec: TableSpec) -> Iterator[str]:
     for unique in spec.constraints(UniqueConstraint):
         if unique.deferrable:
             yield f"has the deferrable constraint {unique.name}, with which applications cannot upsert"
+    if spec.table.dialect_options["postgresql"]["partition_by"]:
+        key_type = spec.table.columns[spec.partition_column].type if spec.partition_column in spec.key[1:] else None
+        if not isinstance(key_type, TIMESTAMP):
+            yield (
+                "is partitioned, which must be by range of one timestamp that follows the other columns of its primary "
+                "key: postgresql_partition_by='RANGE (happened_at)'"
+            )
+        if spec.identity or len(spec.unique_keys) > 1:
+            yield "is partitioned, so PostgreSQL cannot keep anything unique but its primary key"
 
 
 def _identifiers(columns: Sequence[str]) -> tuple[sql.Identifier, ...]:

@@ -1,5 +1,5 @@
-"""A model of the tables `toy.users`, `folders` and `posts`, written without the engine: what they hold, made of all
-records and all rows of applications at once.
+"""A model of the tables of forum and mail, written without the engine: what they hold, made of all records and all rows
+of applications at once.
 
     records of forum and mail, rows of applications ──derive──> rows from sources
 """
@@ -12,7 +12,7 @@ from uuid import UUID
 
 Body = dict[str, list[dict[str, Any]]]
 Row = dict[str, Any]
-TABLES = ("users", "folders", "posts", "tokens")
+TABLES = ("users", "folders", "posts", "events", "tokens")
 
 
 def key(*parts: Any) -> str:
@@ -84,6 +84,9 @@ class Model:
                         "parent_id": parent,
                         "name": each["name"],
                     }
+                elif table == "events":
+                    at = {"happened_at": each["at"], "kind": each["kind"]}
+                    yield {"key": key(each["id"]), "order": order, "user_id": user(each["user"]), **at}
                 else:
                     folder = each.get("folder") and key(source, each["folder"])
                     more = {"number": each["number"], "pinned": each.get("pinned", False), "title": each.get("title")}
@@ -131,6 +134,8 @@ class Model:
             if not exists("users", row["user_id"]):
                 row["user_id"] = aliases.get(row["user_id"], row["user_id"])
         rows = [row for row in rows if exists("users", row["user_id"])]
+        if table == "events":
+            return rows
         if table == "posts":
             for row in rows:
                 if row["folder_id"] and not exists("folders", row["folder_id"]):

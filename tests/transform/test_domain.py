@@ -28,7 +28,14 @@ pytestmark = pytest.mark.usefixtures("toy")
 
 EXAMPLES = 200 if "SAMPLES" in os.environ else 5
 NAMES = ["ann", "Ann", "bob", "cid"]
+TIMES = [f"{day} 12:00:00+00" for day in ("2026-09-30", "2026-10-01", "2026-11-25", "2001-01-01", "2120-01-01")]
 EMAILS = [None, None, "ann@a.example", "ANN@a.example", "bob@a.example"]
+
+
+NOT_IN_MODEL = {
+    *("record_id", "created_at", "updated_at", "is_active", "title", "slug", "words", "labels", "embedding"),
+}
+"""Columns that other tests look at."""
 
 
 class History:
@@ -69,7 +76,11 @@ class History:
             each | {"pinned": each["pinned"] and each is next(p for p in numbered if p["user"] == each["user"])}
             for each in numbered
         ]
-        return {"users": users, "folders": folders, "posts": posts}
+        events = [
+            {"id": each, "user": user(), "at": dice.choice(TIMES), "kind": dice.choice("xy")}
+            for each in dice.sample([1, 2, 3], dice.choice([0, 0, 1, 2]))
+        ]
+        return {"users": users, "folders": folders, "posts": posts, "events": events}
 
     def step(self) -> None:
         self.dice.choice([self.land, self.land, self.delete, self.transform, self.transform, self.write, self.write])()
@@ -121,6 +132,9 @@ class History:
                 ("insert into toy.posts (user_id, folder_id, number, pinned) values (%s, %s, %s, %s)"
                  " returning post_id::text",
                  "posts", {"user_id": user, "folder_id": folder, "number": dice.randint(1, 9), "pinned": False}),
+                ("insert into toy.events (event_id, user_id, happened_at, kind)"
+                 " values (ops.key(%s), %s, %s, 'a') returning event_id::text",
+                 "events", {"id": str(dice.randint(1, 3)), "user_id": user, "happened_at": dice.choice(TIMES)}),
                 ("delete", dice.choice(TABLES), {}),
                 ("delete", dice.choice(TABLES), {}),
             ]
@@ -140,13 +154,13 @@ class History:
             except (psycopg.IntegrityError, psycopg.errors.InsufficientPrivilege):
                 self.done.append("refused")
                 return
-        defaults = {"title": None} if table == "posts" else {}
+        defaults = {"kind": "a"} if table == "events" else {}
         self.model.theirs[table][name] = {"key": name, **defaults, **values}
 
     def _forget(self, table: str, name: str) -> None:
         """A row of an application, and those that go with it."""
         self.model.theirs[table].pop(name, None)
-        for child in ("folders", "posts", "tokens"):
+        for child in ("folders", "posts", "events", "tokens"):
             for other, row in list(self.model.theirs[child].items()):
                 column = {"users": "user_id", "folders": "parent_id"}.get(table)
                 if column and row.get(column) == name:
@@ -157,7 +171,7 @@ class History:
     def compare(self) -> None:
         for table in TABLES[:-1]:
             columns = [each.name for each in metadata.tables[f"toy.{table}"].columns]
-            known = [name for name in columns if name not in ("record_id", "created_at", "updated_at", "is_active")]
+            known = [name for name in columns if name not in NOT_IN_MODEL]
             found = rows(self.warehouse, f"select {', '.join(f'{each}::text' for each in known)} from toy.{table}")
             expected = [
                 {**row, f"{table[:-1]}_id": name, "from_source": str(is_source).lower()}

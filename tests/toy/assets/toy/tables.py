@@ -1,7 +1,20 @@
 """Tables of the toy domain: authors, their books, copies, covers and quotes, topics, and notes."""
 
-from sqlalchemy import BigInteger, Boolean, CheckConstraint, Column, ForeignKey, Index, Integer, Numeric, Text, text
-from sqlalchemy.dialects.postgresql import ARRAY, JSONB, UUID
+from pgvector.sqlalchemy import VECTOR
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    Computed,
+    ForeignKey,
+    Index,
+    Integer,
+    Numeric,
+    Text,
+    text,
+)
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB, TSVECTOR, UUID
 
 from pipelines.warehouse.declare import (
     Timestamp,
@@ -15,6 +28,7 @@ from pipelines.warehouse.declare import (
     unique,
     updated_column,
 )
+from pipelines.warehouse.objects import function, on_table
 
 declare_schema("toy", "Authors and their books")
 
@@ -218,12 +232,45 @@ posts = owned(
     CheckConstraint("number > 0", name="number"),
     Column("pinned", Boolean, nullable=False, server_default=text("false"), comment="Of one post of a user"),
     Column("title", Text, comment="Title"),
+    Column("slug", Text, Computed("lower(title)", persisted=True), comment="Generated, unique for a user"),
+    Column("words", TSVECTOR, Computed("to_tsvector('simple', title)", persisted=True), comment="For a search"),
+    Column("labels", ARRAY(Text), comment="An array"),
+    Column("embedding", VECTOR(3), comment="A vector"),
     created_column(),
     updated_column(),
     unique("user_id", "number"),
     Index("posts_pinned_key", "user_id", unique=True, postgresql_where=text("pinned")),
+    Index("posts_slug_key", "user_id", "slug", unique=True),
     applications=True,
     comment="One row per post",
+)
+
+on_table(
+    "policy",
+    "own_posts",
+    "toy.posts",
+    "alter table toy.posts enable row level security;\n"
+    "create policy own_posts on toy.posts using (\n"
+    "    user_id = nullif(current_setting('app.user_id', true), '')::uuid)",
+    "Users of an application see their own posts",
+)
+
+events = owned(
+    "toy.events",
+    Column("event_id", UUID, primary_key=True, server_default=text("uuidv7()"), comment="ops.key of the id"),
+    Column("happened_at", Timestamp, primary_key=True, comment="Rows are partitioned by its month"),
+    Column(
+        "user_id",
+        UUID,
+        ForeignKey("toy.users.user_id", ondelete="CASCADE"),
+        nullable=False,
+        index=True,
+        comment="Who",
+    ),
+    Column("kind", Text, comment="What"),
+    applications=True,
+    postgresql_partition_by="RANGE (happened_at)",
+    comment="One row per event; sources and applications name the same ones",
 )
 
 tokens = application(
@@ -238,4 +285,31 @@ tokens = application(
         comment="Whose",
     ),
     comment="One row per token",
+)
+
+audit_log = application(
+    "toy.audit_log",
+    Column("entry_id", UUID, primary_key=True, server_default=text("uuidv7()"), comment="Key"),
+    Column("action", Text, nullable=False, comment="INSERT, UPDATE or DELETE"),
+    Column("post_id", UUID, nullable=False, comment="Post, which may have gone"),
+    comment="One row per change of a post, written by a trigger",
+)
+
+function(
+    "toy.log_post()",
+    """create or replace function toy.log_post() returns trigger language plpgsql as $$
+begin
+    insert into toy.audit_log (action, post_id) values (tg_op, coalesce(new.post_id, old.post_id));
+    return null;
+end $$""",
+    "Writes changes of posts to the audit log",
+)
+
+on_table(
+    "trigger",
+    "change_is_logged",
+    "toy.posts",
+    "create trigger change_is_logged after insert or update or delete on toy.posts "
+    "for each row execute function toy.log_post()",
+    "Changes of posts are in the audit log",
 )

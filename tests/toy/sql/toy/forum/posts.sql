@@ -6,7 +6,9 @@ select
     ops.key(p.source, t.folder) as folder_id,
     t.number,
     coalesce(t.pinned, 'false')::boolean as pinned,
-    t.title
+    t.title,
+    t.labels,
+    t.embedding
 from payloads as p
 cross join json_table(p.body, '$.posts[*]' columns (
     id       text path '$.id',
@@ -14,5 +16,7 @@ cross join json_table(p.body, '$.posts[*]' columns (
     folder   text path '$.folder',
     number   text path '$.number',
     pinned   text path '$.pinned',
-    title    text path '$.title'
+    title    text path '$.title',
+    labels   text[] path '$.labels',
+    embedding jsonb path '$.embedding'
 )) as t

@@ -1,0 +1,106 @@
+"""Partitions of tables that are partitioned by month: `<table>_2026_11`, and `<table>_default` for all other rows.
+
+rows ──INSERT──> partition of their month, or <table>_default ──split_defaults──> a partition for each of its months
+"""
+
+from collections.abc import Iterable
+from datetime import date
+from typing import LiteralString
+
+import psycopg
+from psycopg import sql
+from sqlalchemy import Table
+
+from pipelines.warehouse import locks
+from pipelines.warehouse.database import Connection, Warehouse
+from pipelines.warehouse.declare import metadata
+from pipelines.warehouse.table_spec import TableSpec, names
+
+LOCK_TIMEOUT = "1s"
+"""How long a new partition waits for those who read the default one; those who come meanwhile wait as well."""
+
+
+def create_defaults(connection: Connection, tables: Iterable[Table]) -> None:
+    """Creates the default partition of each of some tables that exists, is partitioned, and has none."""
+    for spec in map(TableSpec, tables):
+        found = "select from pg_class where oid = to_regclass(%s)"
+        if spec.partition_column and connection.execute(found, [spec.target.as_string()]).rowcount:
+            create = sql.SQL("create table if not exists {} partition of {} default")
+            connection.execute(create.format(_partition(spec, "default"), spec.target))
+
+
+def split_defaults(warehouse: Warehouse, domain: str) -> None:
+    """Moves the rows of default partitions to new partitions, one for each month from ten years ago to the next third.
+
+    Each month is moved in a short transaction of its own. What cannot be locked at once is left to the next call.
+    """
+    specs = [spec for table in metadata.sorted_tables if table.schema == domain and (spec := TableSpec(table))]
+    partitioned = [spec for spec in specs if spec.partition_column]
+    if not partitioned:
+        return
+    with warehouse.connect() as connection:
+        for spec in partitioned:
+            for month in _months(connection, spec):
+                try:
+                    with connection.transaction():
+                        if locks.try_acquire_for_transaction(connection, locks.transform(domain)):
+                            _split(connection, spec, month)
+                except psycopg.errors.LockNotAvailable:
+                    return
+
+
+def _months(connection: Connection, spec: TableSpec) -> list[date]:
+    """The first day of each month of which the default partition has rows that get a partition of their own."""
+    rows = connection.execute(
+        sql.SQL(
+            """
+            select distinct date_trunc('month', {column})::date as month from {default}
+            where {column} >= date_trunc('month', now()) - interval '10 years'
+              and {column} < date_trunc('month', now()) + interval '4 months'
+            order by month
+            """
+        ).format(column=sql.Identifier(str(spec.partition_column)), default=_partition(spec, "default"))
+    )
+    return [row["month"] for row in rows]
+
+
+def _split(connection: Connection, spec: TableSpec, month: date) -> None:
+    """Creates the partition of a month, with the rows that the default one has of it.
+
+    Triggers do not fire: a row that moves has not changed.
+    """
+    following = date(month.year + month.month // 12, month.month % 12 + 1, 1)
+    query = "select pg_get_userbyid(relowner) as name from pg_class where oid = %s::regclass"
+    (owner,) = connection.execute(query, [spec.target.as_string()])
+    connection.execute(sql.SQL("set local lock_timeout = {}").format(LOCK_TIMEOUT))
+    for statement in SPLIT:
+        connection.execute(
+            sql.SQL(statement).format(
+                default=_partition(spec, "default"),
+                new=_partition(spec, f"{month:%Y_%m}"),
+                target=spec.target,
+                owner=sql.Identifier(owner["name"]),
+                columns=names([column.name for column in spec.table.columns if column.computed is None]),
+                column=sql.Identifier(str(spec.partition_column)),
+                start=sql.Literal(f"{month} 00:00+00"),
+                end=sql.Literal(f"{following} 00:00+00"),
+            )
+        )
+
+
+def _partition(spec: TableSpec, suffix: str) -> sql.Identifier:
+    return sql.Identifier(str(spec.table.schema), f"{spec.table.name}_{suffix}")
+
+
+SPLIT: tuple[LiteralString, ...] = (
+    "lock table {default} in access exclusive mode",
+    "create table {new} (like {target} including all)",
+    "alter table {new} owner to {owner}",
+    "alter table {default} disable trigger user",
+    """
+    with moved as (delete from {default} where {column} >= {start} and {column} < {end} returning {columns})
+    insert into {new} ({columns}) select {columns} from moved
+    """,
+    "alter table {default} enable trigger user",
+    "alter table {target} attach partition {new} for values from ({start}) to ({end})",
+)
