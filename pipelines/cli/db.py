@@ -11,7 +11,7 @@ from pipelines.cli import context, show
 from pipelines.cli.context import Yes
 from pipelines.cli.show import with_json
 from pipelines.errors import AtlasError
-from pipelines.warehouse import autogenerate, database, embedded, locks, migrate, roles
+from pipelines.warehouse import autogenerate, database, embedded, extensions, locks, migrate, roles
 
 app = typer.Typer(
     help="The database itself: migrate, status, revision, ensure, drop, roles, shell.", no_args_is_help=True
@@ -41,6 +41,8 @@ def _bring_up(*, create: bool) -> None:
     words = f"Applied {', '.join(applied)}." if applied else "Nothing to apply."
     show.result({"applied": applied, "revision": revision})
     show.say(f"{words} Ready, at revision {revision}.")
+    for sentence in extensions.left_out():
+        show.note(sentence)
 
 
 @app.command("check", help="Another name of `status`.")

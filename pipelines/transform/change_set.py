@@ -17,6 +17,7 @@ from pipelines import project
 from pipelines.project import Select
 from pipelines.source import Source
 from pipelines.warehouse.database import Connection
+from pipelines.warehouse.table_spec import TableSpec
 
 CREATE_CHANGE_SET = """
 create temp table editions (edition int primary key, source text, code text) on commit drop;
@@ -106,8 +107,12 @@ INSERT_OBSERVATIONS = sql.SQL(
 
 
 def code_version(selects: Sequence[Select]) -> str:
-    """Digest of a source's SELECT files together."""
-    listed = "".join(f"{select.file.address} {select.file.digest}\n" for select in selects)
+    """Digest of a source's SELECT files together, and of the columns that the database has not."""
+    listed = "".join(
+        f"{select.file.address} {select.file.digest} {' '.join(sorted(TableSpec(select.table).left_out))}".rstrip()
+        + "\n"
+        for select in selects
+    )
     return hashlib.sha256(listed.encode()).hexdigest()[:16]
 
 

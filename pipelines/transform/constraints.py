@@ -24,10 +24,8 @@ def reject_invalid(tables: Sequence[IncomingTable]) -> None:
     """Rejects the rows that do not fit, whatever other rows there are."""
     for incoming in tables:
         for column in incoming.spec.content if incoming.checks_keys else ():
-            key, type_ = sql.SQL("unread_keys ->> {}").format(sql.Literal(column)), incoming.spec.type_of(column)
-            unread = sql.SQL("{} is not null").format(key)
-            error = sql.SQL("(select message from pg_input_error_info({}, {}))").format(key, sql.Literal(type_))
-            incoming.reject(unread, "type", column, error)
+            invalid, message = incoming.invalid_key(column)
+            incoming.reject(invalid, "type", column, message)
         for column, yielded in incoming.yielded.items():
             if yielded != incoming.spec.type_of(column).lower():
                 invalid, message = incoming.invalid(column)

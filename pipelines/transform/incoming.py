@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import psycopg
 from psycopg import sql
 from sqlalchemy import DefaultClause
-from sqlalchemy.dialects.postgresql import TIMESTAMP
+from sqlalchemy.dialects.postgresql import JSONB, TIMESTAMP
 from sqlalchemy.types import BigInteger, Integer, SmallInteger
 
 from pipelines.errors import AtlasError
@@ -67,8 +67,7 @@ class IncomingTable:
     @property
     def unique_keys(self) -> list[UniqueKey]:
         """What only one row may have, of whose columns the SELECT files yield some."""
-        filled = self.yielded.keys() | self.spec.computed.keys()
-        return [each for each in self.spec.unique_keys if set(each.columns) & filled]
+        return [each for each in self.spec.unique_keys if set(each.columns) & self.yielded.keys()]
 
     def keyed_rows(self, key: UniqueKey) -> sql.Composed:
         """What `keyed` returns, of the typed rows."""
@@ -95,13 +94,17 @@ class IncomingTable:
         return {*self.spec.key, "record_id", *(reference.column for reference in self.spec.references)}
 
     def _types(self, query: sql.Composed) -> dict[str, str]:
-        """The columns that a query yields, with their types."""
+        """The columns that a query yields, with their types, but for those that the database has not."""
         found = self.connection.execute(sql.SQL("{} limit 0").format(query)).description or []
         types = self.connection.execute(
             "select format_type(oid, null) as name from unnest(%s::oid[]) with ordinality as t (oid, at) order by at",
             [[column.type_code for column in found]],
         )
-        return {column.name: type_["name"] for column, type_ in zip(found, types, strict=True)}
+        return {
+            column.name: type_["name"]
+            for column, type_ in zip(found, types, strict=True)
+            if column.name not in self.spec.left_out
+        }
 
     def _with_typed_keys(self, query: sql.Composed, types: dict[str, str], *, as_text: bool) -> sql.Composed:
         """What a query yields, with keys in the types of the table; the texts that are no such key in `unread_keys`."""
@@ -115,7 +118,7 @@ class IncomingTable:
                 columns.append(sql.Identifier(name))
                 continue
             if is_key and name in types:
-                valid = sql.SQL("pg_input_is_valid({}, {})").format(self._input(name, types[name]), sql.Literal(type_))
+                valid = sql.SQL("pg_input_is_valid({}, {})").format(self._input(name, value), sql.Literal(type_))
                 unread += [sql.Literal(name), sql.SQL("case when not {} then {} end").format(valid, value)]
                 value = sql.SQL("case when {} then {} end").format(valid, value)
             columns.append(sql.SQL("({})::{} as {}").format(value, sql.SQL(type_), sql.Identifier(name)))
@@ -152,18 +155,26 @@ class IncomingTable:
             raise AtlasError(f"The SELECT for {self.spec.name} {fault}. Fix sql/{select}.sql.")
 
     def as_text(self, column: str) -> sql.Composable:
-        """The yielded value as the text that the column's input function reads.
+        """The yielded value as the text that the column's input function reads. 512.0 is read as an integer."""
+        return self._input(column, self._text(column, self.yielded[column]))
 
-        512.0 is read as an integer. A time must begin with a date, because `now` and `tomorrow` are valid input too.
+    def _input(self, column: str, text: sql.Composable) -> sql.Composable:
+        """A text as the column's input function is to read it.
+
+        A time must begin with a date, because `now` and `tomorrow` are valid input too.
         """
-        return self._input(column, self.yielded[column])
-
-    def _input(self, column: str, yielded: str) -> sql.Composable:
-        value = self._text(column, yielded)
         if isinstance(self.spec.table.columns[column].type, TIMESTAMP):
             dated = sql.SQL("case when {0} ~ '^[0-9]{{4}}-[0-9]{{2}}-[0-9]{{2}}' then {0} else 'x' || {0} end")
-            return dated.format(value)
-        return value
+            return dated.format(text)
+        return text
+
+    def invalid_key(self, column: str) -> tuple[sql.Composable, sql.Composable]:
+        """As `invalid`, of a key in `unread_keys`."""
+        key = sql.SQL("(unread_keys ->> {})").format(sql.Literal(column))
+        error = sql.SQL("(select message from pg_input_error_info({}, {}))").format(
+            self._input(column, key), sql.Literal(self.spec.type_of(column))
+        )
+        return sql.SQL("{} is not null").format(key), error
 
     def invalid(self, column: str) -> tuple[sql.Composable, sql.Composable]:
         """The condition that a yielded value is not of the column's type, and what PostgreSQL says of it."""
@@ -182,6 +193,8 @@ class IncomingTable:
             self.spec.table.columns[column].type, Integer | BigInteger | SmallInteger
         ):
             return sql.SQL("trim_scale({})::text").format(sql.Identifier(column))
+        if yielded == "jsonb" and not isinstance(self.spec.table.columns[column].type, JSONB):
+            return sql.SQL("({} #>> '{{}}')").format(sql.Identifier(column))  # a JSON null is NULL, a string itself
         return sql.SQL("{}::text").format(sql.Identifier(column))
 
     def _cast(self, column: str) -> sql.Composable:

@@ -21,12 +21,13 @@ from alembic.operations import ops
 from alembic.runtime.migration import MigrationContext
 from alembic.script import Script, ScriptDirectory
 from psycopg import sql
-from sqlalchemy import CheckConstraint, ClauseElement, Connection, text
+from sqlalchemy import CheckConstraint, ClauseElement, Column, Connection, Index, Table, text
 from sqlalchemy.exc import ProgrammingError
 
 from pipelines.errors import AtlasError
-from pipelines.warehouse import declare, migrate
+from pipelines.warehouse import declare, extensions, migrate
 from pipelines.warehouse.database import Warehouse
+from pipelines.warehouse.table_spec import TableSpec
 
 ID_LENGTH = 32  # of alembic_version.version_num
 
@@ -68,9 +69,11 @@ def write(warehouse: Warehouse, message: str) -> Path | None:
 def includes(connection: Connection, name: str | None, kind: str, parents: Mapping[str, str | None]) -> bool:
     """Whether Alembic compares what has a name: not a schema of somebody else's, nor a partition."""
     if kind == "table":
-        query = text("select relispartition from pg_class where oid = to_regclass(format('%I.%I', :schema, :name))")
-        parameters = {"schema": parents["schema_name"] or "public", "name": name}
-        return not connection.scalar(query, parameters)
+        query = text(
+            "select relispartition from pg_class c join pg_namespace n on n.oid = c.relnamespace "
+            "where (n.nspname, c.relname) = (:schema, :name)"
+        )
+        return not connection.scalar(query, {"schema": parents["schema_name"] or "public", "name": name})
     return kind != "schema" or name in managed_schemas()
 
 
@@ -119,6 +122,28 @@ class Implementation(PostgresqlImpl):
     """Compares and renders SQL texts. Alembic uses the newest subclass of its implementation for a dialect."""
 
     __dialect__ = "postgresql"
+
+    def create_table(self, table: Table, **options: Any) -> None:
+        """Creates a table without the columns whose extension the database lacks."""
+        extensions.remove(table, self._missing_extensions())
+        super().create_table(table, **options)
+
+    def add_column(self, table_name: str, column: Column[Any], **options: Any) -> None:
+        """Adds a column, unless the database lacks its extension."""
+        if extensions.extension_of(column) not in self._missing_extensions():
+            super().add_column(table_name, column, **options)
+
+    def create_index(self, index: Index, **options: Any) -> None:
+        """Creates an index, unless it reads a column that is left out."""
+        declared = declare.metadata.tables.get(str(index.table))
+        if declared is None or not set(index.columns.keys()) & TableSpec(declared).left_out:
+            super().create_index(index, **options)
+
+    def _missing_extensions(self) -> set[str]:
+        assert self.connection is not None
+        driver = self.connection.connection.driver_connection
+        assert driver is not None
+        return extensions.missing(driver)
 
     def render_ddl_sql_expr(
         self, expr: ClauseElement, is_server_default: bool = False, is_index: bool = False, **options: Any

@@ -1,6 +1,6 @@
 """Brings a database to the newest schema: migrations of tables, then other objects from their declarations.
 
-create roles ──> drop views ──> apply pending migrations (Alembic) ──> create objects whose text changed
+create extensions, roles ──> drop views ──> apply pending migrations (Alembic) ──> create objects whose text changed
              ──> give roles their privileges; all but the roles in one transaction
 """
 
@@ -13,17 +13,14 @@ from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 from alembic.script.revision import RevisionError
-from psycopg import sql
 from psycopg.rows import scalar_row
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from pipelines.errors import AtlasError
-from pipelines.warehouse import locks, objects, partitions, roles
+from pipelines.warehouse import declare, extensions, locks, objects, partitions, roles
 from pipelines.warehouse.database import Warehouse
-from pipelines.warehouse.declare import metadata
 from pipelines.warehouse.objects import SqlObject
-from pipelines.warehouse.table_spec import TableSpec
 
 PYPROJECT = Path(__file__).resolve().parents[2] / "pyproject.toml"
 
@@ -55,13 +52,14 @@ def everything(declared: Sequence[SqlObject]) -> list[str]:
 
 
 def pending(warehouse: Warehouse, declared: Sequence[SqlObject]) -> list[str]:
-    """What `migrate` would apply, in order: revisions, then objects whose text has changed.
+    """What `migrate` would apply: revisions, columns whose extension came later, objects whose text has changed.
 
     Raises AtlasError where the database is at a revision that the project does not have.
     """
     at = current(warehouse)
     with warehouse.connect() as connection:
-        changed = objects.changed(connection, declared)
+        changed = [f"{column.table.fullname}.{column.name}" for column in extensions.columns_to_add(connection)]
+        changed += objects.changed(connection, declared)
     try:
         return _revisions_after(at or "base") + changed
     except RevisionError:
@@ -82,6 +80,8 @@ def migrate(warehouse: Warehouse, declared: Sequence[SqlObject]) -> list[str]:
     Raises AtlasError where an object that the project does not declare depends on one that has to be dropped, and where
     roles are missing that the user may not create.
     """
+    with warehouse.connect() as connection:
+        extensions.create(connection)
     if not pending(warehouse, declared):
         return []
     roles.create(warehouse)
@@ -92,13 +92,10 @@ def migrate(warehouse: Warehouse, declared: Sequence[SqlObject]) -> list[str]:
             locks.acquire_for_transaction(driver, locks.MIGRATION)
             steps = pending(warehouse, declared)
             if steps:
-                for extension in sorted(
-                    {each for table in metadata.sorted_tables for each in TableSpec(table).extensions}
-                ):
-                    driver.execute(sql.SQL("create extension if not exists {}").format(sql.Identifier(extension)))
                 objects.drop(driver)
                 command.upgrade(config(connection), "head")
-                partitions.create_defaults(driver, metadata.sorted_tables)
+                extensions.add(connection, extensions.columns_to_add(driver))
+                partitions.create_defaults(driver, declare.metadata.sorted_tables)
                 objects.create(driver, declared)
                 roles.apply(driver, revoke=True)
     except (psycopg.Error, DBAPIError) as error:
@@ -114,7 +111,9 @@ def migrate(warehouse: Warehouse, declared: Sequence[SqlObject]) -> list[str]:
 
 
 def require(warehouse: Warehouse, declared: Sequence[SqlObject]) -> None:
-    """Raises AtlasError unless nothing is pending."""
+    """Raises AtlasError unless nothing is pending; leaves out the columns whose extension the database lacks."""
+    with warehouse.connect() as connection:
+        extensions.leave_out(connection)
     if pending(warehouse, declared):
         raise AtlasError(f"The tables of database {warehouse.database!r} are not up to date. Run: atlas db migrate")
 

@@ -11,9 +11,8 @@ import psycopg
 from psycopg import sql
 from sqlalchemy import Table
 
-from pipelines.warehouse import locks
+from pipelines.warehouse import declare, locks
 from pipelines.warehouse.database import Connection, Warehouse
-from pipelines.warehouse.declare import metadata
 from pipelines.warehouse.table_spec import TableSpec, names
 
 LOCK_TIMEOUT = "1s"
@@ -34,7 +33,7 @@ def split_defaults(warehouse: Warehouse, domain: str) -> None:
 
     Each month is moved in a short transaction of its own. What cannot be locked at once is left to the next call.
     """
-    specs = [spec for table in metadata.sorted_tables if table.schema == domain and (spec := TableSpec(table))]
+    specs = [spec for table in declare.metadata.sorted_tables if table.schema == domain and (spec := TableSpec(table))]
     partitioned = [spec for spec in specs if spec.partition_column]
     if not partitioned:
         return

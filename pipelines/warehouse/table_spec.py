@@ -51,7 +51,8 @@ class Reference:
 class UniqueKey:
     """What only one row of a table has: the primary key, a unique constraint or a unique index.
 
-    columns: those that it reads. expressions: the SQL of its values. where: the condition that a partial one has.
+    columns: those that it reads; for a generated one, those that this reads. expressions: the SQL of its values. where:
+    the condition that a partial one has.
     """
 
     name: str
@@ -133,9 +134,16 @@ class TableSpec:
         key = [column for column in self.key if column != self.partition_column]
         found = [UniqueKey(f"{self.table.name}_pkey", tuple(key), _identifiers(key), primary=True)]
         for constraint in self.constraints(UniqueConstraint):
-            columns = tuple(column.name for column in constraint.columns)
+            columns = [column.name for column in constraint.columns]
             nulls_equal = bool(constraint.dialect_options["postgresql"]["nulls_not_distinct"])
-            found.append(UniqueKey(str(constraint.name), columns, _identifiers(columns), nulls_equal=nulls_equal))
+            found.append(
+                UniqueKey(
+                    str(constraint.name),
+                    self._read_by(" ".join(columns)),
+                    _identifiers(columns),
+                    nulls_equal=nulls_equal,
+                )
+            )
         for index in sorted(self.table.indexes, key=lambda each: str(each.name)):
             if index.unique:
                 expressions = [
@@ -144,13 +152,19 @@ class TableSpec:
                 ]
                 partial = index.dialect_options["postgresql"]["where"]
                 where = "true" if partial is None else str(partial)
-                words = set(re.findall(r"\w+", " ".join((*expressions, where))))
-                columns = tuple(column.name for column in self.table.columns if column.name in words)
+                reads = self._read_by(" ".join((*expressions, where)))
                 values = tuple(sql.SQL(f"({each})") for each in expressions)
                 condition = sql.SQL(f"({where})")
                 is_identity = expressions == [self.identity]
-                found.append(UniqueKey(str(index.name), columns, values, condition, identity=is_identity))
+                found.append(UniqueKey(str(index.name), reads, values, condition, identity=is_identity))
         return sorted(found, key=lambda each: (not each.primary, not each.identity))
+
+    def _read_by(self, expression: str) -> tuple[str, ...]:
+        """The columns in an SQL expression, and instead of a generated one those in its own."""
+        for name, generated in self.computed.items():
+            expression = re.sub(rf"\b{name}\b", generated, expression)
+        words = set(re.findall(r"\w+", expression))
+        return tuple(column.name for column in self.table.columns if column.name in words)
 
     def constraints(self, kind: type[Kind]) -> list[Kind]:
         """The constraints of a kind, by name."""
@@ -174,9 +188,9 @@ class TableSpec:
         return [(each, ref.column) for each in tables for ref in each.references if ref.table is self.table]
 
     @property
-    def extensions(self) -> set[str]:
-        """The extensions that have the types of its columns."""
-        return {"vector" for column in self.table.columns if type(column.type).__module__.startswith("pgvector.")}
+    def left_out(self) -> set[str]:
+        """The columns that the database has not, because it lacks an extension."""
+        return set(self.table.info.get("left_out", ()))
 
     def type_of(self, column: str) -> str:
         """The column's type with its length, as SQL."""

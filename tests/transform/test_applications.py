@@ -2,65 +2,20 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator
-from typing import Any
 
 import psycopg
 import pytest
 
-from pipelines import project
 from pipelines.errors import AtlasError
 from pipelines.lineage import rebuild, time_travel, trace
 from pipelines.transform.run import pending_partitions, transform
 from pipelines.warehouse.database import Warehouse
+from tests.forum import Write, assert_derived, bring, post, user
 from tests.library import DAYS, Json, Recorder, rows, shown
 
 pytestmark = pytest.mark.usefixtures("toy")
 
-Write = Callable[..., Any]
 USERS = "select username, from_source from toy.users order by username, from_source"
-
-
-@pytest.fixture
-def forum(warehouse: Warehouse) -> Recorder:
-    """Names users by their names, from which their keys are computed."""
-    return Recorder(warehouse, project.sources()["toy/forum"])
-
-
-@pytest.fixture
-def mail(warehouse: Warehouse) -> Recorder:
-    """Has keys of its own for users; its rows win before those of the forum."""
-    return Recorder(warehouse, project.sources()["toy/mail"])
-
-
-@pytest.fixture
-def write(warehouse: Warehouse) -> Iterator[Write]:
-    """Executes a statement as an application; returns the first value of the first row."""
-    with psycopg.connect(warehouse.conninfo, autocommit=True) as application:
-
-        def execute(statement: str, *values: Any) -> Any:
-            cursor = application.execute(statement.encode(), values)
-            row = cursor.fetchone() if cursor.description else None
-            return row and row[0]
-
-        yield execute
-
-
-def bring(recorder: Recorder, name: str, **body: Any) -> None:
-    recorder.land(name, body)
-    recorder.transform()
-
-
-def user(number: int, name: str, email: str | None = None) -> Json:
-    return {"id": number, "username": name, "email": email}
-
-
-def post(number: int, writer: Any, place: int, **more: Any) -> Json:
-    return {"id": number, "user": writer, "number": place, **more}
-
-
-def assert_derived(warehouse: Warehouse) -> None:
-    assert [each for each in rebuild.check(warehouse, "toy") if not each["same"]] == []
 
 
 def test_a_rebuild_changes_none_of_a_thousand_rows_of_applications(
@@ -173,6 +128,7 @@ def test_a_user_who_only_changes_takes_nobody_along(warehouse: Warehouse, mail: 
         "toy.users": 1,
         "toy.folders": 0,
         "toy.posts": 0,
+        "toy.events": 0,
     }
 
 

@@ -23,6 +23,8 @@ VALUES = {
     "bigint": "1",
     "timestamp with time zone": "now()",
     "boolean": "true",
+    "tsvector": "'one'",
+    "vector(3)": "'[1, 2, 3]'",
 }
 """A value of each type that a table of the toy domain has."""
 
