@@ -12,9 +12,10 @@ import sys
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from alembic import command
+from alembic.autogenerate.api import AutogenContext
 from alembic.ddl.impl import ComparisonResult
 from alembic.ddl.postgresql import PostgresqlImpl
 from alembic.operations import ops
@@ -23,6 +24,7 @@ from alembic.script import Script, ScriptDirectory
 from psycopg import sql
 from sqlalchemy import CheckConstraint, ClauseElement, Column, Connection, Index, Table, text
 from sqlalchemy.exc import ProgrammingError
+from sqlalchemy.types import TypeEngine
 
 from pipelines.errors import AtlasError
 from pipelines.warehouse import declare, extensions, migrate
@@ -144,6 +146,14 @@ class Implementation(PostgresqlImpl):
         driver = self.connection.connection.driver_connection
         assert driver is not None
         return extensions.missing(driver)
+
+    def render_type(self, type_obj: TypeEngine[Any], autogen_context: AutogenContext) -> str | Literal[False]:
+        """A type of an extension, whose import the migration gets; False for a type that Alembic knows."""
+        kind = type(type_obj)
+        if not kind.__module__.startswith("pgvector."):
+            return super().render_type(type_obj, autogen_context)
+        autogen_context.imports.add(f"from pgvector.sqlalchemy import {kind.__name__}")
+        return repr(type_obj)
 
     def render_ddl_sql_expr(
         self, expr: ClauseElement, is_server_default: bool = False, is_index: bool = False, **options: Any

@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 from alembic.config import Config
+from pgvector.sqlalchemy import VECTOR
 from sqlalchemy import (
     BigInteger,
     CheckConstraint,
     Column,
+    Computed,
     Connection,
     Identity,
     Index,
@@ -23,15 +25,16 @@ from sqlalchemy import (
     Text,
     text,
 )
-from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB, TSVECTOR
 from typer.testing import CliRunner
 
 from pipelines import project
 from pipelines.cli import context, db
 from pipelines.errors import AtlasError
-from pipelines.warehouse import autogenerate, declare, migrate
+from pipelines.warehouse import autogenerate, declare, migrate, partitions
 from pipelines.warehouse.database import Warehouse
 from pipelines.warehouse.declare import declare_schema, limited_text, one_of
+from tests.library import shown
 
 COMMENT = "Toys: theirs, 50% of them"
 
@@ -120,12 +123,23 @@ def shelf(metadata: MetaData) -> None:
         Column("part_id", BigInteger, primary_key=True, comment="Number of the part"),
         Column("raw", JSONB, nullable=False, server_default=text("'{}'"), comment='It is called "raw"'),
         Column("colors", ARRAY(Text), comment="Owner's 50%"),
+        Column("words", TSVECTOR, Computed("to_tsvector('simple', raw ->> 'a:b')", persisted=True), comment="Words"),
+        Column("embedding", VECTOR(3), comment="A vector"),
         CheckConstraint("part_id % 2 = 0 and raw::text not like '%x:y%'", name="even"),
         Index(None, "raw", postgresql_using="gin", postgresql_ops={"raw": "jsonb_path_ops"}),
         Index("parts_one_key", "colors", unique=True, postgresql_where=text("part_id > 0")),
         schema="shelf",
         prefixes=["unlogged"],
         comment="One row a part",
+    )
+    Table(
+        "uses",
+        metadata,
+        Column("use_id", BigInteger, primary_key=True, comment="Number of the use"),
+        Column("used_at", declare.Timestamp, primary_key=True, comment="When"),
+        schema="shelf",
+        postgresql_partition_by="RANGE (used_at)",
+        comment="One row a use",
     )
 
 
@@ -180,11 +194,16 @@ def test_what_is_no_longer_declared_is_dropped(
 ) -> None:
     before = dump(warehouse)
     with warehouse.connect() as connection:
-        connection.execute("create schema theirs create table theirs (id bigint)")
+        connection.execute("create schema theirs create table theirs (id bigint); create extension vector")
     with_theirs = dump(warehouse)
     toys(monkeypatch, columns=lambda: [Index(None, "kind")], more=shelf)
     written(warehouse, "More")
     migrate.migrate(warehouse, ())
+    with warehouse.connect() as connection:
+        connection.execute("insert into shelf.uses values (1, '2026-10-01')")
+    partitions.split_defaults(warehouse, "shelf")
+    assert shown(warehouse, "select tableoid::regclass::text from shelf.uses") == ["shelf.uses_2026_10"]
+    assert autogenerate.write(warehouse, "Nothing") is None
     toys(monkeypatch)
     text = written(warehouse, "Less")
     assert "drop schema shelf" in text and "theirs" not in text
