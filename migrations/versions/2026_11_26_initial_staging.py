@@ -375,16 +375,6 @@ def upgrade() -> None:
         sa.Column(
             "version_id", sa.BigInteger(), sa.Identity(always=True), nullable=False, comment="Order of publishing"
         ),
-        sa.Column("stream", sa.Text(), nullable=False, comment="domain/source, or domain/source.kind"),
-        sa.Column("external_id", sa.Text(), nullable=False, comment="The source's own id of the record"),
-        sa.Column("record_id", sa.UUID(), nullable=False, comment="ops.key(stream, external_id)"),
-        sa.Column("payload_id", sa.UUID(), nullable=True, comment="Body; null = tombstone"),
-        sa.Column(
-            "digest",
-            sa.LargeBinary(),
-            nullable=True,
-            comment="sha256 of the bytes as received, without volatile fields",
-        ),
         sa.Column(
             "version_at",
             postgresql.TIMESTAMP(timezone=True),
@@ -399,6 +389,16 @@ def upgrade() -> None:
             postgresql.TIMESTAMP(timezone=True),
             nullable=True,
             comment="When it was received again last, to the day; null = it was not",
+        ),
+        sa.Column("stream", sa.Text(), nullable=False, comment="domain/source, or domain/source.kind"),
+        sa.Column("external_id", sa.Text(), nullable=False, comment="The source's own id of the record"),
+        sa.Column("record_id", sa.UUID(), nullable=False, comment="ops.key(stream, external_id)"),
+        sa.Column("payload_id", sa.UUID(), nullable=True, comment="Body; null = tombstone"),
+        sa.Column(
+            "digest",
+            sa.LargeBinary(),
+            nullable=True,
+            comment="sha256 of the bytes as received, without volatile fields",
         ),
         sa.Column("request", sa.Text(), nullable=False, comment="URL without secrets, or file:line"),
         sa.Column("partition_key", sa.Text(), nullable=False, comment="Partition in which it was fetched"),
@@ -440,15 +440,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("version_id", name=op.f("versions_pkey")),
         schema="staging",
         comment="One row per version of a record: when it was received, and which transforms applied and replaced it",
-        postgresql_with={"fillfactor": "40"},
-    )
-    op.create_index(
-        "versions_effective_key",
-        "versions",
-        ["record_id"],
-        unique=True,
-        schema="staging",
-        postgresql_where=sa.text("valid_from_run is not null and valid_to_run is null"),
+        postgresql_with={"fillfactor": "46"},
     )
     op.create_index(
         "versions_latest_key",
@@ -492,12 +484,6 @@ def downgrade() -> None:
     op.drop_index(op.f("versions_payload_id_idx"), table_name="versions", schema="staging")
     op.drop_index("versions_partition_idx", table_name="versions", schema="staging", postgresql_where=sa.text("latest"))
     op.drop_index("versions_latest_key", table_name="versions", schema="staging", postgresql_where=sa.text("latest"))
-    op.drop_index(
-        "versions_effective_key",
-        table_name="versions",
-        schema="staging",
-        postgresql_where=sa.text("valid_from_run is not null and valid_to_run is null"),
-    )
     op.drop_table("versions", schema="staging")
     op.drop_index(
         "quarantine_row_key",

@@ -226,6 +226,7 @@ class ChangeSet:
     def _add_dependents(self) -> bool:
         if not self.connection.execute("select from dependent_records limit 1").rowcount:
             return False
+        self.connection.execute("analyze dependent_records")
         streams = [
             (stream, number) for number, each in enumerate(self.editions) for stream in each.source.streams.values()
         ]

@@ -13,7 +13,7 @@ from psycopg import sql
 
 from pipelines.transform.change_set import ChangeSet
 from pipelines.transform.constraints import cycles
-from pipelines.transform.incoming import IncomingTable, keyed, referring, same_values
+from pipelines.transform.incoming import IncomingTable, keyed, same_values
 from pipelines.transform.key_conflicts import order_of
 from pipelines.warehouse.database import Connection
 
@@ -114,15 +114,16 @@ def add_dependents(change_set: ChangeSet, tables: Sequence[IncomingTable], step:
                 if step != "yielded" and reference.table is spec.table and reference.column in incoming.yielded:
                     records = cycles(incoming, reference, "unnest(records)")
                     incoming.connection.execute(sql.SQL("insert into dependent_records {}").format(records))
-            for child, reference in referring(tables, incoming):
-                _insert(
-                    REFERRING,
-                    incoming,
-                    child=child.spec.target,
-                    key=sql.Identifier(*spec.key),
-                    column=sql.Identifier(reference.column),
-                    included=sql.SQL("c.all_observations" if child.spec.time_series else "true"),
-                )
+            for child, column in spec.referrers:
+                if child.owned:
+                    _insert(
+                        REFERRING,
+                        incoming,
+                        child=child.target,
+                        key=sql.Identifier(*spec.key),
+                        column=sql.Identifier(column),
+                        included=sql.SQL("c.all_observations" if child.time_series else "true"),
+                    )
     if step == "resolved":
         change_set.connection.execute(OF_CHANGED_ALIASES)
     return change_set.extend()

@@ -4,6 +4,7 @@ rows ──INSERT──> partition of their month, or <table>_default ──spli
 """
 
 from collections.abc import Iterable
+from contextlib import suppress
 from datetime import date
 from typing import LiteralString
 
@@ -37,45 +38,52 @@ def split_defaults(warehouse: Warehouse, domain: str) -> None:
     partitioned = [spec for spec in specs if spec.partition_column]
     if not partitioned:
         return
-    with warehouse.connect() as connection:
+    with warehouse.connect() as connection, suppress(psycopg.errors.LockNotAvailable):
         for spec in partitioned:
-            for month in _months(connection, spec):
-                try:
-                    with connection.transaction():
-                        if locks.try_acquire_for_transaction(connection, locks.transform(domain)):
-                            _split(connection, spec, month)
-                except psycopg.errors.LockNotAvailable:
-                    return
+            while _split_month(connection, spec):
+                pass
 
 
-def _months(connection: Connection, spec: TableSpec) -> list[date]:
-    """The first day of each month of which the default partition has rows that get a partition of their own."""
-    rows = connection.execute(
+def _split_month(connection: Connection, spec: TableSpec) -> bool:
+    """Moves the rows of the first month that gets a partition; returns whether there was one, and nobody else moves."""
+    with connection.transaction():
+        if not locks.try_acquire_for_transaction(connection, locks.transform(str(spec.table.schema))):
+            return False
+        month = _first_month(connection, spec)
+        if month:
+            _split(connection, spec, month)
+        return month is not None
+
+
+def _first_month(connection: Connection, spec: TableSpec) -> date | None:
+    """The first day of the first month of which the default partition has rows that get a partition of their own."""
+    (row,) = connection.execute(
         sql.SQL(
             """
-            select distinct date_trunc('month', {column})::date as month from {default}
+            select date_trunc('month', min({column}))::date as month from {default}
             where {column} >= date_trunc('month', now()) - interval '10 years'
               and {column} < date_trunc('month', now()) + interval '4 months'
-            order by month
             """
         ).format(column=sql.Identifier(str(spec.partition_column)), default=_partition(spec, "default"))
     )
-    return [row["month"] for row in rows]
+    month: date | None = row["month"]
+    return month
 
 
 def _split(connection: Connection, spec: TableSpec, month: date) -> None:
     """Creates the partition of a month, with the rows that the default one has of it.
 
-    Triggers do not fire: a row that moves has not changed.
+    Triggers do not fire: a row that moves has not changed. A default partition that has no row left gives back its space.
     """
     following = date(month.year + month.month // 12, month.month % 12 + 1, 1)
     query = "select pg_get_userbyid(relowner) as name from pg_class where oid = %s::regclass"
     (owner,) = connection.execute(query, [spec.target.as_string()])
+    default = _partition(spec, "default")
     connection.execute(sql.SQL("set local lock_timeout = {}").format(LOCK_TIMEOUT))
     for statement in SPLIT:
         connection.execute(
             sql.SQL(statement).format(
-                default=_partition(spec, "default"),
+                default=default,
                 new=_partition(spec, f"{month:%Y_%m}"),
                 target=spec.target,
                 owner=sql.Identifier(owner["name"]),
@@ -85,6 +93,8 @@ def _split(connection: Connection, spec: TableSpec, month: date) -> None:
                 end=sql.Literal(f"{following} 00:00+00"),
             )
         )
+    if not connection.execute(sql.SQL("select from {} limit 1").format(default)).rowcount:
+        connection.execute(sql.SQL("truncate {}").format(default))
 
 
 def _partition(spec: TableSpec, suffix: str) -> sql.Identifier:
@@ -93,7 +103,7 @@ def _partition(spec: TableSpec, suffix: str) -> sql.Identifier:
 
 SPLIT: tuple[LiteralString, ...] = (
     "lock table {default} in access exclusive mode",
-    "create table {new} (like {target} including all)",
+    "create table {new} (like {target} including all excluding indexes)",
     "alter table {new} owner to {owner}",
     "alter table {default} disable trigger user",
     """
@@ -101,5 +111,5 @@ SPLIT: tuple[LiteralString, ...] = (
     insert into {new} ({columns}) select {columns} from moved
     """,
     "alter table {default} enable trigger user",
-    "alter table {target} attach partition {new} for values from ({start}) to ({end})",
+    "alter table {target} attach partition {new} for values from ({start}) to ({end})",  # builds the indexes
 )

@@ -24,14 +24,14 @@ payloads = table(
 versions = table(
     "staging.versions",
     Column("version_id", BigInteger, Identity(always=True), primary_key=True, comment="Order of publishing"),
+    Column("version_at", Timestamp, nullable=False, comment="Modification time by the source, else fetched_at"),
+    Column("fetched_at", Timestamp, nullable=False, comment="When the payload was received"),
+    Column("confirmed_at", Timestamp, comment="When it was received again last, to the day; null = it was not"),
     Column("stream", Text, nullable=False, comment="domain/source, or domain/source.kind"),
     Column("external_id", Text, nullable=False, comment="The source's own id of the record"),
     Column("record_id", UUID, nullable=False, index=True, comment="ops.key(stream, external_id)"),
     Column("payload_id", UUID, ForeignKey("staging.payloads.payload_id"), index=True, comment="Body; null = tombstone"),
     Column("digest", BYTEA, comment="sha256 of the bytes as received, without volatile fields"),
-    Column("version_at", Timestamp, nullable=False, comment="Modification time by the source, else fetched_at"),
-    Column("fetched_at", Timestamp, nullable=False, comment="When the payload was received"),
-    Column("confirmed_at", Timestamp, comment="When it was received again last, to the day; null = it was not"),
     Column("request", Text, nullable=False, comment="URL without secrets, or file:line"),
     Column("partition_key", Text, nullable=False, comment="Partition in which it was fetched"),
     run_column("landed_run", "Landing that published it", nullable=False),
@@ -42,14 +42,8 @@ versions = table(
     Column("applied_sql", Text, comment="SELECT files (digest) that were applied to it last; null = none"),
     CheckConstraint("(payload_id is null) = (digest is null)", name="tombstone"),
     Index("versions_latest_key", "record_id", unique=True, postgresql_where=text("latest")),
-    Index(
-        "versions_effective_key",
-        "record_id",
-        unique=True,
-        postgresql_where=text("valid_from_run is not null and valid_to_run is null"),
-    ),
     Index("versions_partition_idx", "stream", "partition_key", "applied_sql", postgresql_where=text("latest")),
-    postgresql_with={"fillfactor": "40"},  # room in each page for HOT updates of all its rows: indexes do not grow
+    postgresql_with={"fillfactor": "46"},  # room in each page for HOT updates of all its rows: indexes do not grow
     comment="One row per version of a record: when it was received, and which transforms applied and replaced it",
 )
 
