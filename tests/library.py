@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from itertools import groupby
 from typing import Any
 
 from psycopg import sql
@@ -173,3 +174,37 @@ def empty(warehouse: Warehouse) -> None:
     tables = [sql.Identifier(str(table.schema), table.name) for table in reversed(metadata.sorted_tables)]
     with warehouse.connect() as connection:
         connection.execute(sql.SQL("; ").join(sql.SQL("delete from {}").format(table) for table in tables))
+
+
+def found(warehouse: Warehouse, *words: str) -> list[str]:
+    """The columns, of all tables of the warehouse, that contain one of the words; bytes are read as text too."""
+    columns = rows(
+        warehouse,
+        """
+        select table_schema, table_name, column_name, data_type from information_schema.columns
+        join information_schema.tables using (table_schema, table_name)
+        where table_schema not in ('pg_catalog', 'information_schema') and table_type = 'BASE TABLE'
+        order by 1, 2
+        """,
+    )
+    assert {schema for schema, *_ in columns} >= {"ops", "staging", "toy"}
+    there = []
+    for (schema, table), own in groupby(columns, key=lambda row: row[:2]):
+        asked = [(name, kind, word) for _, _, name, kind in own for word in words]
+        query = sql.SQL("select {} from {}").format(
+            sql.SQL(", ").join(holds(*each) for each in asked), sql.Identifier(schema, table)
+        )
+        (counted,) = rows(warehouse, query)
+        there += [f"{schema}.{table}.{name}: {word}" for (name, _, word), n in zip(asked, counted, strict=True) if n]
+    return there
+
+
+def holds(column: str, kind: str, word: str) -> sql.Composed:
+    """An expression that counts the rows whose column contains a word."""
+    text = sql.SQL("encode({}, 'escape')" if kind == "bytea" else "{}::text").format(sql.Identifier(column))
+    spelled = [word, "".join(chr(each) if each < 128 else f"\\{each:o}" for each in word.encode())]
+    return sql.SQL("count(*) filter (where {})").format(
+        sql.SQL(" or ").join(
+            sql.SQL("strpos(lower({}), lower({})) > 0").format(text, sql.Literal(each)) for each in spelled
+        )
+    )

@@ -34,11 +34,12 @@ def fields(row: str, columns: list[str]) -> sql.Composed:
 
 @dataclass(frozen=True)
 class Reference:
-    """A column that refers to another table's key."""
+    """A column that refers to another table's key. on_delete: what its foreign key does when the other row goes."""
 
     column: str
     table: Table
     nullable: bool
+    on_delete: str
 
 
 @dataclass(frozen=True)
@@ -146,7 +147,8 @@ class TableSpec:
         for constraint in self.constraints(ForeignKeyConstraint):
             if constraint.referred_table.schema == self.table.schema:
                 column = next(iter(constraint.columns))
-                found.append(Reference(column.name, constraint.referred_table, bool(column.nullable)))
+                on_delete = constraint.ondelete or "NO ACTION"
+                found.append(Reference(column.name, constraint.referred_table, bool(column.nullable), on_delete))
         return sorted(found, key=lambda each: each.column)
 
     @property
