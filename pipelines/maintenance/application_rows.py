@@ -113,7 +113,7 @@ def _parts(spec: TableSpec) -> dict[str, sql.Composable]:
         "name": sql.Literal(spec.name),
         "target": spec.target,
         "key": spec.key_text("t"),
-        "of_application": sql.SQL("not t.from_source" if spec.applications else "true"),
+        "of_application": spec.of_application("t"),
         "record": RECORD,
     }
 

@@ -187,7 +187,13 @@ class TableSpec:
 
     def from_source(self, alias: str) -> sql.Composable:
         """The condition that a row is from a source."""
-        return sql.Identifier(alias, "from_source") if self.applications else sql.SQL("true")
+        if self.applications:
+            return sql.Identifier(alias, "from_source")
+        return sql.SQL("false" if self.kind == "application" else "true")
+
+    def of_application(self, alias: str) -> sql.Composable:
+        """The condition that a row is an application's."""
+        return sql.SQL("not {}").format(self.from_source(alias))
 
     def row_hash(self, alias: str) -> sql.Composed:
         """The hash of a row (with seed 0, '{}' hashes as NULL). The sum over the rows from sources is the digest of the

@@ -1,15 +1,11 @@
 """Erasure where applications write too: all rows of a person go, those of applications and those kept for them."""
 
 import json
-from collections.abc import Callable, Iterator
-from typing import Any
 
-import psycopg
 import pytest
 from sqlalchemy import ForeignKeyConstraint
 from typer.testing import CliRunner
 
-from pipelines import project
 from pipelines.cli.main import app
 from pipelines.errors import AtlasError
 from pipelines.ledger import Run
@@ -19,56 +15,13 @@ from pipelines.transform import table_digests
 from pipelines.warehouse.database import Warehouse
 from pipelines.warehouse.declare import metadata
 from pipelines.warehouse.table_spec import TableSpec
-from tests.library import Json, Recorder, found, rows, shown
+from tests.library import Recorder, Write, bring, folder, found, post, rows, shown, user
 
 pytestmark = pytest.mark.usefixtures("toy")
 
-Write = Callable[..., Any]
 WHO = "Mustermann"
 SECRETS = (WHO, "geheim")
 MAIL, FORUM = "toy/mail", "toy/forum"
-
-
-@pytest.fixture
-def forum(warehouse: Warehouse) -> Recorder:
-    """Names users by their names, from which their keys are computed."""
-    return Recorder(warehouse, project.sources()[FORUM])
-
-
-@pytest.fixture
-def mail(warehouse: Warehouse) -> Recorder:
-    """Has keys of its own for users; its rows win before those of the forum."""
-    return Recorder(warehouse, project.sources()[MAIL])
-
-
-@pytest.fixture
-def write(warehouse: Warehouse) -> Iterator[Write]:
-    """Executes a statement as an application; returns the first value of the first row."""
-    with psycopg.connect(warehouse.conninfo, autocommit=True) as application:
-
-        def execute(statement: str, *values: Any) -> Any:
-            cursor = application.execute(statement.encode(), values)
-            row = cursor.fetchone() if cursor.description else None
-            return row and row[0]
-
-        yield execute
-
-
-def bring(recorder: Recorder, name: str, **body: Any) -> None:
-    recorder.land(name, body)
-    recorder.transform()
-
-
-def user(number: int, name: str, email: str | None = None) -> Json:
-    return {"id": number, "username": name, "email": email}
-
-
-def post(number: int, writer: Any, **more: Any) -> Json:
-    return {"id": number, "user": writer, "number": number, **more}
-
-
-def folder(number: int, owner: Any, **more: Any) -> Json:
-    return {"id": number, "user": owner, "name": f"folder {number}", **more}
 
 
 def erase(recorder: Recorder, name: str) -> Run:
