@@ -53,6 +53,7 @@ def find(connection: Connection, parameters: dict[str, Any]) -> Reach:
     cascades = list(_cascades(specs))
     while sum(connection.execute(statement, parameters).rowcount for statement in cascades):
         pass
+    reach.same_person = sorted(set(reach.same_person))
     _require_allowed(connection, specs, parameters)
     counted = "select table_name, count(*) as number from erased_rows where of_application group by 1 order by 1"
     reach.rows = {row["table_name"]: row["number"] for row in connection.execute(counted)}

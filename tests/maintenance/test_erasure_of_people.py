@@ -1,6 +1,7 @@
 """Erasure where applications write too: all rows of a person go, those of applications and those kept for them."""
 
 import json
+from typing import Any
 
 import pytest
 from sqlalchemy import ForeignKeyConstraint
@@ -10,7 +11,7 @@ from pipelines.cli.main import app
 from pipelines.errors import AtlasError
 from pipelines.ledger import Run
 from pipelines.lineage import rebuild
-from pipelines.maintenance import erasure
+from pipelines.maintenance import application_rows, erasure
 from pipelines.transform import table_digests
 from pipelines.warehouse.database import Warehouse
 from pipelines.warehouse.declare import metadata
@@ -84,12 +85,13 @@ def test_an_applications_row_of_the_same_identity_goes(
 ) -> None:
     """The other source's row, which had lost to it too, is written; rows that refer to it lead there."""
     own = write("insert into toy.users (username, email) values (%s, 'geheim') returning user_id", WHO)
-    write("insert into toy.tokens (user_id) values (%s)", own)
     bring(mail, "a", users=[user(1, WHO.upper())])
     bring(mail, "p", posts=[post(1, 1)])
     bring(forum, "f", users=[user(1, WHO)], posts=[post(2, WHO)])
     assert shown(warehouse, "select distinct user_id from toy.posts") == [own]
     assert len(shown(warehouse, "select 1 from toy.posts")) == 2
+    write("insert into toy.tokens (user_id) values (%s)", own)
+    assert shown(warehouse, "select distinct key from staging.changed_rows") == [str(own)]
     assert erasure.preview(warehouse, MAIL, "a").reach.same_person == [(FORUM, "f")]
     run = erase(mail, "a")
     assert {name: number for name, number in run.stats["erased"].items() if name.startswith("toy.")} == {
@@ -99,7 +101,7 @@ def test_an_applications_row_of_the_same_identity_goes(
     assert run.stats["taken_along"] == {FORUM: 1}
     (now,) = shown(warehouse, "select user_id from toy.users")
     assert rows(warehouse, "select number, user_id from toy.posts") == [(2, now)]
-    assert shown(warehouse, "select 1 from staging.aliases") == []
+    assert shown(warehouse, "select 1 from staging.aliases union all select 1 from staging.changed_rows") == []
     assert str(own) not in str(rows(warehouse, "select * from staging.pending_rows"))
     assert erasure.preview(warehouse, FORUM, "f").reach.same_person == []
     erase(forum, "f")
@@ -183,6 +185,39 @@ def test_a_foreign_key_that_forbids_it_stops_the_erasure(
     with pytest.raises(AtlasError, match=r"application in toy\.tokens .* foreign key on user_id forbids that"):
         erasure.erase(warehouse, mail.source, MAIL, "a")
     assert (found(warehouse, WHO), rows(warehouse, "select * from ops.fetch_runs")) == (before, runs)
+
+
+def test_a_row_of_another_record_that_refers_to_a_row_of_an_application_stops_the_erasure(
+    warehouse: Warehouse, mail: Recorder, write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where that is of no owned table: here folders are taken for such a table."""
+    bring(mail, "a", users=[user(1, WHO)])
+    bring(mail, "b c", users=[user(2, "bob")], posts=[post(1, 2, folder=9)])
+    own = "select ops.key('toy/mail', '9'), user_id, '' from toy.users where from_source and username <> 'bob'"
+    write(f"insert into toy.folders (folder_id, user_id, name) {own}")
+    mail.transform()
+    assert erasure.preview(warehouse, MAIL, "a").reach.rows == {"toy.folders": 1}
+    monkeypatch.setattr(application_rows, "becomes_the_records", lambda spec: spec.name != "toy.folders")
+    with pytest.raises(AtlasError, match=r"A row of toy\.posts refers to .* first: atlas erase toy/mail 'b c'"):
+        erasure.erase(warehouse, mail.source, MAIL, "a")
+
+
+def test_an_application_that_writes_meanwhile_stops_the_erasure(
+    warehouse: Warehouse, mail: Recorder, write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bring(mail, "a", users=[user(1, WHO)])
+    delete = application_rows.delete
+
+    def delayed(*arguments: Any) -> int:
+        write("insert into toy.tokens (user_id) select user_id from toy.users")
+        return delete(*arguments)
+
+    monkeypatch.setattr(application_rows, "delete", delayed)
+    with pytest.raises(AtlasError, match=r"A row of toy\.users would stay, .* Nothing is erased"):
+        erasure.erase(warehouse, mail.source, MAIL, "a")
+    assert rows(warehouse, "select username, from_source from toy.users") == [(WHO, True)]
+    monkeypatch.undo()
+    assert erase(mail, "a").stats["erased"]["toy.tokens"] == 1
 
 
 def test_the_command_shows_what_of_applications_goes_and_who_else_is_named(
