@@ -16,7 +16,9 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from itertools import count
 from pathlib import Path
+from typing import Any
 
+import psycopg
 import pytest
 from alembic import command
 from sqlalchemy import make_url
@@ -27,6 +29,7 @@ from pipelines.warehouse import embedded, migrate, objects
 from pipelines.warehouse.database import Warehouse
 from tests import launcher, toy_project
 from tests.databases import copy_of
+from tests.library import Recorder, Write
 from tests.pasts import GENERATORS, Files, changing_files
 
 SHARED_DATA = project.ROOT.parent / "shared" / "data"
@@ -322,3 +325,28 @@ def shared_data() -> Path:
     if not SHARED_DATA.is_dir():
         pytest.skip("the folder of real payloads is not here: ../shared/data")
     return SHARED_DATA
+
+
+@pytest.fixture
+def forum(warehouse: Warehouse) -> Recorder:
+    """Names users by their names, from which their keys are computed."""
+    return Recorder(warehouse, project.sources()["toy/forum"])
+
+
+@pytest.fixture
+def mail(warehouse: Warehouse) -> Recorder:
+    """Has keys of its own for users; its rows win before those of the forum."""
+    return Recorder(warehouse, project.sources()["toy/mail"])
+
+
+@pytest.fixture
+def write(warehouse: Warehouse) -> Iterator[Write]:
+    """Executes a statement as an application; returns the first value of the first row."""
+    with psycopg.connect(warehouse.conninfo, autocommit=True) as application:
+
+        def execute(statement: str, *values: Any) -> Any:
+            cursor = application.execute(statement.encode(), values)
+            row = cursor.fetchone() if cursor.description else None
+            return row and row[0]
+
+        yield execute

@@ -6,10 +6,11 @@ Belongs here: what the tests of the engine share. Not here: the toy project (tes
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from itertools import groupby
 from typing import Any
 
 from psycopg import sql
@@ -31,6 +32,7 @@ DAYS = ("2026-11-01", "2026-11-02", "2026-11-03", "2026-11-04")
 
 Json = dict[str, Any]
 State = dict[str, list[tuple[Any, ...]]]
+Write = Callable[..., Any]
 
 
 def author(number: int | str, name: str | None = None, *, loans: int | None = None, **more: Any) -> Json:
@@ -173,3 +175,56 @@ def empty(warehouse: Warehouse) -> None:
     tables = [sql.Identifier(str(table.schema), table.name) for table in reversed(metadata.sorted_tables)]
     with warehouse.connect() as connection:
         connection.execute(sql.SQL("; ").join(sql.SQL("delete from {}").format(table) for table in tables))
+
+
+def found(warehouse: Warehouse, *words: str) -> list[str]:
+    """The columns, of all tables of the warehouse, that contain one of the words; bytes are read as text too."""
+    columns = rows(
+        warehouse,
+        """
+        select table_schema, table_name, column_name, data_type from information_schema.columns
+        join information_schema.tables using (table_schema, table_name)
+        where table_schema not in ('pg_catalog', 'information_schema') and table_type = 'BASE TABLE'
+        order by 1, 2
+        """,
+    )
+    assert {schema for schema, *_ in columns} >= {"ops", "staging", "toy"}
+    there = []
+    for (schema, table), own in groupby(columns, key=lambda row: row[:2]):
+        asked = [(name, kind, word) for _, _, name, kind in own for word in words]
+        query = sql.SQL("select {} from {}").format(
+            sql.SQL(", ").join(holds(*each) for each in asked), sql.Identifier(schema, table)
+        )
+        (counted,) = rows(warehouse, query)
+        there += [f"{schema}.{table}.{name}: {word}" for (name, _, word), n in zip(asked, counted, strict=True) if n]
+    return there
+
+
+def holds(column: str, kind: str, word: str) -> sql.Composed:
+    """An expression that counts the rows whose column contains a word."""
+    text = sql.SQL("encode({}, 'escape')" if kind == "bytea" else "{}::text").format(sql.Identifier(column))
+    spelled = [word, "".join(chr(each) if each < 128 else f"\\{each:o}" for each in word.encode())]
+    return sql.SQL("count(*) filter (where {})").format(
+        sql.SQL(" or ").join(
+            sql.SQL("strpos(lower({}), lower({})) > 0").format(text, sql.Literal(each)) for each in spelled
+        )
+    )
+
+
+def bring(recorder: Recorder, name: str, **body: Any) -> None:
+    """Lands a record and transforms what is pending."""
+    recorder.land(name, body)
+    recorder.transform()
+
+
+def user(number: int, name: str, email: str | None = None) -> Json:
+    """A user of the mail server or the forum."""
+    return {"id": number, "username": name, "email": email}
+
+
+def post(number: int, writer: Any, **more: Any) -> Json:
+    return {"id": number, "user": writer, "number": number, **more}
+
+
+def folder(number: int, owner: Any, **more: Any) -> Json:
+    return {"id": number, "user": owner, "name": f"folder {number}", **more}

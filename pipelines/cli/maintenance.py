@@ -3,6 +3,7 @@
 Not here: the entries (`pipelines.quarantine`), what is removed (`pipelines.maintenance`).
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -15,7 +16,7 @@ from pipelines.cli.context import Stream, Yes
 from pipelines.cli.show import Reporter, with_json
 from pipelines.errors import AtlasError
 from pipelines.landing import land
-from pipelines.maintenance import erasure, retention
+from pipelines.maintenance import application_rows, erasure, retention
 from pipelines.source import Contract, Payload, Window
 from pipelines.warehouse.database import Connection, Warehouse
 
@@ -173,16 +174,36 @@ def erase(
             show.result({"lifted": True})
             show.say(f"{stream} {external_id} may land again.")
             return
-        with warehouse.connect() as connection:
-            stored = erasure.count_stored(connection, stream, external_id)
-        there = [show.number_of(number, name.replace("_", " ")) for name, number in stored.items() if number]
-        if there and not yes:
+        stored = erasure.preview(warehouse, stream, external_id)
+        same_person = [
+            {"stream": stream, "external_id": external_id, "command": application_rows.command(stream, external_id)}
+            for stream, external_id in stored.reach.same_person
+        ]
+        for each in same_person:
+            show.note(f"{each['stream']} {each['external_id']} names the same person. Erase it too: {each['command']}")
+        if not yes:
+            there = [
+                show.number_of(number, name.replace("_", " ")) for name, number in stored.staging.items() if number
+            ]
+            there += _of_applications(stored.reach.rows, stored.reach.cleared)
             question = f"Erase {stream} {external_id} for good ({', '.join(there)})?"
             context.confirm(question, "Nothing is erased. To erase without being asked: --yes.")
         run = erasure.erase(warehouse, source, stream, external_id)
-    versions, rows = run.stats["erased"]["versions"], run.counts.deleted
-    words = f"{show.number_of(versions, 'versions')}, {show.number_of(rows, 'rows')}."
-    if shared := run.stats["erased"]["shared_bodies"]:
+    erased = run.stats["erased"]
+    words = f"{show.number_of(erased['versions'], 'versions')}, {show.number_of(run.counts.deleted, 'rows')}"
+    rows = {name: number for name, number in erased.items() if name.startswith(f"{source.domain}.")}
+    if of_applications := _of_applications(rows, run.stats["cleared"]):
+        words += f" ({', '.join(of_applications)})"
+    words += "."
+    if shared := erased["shared_bodies"]:
         words += f" {show.number_of(shared, 'bodies')} kept: another record has the same."
-    show.result({"run": show.run_as_dict(run)})
+    show.result({"run": show.run_as_dict(run), "same_person": same_person})
     show.say(f"Erased by run {run.id}: {words}")
+
+
+def _of_applications(rows: Mapping[str, int], cleared: Mapping[str, int]) -> list[str]:
+    """What an erasure does to rows of applications, in words."""
+    return [
+        *(f"{show.number_of(number, 'rows')} of applications in {name}" for name, number in rows.items()),
+        *(f"{show.number_of(number, 'references')} {column} emptied" for column, number in cleared.items()),
+    ]

@@ -4,6 +4,7 @@ Not here: how rows are traced and derived again (`lineage`), what counts as drif
 """
 
 import sys
+from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Annotated, Any
 
@@ -16,9 +17,10 @@ from pipelines.cli.context import SourceNames
 from pipelines.errors import AtlasError
 from pipelines.landing import schema_drift
 from pipelines.lineage import rebuild, time_travel, trace
+from pipelines.lineage.time_travel import DomainAsOf
 from pipelines.transform import table_digests
 from pipelines.warehouse.database import Connection
-from pipelines.warehouse.table_spec import TableSpec, names
+from pipelines.warehouse.table_spec import names
 
 RunId = Annotated[str, typer.Argument(help="Id of a run in the ledger, or its first characters.", metavar="RUN")]
 
@@ -171,15 +173,16 @@ def as_of(
         with time_travel.as_of(warehouse, domain, snapshot, schema or None) as past:
             inexact = time_travel.why_not_exact(connection, past)
             if table is not None:
-                _print_rows(connection, past.table_spec(table), limit)
+                _print_rows(connection, past, table, limit)
             else:
                 sizes = {name: table_digests.count(connection, past.table_spec(name))["rows"] for name in past.tables}
                 rows = [{"table": f"{schema}.{name}", "rows": number} for name, number in sizes.items()]
     if schema:
-        show.result(rows)
+        show.result({"tables": rows, "taken_as_now": past.decided_by_applications})
         show.table(f"As it was after run {snapshot.run_id}", rows)
         drop = sql.SQL("drop schema {} cascade;").format(sql.Identifier(schema)).as_string()
         show.note(f"The schema stays until it is dropped in psql: {drop}")
+    _note_taken_as_now([past])
     if inexact:
         raise AtlasError(inexact)
     show.note(f"as recorded by run {snapshot.run_id}")
@@ -199,13 +202,15 @@ def diff(
         differences = time_travel.differences(connection, old, new)
         found = (each for each in differences if table in (None, each["table"]))
         if show.wants_json:
-            show.result(list(found))
+            taken_as_now = sorted({*old.decided_by_applications, *new.decided_by_applications})
+            show.result({"differences": list(found), "taken_as_now": taken_as_now})
         else:
             number = 0
             for each in found:
                 show.say(_difference(each))
                 number += 1
             show.say(show.number_of(number, "differing rows"))
+    _note_taken_as_now([old, new])
     if inexact:
         raise AtlasError(inexact)
 
@@ -223,13 +228,24 @@ def _difference(each: dict[str, Any]) -> str:
     return "\n".join([line, *changed])
 
 
-def _print_rows(connection: Connection, spec: TableSpec, limit: int | None) -> None:
-    """Prints rows as CSV, or as one JSON document; without audit columns that the engine fills."""
-    query = sql.SQL("select {} from {} order by {} limit {}").format(
-        names(spec.content), spec.target, names(spec.key), sql.Literal(limit)
+def _note_taken_as_now(states: Sequence[DomainAsOf]) -> None:
+    """Names the tables whose rows of applications have decided about past states."""
+    for name in sorted({name for state in states for name in state.decided_by_applications}):
+        show.note(
+            f"{name}: rows of applications are taken as they are now: they have keys that sources yield too, or rows "
+            "from sources refer to them, or they refer to a row that has a key before others."
+        )
+
+
+def _print_rows(connection: Connection, past: DomainAsOf, table: str, limit: int | None) -> None:
+    """Prints the rows from sources as CSV, or in one JSON document; without audit columns that the engine fills."""
+    spec = past.table_spec(table)
+    query = sql.SQL("select {} from {} t where {} order by {} limit {}").format(
+        names(spec.content), spec.target, spec.from_source("t"), names(spec.key), sql.Literal(limit)
     )
     if show.wants_json:
-        show.result(connection.execute(query).fetchall())
+        rows = connection.execute(query).fetchall()
+        show.result({"rows": rows, "taken_as_now": past.decided_by_applications})
         return
     with connection.cursor().copy(sql.SQL("copy ({}) to stdout (format csv, header)").format(query)) as copy:
         for block in copy:

@@ -15,6 +15,7 @@ from sqlalchemy import ForeignKeyConstraint, MetaData, Table
 from pipelines import project
 from pipelines.errors import AtlasError
 from pipelines.project import Select, SqlFile
+from pipelines.transform import application_decisions
 from pipelines.transform.apply import Applier
 from pipelines.transform.change_set import ChangeSet, Edition, current_editions
 from pipelines.warehouse import locks, partitions
@@ -102,11 +103,12 @@ def drop_abandoned(connection: Connection) -> None:
             locks.release(connection, lock)
 
 
-def fill(warehouse: Warehouse, domain: str, tables: Tables, publish_seq: int | None) -> None:
+def fill(warehouse: Warehouse, domain: str, tables: Tables, publish_seq: int | None) -> list[str]:
     """Fills a shadow schema from the versions that were effective when a run published, with the SELECT files that had
     been applied to each; None: from those that are effective now, with the SELECT files as they are now.
 
-    Raises AtlasError where the tables have, or had, rows of a stream that no connector declares.
+    Returns the tables, by their names in the domain, whose rows of applications have decided what is derived. Raises
+    AtlasError where the tables have, or had, rows of a stream that no connector declares.
     """
     with warehouse.connect() as connection, connection.transaction():
         connection.execute("set transaction isolation level repeatable read")
@@ -121,6 +123,8 @@ def fill(warehouse: Warehouse, domain: str, tables: Tables, publish_seq: int | N
         _copy_rows_of_applications(connection, domain, tables)
         constrained = not any(TableSpec(table).written_by_applications for table in tables.values())
         Applier(change_set, shrink=True, constrained=constrained).apply()
+        decisive = application_decisions.find(connection, list(map(TableSpec, tables.values())))
+        return [f"{domain}.{spec.table.name}" for spec in decisive]
 
 
 def _copy_rows_of_applications(connection: Connection, domain: str, tables: Tables) -> None:
@@ -131,8 +135,7 @@ def _copy_rows_of_applications(connection: Connection, domain: str, tables: Tabl
             live = TableSpec(metadata.tables[f"{domain}.{name}"])
             columns = names([each.name for each in table.columns if each.computed is None])
             copy = sql.SQL("insert into {} ({}) select {} from {} t where {}")
-            of_applications = sql.SQL("not t.from_source" if spec.applications else "true")
-            connection.execute(copy.format(spec.target, columns, columns, live.target, of_applications))
+            connection.execute(copy.format(spec.target, columns, columns, live.target, spec.of_application("t")))
 
 
 def start_effective(change_set: ChangeSet, domain: str) -> int:

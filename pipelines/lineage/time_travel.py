@@ -5,7 +5,7 @@
 Where history was removed since then (erased, pruned, migrated) the digests differ, and `why_not_exact` says why.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -32,11 +32,16 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class DomainAsOf:
-    """A domain's tables as of a run, in a shadow schema."""
+    """A domain's tables as of a run, in a shadow schema.
+
+    decided_by_applications: tables whose rows of applications, which are taken as they are now, have decided which rows
+    from sources there are, or what these refer to.
+    """
 
     domain: str
     snapshot: Snapshot
     tables: Tables
+    decided_by_applications: list[str]
 
     def table_spec(self, name: str) -> TableSpec:
         """A table of the shadow schema, by its name in the domain: `models` or `catalog.models`."""
@@ -45,6 +50,18 @@ class DomainAsOf:
             known = ", ".join(f"{self.domain}.{each}" for each in self.tables)
             raise AtlasError(f"There is no table {name!r} in {self.domain}. There are: {known}.", usage=True)
         return TableSpec(self.tables[bare])
+
+    def connected(self, names: Collection[str]) -> set[str]:
+        """Names of tables, and of those that foreign keys connect with them, through others too."""
+        found = set(names)
+        pairs = [
+            {f"{self.domain}.{name}", f"{self.domain}.{reference.table.name}"}
+            for name, table in self.tables.items()
+            for reference in TableSpec(table).references
+        ]
+        while more := [pair for pair in pairs if pair & found and pair - found]:
+            found = found.union(*more)
+        return found
 
     def differing_tables(self, connection: Connection) -> list[str]:
         """Names of the tables whose rows or digest are not what the last run up to then that wrote them recorded."""
@@ -93,13 +110,13 @@ def as_of(warehouse: Warehouse, domain: str, snapshot: Snapshot, schema: str | N
     """
     with shadow_schema.create(warehouse, domain, keep_as=schema, run_id=snapshot.run_id) as tables:
         try:
-            shadow_schema.fill(warehouse, domain, tables, snapshot.publish_seq)
+            decided_by_applications = shadow_schema.fill(warehouse, domain, tables, snapshot.publish_seq)
         except AtlasError as error:
             raise AtlasError(
                 f"The state that run {snapshot.run_id} left can no longer be derived: {error} "
                 "A migration has changed staging or the tables since then."
             ) from error
-        yield DomainAsOf(domain, snapshot, tables)
+        yield DomainAsOf(domain, snapshot, tables, decided_by_applications)
 
 
 def history_removed_since(connection: Connection, domain: str, snapshot: Snapshot) -> list[str]:
@@ -130,14 +147,23 @@ def why_not_exact(connection: Connection, state: DomainAsOf) -> str | None:
     differing = state.differing_tables(connection)
     if not differing:
         return None
+    said = [f"These tables differ from what run {state.snapshot.run_id} recorded: {', '.join(differing)}."]
     removed = history_removed_since(connection, state.domain, state.snapshot)
-    differ = f"These tables differ from what run {state.snapshot.run_id} recorded: {', '.join(differing)}."
     if removed:
-        return f"{differ} History was removed since then: {'; '.join(removed)}."
-    return (
-        f"{differ} Rows may have been changed by hand, or a migration may have changed staging since then. "
-        f"Run `atlas rebuild {state.domain}`: what later runs leave can then be shown exactly."
-    )
+        said.append(f"History was removed since then: {'; '.join(removed)}.")
+    explained = state.connected(state.decided_by_applications)
+    if explained & set(differing):
+        tables = ", ".join(state.decided_by_applications)
+        said.append(f"Rows of applications in {tables} are taken as they are now; they may have been others then.")
+    if not removed and (rest := set(differing) - explained):
+        written = [spec.table.name for spec in map(TableSpec, state.tables.values()) if spec.written_by_applications]
+        if rest & state.connected([f"{state.domain}.{name}" for name in written]):
+            said.append("Applications may have deleted rows that had a key, or to which rows from sources referred.")
+        said.append(
+            "Rows may have been changed by hand, or a migration may have changed staging since then. "
+            f"Run `atlas rebuild {state.domain}`: what later runs leave can then be shown exactly."
+        )
+    return " ".join(said)
 
 
 def differences(connection: Connection, before: DomainAsOf, after: DomainAsOf) -> Iterator[dict[str, Any]]:

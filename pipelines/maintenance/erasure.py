@@ -1,10 +1,12 @@
 """Erases one record: removes it from staging, quarantine and tables, and keeps it from landing again.
 
     record ──PREPARE──> tombstone, applied to the tables ──DELETE──> one row in staging.erasures
+        └── rows of applications that belong to it go first (`application_rows`)
 
 All of it in one transaction. Landings skip an erased record until the erasure is lifted.
 """
 
+from dataclasses import dataclass
 from typing import Any, LiteralString
 
 from psycopg import sql
@@ -15,18 +17,37 @@ from pipelines.landing import stage_bodies
 from pipelines.ledger import Run
 from pipelines.lineage import shadow_schema
 from pipelines.lineage.trace import erasure_notice
+from pipelines.maintenance import application_rows
+from pipelines.maintenance.application_rows import Reach
 from pipelines.maintenance.retention import vacuum
 from pipelines.source import Source
+from pipelines.transform import table_digests
 from pipelines.transform.change_set import code_version
 from pipelines.transform.run import apply_pending
 from pipelines.warehouse import locks
 from pipelines.warehouse.database import Connection, Warehouse
+from pipelines.warehouse.declare import metadata
 from pipelines.warehouse.staging_tables import UNPUBLISHED
+from pipelines.warehouse.table_spec import TableSpec
 
 
-def count_stored(connection: Connection, stream: str, external_id: str) -> dict[str, int]:
-    """How many versions, observations, quarantine entries and arrivals of a record are in staging."""
-    (row,) = connection.execute(
+@dataclass(frozen=True)
+class Stored:
+    """What an erasure removes. staging: how many versions, observations, quarantine entries and arrivals of the record.
+    reach: what it reaches beyond these and the rows from sources.
+    """
+
+    staging: dict[str, int]
+    reach: Reach
+
+
+def find_stored(connection: Connection, stream: str, external_id: str) -> Stored:
+    """What is stored of a record, and writes `erased_rows` until the caller's transaction ends.
+
+    Raises AtlasError where that is nothing, or a row that stays forbids the erasure.
+    """
+    parameters = {"stream": stream, "external_id": external_id}
+    (staging,) = connection.execute(
         """
         select
             (select count(*) from staging.versions where record_id = k.id) as versions,
@@ -37,18 +58,28 @@ def count_stored(connection: Connection, stream: str, external_id: str) -> dict[
                 as arrivals
         from (select ops.key(%(stream)s, %(external_id)s) as id) as k
         """,
-        {"stream": stream, "external_id": external_id},
+        parameters,
     )
-    return row
+    stored = Stored(staging, application_rows.find(connection, parameters))
+    if not any((*stored.staging.values(), *stored.reach.rows.values())):
+        notice = erasure_notice(connection, stream, external_id)
+        raise AtlasError(notice or f"Nothing is stored of record {external_id!r} of {stream}.", usage=True)
+    return stored
+
+
+def preview(warehouse: Warehouse, stream: str, external_id: str) -> Stored:
+    """What `erase` would remove. Raises AtlasError where that is nothing, or a row that stays forbids it."""
+    with warehouse.connect() as connection, connection.transaction(force_rollback=True):
+        return find_stored(connection, stream, external_id)
 
 
 def erase(warehouse: Warehouse, source: Source, stream: str, external_id: str) -> Run:
     """Removes a record from staging, quarantine and tables; the closed run, with the numbers removed in its stats.
 
-    Raises AtlasError where nothing of the record is stored, a landing is receiving it, or a kept schema may hold it.
+    Raises AtlasError where nothing of the record is stored, a landing is receiving it, a kept schema may hold it, or a
+    row that stays forbids it.
     """
-    with warehouse.connect() as connection:
-        _require_stored(connection, stream, external_id)
+    preview(warehouse, stream, external_id)
     code = code_version(project.selects(source.name))
     with ledger.open_run(warehouse, source, "erase", "all", code_version=code) as run:
         with run.connection.transaction():
@@ -56,15 +87,23 @@ def erase(warehouse: Warehouse, source: Source, stream: str, external_id: str) -
             for lock in (locks.transform(source.domain), locks.landing(source.name), locks.BODIES):
                 locks.acquire_for_transaction(run.connection, lock)
             parameters = {"run": run.id, "source": source.name, "stream": stream, "external_id": external_id}
-            _require_stored(run.connection, stream, external_id)
+            reach = find_stored(run.connection, stream, external_id).reach
             _require_no_landing(run.connection, parameters)
             for statement in PREPARE:
                 run.connection.execute(statement, parameters)
-            counts, stats = apply_pending(run, source, shrink=True)
-            stats["erased"] = {
+            deleted = application_rows.delete(run.connection, parameters)
+            tables = [each for each in metadata.sorted_tables if each.schema == source.domain]
+            specs = [spec for spec in map(TableSpec, tables) if spec.kind != "application"]
+            counts, stats = apply_pending(run, source, shrink=True, pruned=[spec.table for spec in specs])
+            application_rows.require_none_left(run.connection, parameters)
+            counts.deleted += deleted
+            if reach.rows:
+                stats["table_digests"] = table_digests.recount(run.connection, specs)
+            stats["erased"] = reach.rows | {
                 kind: run.connection.execute(statement, parameters).rowcount for kind, statement in DELETE.items()
             }
             stats["erased"]["versions"] -= 1  # the tombstone of this run
+            stats["cleared"] = reach.cleared
             shadow_schema.drop_abandoned(run.connection)
             run.close(counts, stats)
         vacuum(run.connection, "ops", "staging", source.domain)
@@ -76,12 +115,6 @@ def lift(warehouse: Warehouse, stream: str, external_id: str) -> bool:
     with warehouse.connect() as connection:
         query = "update staging.erasures set lifted_at = now() where record_id = ops.key(%s, %s) and lifted_at is null"
         return bool(connection.execute(query, [stream, external_id]).rowcount)
-
-
-def _require_stored(connection: Connection, stream: str, external_id: str) -> None:
-    if not any(count_stored(connection, stream, external_id).values()):
-        notice = erasure_notice(connection, stream, external_id)
-        raise AtlasError(notice or f"Nothing is stored of record {external_id!r} of {stream}.", usage=True)
 
 
 def _require_no_landing(connection: Connection, parameters: dict[str, Any]) -> None:

@@ -5,7 +5,7 @@
 Not here: how rows are written (`apply`).
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from psycopg import sql
@@ -74,9 +74,12 @@ def transform(
 
 
 def apply_pending(
-    run: Run, source: Source, *, full: bool = False, shrink: bool = False
+    run: Run, source: Source, *, full: bool = False, shrink: bool = False, pruned: Collection[Table] = ()
 ) -> tuple[Counts, dict[str, Any]]:
-    """Applies the pending versions of the run's partition in the caller's transaction; returns counts and stats."""
+    """Applies the pending versions of the run's partition in the caller's transaction; returns counts and stats.
+
+    pruned: tables of which rows of the change set's records go, though no SELECT file of the source fills them.
+    """
     locks.acquire_for_transaction(run.connection, locks.transform(source.domain))
     command = f"atlas transform {source.name} --partition {run.partition}"
     others = [each for each in current_editions(source.domain) if each.source.name != source.name]
@@ -86,7 +89,8 @@ def apply_pending(
     if not records:
         tables = {select.table.fullname: Counts() for select in project.selects(source.name)}
         return run_stats(0, tables, project.selects(source.name), {}, {})
-    applier = Applier(change_set, pruned=_tables_without_select(run.connection, source), shrink=shrink)
+    pruned = {*pruned, *_tables_without_select(run.connection, source)}
+    applier = Applier(change_set, pruned=pruned, shrink=shrink)
     counts = applier.apply()
     record_applied(run, change_set)
     selects = [select for number in change_set.used_editions() for select in change_set.editions[number].selects]

@@ -40,11 +40,12 @@ def fields(row: str, columns: list[str]) -> sql.Composed:
 
 @dataclass(frozen=True)
 class Reference:
-    """A column that refers to another table's key."""
+    """A column that refers to another table's key. on_delete: what its foreign key does when the other row goes."""
 
     column: str
     table: Table
     nullable: bool
+    on_delete: str
 
 
 @dataclass(frozen=True)
@@ -178,7 +179,8 @@ class TableSpec:
         for constraint in self.constraints(ForeignKeyConstraint):
             if constraint.referred_table.schema == self.table.schema:
                 column = next(iter(constraint.columns))
-                found.append(Reference(column.name, constraint.referred_table, bool(column.nullable)))
+                on_delete = constraint.ondelete or "NO ACTION"
+                found.append(Reference(column.name, constraint.referred_table, bool(column.nullable), on_delete))
         return sorted(found, key=lambda each: each.column)
 
     @property
@@ -227,7 +229,13 @@ class TableSpec:
 
     def from_source(self, alias: str) -> sql.Composable:
         """The condition that a row is from a source."""
-        return sql.Identifier(alias, "from_source") if self.applications else sql.SQL("true")
+        if self.applications:
+            return sql.Identifier(alias, "from_source")
+        return sql.SQL("false" if self.kind == "application" else "true")
+
+    def of_application(self, alias: str) -> sql.Composable:
+        """The condition that a row is an application's."""
+        return sql.SQL("not {}").format(self.from_source(alias))
 
     def row_hash(self, alias: str) -> sql.Composed:
         """The hash of a row (with seed 0, '{}' hashes as NULL). The sum over the rows from sources is the digest of the

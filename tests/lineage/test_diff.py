@@ -119,6 +119,7 @@ def test_the_command_prints_rows_and_cells(recorder: Recorder, atlas: Atlas) -> 
     shown = words(atlas("diff", first.id, second.id).stdout)
     assert "changed toy.authors" in shown and "(payload made here, 1)" in shown and "name: heron → otter" in shown
     assert "1 differing row" in shown
-    (each,) = json.loads(atlas("diff", first.id, second.id, "--json", "--table", "toy.authors").stdout)
+    (each,) = json.loads(atlas("diff", first.id, second.id, "--json", "--table", "toy.authors").stdout)["differences"]
     assert each["cells"]["name"] == ["heron", "otter"]
-    assert json.loads(atlas("diff", first.id, second.id, "--json", "--table", "toy.topics").stdout) == []
+    nothing = json.loads(atlas("diff", first.id, second.id, "--json", "--table", "toy.topics").stdout)
+    assert nothing == {"differences": [], "taken_as_now": []}

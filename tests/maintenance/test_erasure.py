@@ -4,11 +4,9 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import replace
-from itertools import groupby
 from typing import Any
 
 import pytest
-from psycopg import sql
 from typer.testing import CliRunner
 
 from pipelines import settings
@@ -22,7 +20,7 @@ from pipelines.lineage.shadow_schema import TEMPORARY_PREFIX
 from pipelines.maintenance import erasure, retention
 from pipelines.source import Checkpoint, Item, Payload, Source
 from pipelines.warehouse.database import Warehouse
-from tests.library import DAYS, START, Json, Recorder, author, book, copy, cover, payload, rows, shown, state
+from tests.library import DAYS, START, Json, Recorder, author, book, copy, cover, found, payload, rows, shown, state
 
 pytestmark = pytest.mark.usefixtures("toy")
 
@@ -38,40 +36,6 @@ def secret(edition: int, **more: Any) -> Json:
 
 
 OTHER = author(2, "Other", loans=5, topics=["shared", "own"])
-
-
-def found(warehouse: Warehouse, *words: str) -> list[str]:
-    """The columns, of all tables of the warehouse, that contain one of the words; bytes are read as text too."""
-    columns = rows(
-        warehouse,
-        """
-        select table_schema, table_name, column_name, data_type from information_schema.columns
-        join information_schema.tables using (table_schema, table_name)
-        where table_schema not in ('pg_catalog', 'information_schema') and table_type = 'BASE TABLE'
-        order by 1, 2
-        """,
-    )
-    assert {schema for schema, *_ in columns} >= {"ops", "staging", "toy"}
-    there = []
-    for (schema, table), own in groupby(columns, key=lambda row: row[:2]):
-        asked = [(name, kind, word) for _, _, name, kind in own for word in words]
-        query = sql.SQL("select {} from {}").format(
-            sql.SQL(", ").join(holds(*each) for each in asked), sql.Identifier(schema, table)
-        )
-        (counted,) = rows(warehouse, query)
-        there += [f"{schema}.{table}.{name}: {word}" for (name, _, word), n in zip(asked, counted, strict=True) if n]
-    return there
-
-
-def holds(column: str, kind: str, word: str) -> sql.Composed:
-    """An expression that counts the rows whose column contains a word."""
-    text = sql.SQL("encode({}, 'escape')" if kind == "bytea" else "{}::text").format(sql.Identifier(column))
-    spelled = [word, "".join(chr(each) if each < 128 else f"\\{each:o}" for each in word.encode())]
-    return sql.SQL("count(*) filter (where {})").format(
-        sql.SQL(" or ").join(
-            sql.SQL("strpos(lower({}), lower({})) > 0").format(text, sql.Literal(each)) for each in spelled
-        )
-    )
 
 
 @pytest.fixture(scope="module")

@@ -214,7 +214,7 @@ def test_the_command_prints_a_table_as_it_was(two_runs: tuple[Warehouse, Run, Ru
     assert row["name"] == "heron" and "created_at" not in row
     assert f"as recorded by run {first.id}" in words(printed.stderr)
     for run, name in ((landed, "heron"), (second, "otter")):
-        (row,) = json.loads(atlas("as-of", run.id, "toy.authors", "--json", "--limit", 1).stdout)
+        (row,) = json.loads(atlas("as-of", run.id, "toy.authors", "--json", "--limit", 1).stdout)["rows"]
         assert row["name"] == name
     atlas("as-of", first.id, "--schema", "before")
     joined = "select t.name, n.name from before.authors t join toy.authors n using (author_id)"

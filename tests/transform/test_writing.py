@@ -39,6 +39,7 @@ def test_a_number_with_another_scale_is_written(warehouse: Warehouse, library: S
 
 def test_a_change_of_any_column_changes_the_digest_of_its_table(warehouse: Warehouse) -> None:
     tables = [table for table in metadata.sorted_tables if table.schema == "toy"]
+    tables = [table for table in tables if TableSpec(table).kind != "application"]  # no row of it is from a source
     assert tables
     for table in tables:
         with warehouse.connect() as connection, connection.transaction(force_rollback=True):
