@@ -29,7 +29,8 @@ from pipelines.warehouse import embedded, migrate, objects
 from pipelines.warehouse.database import Warehouse
 from tests import launcher, toy_project
 from tests.databases import copy_of
-from tests.library import Recorder, Write
+from tests.forum import Write
+from tests.library import Recorder
 from tests.pasts import GENERATORS, Files, changing_files
 
 SHARED_DATA = project.ROOT.parent / "shared" / "data"

@@ -15,6 +15,7 @@ Write = Callable[..., Any]
 
 
 def bring(recorder: Recorder, name: str, **body: Any) -> None:
+    """Lands a record and transforms what is pending."""
     recorder.land(name, body)
     recorder.transform()
 
@@ -23,8 +24,13 @@ def user(number: int, name: str, email: str | None = None) -> Json:
     return {"id": number, "username": name, "email": email}
 
 
-def post(number: int, writer: Any, place: int, **more: Any) -> Json:
-    return {"id": number, "user": writer, "number": place, **more}
+def post(number: int, writer: Any, place: int | None = None, **more: Any) -> Json:
+    """A post. place: its number among those of the writer, if not its own."""
+    return {"id": number, "user": writer, "number": place or number, **more}
+
+
+def folder(number: int, owner: Any, **more: Any) -> Json:
+    return {"id": number, "user": owner, "name": f"folder {number}", **more}
 
 
 def assert_derived(warehouse: Warehouse) -> None:

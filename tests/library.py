@@ -6,7 +6,7 @@ Belongs here: what the tests of the engine share. Not here: the toy project (tes
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -32,7 +32,6 @@ DAYS = ("2026-11-01", "2026-11-02", "2026-11-03", "2026-11-04")
 
 Json = dict[str, Any]
 State = dict[str, list[tuple[Any, ...]]]
-Write = Callable[..., Any]
 
 
 def author(number: int | str, name: str | None = None, *, loans: int | None = None, **more: Any) -> Json:
@@ -209,22 +208,3 @@ def holds(column: str, kind: str, word: str) -> sql.Composed:
             sql.SQL("strpos(lower({}), lower({})) > 0").format(text, sql.Literal(each)) for each in spelled
         )
     )
-
-
-def bring(recorder: Recorder, name: str, **body: Any) -> None:
-    """Lands a record and transforms what is pending."""
-    recorder.land(name, body)
-    recorder.transform()
-
-
-def user(number: int, name: str, email: str | None = None) -> Json:
-    """A user of the mail server or the forum."""
-    return {"id": number, "username": name, "email": email}
-
-
-def post(number: int, writer: Any, **more: Any) -> Json:
-    return {"id": number, "user": writer, "number": number, **more}
-
-
-def folder(number: int, owner: Any, **more: Any) -> Json:
-    return {"id": number, "user": owner, "name": f"folder {number}", **more}

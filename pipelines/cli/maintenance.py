@@ -16,7 +16,7 @@ from pipelines.cli.context import Stream, Yes
 from pipelines.cli.show import Reporter, with_json
 from pipelines.errors import AtlasError
 from pipelines.landing import land
-from pipelines.maintenance import application_rows, erasure, retention
+from pipelines.maintenance import erased_rows, erasure, retention
 from pipelines.source import Contract, Payload, Window
 from pipelines.warehouse.database import Connection, Warehouse
 
@@ -176,7 +176,7 @@ def erase(
             return
         stored = erasure.preview(warehouse, stream, external_id)
         same_person = [
-            {"stream": stream, "external_id": external_id, "command": application_rows.command(stream, external_id)}
+            {"stream": stream, "external_id": external_id, "command": erased_rows.command(stream, external_id)}
             for stream, external_id in stored.reach.same_person
         ]
         for each in same_person:

@@ -1,7 +1,7 @@
 """Erases one record: removes it from staging, quarantine and tables, and keeps it from landing again.
 
     record ──PREPARE──> tombstone, applied to the tables ──DELETE──> one row in staging.erasures
-        └── rows of applications that belong to it go first (`application_rows`)
+        └── rows of applications that belong to it go first (`erased_rows`)
 
 All of it in one transaction. Landings skip an erased record until the erasure is lifted.
 """
@@ -17,8 +17,8 @@ from pipelines.landing import stage_bodies
 from pipelines.ledger import Run
 from pipelines.lineage import shadow_schema
 from pipelines.lineage.trace import erasure_notice
-from pipelines.maintenance import application_rows
-from pipelines.maintenance.application_rows import Reach
+from pipelines.maintenance import erased_rows
+from pipelines.maintenance.erased_rows import Reach
 from pipelines.maintenance.retention import vacuum
 from pipelines.source import Source
 from pipelines.transform import table_digests
@@ -60,7 +60,7 @@ def find_stored(connection: Connection, stream: str, external_id: str) -> Stored
         """,
         parameters,
     )
-    stored = Stored(staging, application_rows.find(connection, parameters))
+    stored = Stored(staging, erased_rows.find(connection, parameters))
     if not any((*stored.staging.values(), *stored.reach.rows.values())):
         notice = erasure_notice(connection, stream, external_id)
         raise AtlasError(notice or f"Nothing is stored of record {external_id!r} of {stream}.", usage=True)
@@ -91,11 +91,11 @@ def erase(warehouse: Warehouse, source: Source, stream: str, external_id: str) -
             _require_no_landing(run.connection, parameters)
             for statement in PREPARE:
                 run.connection.execute(statement, parameters)
-            deleted = application_rows.delete(run.connection, parameters)
+            deleted = erased_rows.delete(run.connection, parameters)
             tables = [each for each in metadata.sorted_tables if each.schema == source.domain]
             specs = [spec for spec in map(TableSpec, tables) if spec.kind != "application"]
             counts, stats = apply_pending(run, source, shrink=True, pruned=[spec.table for spec in specs])
-            application_rows.require_none_left(run.connection, parameters)
+            erased_rows.require_none_left(run.connection, parameters)
             counts.deleted += deleted
             if reach.rows:
                 stats["table_digests"] = table_digests.recount(run.connection, specs)

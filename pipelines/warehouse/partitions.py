@@ -73,7 +73,7 @@ def _first_month(connection: Connection, spec: TableSpec) -> date | None:
 def _split(connection: Connection, spec: TableSpec, month: date) -> None:
     """Creates the partition of a month, with the rows that the default one has of it.
 
-    Triggers do not fire: a row that moves has not changed. A default partition that has no row left gives back its space.
+    Triggers do not fire: a row that moves has not changed. An empty default partition gives back its space.
     """
     following = date(month.year + month.month // 12, month.month % 12 + 1, 1)
     query = "select pg_get_userbyid(relowner) as name from pg_class where oid = %s::regclass"

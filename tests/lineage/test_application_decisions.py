@@ -6,8 +6,9 @@ import pytest
 
 from pipelines.lineage import time_travel
 from pipelines.warehouse.database import Warehouse
+from tests.forum import Write, bring, folder, post, user
 from tests.launcher import FAILED, Atlas, words
-from tests.library import Recorder, Write, bring, folder, post, shown, user
+from tests.library import Recorder, shown
 
 pytestmark = pytest.mark.usefixtures("toy")
 

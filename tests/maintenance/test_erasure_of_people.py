@@ -11,12 +11,13 @@ from pipelines.cli.main import app
 from pipelines.errors import AtlasError
 from pipelines.ledger import Run
 from pipelines.lineage import rebuild
-from pipelines.maintenance import application_rows, erasure
+from pipelines.maintenance import erased_rows, erasure
 from pipelines.transform import table_digests
 from pipelines.warehouse.database import Warehouse
 from pipelines.warehouse.declare import metadata
 from pipelines.warehouse.table_spec import TableSpec
-from tests.library import Recorder, Write, bring, folder, found, post, rows, shown, user
+from tests.forum import Write, bring, folder, post, user
+from tests.library import Recorder, found, rows, shown
 
 pytestmark = pytest.mark.usefixtures("toy")
 
@@ -197,7 +198,7 @@ def test_a_row_of_another_record_that_refers_to_a_row_of_an_application_stops_th
     write(f"insert into toy.folders (folder_id, user_id, name) {own}")
     mail.transform()
     assert erasure.preview(warehouse, MAIL, "a").reach.rows == {"toy.folders": 1}
-    monkeypatch.setattr(application_rows, "becomes_the_records", lambda spec: spec.name != "toy.folders")
+    monkeypatch.setattr(erased_rows, "becomes_the_records", lambda spec: spec.name != "toy.folders")
     with pytest.raises(AtlasError, match=r"A row of toy\.posts refers to .* first: atlas erase toy/mail 'b c'"):
         erasure.erase(warehouse, mail.source, MAIL, "a")
 
@@ -206,13 +207,13 @@ def test_an_application_that_writes_meanwhile_stops_the_erasure(
     warehouse: Warehouse, mail: Recorder, write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bring(mail, "a", users=[user(1, WHO)])
-    delete = application_rows.delete
+    delete = erased_rows.delete
 
     def delayed(*arguments: Any) -> int:
         write("insert into toy.tokens (user_id) select user_id from toy.users")
         return delete(*arguments)
 
-    monkeypatch.setattr(application_rows, "delete", delayed)
+    monkeypatch.setattr(erased_rows, "delete", delayed)
     with pytest.raises(AtlasError, match=r"A row of toy\.users would stay, .* Nothing is erased"):
         erasure.erase(warehouse, mail.source, MAIL, "a")
     assert rows(warehouse, "select username, from_source from toy.users") == [(WHO, True)]

@@ -72,8 +72,7 @@ class Model:
             for each in body.get(table, []):
                 own = key(source, each["id"])
                 if table == "users":
-                    if source == "toy/forum":
-                        own = key(each["username"].lower())
+                    own = {"toy/forum": key(each["username"].lower()), "toy/staff": each["id"]}.get(source, own)
                     yield {"key": own, "order": order, "username": each["username"], "email": each.get("email")}
                 elif table == "folders":
                     parent = each.get("parent") and key(source, each["parent"])

@@ -6,12 +6,14 @@ import time
 import psycopg
 import pytest
 
+from pipelines import project
 from pipelines.errors import AtlasError
 from pipelines.lineage import rebuild, time_travel, trace
 from pipelines.transform.run import pending_partitions, transform
 from pipelines.warehouse.database import Warehouse
 from tests.forum import Write, assert_derived, bring, post, user
 from tests.library import DAYS, Json, Recorder, rows, shown
+from tests.transform.domain_model import key
 
 pytestmark = pytest.mark.usefixtures("toy")
 
@@ -116,6 +118,37 @@ def test_a_row_is_taken_by_another_source_in_the_same_run(
     assert set(run.stats["sql"]) >= {"toy/mail/users", "toy/forum/users", "toy/forum/posts"}
     assert rows(warehouse, USERS) == [("Ann", True)]
     assert shown(warehouse, "select u.username from toy.posts join toy.users u using (user_id)") == ["Ann"]
+    assert_derived(warehouse)
+
+
+def test_children_from_a_source_follow_a_parent_from_another_that_has_no_such_children(
+    warehouse: Warehouse, forum: Recorder
+) -> None:
+    staff = Recorder(warehouse, project.sources()["toy/staff"])
+    ann = {"users": [{"id": key("ann"), "username": "Ann"}]}
+    bring(forum, "f", posts=[post(1, "ann")])
+    assert shown(warehouse, "select count(*) from toy.posts") == [0]
+    for present in (True, False, True):
+        if present:
+            staff.land("s", ann)
+        else:
+            staff.full_refresh("s")
+        (run,) = [
+            transform(warehouse, staff.source, day, shrink=True) for day in pending_partitions(warehouse, staff.source)
+        ]
+        assert run.stats["taken_along"] == {"toy/forum": 1}
+        assert (run.counts.created, run.counts.deleted, run.counts.pending) == ((2, 0, 0) if present else (0, 2, 1))
+        assert shown(warehouse, "select count(*) from toy.posts") == [int(present)]
+        assert_derived(warehouse)
+
+
+def test_a_user_with_a_uuid_of_its_own_keeps_it_and_one_that_is_none_is_rejected(warehouse: Warehouse) -> None:
+    staff = Recorder(warehouse, project.sources()["toy/staff"])
+    uuid = "0199a0b0-0000-7000-8000-000000000001"
+    bring(staff, "s", users=[{"id": uuid.upper(), "username": "ann"}, {"id": "7", "username": "bob"}])
+    assert rows(warehouse, "select user_id::text, username from toy.users") == [(uuid, "ann")]
+    found = "select reason, constraint_name, detail, row ->> 'user_id' from staging.quarantine"
+    assert rows(warehouse, found) == [("type", "user_id", 'invalid input syntax for type uuid: "7"', "7")]
     assert_derived(warehouse)
 
 

@@ -1,4 +1,4 @@
-"""Histories of a domain in which two sources and an application name the same users.
+"""Histories of a domain in which three sources and an application name the same users.
 
 After each transform the tables are what the model (tests/transform/domain_model.py) makes of all records and rows at
 once, and derived again they are the same.
@@ -28,6 +28,7 @@ pytestmark = pytest.mark.usefixtures("toy")
 
 EXAMPLES = 200 if "SAMPLES" in os.environ else 5
 NAMES = ["ann", "Ann", "bob", "cid"]
+UUIDS = [f"0199a0b0-0000-7000-8000-00000000000{number}" for number in range(3)]
 TIMES = [f"{day} 12:00:00+00" for day in ("2026-09-30", "2026-10-01", "2026-11-25", "2001-01-01", "2120-01-01")]
 EMAILS = [None, None, "ann@a.example", "ANN@a.example", "bob@a.example"]
 
@@ -44,12 +45,14 @@ class History:
     def __init__(self, warehouse: Warehouse, dice: random.Random) -> None:
         self.warehouse, self.dice, self.model = warehouse, dice, Model()
         sources = project.sources()
-        self.recorders = {name: Recorder(warehouse, sources[name]) for name in ("toy/forum", "toy/mail")}
+        self.recorders = {name: Recorder(warehouse, sources[name]) for name in ("toy/forum", "toy/mail", "toy/staff")}
         self.landed: dict[str, dict[str, Body | None]] = {name: {} for name in self.recorders}
         self.done: list[str] = []
 
     def body(self, source: str) -> Body:
         dice = self.dice
+        if source == "toy/staff":
+            return {"users": [{"id": dice.choice(UUIDS), "username": dice.choice(NAMES), "email": dice.choice(EMAILS)}]}
         user = (lambda: dice.choice(NAMES)) if source == "toy/forum" else (lambda: dice.randint(1, 3))
         users = [
             {"id": dice.randint(1, 3), "username": dice.choice(NAMES), "email": dice.choice(EMAILS)}

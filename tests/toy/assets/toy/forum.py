@@ -1,23 +1,17 @@
-"""A forum: users by their names, folders and posts.
+"""A forum: users by their names, folders, posts and events.
 
-folder/*.json ──> one payload a file ──> users, folders, posts
+folder/*.json ──> one payload a file ──> users, folders, posts, events
 """
 
 from collections.abc import Iterator
-from datetime import date
 from pathlib import Path
 
-from pipelines.connectors.local_files import candidates, name_of
-from pipelines.source import Contract, FullScan, Item, Payload, Window, source
+from pipelines.source import Item, Window, source
+
+from ._files import START, Anything, payloads
 
 
-class Anything(Contract):
-    """Nothing is required."""
-
-
-@source(contract=Anything, kind="folder", base_url="forum", start_date=date(2026, 11, 1))
+@source(contract=Anything, kind="folder", base_url="forum", start_date=START)
 def fetch(folder: Path, window: Window) -> Iterator[Item]:
     """One payload a file, by its path."""
-    for path in candidates(folder, (".json",)):
-        yield Payload(path.read_bytes(), name_of(path, folder), name_of(path, folder))
-    yield FullScan("", responses=1)
+    yield from payloads(folder)
