@@ -61,6 +61,8 @@ def first(template: Warehouse, tmp_path_factory: pytest.TempPathFactory) -> Iter
     folder = tmp_path_factory.mktemp("versions")
     warehouse = Warehouse(template.url.set(database=f"{template.database}_toys"))
     warehouse.create_database(warehouse.database)
+    with warehouse.connect() as connection:
+        connection.execute("create extension vector")  # no downgrade drops it
     with pytest.MonkeyPatch.context() as patch:
         read_from(folder, patch)
         toys(patch)
@@ -194,7 +196,7 @@ def test_what_is_no_longer_declared_is_dropped(
 ) -> None:
     before = dump(warehouse)
     with warehouse.connect() as connection:
-        connection.execute("create schema theirs create table theirs (id bigint); create extension vector")
+        connection.execute("create schema theirs create table theirs (id bigint)")
     with_theirs = dump(warehouse)
     toys(monkeypatch, columns=lambda: [Index(None, "kind")], more=shelf)
     written(warehouse, "More")
