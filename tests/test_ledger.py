@@ -231,7 +231,8 @@ def at_once(work: Callable[[int], Run], number: int = AT_ONCE) -> list[Run]:
 
 
 def versions(warehouse: Warehouse) -> list[dict[str, Any]]:
-    return rows(warehouse, 'select external_id, digest, latest from staging.versions order by external_id collate "C"')
+    query = "select external_id, digest, latest from staging.versions left join staging.payloads using (payload_id)"
+    return rows(warehouse, f'{query} order by external_id collate "C"')
 
 
 def test_landings_of_a_partition_at_once_end_as_one(

@@ -394,12 +394,6 @@ def upgrade() -> None:
         sa.Column("external_id", sa.Text(), nullable=False, comment="The source's own id of the record"),
         sa.Column("record_id", sa.UUID(), nullable=False, comment="ops.key(stream, external_id)"),
         sa.Column("payload_id", sa.UUID(), nullable=True, comment="Body; null = tombstone"),
-        sa.Column(
-            "digest",
-            sa.LargeBinary(),
-            nullable=True,
-            comment="sha256 of the bytes as received, without volatile fields",
-        ),
         sa.Column("request", sa.Text(), nullable=False, comment="URL without secrets, or file:line"),
         sa.Column("partition_key", sa.Text(), nullable=False, comment="Partition in which it was fetched"),
         sa.Column("landed_run", sa.UUID(), nullable=False, comment="Landing that published it"),
@@ -420,7 +414,7 @@ def upgrade() -> None:
             "renamed_from",
             sa.UUID(),
             nullable=True,
-            comment="Deleted record with the same digest, of which this one is the new name",
+            comment="Deleted record with the same body, of which this one is the new name",
         ),
         sa.Column(
             "applied_sql",
@@ -428,7 +422,6 @@ def upgrade() -> None:
             nullable=True,
             comment="SELECT files (digest) that were applied to it last; null = none",
         ),
-        sa.CheckConstraint("(payload_id is null) = (digest is null)", name=op.f("versions_tombstone_check")),
         sa.ForeignKeyConstraint(["landed_run"], ["ops.fetch_runs.fetch_run_id"], name=op.f("versions_landed_run_fkey")),
         sa.ForeignKeyConstraint(["payload_id"], ["staging.payloads.payload_id"], name=op.f("versions_payload_id_fkey")),
         sa.ForeignKeyConstraint(

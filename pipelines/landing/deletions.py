@@ -88,7 +88,7 @@ rejected as (
 
 known as (
     select external_id collate "C" as id, length(external_id) as digits from staging.versions
-    where %(first)s::text is not null and stream = %(stream)s and latest and digest is not null
+    where %(first)s::text is not null and stream = %(stream)s and latest and payload_id is not null
 ),
 
 adjacent as (
@@ -106,7 +106,7 @@ select v.version_id, v.external_id, coalesce(n.side, 0) as side,
             between (length(%(first)s), %(first)s) and (length(%(last)s), %(last)s)) as listed
 from staging.versions v
 left join adjacent n on n.id = v.external_id
-where v.stream = %(stream)s and v.latest and v.digest is not null
+where v.stream = %(stream)s and v.latest and v.payload_id is not null
   and coalesce(v.confirmed_at, v.fetched_at) < %(at)s -- else it was received since
   and (%(first)s::text is null -- ids are numbers where there is a range
       or (length(v.external_id), v.external_id collate "C")
@@ -135,7 +135,7 @@ order by external_id
 SET_RENAMED_FROM = """ -- links each new record to a deleted one of the run with the same body
 with created as (
     select version_id, digest, row_number() over (partition by digest order by external_id) as number
-    from staging.versions
+    from staging.versions join staging.payloads using (payload_id)
     where landed_run = %(run)s and latest and record_id in (select record_id from classified where result = 'created')
 ),
 
@@ -143,11 +143,11 @@ deleted as (
     select t.record_id, o.digest, row_number() over (partition by o.digest order by t.external_id) as number
     from staging.versions t
     cross join lateral (
-        select v.digest from staging.versions v
-        where v.record_id = t.record_id and v.digest is not null
+        select b.digest from staging.versions v join staging.payloads b using (payload_id)
+        where v.record_id = t.record_id
         order by v.version_id desc limit 1
     ) as o
-    where t.landed_run = %(run)s and t.latest and t.digest is null
+    where t.landed_run = %(run)s and t.latest and t.payload_id is null
 )
 
 update staging.versions v set renamed_from = d.record_id

@@ -113,9 +113,10 @@ compared as (
         end as result
     from ranked r
     left join lateral (
-        select v.version_id, v.payload_id, v.digest, v.version_at, v.fetched_at,
+        select v.version_id, v.payload_id, b.digest, v.version_at, v.fetched_at,
             coalesce(v.confirmed_at, v.fetched_at) as received_at, o.observed_at, o.digest as counters_digest
         from staging.versions v
+        left join staging.payloads b using (payload_id)
         left join lateral (
             select observed_at, digest from staging.observations
             where record_id = v.record_id and not late order by observation_id desc limit 1
@@ -163,16 +164,16 @@ where v.version_id = c.latest_id and c.result in ('created', 'updated')
 
 INSERT_VERSIONS = """
 insert into staging.versions
-    (stream, external_id, record_id, payload_id, digest, version_at, fetched_at, request,
-     partition_key, landed_run, latest)
-select c.stream, c.external_id, c.record_id, p.payload_id, c.digest, c.version_at, c.fetched_at, c.request,
-    %(partition)s, %(run)s, c.result in ('created', 'updated')
+    (stream, external_id, record_id, payload_id, version_at, fetched_at, request, partition_key, landed_run, latest)
+select c.stream, c.external_id, c.record_id, p.payload_id, c.version_at, c.fetched_at, c.request, %(partition)s,
+    %(run)s, c.result in ('created', 'updated')
 from (
     select distinct on (record_id, digest) *
     from classified
     where result in ('created', 'updated')
        or result in ('superseded', 'late') and not exists (
-           select from staging.versions v where v.record_id = classified.record_id and v.digest = classified.digest)
+           select from staging.versions v join staging.payloads b using (payload_id)
+           where v.record_id = classified.record_id and b.digest = classified.digest)
     order by record_id, digest, result not in ('created', 'updated'), version_at desc, sequence desc
 ) as c
 cross join lateral (

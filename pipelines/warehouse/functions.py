@@ -75,9 +75,10 @@ function(
     version_id bigint, record_id uuid, payload_id uuid, stream text, external_id text, digest text, request text,
     fetched_at timestamptz, landed_run uuid, derived_run uuid, sql jsonb
 ) language sql stable parallel safe as $$
-    select v.version_id, v.record_id, v.payload_id, v.stream, v.external_id, encode(v.digest, 'hex'), v.request,
+    select v.version_id, v.record_id, v.payload_id, v.stream, v.external_id, encode(b.digest, 'hex'), v.request,
         v.fetched_at, v.landed_run, applied.fetch_run_id, applied.stats -> 'sql'
     from staging.versions v
+    join staging.payloads b using (payload_id)
     join ops.fetch_runs f on f.fetch_run_id = v.valid_from_run and f.publish_seq <= seq
     left join ops.fetch_runs t on t.fetch_run_id = v.valid_to_run
     cross join lateral (
@@ -88,7 +89,7 @@ function(
               select a.fetch_run_id from staging.reapplied_versions a where a.version_id = v.version_id))
         order by r.publish_seq desc limit 1
     ) as applied
-    where v.payload_id is not null and (t.publish_seq is null or t.publish_seq > seq)
+    where (t.publish_seq is null or t.publish_seq > seq)
 $$""",
     "The versions, but no tombstones, that were effective after the run with this publish_seq, or are effective now; "
     "each with the run and the SELECT files (digests by path) that derived its rows",

@@ -67,7 +67,7 @@ def queries() -> dict[str, sql.Composed]:
     """A query for each table that must be the same, without the ids and times that no two runs have alike."""
     made = {
         "bodies": sql.SQL(
-            "select v.record_id, v.digest, p.digest, p.body, p.original, p.repairs "
+            "select v.record_id, p.digest, p.body, p.original, p.repairs "
             "from staging.versions v join staging.payloads p using (payload_id)"
         ).format(),
         "staging.payloads": sql.SQL("select digest from staging.payloads").format(),

@@ -276,7 +276,9 @@ def test_a_file_of_this_kind_lands_all_its_payloads(
     run = bring(warehouse, library, tmp_path / name)
     assert counted(run) == {"fetched": 3, "created": 3}
     assert ids(warehouse) == ["1", "2", "3"]
-    digests = rows(warehouse, "select digest from staging.versions order by external_id")
+    digests = rows(
+        warehouse, "select digest from staging.versions join staging.payloads using (payload_id) order by external_id"
+    )
     assert digests == rows(
         warehouse, "select sha256(b) from unnest(%s::bytea[]) b", [[author(each) for each in (1, 2, 3)]]
     )

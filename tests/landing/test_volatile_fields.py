@@ -453,7 +453,7 @@ def test_a_body_received_before_the_latest_was_received_again_is_late(
     assert of_book(shared, number) == loans
     assert rows(
         shared,
-        "select digest is not null, latest from staging.versions where external_id = %s order by version_id",
+        "select payload_id is not null, latest from staging.versions where external_id = %s order by version_id",
         [str(number)],
     ) == [(True, True), (True, False)]
 

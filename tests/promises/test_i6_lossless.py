@@ -384,7 +384,7 @@ def found(warehouse: Warehouse) -> Kept:
     with warehouse.connect() as connection:
         landed = connection.execute(
             """
-            select v.request, v.digest, p.body::text as body, p.original, p.repairs
+            select v.request, p.digest, p.body::text as body, p.original, p.repairs
             from staging.versions v join staging.payloads p using (payload_id)
             """
         ).fetchall()

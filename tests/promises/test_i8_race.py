@@ -106,7 +106,8 @@ def staged(warehouse: Warehouse) -> list[dict[str, Any]]:
         """
         select stream, external_id, digest, version_at, partition_key, latest,
             valid_from_run is not null as applied, valid_to_run is not null as replaced
-        from staging.versions order by stream, external_id, version_at, digest
+        from staging.versions left join staging.payloads using (payload_id)
+        order by stream, external_id, version_at, digest
         """,
     )
 
