@@ -157,7 +157,8 @@ PREPARE = (
     """
     insert into staging.erasures (fetch_run_id, stream, record_id, digest)
     select %(run)s, %(stream)s, ops.key(%(stream)s, %(external_id)s), sha256(coalesce(
-        (select string_agg(digest, '' order by version_id) from staging.versions join staging.payloads using (payload_id)
+        (select string_agg(digest, '' order by version_id)
+         from staging.versions join staging.payloads using (payload_id)
          where record_id = ops.key(%(stream)s, %(external_id)s)),
         (select string_agg(digest, '' order by quarantine_id) from staging.quarantine
          where record_id = ops.key(%(stream)s, %(external_id)s)),
@@ -174,7 +175,8 @@ PREPARE = (
     """,
     """
     create temp table erased_versions on commit drop as
-    select version_id, payload_id, digest, landed_run from staging.versions left join staging.payloads using (payload_id)
+    select version_id, payload_id, digest, landed_run
+    from staging.versions left join staging.payloads using (payload_id)
     where record_id = ops.key(%(stream)s, %(external_id)s)
     """,
     # Unread keys seen only in this record, or whose sample payload no longer exists, but for those of which another

@@ -104,7 +104,7 @@ def test_a_tombstone_says_when_and_why(warehouse: Warehouse, shelf: Source) -> N
     found = rows(
         warehouse,
         """
-        select version_at, fetched_at, partition_key, landed_run, digest, request
+        select version_at, fetched_at, partition_key, landed_run, payload_id, request
         from staging.versions where latest and external_id = 'a'
         """,
     )

@@ -157,7 +157,7 @@ def test_a_version_tells_where_it_came_from(warehouse: Warehouse, shelf: Source)
         """
         select stream, external_id, record_id = ops.key(stream, external_id), request, version_at, fetched_at,
             landed_run, digest = sha256('{"words": "words"}'), valid_from_run
-        from staging.versions
+        from staging.versions join staging.payloads using (payload_id)
         """,
     )
     assert found == [("toy/shelf", "a", True, "said words", SECOND, FIRST, run.id, True, None)]
