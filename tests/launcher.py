@@ -2,7 +2,8 @@
 
 Belongs here: what a process has of its own (arguments, environment, folder, standard streams, exit code), and words of
 tests that read what it prints. Tests that are about processes (signals, kills, `atlas ui`) start
-`python -m pipelines.cli.main` instead. A folder with a project of its own has its own modules.
+`python -m pipelines.cli.main` instead. The toy project is entered; another folder with a project of its own has its own
+modules.
 """
 
 import atexit
@@ -13,14 +14,18 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
+
+from tests import toy_project
 
 TIMEOUT_S = 120
 LIBRARIES = ["alembic.command", "dagster", "dagster_postgres", "httpx", "msgspec", "psycopg", "pydantic_settings"]
 LIBRARIES += ["rich.console", "rich.table", "sqlalchemy.dialects.postgresql", "sqlglot", "stamina", "typer.main"]
+LIBRARIES += ["certifi", "httpcore", "psycopg2.extras", "sqlglot.dialects.postgres", "typer.rich_utils", "upath"]
 FORKSERVER = multiprocessing.get_context("forkserver")
 MAIN = "pipelines.cli.main"
-FORKSERVER.set_forkserver_preload([*LIBRARIES, MAIN, "pytest", "tests.launcher"])
+FORKSERVER.set_forkserver_preload([*LIBRARIES, MAIN, "pipelines.definitions", "pytest", "tests.launcher"])
 HERE = Path(__file__).resolve().parent.parent
 
 DONE, FAILED, USAGE, PARTIAL = 0, 1, 2, 3
@@ -64,10 +69,11 @@ def _atlas(command: list[str], folder: Path, environment: dict[str, str], stream
     os.environ.update(environment)
     sys.argv[1:] = command
     sys.path[:0] = [str(folder), *filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))]
-    if folder.resolve() != HERE and (folder / "assets").is_dir():
+    if folder not in (HERE, toy_project.TOY) and (folder / "assets").is_dir():
         for name in [name for name in sys.modules if name.partition(".")[0] in {"pipelines", "assets"}]:
             del sys.modules[name]
     try:
-        importlib.import_module(MAIN).main()
+        with toy_project.enter() if folder == toy_project.TOY else nullcontext():
+            importlib.import_module(MAIN).main()
     finally:
         atexit._run_exitfuncs()  # a forked process ends without them

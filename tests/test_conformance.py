@@ -2,7 +2,8 @@
 
 A connector's own test file holds only what is peculiar to it. `make test-source SOURCE=<domain>/<source>` runs these
 tests for one source. Transforms are what costs: a source is loaded once, and tests of what changes use a copy of that.
-Seeds are in the tests' names; CONFORMANCE_SEEDS=<number> tries more of them.
+Of a package with more than MOST records a sample is loaded, drawn by TESTS_SEED, unless SAMPLES=all; what needs no
+database looks at all of it. Seeds are in the tests' names; CONFORMANCE_SEEDS=<number> tries more of them.
 """
 
 import hashlib
@@ -26,6 +27,7 @@ from sqlalchemy import Table
 from sqlglot import exp
 
 from pipelines import project
+from pipelines.connectors import recording
 from pipelines.landing import extract
 from pipelines.landing.intake import Intake
 from pipelines.landing.json_paths import EACH_ELEMENT, EACH_VALUE
@@ -41,6 +43,9 @@ from pipelines.warehouse.table_spec import TableSpec, shared_tables
 from tests.recordings import NOWHERE, Day, Record, everything, fetch, record_of, recorded
 from tests.select_paths import Path, paths_read, steps_of
 
+MOST = 60
+"""Records of a package that are loaded: it may hold many."""
+
 SAMPLE = 40
 """Payloads of a day that tests of order and of what goes use: recordings may hold many."""
 
@@ -49,7 +54,7 @@ SEEDS = range(int(os.environ.get("CONFORMANCE_SEEDS", "1")))
 
 @dataclass
 class Loaded:
-    """A source with all days of its recording landed and transformed, in their order."""
+    """A source with all days of its recording, or a sample of it, landed and transformed, in their order."""
 
     source: Source
     warehouse: Warehouse
@@ -110,14 +115,15 @@ def load(warehouse: Warehouse, source: Source, days: Sequence[Day]) -> list[Run]
 
 
 def replay(warehouse: Warehouse, source: Source, days: Sequence[Day]) -> list[Run]:
-    """Lands days as they were recorded, complete listings included, and transforms them.
+    """Lands what days hold as they were recorded, complete listings included, and transforms them.
 
     Recordings are small: what one day takes away may be more than a fifth of a table.
     """
     runs = []
     for day in days:
-        opened = extract.open_intake(warehouse, source, day.window, "recorded")
-        runs.append(land_intake(warehouse, source, day.window.key, opened))
+        with extract.open_intake(warehouse, source, day.window, "recorded") as intake:
+            of_day = replace(intake, items=lambda _, day=day: day.items)  # type: ignore[misc]
+            runs.append(land_intake(warehouse, source, day.window.key, nullcontext(of_day)))
         runs.append(transform(warehouse, source, day.window.key, shrink=True))
     return runs
 
@@ -221,10 +227,24 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("source", [project.sources()[name] for name in names], ids=names, scope="module")
 
 
+def sample_of(source: Source, days: Sequence[Day]) -> list[Day]:
+    """Days of which those of a package say something about MOST records alone, or about all with SAMPLES=all."""
+    of_package = [day for day in days if recording.read(source, day.window.day).package]
+    records = sorted({record_of(source, payload) for day in of_package for payload in day.payloads})
+    if "SAMPLES" in os.environ or len(records) <= MOST:
+        return list(days)
+    drawn = set(random.Random(os.environ["TESTS_SEED"]).sample(records, MOST))
+
+    def is_drawn(item: Item) -> bool:
+        return not isinstance(item, Payload) or record_of(source, item) in drawn
+
+    return [replace(day, items=list(filter(is_drawn, day.items))) if day in of_package else day for day in days]
+
+
 @pytest.fixture(scope="module")
 def loaded(source: Source, new_warehouse: Callable[[], Warehouse]) -> Iterator[Loaded]:
     """To be read, and to be loaded again: nothing may change it."""
-    made = Loaded(source, new_warehouse(), recorded(source.name))
+    made = Loaded(source, new_warehouse(), sample_of(source, recorded(source.name)))
     made.runs = replay(made.warehouse, source, made.days)
     yield made
     made.warehouse.drop_database(made.warehouse.database)
@@ -244,13 +264,13 @@ def base(loaded: Loaded, new_warehouse: Callable[[], Warehouse]) -> Iterator[Bas
     source = loaded.source
     there: set[Record] = set()
     days = []
-    for day, gone in with_answers(source, loaded.days):
+    for day, gone in with_answers(source, recorded(source.name)):
         there = (there | {record_of(source, payload) for payload in day.payloads}) - gone
         days.append(day)
     days = [
         replace(day, items=[payload for payload in day.payloads if record_of(source, payload) in there]) for day in days
     ]
-    if all(len(day.items) <= SAMPLE for day in days):
+    if loaded.days == recorded(source.name) and all(len(day.items) <= SAMPLE for day in days):
         yield Base(loaded.warehouse, days, rows(loaded.warehouse, source))
         return
     days = [replace(day, items=day.items[:: -(-len(day.items) // SAMPLE)]) for day in days if day.items]

@@ -821,7 +821,7 @@ json.dump(found, sys.stdout)
 
 def test_a_source_is_added_by_its_own_files_alone(tmp_path: Path, warehouse: Warehouse) -> None:
     for folder in ("assets", "sql", "samples", "pipelines", "migrations"):
-        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / folder, tmp_path / folder)
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     exchange = {
         "request": "GET /things?on=2026-11-01",

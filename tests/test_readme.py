@@ -156,7 +156,7 @@ def with_example(folder: Path, document: Path) -> dict[str, str]:
     """Copies the project and the example of a document: its blocks that follow a line with nothing but their path."""
     blocks = re.findall(r"^`((?:assets|sql|samples)/\S+)`:?\n+```\w*\n(.*?)^```$", document.read_text(), re.M | re.S)
     for name in ("assets", "sql", "samples", "pipelines", "migrations"):
-        shutil.copytree(project.ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(project.ROOT / name, folder / name)
     shutil.copy(project.ROOT / "pyproject.toml", folder)
     for path, text in blocks:
         target = folder / path

@@ -6,6 +6,7 @@ Kinds of tables: see `declare.owned`, `declare.shared`, `declare.application`.
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TypeVar
 
 from psycopg import sql
@@ -99,7 +100,7 @@ class TableSpec:
         """Whether applications write rows there, alone or as sources do."""
         return self.applications or self.kind == "application"
 
-    @property
+    @cached_property
     def identity(self) -> str | None:
         """The expression, as SQL, that rows of one person or thing have in common; None where the key alone says it."""
         return self.table.info.get("identity")
@@ -114,11 +115,11 @@ class TableSpec:
         """Whether there is one row per observation of a record."""
         return "observed_at" in self.key
 
-    @property
+    @cached_property
     def key(self) -> list[str]:
         return [column.name for column in self.table.primary_key.columns]
 
-    @property
+    @cached_property
     def partition_column(self) -> str | None:
         """The time by whose months the table is partitioned; None if it is not."""
         declared = re.fullmatch(
@@ -126,7 +127,7 @@ class TableSpec:
         )
         return declared[1] if declared else None
 
-    @property
+    @cached_property
     def unique_keys(self) -> list[UniqueKey]:
         """The primary key, then what makes the identity, then the unique constraints and the unique indexes by name.
 
@@ -172,7 +173,7 @@ class TableSpec:
         found = [each for each in self.table.constraints if isinstance(each, kind)]
         return sorted(found, key=lambda each: str(each.name))
 
-    @property
+    @cached_property
     def references(self) -> list[Reference]:
         """The foreign keys to tables of the same domain. Each has one column."""
         found = []
@@ -183,7 +184,7 @@ class TableSpec:
                 found.append(Reference(column.name, constraint.referred_table, bool(column.nullable), on_delete))
         return sorted(found, key=lambda each: each.column)
 
-    @property
+    @cached_property
     def referrers(self) -> list[tuple["TableSpec", str]]:
         """The tables that refer to this one, each with the column."""
         tables = map(TableSpec, self.table.metadata.sorted_tables)
@@ -209,7 +210,7 @@ class TableSpec:
             for column in self.key
         )
 
-    @property
+    @cached_property
     def content(self) -> list[str]:
         """What rows from a source are compared and hashed by: all columns but those that the database fills or that
         applications own.
@@ -217,12 +218,12 @@ class TableSpec:
         filled = audit_columns(self.table) | self.columns_of_applications
         return [each.name for each in self.table.columns if each.name not in filled and each.computed is None]
 
-    @property
+    @cached_property
     def computed(self) -> dict[str, str]:
         """The columns that PostgreSQL generates, with their expressions."""
         return {each.name: str(each.computed.sqltext) for each in self.table.columns if each.computed is not None}
 
-    @property
+    @cached_property
     def columns_of_applications(self) -> set[str]:
         """Columns that applications own in every row; no SELECT fills them."""
         return {column.name for column in self.table.columns if column.info.get("applications")}

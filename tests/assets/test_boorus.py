@@ -19,6 +19,8 @@ from pipelines.source import Checkpoint, Cursor, FullScan, Item, Payload, Source
 from pipelines.transform.run import transform
 from pipelines.warehouse.database import Warehouse
 
+pytestmark = pytest.mark.emptied
+
 Record = dict[str, Any]
 DAY = "2026-11-01"
 TODAY, PAST_DAY = Window.of(DAY), replace(Window.of(DAY), current=False)

@@ -19,6 +19,8 @@ from pipelines.source import Cursor, FullScan, Item, Payload, Source, Window
 from pipelines.transform.run import transform
 from pipelines.warehouse.database import Warehouse
 
+pytestmark = pytest.mark.emptied
+
 DAY, NEXT_DAY = date(2026, 11, 1), date(2026, 11, 2)
 NOON = datetime(2026, 11, 1, 12, tzinfo=UTC)
 MODELS, IMAGES = "/api/v1/models", "/api/v1/images"

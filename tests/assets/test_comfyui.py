@@ -17,7 +17,6 @@ from typing import Any
 import pytest
 
 from assets.catalog import _png
-from pipelines.connectors import recording
 from pipelines.errors import AtlasError
 from pipelines.landing import land
 from pipelines.ledger import Run
@@ -432,8 +431,11 @@ def test_the_change_token_opens_no_file(comfyui: Source, tmp_path: Path, monkeyp
 # Rows
 
 
-@pytest.mark.long("loads several hundred workflows")
-def test_every_graph_of_the_package_is_there_once_with_its_nodes_counted(warehouse: Warehouse, comfyui: Source) -> None:
+@pytest.mark.long("loads the recordings of all sources")
+def test_every_graph_of_the_package_is_there_once_with_its_nodes_counted(
+    with_recordings: tuple[Warehouse, str],
+) -> None:
+    warehouse, _ = with_recordings
     spec = importlib.util.find_spec("comfyui_workflow_templates_json")
     assert spec is not None and spec.origin is not None
     expected: dict[str, int] = {}
@@ -445,12 +447,13 @@ def test_every_graph_of_the_package_is_there_once_with_its_nodes_counted(warehou
         else:
             skipped += 1
 
-    folder = recording.read(comfyui, Window.of(DAY).day).path(comfyui)
-    landed = land.land_items(warehouse, comfyui, DAY, read(comfyui, folder), fetched_at=Window.of(DAY).start)
-    assert transform(warehouse, comfyui, DAY).status == "completed"
     assert column(warehouse, "nodes_count") == expected
     assert len(expected) > 600
-    assert landed.stats["skipped"] == {"no workflow graph": skipped}
+    with warehouse.connect() as connection:
+        runs = connection.execute("select kind, status, stats from ops.fetch_runs where stream = 'catalog/comfyui'")
+        by_kind = {run["kind"]: run for run in runs}
+    assert {run["status"] for run in by_kind.values()} == {"completed"}
+    assert by_kind["land"]["stats"]["skipped"] == {"no workflow graph": skipped}
 
 
 def test_a_graph_in_the_apis_format_counts_its_numbered_nodes(warehouse: Warehouse, comfyui: Source) -> None:

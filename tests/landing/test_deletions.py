@@ -21,7 +21,7 @@ from pipelines.transform.run import pending_partitions, transform
 from pipelines.warehouse.database import Warehouse
 from tests.library import author, payload, rows, whole
 
-pytestmark = pytest.mark.usefixtures("toy")
+pytestmark = [pytest.mark.usefixtures("toy"), pytest.mark.emptied]
 
 DAYS = ("2026-11-01", "2026-11-02", "2026-11-03", "2026-11-04")
 ALL = FullScan("", responses=1)

@@ -34,6 +34,7 @@ from pipelines.transform.run import pending_partitions, transform
 from pipelines.warehouse.database import Warehouse
 from tests import hostile
 from tests.hostile import Api, Asked, CivitAI, Faithless, Fault, Ollama, Server
+from tests.launcher import Atlas
 
 LISTED = ["civitai", "danbooru", "e621", "huggingface"]
 EVERY = [*LISTED, "ollama"]
@@ -251,7 +252,7 @@ def test_an_unchanged_listing_costs_an_increment_one_304(opened: Open) -> None:
 
 @pytest.mark.parametrize("where", ["first", "second", "last"])
 @pytest.mark.parametrize("stem", EVERY)
-@pytest.mark.sample(5)
+@pytest.mark.sample(3)
 def test_no_fault_at_any_place_makes_a_table_shorter(opened: Open, at_once: None, stem: str, where: str) -> None:
     """What fails publishes nothing; the next good day has everything, deletions too."""
     site = opened(stem)
@@ -533,7 +534,7 @@ def test_a_contact_is_wanted_and_sent(opened: Open, monkeypatch: pytest.MonkeyPa
 @pytest.mark.long("keeps to the rates of operators")
 @pytest.mark.sample(1)
 def test_the_command_fills_every_table_from_every_fake(
-    warehouse: Warehouse, tmp_path: Path, stems: tuple[str, ...]
+    warehouse: Warehouse, atlas: Atlas, tmp_path: Path, stems: tuple[str, ...]
 ) -> None:
     names = [f"catalog/{stem}" for stem in stems]
     apis = {stem: hostile.APIS[stem]() for stem in stems if stem in EVERY}
@@ -545,19 +546,8 @@ def test_the_command_fills_every_table_from_every_fake(
         graphs.mkdir()
         node = {"id": 1, "type": "CLIPTextEncode", "widgets_values": ["a lighthouse"]}
         (graphs / "one.json").write_text(json.dumps({"nodes": [node], "links": [], "version": 0.4}))
-        done = subprocess.run(
-            [sys.executable, "-m", "pipelines.cli.main", "run", *names, "--live", "--json"],
-            cwd=project.ROOT,
-            env=os.environ
-            | hostile.environment({stem: server.url for stem, server in servers.items()})
-            | {"ATLAS_COMFYUI_BASE_URL": str(graphs), "ATLAS_HOME": str(tmp_path)}
-            | {"DATABASE_URL": warehouse.conninfo},
-            capture_output=True,
-            text=True,
-            timeout=200,
-        )
-        warehouse.drop_database(str(warehouse.dagster_url.database))
-    assert done.returncode == 0, done.stdout + done.stderr
+        environment = hostile.environment({stem: server.url for stem, server in servers.items()})
+        atlas("run", *names, "--live", ATLAS_COMFYUI_BASE_URL=str(graphs), **environment)
     empty = []
     with warehouse.connect() as connection:
         for source in project.find_sources(names):

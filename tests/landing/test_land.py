@@ -19,7 +19,7 @@ from pipelines.source import Item, Payload, Skipped, Source, Window
 from pipelines.warehouse.database import Warehouse
 from tests.library import rows
 
-pytestmark = pytest.mark.usefixtures("toy")
+pytestmark = [pytest.mark.usefixtures("toy"), pytest.mark.emptied]
 
 FIRST, SECOND, THIRD = (datetime(2026, 11, day, tzinfo=UTC) for day in (1, 2, 3))
 DAY = "2026-11-01"

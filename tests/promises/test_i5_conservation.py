@@ -31,7 +31,7 @@ from pipelines.transform.run import pending_partitions, transform
 from pipelines.warehouse.database import Warehouse
 from tests.library import author, book, copy, cover, payload
 
-pytestmark = pytest.mark.usefixtures("toy")
+pytestmark = [pytest.mark.usefixtures("toy"), pytest.mark.emptied]
 
 DAY = "2026-11-02"
 START = datetime(2026, 11, 2, tzinfo=UTC)

@@ -84,8 +84,10 @@ values: st.SearchStrategy[Any] = st.recursive(
     max_leaves=10,
 )
 
+EXAMPLES = 200 if "SAMPLES" in os.environ else 40
+
 thorough = settings(
-    max_examples=200,
+    max_examples=EXAMPLES,
     deadline=None,
     database=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
@@ -260,7 +262,7 @@ def _power(literal: str) -> int:
     return int(literal.lower().partition("e")[2] or 0)
 
 
-@settings(max_examples=150, deadline=None, database=None)
+@settings(max_examples=EXAMPLES, deadline=None, database=None)
 @given(
     values, st.booleans(), st.sampled_from([None, 0, 2]), st.sampled_from([(",", ":"), (", ", " : "), (" ,", "\n:")])
 )
@@ -277,7 +279,7 @@ def test_a_value_as_other_programs_write_it_comes_back(
     assert value_of(held(connection, mended)) == value_of(mended)
 
 
-@settings(max_examples=200, deadline=None, database=None)
+@settings(max_examples=EXAMPLES, deadline=None, database=None)
 @given(st.binary(max_size=40) | st.text(max_size=20).map(lambda text: text.encode("utf-8", "surrogatepass")))
 def test_bytes_of_any_kind_are_read_or_refused_with_a_reason(body: bytes) -> None:
     try:
@@ -290,7 +292,7 @@ def test_bytes_of_any_kind_are_read_or_refused_with_a_reason(body: bytes) -> Non
         assert isinstance(value_of(mended), tuple)
 
 
-@settings(max_examples=60, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=EXAMPLES // 3, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.lists(
         texts.map(lambda text: f'{{"x": {text}}}'.encode())

@@ -54,19 +54,6 @@ def written(warehouse: Warehouse) -> dict[str, list[tuple[Any, ...]]]:
 Teller = Callable[[], Recorder]
 
 
-@pytest.fixture(scope="module")
-def emptied(new_warehouse: Callable[[], Warehouse]) -> Iterator[Callable[[], Warehouse]]:
-    """One warehouse, empty each time it is asked for."""
-    warehouse = new_warehouse()
-
-    def again() -> Warehouse:
-        empty(warehouse)
-        return warehouse
-
-    yield again
-    warehouse.drop_database(warehouse.database)
-
-
 @pytest.fixture
 def teller(emptied: Callable[[], Warehouse], shelf: Source) -> Teller:
     return lambda: Recorder(emptied(), shelf)
@@ -153,7 +140,7 @@ def fresh(new_warehouse: Callable[[], Warehouse], shelf: Source) -> Iterator[Fre
 
 
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.sample(4)
+@pytest.mark.sample(3)
 def test_the_order_of_arrival_never_shows(teller: Teller, fresh: Fresh, case: str) -> None:
     """Each record in a day of its own, which is transformed at once; all of it again in full writes nothing."""
     records = CASES[case]
@@ -222,7 +209,7 @@ def test_the_order_in_which_days_are_transformed_never_shows(teller: Teller, ord
 
 
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.sample(4)
+@pytest.mark.sample(3)
 def test_what_goes_is_replaced_and_comes_back(teller: Teller, fresh: Fresh, case: str) -> None:
     """By a tombstone, or by a payload with nothing in it, in turn."""
     records = CASES[case]

@@ -15,7 +15,7 @@ from pipelines.warehouse.database import Warehouse
 from tests.library import DAYS, Json, Recorder, author, book, cover, rows, shown
 from tests.pasts import Files
 
-pytestmark = pytest.mark.usefixtures("toy")
+pytestmark = [pytest.mark.usefixtures("toy"), pytest.mark.emptied]
 
 ENTRIES = "select external_id, reason, seen, closed_at is null from staging.quarantine order by quarantine_id"
 

@@ -20,7 +20,7 @@ from tests.launcher import FAILED, Atlas, words
 from tests.library import DAYS, START, Json, Recorder, author, book, cover, payload, rows, shown
 from tests.pasts import Files
 
-pytestmark = pytest.mark.usefixtures("toy")
+pytestmark = [pytest.mark.usefixtures("toy"), pytest.mark.emptied]
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from pipelines.transform.run import pending_partitions, transform
 from pipelines.warehouse.database import Warehouse
 from tests.library import START, Json, author, book, copy, cover, payload, rows, whole
 
-pytestmark = pytest.mark.usefixtures("toy")
+pytestmark = [pytest.mark.usefixtures("toy"), pytest.mark.emptied]
 
 DAY = "2026-11-01"
 TABLES = ("authors", "books", "copies", "covers", "topics", "author_topics", "quotes")
