@@ -23,9 +23,13 @@ def key(*parts: Any) -> str:
 
 @dataclass
 class Model:
-    """records: bodies by source and id. theirs: rows of applications by table and key. had: rows from sources."""
+    """records: bodies by source and id. theirs: rows of applications by table and key. had: rows from sources.
+
+    marks: what the SELECT file of a source for events appends to their kinds.
+    """
 
     records: dict[tuple[str, str], Body] = field(default_factory=dict)
+    marks: dict[str, str] = field(default_factory=dict)
     theirs: dict[str, dict[str, Row]] = field(default_factory=lambda: {each: {} for each in TABLES})
     had: dict[str, dict[str, Row]] = field(default_factory=lambda: {each: {} for each in TABLES[:-1]})
 
@@ -56,6 +60,42 @@ class Model:
                 self.theirs[table].pop(name, None)
         self.had = there
 
+    def erase(self, source: str, external_id: str) -> None:
+        """The rows of a record go, kept ones and those of applications with their identity too, and so does what refers
+        to them of an application's, below rows of other records too if these go.
+        """
+        body = self.records.pop((source, external_id), None)
+        identities = {each["username"].lower() for each in (body or {}).get("users", [])}
+        gone = {
+            (table, name)
+            for rows in (self.had, self.theirs)
+            for table, those in rows.items()
+            for name, row in those.items()
+            if row.get("order", ())[1:] == (source, external_id)
+            or (rows is self.theirs and table == "users" and row["username"].lower() in identities)
+        }
+        others = {row["key"] for row in self._candidates("users")}
+        reached: set[tuple[str, str]] = set()
+        while gone - reached:
+            reached |= gone
+            for child in ("folders", "posts", "events", "tokens"):
+                for name, row in (*self.theirs[child].items(), *self.had.get(child, {}).items()):
+                    is_theirs = name in self.theirs[child]
+                    if ("users", row["user_id"]) in reached and (
+                        is_theirs or not {row["user_id"], row["user"]} & others
+                    ):
+                        gone.add((child, name))
+                    if is_theirs and child == "folders" and ("folders", row.get("parent_id")) in reached:
+                        gone.add((child, name))
+        for table, name in gone:
+            self.theirs[table].pop(name, None)
+            if self.had.get(table, {}).get(name, {}).get("order", ())[1:] == (source, external_id):
+                del self.had[table][name]
+        for row in self.theirs["posts"].values():
+            if ("folders", row["folder_id"]) in gone:
+                row["folder_id"] = None
+        self.transform()
+
     def _in_use(self, table: str, name: str) -> bool:
         if table not in ("users", "folders"):
             return False
@@ -84,7 +124,7 @@ class Model:
                         "name": each["name"],
                     }
                 elif table == "events":
-                    at = {"happened_at": each["at"], "kind": each["kind"]}
+                    at = {"happened_at": each["at"], "kind": each["kind"] + self.marks.get(source, "")}
                     yield {"key": key(each["id"]), "order": order, "user_id": user(each["user"]), **at}
                 else:
                     folder = each.get("folder") and key(source, each["folder"])
@@ -130,6 +170,7 @@ class Model:
         if table == "users":
             return rows
         for row in rows:
+            row["user"] = row["user_id"]
             if not exists("users", row["user_id"]):
                 row["user_id"] = aliases.get(row["user_id"], row["user_id"])
         rows = [row for row in rows if exists("users", row["user_id"])]

@@ -6,7 +6,8 @@ once, and derived again they are the same.
 
 import os
 import random
-from collections.abc import Callable, Iterable
+import shutil
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import psycopg
@@ -16,12 +17,14 @@ from hypothesis import strategies as st
 
 from pipelines import project
 from pipelines.lineage import rebuild
+from pipelines.maintenance import erasure
 from pipelines.transform import table_digests
 from pipelines.transform.run import pending_partitions, transform
 from pipelines.warehouse.database import Warehouse
 from pipelines.warehouse.declare import metadata
 from pipelines.warehouse.table_spec import TableSpec
 from tests.library import DAYS, Recorder, empty, rows
+from tests.toy_project import TOY
 from tests.transform.domain_model import TABLES, Body, Model
 
 pytestmark = pytest.mark.usefixtures("toy")
@@ -44,6 +47,9 @@ class History:
 
     def __init__(self, warehouse: Warehouse, dice: random.Random) -> None:
         self.warehouse, self.dice, self.model = warehouse, dice, Model()
+        for source in ("toy/forum", "toy/mail"):
+            shutil.copy(TOY / "sql" / source / "events.sql", project.SQL / source)
+        project.selects.cache_clear()
         sources = project.sources()
         self.recorders = {name: Recorder(warehouse, sources[name]) for name in ("toy/forum", "toy/mail", "toy/staff")}
         self.landed: dict[str, dict[str, Body | None]] = {name: {} for name in self.recorders}
@@ -86,7 +92,8 @@ class History:
         return {"users": users, "folders": folders, "posts": posts, "events": events}
 
     def step(self) -> None:
-        self.dice.choice([self.land, self.land, self.delete, self.transform, self.transform, self.write, self.write])()
+        often = [self.land, self.transform, self.write]
+        self.dice.choice([*often, *often, *often, self.delete, self.delete, self.erase, self.edit])()
 
     def land(self) -> None:
         source, name = self.dice.choice(list(self.recorders)), self.dice.choice("abc")
@@ -103,6 +110,31 @@ class History:
             self.done.append(f"delete {source} {name}")
             self.recorders[source].full_refresh(name)
             self.landed[source][name] = None
+
+    def erase(self) -> None:
+        """Erases a record, which may land again."""
+        source = self.dice.choice(list(self.recorders))
+        there = [name for _, name in self.recorders[source].now]
+        if there:
+            name = self.dice.choice(there)
+            self.done.append(f"erase {source} {name}")
+            erasure.erase(self.warehouse, project.sources()[source], source, name)
+            assert erasure.lift(self.warehouse, source, name)
+            self.recorders[source].now.pop(("", name))
+            self.landed[source].pop(name, None)
+            self.model.erase(source, name)
+            self.compare()
+
+    def edit(self) -> None:
+        """Changes a SELECT file, and applies it."""
+        source = self.dice.choice(["toy/forum", "toy/mail"])
+        self.model.marks[source] = self.dice.choice(["", "!", "?"])
+        self.done.append(f"edit {source} {self.model.marks[source]}")
+        text = (TOY / "sql" / source / "events.sql").read_text()
+        marked = text.replace("e.kind", f"e.kind || '{self.model.marks[source]}' as kind")
+        (project.SQL / source / "events.sql").write_text(marked)
+        project.selects.cache_clear()
+        self.transform(source)
 
     def transform(self, source: str | None = None) -> None:
         source = source or self.dice.choice(list(self.recorders))
@@ -219,6 +251,16 @@ def without_repetition(rows: list[Any], claims: Callable[[Any], Iterable[Any]]) 
 
 def as_text(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else "" if value is None else str(value)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def files(toy: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A copy of the SELECT files, which histories change."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(project, "SQL", shutil.copytree(TOY / "sql", tmp_path_factory.mktemp("files") / "sql"))
+        project.selects.cache_clear()
+        yield
+    project.selects.cache_clear()
 
 
 @pytest.fixture(scope="module")
