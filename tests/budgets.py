@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -32,8 +32,10 @@ from pipelines.warehouse.database import Warehouse
 from pipelines.warehouse.table_spec import TableSpec
 from tests import hostile, toy_project
 from tests.documents import FIGURES, between
+from tests.forum import user
 from tests.growth import refetch
 from tests.hostile import CivitAI, HuggingFace, Server
+from tests.library import DAYS, Json, Recorder, shown
 
 BEGIN, END = "<!-- figures -->", "<!-- /figures -->"
 
@@ -48,8 +50,15 @@ GROWTH = "100 unchanged fetches of 20,000 payloads of 8 kB, of the size of the w
 MEMORY = "peak memory of landing 20,000 CivitAI models from a file"
 TENFOLD = "the same with 200,000, of that with 20,000"
 
+ORDER = "50,000 small events in five files of which the fifth comes first and users third, of the time in order"
+SIZE = "the warehouse with 50,000 events of 340 bytes, of the bytes of the events"
+CHECK = "peak memory of `atlas rebuild --check` over 200,000 events"
+BACKENDS = "private memory of the largest backend of it"
+CHILDREN = "records that a user with 1,000,000 events takes along who only changes"
+
 BUDGETS = {NEWS: "5.0 %", NOTHING_NEW: "2.0 s", DRIFT: "5.0 %", DIGESTS: "15.0 %", GROWTH: "1.0 %"}
-BUDGETS |= {MEMORY: "300 MB", TENFOLD: "120 %"}
+BUDGETS |= {MEMORY: "300 MB", TENFOLD: "120 %", ORDER: "150 %", SIZE: "450 %", CHECK: "300 MB", BACKENDS: "300 MB"}
+BUDGETS |= {CHILDREN: "0 records"}
 """What is measured, and at most how much it may be."""
 
 measured: dict[str, str] = {}
@@ -299,3 +308,114 @@ def test_memory_is_flat(new_warehouse: Callable[[], Warehouse], many: Path, tmp_
         warehouse.drop_database(warehouse.database)
     note(MEMORY, f"{peaks[0]} MB")
     note(TENFOLD, f"{peaks[1] / peaks[0] * 100:.0f} %")
+
+
+@pytest.fixture
+def toy() -> Iterator[None]:
+    with toy_project.enter():
+        yield
+
+
+EVENTS, EVENT_BYTES, USERS = 50_000, 340, 1_000
+
+
+def event(number: int) -> Json:
+    """An event of EVENT_BYTES bytes, of one of twelve months."""
+    at = f"2026-{1 + number % 12:02d}-{1 + number % 28:02d}T{number % 24:02d}:00:00Z"
+    body = {"events": [{"id": number, "user": number % USERS, "at": at, "kind": "click"}], "more": ""}
+    return body | {"more": "x" * (EVENT_BYTES - len(json.dumps(body, separators=(",", ":"))))}
+
+
+def events(first: int, last: int) -> dict[str, Json]:
+    return {f"event {number}": event(number) for number in range(first, last)}
+
+
+def users() -> dict[str, Json]:
+    return {f"user {number}": {"users": [user(number, f"user {number}")]} for number in range(USERS)}
+
+
+def test_small_events_in_another_order_and_their_size(toy: None, new_warehouse: Callable[[], Warehouse]) -> None:
+    seconds: dict[tuple[int, ...], list[float]] = {}
+    size, fifth = 0, EVENTS // 5
+    for _ in range(ROUNDS):
+        for order in ((1, 2, 3, 4, 5), (5, 3, 1, 2, 4)):
+            warehouse = new_warehouse()
+            recorder = Recorder(warehouse, project.sources()["toy/mail"])
+            files = {each: events((each - 1) * fifth, each * fifth) for each in order}
+            files[1] |= users()
+            started = time.perf_counter()
+            for each in order:
+                recorder.land_all(files[each])
+                recorder.transform()
+            seconds.setdefault(order, []).append(time.perf_counter() - started)
+            with warehouse.connect() as connection:
+                connection.execute("vacuum")
+            assert shown(warehouse, "select count(*) from toy.events") == [EVENTS]
+            (size,) = shown(warehouse, WAREHOUSE_SIZE)
+            warehouse.drop_database(warehouse.database)
+    in_order, other = (statistics.median(each) for each in seconds.values())
+    print({order: [f"{each:.1f} s" for each in found] for order, found in seconds.items()})
+    note(ORDER, f"{other / in_order * 100:.0f} %")
+    note(SIZE, f"{size / (EVENTS * EVENT_BYTES) * 100:.0f} %")
+
+
+WAREHOUSE_SIZE = """
+select sum(pg_total_relation_size(c.oid)) from pg_class c join pg_namespace n on n.oid = c.relnamespace
+where nspname in ('ops', 'staging', 'toy') and relkind = 'r'
+"""
+
+
+def private_kilobytes(process: int) -> int:
+    """Memory of a process that it shares with no other."""
+    with suppress(OSError):
+        found = re.search(r"RssAnon:\s+(\d+) kB", Path(f"/proc/{process}/status").read_text())
+        return int(found[1]) if found else 0
+    return 0
+
+
+def test_a_check_of_many_events_needs_little_memory(toy: None, new_warehouse: Callable[[], Warehouse]) -> None:
+    warehouse = new_warehouse()
+    recorder = Recorder(warehouse, project.sources()["toy/mail"])
+    recorder.land_all(users() | events(0, 4 * EVENTS))
+    recorder.transform()
+    environment = os.environ | {"DATABASE_URL": warehouse.conninfo}
+    command = [sys.executable, "-m", "pipelines.cli.main", "rebuild", "toy", "--check"]
+    client, backends = 0, 0
+    with subprocess.Popen(command, cwd=toy_project.TOY, env=environment, stdout=subprocess.DEVNULL) as check:
+        while check.poll() is None:
+            client = max(client, private_kilobytes(check.pid))
+            working = "select pid from pg_stat_activity where datname = current_database()"
+            backends = max(backends, *map(private_kilobytes, shown(warehouse, working)))
+            time.sleep(0.2)
+    assert check.returncode == 0
+    note(CHECK, f"{client / 1024:.0f} MB")
+    note(BACKENDS, f"{backends / 1024:.0f} MB")
+    warehouse.drop_database(warehouse.database)
+
+
+def test_a_parent_that_only_changes_takes_none_of_a_million_children_along(
+    toy: None, new_warehouse: Callable[[], Warehouse]
+) -> None:
+    """Nor are their rows read: all statements of the transform together read fewer than a thousand."""
+    warehouse = new_warehouse()
+    recorder = Recorder(warehouse, project.sources()["toy/mail"])
+    recorder.land_all({"one": {"users": [user(1, "ann")]}} | {"events": {"events": [event(1)]}})
+    recorder.transform()
+    with warehouse.connect() as connection:
+        connection.execute(
+            """
+            insert into toy.events (event_id, happened_at, record_id, user_id, from_source)
+            select ops.key(n::text), timestamptz '2026-02-02' + n * interval '1 second', e.record_id, e.user_id, true
+            from toy.events e, generate_series(2, 1000000) n
+            """
+        )
+        connection.execute("vacuum analyze")
+    read = "select coalesce(sum(seq_tup_read + idx_tup_fetch), 0) from pg_stat_user_tables where relname ~ '^events_'"
+    before = shown(warehouse, read)
+    recorder.land("one", {"users": [user(1, "ann", "new@a.example")]})
+    run = transform(warehouse, recorder.source, DAYS[0])
+    time.sleep(1)  # until the server has counted
+    assert (run.counts.updated, run.counts.fetched) == (1, 1)
+    assert int(shown(warehouse, read)[0]) - int(before[0]) < USERS
+    note(CHILDREN, f"{run.stats['records'] - 1} records")
+    warehouse.drop_database(warehouse.database)
