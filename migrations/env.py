@@ -5,7 +5,8 @@ from functools import partial
 from alembic import context
 
 from pipelines import project
-from pipelines.warehouse import autogenerate, declare
+from pipelines.schema import declare
+from pipelines.warehouse import autogenerate
 
 project.load_tables()
 connection = context.config.attributes["connection"]

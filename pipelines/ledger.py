@@ -18,10 +18,10 @@ from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from pipelines.errors import AtlasError
+from pipelines.schema.staging_tables import UNPUBLISHED
 from pipelines.source import Source
 from pipelines.warehouse import locks
 from pipelines.warehouse.database import Connection, Warehouse
-from pipelines.warehouse.staging_tables import UNPUBLISHED
 
 RunKind = Literal["land", "transform", "rebuild", "prune", "erase"]
 Status = Literal["in_progress", "completed", "failed", "partial_success"]

@@ -19,9 +19,9 @@ from pathlib import Path
 from sqlalchemy import Table
 
 from pipelines.errors import AtlasError
+from pipelines.schema.declare import declare_schema, metadata
+from pipelines.schema.objects import DECLARED, SqlObject, view
 from pipelines.source import Source
-from pipelines.warehouse.declare import declare_schema, metadata
-from pipelines.warehouse.objects import DECLARED, SqlObject, view
 
 ROOT = Path(str(importlib.import_module("assets").__file__)).resolve().parent.parent
 ASSETS, SQL, SAMPLES = ROOT / "assets", ROOT / "sql", ROOT / "samples"
@@ -74,8 +74,8 @@ def domains() -> list[str]:
 @cache
 def load_tables() -> None:
     """Declares the tables, functions and views of the engine, the tables of every domain, and the marts."""
-    from pipelines.warehouse import application_rows, functions, ops_tables, staging_tables
-    from pipelines.warehouse.table_spec import check_declaration
+    from pipelines.schema import application_rows, functions, ops_tables, staging_tables
+    from pipelines.schema.table_spec import check_declaration
 
     _ = ops_tables, staging_tables  # each declares on import, as functions does
     for domain in domains():

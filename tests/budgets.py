@@ -26,10 +26,10 @@ from psycopg import sql
 from pipelines import project
 from pipelines.landing import bulk_files, extract, land, schema_drift
 from pipelines.ledger import Run
+from pipelines.schema.table_spec import TableSpec
 from pipelines.source import Source, Window
 from pipelines.transform.run import transform
 from pipelines.warehouse.database import Warehouse
-from pipelines.warehouse.table_spec import TableSpec
 from tests import hostile, toy_project
 from tests.documents import FIGURES, between
 from tests.forum import user

@@ -22,10 +22,10 @@ from pipelines.landing import extract
 from pipelines.landing.intake import Intake
 from pipelines.landing.land import land_intake, land_items
 from pipelines.ledger import Run
+from pipelines.schema.declare import audit_columns, metadata
 from pipelines.source import FullScan, Item, Payload, Source, Window
 from pipelines.transform.run import pending_partitions, transform
 from pipelines.warehouse.database import Connection, Warehouse
-from pipelines.warehouse.declare import audit_columns, metadata
 
 START = datetime(2026, 11, 1, tzinfo=UTC)
 DAYS = ("2026-11-01", "2026-11-02", "2026-11-03", "2026-11-04")

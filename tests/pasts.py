@@ -20,9 +20,9 @@ from psycopg import sql
 
 from pipelines import project
 from pipelines.ledger import Run
+from pipelines.schema.declare import audit_columns, metadata
 from pipelines.transform.run import pending_partitions, transform
 from pipelines.warehouse.database import Warehouse
-from pipelines.warehouse.declare import audit_columns, metadata
 from tests.library import DAYS, Json, Recorder, author, book, copy, cover, fetched
 
 Tables = dict[str, list[tuple[Any, ...]]]

@@ -35,11 +35,11 @@ from pipelines.landing.land import land_intake, land_items
 from pipelines.landing.validate import PathTree, path_tree, split_off
 from pipelines.ledger import Run
 from pipelines.project import Select
+from pipelines.schema.declare import audit_columns, metadata
+from pipelines.schema.table_spec import TableSpec, shared_tables
 from pipelines.source import Checkpoint, FullScan, Item, Payload, Source, Window
 from pipelines.transform.run import pending_partitions, transform
 from pipelines.warehouse.database import Connection, Warehouse
-from pipelines.warehouse.declare import audit_columns, metadata
-from pipelines.warehouse.table_spec import TableSpec, shared_tables
 from tests.recordings import NOWHERE, Day, Record, everything, fetch, record_of, recorded
 from tests.select_paths import Path, paths_read, steps_of
 

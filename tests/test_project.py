@@ -31,11 +31,11 @@ from pipelines.connectors.http import without_secrets_in_urls
 from pipelines.connectors.recording import SECRET_PARAMETER
 from pipelines.definitions import defs
 from pipelines.project import Select, SqlFile
+from pipelines.schema.declare import Timestamp, metadata
+from pipelines.schema.table_spec import TableSpec
 from pipelines.settings import Settings, variable
 from pipelines.source import Source
 from pipelines.warehouse.database import Warehouse
-from pipelines.warehouse.declare import Timestamp, metadata
-from pipelines.warehouse.table_spec import TableSpec
 from tests import documents
 from tests.documents import DOCUMENTS, README, REFERENCE
 
@@ -444,7 +444,7 @@ VOCABULARY = {"pipelines.source", "pipelines.errors"} | {
 
 def test_assets_import_only_the_vocabulary() -> None:
     for name, found in imports("assets").items():
-        allowed = {"pipelines.warehouse.declare"} if name.endswith(".tables") else VOCABULARY
+        allowed = {"pipelines.schema.declare"} if name.endswith(".tables") else VOCABULARY
         assert {each for each in found if within(each, "pipelines")} <= allowed, name
         assert [each for each in found if any(within(each, package) for package in FORBIDDEN_IN_ASSETS)] == [], name
 

@@ -8,9 +8,9 @@ import sys
 import pytest
 
 from pipelines import project
+from pipelines.schema.declare import metadata
+from pipelines.schema.table_spec import TableSpec
 from pipelines.warehouse.database import Warehouse
-from pipelines.warehouse.declare import metadata
-from pipelines.warehouse.table_spec import TableSpec
 from tests import toy_project
 from tests.launcher import words
 from tests.library import load_recordings, rows

@@ -18,10 +18,10 @@ from sqlalchemy.schema import CreateSchema
 
 import assets
 from pipelines import project
+from pipelines.schema.declare import metadata
+from pipelines.schema.objects import DECLARED, SqlObject
 from pipelines.warehouse import migrate
 from pipelines.warehouse.database import Warehouse
-from pipelines.warehouse.declare import metadata
-from pipelines.warehouse.objects import DECLARED, SqlObject
 
 TOY = Path(__file__).parent / "toy"
 ENGINE = ("ops", "staging")

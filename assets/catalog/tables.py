@@ -3,7 +3,7 @@
 from sqlalchemy import BigInteger, CheckConstraint, Column, ForeignKey, Index, Integer, Numeric, Text
 from sqlalchemy.dialects.postgresql import JSONB, UUID
 
-from pipelines.warehouse.declare import (
+from pipelines.schema.declare import (
     Timestamp,
     created_column,
     declare_schema,

@@ -18,9 +18,9 @@ from pipelines.errors import AtlasError
 from pipelines.landing import schema_drift
 from pipelines.lineage import rebuild, time_travel, trace
 from pipelines.lineage.time_travel import DomainAsOf
+from pipelines.schema.table_spec import names
 from pipelines.transform import table_digests
 from pipelines.warehouse.database import Connection
-from pipelines.warehouse.table_spec import names
 
 RunId = Annotated[str, typer.Argument(help="Id of a run in the ledger, or its first characters.", metavar="RUN")]
 

@@ -16,9 +16,9 @@ from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from pipelines.ledger import Run
+from pipelines.schema.staging_tables import UNPUBLISHED
 from pipelines.source import FullScan, Item, Payload
 from pipelines.warehouse.database import Connection
-from pipelines.warehouse.staging_tables import UNPUBLISHED
 
 GetRecord = Callable[[str, str], Payload | None]  # by kind and external id; None if the source says that it is deleted
 MAX_ATTEMPTS = 5  # runs that resume from one checkpoint without reaching the next; the run after them starts over

@@ -21,9 +21,9 @@ from pipelines import project
 from pipelines.landing.json_paths import EACH_ELEMENT, EACH_VALUE, Readers, Tree, contract_paths
 from pipelines.landing.jsonb import LARGE
 from pipelines.ledger import Run
+from pipelines.schema.ops_tables import NULL, UNREAD
 from pipelines.source import Source
 from pipelines.warehouse.database import Connection
-from pipelines.warehouse.ops_tables import NULL, UNREAD
 
 MOST_PAYLOADS = 500
 EXPECTED, ALWAYS = 10, 3

@@ -11,14 +11,15 @@ from psycopg import sql
 from pipelines import ledger
 from pipelines.ledger import Run
 from pipelines.lineage import shadow_schema
+from pipelines.schema import partitions
+from pipelines.schema.declare import metadata
+from pipelines.schema.table_spec import TableSpec, fields, names
 from pipelines.transform import table_digests
 from pipelines.transform.apply import Applier
 from pipelines.transform.change_set import ChangeSet, code_version, current_editions
 from pipelines.transform.run import record_applied, record_sql, run_stats
-from pipelines.warehouse import locks, partitions
+from pipelines.warehouse import locks
 from pipelines.warehouse.database import Connection, Warehouse
-from pipelines.warehouse.declare import metadata
-from pipelines.warehouse.table_spec import TableSpec, fields, names
 
 
 def rebuild(

@@ -15,13 +15,14 @@ from sqlalchemy import ForeignKeyConstraint, MetaData, Table
 from pipelines import project
 from pipelines.errors import AtlasError
 from pipelines.project import Select, SqlFile
+from pipelines.schema import partitions
+from pipelines.schema.declare import metadata
+from pipelines.schema.table_spec import TableSpec, names
 from pipelines.transform import application_decisions
 from pipelines.transform.apply import Applier
 from pipelines.transform.change_set import ChangeSet, Edition, current_editions
-from pipelines.warehouse import locks, partitions
+from pipelines.warehouse import locks
 from pipelines.warehouse.database import Connection, Warehouse
-from pipelines.warehouse.declare import metadata
-from pipelines.warehouse.table_spec import TableSpec, names
 
 Tables = dict[str, Table]
 """Tables of a shadow schema by their bare names, parents first."""

@@ -16,9 +16,9 @@ from psycopg import sql
 from pipelines.errors import AtlasError
 from pipelines.lineage import shadow_schema
 from pipelines.lineage.shadow_schema import Tables
+from pipelines.schema.table_spec import TableSpec, fields, names
 from pipelines.transform import table_digests
 from pipelines.warehouse.database import Connection, Warehouse
-from pipelines.warehouse.table_spec import TableSpec, fields, names
 
 
 @dataclass(frozen=True)

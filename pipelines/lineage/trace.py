@@ -11,10 +11,10 @@ from psycopg import sql
 
 from pipelines import project
 from pipelines.errors import AtlasError
+from pipelines.schema.declare import metadata
+from pipelines.schema.functions import trace_query
+from pipelines.schema.table_spec import TableSpec
 from pipelines.warehouse.database import Connection
-from pipelines.warehouse.declare import metadata
-from pipelines.warehouse.functions import trace_query
-from pipelines.warehouse.table_spec import TableSpec
 
 
 def find_table(name: str) -> TableSpec:

@@ -14,10 +14,10 @@ from typing import Any
 from psycopg import sql
 
 from pipelines.errors import AtlasError
+from pipelines.schema.declare import metadata
+from pipelines.schema.table_spec import Reference, TableSpec
 from pipelines.transform.incoming import IncomingTable
 from pipelines.warehouse.database import Connection
-from pipelines.warehouse.declare import metadata
-from pipelines.warehouse.table_spec import Reference, TableSpec
 
 SET = {"SET NULL": sql.SQL("null"), "SET DEFAULT": sql.SQL("default")}
 """What a reference becomes, by the ON DELETE of its foreign key."""

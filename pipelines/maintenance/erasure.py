@@ -20,15 +20,15 @@ from pipelines.lineage.trace import erasure_notice
 from pipelines.maintenance import erased_rows
 from pipelines.maintenance.erased_rows import Reach
 from pipelines.maintenance.retention import vacuum
+from pipelines.schema.declare import metadata
+from pipelines.schema.staging_tables import UNPUBLISHED
+from pipelines.schema.table_spec import TableSpec
 from pipelines.source import Source
 from pipelines.transform import table_digests
 from pipelines.transform.change_set import code_version
 from pipelines.transform.run import apply_pending
 from pipelines.warehouse import locks
 from pipelines.warehouse.database import Connection, Warehouse
-from pipelines.warehouse.declare import metadata
-from pipelines.warehouse.staging_tables import UNPUBLISHED
-from pipelines.warehouse.table_spec import TableSpec
 
 
 @dataclass(frozen=True)

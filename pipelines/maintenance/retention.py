@@ -16,10 +16,10 @@ from psycopg import sql
 from pipelines import ledger, project
 from pipelines.landing import stage_bodies
 from pipelines.ledger import Counts, Run
+from pipelines.schema.declare import metadata
 from pipelines.settings import Settings
 from pipelines.warehouse import locks
 from pipelines.warehouse.database import Connection, Warehouse
-from pipelines.warehouse.declare import metadata
 
 BATCH_ROWS = 10_000
 

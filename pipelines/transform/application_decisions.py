@@ -9,9 +9,9 @@ from collections.abc import Iterator, Sequence
 
 from psycopg import sql
 
+from pipelines.schema.table_spec import TableSpec
 from pipelines.transform.key_conflicts import order_of
 from pipelines.warehouse.database import Connection
-from pipelines.warehouse.table_spec import TableSpec
 
 
 def find(connection: Connection, specs: Sequence[TableSpec]) -> list[TableSpec]:

@@ -17,11 +17,11 @@ from sqlalchemy import Table
 from pipelines.errors import AtlasError
 from pipelines.landing.deletions import ACCEPTED_SHARE, loses_too_much
 from pipelines.ledger import Counts
+from pipelines.schema.table_spec import TableSpec, names, shared_tables
 from pipelines.transform import constraints, dependents, merge_sql
 from pipelines.transform.change_set import ChangeSet
 from pipelines.transform.evaluate import Evaluator
 from pipelines.transform.incoming import CREATE_REJECTED, IncomingTable, rejected_by_table
-from pipelines.warehouse.table_spec import TableSpec, names, shared_tables
 
 ROW_REJECTED = (psycopg.DataError, psycopg.IntegrityError, psycopg.errors.CardinalityViolation)
 """Errors that the statements of `merge_sql` raise because of a row that does not fit."""

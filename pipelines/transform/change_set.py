@@ -3,7 +3,7 @@
     pending versions of a partition ──start──> change_set <──extend── records whose rows depend on the change
 
 It starts in one source, and takes along records of whatever source of the domain. Not here: what makes a version
-pending (`warehouse.functions`), which records depend on a change (`dependents`).
+pending (`schema.functions`), which records depend on a change (`dependents`).
 """
 
 import hashlib
@@ -15,9 +15,9 @@ from sqlalchemy import Table
 
 from pipelines import project
 from pipelines.project import Select
+from pipelines.schema.table_spec import TableSpec
 from pipelines.source import Source
 from pipelines.warehouse.database import Connection
-from pipelines.warehouse.table_spec import TableSpec
 
 CREATE_CHANGE_SET = """
 create temp table editions (edition int primary key, source text, code text) on commit drop;

@@ -14,10 +14,10 @@ from psycopg import sql
 from sqlalchemy import CheckConstraint
 
 from pipelines.ledger import Counts
+from pipelines.schema.table_spec import Reference, TableSpec, names
 from pipelines.transform import key_conflicts
 from pipelines.transform.incoming import IncomingTable, keyed, referring, same_values
 from pipelines.transform.references import is_referenced, refers_of_applications
-from pipelines.warehouse.table_spec import Reference, TableSpec, names
 
 
 def reject_invalid(tables: Sequence[IncomingTable]) -> None:

@@ -14,9 +14,9 @@ from sqlalchemy import Table
 
 from pipelines.errors import AtlasError
 from pipelines.project import Select
+from pipelines.schema.table_spec import TableSpec, names
 from pipelines.transform.change_set import ChangeSet
 from pipelines.transform.incoming import IncomingTable, reset_rejected
-from pipelines.warehouse.table_spec import TableSpec, names
 
 SELECT_FAILED = (psycopg.DataError, psycopg.errors.ProgramLimitExceeded, psycopg.errors.StatementTooComplex)
 """Errors that a SELECT raises because of a value in a payload."""

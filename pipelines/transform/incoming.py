@@ -17,8 +17,8 @@ from sqlalchemy.dialects.postgresql import JSONB, TIMESTAMP
 from sqlalchemy.types import BigInteger, Integer, SmallInteger
 
 from pipelines.errors import AtlasError
+from pipelines.schema.table_spec import Reference, TableSpec, UniqueKey
 from pipelines.warehouse.database import Connection
-from pipelines.warehouse.table_spec import Reference, TableSpec, UniqueKey
 
 NO_VECTOR = r"""
     case

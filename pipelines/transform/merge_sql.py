@@ -5,10 +5,10 @@ Each statement that writes returns how many rows it changed, and by how much the
 
 from psycopg import sql
 
+from pipelines.schema.declare import audit_columns
+from pipelines.schema.table_spec import TableSpec, UniqueKey, names
 from pipelines.transform.incoming import IncomingTable, keyed, same_values
 from pipelines.transform.references import is_referenced, refers_of_applications
-from pipelines.warehouse.declare import audit_columns
-from pipelines.warehouse.table_spec import TableSpec, UniqueKey, names
 
 OBSERVATIONS_OF_CHANGE_SET = """(
     select s.record_id, e.stream, e.observed_at

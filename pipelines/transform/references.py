@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 
 from psycopg import sql
 
-from pipelines.warehouse.table_spec import TableSpec
+from pipelines.schema.table_spec import TableSpec
 
 ANY = sql.SQL("true")
 

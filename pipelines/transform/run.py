@@ -14,14 +14,15 @@ from sqlalchemy import Table
 from pipelines import ledger, project
 from pipelines.ledger import Counts, Run
 from pipelines.project import Select
+from pipelines.schema import partitions
+from pipelines.schema.declare import metadata
+from pipelines.schema.table_spec import TableSpec
 from pipelines.source import Source
 from pipelines.transform import table_digests
 from pipelines.transform.apply import Applier
 from pipelines.transform.change_set import ChangeSet, Edition, code_version, current_editions
-from pipelines.warehouse import locks, partitions
+from pipelines.warehouse import locks
 from pipelines.warehouse.database import Connection, Warehouse
-from pipelines.warehouse.declare import metadata
-from pipelines.warehouse.table_spec import TableSpec
 
 
 def pending_partitions(warehouse: Warehouse, source: Source, *, full: bool = False) -> list[str]:

@@ -9,9 +9,9 @@ from typing import Any
 
 from psycopg import sql
 
+from pipelines.schema.table_spec import TableSpec
 from pipelines.transform.apply import Applier
 from pipelines.warehouse.database import Connection
-from pipelines.warehouse.table_spec import TableSpec
 
 Contents = dict[str, Any]
 """The number of `rows` of a table, and its `digest`: 16 hexadecimal digits."""

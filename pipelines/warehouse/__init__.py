@@ -1,4 +1,4 @@
-"""PostgreSQL: the server, connections, declarations, migrations, locks, and the tables of `ops` and `staging`.
+"""PostgreSQL: the server, connections, migrations, locks and roles.
 
 Temporary table of this package: `check_texts` (`autogenerate`), a copy of a table to which declared CHECKs are added.
 """

@@ -27,9 +27,10 @@ from sqlalchemy.exc import ProgrammingError
 from sqlalchemy.types import TypeEngine
 
 from pipelines.errors import AtlasError
-from pipelines.warehouse import declare, extensions, migrate
+from pipelines.schema import declare, extensions
+from pipelines.schema.table_spec import TableSpec
+from pipelines.warehouse import migrate
 from pipelines.warehouse.database import Warehouse
-from pipelines.warehouse.table_spec import TableSpec
 
 ID_LENGTH = 32  # of alembic_version.version_num
 

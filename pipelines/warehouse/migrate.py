@@ -18,9 +18,10 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from pipelines.errors import AtlasError
-from pipelines.warehouse import declare, extensions, locks, objects, partitions, roles
+from pipelines.schema import declare, extensions, objects, partitions
+from pipelines.schema.objects import SqlObject
+from pipelines.warehouse import locks, roles
 from pipelines.warehouse.database import Warehouse
-from pipelines.warehouse.objects import SqlObject
 
 PYPROJECT = Path(__file__).resolve().parents[2] / "pyproject.toml"
 

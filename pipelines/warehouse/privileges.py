@@ -16,9 +16,9 @@ from psycopg import sql
 from psycopg.rows import class_row
 from sqlalchemy import Table
 
+from pipelines.schema.declare import metadata
+from pipelines.schema.table_spec import TableSpec
 from pipelines.warehouse.database import Connection
-from pipelines.warehouse.declare import metadata
-from pipelines.warehouse.table_spec import TableSpec
 
 LOADER, APPLICATION, ANALYST, ENGINEER = "atlas_loader", "atlas_application", "atlas_analyst", "atlas_engineer"
 GROUPS = (LOADER, APPLICATION, ANALYST, ENGINEER)

@@ -15,10 +15,10 @@ from sqlalchemy import Table
 
 from pipelines import project
 from pipelines.lineage.shadow_schema import TEMPORARY_PREFIX
+from pipelines.schema.declare import audit_columns, metadata
+from pipelines.schema.table_spec import TableSpec
 from pipelines.transform import table_digests
 from pipelines.warehouse.database import Connection, Warehouse
-from pipelines.warehouse.declare import audit_columns, metadata
-from pipelines.warehouse.table_spec import TableSpec
 
 PATIENCE_S = 60
 

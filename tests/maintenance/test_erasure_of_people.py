@@ -12,10 +12,10 @@ from pipelines.errors import AtlasError
 from pipelines.ledger import Run
 from pipelines.lineage import rebuild
 from pipelines.maintenance import erased_rows, erasure
+from pipelines.schema.declare import metadata
+from pipelines.schema.table_spec import TableSpec
 from pipelines.transform import table_digests
 from pipelines.warehouse.database import Warehouse
-from pipelines.warehouse.declare import metadata
-from pipelines.warehouse.table_spec import TableSpec
 from tests.forum import Write, bring, folder, post, user
 from tests.library import Recorder, found, rows, shown
 

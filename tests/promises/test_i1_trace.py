@@ -17,14 +17,14 @@ from pipelines.lineage import trace
 from pipelines.orchestration.checks import proof_checks
 from pipelines.orchestration.resources import Atlas as Resource
 from pipelines.project import Select, SqlFile
+from pipelines.schema.declare import metadata
+from pipelines.schema.functions import trace_query
+from pipelines.schema.table_spec import TableSpec
 from pipelines.source import Source
 from pipelines.transform.change_set import ChangeSet, Edition
 from pipelines.transform.evaluate import query_over
 from pipelines.transform.run import transform
 from pipelines.warehouse.database import Connection, Warehouse
-from pipelines.warehouse.declare import metadata
-from pipelines.warehouse.functions import trace_query
-from pipelines.warehouse.table_spec import TableSpec
 from tests.launcher import FAILED, USAGE, Atlas, words
 from tests.library import author, load_recordings, payload
 

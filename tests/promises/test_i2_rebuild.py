@@ -14,11 +14,11 @@ from pipelines import ledger, project
 from pipelines.errors import AtlasError
 from pipelines.lineage import rebuild, shadow_schema
 from pipelines.lineage.shadow_schema import TEMPORARY_PREFIX
+from pipelines.schema.declare import metadata
+from pipelines.schema.table_spec import TableSpec
 from pipelines.transform import table_digests
 from pipelines.transform.run import pending_partitions, transform
 from pipelines.warehouse.database import Warehouse
-from pipelines.warehouse.declare import metadata
-from pipelines.warehouse.table_spec import TableSpec
 from tests.launcher import PARTIAL, Atlas, words
 from tests.library import DAYS, author, book, cover, rows, whole
 from tests.pasts import GENERATORS, SEED, SEEDS, Files, World, changing_files, tables

@@ -15,11 +15,11 @@ from pipelines.errors import AtlasError
 from pipelines.ledger import Run
 from pipelines.lineage import rebuild, time_travel
 from pipelines.maintenance import erasure
+from pipelines.schema.declare import metadata
+from pipelines.schema.table_spec import TableSpec
 from pipelines.transform import table_digests
 from pipelines.transform.run import transform
 from pipelines.warehouse.database import Warehouse
-from pipelines.warehouse.declare import metadata
-from pipelines.warehouse.table_spec import TableSpec
 from tests.launcher import FAILED, USAGE, Atlas, words
 from tests.library import DAYS, Json, author, book, cover, rows
 from tests.pasts import SEED, SEEDS, Files, World, tables

@@ -24,13 +24,13 @@ from pipelines.landing import extract
 from pipelines.landing.land import land_intake, land_items
 from pipelines.ledger import Counts, Run
 from pipelines.lineage import rebuild
+from pipelines.schema.declare import metadata
+from pipelines.schema.table_spec import TableSpec
 from pipelines.source import Payload, Source, Window
 from pipelines.transform import table_digests
 from pipelines.transform.run import pending_partitions, transform
 from pipelines.warehouse import locks, migrate
 from pipelines.warehouse.database import Warehouse
-from pipelines.warehouse.declare import metadata
-from pipelines.warehouse.table_spec import TableSpec
 from tests.library import author, book, payload
 
 pytestmark = pytest.mark.usefixtures("toy")

@@ -18,11 +18,11 @@ from hypothesis import strategies as st
 from pipelines import project
 from pipelines.lineage import rebuild
 from pipelines.maintenance import erasure
+from pipelines.schema.declare import metadata
+from pipelines.schema.table_spec import TableSpec
 from pipelines.transform import table_digests
 from pipelines.transform.run import pending_partitions, transform
 from pipelines.warehouse.database import Warehouse
-from pipelines.warehouse.declare import metadata
-from pipelines.warehouse.table_spec import TableSpec
 from tests.library import DAYS, Recorder, empty, rows
 from tests.toy_project import TOY
 from tests.transform.domain_model import TABLES, Body, Model

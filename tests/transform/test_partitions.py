@@ -7,8 +7,8 @@ import psycopg
 import pytest
 
 from pipelines.lineage import rebuild, time_travel
+from pipelines.schema import partitions
 from pipelines.transform.run import transform
-from pipelines.warehouse import partitions
 from pipelines.warehouse.database import Warehouse
 from tests.forum import Write, assert_derived, bring, event, user
 from tests.library import DAYS, Recorder, rows, shown

@@ -4,11 +4,11 @@ import pytest
 from psycopg import sql
 from sqlalchemy import Table
 
+from pipelines.schema.declare import metadata
+from pipelines.schema.table_spec import TableSpec
 from pipelines.source import Source
 from pipelines.transform import table_digests
 from pipelines.warehouse.database import Warehouse
-from pipelines.warehouse.declare import metadata
-from pipelines.warehouse.table_spec import TableSpec
 from tests.library import Recorder, author, shown
 
 pytestmark = pytest.mark.usefixtures("toy")

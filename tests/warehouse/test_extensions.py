@@ -20,7 +20,8 @@ import json, sys
 from sqlalchemy import make_url
 from pipelines import project
 from pipelines.lineage import rebuild
-from pipelines.warehouse import extensions, migrate
+from pipelines.schema import extensions
+from pipelines.warehouse import migrate
 from pipelines.warehouse.database import Warehouse
 from tests import toy_project
 from tests.library import Recorder

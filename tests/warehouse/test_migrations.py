@@ -13,9 +13,10 @@ from typer.testing import CliRunner
 from pipelines import project
 from pipelines.cli import context, db
 from pipelines.errors import AtlasError
-from pipelines.warehouse import embedded, migrate, objects, roles
+from pipelines.schema import objects
+from pipelines.schema.declare import metadata
+from pipelines.warehouse import embedded, migrate, roles
 from pipelines.warehouse.database import Warehouse
-from pipelines.warehouse.declare import metadata
 
 Dump = Callable[[Warehouse], list[str]]
 

@@ -16,7 +16,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB, TSVECTOR, UUID
 
-from pipelines.warehouse.declare import (
+from pipelines.schema.declare import (
     Timestamp,
     application,
     created_column,
@@ -28,7 +28,7 @@ from pipelines.warehouse.declare import (
     unique,
     updated_column,
 )
-from pipelines.warehouse.objects import function, on_table
+from pipelines.schema.objects import function, on_table
 
 declare_schema("toy", "Authors and their books")
 

@@ -14,8 +14,8 @@ from psycopg.rows import scalar_row
 from sqlalchemy import Column, Table
 from sqlalchemy.engine import Connection as EngineConnection
 
-from pipelines.warehouse import declare
-from pipelines.warehouse.table_spec import TableSpec
+from pipelines.schema import declare
+from pipelines.schema.table_spec import TableSpec
 
 Connection = psycopg.Connection[Any]
 NOT_CREATED = (

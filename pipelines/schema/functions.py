@@ -8,11 +8,11 @@ Each state is a single SELECT, so that PostgreSQL inlines it in the queries that
 
 from psycopg import sql
 
-from pipelines.warehouse import application_rows
-from pipelines.warehouse.declare import metadata
-from pipelines.warehouse.objects import function, view
-from pipelines.warehouse.staging_tables import versions
-from pipelines.warehouse.table_spec import TableSpec
+from pipelines.schema import application_rows
+from pipelines.schema.declare import metadata
+from pipelines.schema.objects import function, view
+from pipelines.schema.staging_tables import versions
+from pipelines.schema.table_spec import TableSpec
 
 for arity in range(1, 7):
     names = "abcdef"[:arity]

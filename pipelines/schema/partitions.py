@@ -12,9 +12,10 @@ import psycopg
 from psycopg import sql
 from sqlalchemy import Table
 
-from pipelines.warehouse import declare, locks
+from pipelines.schema import declare
+from pipelines.schema.table_spec import TableSpec, names
+from pipelines.warehouse import locks
 from pipelines.warehouse.database import Connection, Warehouse
-from pipelines.warehouse.table_spec import TableSpec, names
 
 LOCK_TIMEOUT = "1s"
 """How long a new partition waits for those who read the default one; those who come meanwhile wait as well."""

@@ -15,7 +15,7 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects.postgresql import TIMESTAMP
 
 from pipelines.errors import AtlasError
-from pipelines.warehouse.declare import audit_columns
+from pipelines.schema.declare import audit_columns
 
 Kind = TypeVar("Kind", bound=Constraint)
 _DIALECT = postgresql.dialect()  # type: ignore[no-untyped-call]

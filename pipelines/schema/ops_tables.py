@@ -6,7 +6,7 @@ import sqlalchemy
 from sqlalchemy import BigInteger, Boolean, CheckConstraint, Column, ForeignKey, Identity, Index, Text, text
 from sqlalchemy.dialects.postgresql import JSONB, UUID
 
-from pipelines.warehouse.declare import (
+from pipelines.schema.declare import (
     Timestamp,
     created_column,
     defaulted,

@@ -10,9 +10,9 @@ import json
 
 from sqlalchemy import Table
 
-from pipelines.warehouse.declare import audit_columns
-from pipelines.warehouse.objects import function, on_table
-from pipelines.warehouse.table_spec import TableSpec
+from pipelines.schema.declare import audit_columns
+from pipelines.schema.objects import function, on_table
+from pipelines.schema.table_spec import TableSpec
 
 NOT_ENGINE = """(coalesce(current_setting('atlas.engine', true), '') <> 'on'
     or not pg_has_role(session_user, 'atlas_loader', 'usage'))"""

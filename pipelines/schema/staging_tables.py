@@ -3,7 +3,7 @@
 from sqlalchemy import BigInteger, Boolean, CheckConstraint, Column, ForeignKey, Identity, Index, Text, text
 from sqlalchemy.dialects.postgresql import ARRAY, BYTEA, JSONB, UUID
 
-from pipelines.warehouse.declare import Timestamp, defaulted, one_of, run_column, table
+from pipelines.schema.declare import Timestamp, defaulted, one_of, run_column, table
 
 UNPUBLISHED = ("arrivals", "rejects", "checkpoints")
 """What landings in progress, or interrupted, hold; the checkpoint last, which says whether the others are kept."""
