@@ -5,8 +5,7 @@ from functools import partial
 from alembic import context
 
 from pipelines import project
-from pipelines.schema import declare
-from pipelines.warehouse import autogenerate
+from pipelines.schema import autogenerate, declare
 
 project.load_tables()
 connection = context.config.attributes["connection"]

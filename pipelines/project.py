@@ -75,9 +75,9 @@ def domains() -> list[str]:
 def load_tables() -> None:
     """Declares the tables, functions and views of the engine, the tables of every domain, and the marts."""
     from pipelines.schema import application_rows, functions, ops_tables, staging_tables
-    from pipelines.schema.table_spec import check_declaration
+    from pipelines.schema.faults import check_declaration
 
-    _ = ops_tables, staging_tables  # each declares on import, as functions does
+    _ = ops_tables, staging_tables  # each declares on import, as the others do
     for domain in domains():
         importlib.import_module(f"assets.{domain}.tables")
     for table in metadata.sorted_tables:

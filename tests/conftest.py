@@ -24,9 +24,9 @@ from alembic import command
 from sqlalchemy import make_url
 
 from pipelines import project
-from pipelines.schema import objects
+from pipelines.schema import migrate, objects
 from pipelines.source import Source
-from pipelines.warehouse import embedded, migrate
+from pipelines.warehouse import embedded
 from pipelines.warehouse.database import Warehouse
 from tests import launcher, toy_project
 from tests.databases import copy_of

@@ -58,6 +58,7 @@ LAYERS = (
     {"connectors"},
     {"ledger", "quarantine"},
     {"project", "columns"},
+    {"schema"},
     {"warehouse"},
     {"source", "settings", "errors"},
 )

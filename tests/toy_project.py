@@ -18,9 +18,9 @@ from sqlalchemy.schema import CreateSchema
 
 import assets
 from pipelines import project
+from pipelines.schema import migrate
 from pipelines.schema.declare import metadata
 from pipelines.schema.objects import DECLARED, SqlObject
-from pipelines.warehouse import migrate
 from pipelines.warehouse.database import Warehouse
 
 TOY = Path(__file__).parent / "toy"

@@ -11,8 +11,9 @@ from pipelines.cli import show
 from pipelines.cli.show import Reporter
 from pipelines.errors import AtlasError
 from pipelines.ledger import Run
+from pipelines.schema import migrate
 from pipelines.settings import Settings, unknown_variables
-from pipelines.warehouse import database, migrate
+from pipelines.warehouse import database
 from pipelines.warehouse.database import Warehouse
 
 SourceNames = Annotated[

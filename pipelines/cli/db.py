@@ -11,8 +11,8 @@ from pipelines.cli import context, show
 from pipelines.cli.context import Yes
 from pipelines.cli.show import with_json
 from pipelines.errors import AtlasError
-from pipelines.schema import extensions
-from pipelines.warehouse import autogenerate, database, embedded, locks, migrate, roles
+from pipelines.schema import autogenerate, extensions, migrate, roles
+from pipelines.warehouse import database, embedded, locks
 
 app = typer.Typer(
     help="The database itself: migrate, status, revision, ensure, drop, roles, shell.", no_args_is_help=True

@@ -21,7 +21,8 @@ import typer
 from pipelines import ledger, project
 from pipelines.cli import context, show
 from pipelines.errors import AtlasError
-from pipelines.warehouse import database, locks, migrate
+from pipelines.schema import migrate
+from pipelines.warehouse import database, locks
 
 Process = subprocess.Popen[bytes]
 PATIENCE_S = 60

@@ -11,8 +11,9 @@ from dagster._core.instance import InstanceRef
 
 from pipelines import project, settings
 from pipelines.ledger import Run, silent
+from pipelines.schema import migrate
 from pipelines.settings import Mode
-from pipelines.warehouse import database, locks, migrate
+from pipelines.warehouse import database, locks
 from pipelines.warehouse.database import Warehouse
 
 

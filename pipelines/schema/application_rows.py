@@ -18,11 +18,9 @@ NOT_ENGINE = """(coalesce(current_setting('atlas.engine', true), '') <> 'on'
     or not pg_has_role(session_user, 'atlas_loader', 'usage'))"""
 
 
-def declare_functions() -> None:
-    """Declares the two functions that the triggers of all tables call."""
-    function(
-        "ops.refuse_change()",
-        """create or replace function ops.refuse_change() returns trigger
+function(
+    "ops.refuse_change()",
+    """create or replace function ops.refuse_change() returns trigger
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
     before jsonb := case when tg_op = 'INSERT' then '{}' else to_jsonb(old) end;
@@ -39,11 +37,12 @@ begin
         using errcode = '42501', table = tg_table_name, schema = tg_table_schema,
             hint = 'Change it at its source: it arrives with the next run.';
 end $$""",
-        "Refuses the change of a row from a source, but for the columns in its arguments",
-    )
-    function(
-        "ops.note_change()",
-        """create or replace function ops.note_change() returns trigger
+    "Refuses the change of a row from a source, but for the columns in its arguments",
+)
+
+function(
+    "ops.note_change()",
+    """create or replace function ops.note_change() returns trigger
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 begin
     insert into staging.changed_rows (table_name, key)
@@ -60,12 +59,13 @@ begin
     where exists (select from staging.pending_rows p where (p.table_name, p.key) = (k.table_name, k.key));
     return null;
 end $$""",
-        "Notes keys of a row that an application changes and of its parents, where rows from sources are pending for "
-        "them; arguments: {table, columns} of each",
-    )
-    function(
-        "ops.refuse_key_of_other_partition()",
-        """create or replace function ops.refuse_key_of_other_partition() returns trigger
+    "Notes keys of a row that an application changes and of its parents, where rows from sources are pending for "
+    "them; arguments: {table, columns} of each",
+)
+
+function(
+    "ops.refuse_key_of_other_partition()",
+    """create or replace function ops.refuse_key_of_other_partition() returns trigger
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
     same_key text := (select string_agg(format('t.%1$I = ($1).%1$I', name), ' and ') from unnest(tg_argv[2:]) as name);
@@ -78,17 +78,18 @@ begin
     end if;
     return new;
 end $$""",
-        "Refuses a key that another partition has, as no index does; arguments: table, time, the rest of its key",
-    )
-    function(
-        "ops.set_updated_at()",
-        """create or replace function ops.set_updated_at() returns trigger language plpgsql as $$
+    "Refuses a key that another partition has, as no index does; arguments: table, time, the rest of its key",
+)
+
+function(
+    "ops.set_updated_at()",
+    """create or replace function ops.set_updated_at() returns trigger language plpgsql as $$
 begin
     new.updated_at := now();
     return new;
 end $$""",
-        "Sets updated_at of a row that an application changes",
-    )
+    "Sets updated_at of a row that an application changes",
+)
 
 
 def declare_triggers(table: Table) -> None:

@@ -8,7 +8,6 @@ Each state is a single SELECT, so that PostgreSQL inlines it in the queries that
 
 from psycopg import sql
 
-from pipelines.schema import application_rows
 from pipelines.schema.declare import metadata
 from pipelines.schema.objects import function, view
 from pipelines.schema.staging_tables import versions
@@ -167,9 +166,6 @@ COLUMNS = {
     "sql_path": "SELECT file that derived the row, below sql/",
     "sql_digest": "sha256 of the text of that file at the time; see ops.sql",
 }
-
-
-application_rows.declare_functions()
 
 
 def declare_trace() -> None:

@@ -70,7 +70,7 @@ class Applier:
                 if not self.constrained or dependents.have_aliases(self.connection):
                     raise psycopg.IntegrityError("PostgreSQL alone would not find all conflicts")
                 for incoming in self.tables:
-                    incoming.require_keys()
+                    constraints.require_keys(incoming)
                 constraints.delete_unreferenced(self.tables)
                 self._write(counts, validated=False)
         except ROW_REJECTED:

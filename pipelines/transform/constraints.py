@@ -16,8 +16,8 @@ from sqlalchemy import CheckConstraint
 from pipelines.ledger import Counts
 from pipelines.schema.table_spec import Reference, TableSpec, names
 from pipelines.transform import key_conflicts
-from pipelines.transform.incoming import IncomingTable, keyed, referring, same_values
-from pipelines.transform.references import is_referenced, refers_of_applications
+from pipelines.transform.conditions import is_referenced, keyed, refers_of_applications, same_values
+from pipelines.transform.incoming import IncomingTable, referring
 
 
 def reject_invalid(tables: Sequence[IncomingTable]) -> None:
@@ -171,6 +171,13 @@ def cycles(incoming: IncomingTable, reference: Reference, what: LiteralString) -
         column=sql.Identifier(reference.column),
         what=sql.SQL(what),
     )
+
+
+def require_keys(incoming: IncomingTable) -> None:
+    """Raises IntegrityError where a key was yielded that is not of its column's type."""
+    query = sql.SQL("select from {} where unread_keys is not null limit 1").format(incoming.identifier)
+    if incoming.checks_keys and incoming.connection.execute(query).rowcount:
+        raise psycopg.IntegrityError("a key is not of its column's type")
 
 
 def require_no_cycle(incoming: IncomingTable) -> None:

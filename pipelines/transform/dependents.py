@@ -12,8 +12,9 @@ from typing import Literal
 from psycopg import sql
 
 from pipelines.transform.change_set import ChangeSet
+from pipelines.transform.conditions import keyed, same_values
 from pipelines.transform.constraints import cycles
-from pipelines.transform.incoming import IncomingTable, keyed, same_values
+from pipelines.transform.incoming import IncomingTable
 from pipelines.transform.key_conflicts import order_of
 from pipelines.warehouse.database import Connection
 

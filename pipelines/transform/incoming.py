@@ -10,7 +10,6 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-import psycopg
 from psycopg import sql
 from sqlalchemy import DefaultClause
 from sqlalchemy.dialects.postgresql import JSONB, TIMESTAMP
@@ -18,6 +17,7 @@ from sqlalchemy.types import BigInteger, Integer, SmallInteger
 
 from pipelines.errors import AtlasError
 from pipelines.schema.table_spec import Reference, TableSpec, UniqueKey
+from pipelines.transform.conditions import keyed
 from pipelines.warehouse.database import Connection
 
 NO_VECTOR = r"""
@@ -127,12 +127,6 @@ class IncomingTable:
             texts = sql.SQL("nullif(jsonb_strip_nulls(jsonb_build_object({})), '{{}}') as unread_keys")
             columns.append(texts.format(sql.SQL(", ").join(unread)))
         return sql.SQL("select {} from ({}) as q").format(sql.SQL(", ").join(columns), query)
-
-    def require_keys(self) -> None:
-        """Raises IntegrityError where a key was yielded that is not of the column's type."""
-        query = sql.SQL("select from {} where unread_keys is not null limit 1").format(self.identifier)
-        if self.checks_keys and self.connection.execute(query).rowcount:
-            raise psycopg.IntegrityError("a key is not of its column's type")
 
     def count(self) -> int:
         """How many rows there are."""
@@ -287,26 +281,6 @@ def referring(tables: Sequence[IncomingTable], parent: IncomingTable) -> list[tu
         for reference in child.spec.references
         if reference.table is parent.spec.table
     ]
-
-
-def keyed(key: UniqueKey, rows: sql.Composable) -> sql.Composed:
-    """The rows of a relation that a unique key compares, each with its values as `unique_1`, `unique_2` …"""
-    values = [
-        sql.SQL("{} as {}").format(each, name) for name, each in zip(value_names(key), key.expressions, strict=True)
-    ]
-    return sql.SQL("(select r.*, {} from {} as r where {})").format(sql.SQL(", ").join(values), rows, key.where)
-
-
-def value_names(key: UniqueKey) -> list[sql.Identifier]:
-    return [sql.Identifier(f"unique_{number}") for number in range(1, len(key.expressions) + 1)]
-
-
-def same_values(key: UniqueKey, left: str, right: str) -> sql.Composed:
-    """The condition that two rows of `keyed` have the values that only one row may have."""
-    equal = "{0}.{1} is not distinct from {2}.{1}" if key.nulls_equal else "{0}.{1} = {2}.{1}"
-    return sql.SQL(" and ").join(
-        sql.SQL(equal).format(sql.Identifier(left), name, sql.Identifier(right)) for name in value_names(key)
-    )
 
 
 def reset_rejected(connection: Connection) -> None:

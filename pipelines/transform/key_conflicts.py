@@ -9,8 +9,8 @@ from typing import Any
 from psycopg import sql
 
 from pipelines.schema.table_spec import TableSpec
-from pipelines.transform.incoming import IncomingTable, keyed, same_values
-from pipelines.transform.references import refers_of_applications
+from pipelines.transform.conditions import keyed, refers_of_applications, same_values
+from pipelines.transform.incoming import IncomingTable
 
 CREATE_LOSERS = """
 create temp table if not exists conflict_losers (

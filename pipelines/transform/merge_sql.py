@@ -7,8 +7,8 @@ from psycopg import sql
 
 from pipelines.schema.declare import audit_columns
 from pipelines.schema.table_spec import TableSpec, UniqueKey, names
-from pipelines.transform.incoming import IncomingTable, keyed, same_values
-from pipelines.transform.references import is_referenced, refers_of_applications
+from pipelines.transform.conditions import is_referenced, keyed, refers_of_applications, same_values
+from pipelines.transform.incoming import IncomingTable
 
 OBSERVATIONS_OF_CHANGE_SET = """(
     select s.record_id, e.stream, e.observed_at

@@ -21,9 +21,9 @@ from psycopg.types.json import Jsonb
 from pipelines import project
 from pipelines.landing import land
 from pipelines.ledger import Run
+from pipelines.schema import migrate
 from pipelines.source import Payload
 from pipelines.transform.run import transform
-from pipelines.warehouse import migrate
 from pipelines.warehouse.database import Connection, Warehouse
 
 DAY, NEXT_DAY = "2026-11-01", "2026-11-02"

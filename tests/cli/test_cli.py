@@ -19,7 +19,8 @@ from werkzeug import Request, Response
 from pipelines import project, settings
 from pipelines.cli.main import main
 from pipelines.errors import AtlasError
-from pipelines.warehouse import database, migrate
+from pipelines.schema import migrate
+from pipelines.warehouse import database
 from pipelines.warehouse.database import Warehouse
 from tests.launcher import FAILED, PARTIAL, USAGE, Atlas, words
 

@@ -20,9 +20,10 @@ from sqlalchemy import make_url
 
 from pipelines import project
 from pipelines.landing import bulk_files, land
+from pipelines.schema import migrate
 from pipelines.source import Source, Window
 from pipelines.transform.run import transform
-from pipelines.warehouse import embedded, migrate
+from pipelines.warehouse import embedded
 from pipelines.warehouse.database import DATABASE, Warehouse
 from tests import databases
 from tests.crashes.outcome import (

@@ -24,12 +24,13 @@ from pipelines.landing import extract
 from pipelines.landing.land import land_intake, land_items
 from pipelines.ledger import Counts, Run
 from pipelines.lineage import rebuild
+from pipelines.schema import migrate
 from pipelines.schema.declare import metadata
 from pipelines.schema.table_spec import TableSpec
 from pipelines.source import Payload, Source, Window
 from pipelines.transform import table_digests
 from pipelines.transform.run import pending_partitions, transform
-from pipelines.warehouse import locks, migrate
+from pipelines.warehouse import locks
 from pipelines.warehouse.database import Warehouse
 from tests.library import author, book, payload
 

@@ -5,7 +5,7 @@ from sqlalchemy import Column, ForeignKey, MetaData, Table, UniqueConstraint
 from sqlalchemy.dialects.postgresql import UUID
 
 from pipelines.errors import AtlasError
-from pipelines.schema.table_spec import check_declaration
+from pipelines.schema.faults import check_declaration
 
 APPLICATIONS = {"kind": "owned", "applications": True}
 

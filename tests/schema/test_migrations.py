@@ -13,9 +13,9 @@ from typer.testing import CliRunner
 from pipelines import project
 from pipelines.cli import context, db
 from pipelines.errors import AtlasError
-from pipelines.schema import objects
+from pipelines.schema import migrate, objects, roles
 from pipelines.schema.declare import metadata
-from pipelines.warehouse import embedded, migrate, roles
+from pipelines.warehouse import embedded
 from pipelines.warehouse.database import Warehouse
 
 Dump = Callable[[Warehouse], list[str]]

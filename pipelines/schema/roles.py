@@ -13,9 +13,10 @@ from psycopg.errors import InsufficientPrivilege
 from psycopg.rows import dict_row, scalar_row
 
 from pipelines.errors import AtlasError
-from pipelines.warehouse import locks, privileges
+from pipelines.schema import privileges
+from pipelines.schema.privileges import ANALYST, APPLICATION, ENGINEER, LOADER
+from pipelines.warehouse import locks
 from pipelines.warehouse.database import Connection, Warehouse
-from pipelines.warehouse.privileges import ANALYST, APPLICATION, ENGINEER, LOADER
 
 ROLES = {
     LOADER: "owns schemas, tables and views; lands, transforms, prunes, erases",

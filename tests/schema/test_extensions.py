@@ -21,7 +21,7 @@ from sqlalchemy import make_url
 from pipelines import project
 from pipelines.lineage import rebuild
 from pipelines.schema import extensions
-from pipelines.warehouse import migrate
+from pipelines.schema import migrate
 from pipelines.warehouse.database import Warehouse
 from tests import toy_project
 from tests.library import Recorder

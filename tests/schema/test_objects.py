@@ -8,9 +8,8 @@ from alembic.config import Config
 
 from pipelines import project
 from pipelines.errors import AtlasError
-from pipelines.schema import objects
+from pipelines.schema import migrate, objects
 from pipelines.schema.objects import SqlObject
-from pipelines.warehouse import migrate
 from pipelines.warehouse.database import Warehouse
 
 Declare = Callable[..., Sequence[SqlObject]]

@@ -1,10 +1,10 @@
-"""Conditions that a row refers to another one, as SQL."""
+"""Conditions on two rows, as SQL: that one refers to the other, that both have the values of a unique key."""
 
 from collections.abc import Iterable, Sequence
 
 from psycopg import sql
 
-from pipelines.schema.table_spec import TableSpec
+from pipelines.schema.table_spec import TableSpec, UniqueKey
 
 ANY = sql.SQL("true")
 
@@ -43,3 +43,23 @@ def _any_refers(key: sql.Identifier, referrers: Iterable[tuple[sql.Composable, s
     refers = sql.SQL("exists (select from {} as referrer where referrer.{} = {} and {})")
     conditions = [refers.format(place, sql.Identifier(column), key, more) for place, column, more in referrers]
     return sql.SQL("({})").format(sql.SQL(" or ").join(conditions)) if conditions else sql.SQL("false")
+
+
+def keyed(key: UniqueKey, rows: sql.Composable) -> sql.Composed:
+    """The rows of a relation that a unique key compares, each with its values as `unique_1`, `unique_2` …"""
+    values = [
+        sql.SQL("{} as {}").format(each, name) for name, each in zip(value_names(key), key.expressions, strict=True)
+    ]
+    return sql.SQL("(select r.*, {} from {} as r where {})").format(sql.SQL(", ").join(values), rows, key.where)
+
+
+def value_names(key: UniqueKey) -> list[sql.Identifier]:
+    return [sql.Identifier(f"unique_{number}") for number in range(1, len(key.expressions) + 1)]
+
+
+def same_values(key: UniqueKey, left: str, right: str) -> sql.Composed:
+    """The condition that two rows of `keyed` have the values that only one row may have."""
+    equal = "{0}.{1} is not distinct from {2}.{1}" if key.nulls_equal else "{0}.{1} = {2}.{1}"
+    return sql.SQL(" and ").join(
+        sql.SQL(equal).format(sql.Identifier(left), name, sql.Identifier(right)) for name in value_names(key)
+    )

@@ -18,10 +18,10 @@ from pipelines import project, settings
 from pipelines.errors import AtlasError
 from pipelines.lineage import rebuild
 from pipelines.maintenance import erasure, retention
-from pipelines.schema import extensions
-from pipelines.warehouse import embedded, migrate, roles
+from pipelines.schema import extensions, migrate, roles
+from pipelines.schema.privileges import ANALYST, APPLICATION, ENGINEER, LOADER
+from pipelines.warehouse import embedded
 from pipelines.warehouse.database import Connection, Warehouse
-from pipelines.warehouse.privileges import ANALYST, APPLICATION, ENGINEER, LOADER
 from tests.launcher import FAILED, USAGE, Atlas, words
 from tests.library import START, Recorder, shown
 

@@ -27,9 +27,8 @@ from sqlalchemy.exc import ProgrammingError
 from sqlalchemy.types import TypeEngine
 
 from pipelines.errors import AtlasError
-from pipelines.schema import declare, extensions
+from pipelines.schema import declare, extensions, migrate
 from pipelines.schema.table_spec import TableSpec
-from pipelines.warehouse import migrate
 from pipelines.warehouse.database import Warehouse
 
 ID_LENGTH = 32  # of alembic_version.version_num

@@ -18,9 +18,9 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from pipelines.errors import AtlasError
-from pipelines.schema import declare, extensions, objects, partitions
+from pipelines.schema import declare, extensions, objects, partitions, roles
 from pipelines.schema.objects import SqlObject
-from pipelines.warehouse import locks, roles
+from pipelines.warehouse import locks
 from pipelines.warehouse.database import Warehouse
 
 PYPROJECT = Path(__file__).resolve().parents[2] / "pyproject.toml"

@@ -31,9 +31,8 @@ from typer.testing import CliRunner
 from pipelines import project
 from pipelines.cli import context, db
 from pipelines.errors import AtlasError
-from pipelines.schema import declare, partitions
+from pipelines.schema import autogenerate, declare, migrate, partitions
 from pipelines.schema.declare import declare_schema, limited_text, one_of
-from pipelines.warehouse import autogenerate, migrate
 from pipelines.warehouse.database import Warehouse
 from tests.library import shown
 
