@@ -41,7 +41,7 @@ test: install $(LINT) ## everything a contributor must pass; DATABASE=container 
 
 test-source: install ## what one source must pass: make test-source SOURCE=catalog/civitai
 	@test -n "$(SOURCE)" || { echo "SOURCE is missing: make test-source SOURCE=catalog/civitai"; exit 2; }
-	$(BIN)/python -m pytest -p no:hypothesispytest tests/test_conformance.py --source $(SOURCE)
+	$(BIN)/python -m pytest -x --tb=short -p no:hypothesispytest tests/test_conformance.py --source $(SOURCE)
 
 coverage: install ## which share of the lines of each package tests run
 	$(BIN)/coverage erase

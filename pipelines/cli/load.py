@@ -54,7 +54,7 @@ def run(
         raise AtlasError("A recording is always read whole: --full-refresh goes with --live.", usage=True)
     chosen = project.find_sources(sources or [])
     work = _work(chosen, mode, partition, since, until)
-    with context.warehouse() as warehouse, show.reporting() as reporter:
+    with context.warehouse() as warehouse, show.reporting(raises=False) as reporter:
         from pipelines.cli import dagster_runs  # Dagster takes seconds to import
 
         home = context.current_settings().home
@@ -107,6 +107,8 @@ def transform(
             if project.selects(source.name):
                 for day in [only] if only else pending_partitions(warehouse, source, full=full):
                     transform_partition(warehouse, source, day, full=full, shrink=shrink, notify=reporter)
+        if not reporter.runs:
+            show.say("Nothing is pending.")
         _warn_without_selects(chosen)
 
 

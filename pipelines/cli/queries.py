@@ -116,7 +116,7 @@ def trace_(
     show.fields(
         {
             "row": f"{found['table_name']} {found['key']}{through}",
-            "payload": f"version {found['version_id']} of {found['stream']} {found['external_id']}",
+            "payload": f"{found['stream']} {found['external_id']}, version_id {found['version_id']}",
             "digest": found["digest"],
             "request": found["request"],
             "fetched": found["fetched_at"],

@@ -165,10 +165,13 @@ def counts(row: Mapping[str, int], stats: Mapping[str, Any]) -> str:
 
 
 class Reporter:
-    """Prints a line for each run that ends, under a spinner on a terminal. Keeps these runs."""
+    """Prints a line for each run that ends, under a spinner on a terminal. Keeps these runs.
 
-    def __init__(self, status: Status) -> None:
-        self._status = status
+    raises: the error of a run that fails ends the command, which prints it.
+    """
+
+    def __init__(self, status: Status, *, raises: bool) -> None:
+        self._status, self._raises = status, raises
         self.runs: list[Run] = []
 
     def __call__(self, run: Run) -> None:
@@ -179,12 +182,12 @@ class Reporter:
         self.runs.append(run)
         line = f"{DONE[run.kind]} {name}: {counts(asdict(run.counts), run.stats)} ({run.status})"
         if run.status == "failed":
-            line = f"failed to {run.kind} {name}: {run.error}"
+            line = f"failed to {run.kind} {name}" + ("" if self._raises else f": {run.error}")
         self._status.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 @contextmanager
-def reporting() -> Iterator[Reporter]:
+def reporting(*, raises: bool = True) -> Iterator[Reporter]:
     """A reporter for as long as the block works."""
     with (err if wants_json else out).status("starting") as status:
-        yield Reporter(status)
+        yield Reporter(status, raises=raises)

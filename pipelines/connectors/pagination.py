@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 import httpx
 import msgspec
 
+from pipelines.errors import AtlasError
 from pipelines.source import Checkpoint
 
 OVERLAPPING = 16
@@ -81,7 +82,13 @@ class CursorPaginator(Paginator):
     next_link: Callable[[Any], str | None]
 
     def next_page(self, page: Page[Any], previous: dict[str, Position] | None) -> NextPage:
-        return NextPage(self.next_link(page.document))
+        link = self.next_link(page.document)
+        if not isinstance(link, str | None):
+            raise AtlasError(
+                f"next_link of a CursorPaginator returned {link!r} for {page.target}: return the link of the next page "
+                "as text, or None after the last one."
+            )
+        return NextPage(link)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import pytest
@@ -149,6 +149,12 @@ BOOK = Book(
         [entry("x", -60)],
     ]
 )
+
+
+def test_a_paginator_that_returns_no_link_is_named(opened: Open) -> None:
+    reader = opened(BOOK)
+    with pytest.raises(AtlasError, match=r"returned 7 for /list\?limit=3: return the link of the next page as text"):
+        reader.read(paginator=CursorPaginator(lambda page: cast(str, 7)))
 
 
 def test_without_a_cursor_it_is_read_to_its_end(opened: Open) -> None:
