@@ -1,7 +1,7 @@
 """What commands share: settings from flags, the open warehouse, questions to the user, exit codes."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Annotated, Any
 
 import typer
@@ -12,6 +12,7 @@ from pipelines.cli.show import Reporter
 from pipelines.errors import AtlasError
 from pipelines.ledger import Run
 from pipelines.schema import migrate
+from pipelines.schema.privileges import LOADER
 from pipelines.settings import Settings, unknown_variables
 from pipelines.warehouse import database
 from pipelines.warehouse.database import Warehouse
@@ -45,8 +46,9 @@ def warehouse() -> Iterator[Warehouse]:
     with database.open_warehouse(settings) as opened:
         prepare = migrate.ensure if settings.database_url is None else migrate.require
         prepare(opened, project.objects())
-        ledger.close_dead_runs(opened)
-        yield opened
+        with closing(opened.as_role(LOADER)) as loading:
+            ledger.close_dead_runs(loading)
+            yield loading
 
 
 def warn_unknown_variables() -> None:

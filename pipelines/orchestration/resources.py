@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from dagster._core.instance import InstanceRef
 from pipelines import project, settings
 from pipelines.ledger import Run, silent
 from pipelines.schema import migrate
+from pipelines.schema.privileges import LOADER
 from pipelines.settings import Mode
 from pipelines.warehouse import database, locks
 from pipelines.warehouse.database import Warehouse
@@ -39,7 +40,8 @@ class Atlas:
                 with warehouse.connect() as connection:
                     locks.acquire_shared(connection, locks.MIGRATION)
             migrate.require(warehouse, project.objects())
-            yield warehouse
+            with closing(warehouse.as_role(LOADER)) as loading:
+                yield loading
 
 
 @contextmanager

@@ -14,7 +14,7 @@ import psycopg
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import dict_row
-from sqlalchemy import URL, Engine, NullPool, create_engine, make_url
+from sqlalchemy import URL, Engine, NullPool, create_engine, event, make_url
 
 from pipelines.errors import AtlasError
 from pipelines.settings import Settings
@@ -22,17 +22,23 @@ from pipelines.warehouse import embedded
 
 MINIMUM_VERSION = 18
 DATABASE = "atlas"
-OPTIONS = "-c timezone=UTC -c jit=off -c atlas.engine=on"
+OPTIONS = "-c timezone=UTC -c jit=off -c row_security=off -c atlas.engine=on"
+
+TAKE_ON_ROLE = "select set_config('role', r, false) from (select %s) as t (r) where pg_has_role(session_user, r, 'set')"
 
 Connection = psycopg.Connection[dict[str, Any]]
 
 
 @dataclass(frozen=True)
 class Warehouse:
-    """A warehouse database. Dagster's database is on the same server, named <database>_dagster."""
+    """A warehouse database. Dagster's database is on the same server, named <database>_dagster.
+
+    role: that its sessions take on, where the user may.
+    """
 
     url: URL
     echo: bool = False
+    role: str | None = None
     _idle: dict[str, list[Connection]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -62,6 +68,8 @@ class Warehouse:
         connection = self._idle_session(name) or self._new_session(name)
         keep = False
         try:
+            if self.role and not database:
+                connection.execute(TAKE_ON_ROLE, [self.role])
             yield connection
             with suppress(psycopg.Error):
                 connection.execute("discard all")
@@ -95,6 +103,10 @@ class Warehouse:
         except psycopg.OperationalError as error:
             raise AtlasError(_unreachable(self.url, error)) from None
 
+    def as_role(self, role: str) -> "Warehouse":
+        """The same warehouse, with sessions that take on a role where the user may: a superuser passes every policy."""
+        return Warehouse(self.url, self.echo, role)
+
     def close(self) -> None:
         """Ends the sessions that are kept."""
         _end(self._idle)
@@ -102,7 +114,14 @@ class Warehouse:
     @cached_property
     def engine(self) -> Engine:
         url = self.url.set(drivername="postgresql+psycopg")
-        return create_engine(url, echo=self.echo, poolclass=NullPool, connect_args={"options": OPTIONS})
+        engine = create_engine(url, echo=self.echo, poolclass=NullPool, connect_args={"options": OPTIONS})
+        if self.role:
+            event.listen(engine, "connect", self._take_on_role)
+        return engine
+
+    def _take_on_role(self, connection: psycopg.Connection[Any], _: object) -> None:
+        connection.execute(TAKE_ON_ROLE, [self.role])
+        connection.commit()
 
     def databases(self) -> set[str]:
         with self.connect("postgres") as connection:

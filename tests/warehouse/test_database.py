@@ -2,10 +2,13 @@
 
 import gc
 import time
+from contextlib import closing
 
 import psycopg
 import pytest
+from sqlalchemy import text
 
+from pipelines.schema.privileges import LOADER
 from pipelines.warehouse import locks
 from pipelines.warehouse.database import Connection, Warehouse
 
@@ -61,3 +64,13 @@ def test_sessions_end_with_a_warehouse_that_is_part_of_a_cycle(warehouse: Wareho
         while connection.execute(query).rowcount:  # the server needs a moment to end them
             assert time.monotonic() < deadline
             time.sleep(0.01)
+
+
+def test_sessions_take_on_the_role_of_the_loader_where_the_user_may(warehouse: Warehouse) -> None:
+    who = "select current_user::text as name, current_setting('is_superuser') as superuser"
+    with closing(warehouse.as_role(LOADER)) as loading:
+        for _ in range(2):  # the second block has the session of the first
+            with loading.connect() as connection:
+                assert connection.execute(who).fetchall() == [{"name": LOADER, "superuser": "off"}]
+        with loading.engine.connect() as connected:
+            assert connected.execute(text(who)).all() == [(LOADER, "off")]
