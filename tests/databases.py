@@ -2,6 +2,7 @@
 
 from psycopg import sql
 
+from pipelines.schema.privileges import LOADER
 from pipelines.warehouse.database import Warehouse
 
 
@@ -16,4 +17,6 @@ def copy_of(origin: Warehouse, name: str) -> Warehouse:
                 sql.Identifier(name), sql.Identifier(origin.database)
             )
         )
+        grant = sql.SQL("grant all on database {} to {}")  # privileges on a database are not copied
+        connection.execute(grant.format(sql.Identifier(name), sql.Identifier(LOADER)))
     return copy

@@ -36,7 +36,15 @@ def current_settings(**more: Any) -> Settings:
 
 @contextmanager
 def warehouse() -> Iterator[Warehouse]:
-    """The warehouse at its newest revision, with the ledger rows of dead processes closed.
+    """The warehouse at its newest revision for the loader, with the ledger rows of dead processes closed."""
+    with migrated() as opened, closing(opened.as_role(LOADER)) as loading:
+        ledger.close_dead_runs(loading)
+        yield loading
+
+
+@contextmanager
+def migrated() -> Iterator[Warehouse]:
+    """The warehouse at its newest revision, for the user that logs in.
 
     The embedded database is created and migrated. Any other database is only checked: raises AtlasError where
     migrations are pending.
@@ -46,9 +54,7 @@ def warehouse() -> Iterator[Warehouse]:
     with database.open_warehouse(settings) as opened:
         prepare = migrate.ensure if settings.database_url is None else migrate.require
         prepare(opened, project.objects())
-        with closing(opened.as_role(LOADER)) as loading:
-            ledger.close_dead_runs(loading)
-            yield loading
+        yield opened
 
 
 def warn_unknown_variables() -> None:

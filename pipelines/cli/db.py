@@ -103,7 +103,7 @@ def drop(yes: Yes = False) -> None:
 @with_json
 def roles_() -> None:
     """Create missing roles and privileges, and show the roles. Exit code 1 if one has too little or too much."""
-    with context.warehouse() as warehouse:
+    with context.migrated() as warehouse:
         roles.create(warehouse)
         with warehouse.connect() as connection:
             if roles.is_incomplete(connection):
