@@ -99,7 +99,9 @@ def objects() -> tuple[SqlObject, ...]:
 
 @cache
 def sources() -> dict[str, Source]:
-    """Every source by its name. Raises AtlasError where a connector cannot be imported, or declares not one source."""
+    """Every source by its name. Raises AtlasError where a connector cannot be imported or declares not one source, and
+    where a table names a stream that none declares.
+    """
     found: dict[str, Source] = {}
     for path in sorted(set(ASSETS.glob("*/[!_]*.py")) - set(ASSETS.glob("*/tables.py"))):
         try:
@@ -114,6 +116,15 @@ def sources() -> dict[str, Source]:
                 f"{path.relative_to(ROOT)} declares {len(declared)} sources: a connector is one generator under @source"
             )
         found[declared[0].name] = declared[0]
+    load_tables()
+    streams = {stream for source in found.values() for stream in source.streams.values()}
+    for table in metadata.sorted_tables:
+        if unknown := set(table.info.get("precedence", ())) - streams:
+            raise AtlasError(
+                f"The declaration of {table.fullname} is wrong: it names {min(unknown)} in its precedence, but no "
+                f"connector declares this stream. There are: {', '.join(sorted(streams))}. "
+                f"Correct assets/{table.schema}/."
+            )
     return found
 
 

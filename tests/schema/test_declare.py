@@ -1,25 +1,36 @@
 """What the engine could not keep is refused where a table is declared, by name."""
 
+from typing import Any
+
 import pytest
 from sqlalchemy import Column, ForeignKey, MetaData, Table, UniqueConstraint
 from sqlalchemy.dialects.postgresql import UUID
 
+from pipelines import project
 from pipelines.errors import AtlasError
+from pipelines.schema.declare import Timestamp, metadata
 from pipelines.schema.faults import check_declaration
 
 APPLICATIONS = {"kind": "owned", "applications": True}
 
 
-def declared(*columns: Column[object] | UniqueConstraint, **facts: object) -> Table:
-    """A table `a.child` beside `a.parent`, which sources alone write, and `b.other` of another domain."""
+def declared(*columns: Column[object] | UniqueConstraint, by: str | None = None, **facts: Any) -> Table:
+    """A table `a.child` beside `a.parent`, which sources alone write, and `b.other` of another domain.
+
+    by: what it is partitioned by.
+    """
     metadata = MetaData()
     Table("parent", metadata, Column("id", UUID, primary_key=True), schema="a", info={"kind": "owned"})
     Table("other", metadata, Column("id", UUID, primary_key=True), schema="b", info={"kind": "owned"})
-    return Table("child", metadata, *columns, schema="a", info=facts)
+    return Table("child", metadata, *columns, schema="a", info=facts, postgresql_partition_by=by)
 
 
 def key(name: str = "id") -> Column[object]:
     return Column(name, UUID, primary_key=True)
+
+
+def at() -> Column[object]:
+    return Column("at", Timestamp, primary_key=True)
 
 
 @pytest.mark.parametrize(
@@ -34,6 +45,18 @@ def key(name: str = "id") -> Column[object]:
             declared(key(), UniqueConstraint("id", name="u", deferrable=True), kind="owned"),
             "the deferrable constraint u",
         ),
+        (
+            declared(key(), Column("at", Timestamp), kind="owned", by="RANGE (at)"),
+            "is partitioned, which must be",
+        ),
+        (
+            declared(key(), at(), kind="owned", by="LIST (id)"),
+            "is partitioned, which must be by ran",
+        ),
+        (
+            declared(key(), at(), UniqueConstraint("id", "at"), kind="owned", by="RANGE (at)"),
+            "cannot keep anything unique but its primary key",
+        ),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -44,3 +67,10 @@ def test_a_wrong_declaration_is_refused(table: Table, fault: str) -> None:
 
 def test_a_right_one_is_not() -> None:
     check_declaration(declared(key(), Column("c", UUID, ForeignKey("a.parent.id")), kind="owned"))
+
+
+def test_a_precedence_names_streams_that_there_are(toy: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(metadata.tables["toy.users"].info, "precedence", ("toy/mial",))
+    project.sources.cache_clear()
+    with pytest.raises(AtlasError, match=r"declaration of toy\.users is wrong: it names toy/mial in its precedence"):
+        project.sources()
