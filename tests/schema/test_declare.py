@@ -11,7 +11,7 @@ from pipelines.errors import AtlasError
 from pipelines.schema.declare import Timestamp, metadata
 from pipelines.schema.faults import check_declaration
 
-APPLICATIONS = {"kind": "owned", "applications": True}
+APPLICATIONS: dict[str, Any] = {"kind": "owned", "applications": True}
 
 
 def declared(*columns: Column[object] | UniqueConstraint, by: str | None = None, **facts: Any) -> Table:
