@@ -6,7 +6,7 @@
 Every conflict is resolved with all its rows in the change set, so the order in which records arrive does not matter.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from psycopg import sql
@@ -20,7 +20,6 @@ from pipelines.warehouse.database import Connection
 
 PENDING_FOR_ROW = sql.SQL(
     """
-    insert into dependent_records
     select p.record_id from {incoming} i
     join staging.pending_rows p on p.table_name = {name} and p.key = {key}
     where p.reason = any({reasons})
@@ -29,7 +28,6 @@ PENDING_FOR_ROW = sql.SQL(
 
 PENDING_FOR_KEY = sql.SQL(
     """
-    insert into dependent_records
     select p.record_id from {target} t
     join change_set c on c.record_id = t.record_id
     join staging.pending_rows p on p.table_name = {name} and p.key = {target_key}
@@ -43,7 +41,6 @@ PENDING_FOR_KEY = sql.SQL(
 
 HAVING_KEY = sql.SQL(
     """
-    insert into dependent_records
     select t.record_id from {rows} as n join {target_rows} as t on {same}
     where not exists (select from change_set c where c.record_id = t.record_id)
     """
@@ -52,7 +49,6 @@ HAVING_KEY = sql.SQL(
 
 REFERRING = sql.SQL(
     """
-    insert into dependent_records
     select r.record_id from {child} r
     join (
         select t.{key} as key from {target} t join change_set c on c.record_id = t.record_id
@@ -64,7 +60,6 @@ REFERRING = sql.SQL(
 """Records with rows that refer to a row that is about to be pruned."""
 
 OF_CHANGED_ALIASES = """
-    insert into dependent_records
     select p.record_id from (
         (select s.table_name, s.lost_key, s.kept_key from staging.aliases s join change_set using (record_id)
          except
@@ -88,53 +83,55 @@ def add_dependents(change_set: ChangeSet, tables: Sequence[IncomingTable], step:
     """Extends a change set by the records that depend on the rows yielded so far; returns whether there were any."""
     if change_set.complete:
         return False
-    change_set.connection.execute("truncate dependent_records")
-    for incoming in tables:
-        spec = incoming.spec
-        reasons = ["parent", "alias"] if step == "resolved" else ["parent"]
-        _insert(PENDING_FOR_ROW, incoming, key=spec.key_text("i"), reasons=sql.Literal(reasons))
-        if spec.identity:
-            _insert(PENDING_FOR_ROW, incoming, key=incoming.identity("i"), reasons=sql.Literal(["identity"]))
-        if spec.owned:
-            _insert(
-                PENDING_FOR_KEY,
-                incoming,
-                key=spec.key_text("i"),
-                target_key=spec.key_text("t"),
-                order=order_of(spec, "o"),
-                pending_order=order_of(spec, "p", "v.external_id"),
-                same_identity=sql.SQL("{} is not distinct from {}").format(
-                    incoming.identity("i"), incoming.identity("t")
-                ),
-            )
-            for key in incoming.unique_keys if step != "yielded" else ():
-                target_rows = keyed(key, spec.target)
-                rows, same = incoming.keyed_rows(key), same_values(key, "n", "t")
-                _insert(HAVING_KEY, incoming, rows=rows, target_rows=target_rows, same=same)
-            for reference in spec.references:
-                if step != "yielded" and reference.table is spec.table and reference.column in incoming.yielded:
-                    records = cycles(incoming, reference, "unnest(records)")
-                    incoming.connection.execute(sql.SQL("insert into dependent_records {}").format(records))
-            for child, column in spec.referrers:
-                if child.owned:
-                    _insert(
-                        REFERRING,
-                        incoming,
-                        child=child.target,
-                        key=sql.Identifier(*spec.key),
-                        column=sql.Identifier(column),
-                        included=sql.SQL("c.all_observations" if child.time_series else "true"),
-                    )
+    queries = [query for incoming in tables for query in _dependents(incoming, step)]
     if step == "resolved":
-        change_set.connection.execute(OF_CHANGED_ALIASES)
+        queries.append(sql.SQL(OF_CHANGED_ALIASES).format())
+    change_set.connection.execute("truncate dependent_records")
+    if queries:
+        change_set.connection.execute(
+            sql.SQL("insert into dependent_records {}").format(sql.SQL(" union all ").join(queries))
+        )
     return change_set.extend()
+
+
+def _dependents(incoming: IncomingTable, step: Step) -> Iterator[sql.Composed]:
+    """Queries for the records that depend on the rows of a table."""
+    spec = incoming.spec
+    parts: dict[str, sql.Composable] = {"incoming": incoming.identifier, "target": spec.target}
+    parts["name"] = sql.Literal(spec.name)
+    reasons = sql.Literal(["parent", "alias"] if step == "resolved" else ["parent"])
+    yield PENDING_FOR_ROW.format(key=spec.key_text("i"), reasons=reasons, **parts)
+    if spec.identity:
+        yield PENDING_FOR_ROW.format(key=incoming.identity("i"), reasons=sql.Literal(["identity"]), **parts)
+    if not spec.owned:
+        return
+    yield PENDING_FOR_KEY.format(
+        key=spec.key_text("i"),
+        target_key=spec.key_text("t"),
+        order=order_of(spec, "o"),
+        pending_order=order_of(spec, "p", "v.external_id"),
+        same_identity=sql.SQL("{} is not distinct from {}").format(incoming.identity("i"), incoming.identity("t")),
+        **parts,
+    )
+    for child, column in spec.referrers:
+        if child.owned:
+            yield REFERRING.format(
+                child=child.target,
+                key=sql.Identifier(*spec.key),
+                column=sql.Identifier(column),
+                included=sql.SQL("c.all_observations" if child.time_series else "true"),
+                **parts,
+            )
+    if step == "yielded":
+        return
+    for key in incoming.unique_keys:
+        rows, target_rows = incoming.keyed_rows(key), keyed(key, spec.target)
+        yield HAVING_KEY.format(rows=rows, target_rows=target_rows, same=same_values(key, "n", "t"))
+    for reference in spec.references:
+        if reference.table is spec.table and reference.column in incoming.yielded:
+            yield sql.SQL("({})").format(cycles(incoming, reference, "unnest(records)"))
 
 
 def have_aliases(connection: Connection) -> bool:
     """Whether rows of the change set have others that stand for them: they are to be compared again."""
     return bool(connection.execute("select from staging.aliases join change_set using (record_id) limit 1").rowcount)
-
-
-def _insert(query: sql.SQL, incoming: IncomingTable, **parts: sql.Composable) -> None:
-    parts |= {"incoming": incoming.identifier, "target": incoming.spec.target, "name": sql.Literal(incoming.spec.name)}
-    incoming.connection.execute(query.format(**parts))

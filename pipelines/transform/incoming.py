@@ -96,15 +96,14 @@ class IncomingTable:
     def _types(self, query: sql.Composed) -> dict[str, str]:
         """The columns that a query yields, with their types, but for those that the database has not."""
         found = self.connection.execute(sql.SQL("{} limit 0").format(query)).description or []
-        types = self.connection.execute(
-            "select format_type(oid, null) as name from unnest(%s::oid[]) with ordinality as t (oid, at) order by at",
-            [[column.type_code for column in found]],
-        )
-        return {
-            column.name: type_["name"]
-            for column, type_ in zip(found, types, strict=True)
-            if column.name not in self.spec.left_out
-        }
+        return {each.name: self._type(each.type_code) for each in found if each.name not in self.spec.left_out}
+
+    def _type(self, oid: int) -> str:
+        """The name of a type as SQL: of PostgreSQL's own without asking."""
+        if known := self.connection.adapters.types.get(oid):
+            return known.regtype + ("" if known.oid == oid else "[]")
+        (row,) = self.connection.execute("select format_type(%s, null) as name", [oid])
+        return str(row["name"])
 
     def _with_typed_keys(self, query: sql.Composed, types: dict[str, str], *, as_text: bool) -> sql.Composed:
         """What a query yields, with keys in the types of the table; the texts that are no such key in `unread_keys`."""

@@ -240,6 +240,11 @@ def record_applied(run: Run, change_set: ChangeSet) -> None:
 
 def record_sql(connection: Connection, selects: Sequence[Select]) -> None:
     """Keeps the texts of SELECT files in `ops.sql`, by digest."""
-    query = "insert into ops.sql (digest, path, text) values (%s, %s, %s) on conflict do nothing"
-    for select in selects:
-        connection.execute(query, [select.file.digest, f"{select.file.address}.sql", select.file.text])
+    files = [select.file for select in selects]
+    connection.execute(
+        """
+        insert into ops.sql (digest, path, text) select * from unnest(%s::text[], %s::text[], %s::text[])
+        on conflict do nothing
+        """,
+        [[file.digest for file in files], [f"{file.address}.sql" for file in files], [file.text for file in files]],
+    )

@@ -49,14 +49,16 @@ def _as_hex(digest: int) -> str:
 def _save(connection: Connection, found: dict[str, Contents]) -> dict[str, Contents]:
     """Writes the contents that differ, in the order of the tables' names; returns all of them in that order."""
     ordered = dict(sorted(found.items()))
-    for name, contents in ordered.items():
-        connection.execute(
-            """
-            merge into ops.table_digests t using (select %(name)s as table_name) s on t.table_name = s.table_name
-            when matched and (t.rows, t.digest) <> (%(rows)s, %(digest)s) then
-                update set rows = %(rows)s, digest = %(digest)s
-            when not matched then insert (table_name, rows, digest) values (%(name)s, %(rows)s, %(digest)s)
-            """,
-            {"name": name, **contents},
-        )
+    connection.execute(
+        """
+        merge into ops.table_digests t
+        using (
+            select * from unnest(%s::text[], %s::bigint[], %s::text[]) as s (table_name, rows, digest)
+            order by table_name
+        ) s on t.table_name = s.table_name
+        when matched and (t.rows, t.digest) <> (s.rows, s.digest) then update set rows = s.rows, digest = s.digest
+        when not matched then insert (table_name, rows, digest) values (s.table_name, s.rows, s.digest)
+        """,
+        [list(ordered), *([each[fact] for each in ordered.values()] for fact in ("rows", "digest"))],
+    )
     return ordered

@@ -33,7 +33,10 @@ def names(connection: Connection, query: str) -> list[str]:
 def tables(connection: Connection) -> list[str]:
     return names(
         connection,
-        "select schemaname || '.' || tablename from pg_tables where schemaname in ('toy', 'staging', 'ops')",
+        """
+        select n.nspname || '.' || c.relname from pg_class c join pg_namespace n on n.oid = c.relnamespace
+        where n.nspname in ('toy', 'staging', 'ops') and c.relkind = 'r'
+        """,
     )
 
 
