@@ -23,6 +23,7 @@ from pipelines.settings import Mode
 from pipelines.source import Payload, Source, Window
 from pipelines.transform.run import pending_partitions
 from pipelines.transform.run import transform as transform_partition
+from pipelines.warehouse import partitions
 
 Day = Annotated[str | None, typer.Option("--partition", help="One day, YYYY-MM-DD.", metavar="DAY")]
 Full = Annotated[bool, typer.Option("--full", help="Apply all latest versions again, not only pending ones.")]
@@ -107,6 +108,8 @@ def transform(
             if project.selects(source.name):
                 for day in [only] if only else pending_partitions(warehouse, source, full=full):
                     transform_partition(warehouse, source, day, full=full, shrink=shrink, notify=reporter)
+        for domain in sorted({source.domain for source in chosen}):  # what a transform that was killed left to do
+            partitions.split_defaults(warehouse, domain)
         _warn_without_selects(chosen)
 
 
