@@ -1,4 +1,4 @@
-"""Copies of databases, as templates of PostgreSQL."""
+"""Copies of databases, as templates of PostgreSQL, and what a server has."""
 
 from psycopg import sql
 
@@ -17,3 +17,10 @@ def copy_of(origin: Warehouse, name: str) -> Warehouse:
             )
         )
     return copy
+
+
+def has_vectors(warehouse: Warehouse) -> bool:
+    """Whether the server has the extension of vectors: the embedded one has, a container of `postgres:18` has not."""
+    with warehouse.connect() as connection:
+        available = "select from pg_available_extensions where name = 'vector'"
+        return bool(connection.execute(available).rowcount)
