@@ -92,9 +92,11 @@ def _import_everything() -> None:
     project.load_tables()
     for name in project.sources().keys() - {*SOURCES, *PEOPLE, "catalog/civitai"}:
         del project.sources()[name]
-    filled = {select.table for name in project.sources() for select in project.selects(name)}
-    for table in metadata.sorted_tables:
-        if table.schema in project.domains() and table not in filled and table.info["kind"] != "application":
+    kept = {select.table for name in project.sources() for select in project.selects(name)}
+    for table in reversed(metadata.sorted_tables):  # children before what they refer to
+        if table in kept or table.schema not in project.domains() or table.info["kind"] == "application":
+            kept |= {each.column.table for each in table.foreign_keys}
+        else:
             metadata.remove(table)
     gc.collect()
     gc.freeze()
