@@ -1,4 +1,4 @@
-"""Copies of databases, as templates of PostgreSQL."""
+"""Copies of databases, as templates of PostgreSQL, and what a server has."""
 
 from psycopg import sql
 
@@ -20,3 +20,10 @@ def copy_of(origin: Warehouse, name: str) -> Warehouse:
         grant = sql.SQL("grant all on database {} to {}")  # privileges on a database are not copied
         connection.execute(grant.format(sql.Identifier(name), sql.Identifier(LOADER)))
     return copy
+
+
+def has_vectors(warehouse: Warehouse) -> bool:
+    """Whether the server has the extension of vectors: the embedded one has, a container of `postgres:18` has not."""
+    with warehouse.connect() as connection:
+        available = "select from pg_available_extensions where name = 'vector'"
+        return bool(connection.execute(available).rowcount)

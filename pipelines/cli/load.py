@@ -19,6 +19,7 @@ from pipelines.connectors.recording import Recorder
 from pipelines.errors import AtlasError
 from pipelines.landing import bulk_files, extract
 from pipelines.landing.land import land_intake
+from pipelines.schema import partitions
 from pipelines.settings import Mode
 from pipelines.source import Payload, Source, Window
 from pipelines.transform.run import pending_partitions
@@ -107,6 +108,8 @@ def transform(
             if project.selects(source.name):
                 for day in [only] if only else pending_partitions(warehouse, source, full=full):
                     transform_partition(warehouse, source, day, full=full, shrink=shrink, notify=reporter)
+        for domain in sorted({source.domain for source in chosen}):  # what a transform that was killed left to do
+            partitions.split_defaults(warehouse, domain)
         if not reporter.runs:
             show.say("Nothing is pending.")
         _warn_without_selects(chosen)

@@ -9,7 +9,7 @@ sequences, written by hand.
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -127,12 +127,12 @@ class Implementation(PostgresqlImpl):
 
     def create_table(self, table: Table, **options: Any) -> None:
         """Creates a table without the columns whose extension the database lacks."""
-        extensions.remove(table, self._missing_extensions())
+        extensions.remove(table, self._missing_extensions(table.columns))
         super().create_table(table, **options)
 
     def add_column(self, table_name: str, column: Column[Any], **options: Any) -> None:
         """Adds a column, unless the database lacks its extension."""
-        if extensions.extension_of(column) not in self._missing_extensions():
+        if not self._missing_extensions([column]):
             super().add_column(table_name, column, **options)
 
     def create_index(self, index: Index, **options: Any) -> None:
@@ -141,11 +141,11 @@ class Implementation(PostgresqlImpl):
         if declared is None or not set(index.columns.keys()) & TableSpec(declared).left_out:
             super().create_index(index, **options)
 
-    def _missing_extensions(self) -> set[str]:
+    def _missing_extensions(self, columns: Iterable[Column[Any]]) -> set[str]:
         assert self.connection is not None
         driver = self.connection.connection.driver_connection
         assert driver is not None
-        return extensions.missing(driver)
+        return extensions.missing(driver, columns)
 
     def render_type(self, type_obj: TypeEngine[Any], autogen_context: AutogenContext) -> str | Literal[False]:
         """A type of an extension, whose import the migration gets; False for a type that Alembic knows."""

@@ -31,18 +31,16 @@ def extension_of(column: Column[Any]) -> str | None:
     return "vector" if type(column.type).__module__.startswith("pgvector.") else None
 
 
-def missing(connection: Connection) -> set[str]:
-    """The extensions that declared columns need and the database lacks."""
-    needed = {
-        name for table in declare.metadata.tables.values() for column in table.columns if (name := extension_of(column))
-    }
+def missing(connection: Connection, columns: Iterable[Column[Any]]) -> set[str]:
+    """The extensions that columns need and the database lacks."""
+    needed = {name for column in columns if (name := extension_of(column))}
     there = connection.cursor(row_factory=scalar_row).execute("select extname from pg_extension").fetchall()
     return needed - set(there)
 
 
 def create(connection: Connection) -> None:
     """Creates the extensions that declared columns need, where the user may; leaves out the columns of the others."""
-    for name in missing(connection):
+    for name in missing(connection, _declared_columns()):
         try:
             with connection.transaction():
                 connection.execute(sql.SQL("create extension if not exists {}").format(sql.Identifier(name)))
@@ -53,9 +51,13 @@ def create(connection: Connection) -> None:
 
 def leave_out(connection: Connection) -> None:
     """Removes the columns whose extension the database lacks from the declarations, for the rest of the process."""
-    if lacking := missing(connection):
+    if lacking := missing(connection, _declared_columns()):
         for table in declare.metadata.tables.values():
             remove(table, lacking)
+
+
+def _declared_columns() -> list[Column[Any]]:
+    return [column for table in declare.metadata.tables.values() for column in table.columns]
 
 
 def remove(table: Table, extensions: Collection[str]) -> None:

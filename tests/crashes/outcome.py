@@ -7,7 +7,6 @@ import hashlib
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
 from typing import Any
 
 from psycopg import sql
@@ -30,19 +29,30 @@ Run = dict[str, Any]
 UNPUBLISHED = ("staging.arrivals", "staging.rejects", "staging.checkpoints")
 """What only the resumption of a landing reads."""
 
-UNSEEN = ("staging.payloads", "shadow schemas")
+UNSEEN = ("staging.payloads", "shadow schemas", "partitions")
 """What a run may leave to the next one, which uses it or drops it."""
 
-OF_ONE_RUN = {"version_id", "observation_id", "quarantine_id", "created_order", "place", "seen", "confirmed_at"}
+OF_ONE_RUN = {
+    *("version_id", "observation_id", "quarantine_id", "change_id"),
+    *("created_order", "place", "seen", "confirmed_at"),
+}
 """Ids, places, how often an entry was seen (once more by a run after one that had committed), and when an unchanged
 record was received again (noted after a run that failed)."""
+
+OF_TRIGGERS = {"entry_id"}
+"""Keys of rows that a trigger writes, drawn by the server."""
 
 APART = {"ops.fetch_runs", "ops.rate_limits", "ops.objects", "staging.payloads", "staging.reapplied_versions"}
 """Tables that differ from run to run, or have a query of their own."""
 
 SCHEMAS = """
 select n.nspname, c.relname from pg_class c join pg_namespace n on n.oid = c.relnamespace
-where c.relkind = 'r' and n.nspname !~ '^pg_' and not starts_with(n.nspname, {})
+where c.relkind = 'r' and not c.relispartition and n.nspname !~ '^pg_' and not starts_with(n.nspname, {})
+"""
+
+PARTITIONS = """
+select c.oid::regclass, pg_get_expr(c.relpartbound, c.oid) from pg_class c
+where c.relkind = 'r' and c.relispartition and not starts_with(c.relnamespace::regnamespace::text, {})
 """
 
 
@@ -62,7 +72,6 @@ def settled(warehouse: Warehouse) -> Iterator[Connection]:
         yield connection
 
 
-@cache
 def queries() -> dict[str, sql.Composed]:
     """A query for each table that must be the same, without the ids and times that no two runs have alike."""
     made = {
@@ -75,6 +84,7 @@ def queries() -> dict[str, sql.Composed]:
             sql.Literal(TEMPORARY_PREFIX)
         ),
         "schemas": sql.SQL(SCHEMAS).format(sql.Literal(TEMPORARY_PREFIX)),
+        "partitions": _partitions(),
     }
     for table in metadata.sorted_tables:
         if table.fullname not in APART:
@@ -84,13 +94,22 @@ def queries() -> dict[str, sql.Composed]:
     return {name: sql.SQL("select t::text from ({}) as t order by 1").format(query) for name, query in made.items()}
 
 
+def _partitions() -> sql.Composed:
+    """The partitions with their bounds, and the partition of each row of a partitioned table."""
+    specs = [spec for table in metadata.sorted_tables if (spec := TableSpec(table)).partition_column]
+    placed = sql.SQL("select tableoid::regclass, {} from {} t")
+    queries = [sql.SQL(PARTITIONS).format(sql.Literal(TEMPORARY_PREFIX))]
+    return sql.SQL(" union all ").join([*queries, *(placed.format(each.key_text("t"), each.target) for each in specs)])
+
+
 def _columns(table: Table) -> list[sql.Composable]:
     """The columns of a table; of those that name a run, a body or a time only whether they are null.
 
     Of a checkpoint, what the run that resumes it depends on.
     """
     if table.schema not in ("ops", "staging"):
-        return [sql.Identifier(each.name) for each in table.columns if each.name not in audit_columns(table)]
+        left_out = audit_columns(table) | OF_TRIGGERS
+        return [sql.Identifier(each.name) for each in table.columns if each.name not in left_out]
     found: list[sql.Composable] = []
     for column in table.columns:
         name = sql.Identifier(column.name)
@@ -145,7 +164,7 @@ def runs_of(connection: Connection) -> list[Run]:
 def assert_truthful(runs: list[Run]) -> None:
     """Every run has ended: published with counts that add up, or failed with an error and without counts."""
     for run in runs:
-        sums = ("created", "updated", "unchanged", "quarantined", "duplicates")
+        sums = ("created", "updated", "unchanged", "quarantined", "duplicates", "pending")
         assert run["fetched"] == sum(run[name] for name in sums)
         assert run["ended_at"] is not None
         if run["publish_seq"]:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from pipelines import project
-from tests.crashes.scenarios import SOURCES
+from tests.crashes.scenarios import PEOPLE, SOURCES
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Ended:
 
 
 class Runner:
-    """The process that forks."""
+    """The process that forks, in the project that is entered."""
 
     def __init__(self, folder: Path) -> None:
         self.output = folder / "output"
@@ -79,20 +79,25 @@ def main() -> None:
 
 
 def _import_everything() -> None:
-    """Imports and reads what a command needs; the project has no sources but those of scenarios."""
+    """Imports and reads what a command needs; the project has no sources and tables but those of scenarios."""
     import certifi  # noqa: F401
     import typer
 
     from pipelines.cli import main as cli
     from pipelines.landing import extract  # noqa: F401
+    from pipelines.schema.declare import metadata
 
     cli.app.command("extract")(_extract)
     cli.app = typer.main.get_command(cli.app)  # type: ignore[assignment]
     project.load_tables()
-    for name in project.sources().keys() - {*SOURCES, "catalog/civitai"}:
+    for name in project.sources().keys() - {*SOURCES, *PEOPLE, "catalog/civitai"}:
         del project.sources()[name]
-    for name in project.sources():
-        project.selects(name)
+    kept = {select.table for name in project.sources() for select in project.selects(name)}
+    for table in reversed(metadata.sorted_tables):  # children before what they refer to
+        if table in kept or table.schema not in project.domains() or table.info["kind"] == "application":
+            kept |= {each.column.table for each in table.foreign_keys}
+        else:
+            metadata.remove(table)
     gc.collect()
     gc.freeze()
 

@@ -9,6 +9,7 @@ from tests.crashes.payloads import DAY
 
 FIRST_DAY, SECOND_DAY = "2026-11-01", "2026-11-02"
 SOURCES = ("catalog/ollama", "catalog/danbooru")
+PEOPLE = ("toy/forum", "toy/mail")
 POST = "10243390"
 
 
@@ -17,7 +18,7 @@ class Scenario:
     """A command. prepared: the method of `Stage` that makes its database. parts: into how many tests its cases go.
 
     most: how many cases are enough. again: what it ends with where everything is done. piecemeal: it publishes what it
-    does in several steps.
+    does in several steps. toy: it is a command of the toy project.
     """
 
     prepared: str
@@ -27,6 +28,7 @@ class Scenario:
     again: int = 0
     piecemeal: bool = False
     fresh: bool = True
+    toy: bool = False
 
 
 SCENARIOS = {
@@ -45,4 +47,8 @@ SCENARIOS = {
     "rejected": Scenario("rejected", "transform catalog/civitai", most=100),
     "replay": Scenario("refused", "quarantine replay 1 --with {mended}", most=100, again=2),
     "as-of": Scenario("two_days", "as-of {run} --schema kept", most=100, again=2),
+    "transform people": Scenario("people_landed", "transform toy/mail", parts=6, toy=True),
+    "rebuild people": Scenario("people_spoiled", "rebuild toy --shrink", parts=6, toy=True),
+    "erase people": Scenario("people", "erase toy/mail ann --yes", parts=6, again=2, toy=True),
+    "as-of people": Scenario("people", "as-of {run} --schema kept", most=100, again=2, toy=True),
 }

@@ -21,10 +21,10 @@ from pathlib import Path
 from pipelines import project
 from pipelines.landing import bulk_files, extract, land
 from pipelines.source import Window
-from pipelines.transform.run import transform
+from pipelines.transform.run import pending_partitions, transform
 from pipelines.warehouse.database import Warehouse
 from tests import databases
-from tests.crashes import outcome
+from tests.crashes import outcome, people
 from tests.crashes.faults import Answer, Fault, Statement
 from tests.crashes.ollama import Ollama
 from tests.crashes.outcome import Contents, assert_nothing_left, assert_truthful, contents, different, ledger_of, shown
@@ -55,15 +55,16 @@ class Stage:
     folder: Path
     new_warehouse: Callable[[], Warehouse]
     proxy: Proxy
-    runner: Runner
     ollama: Ollama
+    runners: dict[Path, Runner] = field(default_factory=dict)
     made: dict[str, Warehouse] = field(default_factory=dict)
     known: dict[tuple[str, str | None], Undisturbed] = field(default_factory=dict)
     mended: set[object] = field(default_factory=set)
     spare: dict[str, Warehouse] = field(default_factory=dict)
 
     def close(self) -> None:
-        self.runner.close()
+        for runner in self.runners.values():
+            runner.close()
         self.proxy.close()
         self.ollama.server.shutdown()
         self.ollama.server.server_close()
@@ -120,6 +121,24 @@ class Stage:
     def make_died(self, warehouse: Warehouse) -> Warehouse:
         self.make_civitai(warehouse)
         self.die("dead runs", warehouse, lambda each: each.text.startswith("create temp table classified"))
+        return warehouse
+
+    def make_people_landed(self, warehouse: Warehouse) -> Warehouse:
+        people.land_later(people.apply_earlier(warehouse))
+        return warehouse
+
+    def make_people(self, warehouse: Warehouse) -> Warehouse:
+        self.make_people_landed(warehouse)
+        (day,) = pending_partitions(warehouse, project.sources()["toy/mail"])
+        transform(warehouse, project.sources()["toy/mail"], day)
+        people.write(warehouse, people.ANN_OWNS)
+        return warehouse
+
+    def make_people_spoiled(self, warehouse: Warehouse) -> Warehouse:
+        self.make_people(warehouse)
+        with warehouse.connect() as connection:
+            for statement in people.SPOIL:
+                connection.execute(statement)
         return warehouse
 
     def make_fetched(self, warehouse: Warehouse) -> Warehouse:
@@ -187,7 +206,9 @@ class Stage:
         command = [words.get(word, word) for word in SCENARIOS[name].command.split()]
         self.proxy.begin(fault if isinstance(fault, Fault) else None)
         self.ollama.answering = self.kills_at(fault.number) if isinstance(fault, Answer) else lambda: None
-        ended = self.runner.run(command, environment, harm=harm, begun=self.proxy.serve)
+        if project.ROOT not in self.runners:
+            self.runners[project.ROOT] = Runner(self.folder)
+        ended = self.runners[project.ROOT].run(command, environment, harm=harm, begun=self.proxy.serve)
         self.proxy.join()
         return ended
 

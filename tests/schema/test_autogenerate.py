@@ -34,6 +34,7 @@ from pipelines.errors import AtlasError
 from pipelines.schema import autogenerate, declare, migrate, partitions
 from pipelines.schema.declare import declare_schema, limited_text, one_of
 from pipelines.warehouse.database import Warehouse
+from tests.databases import has_vectors
 from tests.library import shown
 
 COMMENT = "Toys: theirs, 50% of them"
@@ -61,8 +62,9 @@ def first(template: Warehouse, tmp_path_factory: pytest.TempPathFactory) -> Iter
     folder = tmp_path_factory.mktemp("versions")
     warehouse = Warehouse(template.url.set(database=f"{template.database}_toys"))
     warehouse.create_database(warehouse.database)
-    with warehouse.connect() as connection:
-        connection.execute("create extension vector")  # no downgrade drops it
+    if has_vectors(warehouse):
+        with warehouse.connect() as connection:
+            connection.execute("create extension vector")  # no downgrade drops it
     with pytest.MonkeyPatch.context() as patch:
         read_from(folder, patch)
         toys(patch)

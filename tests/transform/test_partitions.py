@@ -5,7 +5,9 @@ import time
 
 import psycopg
 import pytest
+from typer.testing import CliRunner
 
+from pipelines.cli.main import app
 from pipelines.lineage import rebuild, time_travel
 from pipelines.schema import partitions
 from pipelines.transform.run import transform
@@ -162,6 +164,17 @@ def test_a_partition_that_is_being_read_is_split_by_the_next_transform(
     bring(mail, "b", events=[event(3, 1, "2026-09-06")])
     assert {partition for partition, _ in rows(warehouse, EVENTS)} == {"toy.events_2026_09", "toy.events_2026_10"}
     assert_derived(warehouse)
+
+
+def test_a_transform_with_nothing_pending_splits_what_another_has_left(
+    warehouse: Warehouse, mail: Recorder, write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bring(mail, "u", users=[ANN])
+    write("insert into toy.events (user_id, happened_at) select user_id, '2026-09-05' from toy.users")
+    assert rows(warehouse, EVENTS) == [("toy.events_default", "2026-09-05")]
+    monkeypatch.setenv("DATABASE_URL", warehouse.conninfo)
+    assert CliRunner().invoke(app, ["transform", "toy/mail"]).exit_code == 0
+    assert rows(warehouse, EVENTS) == [("toy.events_2026_09", "2026-09-05")]
 
 
 def test_rows_that_move_are_no_changes(warehouse: Warehouse, mail: Recorder, write: Write) -> None:
