@@ -92,7 +92,7 @@ def load_tables() -> None:
 
 
 def objects() -> tuple[SqlObject, ...]:
-    """Every function and view of the warehouse, in the order of their creation."""
+    """Every function, view, trigger and policy of the warehouse, in the order of their creation."""
     load_tables()
     return tuple(DECLARED.values())
 

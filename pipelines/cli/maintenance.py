@@ -176,8 +176,8 @@ def erase(
             return
         stored = erasure.preview(warehouse, stream, external_id)
         same_person = [
-            {"stream": stream, "external_id": external_id, "command": erased_rows.command(stream, external_id)}
-            for stream, external_id in stored.reach.same_person
+            {"stream": other, "external_id": its_id, "command": erased_rows.command(other, its_id)}
+            for other, its_id in stored.reach.same_person
         ]
         for each in same_person:
             show.note(f"{each['stream']} {each['external_id']} names the same person. Erase it too: {each['command']}")
@@ -205,5 +205,5 @@ def _of_applications(rows: Mapping[str, int], cleared: Mapping[str, int]) -> lis
     """What an erasure does to rows of applications, in words."""
     return [
         *(f"{show.number_of(number, 'rows')} of applications in {name}" for name, number in rows.items()),
-        *(f"{show.number_of(number, 'references')} {column} emptied" for column, number in cleared.items()),
+        *(f"{show.number_of(number, 'references')} in {column} cleared" for column, number in cleared.items()),
     ]

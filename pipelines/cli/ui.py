@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -22,6 +22,7 @@ from pipelines import ledger, project
 from pipelines.cli import context, show
 from pipelines.errors import AtlasError
 from pipelines.schema import migrate
+from pipelines.schema.privileges import LOADER
 from pipelines.warehouse import database, locks
 
 Process = subprocess.Popen[bytes]
@@ -43,9 +44,12 @@ def ui(port: Annotated[int, typer.Option(min=1, max=65535, help="Port on 127.0.0
         signal.signal(number, signal.default_int_handler)
     with database.open_warehouse(context.current_settings()) as warehouse:
         migrate.ensure(warehouse, project.objects())
-        ledger.close_dead_runs(warehouse)
-        with resources.instance(warehouse, context.current_settings().home) as instance:
-            resources.report_dead_runs(warehouse, instance)
+        with (
+            closing(warehouse.as_role(LOADER)) as loading,
+            resources.instance(warehouse, context.current_settings().home) as instance,
+        ):
+            ledger.close_dead_runs(loading)
+            resources.report_dead_runs(loading, instance)
         os.environ |= context.current_settings().environment() | {"DATABASE_URL": warehouse.conninfo}
         with warehouse.connect() as connection:
             locks.acquire_shared(connection, locks.DAGSTER_SERVICES)  # shows other processes that Dagster runs here

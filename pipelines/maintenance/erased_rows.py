@@ -64,8 +64,8 @@ def find(connection: Connection, parameters: dict[str, Any]) -> Reach:
 
 
 def delete(connection: Connection, parameters: dict[str, Any]) -> int:
-    """Deletes the rows in `erased_rows` that are of no owned table, and returns how many; makes those of owned tables
-    the record's, without the values that applications own in them, so that they go as all its rows do.
+    """Clears references to rows that go, hands rows of applications in owned tables over to the record, whose prune
+    deletes them, and deletes the others; returns how many it deleted.
     """
     specs, deleted = _tables(parameters["stream"]), 0
     for child, reference in _references(specs):
@@ -129,6 +129,7 @@ def _cascades(specs: list[TableSpec]) -> Iterator[sql.Composed]:
             yield CASCADE.format(
                 column=sql.Identifier("t", reference.column),
                 parent=sql.Literal(TableSpec(reference.table).name),
+                type=sql.SQL(child.type_of(reference.column)),
                 goes=sql.SQL(" or ").join(goes),
                 **parts,
             )
@@ -139,6 +140,7 @@ def _referring(child: TableSpec, reference: Reference) -> sql.Composed:
     return REFERRING.format(
         column=sql.Identifier("t", reference.column),
         parent=sql.Literal(TableSpec(reference.table).name),
+        type=sql.SQL(child.type_of(reference.column)),
         **_parts(child),
     )
 
@@ -231,7 +233,8 @@ CASCADE = sql.SQL(
     """
     insert into erased_rows
     select {name}, {key}, {of_application} from {target} t
-    join erased_rows e on e.table_name = {parent} and e.key = {column}::text
+    join erased_rows e on e.table_name = {parent}
+      and {column} = case when e.table_name = {parent} then e.key::{type} end
     where ({goes}) and not exists (select from erased_rows o where (o.table_name, o.key) = ({name}, {key}))
     """
 )
@@ -239,7 +242,8 @@ CASCADE = sql.SQL(
 REFERRING = sql.SQL(
     """
     select t.tableoid, t.ctid from {target} t
-    join erased_rows e on e.table_name = {parent} and e.key = {column}::text
+    join erased_rows e on e.table_name = {parent}
+      and {column} = case when e.table_name = {parent} then e.key::{type} end
     where {of_application} and not exists (select from erased_rows o where (o.table_name, o.key) = ({name}, {key}))
     """
 )

@@ -43,24 +43,28 @@ end $$""",
 function(
     "ops.note_change()",
     """create or replace function ops.note_change() returns trigger
-language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+language plpgsql security definer set search_path = pg_catalog, pg_temp set timezone = 'UTC' set datestyle = 'ISO' as $$
+declare
+    noted jsonb;
+    statement text;
 begin
-    insert into staging.changed_rows (table_name, key)
-    select k.table_name, k.key
-    from (values
-        (case when tg_op <> 'DELETE' then to_jsonb(new) end), (case when tg_op <> 'INSERT' then to_jsonb(old) end)
-    ) as r (changed)
-    cross join lateral (
-        select a.argument ->> 'table' as table_name, string_agg(changed ->> n.name, ' ' order by n.place) as key
-        from (select argument::jsonb, number from unnest(tg_argv) with ordinality as u (argument, number)) as a
-        cross join lateral jsonb_array_elements_text(a.argument -> 'columns') with ordinality as n (name, place)
-        group by a.number, a.argument
-    ) as k
-    where exists (select from staging.pending_rows p where (p.table_name, p.key) = (k.table_name, k.key));
+    for noted in select argument::jsonb from unnest(tg_argv) as u (argument) loop
+        select format(
+            'insert into staging.changed_rows (table_name, key)
+            select %L, key from (select concat_ws('' '', %s) as key) as k where key <> ''''',
+            noted ->> 'table', string_agg(format('($1).%I', name), ', ' order by place))
+        into statement from jsonb_array_elements_text(noted -> 'columns') with ordinality as c (name, place);
+        if tg_op <> 'DELETE' then
+            execute statement using new;
+        end if;
+        if tg_op <> 'INSERT' then
+            execute statement using old;
+        end if;
+    end loop;
     return null;
 end $$""",
-    "Notes keys of a row that an application changes and of its parents, where rows from sources are pending for "
-    "them; arguments: {table, columns} of each",
+    "Notes keys of a row that an application changes and of its parents, for which rows from sources may be pending; "
+    "arguments: {table, columns} of each",
 )
 
 function(
@@ -68,11 +72,16 @@ function(
     """create or replace function ops.refuse_key_of_other_partition() returns trigger
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
-    same_key text := (select string_agg(format('t.%1$I = ($1).%1$I', name), ' and ') from unnest(tg_argv[2:]) as name);
+    key text := (select string_agg(format('($1).%I', name), ', ') from unnest(tg_argv[2:]) as name);
     is_taken boolean;
 begin
-    execute format('select exists (select from %s as t where %s and t.%3$I <> ($1).%3$I)',
-        tg_argv[0], same_key, tg_argv[1]) into is_taken using new;
+    execute format('select pg_advisory_xact_lock(hashtextextended(concat_ws('' '', %L, %s), 0))', tg_argv[0], key)
+        using new;
+    execute format(
+        'select exists (select from %1$s as t where (%2$s) = (%3$s) and t.%4$I <> ($1).%4$I
+            and not coalesce((%3$s) = (%5$s) and t.%4$I = ($2).%4$I, false))',
+        tg_argv[0], replace(key, '($1)', 't'), key, tg_argv[1], replace(key, '($1)', '($2)'))
+        into is_taken using new, old;
     if is_taken then
         raise exception 'Another partition of % has a row of this key', tg_argv[0] using errcode = '23505';
     end if;

@@ -22,8 +22,11 @@ NOT_CREATED = (
     psycopg.errors.InsufficientPrivilege,
     psycopg.errors.UndefinedFile,
     psycopg.errors.FeatureNotSupported,
+    psycopg.errors.UniqueViolation,
 )
-"""What PostgreSQL raises where the user may not create an extension, or the server does not have it."""
+"""What PostgreSQL raises where the user may not create an extension, the server does not have it, or another process
+has just created it.
+"""
 
 
 def extension_of(column: Column[Any]) -> str | None:

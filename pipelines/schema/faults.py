@@ -2,10 +2,12 @@
 
 from collections.abc import Iterator
 
+from pgvector.sqlalchemy import VECTOR
 from sqlalchemy import ForeignKeyConstraint, Table, UniqueConstraint
 from sqlalchemy.dialects.postgresql import TIMESTAMP
 
 from pipelines.errors import AtlasError
+from pipelines.schema.extensions import extension_of
 from pipelines.schema.table_spec import TableSpec
 
 
@@ -39,6 +41,9 @@ def _faults(spec: TableSpec) -> Iterator[str]:
     for unique in spec.constraints(UniqueConstraint):
         if unique.deferrable:
             yield f"has the deferrable constraint {unique.name}, with which applications cannot upsert"
+    for column in spec.table.columns:
+        if extension_of(column) and not (column.nullable and isinstance(column.type, VECTOR)):
+            yield f"has the column {column.name} of an extension, which must be of the type VECTOR and may be null"
     if spec.table.dialect_options["postgresql"]["partition_by"]:
         key_type = spec.table.columns[spec.partition_column].type if spec.partition_column in spec.key[1:] else None
         if not isinstance(key_type, TIMESTAMP):

@@ -17,12 +17,12 @@ from pipelines.schema.table_spec import TableSpec, names
 from pipelines.warehouse import locks
 from pipelines.warehouse.database import Connection, Warehouse
 
-LOCK_TIMEOUT = "1s"
+LOCK_TIMEOUT = "300ms"
 """How long a new partition waits for those who read the default one; those who come meanwhile wait as well."""
 
 
 def create_defaults(connection: Connection, tables: Iterable[Table]) -> None:
-    """Creates the default partition of each of some tables that exists, is partitioned, and has none."""
+    """Creates the default partition of each partitioned table that lacks it; of tables that do not exist, none."""
     for spec in map(TableSpec, tables):
         found = "select from pg_class where oid = to_regclass(%s)"
         if spec.partition_column and connection.execute(found, [spec.target.as_string()]).rowcount:
@@ -39,14 +39,16 @@ def split_defaults(warehouse: Warehouse, domain: str) -> None:
     partitioned = [spec for spec in specs if spec.partition_column]
     if not partitioned:
         return
-    with warehouse.connect() as connection, suppress(psycopg.errors.LockNotAvailable):
+    busy = psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected
+    with warehouse.connect() as connection, suppress(*busy):
+        locks.acquire_shared(connection, locks.MIGRATION)
         for spec in partitioned:
             while _split_month(connection, spec):
                 pass
 
 
 def _split_month(connection: Connection, spec: TableSpec) -> bool:
-    """Moves the rows of the first month that gets a partition; returns whether there was one, and nobody else moves."""
+    """Moves the rows of one month. Returns False where none is left, or another process works on the domain."""
     with connection.transaction():
         if not locks.try_acquire_for_transaction(connection, locks.transform(str(spec.table.schema))):
             return False
@@ -61,11 +63,18 @@ def _first_month(connection: Connection, spec: TableSpec) -> date | None:
     (row,) = connection.execute(
         sql.SQL(
             """
-            select date_trunc('month', min({column}))::date as month from {default}
-            where {column} >= date_trunc('month', now()) - interval '10 years'
-              and {column} < date_trunc('month', now()) + interval '4 months'
+            select min(month) as month from (
+                select distinct date_trunc('month', {column})::date as month from {default}
+                where {column} >= date_trunc('month', now()) - interval '10 years'
+                  and {column} < date_trunc('month', now()) + interval '4 months'
+            ) as m
+            where to_regclass({table} || to_char(month, '_YYYY_MM')) is null -- else somebody has detached it
             """
-        ).format(column=sql.Identifier(str(spec.partition_column)), default=_partition(spec, "default"))
+        ).format(
+            column=sql.Identifier(str(spec.partition_column)),
+            default=_partition(spec, "default"),
+            table=sql.Literal(spec.name),
+        )
     )
     month: date | None = row["month"]
     return month
@@ -77,8 +86,14 @@ def _split(connection: Connection, spec: TableSpec, month: date) -> None:
     Triggers do not fire: a row that moves has not changed. An empty default partition gives back its space.
     """
     following = date(month.year + month.month // 12, month.month % 12 + 1, 1)
-    query = "select pg_get_userbyid(relowner) as name from pg_class where oid = %s::regclass"
-    (owner,) = connection.execute(query, [spec.target.as_string()])
+    (found,) = connection.execute(
+        """
+        select pg_get_userbyid(c.relowner) as owner, array_agg(a.attname::text order by a.attnum) as columns
+        from pg_class c join pg_attribute a on a.attrelid = c.oid
+        where c.oid = %s::regclass and a.attnum > 0 and not a.attisdropped and a.attgenerated = '' group by c.oid
+        """,
+        [spec.target.as_string()],
+    )
     default = _partition(spec, "default")
     connection.execute(sql.SQL("set local lock_timeout = {}").format(LOCK_TIMEOUT))
     for statement in SPLIT:
@@ -87,8 +102,8 @@ def _split(connection: Connection, spec: TableSpec, month: date) -> None:
                 default=default,
                 new=_partition(spec, f"{month:%Y_%m}"),
                 target=spec.target,
-                owner=sql.Identifier(owner["name"]),
-                columns=names([column.name for column in spec.table.columns if column.computed is None]),
+                owner=sql.Identifier(found["owner"]),
+                columns=names(found["columns"]),
                 column=sql.Identifier(str(spec.partition_column)),
                 start=sql.Literal(f"{month} 00:00+00"),
                 end=sql.Literal(f"{following} 00:00+00"),

@@ -157,7 +157,7 @@ class IncomingTable:
         A time must begin with a date, because `now` and `tomorrow` are valid input too.
         """
         if isinstance(self.spec.table.columns[column].type, TIMESTAMP):
-            dated = sql.SQL("case when {0} ~ '^[0-9]{{4}}-[0-9]{{2}}-[0-9]{{2}}' then {0} else 'x' || {0} end")
+            dated = sql.SQL("case when {0} ~ '^[0-9]{{4}}-[0-9]{{2}}-[0-9]{{2}}' then {0} else 'no date: ' || {0} end")
             return dated.format(text)
         return text
 
@@ -172,7 +172,7 @@ class IncomingTable:
     def invalid(self, column: str) -> tuple[sql.Composable, sql.Composable]:
         """The condition that a yielded value is not of the column's type, and what PostgreSQL says of it."""
         type_, value = self.spec.type_of(column), self.as_text(column)
-        if vector := re.fullmatch(r"(?:vector|halfvec)(?:\((\d+)\))?", type_, re.IGNORECASE):
+        if vector := re.fullmatch(r"vector(?:\((\d+)\))?", type_, re.IGNORECASE):
             condition = sql.SQL(NO_VECTOR).format(value=value, length=sql.Literal(vector[1] and int(vector[1])))
             return condition, sql.Literal(f"not {vector[1] or 'a list of'} numbers, as {type_.lower()} has")
         parameters = {"value": value, "type": sql.Literal(type_)}

@@ -24,7 +24,9 @@ MINIMUM_VERSION = 18
 DATABASE = "atlas"
 OPTIONS = "-c timezone=UTC -c jit=off -c row_security=off -c atlas.engine=on"
 
-TAKE_ON_ROLE = "select set_config('role', r, false) from (select %s) as t (r) where pg_has_role(session_user, r, 'set')"
+TAKE_ON_ROLE = """
+select set_config('role', rolname, false) from pg_roles where rolname = %s and pg_has_role(session_user, oid, 'set')
+"""
 
 Connection = psycopg.Connection[dict[str, Any]]
 

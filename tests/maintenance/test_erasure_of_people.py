@@ -92,7 +92,7 @@ def test_an_applications_row_of_the_same_identity_goes(
     assert shown(warehouse, "select distinct user_id from toy.posts") == [own]
     assert len(shown(warehouse, "select 1 from toy.posts")) == 2
     write("insert into toy.tokens (user_id) values (%s)", own)
-    assert shown(warehouse, "select distinct key from staging.changed_rows") == [str(own)]
+    assert str(own) in shown(warehouse, "select key from staging.changed_rows")
     assert erasure.preview(warehouse, MAIL, "a").reach.same_person == [(FORUM, "f")]
     run = erase(mail, "a")
     assert {name: number for name, number in run.stats["erased"].items() if name.startswith("toy.")} == {

@@ -1,7 +1,7 @@
-"""A model of the tables of forum and mail, written without the engine: what they hold, made of all records and all rows
-of applications at once.
+"""A model of the tables of forum, mail and staff, written without the engine: what they hold, made of all records and
+all rows of applications at once.
 
-    records of forum and mail, rows of applications ──derive──> rows from sources
+    records of three sources, rows of applications ──derive──> rows from sources
 """
 
 import hashlib

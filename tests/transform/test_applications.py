@@ -2,6 +2,7 @@
 
 import threading
 import time
+from typing import Any
 
 import psycopg
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from pipelines import project
 from pipelines.errors import AtlasError
 from pipelines.lineage import rebuild, time_travel, trace
+from pipelines.transform import run as run_module
 from pipelines.transform.run import pending_partitions, transform
 from pipelines.warehouse.database import Warehouse
 from tests.forum import Write, assert_derived, bring, post, user
@@ -140,6 +142,25 @@ def test_children_from_a_source_follow_a_parent_from_another_that_has_no_such_ch
         assert (run.counts.created, run.counts.deleted, run.counts.pending) == ((2, 0, 0) if present else (0, 2, 1))
         assert shown(warehouse, "select count(*) from toy.posts") == [int(present)]
         assert_derived(warehouse)
+
+
+def test_a_parent_that_an_application_writes_during_a_run_is_found_by_the_next(
+    warehouse: Warehouse, forum: Recorder, write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run has looked for the parent, and what is pending for it is not yet to be seen."""
+    record_applied = run_module.record_applied
+
+    def meanwhile(*arguments: Any) -> None:
+        write("insert into toy.users (user_id, username) values (ops.key('ann'), 'ann') on conflict do nothing")
+        record_applied(*arguments)
+
+    monkeypatch.setattr(run_module, "record_applied", meanwhile)
+    bring(forum, "f", posts=[post(1, "ann")])
+    assert shown(warehouse, "select count(*) from toy.posts") == [0]
+    forum.transform()
+    assert shown(warehouse, "select count(*) from toy.posts") == [1]
+    assert shown(warehouse, "select count(*) from staging.changed_rows") == [0]
+    assert_derived(warehouse)
 
 
 def test_a_user_with_a_uuid_of_its_own_keeps_it_and_one_that_is_none_is_rejected(warehouse: Warehouse) -> None:

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipelines import project
-from pipelines.lineage import rebuild
+from pipelines.lineage import rebuild, trace
 from pipelines.maintenance import erasure
 from pipelines.schema.declare import metadata
 from pipelines.schema.table_spec import TableSpec
@@ -170,6 +170,11 @@ class History:
                 ("insert into toy.events (event_id, user_id, happened_at, kind)"
                  " values (ops.key(%s), %s, %s, 'a') returning event_id::text",
                  "events", {"id": str(dice.randint(1, 3)), "user_id": user, "happened_at": dice.choice(TIMES)}),
+                ("insert into toy.users (username, email) values (%s, %s) on conflict (lower(username))"
+                 " do update set email = excluded.email returning user_id::text",
+                 "users", {"username": dice.choice(NAMES), "email": dice.choice(EMAILS)}),
+                ("update toy.posts set number = number + 1 where post_id = %s returning post_id::text",
+                 "posts", {"post_id": dice.choice([None, *own["posts"]])}),
                 ("delete", dice.choice(TABLES), {}),
                 ("delete", dice.choice(TABLES), {}),
             ]
@@ -185,10 +190,16 @@ class History:
                     self._forget(table, name)
                     return
                 self.done.append(f"{statement} {values}")
-                (name,) = application.execute(statement.encode(), list(values.values())).fetchone() or ()
+                (name,) = application.execute(statement.encode(), list(values.values())).fetchone() or (None,)
             except (psycopg.IntegrityError, psycopg.errors.InsufficientPrivilege):
                 self.done.append("refused")
                 return
+        if name is None:
+            return
+        if there := self.model.theirs[table].get(name):
+            change = {"number": there["number"] + 1} if table == "posts" else {"email": values["email"]}
+            there.update(change)
+            return
         defaults = {"kind": "a"} if table == "events" else {}
         self.model.theirs[table][name] = {"key": name, **defaults, **values}
 
@@ -229,6 +240,7 @@ class History:
         )
         self.compare()
         with self.warehouse.connect() as connection:
+            assert [each for each in trace.unproven(connection) if each["unproven"]] == [], self.done
             for row in connection.execute("select table_name, rows, digest from ops.table_digests").fetchall():
                 counted = table_digests.count(connection, TableSpec(metadata.tables[row.pop("table_name")]))
                 assert counted == row, self.done

@@ -128,6 +128,54 @@ def test_an_application_cannot_take_a_key_of_another_partition(
     assert_derived(warehouse)
 
 
+def test_an_event_of_a_source_is_written_when_the_applications_goes(
+    warehouse: Warehouse, mail: Recorder, write: Write
+) -> None:
+    """The application has another time zone, and the key holds a time."""
+    bring(mail, "u", users=[ANN])
+    write("set timezone = 'Asia/Tokyo'")
+    write(
+        "insert into toy.events (event_id, user_id, happened_at, kind)"
+        " select ops.key('1'), user_id, '2026-09-05', 'own' from toy.users"
+    )
+    bring(mail, "a", events=[event(1, 1, "2026-10-05", kind="mail")])
+    write("delete from toy.events where kind = 'own'")
+    mail.transform()
+    assert shown(warehouse, "select kind from toy.events") == ["mail"]
+    assert_derived(warehouse)
+
+
+def test_an_application_changes_the_time_of_its_own_event(warehouse: Warehouse, mail: Recorder, write: Write) -> None:
+    bring(mail, "u", users=[ANN])
+    write("insert into toy.events (user_id, happened_at) select user_id, '2026-09-05' from toy.users")
+    for change in ("1 hour", "40 days"):
+        write(f"update toy.events set happened_at = happened_at + interval '{change}'")
+    assert shown(warehouse, "select happened_at::text from toy.events") == ["2026-10-15 01:00:00+00"]
+
+
+def test_two_applications_write_one_key_in_two_months_at_once(
+    warehouse: Warehouse, mail: Recorder, write: Write
+) -> None:
+    bring(mail, "u", users=[ANN])
+    insert = "insert into toy.events (event_id, user_id, happened_at) select ops.key('1'), user_id, '{}' from toy.users"
+    with psycopg.connect(warehouse.conninfo) as other:
+        other.execute(insert.format("2026-10-05").encode())
+        write("set lock_timeout = '100ms'")
+        with pytest.raises(psycopg.errors.LockNotAvailable):
+            write(insert.format("2026-09-05"))
+    with pytest.raises(psycopg.errors.UniqueViolation):
+        write(insert.format("2026-09-05"))
+
+
+def test_a_month_that_was_detached_gets_no_partition_again(warehouse: Warehouse, mail: Recorder) -> None:
+    bring(mail, "u", users=[ANN])
+    bring(mail, "a", events=[event(1, 1, "2026-09-05")])
+    with warehouse.connect() as connection:
+        connection.execute("alter table toy.events detach partition toy.events_2026_09")
+    bring(mail, "b", events=[event(2, 1, "2026-09-06"), event(3, 1, "2026-10-06")])
+    assert rows(warehouse, EVENTS) == [("toy.events_default", "2026-09-06"), ("toy.events_2026_10", "2026-10-06")]
+
+
 def test_an_event_that_an_application_is_about_to_write_wins_its_key(
     warehouse: Warehouse, mail: Recorder, write: Write
 ) -> None:

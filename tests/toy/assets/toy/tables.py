@@ -1,4 +1,6 @@
-"""Tables of the toy domain: authors, their books, copies, covers and quotes, topics, and notes."""
+"""Tables of the toy domain: authors, their books, copies, covers and quotes, topics, and notes; users with folders,
+posts, events and tokens.
+"""
 
 from pgvector.sqlalchemy import VECTOR
 from sqlalchemy import (
@@ -30,7 +32,7 @@ from pipelines.schema.declare import (
 )
 from pipelines.schema.objects import function, on_table
 
-declare_schema("toy", "Authors and their books")
+declare_schema("toy", "Authors and their books, users and what they write")
 
 
 def _key(name: str) -> Column[object]:
