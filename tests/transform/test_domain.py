@@ -8,6 +8,7 @@ import os
 import random
 import shutil
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import psycopg
@@ -20,6 +21,7 @@ from pipelines.lineage import rebuild, trace
 from pipelines.maintenance import erasure
 from pipelines.schema.declare import metadata
 from pipelines.schema.table_spec import TableSpec
+from pipelines.transform import run as run_module
 from pipelines.transform import table_digests
 from pipelines.transform.run import pending_partitions, transform
 from pipelines.warehouse.database import Warehouse
@@ -36,6 +38,7 @@ TIMES = [f"{day} 12:00:00+00" for day in ("2026-09-30", "2026-10-01", "2026-11-2
 EMAILS = [None, None, "ann@a.example", "ANN@a.example", "bob@a.example"]
 
 
+REFUSED = (psycopg.IntegrityError, psycopg.errors.InsufficientPrivilege, psycopg.errors.LockNotAvailable)
 NOT_IN_MODEL = {
     *("record_id", "created_at", "updated_at", "is_active", "title", "slug", "words", "labels", "embedding"),
 }
@@ -141,7 +144,18 @@ class History:
         if DAYS[0] not in pending_partitions(self.warehouse, project.sources()[source]):
             return
         self.done.append(f"transform {source}")
-        transform(self.warehouse, project.sources()[source], DAYS[0], shrink=True)
+        meanwhile: list[Callable[[], None]] = []
+        record = run_module.record_applied
+
+        def record_applied(*arguments: Any) -> None:
+            if self.dice.random() < 0.3:
+                self.done.append("meanwhile")
+                meanwhile.append(self.written())
+            record(*arguments)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(run_module, "record_applied", record_applied)
+            transform(self.warehouse, project.sources()[source], DAYS[0], shrink=True)
         for name, body in self.landed[source].items():
             if body is None:
                 self.model.records.pop((source, name), None)
@@ -149,10 +163,18 @@ class History:
                 self.model.records[source, name] = body
         self.landed[source].clear()
         self.model.transform()
+        for change in meanwhile:
+            change()
         self.compare()
 
     def write(self) -> None:
-        """An application writes; what the database refuses has not happened."""
+        """An application writes."""
+        self.written()()
+
+    def written(self) -> Callable[[], None]:
+        """What an application has written, for the model. What the database refuses has not happened, nor what has to
+        wait for a run.
+        """
         dice = self.dice
         users = [row[0] for row in rows(self.warehouse, "select user_id::text from toy.users order by 1")]
         own = {table: sorted(self.model.theirs[table]) for table in TABLES}
@@ -180,25 +202,26 @@ class History:
             ]
         )  # fmt: skip
         with psycopg.connect(self.warehouse.conninfo, autocommit=True) as application:
+            application.execute("set lock_timeout = '50ms'")
             try:
                 if statement == "delete":
                     if not own[table]:
-                        return
+                        return lambda: None
                     name = dice.choice(own[table])
                     self.done.append(f"delete {table} {name}")
                     application.execute(f"delete from toy.{table} where {table[:-1]}_id = %s".encode(), [name])
-                    self._forget(table, name)
-                    return
+                    return partial(self._forget, table, name)
                 self.done.append(f"{statement} {values}")
                 (name,) = application.execute(statement.encode(), list(values.values())).fetchone() or (None,)
-            except (psycopg.IntegrityError, psycopg.errors.InsufficientPrivilege):
+            except REFUSED:
                 self.done.append("refused")
-                return
-        if name is None:
-            return
+                return lambda: None
+        return partial(self._keep, table, name, values) if name else lambda: None
+
+    def _keep(self, table: str, name: str, values: dict[str, Any]) -> None:
+        """A row of an application, new or changed."""
         if there := self.model.theirs[table].get(name):
-            change = {"number": there["number"] + 1} if table == "posts" else {"email": values["email"]}
-            there.update(change)
+            there.update({"number": there["number"] + 1} if table == "posts" else {"email": values["email"]})
             return
         defaults = {"kind": "a"} if table == "events" else {}
         self.model.theirs[table][name] = {"key": name, **defaults, **values}
