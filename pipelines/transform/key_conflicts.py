@@ -21,44 +21,37 @@ create temp table if not exists conflict_losers (
 
 
 def find_losers_to_applications(incoming: IncomingTable) -> int:
-    """Finds the rows that lose a key to a row of an application, or to one that is about to become its own; how many.
+    """Finds the rows that lose a key to a row of an application, else to one that is about to become its own; how many.
 
     Nothing is lost to a row that was a source's and whose primary key is yielded again.
     """
     spec = incoming.spec
     again = sql.SQL("exists (select from {} i where {})").format(incoming.identifier, spec.same_key("i", "q"))
-    theirs = THEIRS.format(
-        target=spec.target,
-        again=again if spec.owned else sql.SQL("false"),
-        was_from_source=sql.SQL("q.record_id is not null" if spec.owned else "false"),
-        refers=refers_of_applications(spec, "q"),
-    )
+    if not spec.owned:
+        again = sql.SQL("false").format()
+    was_from_source = sql.SQL("q.record_id is not null" if spec.owned else "false")
+    of_applications = sql.SQL("not q.from_source and not ({} and {})").format(was_from_source, again)
+    kept = sql.SQL("q.from_source and {} and not {}").format(refers_of_applications(spec, "q"), again)
     found = 0
-    for number, key in enumerate(incoming.unique_keys):
-        found += incoming.connection.execute(
-            sql.SQL(
-                """
-                insert into conflict_losers
-                select n.ctid, {number}, {winner}, false from {rows} as n join {theirs} as t on {same}
-                where n.ctid not in (select place from conflict_losers)
-                """
-            ).format(
-                number=sql.Literal(number),
-                winner=spec.key_text("t"),
-                rows=incoming.keyed_rows(key),
-                theirs=keyed(key, theirs),
-                same=same_values(key, "n", "t"),
-            )
-        ).rowcount
+    for theirs in (of_applications, kept):
+        rows = sql.SQL("(select q.* from {} q where {})").format(spec.target, theirs)
+        for number, key in enumerate(incoming.unique_keys):
+            found += incoming.connection.execute(
+                sql.SQL(
+                    """
+                    insert into conflict_losers
+                    select n.ctid, {number}, {winner}, false from {rows} as n join {theirs} as t on {same}
+                    where n.ctid not in (select place from conflict_losers)
+                    """
+                ).format(
+                    number=sql.Literal(number),
+                    winner=spec.key_text("t"),
+                    rows=incoming.keyed_rows(key),
+                    theirs=keyed(key, rows),
+                    same=same_values(key, "n", "t"),
+                )
+            ).rowcount
     return found
-
-
-THEIRS = sql.SQL(
-    """(
-    select q.* from {target} q
-    where not q.from_source and not ({was_from_source} and {again}) or q.from_source and {refers} and not {again}
-)"""
-)
 
 
 def find_losers(incoming: IncomingTable) -> None:

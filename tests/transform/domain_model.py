@@ -150,10 +150,12 @@ class Model:
                 if name not in again
                 for claim in claims(table, name, row)
             }
+            of_applications = set(taken)
             there[table] = {}
             rows.sort(key=lambda row: (not self._in_use(table, row["key"]), row["order"], row["key"]))
             for row in rows:
-                lost = next((claim for claim in claims(table, row["key"], row) if claim in taken), None)
+                claimed = [claim for claim in claims(table, row["key"], row) if claim in taken]
+                lost = min(claimed, key=lambda claim: claim not in of_applications, default=None)
                 if lost is None:
                     taken |= dict.fromkeys(claims(table, row["key"], row), row["key"])
                     there[table][row["key"]] = row
