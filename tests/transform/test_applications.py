@@ -144,6 +144,29 @@ def test_children_from_a_source_follow_a_parent_from_another_that_has_no_such_ch
         assert_derived(warehouse)
 
 
+@pytest.mark.parametrize("again", [False, True])
+def test_a_row_that_loses_to_an_application_and_to_a_source_loses_to_the_application(
+    warehouse: Warehouse, mail: Recorder, write: Write, again: bool
+) -> None:
+    """Whether or not the other source's row is in the change set."""
+    staff = Recorder(warehouse, project.sources()["toy/staff"])
+    ann = {"users": [{"id": "0199a0b0-0000-7000-8000-000000000001", "username": "Ann"}]}
+    staff.land("s", ann)
+    staff.transform()
+    write("insert into toy.tokens (user_id) select user_id from toy.users")
+    bring(mail, "m", users=[user(1, "Ann", "a@a.example")], posts=[post(1, 1)])
+    assert shown(warehouse, "select count(*) from toy.posts") == [1]
+    write("insert into toy.users (username, email) values ('bob', 'A@a.example')")
+    if again:
+        staff.land("s", {"users": [ann["users"][0] | {"email": "b@a.example"}]})
+    mail.land("m", {"users": [user(1, "Ann", "a@a.example")], "posts": [post(1, 1)], "again": 1})
+    staff.transform()
+    mail.transform()
+    assert shown(warehouse, "select constraint_name from staging.quarantine") == ["users_email_key"]
+    assert shown(warehouse, "select count(*) from toy.posts") == [0]
+    assert_derived(warehouse)
+
+
 def test_a_parent_that_an_application_writes_during_a_run_is_found_by_the_next(
     warehouse: Warehouse, forum: Recorder, write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
