@@ -219,7 +219,9 @@ class History:
         return partial(self._keep, table, name, values) if name else lambda: None
 
     def _keep(self, table: str, name: str, values: dict[str, Any]) -> None:
-        """A row of an application, new or changed."""
+        """A row of an application, new or changed; a row from a source, which it may upsert without a change."""
+        if name in self.model.had.get(table, {}):
+            return
         if there := self.model.theirs[table].get(name):
             there.update({"number": there["number"] + 1} if table == "posts" else {"email": values["email"]})
             return
