@@ -74,6 +74,7 @@ def causes(warehouse: Warehouse, before: Run, after: Run) -> dict[tuple[str, str
     return {(each["table"], each["change"]): each["cause"] for each in differences(warehouse, before, after)[0]}
 
 
+@pytest.mark.long("derives the state after each of many runs")
 def test_each_cause_is_reported(recorder: Recorder, files: Files) -> None:
     first = author(1, "heron", topics=["a"], loans=1)
     recorder.land("1", first)

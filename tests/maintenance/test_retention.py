@@ -373,6 +373,7 @@ def data(sizes: dict[str, int]) -> int:
 
 
 @pytest.mark.timeout(3_600)
+@pytest.mark.long("a run for each day of a source")
 def test_a_steady_source_comes_to_a_plateau(warehouse: Warehouse, library: Source) -> None:
     """A year of covers: each day some change, all get new counters, and one is malformed until the next day."""
     chance, recorder = random.Random(1), Recorder(warehouse, library)

@@ -41,6 +41,7 @@ print(all(table["same"] for table in rebuild.check(warehouse, "toy")))
 """
 
 
+@pytest.mark.long("a server of its own, and two processes")
 @pytest.mark.usefixtures("toy")
 def test_columns_of_an_extension_are_left_out_until_a_superuser_creates_it(tmp_path: Path) -> None:
     body = json.dumps({"users": [user(1, "ann")], "posts": [post(1, 1, 1, embedding=[1, 2, 3])]})
