@@ -13,7 +13,7 @@ from pipelines.ledger import Run
 from pipelines.lineage import shadow_schema
 from pipelines.schema import partitions
 from pipelines.schema.declare import metadata
-from pipelines.schema.table_spec import TableSpec, fields, names
+from pipelines.schema.table_spec import TableSpec, fields, names, tables_of
 from pipelines.transform import table_digests
 from pipelines.transform.apply import Applier
 from pipelines.transform.change_set import ChangeSet, code_version, current_editions
@@ -38,8 +38,7 @@ def rebuild(
         with run.connection.transaction():
             change_set = ChangeSet(run.connection, editions, f"atlas rebuild {domain}")
             records = shadow_schema.start_effective(change_set, domain)
-            tables = [each for each in metadata.sorted_tables if each.schema == domain]
-            tables = [each for each in tables if TableSpec(each).kind != "application"]
+            tables = [spec.table for spec in tables_of(domain) if spec.kind != "application"]
             applier = Applier(change_set, pruned=tables, shrink=shrink)
             counts = applier.apply()
             record_applied(run, change_set)

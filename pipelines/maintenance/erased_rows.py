@@ -14,8 +14,7 @@ from typing import Any
 from psycopg import sql
 
 from pipelines.errors import AtlasError
-from pipelines.schema.declare import metadata
-from pipelines.schema.table_spec import Reference, TableSpec
+from pipelines.schema.table_spec import Reference, TableSpec, tables_of
 from pipelines.transform.incoming import IncomingTable
 from pipelines.warehouse.database import Connection
 
@@ -101,8 +100,7 @@ def require_none_left(connection: Connection, parameters: dict[str, Any]) -> Non
 
 def _tables(stream: str) -> list[TableSpec]:
     """The tables of a stream's domain where applications write, parents first; no other is above a row of theirs."""
-    specs = [TableSpec(table) for table in metadata.sorted_tables if table.schema == stream.partition("/")[0]]
-    return [spec for spec in specs if spec.written_by_applications]
+    return [spec for spec in tables_of(stream.partition("/")[0]) if spec.written_by_applications]
 
 
 def _references(specs: list[TableSpec]) -> list[tuple[TableSpec, Reference]]:

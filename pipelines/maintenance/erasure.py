@@ -20,9 +20,8 @@ from pipelines.lineage.trace import erasure_notice
 from pipelines.maintenance import erased_rows
 from pipelines.maintenance.erased_rows import Reach
 from pipelines.maintenance.retention import vacuum
-from pipelines.schema.declare import metadata
 from pipelines.schema.staging_tables import UNPUBLISHED
-from pipelines.schema.table_spec import TableSpec
+from pipelines.schema.table_spec import tables_of
 from pipelines.source import Source
 from pipelines.transform import table_digests
 from pipelines.transform.change_set import code_version
@@ -92,8 +91,7 @@ def erase(warehouse: Warehouse, source: Source, stream: str, external_id: str) -
             for statement in PREPARE:
                 run.connection.execute(statement, parameters)
             deleted = erased_rows.delete(run.connection, parameters)
-            tables = [each for each in metadata.sorted_tables if each.schema == source.domain]
-            specs = [spec for spec in map(TableSpec, tables) if spec.kind != "application"]
+            specs = [spec for spec in tables_of(source.domain) if spec.kind != "application"]
             counts, stats = apply_pending(run, source, shrink=True, pruned=[spec.table for spec in specs])
             erased_rows.require_none_left(run.connection, parameters)
             counts.deleted += deleted

@@ -37,6 +37,8 @@ def extension_of(column: Column[Any]) -> str | None:
 def missing(connection: Connection, columns: Iterable[Column[Any]]) -> set[str]:
     """The extensions that columns need and the database lacks."""
     needed = {name for column in columns if (name := extension_of(column))}
+    if not needed:
+        return needed
     there = connection.cursor(row_factory=scalar_row).execute("select extname from pg_extension").fetchall()
     return needed - set(there)
 

@@ -12,8 +12,7 @@ import psycopg
 from psycopg import sql
 from sqlalchemy import Table
 
-from pipelines.schema import declare
-from pipelines.schema.table_spec import TableSpec, names
+from pipelines.schema.table_spec import TableSpec, names, tables_of
 from pipelines.warehouse import locks
 from pipelines.warehouse.database import Connection, Warehouse
 
@@ -35,8 +34,7 @@ def split_defaults(warehouse: Warehouse, domain: str) -> None:
 
     Each month is moved in a short transaction of its own. What cannot be locked at once is left to the next call.
     """
-    specs = [spec for table in declare.metadata.sorted_tables if table.schema == domain and (spec := TableSpec(table))]
-    partitioned = [spec for spec in specs if spec.partition_column]
+    partitioned = [spec for spec in tables_of(domain) if spec.partition_column]
     if not partitioned:
         return
     busy = psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected

@@ -13,6 +13,7 @@ from psycopg import sql
 from sqlalchemy import Column, Constraint, ForeignKeyConstraint, Table, UniqueConstraint
 from sqlalchemy.dialects import postgresql
 
+from pipelines.schema import declare
 from pipelines.schema.declare import audit_columns
 
 Kind = TypeVar("Kind", bound=Constraint)
@@ -249,6 +250,11 @@ class TableSpec:
 
 def _identifiers(columns: Sequence[str]) -> tuple[sql.Identifier, ...]:
     return tuple(map(sql.Identifier, columns))
+
+
+def tables_of(domain: str) -> list[TableSpec]:
+    """The tables of a domain, parents first."""
+    return [TableSpec(table) for table in declare.metadata.sorted_tables if table.schema == domain]
 
 
 def shared_tables(specs: Sequence[TableSpec]) -> list[TableSpec]:

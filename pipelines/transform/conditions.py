@@ -26,16 +26,12 @@ def is_referenced(
 
 def refers_of_applications(spec: TableSpec, alias: str) -> sql.Composable:
     """The condition that a row of an application refers to a row, which therefore stays."""
-    written = [
-        (table, column) for table, column in spec.referrers if spec.applications and table.written_by_applications
+    referrers = [
+        (table.target, column, table.of_application("referrer"))
+        for table, column in spec.referrers
+        if spec.applications and table.written_by_applications
     ]
-    return _any_refers(
-        sql.Identifier(alias, *spec.key),
-        [
-            (table.target, column, sql.SQL("not referrer.from_source") if table.applications else ANY)
-            for table, column in written
-        ],
-    )
+    return _any_refers(sql.Identifier(alias, *spec.key), referrers)
 
 
 def _any_refers(key: sql.Identifier, referrers: Iterable[tuple[sql.Composable, str, sql.Composable]]) -> sql.Composable:

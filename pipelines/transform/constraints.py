@@ -102,8 +102,7 @@ def _take_out_orphans(
             comes = sql.SQL("exists (select from {} i where i.{} = {})").format(filled.identifier, key, column)
             if parent.owned:
                 stays = sql.SQL("({} or {} or not exists (select from change_set c where c.record_id = p.record_id))")
-                of_applications = sql.SQL("not p.from_source" if parent.applications else "false")
-                stays = stays.format(of_applications, refers_of_applications(parent, "p"))
+                stays = stays.format(parent.of_application("p"), refers_of_applications(parent, "p"))
     orphan = sql.SQL(
         "{column} is not null and not {comes} and not exists ("
         "select from {parent} p where p.{key} = {column} and {stays})"

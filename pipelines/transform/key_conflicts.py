@@ -30,7 +30,7 @@ def find_losers_to_applications(incoming: IncomingTable) -> int:
     if not spec.owned:
         again = sql.SQL("false").format()
     was_from_source = sql.SQL("q.record_id is not null" if spec.owned else "false")
-    of_applications = sql.SQL("not q.from_source and not ({} and {})").format(was_from_source, again)
+    of_applications = sql.SQL("{} and not ({} and {})").format(spec.of_application("q"), was_from_source, again)
     kept = sql.SQL("q.from_source and {} and not {}").format(refers_of_applications(spec, "q"), again)
     found = 0
     for theirs in (of_applications, kept):

@@ -15,8 +15,7 @@ from pipelines import ledger, project
 from pipelines.ledger import Counts, Run
 from pipelines.project import Select
 from pipelines.schema import partitions
-from pipelines.schema.declare import metadata
-from pipelines.schema.table_spec import TableSpec
+from pipelines.schema.table_spec import tables_of
 from pipelines.source import Source
 from pipelines.transform import table_digests
 from pipelines.transform.apply import Applier
@@ -137,10 +136,10 @@ def _tables_without_select(connection: Connection, source: Source) -> set[Table]
         "select from {} t join staging.effective_versions e using (record_id) where e.stream = any(%(streams)s) limit 1"
     )
     return {
-        table
-        for table in metadata.sorted_tables
-        if table.schema == source.domain and "record_id" in table.columns and table not in filled
-        if connection.execute(has_rows.format(TableSpec(table).target), parameters).rowcount
+        spec.table
+        for spec in tables_of(source.domain)
+        if spec.owned and spec.table not in filled
+        if connection.execute(has_rows.format(spec.target), parameters).rowcount
     }
 
 

@@ -1,7 +1,7 @@
 """Records of the toy domain's forum and mail, and rows of applications, for every branch of transform, rebuild, erase.
 
-    applied, written by an application ──later records, pending──> told by both and by an application, kept, an alias, a
-    tree, a cycle, keys exchanged, months without a partition, rows that do not fit, a change of an application noted
+    applied, written by an application ──later records, pending──> named by both and by an application, kept, an alias,
+    a tree, a cycle, keys exchanged, months without a partition, rows that do not fit, a change of an application noted
 
 Belongs here: what is in the database. Not here: which command it is made for (`scenarios`).
 """

@@ -12,7 +12,7 @@ from tests.library import Recorder, shown
 
 pytestmark = pytest.mark.usefixtures("toy")
 
-TAKEN = "toy.users: rows of applications are taken as they are now"
+AS_THEY_ARE_NOW = "toy.users: rows of applications are taken as they are now"
 
 
 def past(warehouse: Warehouse, number: int = -1) -> tuple[list[str], str | None]:
@@ -87,7 +87,7 @@ def test_what_differs_may_have_been_otherwise_then(
     write("insert into toy.users (username) values ('Ann')")
     printed = atlas("as-of", first, "toy.posts", code=FAILED)
     said = words(printed.stderr)
-    assert f"{TAKEN}: they have keys that sources yield too" in said
+    assert f"{AS_THEY_ARE_NOW}: they have keys that sources yield too" in said
     assert f"These tables differ from what run {first} recorded: toy.users, toy.posts. Rows of applications in" in said
     assert "toy.users are taken as they are now; they may have been others then." in said
     assert "changed by hand" not in said
@@ -96,8 +96,8 @@ def test_what_differs_may_have_been_otherwise_then(
     kept = json.loads(atlas("as-of", first, "--schema", "kept", "--json", code=FAILED).stdout)
     assert (len(kept["tables"]) > 10, kept["taken_as_now"]) == (True, ["toy.users"])
     diff = atlas("diff", first, transforms(warehouse)[-1], code=FAILED)
-    assert TAKEN in words(diff.stderr)
-    with warehouse.connect() as connection:  # what no row of an application can explain is a fault beside it
+    assert AS_THEY_ARE_NOW in words(diff.stderr)
+    with warehouse.connect() as connection:  # no row of an application explains this one: it is a fault
         connection.execute("update ops.fetch_runs set stats = jsonb_set(stats, '{table_digests,toy.authors}', '{}')")
     assert "changed by hand" in words(atlas("as-of", first, "toy.posts", code=FAILED).stderr)
 
@@ -107,4 +107,4 @@ def test_rows_of_applications_are_not_printed(warehouse: Warehouse, mail: Record
     write("insert into toy.users (username) values ('eve')")
     printed = atlas("as-of", transforms(warehouse)[-1], "toy.users")
     assert "ann" in printed.stdout and "eve" not in printed.stdout
-    assert TAKEN not in words(printed.stderr)
+    assert AS_THEY_ARE_NOW not in words(printed.stderr)

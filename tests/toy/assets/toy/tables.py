@@ -39,6 +39,13 @@ def _key(name: str) -> Column[object]:
     return Column(name, UUID, primary_key=True, comment="ops.key of the source and its own id")
 
 
+def _key_of_any(name: str) -> Column[object]:
+    default = text("uuidv7()")
+    return Column(
+        name, UUID, primary_key=True, server_default=default, comment="A source's, computed, or of the default"
+    )
+
+
 def _source() -> Column[object]:
     return Column("source_id", UUID, ForeignKey("ops.sources.source_id"), nullable=False, index=True, comment="Source")
 
@@ -181,7 +188,7 @@ notes = owned(
 
 users = owned(
     "toy.users",
-    Column("user_id", UUID, primary_key=True, server_default=text("uuidv7()"), comment="Computed, or a source's"),
+    _key_of_any("user_id"),
     *limited_text("username", 50, nullable=False, comment="Unique, whatever its case"),
     Column("email", Text, info={"private": True}, comment="Unique, whatever its case; hidden from analysts"),
     Column(
@@ -203,15 +210,8 @@ users = owned(
 
 folders = owned(
     "toy.folders",
-    Column("folder_id", UUID, primary_key=True, server_default=text("uuidv7()"), comment="ops.key of source and id"),
-    Column(
-        "user_id",
-        UUID,
-        ForeignKey("toy.users.user_id", ondelete="CASCADE"),
-        nullable=False,
-        index=True,
-        comment="Owner",
-    ),
+    _key_of_any("folder_id"),
+    _parent("users"),
     Column("parent_id", UUID, ForeignKey("toy.folders.folder_id", ondelete="CASCADE"), index=True, comment="A tree"),
     Column("name", Text, nullable=False, comment="Name"),
     applications=True,
@@ -220,15 +220,8 @@ folders = owned(
 
 posts = owned(
     "toy.posts",
-    Column("post_id", UUID, primary_key=True, server_default=text("uuidv7()"), comment="ops.key of source and id"),
-    Column(
-        "user_id",
-        UUID,
-        ForeignKey("toy.users.user_id", ondelete="CASCADE"),
-        nullable=False,
-        index=True,
-        comment="Writer",
-    ),
+    _key_of_any("post_id"),
+    _parent("users"),
     _parent("folders", nullable=True),
     Column("number", Integer, nullable=False, comment="Unique for a user"),
     CheckConstraint("number > 0", name="number"),
@@ -259,16 +252,9 @@ on_table(
 
 events = owned(
     "toy.events",
-    Column("event_id", UUID, primary_key=True, server_default=text("uuidv7()"), comment="ops.key of the id"),
+    _key_of_any("event_id"),
     Column("happened_at", Timestamp, primary_key=True, comment="Rows are partitioned by its month"),
-    Column(
-        "user_id",
-        UUID,
-        ForeignKey("toy.users.user_id", ondelete="CASCADE"),
-        nullable=False,
-        index=True,
-        comment="Who",
-    ),
+    _parent("users"),
     Column("kind", Text, comment="What"),
     applications=True,
     postgresql_partition_by="RANGE (happened_at)",
@@ -277,21 +263,14 @@ events = owned(
 
 tokens = application(
     "toy.tokens",
-    Column("token_id", UUID, primary_key=True, server_default=text("uuidv7()"), comment="Key"),
-    Column(
-        "user_id",
-        UUID,
-        ForeignKey("toy.users.user_id", ondelete="CASCADE"),
-        nullable=False,
-        index=True,
-        comment="Whose",
-    ),
+    _key_of_any("token_id"),
+    _parent("users"),
     comment="One row per token",
 )
 
 audit_log = application(
     "toy.audit_log",
-    Column("entry_id", UUID, primary_key=True, server_default=text("uuidv7()"), comment="Key"),
+    _key_of_any("entry_id"),
     Column("action", Text, nullable=False, comment="INSERT, UPDATE or DELETE"),
     Column("post_id", UUID, nullable=False, comment="Post, which may have gone"),
     comment="One row per change of a post, written by a trigger",
