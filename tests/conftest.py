@@ -38,7 +38,8 @@ SHARED_DATA = project.ROOT.parent / "shared" / "data"
 TEMPLATE = "template_of_tests"
 MEMORY = Path("/dev/shm")
 ROOM_BYTES = 8 * 1024**3
-LONG_S = 10
+LONG_S = 3
+LONG_TESTS = 22  # that a session runs
 FASTER = {"fsync": "off", "full_page_writes": "off", "autovacuum": "off"}
 """Settings of a server whose data end with the tests; a test of what a server keeps starts one of its own."""
 
@@ -70,14 +71,17 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Keeps n instances of each test, or of each group of tests, marked `sample(n, group)`, drawn by TESTS_SEED, unless
-    SAMPLES=all. Puts long tests first in each worker's share, which is a part of the list.
+    """Keeps n instances of each test, or of each group of tests, marked `sample(n, group)`, and LONG_TESTS of the other
+    long tests, drawn by TESTS_SEED, unless SAMPLES=all. Puts long tests first in each worker's share, which is a part
+    of the list.
     """
     instances: dict[tuple[int, str], list[pytest.Item]] = {}
     for item in items:
-        for marker in () if "SAMPLES" in os.environ else item.iter_markers("sample"):
-            wanted, group = (*marker.args, item.nodeid.partition("[")[0])[:2]
-            instances.setdefault((wanted, group), []).append(item)
+        sample = item.get_closest_marker("sample")
+        if "SAMPLES" in os.environ or not (sample or "long" in item.keywords):
+            continue
+        wanted, group = (*sample.args, item.nodeid.partition("[")[0])[:2] if sample else (LONG_TESTS, "long")
+        instances.setdefault((wanted, group), []).append(item)
     left_out = set[pytest.Item]()
     for (wanted, group), found in instances.items():
         kept = random.Random(os.environ["TESTS_SEED"] + group).sample(found, min(wanted, len(found)))

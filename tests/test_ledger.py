@@ -333,7 +333,7 @@ def dagster(warehouse: Warehouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.long("processes that run Dagster")
-@pytest.mark.sample(2, "strikes and outages")
+@pytest.mark.sample(1, "strikes and outages")
 def test_a_killed_run_of_dagster_is_freed_by_the_next(
     warehouse: Warehouse, dagster: dg.DagsterInstance, tmp_path: Path
 ) -> None:

@@ -820,6 +820,7 @@ json.dump(found, sys.stdout)
 """
 
 
+@pytest.mark.long("a project of its own")
 def test_a_source_is_added_by_its_own_files_alone(tmp_path: Path, warehouse: Warehouse) -> None:
     for folder in ("assets", "sql", "samples", "pipelines", "migrations"):
         shutil.copytree(ROOT / folder, tmp_path / folder)

@@ -113,6 +113,7 @@ def test_transcripts_are_found() -> None:
     assert len(commands) == len(re.findall(r"^\$ ", documents.text(), re.M))
 
 
+@pytest.mark.long("commands, each a process")
 @pytest.mark.parametrize(
     "document", [path for path in DOCUMENTS if BLOCK.search(path.read_text())], ids=lambda path: path.name
 )
@@ -183,6 +184,7 @@ def test_the_example_of_a_new_source_works_as_it_is_written(
     assert {run["status"] for run in told["runs"]} == {"completed"}
 
 
+@pytest.mark.long("commands, each a process")
 def test_the_example_of_a_new_domain_works_as_it_is_written(tmp_path: Path, with_dagster: Warehouse) -> None:
     assert len(with_example(tmp_path, ADD_A_DOMAIN)) == 5
     atlas(tmp_path, with_dagster, "db", "revision", "-m", "fonts")

@@ -332,6 +332,7 @@ def test_types_and_ratings(warehouse: Warehouse, ollama: Source) -> None:
 # Real listings
 
 
+@pytest.mark.long("real payloads, where they are")
 def test_real_listings_land_whole_and_what_the_second_does_not_tell_goes(
     warehouse: Warehouse, ollama: Source, fake: Fake, client: Client, shared_data: Path
 ) -> None:

@@ -130,6 +130,7 @@ def test_recordings_fill_every_table_and_then_change_nothing(
     assert all(answers.values())
 
 
+@pytest.mark.long("commands, each a process")
 def test_one_recorded_day_of_one_source_and_all_of_it_again(atlas: Atlas, warehouse: Warehouse) -> None:
     assert str(warehouse.dagster_url.database) not in warehouse.databases()  # the run makes it
     only = json.loads(atlas("run", "catalog/civitai", "--partition", "2026-11-02", "--json").stdout)
@@ -253,6 +254,7 @@ def test_status_hides_the_password_wherever_the_url_has_it(atlas: Atlas, warehou
             assert warehouse.database in done.stdout
 
 
+@pytest.mark.long("commands, each a process")
 def test_a_token_is_sent_and_kept_nowhere(
     atlas: Atlas, with_dagster: Warehouse, tmp_path: Path, httpserver: HTTPServer
 ) -> None:

@@ -96,6 +96,7 @@ def ids(items: list[Any]) -> list[int]:
     return [json.loads(each.body)["id"] for each in items if isinstance(each, Payload)]
 
 
+@pytest.mark.long("commands, each a process")
 def test_a_recording_of_a_live_source_replays_the_same_records(
     record: Record, hub: Hub, samples: Path, civitai: Source, warehouse: Warehouse
 ) -> None:
@@ -115,6 +116,7 @@ def test_a_recording_of_a_live_source_replays_the_same_records(
     assert items[0].body == json.dumps(hub.models[1]).encode(), "all else is byte for byte what was received"
 
 
+@pytest.mark.long("commands, each a process")
 def test_a_limit_keeps_few_pages_and_records_and_nothing_counts_as_missing(
     record: Record, hub: Hub, civitai: Source, warehouse: Warehouse
 ) -> None:
@@ -126,6 +128,7 @@ def test_a_limit_keeps_few_pages_and_records_and_nothing_counts_as_missing(
     assert not any(isinstance(each, FullScan) for each in items)
 
 
+@pytest.mark.long("commands, each a process")
 def test_a_record_that_is_missing_since_the_last_recording_is_asked_for_by_id(
     record: Record, hub: Hub, samples: Path, civitai: Source, warehouse: Warehouse
 ) -> None:
@@ -141,6 +144,7 @@ def test_a_record_that_is_missing_since_the_last_recording_is_asked_for_by_id(
     assert (run.counts.unchanged, run.counts.deleted) == (4, 1)
 
 
+@pytest.mark.long("commands, each a process")
 def test_an_existing_recording_is_overwritten_only_on_request(record: Record, hub: Hub, samples: Path) -> None:
     record("catalog/civitai")
     refused = record("catalog/civitai")
@@ -357,6 +361,7 @@ def test_the_own_token_is_replaced_wherever_it_occurs() -> None:
     assert clean == '{"REDACTED": "by REDACTED", "x": "/u/REDACTED?k=REDACTED", "y": "REDACTED", "z": "annal"}'
 
 
+@pytest.mark.long("commands, each a process")
 def test_the_own_token_is_in_no_recording(record: Record, hub: Hub, samples: Path) -> None:
     hub.models[2] |= {"caller": "a-secret"}
     assert record("catalog/civitai").exit_code == 0

@@ -604,6 +604,7 @@ land.land_intake(Warehouse(make_url(sys.argv[1])), source, sys.argv[2], nullcont
 """
 
 
+@pytest.mark.long("a process that is killed")
 def test_a_process_that_was_killed_is_taken_up(warehouse: Warehouse, shelf: Source) -> None:
     process = subprocess.Popen(
         [sys.executable, "-c", KILLED, warehouse.conninfo, DAYS[0]], cwd=project.ROOT, stdout=subprocess.PIPE, text=True

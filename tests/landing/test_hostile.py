@@ -335,6 +335,7 @@ def test_a_listing_that_is_empty_by_mistake_deletes_nothing(opened: Open) -> Non
 # Left alone
 
 
+@pytest.mark.long("runs against a source with faults")
 def test_two_runs_at_once_obey_and_keep_to_the_rate(opened: Open) -> None:
     """Both are told to wait, in seconds and until a date; neither asks before, nor faster than allowed."""
     site = opened("civitai", records=12, rate=25)
@@ -397,6 +398,7 @@ def test_a_ban_ends_the_run_as_deferred_and_the_next_one_asks_nothing(opened: Op
     assert site.records() == site.world()
 
 
+@pytest.mark.long("runs against a source with faults")
 @pytest.mark.parametrize("hours", [5, -5])
 def test_a_clock_that_is_wrong_misses_nothing(opened: Open, hours: int) -> None:
     """What is new is told again and again where it is ahead, never missed; dates to wait for are understood."""
@@ -432,6 +434,7 @@ def test_a_run_that_broke_off_fetches_at_most_one_page_again(opened: Open, stem:
         assert site.records() == site.world(), crash_after
 
 
+@pytest.mark.long("runs against a source with faults")
 def test_a_run_that_breaks_off_again_and_again_comes_to_its_end(opened: Open) -> None:
     """Each gets one page further, and asks for one."""
     site = opened("danbooru", records=9)

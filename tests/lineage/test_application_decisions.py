@@ -78,6 +78,7 @@ def test_a_table_whose_rows_of_applications_keep_a_key_for_a_row_is_named(
     assert named == [] and "Applications may have deleted rows" in str(why)
 
 
+@pytest.mark.long("derives past states")
 def test_what_differs_may_have_been_otherwise_then(
     warehouse: Warehouse, mail: Recorder, write: Write, atlas: Atlas
 ) -> None:

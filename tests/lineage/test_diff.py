@@ -47,6 +47,7 @@ def all_rows(warehouse: Warehouse, then: time_travel.DomainAsOf) -> Rows:
     return found
 
 
+@pytest.mark.long("derives the states of two runs")
 @pytest.mark.parametrize("seed", SEEDS)
 def test_the_differences_applied_to_one_side_give_the_other(warehouse: Warehouse, files: Files, seed: int) -> None:
     world = World(warehouse, files, random.Random(f"diff {SEED} {seed}"))
@@ -100,6 +101,7 @@ def test_each_cause_is_reported(recorder: Recorder, files: Files) -> None:
     assert causes(recorder.warehouse, counted, rebuilt) == {}
 
 
+@pytest.mark.long("derives the states of two runs")
 def test_a_row_that_wins_a_key_conflict_has_another_row_as_its_cause(recorder: Recorder) -> None:
     """A parent that is added changes a reference."""
     recorder.land("7", cover(7, book=11), kind="covers")

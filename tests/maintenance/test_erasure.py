@@ -76,6 +76,7 @@ def interrupted() -> Iterator[Item]:
     raise KeyboardInterrupt
 
 
+@pytest.mark.long("a history, and what is left of it")
 def test_nothing_is_left_of_an_erased_record(history: Recorder, library: Source) -> None:
     warehouse = history.warehouse
     before = found(warehouse, *SECRETS)
@@ -124,6 +125,7 @@ def test_no_page_has_a_row_of_an_erased_record(history: Recorder, library: Sourc
     assert "staging.payloads" in in_pages(history.warehouse, "Other")
 
 
+@pytest.mark.long("a history, and what is left of it")
 def test_other_records_are_as_if_it_had_never_landed(history: Recorder, library: Source, new_warehouse: Any) -> None:
     erasure.erase(history.warehouse, library, STREAM, WHO)
     fresh = Recorder(new_warehouse(), library)
@@ -318,6 +320,7 @@ def test_a_drift_path_of_several_versions_is_deleted_with_them(
     assert shown(warehouse, MINE) == shown(warehouse, SAID) == []
 
 
+@pytest.mark.long("a history, and what is left of it")
 def test_nothing_is_erased_while_a_schema_to_keep_is_created(history: Recorder, library: Source) -> None:
     """Temporary ones, such as the two of a diff, do not prevent it."""
     (last,) = shown(history.warehouse, "select fetch_run_id::text from ops.fetch_runs where kind = 'transform' limit 1")
@@ -365,6 +368,7 @@ def test_its_rejected_shared_rows_are_deleted(warehouse: Warehouse, library: Sou
     assert shown(warehouse, kept) == []
 
 
+@pytest.mark.long("a history, and what is left of it")
 def test_nothing_is_erased_while_a_kept_schema_exists(history: Recorder, library: Source) -> None:
     warehouse = history.warehouse
     before = found(warehouse, *SECRETS)
@@ -380,6 +384,7 @@ def test_nothing_is_erased_while_a_kept_schema_exists(history: Recorder, library
     assert found(warehouse, *SECRETS) == []
 
 
+@pytest.mark.long("a history, and what is left of it")
 def test_the_command_asks_first(history: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DATABASE_URL", history.warehouse.conninfo)
     atlas = CliRunner()

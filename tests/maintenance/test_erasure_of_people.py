@@ -39,6 +39,7 @@ def erase(recorder: Recorder, name: str) -> Run:
     return run
 
 
+@pytest.mark.long("a history, and what is left of it")
 def test_nothing_is_left_of_a_person_in_rows_of_applications(
     warehouse: Warehouse, mail: Recorder, write: Write
 ) -> None:
@@ -81,6 +82,7 @@ def test_a_row_that_was_kept_for_an_application_goes(warehouse: Warehouse, mail:
     assert found(warehouse, *SECRETS) == []
 
 
+@pytest.mark.long("a history, and what is left of it")
 def test_an_applications_row_of_the_same_identity_goes(
     warehouse: Warehouse, mail: Recorder, forum: Recorder, write: Write
 ) -> None:
@@ -109,6 +111,7 @@ def test_an_applications_row_of_the_same_identity_goes(
     assert found(warehouse, *SECRETS) == []
 
 
+@pytest.mark.long("a history, and what is left of it")
 def test_a_refused_row_leads_to_the_applications_row_of_its_identity(
     warehouse: Warehouse, mail: Recorder, write: Write
 ) -> None:
@@ -123,6 +126,7 @@ def test_a_refused_row_leads_to_the_applications_row_of_its_identity(
     assert shown(warehouse, "select username from toy.users") == ["bob"]
 
 
+@pytest.mark.long("a history, and what is left of it")
 def test_rows_of_other_records_below_an_erased_one_are_pending(
     warehouse: Warehouse, mail: Recorder, write: Write
 ) -> None:
@@ -138,6 +142,7 @@ def test_rows_of_other_records_below_an_erased_one_are_pending(
     assert found(warehouse, WHO) == []
 
 
+@pytest.mark.long("a history, and what is left of it")
 @pytest.mark.parametrize("other", ["another key", "the same key"])
 def test_rows_of_applications_below_a_row_that_stays_with_another_record_stay(
     warehouse: Warehouse, mail: Recorder, forum: Recorder, write: Write, other: str
@@ -157,6 +162,7 @@ def test_rows_of_applications_below_a_row_that_stays_with_another_record_stay(
     ]
 
 
+@pytest.mark.long("a history, and what is left of it")
 def test_what_applications_own_in_a_row_goes_though_another_record_yields_it_too(
     warehouse: Warehouse, forum: Recorder, write: Write
 ) -> None:
@@ -221,6 +227,7 @@ def test_an_application_that_writes_meanwhile_stops_the_erasure(
     assert erase(mail, "a").stats["erased"]["toy.tokens"] == 1
 
 
+@pytest.mark.long("a history, and what is left of it")
 def test_the_command_shows_what_of_applications_goes_and_who_else_is_named(
     warehouse: Warehouse, mail: Recorder, forum: Recorder, write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -112,6 +112,7 @@ def history(original: Recorder, copied: Callable[[Warehouse], Warehouse]) -> Rec
     return replace(original, warehouse=copied(original.warehouse), now=dict(original.now))
 
 
+@pytest.mark.long("a run for each day of a source")
 def test_superseded_versions_are_removed_and_what_rows_are_derived_from_stays(history: Recorder) -> None:
     warehouse = history.warehouse
     before, stats = state(warehouse), rows(warehouse, "select * from toy.loans order by 1, 2")
@@ -170,6 +171,7 @@ def test_as_of_reports_an_interrupted_prune_too(history: Recorder) -> None:
         assert "was interrupted while it pruned superseded versions" in words
 
 
+@pytest.mark.long("a run for each day of a source")
 def test_as_of_reports_a_prune_of_observations_alone(warehouse: Warehouse, library: Source) -> None:
     """Of covers, whose counters fill no table."""
     recorder = Recorder(warehouse, library)
@@ -408,6 +410,7 @@ def test_a_steady_source_comes_to_a_plateau(warehouse: Warehouse, library: Sourc
     assert is_proven(warehouse)
 
 
+@pytest.mark.long("a run for each day of a source")
 @pytest.mark.parametrize("days", [1, 20], ids=["in one day", "a day each"])
 def test_what_is_fetched_again_unchanged_adds_nothing_to_staging_and_tables(
     warehouse: Warehouse, shelf: Source, days: int

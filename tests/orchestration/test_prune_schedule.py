@@ -128,6 +128,7 @@ def test_the_job_waits_for_a_landing(aged: Warehouse) -> None:
     assert versions(aged) == 1
 
 
+@pytest.mark.long("a process that runs Dagster")
 def test_the_job_waits_for_a_migration_and_works_with_what_it_has_made(
     aged: Warehouse, downgrade: Callable[..., None]
 ) -> None:

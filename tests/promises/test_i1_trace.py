@@ -58,6 +58,7 @@ def a_row(connection: Connection, table: str, where: str = "true") -> dict[str, 
     return row.fetchone() or {}
 
 
+@pytest.mark.long("traces each row")
 def test_every_row_is_traced_once(connection: Connection) -> None:
     """To the effective version of its record, with body, landing, transform and SQL text."""
     for name, shape in specs().items():

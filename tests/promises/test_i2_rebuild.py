@@ -57,6 +57,7 @@ def counted_digests(warehouse: Warehouse) -> dict[str, tuple[int, str]]:
     return {name: (each["rows"], each["digest"]) for name, each in counted.items()}
 
 
+@pytest.mark.long("rebuilds")
 @pytest.mark.parametrize("seed", SEEDS)
 def test_after_a_history_the_tables_are_what_staging_gives(warehouse: Warehouse, files: Files, seed: int) -> None:
     """Also with the days transformed in another order."""
@@ -156,6 +157,7 @@ def test_a_change_by_hand_is_found_and_corrected_and_nothing_else_is_written(
     assert {name: recorded_digests(three_authors)[name] for name in recorded} == recorded
 
 
+@pytest.mark.long("rebuilds")
 def test_the_command_ends_as_its_run_does(three_authors: Warehouse, atlas: Atlas) -> None:
     """One cover is rejected."""
     ended = atlas("rebuild", "toy", code=PARTIAL, DATABASE_URL=three_authors.conninfo)
@@ -178,6 +180,7 @@ def test_a_version_deleted_by_hand_is_found(three_authors: Warehouse) -> None:
     assert recorded_digests(three_authors) == counted_digests(three_authors)
 
 
+@pytest.mark.long("rebuilds")
 def test_other_sql_is_found_and_applied_once(three_authors: Warehouse, files: Files) -> None:
     files.change("toy/library/authors", 1)
     assert differing(three_authors)["toy.authors"]["different"] == 3

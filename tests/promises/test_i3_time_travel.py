@@ -35,6 +35,7 @@ def recorded_is_what_tables_hold(world: World, run: Run) -> None:
             assert noted == table_digests.count(connection, TableSpec(metadata.tables[name])), name
 
 
+@pytest.mark.long("derives past states")
 @pytest.mark.parametrize("seed", SEEDS)
 def test_as_of_any_run_the_tables_are_what_they_were(warehouse: Warehouse, files: Files, seed: int) -> None:
     world = World(warehouse, files, random.Random(f"{SEED} {seed}"), after=recorded_is_what_tables_hold)
@@ -78,6 +79,7 @@ def an_author(**more: object) -> Json:
     return author(1, "heron", stats={"loans": 1, "rating": 5}) | more
 
 
+@pytest.mark.long("derives past states")
 def test_a_column_that_a_select_no_longer_yields_becomes_null(world: World) -> None:
     world.recorders["toy/library"].land("1", an_author(about="long"))
     transform_day(world, DAYS[0])
@@ -87,6 +89,7 @@ def test_a_column_that_a_select_no_longer_yields_becomes_null(world: World) -> N
     is_derived(world)
 
 
+@pytest.mark.long("derives past states")
 def test_other_sql_is_applied_to_all_of_a_record_that_lands_on_another_day(world: World) -> None:
     """To its older counters too, which had landed on the first day."""
     recorder = world.recorders["toy/library"]
@@ -100,6 +103,7 @@ def test_other_sql_is_applied_to_all_of_a_record_that_lands_on_another_day(world
     assert rows(world.warehouse, "select rating from toy.loans") == [(None,)]
 
 
+@pytest.mark.long("derives past states")
 def test_a_row_that_loses_its_parent_is_counted_and_recorded(world: World) -> None:
     recorder = world.recorders["toy/library"]
     recorder.land("1", an_author(books=[book(11)]))
@@ -112,6 +116,7 @@ def test_a_row_that_loses_its_parent_is_counted_and_recorded(world: World) -> No
     is_derived(world)
 
 
+@pytest.mark.long("derives past states")
 def test_a_row_that_changes_its_parent_stays_the_same_row(world: World) -> None:
     """Even if the former parent is deleted in the same run."""
     recorder = world.recorders["toy/library"]
@@ -128,6 +133,7 @@ def test_a_row_that_changes_its_parent_stays_the_same_row(world: World) -> None:
     is_derived(world)
 
 
+@pytest.mark.long("derives past states")
 def test_counters_of_a_newer_payload_are_pending_until_it_is_applied(world: World) -> None:
     """A key conflict brings the older version into the change set before the newer one is applied."""
     recorder = world.recorders["toy/library"]
@@ -143,6 +149,7 @@ def test_counters_of_a_newer_payload_are_pending_until_it_is_applied(world: Worl
     is_derived(world)
 
 
+@pytest.mark.long("derives past states")
 def test_rows_of_two_streams_that_go_at_once_are_left_out_of_the_digest_once(world: World) -> None:
     recorder = world.recorders["toy/library"]
     recorder.land("1", an_author(books=[book(11, covers=[cover(7)])]))
@@ -165,6 +172,7 @@ def fail_on(world: World, table: str, record: str) -> None:
     project.selects.cache_clear()
 
 
+@pytest.mark.long("derives past states")
 def test_a_record_on_which_a_select_fails_has_no_rows_in_the_past_either(world: World) -> None:
     """Its rows go, stay away while its counters change, and come back with the first text."""
     recorder = world.recorders["toy/library"]
@@ -194,6 +202,7 @@ def as_of(world: World, run: Run, table: str) -> list[Json]:
             return connection.execute(sql.SQL("select * from {}").format(then.table_spec(table).target)).fetchall()
 
 
+@pytest.mark.long("derives past states")
 def test_rows_that_refer_to_those_of_a_record_on_which_a_select_fails_are_exact_in_the_past(world: World) -> None:
     """A SELECT fails on the author whose book a cover refers to."""
     recorder = world.recorders["toy/library"]
@@ -222,6 +231,7 @@ def two_runs(warehouse: Warehouse, files: Files) -> tuple[Warehouse, Run, Run, R
     return warehouse, first, landed, transform(warehouse, recorder.source, DAYS[1])
 
 
+@pytest.mark.long("derives past states")
 def test_the_command_prints_a_table_as_it_was(two_runs: tuple[Warehouse, Run, Run, Run], atlas: Atlas) -> None:
     warehouse, first, landed, second = two_runs
     printed = atlas("as-of", first.id, "toy.authors")
@@ -275,6 +285,7 @@ def test_a_kept_schema_appears_when_it_is_complete(two_runs: tuple[Warehouse, Ru
     assert rows(warehouse, there) == [("kept",)]
 
 
+@pytest.mark.long("derives past states")
 def test_the_command_explains_what_it_cannot_show(
     two_runs: tuple[Warehouse, Run, Run, Run], atlas: Atlas, subtests: pytest.Subtests
 ) -> None:

@@ -158,6 +158,7 @@ def kept(connection: Connection, body: bytes) -> tuple[dict[str, Any] | None, di
     return (payloads[0] if payloads else None), (entries[0] if entries else None)
 
 
+@pytest.mark.long("thousands of values")
 @thorough
 @given(documents)
 @example(rb'{"a":1,"a":2,"b":"\u003a"}')

@@ -59,6 +59,7 @@ def stage(
     stage.close()
 
 
+@pytest.mark.long("crashes, and runs after them")
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize(("name", "part", "of"), parts())
 def test_the_same_command_makes_good(

@@ -116,7 +116,7 @@ def prepared(civitai: Source, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 
 @pytest.mark.parametrize(("table", "number", "back"), outages())
-@pytest.mark.sample(2, "strikes and outages")
+@pytest.mark.sample(1, "strikes and outages")
 def test_the_server_stops_under_a_command(
     prepared: tuple[Path, Warehouse], civitai: Source, table: str, number: signal.Signals, back: bool
 ) -> None:
@@ -167,7 +167,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.mark.parametrize("left", [1, 4, 9, 20] if FULL else random.Random(SEED).sample([1, 4, 9, 20], 1))
 @pytest.mark.long("fills a disk, once for each place")
-@pytest.mark.sample(2, "strikes and outages")
+@pytest.mark.sample(1, "strikes and outages")
 def test_the_disk_is_full(small_disk: Path, warehouse: Warehouse, civitai: Source, tmp_path: Path, left: int) -> None:
     dice = random.Random(SEED)
     many = [a_model(number, description=dice.randbytes(4_000).hex()) for number in range(3_000)]

@@ -131,7 +131,7 @@ def cut(process: "subprocess.Popen[str]", watcher: Connection) -> str:
 
 
 @pytest.mark.parametrize("strike", [interrupt, cut])
-@pytest.mark.sample(2, "strikes and outages")
+@pytest.mark.sample(1, "strikes and outages")
 def test_struck_while_the_server_works(
     start: Start,
     landed: Warehouse,
@@ -159,7 +159,7 @@ def test_ctrl_c_while_the_command_still_imports(start: Start, warehouse: Warehou
     assert ledger_of(warehouse) == []
 
 
-@pytest.mark.sample(2, "strikes and outages")
+@pytest.mark.sample(1, "strikes and outages")
 def test_ctrl_c_in_a_dagster_run(start: Start, with_dagster: Warehouse) -> None:
     with held(with_dagster):
         process = start(with_dagster, "run", "catalog/danbooru", "--partition", DAY)

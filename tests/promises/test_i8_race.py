@@ -158,6 +158,7 @@ def other(new_warehouse: Callable[[], Warehouse]) -> Iterator[Warehouse]:
     warehouse.drop_database(warehouse.database)
 
 
+@pytest.mark.long("runs at once")
 def test_twenty_processes_on_one_partition_end_as_one(
     warehouse: Warehouse, other: Warehouse, library: Source, tmp_path: Path
 ) -> None:
@@ -207,6 +208,7 @@ def recorded(warehouse: Warehouse, source: Source) -> None:
         land_intake(warehouse, source, day.isoformat(), opened)
 
 
+@pytest.mark.long("runs at once")
 def test_sources_and_days_transformed_at_once_are_as_one_by_one(warehouse: Warehouse, other: Warehouse) -> None:
     """They share tables, in an order by chance (RACE_SEED repeats it)."""
     sources = list(project.sources().values())
@@ -224,6 +226,7 @@ def test_sources_and_days_transformed_at_once_are_as_one_by_one(warehouse: Wareh
     assert_at_rest(warehouse)
 
 
+@pytest.mark.long("runs at once")
 def test_landings_transforms_rebuilds_and_checks_at_once(
     warehouse: Warehouse, other: Warehouse, library: Source
 ) -> None:

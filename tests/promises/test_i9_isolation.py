@@ -123,6 +123,7 @@ def watched(warehouse: Warehouse) -> Iterator[list[Reader]]:
         yield [single, several]
 
 
+@pytest.mark.long("readers beside runs")
 def test_loads_show_one_edition_after_the_other(warehouse: Warehouse, library: Source) -> None:
     with watched(warehouse) as readers:
         for edition in range(1, 5):
@@ -161,6 +162,7 @@ where d.datname = current_database() and l.relation = 'ops.table_digests'::regcl
 """
 
 
+@pytest.mark.long("readers beside runs")
 def test_a_transform_that_is_killed_shows_nothing(warehouse: Warehouse, library: Source) -> None:
     """When all rows are written, and their digests wait for a lock."""
     take(warehouse, library, 1)

@@ -38,6 +38,7 @@ def test_migrations_make_what_the_tables_declare(empty: Callable[[str], Warehous
     assert sum("COMMENT ON COLUMN" in line for line in dump(migrated)) > 100
 
 
+@pytest.mark.long("all migrations")
 def test_up_down_up_leaves_nothing_behind(
     empty: Callable[[str], Warehouse], dump: Dump, downgrade: Callable[..., None]
 ) -> None:

@@ -224,6 +224,7 @@ def complete(warehouse: Warehouse) -> Warehouse:
     return warehouse
 
 
+@pytest.mark.long("all commands")
 @pytest.mark.parametrize("role", [LOADER, ENGINEER])
 def test_a_member_of_the_loader_does_all_that_atlas_does(complete: Warehouse, login: Login, role: str) -> None:
     fill(complete)
@@ -357,6 +358,7 @@ def test_a_user_who_may_not_create_roles_works_where_they_are(login: Login, ware
                 warehouse.drop_database(name)
 
 
+@pytest.mark.long("all commands")
 @pytest.mark.usefixtures("any_extension")
 def test_a_server_without_roles_gets_them_from_a_user_who_may(tmp_path: Path) -> None:
     with embedded.running(tmp_path) as url, ExitStack() as stack:

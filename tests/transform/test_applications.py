@@ -37,6 +37,7 @@ def test_a_rebuild_changes_none_of_a_thousand_rows_of_applications(
     assert_derived(warehouse)
 
 
+@pytest.mark.long("a dozen runs")
 def test_an_applications_row_wins_an_identity_and_the_source_has_it_when_it_goes(
     warehouse: Warehouse, mail: Recorder, write: Write
 ) -> None:
@@ -56,6 +57,7 @@ def test_an_applications_row_wins_an_identity_and_the_source_has_it_when_it_goes
     assert_derived(warehouse)
 
 
+@pytest.mark.long("a dozen runs")
 def test_a_user_who_leaves_a_source_with_tokens_becomes_the_applications_and_returns(
     warehouse: Warehouse, forum: Recorder, mail: Recorder, write: Write
 ) -> None:
@@ -74,6 +76,7 @@ def test_a_user_who_leaves_a_source_with_tokens_becomes_the_applications_and_ret
     assert_derived(warehouse)
 
 
+@pytest.mark.long("a dozen runs")
 def test_all_numbers_are_shifted_by_one(warehouse: Warehouse, forum: Recorder) -> None:
     def numbered(by: int) -> list[Json]:
         return [post(each, "ann", each + by) for each in range(1, 9)]
@@ -108,6 +111,7 @@ def test_a_parent_that_loses_its_key_in_the_run_that_brings_it(
     assert_derived(warehouse)
 
 
+@pytest.mark.long("a dozen runs")
 def test_a_row_is_taken_by_another_source_in_the_same_run(
     warehouse: Warehouse, forum: Recorder, mail: Recorder
 ) -> None:
@@ -123,6 +127,7 @@ def test_a_row_is_taken_by_another_source_in_the_same_run(
     assert_derived(warehouse)
 
 
+@pytest.mark.long("a dozen runs")
 def test_children_from_a_source_follow_a_parent_from_another_that_has_no_such_children(
     warehouse: Warehouse, forum: Recorder
 ) -> None:

@@ -360,6 +360,7 @@ def history(recorder: Recorder, dice: random.Random, step: Callable[[random.Rand
     assert pending_partitions(recorder.warehouse, recorder.source) == []
 
 
+@pytest.mark.long("histories by chance")
 @pytest.mark.parametrize("seed", range(8 if ALL else 1))
 @pytest.mark.parametrize("which", ["shelf", "library"])
 def test_a_history_by_chance_ends_in_what_one_load_of_its_last_payloads_makes(

@@ -80,6 +80,7 @@ def test_a_select_that_fails_is_tried_again_when_it_changes(recorder: Recorder, 
     assert differing(recorder) == []
 
 
+@pytest.mark.long("a dozen runs")
 def test_a_record_on_whose_newest_version_a_select_fails_has_no_rows_until_the_next_one(
     recorder: Recorder, files: Files
 ) -> None:

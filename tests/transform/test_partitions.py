@@ -42,6 +42,7 @@ def test_times_that_are_far_away_stay_in_the_default_partition(warehouse: Wareho
     assert_derived(warehouse)
 
 
+@pytest.mark.long("many months")
 def test_an_event_that_changes_its_month_is_one_row(warehouse: Warehouse, mail: Recorder) -> None:
     bring(mail, "u", users=[ANN])
     for at, partition in (("2026-10-05", "2026_10"), ("2026-09-05", "2026_09"), ("1999-01-01", "default")):
@@ -50,6 +51,7 @@ def test_an_event_that_changes_its_month_is_one_row(warehouse: Warehouse, mail: 
         assert_derived(warehouse)
 
 
+@pytest.mark.long("many months")
 @pytest.mark.parametrize("first", ["2026-10-05", "2026-09-05", "1999-01-01"])
 def test_of_two_records_with_one_event_in_two_months_one_is_written(
     warehouse: Warehouse, forum: Recorder, mail: Recorder, first: str
@@ -75,6 +77,7 @@ def test_two_events_of_one_record_with_one_key_are_rejected_but_one(warehouse: W
     assert_derived(warehouse)
 
 
+@pytest.mark.long("many months")
 def test_only_the_row_of_the_record_goes_where_rows_of_two_months_have_one_place(
     warehouse: Warehouse, mail: Recorder
 ) -> None:

@@ -276,6 +276,7 @@ def test_leaving_a_dead_server_signals_nobody_else(home: Path, stranger: "subpro
     assert stranger.poll() is None
 
 
+@pytest.mark.long("a server of its own")
 def test_initdb_killed_halfway_is_done_again(tmp_path: Path, hold: Hold) -> None:
     home = tmp_path / "home"
     victim = hold(home)
@@ -362,6 +363,7 @@ print(json.dumps(told))
 """
 
 
+@pytest.mark.long("a server of its own")
 @pytest.mark.skipif(not IS_ROOT, reason="the other tests already run as an ordinary user")
 def test_as_an_ordinary_user_and_by_root_after_it() -> None:
     if not all(folder.stat().st_mode & stat.S_IXOTH for folder in (embedded.BIN, *embedded.BIN.parents)):
