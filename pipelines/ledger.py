@@ -19,7 +19,7 @@ from psycopg.types.json import Jsonb
 
 from pipelines.errors import AtlasError
 from pipelines.schema.staging_tables import UNPUBLISHED
-from pipelines.source import Source
+from pipelines.source import Source, Stream
 from pipelines.warehouse import locks
 from pipelines.warehouse.database import Connection, Warehouse
 
@@ -34,6 +34,7 @@ class Counts:
     fetched: int = 0
     created: int = 0
     updated: int = 0
+    observed: int = 0
     unchanged: int = 0
     deleted: int = 0
     quarantined: int = 0
@@ -49,7 +50,7 @@ class Run:
     """A run: its state while it works, its counts once it is closed. `done` counts items, for displays."""
 
     id: UUID
-    source: str
+    stream: str  # its name, or that of a source or a domain for a run of several streams
     kind: RunKind
     partition: str
     connection: Connection
@@ -83,14 +84,29 @@ class Run:
             """
             update ops.fetch_runs set
                 publish_seq = nextval('ops.publish_seq'), status = %(status)s, ended_at = clock_timestamp(),
-                fetched = %(fetched)s, created = %(created)s, updated = %(updated)s, unchanged = %(unchanged)s,
-                deleted = %(deleted)s, quarantined = %(quarantined)s, pending = %(pending)s,
+                fetched = %(fetched)s, created = %(created)s, updated = %(updated)s, observed = %(observed)s,
+                unchanged = %(unchanged)s, deleted = %(deleted)s, quarantined = %(quarantined)s, pending = %(pending)s,
                 duplicates = %(duplicates)s, stats = %(stats)s,
                 cursor_from = %(cursor_from)s, cursor_to = %(cursor_to)s
             where fetch_run_id = %(id)s and status = 'in_progress'
             """,
             values,
         )
+
+
+@dataclass(frozen=True)
+class EndedRun:
+    """A row of the ledger that is closed."""
+
+    id: UUID
+    status: Status
+    counts: Counts
+    stats: dict[str, Any]
+
+    @classmethod
+    def of(cls, row: dict[str, Any]) -> "EndedRun":
+        counts = Counts(**{name: row[name] for name in vars(Counts())})
+        return cls(row["fetch_run_id"], row["status"], counts, row["stats"])
 
 
 def silent(_: Run) -> None:
@@ -108,7 +124,7 @@ def open_reader(warehouse: Warehouse) -> Iterator[Connection]:
 @contextmanager
 def open_run(
     warehouse: Warehouse,
-    subject: Source | str,
+    subject: Stream | Source | str,
     kind: RunKind,
     partition: str,
     *,
@@ -118,13 +134,14 @@ def open_run(
 ) -> Iterator[Run]:
     """Inserts a run; the block must `close` it. An exception in the block closes the run as failed, and is raised.
 
-    subject: the source, or the name of a domain for a run of several sources.
+    subject: the stream; the source, or the name of a domain, for a run of several streams.
     """
     name = subject if isinstance(subject, str) else subject.name
+    source = subject.source if isinstance(subject, Stream) else subject
     with open_reader(warehouse) as connection:
         with connection.transaction():
-            if isinstance(subject, Source):
-                _upsert_source(connection, subject)
+            if isinstance(source, Source):
+                _upsert_source(connection, source)
             row = connection.execute(
                 """
                 insert into ops.fetch_runs
@@ -132,7 +149,7 @@ def open_run(
                 select (select source_id from ops.sources where name = %s), %s, %s, %s, %s, %s, 'in_progress', %s
                 returning fetch_run_id
                 """,
-                [name, name, kind, name, partition, dagster_run_id, code_version],
+                [name.partition(".")[0], name, kind, name, partition, dagster_run_id, code_version],
             ).fetchone()
             assert row is not None
             locks.acquire(connection, locks.run(row["fetch_run_id"]))

@@ -10,7 +10,9 @@ is the only module that imports `assets`.
 
 import hashlib
 import importlib
+import re
 import traceback
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import takewhile
@@ -21,7 +23,7 @@ from sqlalchemy import Table
 from pipelines.errors import AtlasError
 from pipelines.schema.declare import declare_schema, metadata
 from pipelines.schema.objects import DECLARED, SqlObject, view
-from pipelines.source import Source
+from pipelines.source import Source, Stream
 
 ROOT = Path(str(importlib.import_module("assets").__file__)).resolve().parent.parent
 ASSETS, SQL, SAMPLES = ROOT / "assets", ROOT / "sql", ROOT / "samples"
@@ -117,7 +119,7 @@ def sources() -> dict[str, Source]:
             )
         found[declared[0].name] = declared[0]
     load_tables()
-    streams = {stream for source in found.values() for stream in source.streams.values()}
+    streams = {stream for source in found.values() for stream in source.stream_names.values()}
     for table in metadata.sorted_tables:
         if unknown := set(table.info.get("precedence", ())) - streams:
             raise AtlasError(
@@ -136,12 +138,41 @@ def _fault(error: Exception, path: Path) -> str:
     return f"{type(error).__name__}: {error}" + (f", from line {lines[-1]}" if lines else "")
 
 
-def find_stream(name: str) -> tuple[Source, str]:
-    """The source and the kind of a stream. Raises AtlasError for an unknown name."""
-    streams = {stream: (source, kind) for source in sources().values() for kind, stream in source.streams.items()}
-    if name not in streams:
-        raise AtlasError(f"There is no stream {name!r}. There are: {', '.join(streams)}.", usage=True)
-    return streams[name]
+def find_stream(name: str) -> tuple[Stream, str]:
+    """The stream in whose runs payloads of a stream are fetched, and the kind of these.
+
+    Raises AtlasError for an unknown name.
+    """
+    found = {
+        each: (stream, kind)
+        for source in sources().values()
+        for stream in source.streams
+        for kind, each in stream.names.items()
+    }
+    if name not in found:
+        raise AtlasError(f"There is no stream {name!r}. There are: {', '.join(found)}.", usage=True)
+    return found[name]
+
+
+def sources_of(domain: str) -> list[Source]:
+    """The sources of a domain."""
+    return [source for source in sources().values() if source.domain == domain]
+
+
+def find_streams(names: Sequence[str]) -> list[Stream]:
+    """The streams that names of domains, sources and streams stand for; all of them for no name.
+
+    Raises AtlasError for an unknown name.
+    """
+    every = [stream for source in sources().values() for stream in source.streams]
+    chosen: dict[str, Stream] = {}
+    for name in names:
+        named = [each for each in every if name in (each.source.domain, each.source.name, *each.names.values())]
+        if not named:
+            known = ", ".join(each.name for each in every)
+            raise AtlasError(f"There is no domain, source or stream {name!r}. There are: {known}.", usage=True)
+        chosen |= {each.name: each for each in named}
+    return list(chosen.values()) if names else every
 
 
 def find_sources(names: list[str]) -> list[Source]:
@@ -169,6 +200,16 @@ def selects(source: str) -> tuple[Select, ...]:
     return tuple(
         Select(SqlFile.read(files[each.fullname]), each) for each in metadata.sorted_tables if each.fullname in files
     )
+
+
+def streams_read(source: Source, select: Select) -> list[Stream]:
+    """The streams of a source that a SELECT names after FROM, JOIN or a comma."""
+    named = set(re.findall(r"(?:\b(?:from|join)|,)\s+(\w+)", select.file.text))
+    return [
+        stream
+        for stream in source.streams
+        if any(named & {kind or "payloads", f"{kind}_observations".strip("_")} for kind in stream.names)
+    ]
 
 
 def without_selects(source: str) -> AtlasError:

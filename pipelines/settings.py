@@ -66,9 +66,9 @@ def load(**flags: object) -> Settings:
         raise AtlasError(message, usage=True) from None
 
 
-def base_url(stem: str, place: str = "") -> str | None:
-    """What overrides the URL of a source, `ATLAS_<SOURCE>_BASE_URL`, or of a place that it reads too, `…_<PLACE>_…`."""
-    return os.environ.get(_variable(stem, place, "BASE_URL"))
+def base_url(stem: str, kind: str = "") -> str | None:
+    """What overrides the URL of a source, `ATLAS_<SOURCE>_BASE_URL`, or of a stream of another server, `…_<KIND>_…`."""
+    return os.environ.get(_variable(stem, kind, "BASE_URL"))
 
 
 def token(stem: str) -> str | None:
@@ -80,9 +80,9 @@ def _variable(*words: str) -> str:
     return "_".join(word.upper() for word in ("ATLAS", *words) if word)
 
 
-def unknown_variables(places: Mapping[str, Iterable[str]]) -> list[str]:
-    """Environment variables `ATLAS_…` that no setting has. places: by source, the other servers that it reads."""
+def unknown_variables(kinds: Mapping[str, Iterable[str]]) -> list[str]:
+    """Environment variables `ATLAS_…` that no setting has. kinds: by source, its streams of other servers."""
     known = {"ATLAS_DAGSTER_URL", *map(variable, Settings.model_fields)}
-    for stem, others in places.items():
-        known |= {_variable(stem, "TOKEN"), *(_variable(stem, place, "BASE_URL") for place in ("", *others))}
+    for stem, others in kinds.items():
+        known |= {_variable(stem, "TOKEN"), *(_variable(stem, kind, "BASE_URL") for kind in ("", *others))}
     return sorted(name for name in os.environ if name.startswith("ATLAS_") and name not in known)

@@ -34,10 +34,6 @@ class Contract(msgspec.Struct):
         """The id that the source gives the record; None where the payload does not hold it."""
         return None
 
-    def version_at(self) -> datetime | None:
-        """When the source last changed the record; None where the payload does not hold it."""
-        return None
-
 
 @dataclass(frozen=True, slots=True)
 class Payload:
@@ -46,7 +42,6 @@ class Payload:
     body: bytes
     request: str  # the URL without secrets, or the path, that it was read from
     external_id: str | None = None
-    version_at: datetime | None = None
     kind: str = ""  # the stream of the source that it belongs to; empty for a source with one stream
 
 
@@ -87,9 +82,10 @@ class FullScan:
 
 @dataclass(frozen=True)
 class Window:
-    """The day that a run reads, and what earlier runs left."""
+    """What a run reads: a day of a stream, and what earlier runs left."""
 
     day: date
+    kind: str = ""  # the stream; empty for a source with one stream
     current: bool = True  # the day is today, or the day of a recording
     full_refresh: bool = False  # everything is read, not only what is new
     cursors: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # of the last run, by listing
@@ -119,27 +115,31 @@ Fetch = Callable[[Any, Window], Iterator[Item]]
 GetRecord = Callable[[Any, str, str], Payload | None]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class SourceOptions:
     """The keywords of `@source`."""
 
     kind: Kind
     base_url: str  # the URL, or the name of the folder, that is read unless ATLAS_<SOURCE>_BASE_URL is set
     start_date: date  # the first day that can be requested
-    extra_urls: Mapping[str, str] = field(default_factory=dict)  # other base URLs that the source reads, by name
+    other_urls: Mapping[str, str] = field(default_factory=dict)
+    """Base URLs of streams that are read from another server, by kind. One that is empty is not read unless
+    ATLAS_<SOURCE>_<KIND>_BASE_URL is set."""
+    comes_with: Mapping[str, str] = field(default_factory=dict)
+    """Streams without a listing of their own, by kind, with the kind of the stream in whose runs they are fetched."""
     supports_backfill: bool = False  # a past day can still be requested
     rate: float | None = None  # requests a second that the operator allows; None is no limit
     auth: Auth = "bearer"  # how a token is sent
     requires_contact: bool = False  # the operator requires a way to reach the caller (ATLAS_CONTACT)
     get_record: GetRecord | None = None  # by kind and external id; None where the source answers that it is gone
-    change_token: Callable[[Any], str] | None = None
-    """Returns a text that changes when the source has something new; takes two requests at most."""
-    poll_interval: timedelta = timedelta(minutes=15)  # how often a sensor reads the change token
+    change_token: Callable[[Any, str], str] | None = None
+    """Returns a text that changes when a stream, given by its kind, has something new; takes one request."""
+    poll_interval: timedelta = timedelta(minutes=15)  # how often a sensor reads the change token of each stream
     full_refresh_cron: str | None = None  # when everything is read, not only what is new
     owners: tuple[str, ...] = ("team:data-engineering",)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Source(SourceOptions):
     """A connector as declared."""
 
@@ -158,12 +158,35 @@ class Source(SourceOptions):
         return self.name.split("/")[1]
 
     @property
-    def streams(self) -> dict[str, str]:
+    def stream_names(self) -> dict[str, str]:
         """The name of each stream by its kind: `domain/source`, or `domain/source.kind` where there are several."""
         return {kind: f"{self.name}.{kind}" if kind else self.name for kind in self.contracts}
 
+    @property
+    def streams(self) -> "list[Stream]":
+        """The streams that have runs of their own."""
+        return [Stream(self, kind) for kind in self.contracts if kind not in self.comes_with]
 
-@dataclass(frozen=True, kw_only=True)
+
+@dataclass(frozen=True)
+class Stream:
+    """What a run lands and transforms: a stream of a source, with those that come with it."""
+
+    source: Source
+    kind: str
+
+    @property
+    def name(self) -> str:
+        return self.source.stream_names[self.kind]
+
+    @property
+    def names(self) -> dict[str, str]:
+        """The names by kind: its own first, then those of the streams that come with it."""
+        kinds = [self.kind, *(kind for kind, main in self.source.comes_with.items() if main == self.kind)]
+        return {kind: self.source.stream_names[kind] for kind in kinds}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class source(SourceOptions):
     """Decorator: declares a fetch generator as a source."""
 

@@ -28,7 +28,6 @@ from pipelines.landing import bulk_files, extract, land, schema_drift
 from pipelines.ledger import Run
 from pipelines.schema.table_spec import TableSpec
 from pipelines.source import Source, Window
-from pipelines.transform.run import transform
 from pipelines.warehouse.database import Warehouse
 from tests import hostile, toy_project
 from tests.documents import FIGURES, between
@@ -36,6 +35,7 @@ from tests.forum import user
 from tests.growth import refetch
 from tests.hostile import CivitAI, HuggingFace, Server
 from tests.library import DAYS, Json, Recorder, shown
+from tests.runs import land_intake, together, transform
 
 BEGIN, END = "<!-- figures -->", "<!-- /figures -->"
 
@@ -158,8 +158,15 @@ def load(warehouse: Warehouse, source: Source, *, full_refresh: bool) -> tuple[f
     """Seconds that a landing and its transform take, and the landing."""
     today = datetime.now(UTC).date().isoformat()
     started = time.perf_counter()
-    opened = extract.open_intake(warehouse, source, Window.of(today), "live", full_refresh=full_refresh)
-    run = land.land_intake(warehouse, source, today, opened)
+    run = together(
+        land.land_intake(
+            warehouse,
+            stream,
+            today,
+            extract.open_intake(warehouse, stream, Window.of(today), "live", full_refresh=full_refresh),
+        )
+        for stream in source.streams
+    )
     transform(warehouse, source, today)
     return time.perf_counter() - started, run
 
@@ -246,7 +253,7 @@ def test_looking_for_drift_and_keeping_digests_cost_little(
                 patch.setattr(schema_drift, "record", lambda *_: [])
                 patch.setattr(TableSpec, "row_hash", lambda *_: sql.SQL("0::numeric"))
             started = time.perf_counter()
-            land.land_intake(warehouse, source, day.key, nullcontext(bulk_files.intake(source, "models", many, day)))
+            land_intake(warehouse, source, day.key, nullcontext(bulk_files.intake(source, "models", many, None)))
             landed = time.perf_counter()
             transform(warehouse, source, day.key)
             seconds[f"land{with_out}"].append(landed - started)
@@ -282,9 +289,9 @@ from pipelines.source import Window
 from pipelines.warehouse.database import open_warehouse
 
 source, day = project.sources()["catalog/civitai"], Window(datetime.now(UTC).date())
-intake = nullcontext(bulk_files.intake(source, "models", Path(sys.argv[1]), day))
+intake = nullcontext(bulk_files.intake(source, "models", Path(sys.argv[1]), None))
 with open_warehouse(settings.load()) as warehouse:
-    run = land.land_intake(warehouse, source, day.key, intake)
+    run = land.land_intake(warehouse, source.streams[0], day.key, intake)
 peak = re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())
 print(run.counts.created, int(peak[1]) // 1024)
 """

@@ -5,11 +5,10 @@ import random
 from collections.abc import Iterator
 from datetime import timedelta
 
-from pipelines.landing import land
 from pipelines.source import Payload, Source
-from pipelines.transform.run import transform
 from pipelines.warehouse.database import Warehouse
 from tests.library import START, author, rows, shown
+from tests.runs import land_items, transform
 
 
 def size(warehouse: Warehouse) -> int:
@@ -41,7 +40,7 @@ def refetch(
     def once(number: int) -> None:
         at = START + timedelta(days=number % days, minutes=number)
         key = at.date().isoformat()
-        run = land.land_items(warehouse, source, key, items(), fetched_at=at)
+        run = land_items(warehouse, source, key, items(), received_at=at)
         assert run.counts.created == (0 if number else payloads)
         transform(warehouse, source, key)
         if days > 1:

@@ -18,14 +18,12 @@ from psycopg.rows import tuple_row
 
 from pipelines import project
 from pipelines.connectors import recording
-from pipelines.landing import extract
 from pipelines.landing.intake import Intake
-from pipelines.landing.land import land_intake, land_items
 from pipelines.ledger import Run
 from pipelines.schema.declare import audit_columns, metadata
 from pipelines.source import FullScan, Item, Payload, Source, Window
-from pipelines.transform.run import pending_partitions, transform
 from pipelines.warehouse.database import Connection, Warehouse
+from tests.runs import land_intake, land_items, land_recorded, pending_partitions, transform
 
 START = datetime(2026, 11, 1, tzinfo=UTC)
 DAYS = ("2026-11-01", "2026-11-02", "2026-11-03", "2026-11-04")
@@ -85,12 +83,12 @@ class Recorder:
         kind = self.kind if kind is None else kind
         self.clock += timedelta(minutes=1)
         self.now[kind, name] = body
-        return land_items(self.warehouse, self.source, day, [payload(body, name, kind)], fetched_at=self.clock)
+        return land_items(self.warehouse, self.source, day, [payload(body, name, kind)], received_at=self.clock)
 
     def land_all(self, bodies: dict[str, Json], *, day: str = DAYS[0]) -> Run:
         self.clock += timedelta(minutes=1)
         items = [payload(body, name, self.kind) for name, body in bodies.items()]
-        return land_items(self.warehouse, self.source, day, items, fetched_at=self.clock)
+        return land_items(self.warehouse, self.source, day, items, received_at=self.clock)
 
     def full_refresh(self, *gone: str, day: str = DAYS[0], kind: str | None = None) -> Run:
         """A full scan of a kind in which some records are missing."""
@@ -100,7 +98,7 @@ class Recorder:
             self.now.pop((kind, name), None)
         items: list[Item] = [payload(body, name, each) for (each, name), body in self.now.items() if each == kind]
         intake = Intake(lambda _: [*items, FullScan(kind, 1)], "recorded", self.clock)
-        return land_intake(self.warehouse, self.source, day, nullcontext(intake), shrink=True)
+        return land_intake(self.warehouse, self.source, day, nullcontext(intake), kind=kind, shrink=True)
 
     def transform(self, *days: str) -> None:
         """Transforms days, or all that are pending."""
@@ -164,7 +162,7 @@ def load_recordings(warehouse: Warehouse) -> None:
     for source in project.sources().values():
         days = [Window(day) for day in recording.days(source)]
         for day in days:
-            land_intake(warehouse, source, day.key, extract.open_intake(warehouse, source, day, "recorded"))
+            land_recorded(warehouse, source, day)
         for day in days:
             transform(warehouse, source, day.key)
 

@@ -21,9 +21,9 @@ from psycopg import sql
 from pipelines import project
 from pipelines.ledger import Run
 from pipelines.schema.declare import audit_columns, metadata
-from pipelines.transform.run import pending_partitions, transform
 from pipelines.warehouse.database import Warehouse
 from tests.library import DAYS, Json, Recorder, author, book, copy, cover, fetched
+from tests.runs import pending_partitions, transform
 
 Tables = dict[str, list[tuple[Any, ...]]]
 

@@ -41,8 +41,11 @@ class Day:
 
 
 def fetch(source: Source, window: Window) -> Day:
-    with extract.open_intake(NOWHERE, source, window, "recorded") as intake:
-        return Day(window, list(intake.items({})))
+    items: list[Item] = []
+    for stream in source.streams:
+        with extract.open_intake(NOWHERE, stream, window, "recorded") as intake:
+            items += intake.items({})
+    return Day(window, items)
 
 
 @cache

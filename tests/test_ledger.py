@@ -20,16 +20,15 @@ import psycopg
 import pytest
 
 from pipelines import ledger, project
-from pipelines.landing.land import land_items
 from pipelines.ledger import Counts, Run
 from pipelines.orchestration import resources
 from pipelines.orchestration.assets import run_metadata, staging_asset, staging_key, table_assets, table_keys
 from pipelines.orchestration.checks import ledger_checks
 from pipelines.source import Item, Payload, Source
-from pipelines.transform.run import pending_partitions, transform
 from pipelines.warehouse import locks
 from pipelines.warehouse.database import Warehouse
 from tests.library import author, book, payload
+from tests.runs import land_items, pending_partitions, transform
 
 pytestmark = pytest.mark.usefixtures("toy")
 
@@ -151,7 +150,7 @@ def test_a_run_that_fails_says_why(warehouse: Warehouse, library: Source) -> Non
         raise ConnectionResetError("the line\x00 is dead")
 
     with pytest.raises(ConnectionResetError):
-        land_items(warehouse, library, DAY, items())
+        land_items(warehouse, library, DAY, items(), kind="authors")
     (row,) = rows(warehouse, "select * from ops.fetch_runs")
     assert (row["status"], row["publish_seq"], row["fetched"]) == ("failed", None, 0)
     assert row["error_text"] == "ConnectionResetError: the line is dead"
@@ -363,13 +362,14 @@ def test_a_killed_run_of_dagster_is_freed_by_the_next(
     assert freed.status == dg.DagsterRunStatus.FAILURE
     assert dagster.event_log_storage.get_concurrency_info("toy").claimed_slots == []
     ended = rows(warehouse, "select kind, status, error_text from ops.fetch_runs order by fetch_run_id")
+    landed = [("land", "completed")] * 2
     assert [(row["kind"], row["status"]) for row in ended] == [
-        ("land", "completed"),
+        *landed,
         ("transform", "failed"),
-        ("land", "completed"),
-        ("transform", "completed"),
+        *landed,
+        *[("transform", "completed")] * 2,
     ]
-    assert "the process ended before it closed the run" in ended[1]["error_text"]
+    assert "the process ended before it closed the run" in ended[2]["error_text"]
 
 
 @pytest.mark.long("processes that run Dagster")
@@ -381,7 +381,7 @@ def test_dagster_is_told_what_the_ledger_says(
         "dagster/asset_partition_range_start": "2026-11-01",
         "dagster/asset_partition_range_end": DAY,
     }
-    for assets in (staging_asset(library), table_assets(library)):
+    for assets in (*map(staging_asset, library.streams), table_assets(library)):
         assert dg.materialize([assets], instance=dagster, resources=atlas, tags=days).success
 
     told = {
@@ -390,26 +390,28 @@ def test_dagster_is_told_what_the_ledger_says(
         for event in dagster.fetch_materializations(key, limit=10).records
     }
     tables = table_keys(library)
-    assert set(told) == {(key, day) for key in (staging_key(library), *tables) for day in ("2026-11-01", DAY)}
-    for row in rows(warehouse, "select * from ops.fetch_runs"):
-        counted = {staging_key(library): row} if row["kind"] == "land" else {}
-        if row["kind"] == "transform":
-            counted = {key: row["stats"]["tables"][table] for key, table in tables.items()}
-        for key, numbers in counted.items():
-            materialization = told[key, row["partition_key"]]
-            assert materialization is not None
-            metadata = {name: value.value for name, value in materialization.metadata.items()}
-            assert metadata["fetch_run_id"] == str(row["fetch_run_id"])
-            assert {name: metadata[name] for name in asdict(Counts())} == {
-                name: numbers[name] for name in asdict(Counts())
-            }
+    staging = {staging_key(stream): stream.name for stream in library.streams}
+    assert set(told) == {(key, day) for key in (*staging, *tables) for day in ("2026-11-01", DAY)}
+    ledger = {str(row["fetch_run_id"]): row for row in rows(warehouse, "select * from ops.fetch_runs")}
+    for (key, day), materialization in told.items():
+        assert materialization is not None and key is not None
+        metadata = {name: value.value for name, value in materialization.metadata.items()}
+        found = [ledger[run] for run in str(metadata["fetch_run_id"]).split(", ")]
+        assert {row["partition_key"] for row in found} == {day}
+        assert {row["kind"] for row in found} == {"land" if key in staging else "transform"}
+        numbers = [row if key in staging else row["stats"]["tables"].get(tables[key], {}) for row in found]
+        for name in asdict(Counts()):
+            assert metadata[name] == sum(each.get(name, 0) for each in numbers)
+    of_covers = told[dg.AssetKey(["toy", "library", "covers"]), DAY]
+    assert of_covers is not None
+    assert len(str(of_covers.metadata["fetch_run_id"].value).split(", ")) == 2, "both streams have covers"
 
     def checks() -> dict[dg.AssetKey, bool]:
         every = dg.AssetSelection.all_asset_checks()
         result = dg.materialize([ledger_checks(library)], instance=dagster, resources=atlas, selection=every)
         return {check.asset_key: check.passed for check in result.get_asset_check_evaluations()}
 
-    assert checks() == dict.fromkeys([staging_key(library), *tables], True)
+    assert checks() == dict.fromkeys([*staging, *tables], True)
     with warehouse.connect() as connection:
         connection.execute("update ops.fetch_runs set fetched = fetched + 1, created = created + 1 where kind = 'land'")
         connection.execute(
@@ -418,12 +420,12 @@ def test_dagster_is_told_what_the_ledger_says(
             where kind = 'transform'
             """
         )
-    altered = {staging_key(library), dg.AssetKey(["toy", "library", "covers"])}
+    altered = {*staging, dg.AssetKey(["toy", "library", "covers"])}
     assert {key for key, passed in checks().items() if not passed} == altered
 
 
 def test_metadata_of_a_landing_holds_its_statistics(warehouse: Warehouse, library: Source) -> None:
     run = land_items(warehouse, library, DAY, [an_author(1)])
-    told = run_metadata(run, None)
+    told = run_metadata([run], None)
     assert told["fetch_run_id"] == str(run.id)
     assert told["bytes"] == len(an_author(1).body)

@@ -620,13 +620,17 @@ def test_dagster_loads_every_definition_of_the_code_location() -> None:
 
 
 def test_every_asset_stands_where_its_name_says() -> None:
-    """A table follows its source, both are in their domain's group, partitioned by day, owned, and checked."""
+    """A table follows streams, all are in the group of their source, partitioned by day, owned, and checked."""
     checked = {key.asset_key for key in defs.resolve_asset_graph().asset_check_keys if key.name == "ledger_agrees"}
     for spec in defs.resolve_all_asset_specs():
         domain, stem, *table = spec.key.path
-        source = project.sources()[f"{domain}/{stem}"]
-        assert [dep.asset_key.path for dep in spec.deps] == ([[domain, stem]] if table else []), spec.key
-        assert spec.group_name == domain and spec.owners and spec.kinds and spec.description, spec.key
+        source = project.sources()[f"{domain}/{stem.partition('.')[0]}"]
+        streams = {stream.name for stream in source.streams}
+        deps = {dep.asset_key.to_user_string() for dep in spec.deps}
+        assert (deps <= streams and deps) if table else not deps, spec.key
+        assert spec.group_name == f"{domain}_{source.stem}" and spec.owners and spec.kinds and spec.description, (
+            spec.key
+        )
         assert isinstance(spec.partitions_def, dg.DailyPartitionsDefinition), spec.key
         assert spec.partitions_def.start.date() == source.start_date, spec.key
         assert bool(spec.automation_condition) == bool(table), spec.key
@@ -635,7 +639,8 @@ def test_every_asset_stands_where_its_name_says() -> None:
 
 def test_every_source_and_select_file_is_an_asset_and_nothing_else_is() -> None:
     keys = {key.to_user_string() for key in defs.resolve_asset_graph().get_all_asset_keys()}
-    assert keys == {source.name for source in SOURCES} | {select.file.address for select in SELECTS}
+    streams = {stream.name for source in SOURCES for stream in source.streams}
+    assert keys == streams | {select.file.address for select in SELECTS}
 
 
 def test_the_definitions_are_the_only_ones() -> None:
@@ -728,7 +733,7 @@ def test_documents_name_no_unknown_variable() -> None:
     known |= {
         f"ATLAS_{source.stem}_{rest}".upper()
         for source in SOURCES
-        for rest in ("token", "base_url", *(f"{place}_base_url" for place in source.extra_urls))
+        for rest in ("token", "base_url", *(f"{place}_base_url" for place in source.other_urls))
     }
     assert set(re.findall(r"\bATLAS_[A-Z_]*[A-Z]\b", documents.text())) - known == set()
 
@@ -812,9 +817,10 @@ found = {"root": str(project.ROOT), "sources": list(project.sources()), "runs": 
 found["assets"] = [key.to_user_string() for key in defs.resolve_asset_graph().get_all_asset_keys()]
 with database.open_warehouse(settings.load()) as warehouse:
     for day in recording.days(source):
-        opened = extract.open_intake(warehouse, source, Window(day), "recorded")
-        runs = [land.land_intake(warehouse, source, str(day), opened)]
-        runs.append(transform(warehouse, source, str(day)))
+        (stream,) = source.streams
+        opened = extract.open_intake(warehouse, stream, Window(day), "recorded")
+        runs = [land.land_intake(warehouse, stream, str(day), opened)]
+        runs.append(transform(warehouse, stream, str(day)))
         found["runs"] += [[run.kind, run.status, run.counts.fetched, run.counts.created] for run in runs]
 json.dump(found, sys.stdout)
 """

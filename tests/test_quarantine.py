@@ -13,13 +13,12 @@ import pytest
 
 from pipelines import project
 from pipelines.landing import bulk_files
-from pipelines.landing.land import land_intake, land_items
 from pipelines.ledger import Run
 from pipelines.source import Payload, Source, Window
-from pipelines.transform.run import transform
 from pipelines.warehouse.database import Warehouse
 from tests import launcher
 from tests.library import rows, whole
+from tests.runs import land_intake, land_items, transform
 
 pytestmark = pytest.mark.usefixtures("toy")
 
@@ -43,13 +42,13 @@ def atlas(warehouse: Warehouse, *words: object, code: int = DONE) -> str:
 
 
 def bring(warehouse: Warehouse, source: Source, path: Path) -> Run:
-    intake = bulk_files.intake(source, next(iter(source.contracts)), path, Window.of(DAY))
+    intake = bulk_files.intake(source, next(iter(source.contracts)), path, Window.of(DAY).start)
     return land_intake(warehouse, source, DAY, nullcontext(intake))
 
 
 def land(warehouse: Warehouse, source: Source, *bodies: bytes) -> Run:
     items = [Payload(body, f"line {number}", kind="authors") for number, body in enumerate(bodies, 1)]
-    return land_items(warehouse, source, DAY, items, fetched_at=datetime(2026, 11, 1, tzinfo=UTC))
+    return land_items(warehouse, source, DAY, items, received_at=datetime(2026, 11, 1, tzinfo=UTC))
 
 
 def entries(warehouse: Warehouse) -> list[tuple[Any, ...]]:
@@ -314,7 +313,7 @@ def test_an_older_payload_that_lands_again_does_not_close_a_newer_ones_entry(
     good = Payload(b'{"id": 7, "name": "good"}', "day 3", kind="authors")
     bad = Payload(b'{"id": 7, "name": 9}', "day 4", kind="authors")
     for day, item in (("2026-11-03", good), ("2026-11-04", bad), ("2026-11-03", good)):
-        land_items(warehouse, library, day, [item], fetched_at=Window.of(day).start)
+        land_items(warehouse, library, day, [item], received_at=Window.of(day).start)
     assert [waits for *_, waits in entries(warehouse)] == [True]
 
 
@@ -324,9 +323,9 @@ def test_repaired_bytes_are_no_newer_than_the_day_they_are_of(
     bad = Payload(b'{"id": 7, "name": 9}', "day 3", kind="authors")
     newer = Payload(b'{"id": 7, "name": "newer"}', "day 4", kind="authors")
     (tmp_path / "repaired.json").write_text('{"id": 7, "name": "repaired"}')
-    land_items(warehouse, library, "2026-11-03", [bad], fetched_at=Window.of("2026-11-03").start)
+    land_items(warehouse, library, "2026-11-03", [bad], received_at=Window.of("2026-11-03").start)
     atlas(warehouse, "quarantine", "replay", "1", "--with", str(tmp_path / "repaired.json"))
-    land_items(warehouse, library, "2026-11-04", [newer], fetched_at=Window.of("2026-11-04").start)
+    land_items(warehouse, library, "2026-11-04", [newer], received_at=Window.of("2026-11-04").start)
     with warehouse.connect() as connection:
         latest = connection.execute(
             """

@@ -29,7 +29,10 @@ def test_a_process_that_begins_in_its_folder_has_it(warehouse: Warehouse) -> Non
     command = [sys.executable, "-m", "pipelines.cli.main", "run", "nothing"]
     environment = os.environ | {"DATABASE_URL": warehouse.conninfo}
     done = subprocess.run(command, cwd=toy_project.TOY, env=environment, capture_output=True, text=True)
-    assert "There are: toy/forum, toy/library, toy/mail, toy/shelf, toy/shop, toy/staff." in words(done.stderr)
+    assert (
+        "There are: toy/forum, toy/library.authors, toy/library.covers, toy/mail, toy/shelf, toy/shop, toy/staff."
+        in words(done.stderr)
+    )
 
 
 def test_it_is_the_only_project_while_it_is_entered() -> None:

@@ -8,9 +8,9 @@ Both serve the same parameters (danbooru.donmai.us/wiki_pages/help:api, e621.net
 Belongs here: what is the same on both sites. Not here: their contracts and page types.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import msgspec
@@ -24,6 +24,11 @@ MAX_ID = 2**31 - 1
 """Higher than any id or change_seq: a listing by id starts below it. With it as `start`, an increment without a cursor
 ends after one page."""
 
+NEWEST = {
+    "posts": "/posts.json?limit=1&tags=order:change+status:any",
+    "tags": f"/tags.json?limit=1&search[hide_empty]=no&page=b{MAX_ID}",
+}
+
 REFRESHED = timedelta(days=30)
 """How many days back a full refresh reads posts."""
 
@@ -34,9 +39,6 @@ class Record(Contract, kw_only=True):
 
     def external_id(self) -> str:
         return str(self.id)
-
-    def version_at(self) -> datetime | None:
-        return self.updated_at
 
 
 class Tag(Record):
@@ -83,13 +85,16 @@ class Site:
     changes: Incremental
 
     def items(self, client: Client, window: Window, *, created: bool = False) -> Iterator[Item]:
-        """Posts and tags that are new today; the posts of a past day, or in a full refresh those of 30 days.
+        """The tags or posts that are new today; the posts of a past day, or in a full refresh those of 30 days.
 
         created: also read the posts of today by id.
         """
+        if window.kind == "tags":
+            if window.current:
+                yield from self.newest_tags(client, window).items()
+            return
         if window.current:
             yield from self.changed_posts(client, window).items()
-            yield from self.newest_tags(client, window).items()
         if created or window.full_refresh or not window.current:
             yield from self.created_posts(client, window).items()
 
@@ -148,8 +153,7 @@ def get_record(client: Client, kind: str, external_id: str) -> Payload | None:
     return Payload(*found, kind=kind) if found else None
 
 
-def change_token(client: Client, posts_type: Any, tags_type: Any) -> str:
-    """The last change of a post and the newest tag."""
-    _, posts = client.request("/posts.json?limit=1&tags=order:change+status:any", posts_type)
-    _, tags = client.request(f"/tags.json?limit=1&search[hide_empty]=no&page=b{MAX_ID}", tags_type)
-    return msgspec.json.encode([posts, tags]).decode()
+def change_token(client: Client, kind: str, page_types: Mapping[str, Any]) -> str:
+    """The last change of a post, or the newest tag."""
+    _, page = client.request(NEWEST[kind], page_types[kind])
+    return msgspec.json.encode(page).decode()

@@ -150,13 +150,11 @@ def get_record(client: Client, kind: str, external_id: str) -> Payload | None:
     return Payload(*found, kind=kind) if found else None
 
 
-def change_token(client: Client) -> str:
-    """The newest model and the newest image, with the times by which they are listed."""
-    newest = []
-    for kind, parameters in PARAMETERS.items():
-        _, page = client.request(f"/api/v1/{kind}?limit=1&nsfw={parameters['nsfw']}&sort=Newest", FirstPage)
-        newest += [f"{each.key()} {each.position()}" for each in page.items] if page else []
-    return ", ".join(newest)
+def change_token(client: Client, kind: str) -> str:
+    """The newest model or image, with the time by which it is listed."""
+    target = f"/api/v1/{kind}?limit=1&nsfw={PARAMETERS[kind]['nsfw']}&sort=Newest"
+    _, page = client.request(target, FirstPage)
+    return ", ".join(f"{each.key()} {each.position()}" for each in page.items) if page else ""
 
 
 @source(
@@ -170,22 +168,22 @@ def change_token(client: Client) -> str:
     full_refresh_cron="0 3 * * *",
 )
 def fetch(client: Client, window: Window) -> Iterator[Item]:
-    """One payload a model, then one an image, in the order of their listings."""
-    for kind, parameters in PARAMETERS.items():
-        models = kind == "models"  # images are never read to their end
-        varied = window.day.toordinal() % 7 + 7 * (sum(str(window.cursors.get(kind, "")).encode()) % 3)
-        size = {"limit": 99 - varied} if models else {}
-        listing = Listing(
-            client,
-            window if models else replace(window, full_refresh=False),
-            kind,
-            f"/api/v1/{kind}",
-            {**size, **parameters},
-            Page,
-            records=lambda page: page.items,
-            paginator=CursorPaginator(lambda page: page.metadata.nextPage),
-            head=ByPublication,
-            incremental=Incremental(OVERLAP, start=None if models else window.start),
-            kind=kind,
-        )
-        yield from listing.items()
+    """One payload a model, or one an image, in the order of their listing."""
+    kind, parameters = window.kind, PARAMETERS[window.kind]
+    models = kind == "models"  # images are never read to their end
+    varied = window.day.toordinal() % 7 + 7 * (sum(str(window.cursors.get(kind, "")).encode()) % 3)
+    size = {"limit": 99 - varied} if models else {}
+    listing = Listing(
+        client,
+        window if models else replace(window, full_refresh=False),
+        kind,
+        f"/api/v1/{kind}",
+        {**size, **parameters},
+        Page,
+        records=lambda page: page.items,
+        paginator=CursorPaginator(lambda page: page.metadata.nextPage),
+        head=ByPublication,
+        incremental=Incremental(OVERLAP, start=None if models else window.start),
+        kind=kind,
+    )
+    yield from listing.items()

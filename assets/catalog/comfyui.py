@@ -49,7 +49,7 @@ class Unread(Exception):
     """Why a file is skipped and its records stay as they are."""
 
 
-def change_token(folder: Path) -> str:
+def change_token(folder: Path, kind: str) -> str:
     """A digest of names, sizes and modification times."""
     return state_of(folder, SUFFIXES)
 

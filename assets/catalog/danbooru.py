@@ -70,9 +70,9 @@ class ByChange(_booru.ById):
 PAGES = _booru.Pages(list[msgspec.Raw], records=list)
 
 
-def change_token(client: Client) -> str:
-    """The last change of a post and the newest tag."""
-    return _booru.change_token(client, list[ByChange], list[_booru.ById])
+def change_token(client: Client, kind: str) -> str:
+    """The last change of a post, or the newest tag."""
+    return _booru.change_token(client, kind, {"posts": list[ByChange], "tags": list[_booru.ById]})
 
 
 @source(
@@ -88,7 +88,7 @@ def change_token(client: Client) -> str:
     full_refresh_cron="0 4 * * 0",
 )
 def fetch(client: Client, window: Window) -> Iterator[Item]:
-    """Posts and tags that are new today; the posts of a past day, or in a full refresh those of 30 days."""
+    """The tags or posts that are new today; the posts of a past day, or in a full refresh those of 30 days."""
     site = _booru.Site(
         posts=PAGES,
         tags=PAGES,

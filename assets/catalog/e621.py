@@ -19,7 +19,7 @@ stays bad, the run fails and publishes nothing.
 
 from collections.abc import Iterator
 from datetime import date
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 
@@ -94,10 +94,10 @@ def get_record(client: Client, kind: str, external_id: str) -> Payload | None:
     return Payload(bytes(page.post), request_of(response), kind=kind) if page else None
 
 
-def change_token(client: Client) -> str:
-    """The last change of a post and the newest tag."""
-    tags: Any = list[_booru.ById] | EmptyTagsPage
-    return _booru.change_token(client, dict[str, list[ByChange]], tags)
+def change_token(client: Client, kind: str) -> str:
+    """The last change of a post, or the newest tag."""
+    pages = {"posts": dict[str, list[ByChange]], "tags": list[_booru.ById] | EmptyTagsPage}
+    return _booru.change_token(client, kind, pages)
 
 
 @source(
@@ -114,7 +114,7 @@ def change_token(client: Client) -> str:
     full_refresh_cron="0 4 * * 0",
 )
 def fetch(client: Client, window: Window) -> Iterator[Item]:
-    """Posts and tags that are new today; the posts of a past day, or in a full refresh those of 30 days."""
+    """The tags or posts that are new today; the posts of a past day, or in a full refresh those of 30 days."""
     site = _booru.Site(
         posts=POSTS,
         tags=TAGS,

@@ -57,9 +57,6 @@ class Model(Contract):
     def external_id(self) -> str:
         return self.id
 
-    def version_at(self) -> datetime | None:
-        return self.lastModified
-
 
 class ByChange(RecordHead):
     """A model in the listing, which is in order of lastModified."""
@@ -81,7 +78,7 @@ def get_record(client: Client, kind: str, external_id: str) -> Payload | None:
     return Payload(*found) if found else None
 
 
-def change_token(client: Client) -> str:
+def change_token(client: Client, kind: str) -> str:
     """The model with the last change, and its time."""
     target = "/api/models?" + "&".join(f"{name}={value}" for name, value in {**PARAMETERS, "limit": 1}.items())
     _, page = client.request(target, list[ByChange])

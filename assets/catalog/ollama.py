@@ -12,8 +12,8 @@ model. The library has no API. ATLAS_OLLAMA_LIBRARY_BASE_URL names a document th
 the library is left out, and an unchanged document costs one 304. Pull counts and times of extraction make no version.
 
 A snapshot: each list comes in one response, so a model that it lacks is gone. On a bad day (a 5xx, a cut response) the
-client retries; if the day stays bad, the run fails and publishes nothing. Where no server runs and the library is set,
-only the library is read.
+client retries; if the day stays bad, the run fails and publishes nothing. The server and the library have runs of their
+own: where no server runs, the library is read all the same.
 """
 
 import hashlib
@@ -25,8 +25,7 @@ import msgspec
 from pipelines.connectors.http import Client
 from pipelines.connectors.listing import Listing
 from pipelines.connectors.pagination import SinglePage
-from pipelines.errors import Unreachable
-from pipelines.source import Contract, FullScan, Item, Payload, Skipped, Window, source
+from pipelines.source import Contract, FullScan, Item, Payload, Window, source
 
 
 class Details(msgspec.Struct):
@@ -84,34 +83,24 @@ class ShownHead(msgspec.Struct):
     details: msgspec.Raw
 
 
-def change_token(client: Client) -> str:
-    """Digests of the list of the server and of the listing of the library."""
-    library = client.endpoints.get("library")
-    found = [client.get_record("/api/tags", ServerPage), library.get_record("", LibraryPage) if library else None]
-    return " ".join(hashlib.sha256(each[0]).hexdigest() for each in found if each)
+def change_token(client: Client, kind: str) -> str:
+    """The digest of the list of the server, or of the listing of the library."""
+    found = client.get_record(*(("", LibraryPage) if kind == "library" else ("/api/tags", ServerPage)))
+    return hashlib.sha256(found[0]).hexdigest() if found else ""
 
 
 @source(
     contract={"local": Local, "shown": Shown, "library": Library},
     kind="http",
     base_url="http://127.0.0.1:11434",
-    extra_urls={"library": ""},
+    other_urls={"library": ""},
+    comes_with={"shown": "local"},
     start_date=date(2026, 11, 1),
     change_token=change_token,
 )
 def fetch(client: Client, window: Window) -> Iterator[Item]:
-    """One payload a model of the server, as listed and as shown, then one a model of the library."""
-    library = client.endpoints.get("library")
-    try:
-        yield from server_models(client, window)
-    except Unreachable:
-        if library is None:
-            raise
-        yield Skipped("local", "no server answers")
-    if library is None:
-        yield Skipped("library", "no listing is set (ATLAS_OLLAMA_LIBRARY_BASE_URL)")
-    else:
-        yield from library_models(library, window)
+    """One payload a model of the library; or one a model of the server, as listed, and one as shown."""
+    yield from (library_models if window.kind == "library" else server_models)(client, window)
 
 
 def server_models(client: Client, window: Window) -> Iterator[Item]:

@@ -132,7 +132,9 @@ def upgrade() -> None:
             comment="Order in which runs were published; null = not published",
         ),
         sa.Column("source_id", sa.UUID(), nullable=True, comment="Source; null = a whole domain"),
-        sa.Column("stream", sa.Text(), nullable=False, comment="domain/source, or a domain"),
+        sa.Column(
+            "stream", sa.Text(), nullable=False, comment="Stream; a source or a domain for a run of several streams"
+        ),
         sa.Column("kind", sa.Text(), nullable=False, comment="Kind of run"),
         sa.Column("asset_key", sa.Text(), nullable=False, comment="Dagster asset of the run"),
         sa.Column("partition_key", sa.Text(), nullable=False, comment="Partition: a day, or all"),
@@ -163,6 +165,13 @@ def upgrade() -> None:
         ),
         sa.Column(
             "updated", sa.BigInteger(), server_default=sa.text("0"), nullable=False, comment="Records or rows updated"
+        ),
+        sa.Column(
+            "observed",
+            sa.BigInteger(),
+            server_default=sa.text("0"),
+            nullable=False,
+            comment="Records of which only volatile fields changed",
         ),
         sa.Column(
             "unchanged",
@@ -231,11 +240,11 @@ def upgrade() -> None:
             name=op.f("fetch_runs_status_check"),
         ),
         sa.CheckConstraint(
-            "fetched = created + updated + unchanged + quarantined + pending + duplicates",
+            "fetched = created + updated + observed + unchanged + quarantined + pending + duplicates",
             name=op.f("fetch_runs_conservation_check"),
         ),
         sa.CheckConstraint(
-            "least(fetched, created, updated, unchanged, deleted, quarantined, pending, duplicates) >= 0",
+            "least(fetched, created, updated, observed, unchanged, deleted, quarantined, pending, duplicates) >= 0",
             name=op.f("fetch_runs_not_negative_check"),
         ),
         sa.ForeignKeyConstraint(["source_id"], ["ops.sources.source_id"], name=op.f("fetch_runs_source_id_fkey")),

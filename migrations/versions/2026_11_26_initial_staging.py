@@ -29,13 +29,10 @@ def upgrade() -> None:
             comment="sha256 of the bytes as received, without volatile fields",
         ),
         sa.Column(
-            "version_at",
+            "received_at",
             postgresql.TIMESTAMP(timezone=True),
             nullable=False,
-            comment="Modification time by the source, else fetched_at",
-        ),
-        sa.Column(
-            "fetched_at", postgresql.TIMESTAMP(timezone=True), nullable=False, comment="When the payload was received"
+            comment="When the payload was received, by the database's clock",
         ),
         sa.Column("request", sa.Text(), nullable=False, comment="URL without secrets, or file:line"),
         sa.Column("counters_digest", sa.LargeBinary(), nullable=True, comment="sha256 of the volatile fields"),
@@ -376,13 +373,10 @@ def upgrade() -> None:
             "version_id", sa.BigInteger(), sa.Identity(always=True), nullable=False, comment="Order of publishing"
         ),
         sa.Column(
-            "version_at",
+            "received_at",
             postgresql.TIMESTAMP(timezone=True),
             nullable=False,
-            comment="Modification time by the source, else fetched_at",
-        ),
-        sa.Column(
-            "fetched_at", postgresql.TIMESTAMP(timezone=True), nullable=False, comment="When the payload was received"
+            comment="When the payload was received, by the database's clock",
         ),
         sa.Column(
             "confirmed_at",
@@ -397,7 +391,7 @@ def upgrade() -> None:
         sa.Column("request", sa.Text(), nullable=False, comment="URL without secrets, or file:line"),
         sa.Column("partition_key", sa.Text(), nullable=False, comment="Partition in which it was fetched"),
         sa.Column("landed_run", sa.UUID(), nullable=False, comment="Landing that published it"),
-        sa.Column("latest", sa.Boolean(), nullable=False, comment="Whether it is the newest of its record"),
+        sa.Column("latest", sa.Boolean(), nullable=False, comment="Whether it was received last of its record"),
         sa.Column(
             "valid_from_run",
             sa.UUID(),

@@ -17,10 +17,9 @@ from pipelines.settings import Settings, unknown_variables
 from pipelines.warehouse import database
 from pipelines.warehouse.database import Warehouse
 
-SourceNames = Annotated[
-    list[str] | None, typer.Argument(help="Domains or sources (domain/source); without any, all of them.")
-]
-Stream = Annotated[str, typer.Argument(help="Stream of the payloads: domain/source, or domain/source.kind.")]
+NAMES = "Domains, sources (domain/source) or streams (domain/source.kind)"
+StreamNames = Annotated[list[str] | None, typer.Argument(help=f"{NAMES}; without any, all of them.")]
+StreamName = Annotated[str, typer.Argument(help="Stream of the payloads: domain/source, or domain/source.kind.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 
 FAILED, PARTIAL = 1, 3
@@ -61,7 +60,7 @@ def warn_unknown_variables() -> None:
     """Warns of environment variables that no setting has; imports connectors only where there may be one."""
     if not unknown_variables({}):
         return
-    for name in unknown_variables({source.stem: source.extra_urls for source in project.sources().values()}):
+    for name in unknown_variables({source.stem: source.other_urls for source in project.sources().values()}):
         show.note(f"{name} is not the name of a setting: it has no effect.")
 
 

@@ -1,4 +1,4 @@
-"""`atlas run`: executes Dagster runs in this process, for each source one that lands and one that transforms.
+"""`atlas run`: executes Dagster runs in this process: one that lands for each stream, one that transforms each source.
 
 They are separate runs, so that where a day fails to land, the other days are transformed all the same, and it is not.
 """
@@ -7,7 +7,7 @@ import logging
 import os
 from collections.abc import Callable
 from datetime import date, timedelta
-from itertools import groupby
+from itertools import chain, groupby
 from pathlib import Path
 
 os.environ.setdefault("DAGSTER_EVENT_BATCH_SIZE", "100")
@@ -20,7 +20,7 @@ from pipelines.ledger import Run
 from pipelines.orchestration import resources
 from pipelines.orchestration.assets import staging_asset, table_assets
 from pipelines.settings import Mode
-from pipelines.source import Source
+from pipelines.source import Stream
 from pipelines.transform.run import pending_partitions, transform
 from pipelines.warehouse.database import Warehouse
 
@@ -30,26 +30,29 @@ RANGE_START, RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_p
 def run(
     warehouse: Warehouse,
     home: Path,
-    work: list[tuple[Source, list[date]]],
+    work: list[tuple[Stream, list[date]]],
     mode: Mode,
     config: dict[str, dict[str, bool]],
     notify: Callable[[Run], None],
 ) -> None:
-    """Lands each source for its days, and transforms the days that landed and those with pending payloads.
+    """Lands each stream for its days, and transforms the days that landed and those with pending payloads.
 
     A failure is in the ledger and does not stop the others. config: of the runs that `land` and that `transform`.
     """
     logging.getLogger("dagster").setLevel(logging.CRITICAL)
     atlas = resources.Atlas(warehouse, mode, notify)
     with resources.running(warehouse, home) as instance:
-        for source, days in work:
-            landed = _materialize(staging_asset(source), days, instance, atlas, config["land"])
-            if project.selects(source.name):
-                _materialize(table_assets(source), landed, instance, atlas, config["transform"])
-            tried = {day.isoformat() for day in landed}
-            for partition in pending_partitions(warehouse, source):
-                if partition not in tried:
-                    transform(warehouse, source, partition, shrink=config["transform"]["shrink"], notify=notify)
+        for source, of_source in groupby(work, lambda each: each[0].source):
+            landed = {
+                stream: _materialize(staging_asset(stream), days, instance, atlas, config["land"])
+                for stream, days in of_source
+            }
+            days = sorted(set(chain.from_iterable(landed.values()))) if project.selects(source.name) else []
+            if days:
+                _materialize(table_assets(source, list(landed)), days, instance, atlas, config["transform"])
+            for stream in landed:
+                for partition in set(pending_partitions(warehouse, stream)) - set(map(str, days)):
+                    transform(warehouse, stream, partition, shrink=config["transform"]["shrink"], notify=notify)
 
 
 def _materialize(

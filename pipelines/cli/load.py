@@ -13,7 +13,7 @@ import typer
 
 from pipelines import project, settings
 from pipelines.cli import context, show
-from pipelines.cli.context import SourceNames, Stream
+from pipelines.cli.context import NAMES, StreamName, StreamNames
 from pipelines.connectors import recording
 from pipelines.connectors.recording import Recorder
 from pipelines.errors import AtlasError
@@ -21,7 +21,7 @@ from pipelines.landing import bulk_files, extract
 from pipelines.landing.land import land_intake
 from pipelines.schema import partitions
 from pipelines.settings import Mode
-from pipelines.source import Payload, Source, Window
+from pipelines.source import Payload, Source, Stream, Window
 from pipelines.transform.run import pending_partitions
 from pipelines.transform.run import transform as transform_partition
 
@@ -33,7 +33,7 @@ Shrink = Annotated[
 
 
 def run(
-    sources: SourceNames = None,
+    streams: StreamNames = None,
     partition: Day = None,
     since: Annotated[str | None, typer.Option("--from", help="First day of a range.", metavar="DAY")] = None,
     until: Annotated[str | None, typer.Option("--to", help="Last day of a range.", metavar="DAY")] = None,
@@ -42,18 +42,18 @@ def run(
         bool | None, typer.Option("--live/--recorded", help="Ask the sources, or replay samples/ (ATLAS_MODE).")
     ] = None,
     full_refresh: Annotated[
-        bool, typer.Option("--full-refresh", help="Live: read all of the source, not only what is new.")
+        bool, typer.Option("--full-refresh", help="Live: read all of a stream, not only what is new.")
     ] = False,
     shrink: Shrink = False,
 ) -> None:
-    """Fetch, land and transform sources, day by day, as Dagster runs of this process.
+    """Fetch, land and transform streams, day by day, as Dagster runs of this process.
 
     Without days: every recorded day, or today when live.
     """
     mode: Mode = context.current_settings(mode=None if live is None else "live" if live else "recorded").mode
     if full_refresh and mode != "live":
         raise AtlasError("A recording is always read whole: --full-refresh goes with --live.", usage=True)
-    chosen = project.find_sources(sources or [])
+    chosen = _readable(project.find_streams(streams or []), mode)
     work = _work(chosen, mode, partition, since, until)
     with context.warehouse() as warehouse, show.reporting(raises=False) as reporter:
         from pipelines.cli import dagster_runs  # Dagster takes seconds to import
@@ -64,7 +64,7 @@ def run(
             "transform": {"full": full, "shrink": shrink},
         }
         dagster_runs.run(warehouse, home, work, mode, config, reporter)
-        tables = sorted({select.table.fullname for source in chosen for select in project.selects(source.name)})
+        tables = sorted({each.table.fullname for stream in chosen for each in project.selects(stream.source.name)})
         with warehouse.connect() as connection:
             query = "select table_name, rows from ops.table_digests where table_name = any(%s)"
             found = {row["table_name"]: row["rows"] for row in connection.execute(query, [tables])}
@@ -76,39 +76,48 @@ def run(
 
 
 def land(
-    stream: Stream,
+    stream: StreamName,
     files: Annotated[Path, typer.Option("--from", help="File or folder: NDJSON or JSON, .gz and .zst too.")],
     partition: Day = None,
+    received: Annotated[
+        str | None,
+        typer.Option(help="When the payloads were received, if not now; a time with its zone.", metavar="TIME"),
+    ] = None,
 ) -> None:
-    """Land payloads from files, exactly as fetched ones are landed."""
-    source, kind = project.find_stream(stream)
+    """Land payloads from files, exactly as fetched ones are landed.
+
+    Of each record, what was received last is what the tables show.
+    """
+    found, kind = project.find_stream(stream)
     window = _parse_day(partition) if partition else None
-    if window and window.day < source.start_date:
-        raise AtlasError(f"{source.name} begins on {source.start_date}; {window.key} is before that.", usage=True)
-    intake = bulk_files.intake(source, kind, files, window)
+    if window and window.day < found.source.start_date:
+        raise AtlasError(
+            f"{found.source.name} begins on {found.source.start_date}; {window.key} is before that.", usage=True
+        )
+    intake = bulk_files.intake(found.source, kind, files, _parse_time(received) if received else None)
     day = window.key if window else datetime.now(UTC).date().isoformat()
     with context.runs() as (warehouse, reporter):
-        land_intake(warehouse, source, day, nullcontext(intake), notify=reporter)
-        if pending_partitions(warehouse, source):
-            show.note(f"To apply it to the tables, run: atlas transform {source.name}")
-        _warn_without_selects([source])
+        land_intake(warehouse, found, day, nullcontext(intake), notify=reporter)
+        if pending_partitions(warehouse, found):
+            show.note(f"To apply it to the tables, run: atlas transform {found.name}")
+        _warn_without_selects([found])
 
 
 def transform(
-    sources: Annotated[list[str], typer.Argument(help="Domains or sources (domain/source).")],
+    streams: Annotated[list[str], typer.Argument(help=f"{NAMES}.")],
     partition: Day = None,
     full: Full = False,
     shrink: Shrink = False,
 ) -> None:
     """Apply pending payloads to the tables: of every partition that has any, or of one."""
-    chosen = project.find_sources(sources)
+    chosen = project.find_streams(streams)
     only = _parse_day(partition).key if partition else None
     with context.runs() as (warehouse, reporter):
-        for source in chosen:
-            if project.selects(source.name):
-                for day in [only] if only else pending_partitions(warehouse, source, full=full):
-                    transform_partition(warehouse, source, day, full=full, shrink=shrink, notify=reporter)
-        for domain in sorted({source.domain for source in chosen}):  # what a transform that was killed left to do
+        for stream in chosen:
+            if project.selects(stream.source.name):
+                for day in [only] if only else pending_partitions(warehouse, stream, full=full):
+                    transform_partition(warehouse, stream, day, full=full, shrink=shrink, notify=reporter)
+        for domain in sorted({stream.source.domain for stream in chosen}):  # what a killed transform left to do
             partitions.split_defaults(warehouse, domain)
         if not reporter.runs:
             show.say("Nothing is pending.")
@@ -124,18 +133,17 @@ def record(
     replace: Annotated[bool, typer.Option("--replace", help="Overwrite the recording of that day.")] = False,
 ) -> None:
     """Keep what a live source answers as a recording, without tokens, passwords and e-mail addresses."""
-    chosen = project.find_sources([source])
-    if len(chosen) > 1:
-        raise AtlasError(f"Name one source: {', '.join(each.name for each in chosen)}.", usage=True)
-    found, window = chosen[0], _parse_day(day or datetime.now(UTC).date().isoformat())
+    chosen = {stream.source.name: stream.source for stream in project.find_streams([source])}
+    if len(chosen) > 1 or source not in chosen:
+        raise AtlasError(f"Name one source: {', '.join(chosen)}.", usage=True)
+    found, window = chosen[source], _parse_day(day or datetime.now(UTC).date().isoformat())
     path = recording.file_of(found, window.day)
     name = path.relative_to(project.SAMPLES.parent).as_posix()
     if path.exists() and not replace:
         raise AtlasError(f"{name} exists already. To overwrite it, add --replace.", usage=True)
-    for place in found.extra_urls:
-        if not (settings.base_url(found.stem, place) or found.extra_urls[place]):
-            variable = f"ATLAS_{found.stem}_{place}_BASE_URL".upper()
-            raise AtlasError(f"{found.name} reads {place} too: set {variable}, so that it is recorded.", usage=True)
+    for stream in found.streams:
+        if reason := extract.why_not_read(stream, window.day, "live"):
+            raise AtlasError(f"{reason} Set it, so that all streams are recorded.", usage=True)
     recorder = Recorder(limit, past=not extract.is_current(found, window), token=settings.token(found.stem))
     with context.warehouse() as warehouse, show.err.status(f"recording {found.name}") as status:
         words = f"recording {found.name}: {{:,}} items so far"
@@ -164,10 +172,33 @@ def _parse_day(text: str) -> Window:
     return window
 
 
+def _readable(streams: list[Stream], mode: Mode) -> list[Stream]:
+    """The streams that can be read; notes why others cannot. Raises AtlasError where none can."""
+    today = datetime.now(UTC).date()
+    reasons = {each.name: extract.why_not_read(each, today, mode) if mode == "live" else None for each in streams}
+    for reason in filter(None, reasons.values()):
+        if not any(each is None for each in reasons.values()):
+            raise AtlasError(reason, usage=True)
+        show.note(reason)
+    return [each for each in streams if reasons[each.name] is None]
+
+
+def _parse_time(text: str) -> datetime:
+    """The time that a text names. Raises AtlasError for a text without a time and zone, or a time in the future."""
+    try:
+        time = datetime.fromisoformat(text)
+        is_future = time > datetime.now(UTC)
+    except (ValueError, TypeError, OverflowError):
+        raise AtlasError(f"{text!r} is not a time. Write it as YYYY-MM-DDTHH:MM:SSZ.", usage=True) from None
+    if is_future:
+        raise AtlasError(f"{text} is in the future.", usage=True)
+    return time
+
+
 def _work(
-    sources: list[Source], mode: Mode, partition: str | None, since: str | None, until: str | None
-) -> list[tuple[Source, list[date]]]:
-    """The days to run for each source: those that the options name; without any, all days, or today when live."""
+    streams: list[Stream], mode: Mode, partition: str | None, since: str | None, until: str | None
+) -> list[tuple[Stream, list[date]]]:
+    """The days to run for each stream: those that the options name; without any, all days, or today when live."""
     if partition and (since or until):
         raise AtlasError("Give either --partition or --from and --to.", usage=True)
     today = datetime.now(UTC).date()
@@ -176,12 +207,13 @@ def _work(
     start, end = _parse_day(first).day if first else earliest, _parse_day(last).day if last else today
     if end < start:
         raise AtlasError(f"The range {first} to {last} is empty.", usage=True)
-    days = {source.name: recording.days(source) if mode == "recorded" else _days(source) for source in sources}
-    work = [(source, [day for day in days[source.name] if start <= day <= end]) for source in sources]
+    sources = {stream.source.name: stream.source for stream in streams}
+    days = {name: recording.days(each) if mode == "recorded" else _days(each) for name, each in sources.items()}
+    work = [(stream, [day for day in days[stream.source.name] if start <= day <= end]) for stream in streams]
     if any(chosen for _, chosen in work):
         return work
     if mode == "live":
-        begin = "; ".join(f"{source.name} on {source.start_date}" for source in sources)
+        begin = "; ".join(f"{source.name} on {source.start_date}" for source in sources.values())
         raise AtlasError(f"No source has data for these days. They begin: {begin}.", usage=True)
     recorded = "; ".join(f"{name}: {', '.join(map(str, found)) or 'none'}" for name, found in days.items())
     raise AtlasError(f"Nothing is recorded for these days. Recorded are {recorded}. Use --live for today.", usage=True)
@@ -193,7 +225,7 @@ def _days(source: Source) -> list[date]:
     return [source.start_date + timedelta(days=each) for each in range(number)]
 
 
-def _warn_without_selects(sources: Iterable[Source]) -> None:
-    for source in sources:
-        if not project.selects(source.name):
-            show.note(str(project.without_selects(source.name)))
+def _warn_without_selects(streams: Iterable[Stream]) -> None:
+    for source in dict.fromkeys(stream.source.name for stream in streams):
+        if not project.selects(source):
+            show.note(str(project.without_selects(source)))

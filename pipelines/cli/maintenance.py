@@ -12,12 +12,12 @@ import typer
 
 from pipelines import project, quarantine
 from pipelines.cli import context, show
-from pipelines.cli.context import Stream, Yes
+from pipelines.cli.context import StreamName, Yes
 from pipelines.cli.show import Reporter, with_json
 from pipelines.errors import AtlasError
 from pipelines.landing import land
 from pipelines.maintenance import erased_rows, erasure, retention
-from pipelines.source import Contract, Payload, Window
+from pipelines.source import Contract, Payload
 from pipelines.warehouse.database import Connection, Warehouse
 
 app = typer.Typer(help="Payloads and rows that were rejected, and why.", no_args_is_help=True)
@@ -34,8 +34,8 @@ def list_(
     """List the entries, oldest first."""
     names = None
     if stream:
-        kinds = {each for source in project.sources().values() for each in source.streams.values()}
-        names = [stream] if stream in kinds else [source.name for source in project.find_sources([stream])]
+        found = project.find_streams([stream])
+        names = [stream, *(each.source.name for each in found if stream not in each.names.values())]
     with context.warehouse() as warehouse, warehouse.connect() as connection:
         rows = quarantine.entries(connection, names=names, closed=closed)
     show.result(rows)
@@ -98,18 +98,18 @@ def _replay(
         )
     if found["closed_at"]:
         raise AtlasError(f"Entry {number} is closed: its record has landed.", usage=True)
-    source, kind = project.find_stream(found["stream"])
+    of, kind = project.find_stream(found["stream"])
     payload = Payload(bytes(found["bytes"]), found["request"], found["external_id"], kind=kind)
     if repaired:
-        self_named = source.contracts[kind].external_id is not Contract.external_id
+        self_named = of.source.contracts[kind].external_id is not Contract.external_id
         external_id = None if self_named else found["external_id"]
         payload = Payload(_document(repaired), f"{repaired.name} (repairs entry {number})", external_id, kind=kind)
     run = land.land_items(
         warehouse,
-        source,
+        of,
         found["partition_key"],
         [payload],
-        fetched_at=min(Window.of(found["partition_key"]).last, found["last_at"]),
+        received_at=found["last_at"],
         replaces_entry=number if repaired else None,
         notify=reporter,
     )
@@ -160,13 +160,13 @@ def prune(
 
 
 def erase(
-    stream: Stream,
+    stream: StreamName,
     external_id: Annotated[str, typer.Argument(help="The source's own id of the record.")],
     lift: Annotated[bool, typer.Option("--lift", help="Allow an erased record to land again.")] = False,
     yes: Yes = False,
 ) -> None:
     """Remove a record from staging, quarantine and tables for good; it does not land again. Asks first."""
-    source, _ = project.find_stream(stream)
+    of, _ = project.find_stream(stream)
     with context.warehouse() as warehouse:
         if lift:
             if not erasure.lift(warehouse, stream, external_id):
@@ -188,10 +188,10 @@ def erase(
             there += _of_applications(stored.reach.rows, stored.reach.cleared)
             question = f"Erase {stream} {external_id} for good ({', '.join(there)})?"
             context.confirm(question, "Nothing is erased. To erase without being asked: --yes.")
-        run = erasure.erase(warehouse, source, stream, external_id)
+        run = erasure.erase(warehouse, of, stream, external_id)
     erased = run.stats["erased"]
     words = f"{show.number_of(erased['versions'], 'versions')}, {show.number_of(run.counts.deleted, 'rows')}"
-    rows = {name: number for name, number in erased.items() if name.startswith(f"{source.domain}.")}
+    rows = {name: number for name, number in erased.items() if name.startswith(f"{of.source.domain}.")}
     if of_applications := _of_applications(rows, run.stats["cleared"]):
         words += f" ({', '.join(of_applications)})"
     words += "."

@@ -13,7 +13,7 @@ from psycopg import sql
 
 from pipelines import ledger, project
 from pipelines.cli import context, show
-from pipelines.cli.context import SourceNames
+from pipelines.cli.context import StreamNames
 from pipelines.errors import AtlasError
 from pipelines.landing import schema_drift
 from pipelines.lineage import rebuild, time_travel, trace
@@ -26,18 +26,19 @@ RunId = Annotated[str, typer.Argument(help="Id of a run in the ledger, or its fi
 
 
 def runs(
-    source: Annotated[
-        str | None, typer.Argument(help="Only this domain or source (domain/source).", metavar="[SOURCE]")
+    name: Annotated[
+        str | None, typer.Argument(help="Only this domain, source or stream (domain/source.kind).", metavar="[NAME]")
     ] = None,
     limit: Annotated[int, typer.Option(min=1, help="How many, newest first.")] = 20,
 ) -> None:
     """Show the ledger: what was landed and transformed, with status and counts."""
-    wanted = [source, *(each.name for each in project.find_sources([source]))] if source else None
+    streams = project.find_streams([name]) if name else []
+    wanted = [name, *(each.name for each in streams)] if name else None
     with context.warehouse() as warehouse, warehouse.connect() as connection:
         rows = connection.execute(
             """
             select fetch_run_id, stream, kind, partition_key, status, started_at, ended_at, fetched, created, updated,
-                unchanged, deleted, quarantined, pending, duplicates, stats, error_text
+                observed, unchanged, deleted, quarantined, pending, duplicates, stats, error_text
             from ops.fetch_runs
             where %(wanted)s::text[] is null or stream = any(%(wanted)s)
             order by fetch_run_id desc limit %(limit)s
@@ -49,7 +50,7 @@ def runs(
         {
             "id": str(row["fetch_run_id"])[: show.ID_LENGTH],
             "run": row["kind"],
-            "source": row["stream"],
+            "stream": row["stream"],
             "day": row["partition_key"],
             "status": row["status"],
             "result": row["error_text"] or show.counts(row, row["stats"]),
@@ -59,11 +60,11 @@ def runs(
     show.table("Ledger, newest first", lines)
 
 
-def drift(sources: SourceNames = None) -> None:
+def drift(streams: StreamNames = None) -> None:
     """Show what changed since the first landing of a stream: JSON paths and types that SELECTs read, and new keys."""
     with context.warehouse() as warehouse, warehouse.connect() as connection:
         found = [
-            each for source in project.find_sources(sources or []) for each in schema_drift.changes(connection, source)
+            each for stream in project.find_streams(streams or []) for each in schema_drift.changes(connection, stream)
         ]
     show.result(found)
     shown = ("what", "stream", "path", "type", "share", "lacking", "run", "payload_id")
@@ -119,7 +120,7 @@ def trace_(
             "payload": f"{found['stream']} {found['external_id']}, version_id {found['version_id']}",
             "digest": found["digest"],
             "request": found["request"],
-            "fetched": found["fetched_at"],
+            "received": found["received_at"],
             "landed": f"by run {landed['fetch_run_id']} of day {landed['partition_key']}",
             "derived": f"by run {derived['fetch_run_id']}, {derived['kind']} of day {derived['partition_key']}",
             "sql": f"sql/{found['sql_path']} {found['sql_digest']}",
@@ -169,7 +170,7 @@ def as_of(
         raise AtlasError("Name either a TABLE to print, or a schema to create: --schema NAME.", usage=True)
     with context.warehouse() as warehouse, ledger.open_reader(warehouse) as connection:
         snapshot = time_travel.snapshot_of_run(connection, run)
-        domain = _known((table or snapshot.source).replace(".", "/").split("/")[0])
+        domain = _known((table or snapshot.stream).replace(".", "/").split("/")[0])
         with time_travel.as_of(warehouse, domain, snapshot, schema or None) as past:
             inexact = time_travel.why_not_exact(connection, past)
             if table is not None:
@@ -194,7 +195,7 @@ def diff(
     """Show which rows and cells differ between two runs, and why: another payload, other counters, other SQL."""
     with context.warehouse() as warehouse, ledger.open_reader(warehouse) as connection, ExitStack() as stack:
         runs = [time_travel.snapshot_of_run(connection, run) for run in (before, after)]
-        domain = _known(runs[1].source.split("/")[0])
+        domain = _known(runs[1].stream.split("/")[0])
         old, new = (stack.enter_context(time_travel.as_of(warehouse, domain, run)) for run in runs)
         if table:
             new.table_spec(table)

@@ -144,7 +144,7 @@ def run_as_dict(run: Run) -> dict[str, Any]:
     """A run as JSON shows it."""
     return {
         "fetch_run_id": str(run.id),
-        "stream": run.source,
+        "stream": run.stream,
         "kind": run.kind,
         "partition_key": run.partition,
         "status": run.status,
@@ -175,7 +175,7 @@ class Reporter:
         self.runs: list[Run] = []
 
     def __call__(self, run: Run) -> None:
-        name = f"{run.source} {run.partition}"
+        name = f"{run.stream} {run.partition}"
         if run.status == "in_progress":
             self._status.update(f"{run.kind} {name}" + (f": {run.done:,} so far" if run.done else ""))
             return

@@ -71,8 +71,8 @@ class Client(AbstractContextManager["Client"]):
     """Sends requests to one source. `notes` counts what the ledger shows of a run.
 
     token: sent as a bearer token, or as `user:key` where auth is basic. contact: how the operator can reach the caller.
-    rate_limit: shared with every other run that reads the host; None for a recording. endpoints: clients of the
-    source's other base URLs, by name. keep: is called with each response that is used.
+    rate_limit: shared with every other run that reads the host; None for a recording. keep: is called with each
+    response that is used.
     """
 
     def __init__(
@@ -84,16 +84,12 @@ class Client(AbstractContextManager["Client"]):
         auth: Auth = "bearer",
         contact: str | None = None,
         rate_limit: RateLimit | None = None,
-        endpoints: Mapping[str, "Client"] | None = None,
         transport: httpx.BaseTransport | None = None,
         keep: Keep | None = None,
     ) -> None:
         self.source, self._base_url, self._rate_limit, self._keep = source, base_url, rate_limit, keep
-        self.endpoints = endpoints or {}
         self._variable = f"ATLAS_{source.split('/')[-1].upper()}"
         self.notes: Counter[str] = Counter()
-        for endpoint in self.endpoints.values():
-            endpoint.notes = self.notes
         self.anonymous = token is None
         headers = {"user-agent": f"{USER_AGENT} ({contact})" if contact else USER_AGENT, "accept": JSON}
         basic = None

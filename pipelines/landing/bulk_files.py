@@ -19,17 +19,16 @@ COMPRESSIONS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".zst": zstd.op
 LINES, DOCUMENT = {".ndjson", ".jsonl"}, {".json"}
 
 
-def intake(source: Source, kind: str, path: Path, window: Window | None) -> Intake:
+def intake(source: Source, kind: str, path: Path, received_at: datetime | None) -> Intake:
     """The payloads of a file or a folder, all of one kind of a source. Raises AtlasError if there is none to read.
 
-    With a window, they count as received at its end, so that landing them again makes the same versions.
+    received_at: when they were received, if not now.
     """
-    at = min(window.last, datetime.now(UTC)) if window else None
     if not path.exists():
         raise AtlasError(f"There is no file or folder {path}.", usage=True)
     items: Iterator[Item]
     if source.kind == "folder" and path.is_dir():
-        items = source.fetch(path, window or Window(datetime.now(UTC).date()))
+        items = source.fetch(path, Window(datetime.now(UTC).date(), kind))
     elif source.kind == "folder":
         items = iter([Payload(path.read_bytes(), path.name, path.name)])
     else:
@@ -42,7 +41,7 @@ def intake(source: Source, kind: str, path: Path, window: Window | None) -> Inta
                 usage=True,
             )
         items = (item for each in files for item in _payloads(source, kind, each, each.relative_to(folder).as_posix()))
-    return Intake(lambda _: items, "files", at)
+    return Intake(lambda _: items, "files", received_at)
 
 
 def _format(path: Path) -> str | None:

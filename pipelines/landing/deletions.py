@@ -12,7 +12,7 @@ from typing import Any
 from pipelines.errors import NotRecorded, Refused, SourceFault
 from pipelines.landing.intake import Intake, Progress
 from pipelines.ledger import Run
-from pipelines.source import Payload, Source
+from pipelines.source import Payload, Stream
 
 ACCEPTED_LOSS = 5  # so many records or rows may go, whatever their share is; of records, if the scan listed any
 ACCEPTED_SHARE = 5  # one of so many may go
@@ -25,7 +25,7 @@ def loses_too_much(lost: int, before: int) -> bool:
 
 
 def find_deleted(
-    run: Run, source: Source, progress: Progress, intake: Intake, *, shrink: bool
+    run: Run, stream: Stream, progress: Progress, intake: Intake, *, shrink: bool
 ) -> Iterator[Payload | int]:
     """Of each record that a full scan of the run lacks: what the source has by its id, or the version that is deleted.
 
@@ -33,9 +33,9 @@ def find_deleted(
     """
     unreadable = set(progress.unreadable)
     for scan in progress.full_scans:
-        stream = source.streams[scan.kind]
+        name = stream.names[scan.kind]
         first, last = map(str, scan.id_range) if scan.id_range else (None, None)
-        parameters = {"run": run.id, "stream": stream, "at": progress.started_at, "first": first, "last": last}
+        parameters = {"run": run.id, "stream": name, "at": progress.started_at, "first": first, "last": last}
         parameters["adjacent"] = ADJACENT if intake.get_record else 0
         rows = run.connection.execute(SELECT_MISSING, parameters).fetchall()
         rows = [row for row in rows if (scan.kind, row["external_id"]) not in unreadable]
@@ -49,7 +49,7 @@ def find_deleted(
             intake.notes["not deleted: listed in several answers, and no record can be fetched by id"] += len(missing)
         elif not shrink and missing and (not listed or loses_too_much(len(missing), listed + len(missing))):
             raise SourceFault(
-                f"{stream} lists {listed} records, and lacks {len(missing)} of those that it had: more than a fifth. "
+                f"{name} lists {listed} records, and lacks {len(missing)} of those that it had: more than a fifth. "
                 "Nothing of this run is published. If they really were deleted, run it again with --shrink."
             )
         else:
@@ -107,7 +107,7 @@ select v.version_id, v.external_id, coalesce(n.side, 0) as side,
 from staging.versions v
 left join adjacent n on n.id = v.external_id
 where v.stream = %(stream)s and v.latest and v.payload_id is not null
-  and coalesce(v.confirmed_at, v.fetched_at) < %(at)s -- else it was received since
+  and coalesce(v.confirmed_at, v.received_at) < %(at)s -- else it was received since
   and (%(first)s::text is null -- ids are numbers where there is a range
       or (length(v.external_id), v.external_id collate "C")
           between (length(%(first)s), %(first)s) and (length(%(last)s), %(last)s)
@@ -122,12 +122,11 @@ with deleted as (
     update staging.versions v set latest = false
     where v.version_id = any(%(deleted)s) and v.latest
       and not exists (select from classified c where c.record_id = v.record_id)
-    returning v.stream, v.external_id, v.record_id, v.version_at, 'missing from a full scan; ' || v.request as request
+    returning v.stream, v.external_id, v.record_id, 'missing from a full scan; ' || v.request as request
 )
 insert into staging.versions
-    (stream, external_id, record_id, version_at, fetched_at, request, partition_key, landed_run, latest)
-select stream, external_id, record_id, greatest(version_at, %(deleted_at)s), %(deleted_at)s, request,
-    %(partition)s, %(run)s, true
+    (stream, external_id, record_id, received_at, request, partition_key, landed_run, latest)
+select stream, external_id, record_id, %(deleted_at)s, request, %(partition)s, %(run)s, true
 from deleted
 order by external_id
 """

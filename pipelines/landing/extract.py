@@ -1,6 +1,6 @@
 """Opens a source for a landing: its recording, or the live source with the cursors of the last run; records it.
 
-    Source, Window, mode ──open_intake──> Client or Path ──Source.fetch──> Intake
+    Stream, Window, mode ──open_intake──> Client or Path ──Source.fetch──> Intake
     live source ──fetch, get_record──> Recorder, replayed once
 
 Not here: requests of a source (`assets`), local files (`bulk_files`).
@@ -8,9 +8,9 @@ Not here: requests of a source (`assets`), local files (`bulk_files`).
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,54 +26,56 @@ from pipelines.errors import AtlasError, Refused
 from pipelines.landing.intake import Intake
 from pipelines.landing.validate import Validator
 from pipelines.settings import Mode
-from pipelines.source import FullScan, Item, Payload, Source, Window
+from pipelines.source import FullScan, Item, Payload, Source, Stream, Window
 from pipelines.warehouse.database import Warehouse
 
-REPLAYED = "https://{}"  # the base URL under which another server of a source is replayed, by its name
+NEVER = datetime.min  # received_at of payloads of which only the id is read
+REPLAYED = "https://{}"  # the base URL under which a stream with a server of its own is replayed, by its kind
 
 
 @contextmanager
 def open_intake(
-    warehouse: Warehouse, source: Source, window: Window, mode: Mode, *, full_refresh: bool = False
+    warehouse: Warehouse, stream: Stream, window: Window, mode: Mode, *, full_refresh: bool = False
 ) -> Iterator[Intake]:
-    """The items of a source on a day, recorded or live. No request is sent before the first item is read.
+    """The items of a stream on a day, recorded or live. No request is sent before the first item is read.
 
     full_refresh: all records, not only those since the cursors of the last run.
     """
+    source = stream.source
     if mode == "recorded":
-        with open_recording(source, window, recording.read(source, window.day)) as intake:
+        with open_recording(stream, window, recording.read(source, window.day)) as intake:
             yield intake
         return
     ledger.close_dead_runs(warehouse)  # so that a dead run of this day can be resumed
-    base_url = settings.base_url(source.stem) or source.base_url
-    read_from = base_url if source.kind == "folder" else without_secrets(base_url)
-    current, cursors = is_current(source, window), _cursors(warehouse, source, read_from)
+    url = base_url(stream)
+    read_from = url if source.kind == "folder" else without_secrets(url)
+    current, cursors = is_current(source, window), _cursors(warehouse, stream, read_from)
     window = replace(window, current=current, full_refresh=full_refresh, cursors=cursors)
     options: dict[str, str | bool] = {"full_refresh": full_refresh, "read_from": read_from}
-    with open_source(warehouse, source) as place:
-        yield _intake(source, place, window, mode, cursors=cursors, request_options=options)
+    with open_source(warehouse, stream) as place:
+        yield _intake(stream, place, window, mode, cursors=cursors, request_options=options)
 
 
 @contextmanager
-def open_recording(source: Source, window: Window, recorded: Recording) -> Iterator[Intake]:
-    """The items of a recording."""
-    with ExitStack() as stack:
-
-        def opened(url: str, **more: Any) -> Client:
-            return stack.enter_context(Client(source.name, url, transport=RecordedTransport(recorded), **more))
-
-        place: Client | Path
-        if source.kind == "folder":
-            place = recorded.path(source)
-        else:
-            endpoints = {name: opened(REPLAYED.format(name)) for name in source.extra_urls}
-            place = opened(source.base_url, endpoints=endpoints)
-        yield _intake(source, place, recorded.window(source, window.day), "recorded", fetched_at=window.start)
+def open_recording(stream: Stream, window: Window, recorded: Recording) -> Iterator[Intake]:
+    """The items of a stream in a recording. They count as received when its day began."""
+    source = stream.source
+    opened: AbstractContextManager[Client | Path] = nullcontext(recorded.path(source))
+    if source.kind == "http":
+        opened = Client(source.name, _replay_url(stream), transport=RecordedTransport(recorded))
+    with opened as place:
+        yield _intake(stream, place, recorded.window(source, window.day), "recorded", received_at=window.start)
 
 
-def _intake(source: Source, place: Client | Path, window: Window, mode: Mode, **more: Any) -> Intake:
+def _replay_url(stream: Stream) -> str:
+    return REPLAYED.format(stream.kind) if stream.kind in stream.source.other_urls else stream.source.base_url
+
+
+def _intake(stream: Stream, place: Client | Path, window: Window, mode: Mode, **more: Any) -> Intake:
+    source = stream.source
+
     def items(resume: dict[str, dict[str, Any]]) -> Iterator[Item]:
-        for item in source.fetch(place, replace(window, checkpoints=resume)):
+        for item in source.fetch(place, replace(window, kind=stream.kind, checkpoints=resume)):
             if not (window.limit and isinstance(item, FullScan)):
                 yield item
 
@@ -82,12 +84,31 @@ def _intake(source: Source, place: Client | Path, window: Window, mode: Mode, **
     return Intake(items, mode, get_record=get_record, notes=notes, **more)
 
 
+def base_url(stream: Stream) -> str:
+    """The base URL, or the folder, that a live stream is read from; empty where none is set for it."""
+    source = stream.source
+    if stream.kind in source.other_urls:
+        return settings.base_url(source.stem, stream.kind) or source.other_urls[stream.kind]
+    return settings.base_url(source.stem) or source.base_url
+
+
+def why_not_read(stream: Stream, day: date, mode: Mode) -> str | None:
+    """Why there is nothing to read of a stream on a day: no recording, or no base URL is set for it; else None."""
+    if mode == "recorded":
+        recorded = recording.days(stream.source)
+        days = ", ".join(map(str, recorded)) or "none"
+        words = f"There is no recording of {stream.source.name} for {day} (recorded days: {days})."
+        return None if day in recorded else words
+    variable = f"ATLAS_{stream.source.stem}_{stream.kind}_BASE_URL".upper()
+    return None if base_url(stream) else f"{stream.name} is not read: {variable} is not set."
+
+
 @contextmanager
-def open_source(warehouse: Warehouse, source: Source, recorder: Recorder | None = None) -> Iterator[Client | Path]:
-    """The client of a live source, or its folder. Raises AtlasError if a setting is missing or wrong."""
-    base_url = settings.base_url(source.stem) or source.base_url
+def open_source(warehouse: Warehouse, stream: Stream, recorder: Recorder | None = None) -> Iterator[Client | Path]:
+    """The client of a live stream, or its folder. Raises AtlasError if a setting is missing or wrong."""
+    source, url = stream.source, base_url(stream)
     if source.kind == "folder":
-        folder = Path(base_url.removeprefix("file://")).expanduser()
+        folder = Path(url.removeprefix("file://")).expanduser()
         if not folder.is_dir():
             raise AtlasError(
                 f"{source.name} reads a folder, and {str(folder)!r} is not one. "
@@ -102,17 +123,13 @@ def open_source(warehouse: Warehouse, source: Source, recorder: Recorder | None 
             "Set ATLAS_CONTACT to a mail address, or to a user name there; it is sent in the User-Agent.",
             usage=True,
         )
-    with ExitStack() as stack:
-
-        def opened(url: str, replay_url: str, **more: Any) -> Client:
-            limit = RateLimit(stack.enter_context(warehouse.connect()), _host(source, url), source.rate)
-            keep = recorder.keep(url, replay_url) if recorder else None
-            client = Client(source.name, url, auth=source.auth, contact=contact, rate_limit=limit, keep=keep, **more)
-            return stack.enter_context(client)
-
-        urls = {name: settings.base_url(source.stem, name) or url for name, url in source.extra_urls.items()}
-        endpoints = {name: opened(url, REPLAYED.format(name)) for name, url in urls.items() if url}
-        yield opened(base_url, source.base_url, token=settings.token(source.stem), endpoints=endpoints)
+    keep = recorder.keep(url, _replay_url(stream)) if recorder else None
+    token = None if stream.kind in source.other_urls else settings.token(source.stem)
+    with warehouse.connect() as connection:
+        limit = RateLimit(connection, _host(source, url), source.rate)
+        client = Client(source.name, url, token=token, auth=source.auth, contact=contact, rate_limit=limit, keep=keep)
+        with client:
+            yield client
 
 
 def _host(source: Source, base_url: str) -> str:
@@ -139,7 +156,7 @@ def is_current(source: Source, window: Window) -> bool:
     return current
 
 
-def _cursors(warehouse: Warehouse, source: Source, read_from: str) -> dict[str, Any]:
+def _cursors(warehouse: Warehouse, stream: Stream, read_from: str) -> dict[str, Any]:
     """The cursors of the last live run from a place; without HTTP validators, if other code than today's wrote them."""
     with warehouse.connect() as connection:
         row = connection.execute(
@@ -149,12 +166,12 @@ def _cursors(warehouse: Warehouse, source: Source, read_from: str) -> dict[str, 
               and stats ->> 'mode' = 'live' and stats ->> 'read_from' = %s
             order by publish_seq desc limit 1
             """,
-            [source.name, read_from],
+            [stream.name, read_from],
         ).fetchone()
     if row is None:
         return {}
     cursors: dict[str, Any] = row["cursor_to"]
-    if row["code_version"] != source.code_version:
+    if row["code_version"] != stream.source.code_version:
         cursors = {name: cursor | {"validators": {}} for name, cursor in cursors.items()}
     return cursors
 
@@ -167,22 +184,24 @@ def record(
     Raises AtlasError where it cannot be fetched or replayed.
     """
     items: list[Item] = []
-    with open_source(warehouse, source, recorder) as place:
-        for item in source.fetch(place, recorder.recording().window(source, window.day)):
-            items.append(item)
-            notify(len(items))
-        if isinstance(place, Path):
-            recorder.keep_files(place, items)
-            return items
-        if source.get_record and recorder.limit is None:
-            for kind, external_id in _missing(source, window, items):
-                with suppress(Refused):  # a landing of the recording counts it
-                    source.get_record(place, kind, external_id)
-    with open_recording(source, window, recorder.recording()) as intake:
-        try:
-            replayed = [item.body for item in intake.items({}) if isinstance(item, Payload)]
-        except AtlasError as error:
-            raise AtlasError(f"What {source.name} answered cannot be replayed: {error} Nothing is written.") from None
+    for stream in source.streams:
+        whole = replace(recorder.recording().window(source, window.day), kind=stream.kind)
+        with open_source(warehouse, stream, recorder) as place:
+            begin = len(items)
+            for item in source.fetch(place, whole):
+                items.append(item)
+                notify(len(items))
+            if isinstance(place, Path):
+                recorder.keep_files(place, items)
+                return items
+            if source.get_record and recorder.limit is None:
+                for kind, external_id in _missing(stream, window, items[begin:]):
+                    with suppress(Refused):  # a landing of the recording counts it
+                        source.get_record(place, kind, external_id)
+    try:
+        replayed = list(_replayed(source, window, recorder.recording()))
+    except AtlasError as error:
+        raise AtlasError(f"What {source.name} answered cannot be replayed: {error} Nothing is written.") from None
     fetched = [recorder.clean(item.body) for item in items if isinstance(item, Payload)]
     if replayed != fetched:
         raise AtlasError(
@@ -193,24 +212,30 @@ def record(
     return items
 
 
-def _missing(source: Source, window: Window, items: list[Item]) -> list[tuple[str, str]]:
+def _replayed(source: Source, window: Window, recorded: Recording) -> Iterator[bytes]:
+    for stream in source.streams:
+        with open_recording(stream, window, recorded) as intake:
+            yield from (item.body for item in intake.items({}) if isinstance(item, Payload))
+
+
+def _missing(stream: Stream, window: Window, items: list[Item]) -> list[tuple[str, str]]:
     """Kind and id of records of earlier recordings that a full scan lacks: a landing asks for each of them by id."""
     scans = {item.kind: item.id_range for item in items if isinstance(item, FullScan)}
     known: set[tuple[str, str]] = set()
-    for day in recording.days(source):
+    for day in recording.days(stream.source):
         if scans and day < window.day:
-            with open_recording(source, Window(day), recording.read(source, day)) as intake:
-                known |= _ids(source, intake.items({}))
+            with open_recording(stream, Window(day), recording.read(stream.source, day)) as intake:
+                known |= _ids(stream, intake.items({}))
     return [
         (kind, external_id)
-        for kind, external_id in sorted(known - _ids(source, items))
+        for kind, external_id in sorted(known - _ids(stream, items))
         if kind in scans and ((limits := scans[kind]) is None or limits[0] <= int(external_id) <= limits[1])
     ]
 
 
-def _ids(source: Source, items: Iterable[Item]) -> set[tuple[str, str]]:
+def _ids(stream: Stream, items: Iterable[Item]) -> set[tuple[str, str]]:
     """Kind and id of each payload that has a readable one."""
-    validators = {kind: Validator(stream, source.contracts[kind], None) for kind, stream in source.streams.items()}
+    validators = {kind: Validator(name, stream.source.contracts[kind]) for kind, name in stream.names.items()}
     payloads = (item for item in items if isinstance(item, Payload))
-    found = {(each.kind, validators[each.kind].validate(each, 0).external_id) for each in payloads}
+    found = {(each.kind, validators[each.kind].validate(each, 0, NEVER).external_id) for each in payloads}
     return {(kind, external_id) for kind, external_id in found if external_id}

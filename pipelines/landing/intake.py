@@ -31,7 +31,7 @@ class Intake:
     items: Callable[[dict[str, dict[str, Any]]], Iterable[Item]]
     """From the checkpoints of the run that is resumed, by listing; from the start, if there are none."""
     mode: str  # live, recorded or files; only live runs are resumed
-    fetched_at: datetime | None = None  # when the items were received, if not now
+    received_at: datetime | None = None  # when the items were received, if not now
     get_record: GetRecord | None = None
     cursors: Mapping[str, Any] = field(default_factory=dict)  # as the last run left them
     request_options: dict[str, str | bool] = field(default_factory=dict)  # a live run with others is not resumed
@@ -64,7 +64,7 @@ def resume(run: Run, intake: Intake) -> Progress | None:
     """Moves what the last failed run of the partition stored to this run; its progress, or None if there is none."""
     if intake.mode != "live":
         return None
-    parameters = {"run": run.id, "source": run.source, "partition": run.partition, "attempts": MAX_ATTEMPTS}
+    parameters = {"run": run.id, "stream": run.stream, "partition": run.partition, "attempts": MAX_ATTEMPTS}
     parameters["options"] = Jsonb(intake.request_options)
     row = run.connection.execute(RESUME, parameters).fetchone()
     if row is None:
@@ -95,7 +95,7 @@ RESUME = """
 with last_failed as (
     select c.fetch_run_id, c.progress, (c.progress ->> 'fetched')::bigint as fetched, f.code_version
     from staging.checkpoints c join ops.fetch_runs f using (fetch_run_id)
-    where f.stream = %(source)s and f.partition_key = %(partition)s and f.status = 'failed'
+    where f.stream = %(stream)s and f.partition_key = %(partition)s and f.status = 'failed'
     order by c.fetch_run_id desc limit 1
     for update of c skip locked
 ),

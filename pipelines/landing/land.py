@@ -8,10 +8,11 @@ that the next run of the partition can resume a failed one. Memory holds two bat
 """
 
 import sys
+import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
-from datetime import UTC, datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from pipelines import ledger
@@ -22,7 +23,7 @@ from pipelines.landing.publish import publish
 from pipelines.landing.stage_bodies import BodyWriter
 from pipelines.landing.validate import Arrival, Rejected, Validator
 from pipelines.ledger import Run
-from pipelines.source import Checkpoint, Cursor, FullScan, Item, Payload, Skipped, Source
+from pipelines.source import Checkpoint, Cursor, FullScan, Item, Payload, Skipped, Stream
 from pipelines.warehouse.database import Connection, Warehouse
 
 BATCH_BYTES = 8 * 1024 * 1024
@@ -33,22 +34,22 @@ SWITCH_INTERVAL_S = 0.0005
 
 def land_items(
     warehouse: Warehouse,
-    source: Source,
+    stream: Stream,
     partition: str,
     items: Iterable[Item],
     *,
-    fetched_at: datetime | None = None,
+    received_at: datetime | None = None,
     replaces_entry: int | None = None,
     notify: Callable[[Run], None] = ledger.silent,
 ) -> Run:
     """Lands given items, such as one that replaces a quarantine entry, under a partition; returns the closed run."""
-    intake = nullcontext(Intake(lambda _: items, "files", fetched_at))
-    return land_intake(warehouse, source, partition, intake, replaces_entry=replaces_entry, notify=notify)
+    intake = nullcontext(Intake(lambda _: items, "files", received_at))
+    return land_intake(warehouse, stream, partition, intake, replaces_entry=replaces_entry, notify=notify)
 
 
 def land_intake(
     warehouse: Warehouse,
-    source: Source,
+    stream: Stream,
     partition: str,
     intake: AbstractContextManager[Intake],
     *,
@@ -62,9 +63,9 @@ def land_intake(
     shrink: accept a listing that lacks many records. Raises what the source raises, after the run is closed as failed.
     """
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-    code = source.code_version
+    code = stream.source.code_version
     opened = ledger.open_run(
-        warehouse, source, "land", partition, code_version=code, dagster_run_id=dagster_run_id, notify=notify
+        warehouse, stream, "land", partition, code_version=code, dagster_run_id=dagster_run_id, notify=notify
     )
     with (
         opened as run,
@@ -72,25 +73,35 @@ def land_intake(
         warehouse.connect() as connection,
         ThreadPoolExecutor(max_workers=1) as writer,
     ):
-        _Landing(source, run, entered, connection, writer).execute(shrink=shrink, replaces_entry=replaces_entry)
+        _Landing(stream, run, entered, connection, writer).execute(shrink=shrink, replaces_entry=replaces_entry)
     return run
+
+
+class DatabaseClock:
+    """The time by the database's clock, which orders the versions of a record whatever machine received them."""
+
+    def __init__(self, connection: Connection) -> None:
+        (row,) = connection.execute("select clock_timestamp() as now")
+        self._start: datetime = row["now"]
+        self._begun = time.monotonic()
+
+    def now(self) -> datetime:
+        return self._start + timedelta(seconds=time.monotonic() - self._begun)
 
 
 class _Landing:
     """The steps of one run. While a batch is written, the next one is read and validated."""
 
     def __init__(
-        self, source: Source, run: Run, intake: Intake, connection: Connection, writer: ThreadPoolExecutor
+        self, stream: Stream, run: Run, intake: Intake, connection: Connection, writer: ThreadPoolExecutor
     ) -> None:
-        self.source, self.run, self.intake = source, run, intake
-        self.validators = {
-            kind: Validator(stream, source.contracts[kind], intake.fetched_at)
-            for kind, stream in source.streams.items()
-        }
-        self.batch: list[Payload] = []
+        self.stream, self.run, self.intake = stream, run, intake
+        self.validators = {kind: Validator(name, stream.source.contracts[kind]) for kind, name in stream.names.items()}
+        self.clock = DatabaseClock(run.connection)
+        self.batch: list[tuple[Payload, datetime]] = []
         self.batch_bytes = 0
         self.cursors: dict[str, Any] = {}
-        self.progress = resume(run, intake) or Progress(intake.fetched_at or datetime.now(UTC), intake.request_options)
+        self.progress = resume(run, intake) or Progress(self._received_at(), intake.request_options)
         self.bodies = BodyWriter(run, connection, writer, self.progress)
 
     def execute(self, *, shrink: bool, replaces_entry: int | None) -> None:
@@ -100,7 +111,7 @@ class _Landing:
                 self._add(item)
             self._flush()
             self.bodies.wait()
-            for found in find_deleted(self.run, self.source, self.progress, self.intake, shrink=shrink):
+            for found in find_deleted(self.run, self.stream, self.progress, self.intake, shrink=shrink):
                 if isinstance(found, Payload):
                     self._add(found)
                 else:
@@ -111,12 +122,15 @@ class _Landing:
             self.run.connection.execute("delete from staging.checkpoints where fetch_run_id = %s", [self.run.id])
             raise
         cursors = {**self.intake.cursors, **self.cursors} if self.cursors else None
-        publish(self.run, self.source, self.intake, self.progress, deleted, cursors, replaces_entry)
+        publish(self.run, self.stream, self.intake, self.progress, deleted, cursors, replaces_entry)
+
+    def _received_at(self) -> datetime:
+        return self.intake.received_at or self.clock.now()
 
     def _add(self, item: Item) -> None:
         match item:
             case Payload():
-                self.batch.append(item)
+                self.batch.append((item, self._received_at()))
                 self.batch_bytes += len(item.body)
                 if self.batch_bytes >= BATCH_BYTES or len(self.batch) >= BATCH_PAYLOADS:
                     self._flush()
@@ -141,10 +155,10 @@ class _Landing:
             return
         arrivals: list[Arrival] = []
         rejected: list[Rejected] = []
-        for payload in payloads:
+        for payload, received_at in payloads:
             self.progress.fetched += 1
             self.progress.bytes += len(payload.body)
-            result = self.validators[payload.kind].validate(payload, self.progress.fetched)
+            result = self.validators[payload.kind].validate(payload, self.progress.fetched, received_at)
             (arrivals if isinstance(result, Arrival) else rejected).append(result)  # type: ignore[arg-type]
         self.bodies.write(arrivals, rejected, checkpoint=checkpoint)
         self.run.advance(len(payloads))

@@ -14,7 +14,7 @@ import msgspec
 from pipelines.landing import deletions, schema_drift
 from pipelines.landing.intake import Intake, Progress, discard
 from pipelines.ledger import Counts, Run
-from pipelines.source import Source
+from pipelines.source import Stream
 from pipelines.warehouse import locks
 
 VACUUM_FROM = 1_000  # so many arrivals are vacuumed at once: the next landing needs the space before autovacuum runs
@@ -22,7 +22,7 @@ VACUUM_FROM = 1_000  # so many arrivals are vacuumed at once: the next landing n
 
 def publish(
     run: Run,
-    source: Source,
+    stream: Stream,
     intake: Intake,
     progress: Progress,
     deleted: list[int],
@@ -35,13 +35,13 @@ def publish(
     replaces_entry: the quarantine entry whose payload the arrivals replace.
     """
     connection = run.connection
-    parameters = {"run": run.id, "source": run.source, "partition": run.partition}
+    parameters = {"run": run.id, "stream": run.stream, "partition": run.partition}
     parameters |= {"deleted": deleted, "deleted_at": progress.started_at, "entry": replaces_entry}
     stats: dict[str, Any] = {"mode": intake.mode, **intake.request_options}
     stats |= {name: getattr(progress, name) for name in ("bytes", "bodies", "skipped", "repaired")}
     stats["notes"] = {name: number for name, number in sorted(intake.notes.items()) if number}
     with connection.transaction():
-        locks.acquire_for_transaction(connection, locks.landing(run.source))
+        locks.acquire_for_transaction(connection, locks.landing(stream.source.name))
         erased = sum(connection.execute(statement, parameters).rowcount for statement in DELETE_ERASED)
         if erased:
             stats["skipped"] = progress.skipped | {"erased before": erased}
@@ -53,7 +53,7 @@ def publish(
             connection.execute(statement, parameters)
         if tombstones and (renamed := connection.execute(deletions.SET_RENAMED_FROM, parameters).rowcount):
             stats["renamed"] = renamed
-        if drift := schema_drift.record(run, source):
+        if drift := schema_drift.record(run, stream):
             stats["drift"] = msgspec.to_builtins(drift)
         for statement in (UPSERT_REJECTED, CLOSE_LANDED):
             connection.execute(statement, parameters)
@@ -68,7 +68,8 @@ def _counts(results: dict[str, int], fetched: int, deleted: int) -> Counts:
     return Counts(
         fetched=fetched,
         created=results.get("created", 0),
-        updated=results.get("updated", 0) + results.get("observed", 0),
+        updated=results.get("updated", 0),
+        observed=results.get("observed", 0),
         unchanged=results.get("unchanged", 0),
         deleted=deleted,
         quarantined=fetched - sum(results.values()),
@@ -96,25 +97,25 @@ with ranked as (
         first_value(digest) over latest_first as last_digest, row_number() over latest_first as rank
     from staging.arrivals a
     where a.fetch_run_id = %(run)s
-    window latest_first as (partition by stream, external_id order by version_at desc, sequence desc)
+    window latest_first as (partition by stream, external_id order by sequence desc)
 ),
 
 compared as (
     select r.*, l.version_id as latest_id, l.counters_digest as newest_counters,
-        coalesce(r.fetched_at < greatest(l.observed_at - interval '1 millisecond', l.received_at), false) as late,
+        coalesce(r.received_at < greatest(l.observed_at - interval '1 millisecond', l.received_at), false) as late,
         case
             when r.rank > 1 and r.digest = r.last_digest then 'duplicate'
             when r.rank > 1 then 'superseded'
             when l.version_id is null then 'created'
-            when l.payload_id is null and r.fetched_at > l.fetched_at then 'created'
             when l.digest = r.digest then 'unchanged'
-            when l.payload_id is null or r.version_at < l.version_at or r.fetched_at < l.received_at then 'late'
+            when r.received_at < l.received_at then 'late'
+            when l.payload_id is null then 'created'
             else 'updated'
         end as result
     from ranked r
     left join lateral (
-        select v.version_id, v.payload_id, b.digest, v.version_at, v.fetched_at,
-            coalesce(v.confirmed_at, v.fetched_at) as received_at, o.observed_at, o.digest as counters_digest
+        select v.version_id, v.payload_id, b.digest, coalesce(v.confirmed_at, v.received_at) as received_at,
+            o.observed_at, o.digest as counters_digest
         from staging.versions v
         left join staging.payloads b using (payload_id)
         left join lateral (
@@ -126,22 +127,22 @@ compared as (
 ),
 
 observed as (
-    select c.*, greatest(c.fetched_at, t.last_at + interval '1 microsecond') as observed_at,
+    select c.*, greatest(c.received_at, t.last_at + interval '1 microsecond') as observed_at,
         c.rank = 1 and c.counters_digest is not null and t.known is not true and c.counters_digest is distinct from case
             when late then (
                 select o.digest from staging.observations o
-                where o.record_id = c.record_id and o.observed_at <= c.fetched_at
+                where o.record_id = c.record_id and o.observed_at <= c.received_at
                 order by o.observed_at desc limit 1)
             else newest_counters
         end as counters_changed
     from compared c
     cross join lateral ( -- observations of one time are stored a microsecond apart
         select max(observed_at) as last_at, bool_or(digest = c.counters_digest) as known from staging.observations
-        where record_id = c.record_id and observed_at between c.fetched_at and c.fetched_at + interval '1 millisecond'
+        where record_id = c.record_id and observed_at between c.received_at and c.received_at + interval '1 millisecond'
     ) as t
 )
 
-select sequence, stream, external_id, record_id, digest, version_at, fetched_at, request, latest_id,
+select sequence, stream, external_id, record_id, digest, received_at, request, latest_id,
     counters_digest, counters, paths, counters_changed, late, observed_at,
     case when result = 'unchanged' and counters_changed then 'observed' else result end as result
 from observed
@@ -153,7 +154,7 @@ from observed
     observed           as unchanged, but its volatile fields changed
     duplicate          the run has the same body again
     superseded         the run has a later, different body of the record
-    late               the latest version is newer, or was received again since
+    late               the latest version was received later, for the first time or again
 """
 
 CLEAR_LATEST = """
@@ -164,17 +165,21 @@ where v.version_id = c.latest_id and c.result in ('created', 'updated')
 
 INSERT_VERSIONS = """
 insert into staging.versions
-    (stream, external_id, record_id, payload_id, version_at, fetched_at, request, partition_key, landed_run, latest)
-select c.stream, c.external_id, c.record_id, p.payload_id, c.version_at, c.fetched_at, c.request, %(partition)s,
+    (stream, external_id, record_id, payload_id, received_at, request, partition_key, landed_run, latest)
+select c.stream, c.external_id, c.record_id, p.payload_id, c.received_at, c.request, %(partition)s,
     %(run)s, c.result in ('created', 'updated')
 from (
     select distinct on (record_id, digest) *
     from classified
     where result in ('created', 'updated')
-       or result in ('superseded', 'late') and not exists (
+       or result = 'superseded' and not exists (
            select from staging.versions v join staging.payloads b using (payload_id)
            where v.record_id = classified.record_id and b.digest = classified.digest)
-    order by record_id, digest, result not in ('created', 'updated'), version_at desc, sequence desc
+       or result = 'late' and classified.digest is distinct from (
+           select b.digest from staging.versions v left join staging.payloads b using (payload_id)
+           where v.record_id = classified.record_id and v.received_at <= classified.received_at
+           order by v.received_at desc, v.version_id desc limit 1)
+    order by record_id, digest, result not in ('created', 'updated'), sequence desc
 ) as c
 cross join lateral (
     select payload_id from staging.payloads where digest = c.digest
@@ -195,17 +200,19 @@ on conflict (record_id, observed_at) do nothing -- of more than a thousand of on
 """In order of arrival. In force is the newest one that was not late when it arrived."""
 
 CONFIRM_UNCHANGED = """
-update staging.versions v set confirmed_at = c.fetched_at
+update staging.versions v set confirmed_at = c.received_at
 from classified c
 where v.version_id = c.latest_id and c.result in ('unchanged', 'observed')
-  and coalesce(v.confirmed_at, v.fetched_at) < c.fetched_at
-  and (c.counters_changed or coalesce(v.confirmed_at, v.fetched_at) < %(partition)s::date or exists (
-      select from ops.fetch_runs r
-      where r.stream = %(source)s and r.kind = 'land' and r.status in ('in_progress', 'failed')
-        and r.fetch_run_id <> %(run)s and r.started_at > coalesce(v.confirmed_at, v.fetched_at)))
+  and coalesce(v.confirmed_at, v.received_at) < c.received_at
+  and (c.counters_changed
+      or coalesce(v.confirmed_at, v.received_at) < date_trunc('day', c.received_at, 'UTC')
+      or exists (
+          select from ops.fetch_runs r
+          where r.stream = %(stream)s and r.kind = 'land' and r.status in ('in_progress', 'failed')
+            and r.fetch_run_id <> %(run)s and r.started_at > coalesce(v.confirmed_at, v.received_at)))
 """
 """Notes when unchanged versions were received again: once a day, when their volatile fields changed, and where another
-landing began since, which must not take them for deleted. A version fetched in between that lands later is then late.
+landing began since, which must not take them for deleted. A version received in between that lands later is then late.
 """
 
 UPSERT_REJECTED = """

@@ -22,7 +22,7 @@ from pipelines.landing.json_paths import EACH_ELEMENT, EACH_VALUE, Readers, Tree
 from pipelines.landing.jsonb import LARGE
 from pipelines.ledger import Run
 from pipelines.schema.ops_tables import NULL, UNREAD
-from pipelines.source import Source
+from pipelines.source import Source, Stream
 from pipelines.warehouse.database import Connection
 
 MOST_PAYLOADS = 500
@@ -36,7 +36,7 @@ Change = dict[str, Any]
 _LAST_KEY = re.compile(r'\.?("(?:[^"\\]|\\.)*"|[^.\[\]]+)$')
 
 
-def record(run: Run, source: Source) -> list[Change]:
+def record(run: Run, stream: Stream) -> list[Change]:
     """Inspects what a landing publishes, in its transaction; returns the changes that it shows.
 
     Reads the table `classified`, and staging.rejects before its rows are in quarantine.
@@ -45,7 +45,7 @@ def record(run: Run, source: Source) -> list[Change]:
     trees: dict[str, Tree] = {}
     with connection.cursor() as cursor:
         for row in cursor.stream(SELECT_SAMPLE, {"run": run.id, "most": MOST_PAYLOADS, "largest": LARGE}):
-            trees = trees or read_paths(source)
+            trees = trees or _read_paths_of(stream)
             trees[row["stream"]].walk(_decoded(row["body"] or row["bytes"]), row["digest"])
     if not trees:
         return []
@@ -60,15 +60,15 @@ def read_paths(source: Source) -> dict[str, Tree]:
     """The paths that SELECTs and contracts read, and what holds these, by stream."""
     from pipelines import columns  # sqlglot takes a while to import, and a landing of nothing new does not need it
 
-    trees = {stream: Tree() for stream in source.streams.values()}
+    trees = {stream: Tree() for stream in source.stream_names.values()}
     for kind, contract in source.contracts.items():
         for steps in contract_paths(msgspec.inspect.type_info(contract)):
-            trees[source.streams[kind]].root.at(steps)
+            trees[source.stream_names[kind]].root.at(steps)
     for select in project.selects(source.name):
         found = columns.reads(source, select)
         for kind, steps in sorted(found.paths, key=str):
             for length in range(len(steps) + 1):
-                node = trees[source.streams[kind]].root.at(steps[:length])
+                node = trees[source.stream_names[kind]].root.at(steps[:length])
                 named = node.readers.setdefault(f"sql/{select.file.address}.sql", {})
                 below = steps[max(0, length - 1) :]
                 is_row = EACH_ELEMENT in below or EACH_VALUE in below  # without it there is no row, and no NULL
@@ -77,9 +77,15 @@ def read_paths(source: Source) -> dict[str, Tree]:
     return trees
 
 
-def changes(connection: Connection, source: Source) -> list[Change]:
-    """What changed after the first landing of each stream at paths that are read, and new unread keys; newest first."""
-    return _changes(connection, read_paths(source))
+def _read_paths_of(stream: Stream) -> dict[str, Tree]:
+    """The same of a stream, and of those that come with it."""
+    trees = read_paths(stream.source)
+    return {name: trees[name] for name in stream.names.values()}
+
+
+def changes(connection: Connection, stream: Stream) -> list[Change]:
+    """What changed after the first landing of a stream at paths that are read, and new unread keys; newest first."""
+    return _changes(connection, _read_paths_of(stream))
 
 
 def _changes(connection: Connection, trees: dict[str, Tree]) -> list[Change]:

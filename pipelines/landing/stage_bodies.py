@@ -83,7 +83,7 @@ class BodyWriter:
                     if each.digest not in self.unstorable:
                         identity = self.run.id, each.sequence, each.stream, each.external_id, each.digest
                         volatile = each.volatile or (None, None, None)
-                        copy.write_row((*identity, each.version_at, each.fetched_at, each.request, *volatile))
+                        copy.write_row((*identity, each.received_at, each.request, *volatile))
             rows = [{"run": self.run.id, **vars(each), **vars(each.fault)} for each in rejected]
             connection.cursor().executemany(INSERT_REJECTED, rows)
             if checkpoint:
@@ -185,7 +185,7 @@ values (%(run)s, %(stream)s, %(body)s, sha256(%(body)s), %(request)s, %(external
 
 COPY_ARRIVALS = """
 copy staging.arrivals
-    (fetch_run_id, sequence, stream, external_id, digest, version_at, fetched_at, request,
+    (fetch_run_id, sequence, stream, external_id, digest, received_at, request,
      counters_digest, counters, paths)
 from stdin
 """

@@ -1,4 +1,4 @@
-"""Validates one payload by its contract: its id, time and digest, or the reason why it is rejected.
+"""Validates one payload by its contract: its id and digest, or the reason why it is rejected.
 
     Payload ──> Arrival, or Rejected
     {"id": 1, "stats": {"likes": 5}} ──split_off──> {"id": 1, "stats": null} and {"stats": {"likes": 5}}
@@ -12,7 +12,7 @@ import hashlib
 import re
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from types import SimpleNamespace
 from typing import NamedTuple, cast
 
@@ -50,8 +50,7 @@ class Arrival:
     stream: str
     external_id: str
     digest: bytes  # of its body without volatile fields
-    version_at: datetime
-    fetched_at: datetime
+    received_at: datetime
     request: str
     body: bytes
     volatile: VolatileFields | None
@@ -74,15 +73,15 @@ class Rejected:
 
 
 class Validator:
-    """Validates the payloads of one stream in one run. fetched_at: when they were received, if not now."""
+    """Validates the payloads of one stream."""
 
-    def __init__(self, stream: str, contract: type[Contract], fetched_at: datetime | None) -> None:
-        self._stream, self._contract, self._fetched_at = stream, contract, fetched_at
+    def __init__(self, stream: str, contract: type[Contract]) -> None:
+        self._stream, self._contract = stream, contract
         self._decoder = msgspec.json.Decoder(contract)
         self._volatile = path_tree(contract.volatile)
 
-    def validate(self, payload: Payload, sequence: int) -> Arrival | Rejected:
-        """The payload with its id, times and digest, or with the reason why it cannot land."""
+    def validate(self, payload: Payload, sequence: int, received_at: datetime) -> Arrival | Rejected:
+        """The payload with its id and digest, or with the reason why it cannot land."""
         external_id = payload.external_id
         request = payload.request.encode(errors="backslashreplace").decode()
         try:
@@ -103,13 +102,9 @@ class Validator:
             if missing := MISSING_FIELD.search(message):
                 violation = Unlandable("missing_field", message, path=f"{path}.{missing.group(1)}")
             return Rejected(self._stream, payload.body, request, external_id, violation)
-        received = self._fetched_at or datetime.now(UTC)
-        version_at = payload.version_at or record.version_at() or received
         stable, volatile = split_off(payload.body, self._volatile) if self._volatile else (payload.body, None)
         digest = hashlib.sha256(stable).digest()
-        return Arrival(
-            sequence, self._stream, external_id, digest, version_at, received, request, payload.body, volatile
-        )
+        return Arrival(sequence, self._stream, external_id, digest, received_at, request, payload.body, volatile)
 
     def _decode(self, body: bytes) -> Contract:
         try:

@@ -122,8 +122,8 @@ def fill(warehouse: Warehouse, domain: str, tables: Tables, publish_seq: int | N
             change_set = ChangeSet(connection, [edition for edition, _ in editions])
             change_set.start_complete([versions for _, versions in editions], publish_seq)
         _copy_rows_of_applications(connection, domain, tables)
-        constrained = not any(TableSpec(table).written_by_applications for table in tables.values())
-        Applier(change_set, shrink=True, constrained=constrained).apply()
+        unconstrained = any(TableSpec(table).written_by_applications for table in tables.values())
+        Applier(change_set, shrink=True, compares_first=unconstrained).apply()
         decisive = application_decisions.find(connection, list(map(TableSpec, tables.values())))
         return [f"{domain}.{spec.table.name}" for spec in decisive]
 
@@ -148,7 +148,7 @@ def start_effective(change_set: ChangeSet, domain: str) -> int:
     versions: list[list[int]] = []
     for edition in change_set.editions:
         effective = "select version_id from staging.effective_versions where stream = any(%s)"
-        rows = change_set.connection.execute(effective, [list(edition.source.streams.values())])
+        rows = change_set.connection.execute(effective, [list(edition.source.stream_names.values())])
         versions.append([row["version_id"] for row in rows])
     records = change_set.start_complete(versions, None)
     left_out = change_set.connection.execute(
@@ -166,7 +166,7 @@ def start_effective(change_set: ChangeSet, domain: str) -> int:
 
 def _require_declared(connection: Connection, domain: str) -> None:
     """Raises AtlasError where the tables have, or had after some run, rows of a stream that no connector declares."""
-    streams = [stream for source in project.find_sources([domain]) for stream in source.streams.values()]
+    streams = [stream for source in project.sources_of(domain) for stream in source.stream_names.values()]
     (undeclared,) = connection.execute(
         """
         select min(stream) as stream from staging.versions
@@ -188,10 +188,10 @@ def _editions(connection: Connection, domain: str, tables: Tables, publish_seq: 
     """
     return [
         (Edition(source, _selects(connection, row["sql"], tables)), row["versions"])
-        for source in project.find_sources([domain])
+        for source in project.sources_of(domain)
         for row in connection.execute(
             EDITIONS,
-            {"streams": list(source.streams.values()), "source": source.name, "publish_seq": publish_seq},
+            {"streams": list(source.stream_names.values()), "source": source.name, "publish_seq": publish_seq},
         ).fetchall()
     ]
 

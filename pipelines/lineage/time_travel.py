@@ -27,7 +27,7 @@ class Snapshot:
 
     run_id: UUID
     publish_seq: int
-    source: str
+    stream: str
 
 
 @dataclass(frozen=True)

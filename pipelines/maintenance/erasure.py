@@ -22,7 +22,7 @@ from pipelines.maintenance.erased_rows import Reach
 from pipelines.maintenance.retention import vacuum
 from pipelines.schema.staging_tables import UNPUBLISHED
 from pipelines.schema.table_spec import tables_of
-from pipelines.source import Source
+from pipelines.source import Stream
 from pipelines.transform import table_digests
 from pipelines.transform.change_set import code_version
 from pipelines.transform.run import apply_pending
@@ -72,27 +72,31 @@ def preview(warehouse: Warehouse, stream: str, external_id: str) -> Stored:
         return find_stored(connection, stream, external_id)
 
 
-def erase(warehouse: Warehouse, source: Source, stream: str, external_id: str) -> Run:
+def erase(warehouse: Warehouse, stream: Stream, name: str, external_id: str) -> Run:
     """Removes a record from staging, quarantine and tables; the closed run, with the numbers removed in its stats.
+
+    name: of the record's stream, which is the stream's own or that of one that comes with it.
 
     Raises AtlasError where nothing of the record is stored, a landing is receiving it, a kept schema may hold it, or a
     row that stays forbids it.
     """
-    preview(warehouse, stream, external_id)
+    preview(warehouse, name, external_id)
+    source = stream.source
     code = code_version(project.selects(source.name))
-    with ledger.open_run(warehouse, source, "erase", "all", code_version=code) as run:
+    with ledger.open_run(warehouse, stream, "erase", "all", code_version=code) as run:
         with run.connection.transaction():
             _require_no_kept_schema(run.connection, source.domain)
             for lock in (locks.transform(source.domain), locks.landing(source.name), locks.BODIES):
                 locks.acquire_for_transaction(run.connection, lock)
-            parameters = {"run": run.id, "source": source.name, "stream": stream, "external_id": external_id}
-            reach = find_stored(run.connection, stream, external_id).reach
+            parameters = {"run": run.id, "source": source.name, "stream": name, "external_id": external_id}
+            parameters["runs_of"] = stream.name
+            reach = find_stored(run.connection, name, external_id).reach
             _require_no_landing(run.connection, parameters)
             for statement in PREPARE:
                 run.connection.execute(statement, parameters)
             deleted = erased_rows.delete(run.connection, parameters)
             specs = [spec for spec in tables_of(source.domain) if spec.kind != "application"]
-            counts, stats = apply_pending(run, source, shrink=True, pruned=[spec.table for spec in specs])
+            counts, stats = apply_pending(run, stream, shrink=True, pruned=[spec.table for spec in specs])
             erased_rows.require_none_left(run.connection, parameters)
             counts.deleted += deleted
             if reach.rows:
@@ -131,7 +135,7 @@ def _require_no_landing(connection: Connection, parameters: dict[str, Any]) -> N
     ).fetchone()
     if landing is not None:
         raise AtlasError(
-            f"Landing {landing['fetch_run_id']} of {parameters['source']} is in progress and has received the record. "
+            f"Landing {landing['fetch_run_id']} of {parameters['stream']} is in progress and has received the record. "
             "Erase the record when the landing has ended: atlas runs"
         )
 
@@ -167,8 +171,8 @@ PREPARE = (
     """,
     """
     insert into staging.versions
-        (stream, external_id, record_id, version_at, fetched_at, request, partition_key, landed_run, latest)
-    select %(stream)s, %(external_id)s, ops.key(%(stream)s, %(external_id)s), now(), now(), 'erased', 'all', %(run)s,
+        (stream, external_id, record_id, received_at, request, partition_key, landed_run, latest)
+    select %(stream)s, %(external_id)s, ops.key(%(stream)s, %(external_id)s), now(), 'erased', 'all', %(run)s,
         true
     """,
     """
@@ -221,7 +225,7 @@ DELETE: dict[str, LiteralString | sql.Composed] = {
             select coalesce(jsonb_agg(d) filter (where f.path is null), '[]')
             from jsonb_array_elements(r.stats -> 'drift') as d
             left join forgotten_paths f on (f.stream, f.path) = (d ->> 'stream', d ->> 'path')))
-        where r.stream = %(source)s and r.kind = 'land' and exists (
+        where r.stream = %(runs_of)s and r.kind = 'land' and exists (
             select from jsonb_array_elements(r.stats -> 'drift') as d
             join forgotten_paths f on (f.stream, f.path) = (d ->> 'stream', d ->> 'path'))
     """,
@@ -234,7 +238,7 @@ DELETE: dict[str, LiteralString | sql.Composed] = {
             """
             delete from staging.{} where fetch_run_id = any(array(
                 select fetch_run_id from ops.fetch_runs
-                where stream = %(source)s and kind = 'land' and status = 'failed'))
+                where stream = %(runs_of)s and kind = 'land' and status = 'failed'))
             """
         ).format(sql.Identifier(table))
         for table in UNPUBLISHED

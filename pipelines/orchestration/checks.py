@@ -1,6 +1,7 @@
-"""The checks `ledger_agrees` on every asset, `proven` on each table, and `drift` on each staging asset."""
+"""The checks `ledger_agrees` and `last_run` on every asset, `proven` on each table, `drift` on each staging asset."""
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
 from typing import Any
 
 import dagster as dg
@@ -9,8 +10,16 @@ from pipelines import project
 from pipelines.landing import schema_drift
 from pipelines.ledger import Counts
 from pipelines.lineage import trace
-from pipelines.orchestration.assets import drift_table, op_name, staging_key, table_keys
+from pipelines.orchestration.assets import (
+    drift_table,
+    op_name,
+    staging_key,
+    staging_output,
+    table_keys,
+    table_outputs,
+)
 from pipelines.orchestration.resources import Atlas
+from pipelines.orchestration.runless import LAST_RUN, verdict
 from pipelines.source import Source
 from pipelines.warehouse.database import Connection
 
@@ -25,16 +34,38 @@ def ledger_checks(source: Source) -> dg.AssetChecksDefinition:
         event = instance.get_latest_materialization_event(key)
         materialization = event.asset_materialization if event else None
         metadata = {name: value.value for name, value in materialization.metadata.items()} if materialization else {}
-        row = connection.execute(
-            "select * from ops.fetch_runs where fetch_run_id::text = %s", [metadata.get("fetch_run_id")]
-        ).fetchone()
+        rows = connection.execute(
+            "select * from ops.fetch_runs where fetch_run_id::text = any(string_to_array(%s, ', '))",
+            [metadata.get("fetch_run_id")],
+        ).fetchall()
         reported = _counts(metadata)
-        recorded = _counts(row["stats"]["tables"][table] if table else row) if row else {}
-        passed = bool(recorded) and reported == recorded
+        found = [Counts(**_counts(row["stats"]["tables"].get(table, {}) if table else row)) for row in rows]
+        recorded = asdict(sum(found, Counts()))
+        passed = bool(rows) and reported == recorded
         return {"passed": passed, "metadata": {"materialization": reported, "ledger": recorded}}
 
     words = "The metadata has the same counts as ops.fetch_runs."
-    return _checks(source, "ledger_agrees", words, {staging_key(source): None, **table_keys(source)}, agrees)
+    tables = {**dict.fromkeys(map(staging_key, source.streams)), **table_keys(source)}
+    return _checks(source, "ledger_agrees", words, tables, agrees)
+
+
+def last_run_checks(source: Source) -> dg.AssetChecksDefinition:
+    """A check for each asset of a source: the last run that writes it has not failed, in Dagster or outside of it."""
+    outputs = [*map(staging_output, source.streams), *table_outputs(source)]
+    streams = {output.spec.key: sorted(output.streams) for output in outputs}
+
+    def ended_well(_: dg.DagsterInstance, connection: Connection, key: dg.AssetKey, table: str | None) -> Verdict:
+        row = connection.execute(
+            """
+            select * from ops.fetch_runs where stream = any(%s) and kind = %s and ended_at is not null
+            order by ended_at desc limit 1
+            """,
+            [streams[key], "transform" if table else "land"],
+        ).fetchone()
+        return verdict(row) if row else {"passed": True, "description": "no run has ended yet"}
+
+    words = "The last run that writes it has not failed."
+    return _checks(source, LAST_RUN, words, {output.spec.key: output.table for output in outputs}, ended_well)
 
 
 def proof_checks(source: Source) -> dg.AssetChecksDefinition:
@@ -47,15 +78,17 @@ def proof_checks(source: Source) -> dg.AssetChecksDefinition:
     return _checks(source, "proven", "Each row leads to its payload.", table_keys(source), proven)
 
 
-def drift_check(source: Source) -> dg.AssetChecksDefinition:
-    """Warns where the payloads of a source no longer have what its SELECT files rely on.
+def drift_checks(source: Source) -> dg.AssetChecksDefinition:
+    """A check for each stream of a source: warns where its payloads no longer have what SELECT files rely on.
 
     That is a path that vanished, for as long as it is gone, a new type, for `schema_drift.DAYS`, and a SELECT that
     cannot be followed. New keys that nothing reads are listed in the metadata, and the check passes.
     """
 
-    def drift(_: dg.DagsterInstance, connection: Connection, __: dg.AssetKey, ___: str | None) -> Verdict:
-        changes = schema_drift.changes(connection, source)
+    streams = {staging_key(stream): stream for stream in source.streams}
+
+    def drift(_: dg.DagsterInstance, connection: Connection, key: dg.AssetKey, __: str | None) -> Verdict:
+        changes = schema_drift.changes(connection, streams[key])
         problems = unfollowed(source)
         warned = [each for each in changes if each["warns"]]
         others = [each for each in changes if not each["warns"]]
@@ -69,7 +102,7 @@ def drift_check(source: Source) -> dg.AssetChecksDefinition:
         return {"passed": not sentences, "description": description, "metadata": metadata}
 
     words = "The JSON paths that SELECT files rely on are there, with the types they had."
-    return _checks(source, "drift", words, {staging_key(source): None}, drift, dg.AssetCheckSeverity.WARN)
+    return _checks(source, "drift", words, dict.fromkeys(streams), drift, dg.AssetCheckSeverity.WARN)
 
 
 def unfollowed(source: Source) -> dict[str, str]:

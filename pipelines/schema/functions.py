@@ -72,10 +72,10 @@ function(
     seq bigint default 9223372036854775807
 ) returns table (
     version_id bigint, record_id uuid, payload_id uuid, stream text, external_id text, digest text, request text,
-    fetched_at timestamptz, landed_run uuid, derived_run uuid, sql jsonb
+    received_at timestamptz, landed_run uuid, derived_run uuid, sql jsonb
 ) language sql stable parallel safe as $$
     select v.version_id, v.record_id, v.payload_id, v.stream, v.external_id, encode(b.digest, 'hex'), v.request,
-        v.fetched_at, v.landed_run, applied.fetch_run_id, applied.stats -> 'sql'
+        v.received_at, v.landed_run, applied.fetch_run_id, applied.stats -> 'sql'
     from staging.versions v
     join staging.payloads b using (payload_id)
     join ops.fetch_runs f on f.fetch_run_id = v.valid_from_run and f.publish_seq <= seq
@@ -133,7 +133,7 @@ select
     p.digest,
     o.observation_id,
     coalesce(o.request, p.request) as request,
-    coalesce(o.observed_at, p.fetched_at) as fetched_at,
+    coalesce(o.observed_at, p.received_at) as received_at,
     coalesce(o.landed_run, p.landed_run) as landed_run,
     p.derived_run,
     a.address || '.sql' as sql_path,
@@ -160,7 +160,7 @@ COLUMNS = {
     "digest": "sha256 of the bytes as received, without counters, in lower hex",
     "observation_id": "Of a row of a series, the counters it was derived from; see staging.observations",
     "request": "URL without secrets, or file:line",
-    "fetched_at": "When the payload, or the counters, were received",
+    "received_at": "When the payload, or the counters, were received",
     "landed_run": "Landing that published it",
     "derived_run": "Run that derived the row",
     "sql_path": "SELECT file that derived the row, below sql/",

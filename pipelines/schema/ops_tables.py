@@ -45,7 +45,7 @@ fetch_runs = table(
     Column("fetch_run_id", UUID, primary_key=True, server_default=text("uuidv7()"), comment="UUID v7: grows with time"),
     Column("publish_seq", BigInteger, unique=True, comment="Order in which runs were published; null = not published"),
     Column("source_id", UUID, ForeignKey("ops.sources.source_id"), index=True, comment="Source; null = a whole domain"),
-    Column("stream", Text, nullable=False, comment="domain/source, or a domain"),
+    Column("stream", Text, nullable=False, comment="Stream; a source or a domain for a run of several streams"),
     Column("kind", Text, nullable=False, comment="Kind of run"),
     one_of("kind", ("land", "transform", "rebuild", "prune", "erase")),
     Column("asset_key", Text, nullable=False, comment="Dagster asset of the run"),
@@ -58,6 +58,7 @@ fetch_runs = table(
     _count("fetched", "Payloads received, or rows yielded by the SELECTs"),
     _count("created", "Records or rows inserted"),
     _count("updated", "Records or rows updated"),
+    _count("observed", "Records of which only volatile fields changed"),
     _count("unchanged", "Records or rows that were equal already"),
     _count("deleted", "Records or rows deleted; not part of fetched"),
     _count("quarantined", "Payloads or rows that were quarantined"),
@@ -69,10 +70,10 @@ fetch_runs = table(
     defaulted("stats", JSONB, "'{}'", "Bytes, skipped records, counts per table, digests of SELECT files"),
     Column("error_text", Text, comment="Error of a failed run"),
     CheckConstraint(
-        "fetched = created + updated + unchanged + quarantined + pending + duplicates", name="conservation"
+        "fetched = created + updated + observed + unchanged + quarantined + pending + duplicates", name="conservation"
     ),
     CheckConstraint(
-        "least(fetched, created, updated, unchanged, deleted, quarantined, pending, duplicates) >= 0",
+        "least(fetched, created, updated, observed, unchanged, deleted, quarantined, pending, duplicates) >= 0",
         name="not_negative",
     ),
     CheckConstraint("(ended_at is null) = (status in ('pending', 'in_progress'))", name="ended"),

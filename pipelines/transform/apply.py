@@ -31,15 +31,15 @@ class Applier:
     """Applies one change set, in one transaction.
 
     pruned: tables that no SELECT fills any more, of which the rows of the change set's records go. shrink: accepts that
-    SELECT files fail on many records and that many rows are deleted. constrained: the tables have all their foreign
-    keys. digests: by how much that of each table changed. kept: how many rows of each table became an application's.
-    added: by how many rows from sources each table grew.
+    SELECT files fail on many records and that many rows are deleted. compares_first: looks for conflicts before it
+    writes, not only where PostgreSQL refuses a row. digests: by how much that of each table changed. kept: how many
+    rows of each table became an application's. added: by how many rows from sources each table grew.
     """
 
     def __init__(
-        self, change_set: ChangeSet, *, pruned: Collection[Table] = (), shrink: bool, constrained: bool = True
+        self, change_set: ChangeSet, *, pruned: Collection[Table] = (), shrink: bool, compares_first: bool = False
     ) -> None:
-        self.change_set, self.shrink, self.constrained = change_set, shrink, constrained
+        self.change_set, self.shrink, self.compares_first = change_set, shrink, compares_first
         self.connection = change_set.connection
         self.evaluator = Evaluator(change_set, pruned, shrink)
         self.digests: dict[str, int] = {}
@@ -67,7 +67,7 @@ class Applier:
         counts = self.no_counts()
         try:
             with self.connection.transaction():
-                if not self.constrained or dependents.have_aliases(self.connection):
+                if self.compares_first or dependents.have_aliases(self.connection):
                     raise psycopg.IntegrityError("PostgreSQL alone would not find all conflicts")
                 for incoming in self.tables:
                     constraints.require_keys(incoming)

@@ -131,7 +131,7 @@ class Edition:
 def current_editions(domain: str, tables: Mapping[str, Table] | None = None) -> list[Edition]:
     """The SELECT files of each source of a domain that has some, as they are now. tables: to fill instead, by name."""
     editions = []
-    for source in project.find_sources([domain]):
+    for source in project.sources_of(domain):
         selects = project.selects(source.name)
         if tables:
             selects = tuple(Select(select.file, tables[select.table.name]) for select in selects)
@@ -153,12 +153,12 @@ class ChangeSet:
         self.round, self.partition, self.complete = 0, "", False
         self._applied: sql.Composable = APPLIED_NOW
 
-    def start(self, partition: str, *, full: bool) -> int:
-        """Starts with the pending versions of a partition of the first edition's source, or with all latest ones of it;
-        returns the number of records.
+    def start(self, streams: Sequence[str], partition: str, *, full: bool) -> int:
+        """Starts with the pending versions of a partition of streams of the first edition's source, or with all latest
+        ones of it; returns the number of records.
         """
-        streams, code = list(self.editions[0].source.streams.values()), self.editions[0].code
-        parameters = {"partition": partition, "full": full, "code": code, "streams": streams, "edition": 0}
+        parameters = {"partition": partition, "full": full, "code": self.editions[0].code}
+        parameters |= {"streams": list(streams), "edition": 0}
         self.partition = partition
         if not self.connection.execute(PENDING + "select from pending limit 1", parameters).rowcount:
             return 0
@@ -228,7 +228,7 @@ class ChangeSet:
             return False
         self.connection.execute("analyze dependent_records")
         streams = [
-            (stream, number) for number, each in enumerate(self.editions) for stream in each.source.streams.values()
+            (name, number) for number, each in enumerate(self.editions) for name in each.source.stream_names.values()
         ]
         self.connection.execute(
             """

@@ -66,7 +66,7 @@ def query_over(
             edition=sql.Literal(edition),
             where=where,
         )
-        for kind, stream in source.streams.items()
+        for kind, stream in source.stream_names.items()
         for name, relation in ((kind or "payloads", PAYLOADS), (f"{kind}_observations".strip("_"), OBSERVATIONS))
     ]
     return sql.SQL("with {} select * from (\n{}\n) as selected").format(

@@ -1,4 +1,4 @@
-"""Runs a transform: one partition of a source, from staging to its tables, in one transaction under the domain's lock.
+"""Runs a transform: one partition of a stream, from staging to its tables, in one transaction under the domain's lock.
 
     change_set ──> apply ──> valid_from_run, valid_to_run · pending rows · quarantine · table digests · ledger
 
@@ -16,7 +16,7 @@ from pipelines.ledger import Counts, Run
 from pipelines.project import Select
 from pipelines.schema import partitions
 from pipelines.schema.table_spec import tables_of
-from pipelines.source import Source
+from pipelines.source import Stream
 from pipelines.transform import table_digests
 from pipelines.transform.apply import Applier
 from pipelines.transform.change_set import ChangeSet, Edition, code_version, current_editions
@@ -24,9 +24,9 @@ from pipelines.warehouse import locks
 from pipelines.warehouse.database import Connection, Warehouse
 
 
-def pending_partitions(warehouse: Warehouse, source: Source, *, full: bool = False) -> list[str]:
+def pending_partitions(warehouse: Warehouse, stream: Stream, *, full: bool = False) -> list[str]:
     """The partitions with versions that are pending for the SELECT files, or with `full` those with a latest one."""
-    selects = project.selects(source.name)
+    selects = project.selects(stream.source.name)
     if not selects:
         return []
     with warehouse.connect() as connection:
@@ -38,14 +38,14 @@ def pending_partitions(warehouse: Warehouse, source: Source, *, full: bool = Fal
             select partition_key from staging.versions where latest and stream = any(%(streams)s) and %(full)s
             order by 1
             """,
-            {"streams": list(source.streams.values()), "code": code_version(selects), "full": full},
+            {"streams": list(stream.names.values()), "code": code_version(selects), "full": full},
         )
         return [row["partition_key"] for row in rows]
 
 
 def transform(
     warehouse: Warehouse,
-    source: Source,
+    stream: Stream,
     partition: str,
     *,
     full: bool = False,
@@ -53,44 +53,46 @@ def transform(
     dagster_run_id: str | None = None,
     notify: Callable[[Run], None] = ledger.silent,
 ) -> Run:
-    """Applies the pending versions of a partition to the tables of a source; returns the closed run.
+    """Applies the pending versions of a partition of a stream to the tables; returns the closed run.
 
     shrink: accepts that a SELECT file fails on many records, and that many rows are deleted. Raises AtlasError where
     one does without it, or cannot be run.
     """
-    selects = project.selects(source.name)
+    selects = project.selects(stream.source.name)
     if not selects:
-        raise project.without_selects(source.name)
+        raise project.without_selects(stream.source.name)
     code = code_version(selects)
     with (
         ledger.open_run(
-            warehouse, source, "transform", partition, code_version=code, dagster_run_id=dagster_run_id, notify=notify
+            warehouse, stream, "transform", partition, code_version=code, dagster_run_id=dagster_run_id, notify=notify
         ) as run,
         run.connection.transaction(),
     ):
-        run.close(*apply_pending(run, source, full=full, shrink=shrink))
-    partitions.split_defaults(warehouse, source.domain)
+        run.close(*apply_pending(run, stream, full=full, shrink=shrink))
+    partitions.split_defaults(warehouse, stream.source.domain)
     return run
 
 
 def apply_pending(
-    run: Run, source: Source, *, full: bool = False, shrink: bool = False, pruned: Collection[Table] = ()
+    run: Run, stream: Stream, *, full: bool = False, shrink: bool = False, pruned: Collection[Table] = ()
 ) -> tuple[Counts, dict[str, Any]]:
     """Applies the pending versions of the run's partition in the caller's transaction; returns counts and stats.
 
     pruned: tables of which rows of the change set's records go, though no SELECT file of the source fills them.
     """
+    source = stream.source
     locks.acquire_for_transaction(run.connection, locks.transform(source.domain))
-    command = f"atlas transform {source.name} --partition {run.partition}"
+    command = f"atlas transform {stream.name} --partition {run.partition}"
     others = [each for each in current_editions(source.domain) if each.source.name != source.name]
     editions = [Edition(source, project.selects(source.name)), *others]
     change_set = ChangeSet(run.connection, editions, command)
-    records = change_set.start(run.partition, full=full)
+    records = change_set.start(list(stream.names.values()), run.partition, full=full)
     if not records:
         tables = {select.table.fullname: Counts() for select in project.selects(source.name)}
         return run_stats(0, tables, project.selects(source.name), {}, {})
-    pruned = {*pruned, *_tables_without_select(run.connection, source)}
-    applier = Applier(change_set, pruned=pruned, shrink=shrink)
+    pruned = {*pruned, *_tables_without_select(run.connection, stream)}
+    # Records that were applied before may have lost keys: without conflicts that are found too late nothing is written.
+    applier = Applier(change_set, pruned=pruned, shrink=shrink, compares_first=full)
     counts = applier.apply()
     record_applied(run, change_set)
     selects = [select for number in change_set.used_editions() for select in change_set.editions[number].selects]
@@ -117,11 +119,11 @@ def run_stats(
     }
 
 
-def _tables_without_select(connection: Connection, source: Source) -> set[Table]:
-    """Tables with rows of the source that none of its SELECT files fills any more."""
-    selects = project.selects(source.name)
+def _tables_without_select(connection: Connection, stream: Stream) -> set[Table]:
+    """Tables with rows of the stream that none of its source's SELECT files fills any more."""
+    selects = project.selects(stream.source.name)
     filled = {select.table for select in selects}
-    parameters = {"streams": list(source.streams.values()), "code": code_version(selects)}
+    parameters = {"streams": list(stream.names.values()), "code": code_version(selects)}
     applied_others = """
         select from staging.versions
         where stream = any(%(streams)s) and latest and (applied_sql < %(code)s or applied_sql > %(code)s)
@@ -137,7 +139,7 @@ def _tables_without_select(connection: Connection, source: Source) -> set[Table]
     )
     return {
         spec.table
-        for spec in tables_of(source.domain)
+        for spec in tables_of(stream.source.domain)
         if spec.owned and spec.table not in filled
         if connection.execute(has_rows.format(spec.target), parameters).rowcount
     }
@@ -200,7 +202,7 @@ RECORD = (
         (stage, stream, partition_key, external_id, record_id, request, reason, detail, table_name, row_key,
          constraint_name, row, first_run, last_run)
     select distinct on (r.record_id, r.table_name, r.row_key, r.constraint_name)
-        'transform', split_part(coalesce(v.stream, %(source)s), '.', 1), coalesce(v.partition_key, %(partition)s),
+        'transform', split_part(coalesce(v.stream, %(stream)s), '.', 1), coalesce(v.partition_key, %(partition)s),
         v.external_id, r.record_id, v.request, r.reason, r.detail,
         r.table_name, r.row_key, r.constraint_name, r.row, %(run)s, %(run)s
     from rejected_rows r
@@ -234,7 +236,7 @@ def record_applied(run: Run, change_set: ChangeSet) -> None:
     for number in change_set.used_editions():  # a landing changes the same versions
         locks.acquire_for_transaction(run.connection, locks.landing(change_set.editions[number].source.name))
     for statement in RECORD:
-        run.connection.execute(statement, {"run": run.id, "source": run.source, "partition": run.partition})
+        run.connection.execute(statement, {"run": run.id, "stream": run.stream, "partition": run.partition})
 
 
 def record_sql(connection: Connection, selects: Sequence[Select]) -> None:

@@ -14,10 +14,9 @@ from werkzeug import Request, Response
 
 from pipelines import project
 from pipelines.connectors.http import Client
-from pipelines.landing import land
 from pipelines.source import Checkpoint, Cursor, FullScan, Item, Payload, Source, Window
-from pipelines.transform.run import transform
 from pipelines.warehouse.database import Warehouse
+from tests.runs import fetched, land_items, transform
 
 pytestmark = pytest.mark.emptied
 
@@ -128,7 +127,7 @@ def test_a_past_day_is_read_by_id_to_an_empty_page(source: Source, booru: Booru,
         booru.add(post_id, created=f"{DAY}T{post_id * 7 % 24:02}:00:00Z")
     booru.add(16, created="2026-11-02T00:00:00Z")
     booru.add_tag(1, "sea")
-    items = list(source.fetch(client, PAST_DAY))
+    items = fetched(source, client, PAST_DAY)
     assert told(items, "posts") == list(range(15, 0, -1))
     assert booru.asked == [f"posts b{ABOVE_ALL}", "posts b9", "posts b2", "posts b1"]
     assert [item for item in items if isinstance(item, FullScan)] == [FullScan("posts", 4, id_range=(1, 15))]
@@ -137,7 +136,7 @@ def test_a_past_day_is_read_by_id_to_an_empty_page(source: Source, booru: Booru,
 def test_a_day_without_posts_is_one_empty_page_that_proves_nothing(
     source: Source, booru: Booru, client: Client
 ) -> None:
-    items = list(source.fetch(client, PAST_DAY))
+    items = fetched(source, client, PAST_DAY)
     assert [item for item in items if isinstance(item, FullScan)] == []
     assert told(items, "posts") == []
 
@@ -146,16 +145,16 @@ def test_the_next_run_reads_down_to_what_the_last_one_saw(source: Source, booru:
     for number in range(1, 31):
         booru.add(number, created=f"2026-10-{number:02}T00:00:00Z", change=5000 * number)
         booru.add_tag(100 * number, f"tag_{number}")
-    first = list(source.fetch(client, TODAY))
+    first = fetched(source, client, TODAY)
     booru.asked.clear()
     booru.change(1, f"{DAY}T13:00:00Z", 155_000)
     booru.add(31, created=f"{DAY}T14:00:00Z", change=160_000)
     booru.add_tag(3100, "tag_31")
-    second = list(source.fetch(client, after(first)))
+    second = fetched(source, client, after(first))
     assert told(second, "posts") == [31, 1, 30, 29, 28, 27, 26, 26, 25, 24, 23, 22, 21]
     assert told(second, "tags") == [3100 - 100 * number for number in range(14)]
     assert booru.asked == ["posts 1", "posts 2", f"tags b{ABOVE_ALL}", "tags b2500"]
-    third = list(source.fetch(client, after(second, after(first))))
+    third = fetched(source, client, after(second, after(first)))
     assert after(third).cursors["posts"]["value"] == after(second).cursors["posts"]["value"]
     assert [item for item in [*second, *third] if isinstance(item, FullScan)] == []
 
@@ -164,7 +163,7 @@ def test_the_first_run_reads_the_day_and_one_page_of_tags(source: Source, booru:
     for number in range(1, 21):
         booru.add(number, created=f"{DAY if number > 8 else '2026-10-31'}T{number:02}:00:00Z")
         booru.add_tag(number, f"tag_{number}")
-    items = list(source.fetch(client, TODAY))
+    items = fetched(source, client, TODAY)
     assert set(range(9, 21)) <= set(told(items, "posts"))
     assert told(items, "tags") == [20, 19, 18, 17, 16, 15, 14]
     assert [item.kind for item in items if isinstance(item, FullScan) and item.kind == "tags"] == []
@@ -174,8 +173,8 @@ def test_a_full_refresh_reads_news_a_month_and_every_tag(source: Source, booru: 
     for number in range(1, 21):
         booru.add(number, created=f"2026-10-{number // 6 + 1:02}T{number:02}:00:00Z")
         booru.add_tag(number, f"tag_{number}")
-    marked = after(list(source.fetch(client, TODAY)))
-    items = list(source.fetch(client, replace(marked, full_refresh=True)))
+    marked = after(fetched(source, client, TODAY))
+    items = fetched(source, client, replace(marked, full_refresh=True))
     assert told(items, "tags") == list(range(20, 0, -1))
     full_scans = {item.kind: item.id_range for item in items if isinstance(item, FullScan)}
     assert full_scans == {"tags": None, "posts": (6, 20)}
@@ -188,13 +187,13 @@ def test_a_run_that_goes_on_asks_for_the_page_after_the_last_landed(
     for number in range(1, 21):
         booru.add(number, created=f"{DAY}T{number:02}:00:00Z", change=10_000 * number)
     marked = replace(TODAY, cursors={"posts": {"value": 5000 if source.stem == "e621" else f"{DAY}T00:30:00+00:00"}})
-    items = list(source.fetch(client, marked))
+    items = fetched(source, client, marked)
     assert told(items, "posts")[:15] == [20, 19, 18, 17, 16, 15, 14, 14, 13, 12, 11, 10, 9, 10, 9]
     asked = booru.asked.copy()
     booru.asked.clear()
     _, second = [item for item in items if isinstance(item, Checkpoint) and item.listing == "posts"][:2]
     broken_off = replace(marked, checkpoints={"posts": second.state})
-    assert told(list(source.fetch(client, broken_off)), "posts") == told(items, "posts")[13:]
+    assert told(fetched(source, client, broken_off), "posts") == told(items, "posts")[13:]
     assert booru.asked == asked[2:]
 
 
@@ -202,7 +201,7 @@ def test_more_changes_than_pages_are_noted_and_the_cursor_stays(source: Source, 
     for number in range(1, 101):
         booru.add(number, change=10_000 * number)
     mark = 1 if source.stem == "e621" else "2020-01-01T00:00:00+00:00"
-    items = list(source.fetch(client, replace(TODAY, cursors={"posts": {"value": mark}})))
+    items = fetched(source, client, replace(TODAY, cursors={"posts": {"value": mark}}))
     assert len(set(told(items, "posts"))) > 50
     assert client.notes["listings that ended before the last cursor, which is kept"] == 1
     assert after(items).cursors["posts"]["value"] == mark
@@ -217,7 +216,7 @@ def test_a_change_that_leaves_its_time_as_it_is_hides_none_below_it(
     for number in range(1, 10):
         booru.add(number, created="2020-01-01T00:00:00Z", change=10_000 * number)
     marked = replace(TODAY, cursors={"posts": {"value": 10_500}})
-    assert set(told(list(source.fetch(client, marked)), "posts")) == set(range(1, 10))
+    assert set(told(fetched(source, client, marked), "posts")) == set(range(1, 10))
 
 
 def test_a_record_is_fetched_by_its_own_url(source: Source, booru: Booru, client: Client) -> None:
@@ -241,16 +240,21 @@ def test_the_change_token_follows_a_change_and_a_new_tag_but_no_count(
     source: Source, booru: Booru, client: Client
 ) -> None:
     assert source.change_token
-    told = [source.change_token(client)]
+    change_token = source.change_token
+
+    def tokens() -> tuple[str, ...]:
+        return tuple(change_token(client, kind) for kind in source.contracts)
+
+    told = [tokens()]
     booru.add(1, created="2026-10-01T00:00:00Z")
     booru.add_tag(1, "sea")
-    told.append(source.change_token(client))
+    told.append(tokens())
     booru.change(1, f"{DAY}T13:00:00Z", 2)
-    told.append(source.change_token(client))
+    told.append(tokens())
     booru.add_tag(2, "sky")
-    told.append(source.change_token(client))
+    told.append(tokens())
     booru.tags[1]["post_count"] = 17
-    assert source.change_token(client) == told[-1]
+    assert tokens() == told[-1]
     assert len(set(told)) == 4
     assert len(booru.asked) == 2 * 5
 
@@ -265,7 +269,7 @@ def take(warehouse: Warehouse, source: Source, posts: list[Record], tags: list[R
         for kind, records in (("posts", posts), ("tags", tags))
         for record in records
     ]
-    land.land_items(warehouse, source, DAY, items, fetched_at=TODAY.start)
+    land_items(warehouse, source, DAY, items, received_at=TODAY.start)
     transform(warehouse, source, DAY)
     assert query(warehouse, "select * from staging.quarantine") == []
 

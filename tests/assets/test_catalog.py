@@ -19,12 +19,11 @@ from psycopg.errors import CheckViolation, ForeignKeyViolation, UniqueViolation
 from psycopg.types.json import Jsonb
 
 from pipelines import project
-from pipelines.landing import land
 from pipelines.ledger import Run
 from pipelines.schema import migrate
 from pipelines.source import Payload
-from pipelines.transform.run import transform
 from pipelines.warehouse.database import Connection, Warehouse
+from tests.runs import land_items, transform
 
 DAY, NEXT_DAY = "2026-11-01", "2026-11-02"
 AUDIT = ("created_at", "updated_at")
@@ -649,7 +648,7 @@ PAYLOADS = {
 
 def take(warehouse: Warehouse, source: str, payloads: Sequence[Payload], day: str = DAY) -> tuple[Run, Run]:
     """Lands and transforms."""
-    landed = land.land_items(warehouse, project.sources()[source], day, payloads)
+    landed = land_items(warehouse, project.sources()[source], day, payloads)
     return landed, transform(warehouse, project.sources()[source], day)
 
 
@@ -985,7 +984,7 @@ def test_a_prompt_is_shown_where_its_image_and_its_model_are(
 def test_a_prompt_whose_image_is_in_quarantine_is_not_taken_for_safe(warehouse: Warehouse) -> None:
     civitai = project.sources()["catalog/civitai"]
     image = {"id": 5, "url": "https://i/5.png", "width": 0, "nsfwLevel": 32, "meta": {"prompt": "words"}}
-    land.land_items(warehouse, civitai, DAY, [Payload(json.dumps(image).encode(), "x", kind="images")])
+    land_items(warehouse, civitai, DAY, [Payload(json.dumps(image).encode(), "x", kind="images")])
     assert transform(warehouse, civitai, DAY).counts.quarantined == 1
     with warehouse.connect() as connection, connection.transaction():
         told = connection.execute("select text from catalog.prompts").fetchall()

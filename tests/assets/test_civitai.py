@@ -13,11 +13,10 @@ from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
 
 from pipelines.connectors.http import Client
-from pipelines.landing import extract, land
 from pipelines.ledger import Run
 from pipelines.source import Cursor, FullScan, Item, Payload, Source, Window
-from pipelines.transform.run import transform
 from pipelines.warehouse.database import Warehouse
+from tests.runs import fetched, land_items, land_recorded, transform
 
 pytestmark = pytest.mark.emptied
 
@@ -32,7 +31,7 @@ def payload(kind: str, document: dict[str, Any]) -> Payload:
 
 def take(warehouse: Warehouse, source: Source, *items: Item, day: date = DAY) -> Run:
     window = Window(day)
-    land.land_items(warehouse, source, window.key, items, fetched_at=window.start)
+    land_items(warehouse, source, window.key, items, received_at=window.start)
     return transform(warehouse, source, window.key)
 
 
@@ -275,7 +274,7 @@ def test_what_the_listing_of_one_day_leaves_out_between_pages_that_of_the_next_o
     site.models = [published(number) for number in reversed(range(models))]
     site.leaves_out = True
     windows = [Window(date(2026, 11, day + after), full_refresh=True) for after in (0, 1)]
-    first, second = ([*civitai.fetch(client, window)] for window in windows)
+    first, second = (fetched(civitai, client, window) for window in windows)
     assert len(listed(first, "models")) < models
     assert sorted({*listed(first, "models"), *listed(second, "models")}) == list(range(models))
     assert {each.kind for each in first if isinstance(each, FullScan)} == {"models"}
@@ -290,7 +289,7 @@ def test_two_runs_of_a_day_ask_for_pages_of_different_sizes_and_two_replays_of_t
         *({"models": {"value": f"2026-11-05T12:00:{n:02}+00:00"}} for n in range(9)),
     ]
     for each in cursors:
-        list(civitai.fetch(client, Window(DAY, full_refresh=True, cursors=each)))
+        fetched(civitai, client, Window(DAY, full_refresh=True, cursors=each))
     sizes = [target.partition("limit=")[2].partition("&")[0] for target in site.asked if "sort=Newest" in target]
     sizes = [size for size in sizes if size != "200"]
     assert (len(sizes), sizes[0] == sizes[1], len(set(sizes))) == (11, True, 3)
@@ -303,7 +302,7 @@ def test_an_increment_tells_new_versions_of_old_models_and_ends_at_known_ground(
     site.images = [posted(number) for number in reversed(range(500))]
     marks = {
         each.listing: each.value
-        for each in civitai.fetch(client, Window(DAY, full_refresh=True))
+        for each in fetched(civitai, client, Window(DAY, full_refresh=True))
         if isinstance(each, Cursor)
     }
     renewed = site.models.pop()
@@ -311,7 +310,7 @@ def test_an_increment_tells_new_versions_of_old_models_and_ends_at_known_ground(
     site.models.insert(0, renewed)
     site.images.insert(0, posted(500))
     site.asked.clear()
-    items = list(civitai.fetch(client, Window(NEXT_DAY, cursors=marks)))
+    items = fetched(civitai, client, Window(NEXT_DAY, cursors=marks))
     assert listed(items, "models")[0] == renewed["id"]
     assert listed(items, "images")[0] == 500
     assert len([target for target in site.asked if "cursor" in target]) == 2  # the page on which known ground begins
@@ -329,8 +328,7 @@ def test_a_cursor_of_another_base_url_does_not_count(
             server.expect_request(MODELS).respond_with_handler(site.answer)
             server.expect_request(IMAGES).respond_with_handler(site.answer)
             monkeypatch.setenv("ATLAS_CIVITAI_BASE_URL", server.url_for(""))
-            opened = extract.open_intake(warehouse, replace(civitai, rate=None), Window(today), "live")
-            run = land.land_intake(warehouse, civitai, today.isoformat(), opened)
+            run = land_recorded(warehouse, replace(civitai, rate=None), Window(today), "live")
         assert run.counts.created == 300
 
 
@@ -339,11 +337,16 @@ def test_the_change_token_changes_with_a_new_version_or_image_and_with_nothing_e
 ) -> None:
     assert civitai.change_token
     site.models, site.images = [published(2), published(1)], [posted(1)]
-    seen = civitai.change_token(client)
+
+    def tokens() -> list[str]:
+        assert civitai.change_token
+        return [civitai.change_token(client, kind) for kind in civitai.contracts]
+
+    seen = tokens()
     assert len(site.asked) == 2
     site.models[0]["stats"] = {"downloadCount": 1}
-    assert civitai.change_token(client) == seen
+    assert tokens() == seen
     site.models[0] |= {"modelVersions": [version(21, publishedAt=(NOON + timedelta(days=1)).isoformat())]}
-    renewed = civitai.change_token(client)
+    renewed = tokens()
     site.images.insert(0, posted(2))
-    assert len({seen, renewed, civitai.change_token(client)}) == 3
+    assert len({tuple(each) for each in (seen, renewed, tokens())}) == 3

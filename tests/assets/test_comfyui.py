@@ -18,11 +18,10 @@ import pytest
 
 from assets.catalog import _png
 from pipelines.errors import AtlasError
-from pipelines.landing import land
 from pipelines.ledger import Run
 from pipelines.source import FullScan, Item, Payload, Skipped, Source, Window
-from pipelines.transform.run import transform
 from pipelines.warehouse.database import Warehouse
+from tests.runs import land_items, transform
 
 DAY = "2026-11-01"
 API = b'{"6": {"class_type": "CLIPTextEncode", "inputs": {"text": "a quiet harbour"}}}'
@@ -32,7 +31,7 @@ WRITING = "being written, left for the next run"
 
 
 def take(warehouse: Warehouse, source: Source, *items: Item) -> Run:
-    land.land_items(warehouse, source, DAY, items, fetched_at=Window.of(DAY).start)
+    land_items(warehouse, source, DAY, items, received_at=Window.of(DAY).start)
     return transform(warehouse, source, DAY)
 
 
@@ -395,10 +394,10 @@ def test_a_folder_that_cannot_be_listed_fails_the_run_in_words(
 def test_the_change_token_changes_with_whatever_a_walk_may_tell(comfyui: Source, tmp_path: Path) -> None:
     change_token = comfyui.change_token
     assert change_token
-    told = [change_token(tmp_path)]
+    told = [change_token(tmp_path, "")]
 
     def changes() -> bool:
-        told.append(change_token(tmp_path))
+        told.append(change_token(tmp_path, ""))
         return told[-1] not in told[:-1]
 
     path = put(tmp_path / "sub" / "a.json", UI)
@@ -425,7 +424,7 @@ def test_the_change_token_opens_no_file(comfyui: Source, tmp_path: Path, monkeyp
     put(tmp_path / "a.json", UI)
     (tmp_path / "broken.json").symlink_to("nowhere")
     monkeypatch.delattr(Path, "open")
-    assert comfyui.change_token(tmp_path) == comfyui.change_token(tmp_path)
+    assert comfyui.change_token(tmp_path, "") == comfyui.change_token(tmp_path, "")
 
 
 # Rows

@@ -13,11 +13,10 @@ from werkzeug import Request, Response
 
 from pipelines import project
 from pipelines.connectors.http import Client
-from pipelines.landing import land
 from pipelines.ledger import Run
 from pipelines.source import Cursor, FullScan, Item, Payload, Source, Window
-from pipelines.transform.run import transform
 from pipelines.warehouse.database import Warehouse
+from tests.runs import land_items, transform
 
 Record = dict[str, Any]
 TODAY = Window(date(2026, 11, 1))
@@ -35,7 +34,7 @@ def model(name: str, **more: Any) -> Record:
 
 def take(warehouse: Warehouse, source: Source, *records: Record, window: Window = TODAY) -> Run:
     payloads = [Payload(json.dumps(each).encode(), each["id"]) for each in records]
-    landed = land.land_items(warehouse, source, window.key, payloads, fetched_at=window.start)
+    landed = land_items(warehouse, source, window.key, payloads, received_at=window.start)
     assert landed.counts.quarantined == 0
     return transform(warehouse, source, window.key)
 

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterator
-from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import date
 from decimal import Decimal
@@ -15,15 +14,14 @@ from werkzeug import Request, Response
 
 from pipelines import project
 from pipelines.connectors.http import Client
-from pipelines.landing import land
-from pipelines.landing.intake import Intake
 from pipelines.ledger import Run
-from pipelines.source import Cursor, FullScan, Item, Payload, Skipped, Source, Window
-from pipelines.transform.run import transform
+from pipelines.source import Cursor, FullScan, Item, Payload, Source, Window
 from pipelines.warehouse.database import Warehouse
+from tests.runs import land_listing, transform
 
 Record = dict[str, Any]
 FIRST, SECOND = Window(date(2026, 11, 1)), Window(date(2026, 11, 2))
+SERVER, LIBRARY = (replace(FIRST, kind=kind) for kind in ("local", "library"))
 BLOB = 32 * "c4"
 LISTING = "/some/models.json"
 
@@ -55,8 +53,7 @@ def payload(kind: str, name: str, document: Record) -> Payload:
 
 
 def take(warehouse: Warehouse, source: Source, items: list[Item], window: Window = FIRST) -> tuple[Run, Run]:
-    intake = Intake(lambda _: items, "recorded", window.start)
-    landed = land.land_intake(warehouse, source, window.key, nullcontext(intake))
+    landed = land_listing(warehouse, source, window.key, items, window.start)
     return landed, transform(warehouse, source, window.key)
 
 
@@ -106,10 +103,13 @@ def fake(httpserver: HTTPServer) -> Fake:
 
 @pytest.fixture
 def client(fake: Fake, httpserver: HTTPServer) -> Iterator[Client]:
-    with (
-        Client("catalog/ollama", httpserver.url_for(LISTING)) as library,
-        Client("catalog/ollama", httpserver.url_for(""), endpoints={"library": library}) as opened,
-    ):
+    with Client("catalog/ollama", httpserver.url_for("")) as opened:
+        yield opened
+
+
+@pytest.fixture
+def library_client(fake: Fake, httpserver: HTTPServer) -> Iterator[Client]:
+    with Client("catalog/ollama", httpserver.url_for(LISTING)) as opened:
         yield opened
 
 
@@ -123,11 +123,13 @@ def full_scans(items: list[Item]) -> list[Item]:
     return [each for each in items if isinstance(each, FullScan)]
 
 
-def test_server_and_library_are_read_whole_and_say_so(ollama: Source, fake: Fake, client: Client) -> None:
+def test_server_and_library_are_read_whole_and_say_so(
+    ollama: Source, fake: Fake, client: Client, library_client: Client
+) -> None:
     fake.listed = [local("a:latest"), local("b:1b")]
     fake.shown = {"a:latest": shown(), "b:1b": shown(system="Be kind.")}
     fake.library = json.dumps({"totalModels": 1, "models": {"a": listed("latest")}}).encode()
-    items = list(ollama.fetch(client, FIRST))
+    items = [*ollama.fetch(client, SERVER), *ollama.fetch(library_client, LIBRARY)]
     assert told(items) == [
         ("local", "a:latest"),
         ("shown", "a:latest"),
@@ -141,33 +143,22 @@ def test_server_and_library_are_read_whole_and_say_so(ollama: Source, fake: Fake
 
 
 def test_an_unchanged_library_is_not_sent_again_and_nothing_of_it_is_missing(
-    ollama: Source, fake: Fake, client: Client
+    ollama: Source, fake: Fake, library_client: Client
 ) -> None:
     fake.library = json.dumps({"models": {"a": listed("latest")}}).encode()
-    marks = {each.listing: each.value for each in ollama.fetch(client, FIRST) if isinstance(each, Cursor)}
-    again = list(ollama.fetch(client, replace(SECOND, cursors=marks)))
+    marks = {each.listing: each.value for each in ollama.fetch(library_client, LIBRARY) if isinstance(each, Cursor)}
+    again = list(ollama.fetch(library_client, replace(LIBRARY, cursors=marks)))
     assert told(again) == []
     assert FullScan("library", 1) not in again
     fake.library = json.dumps({"models": {"b": listed("latest")}}).encode()
-    assert told(list(ollama.fetch(client, replace(SECOND, cursors=marks)))) == [("library", "b")]
-
-
-def test_without_a_listing_the_library_is_skipped_and_keeps_what_it_had(
-    ollama: Source, fake: Fake, httpserver: HTTPServer
-) -> None:
-    with Client("catalog/ollama", httpserver.url_for("")) as alone:
-        items = list(ollama.fetch(alone, FIRST))
-    assert [each for each in items if isinstance(each, Skipped)] == [
-        Skipped("library", "no listing is set (ATLAS_OLLAMA_LIBRARY_BASE_URL)")
-    ]
-    assert full_scans(items) == [FullScan("shown", 1), FullScan("local", 1)]
+    assert told(list(ollama.fetch(library_client, replace(LIBRARY, cursors=marks)))) == [("library", "b")]
 
 
 def test_a_model_that_goes_between_the_list_and_a_look_at_it_is_listed_alone(
     ollama: Source, fake: Fake, client: Client
 ) -> None:
     fake.listed = [local("going:latest")]
-    items = list(ollama.fetch(client, FIRST))
+    items = list(ollama.fetch(client, SERVER))
     assert told(items) == [("local", "going:latest")]
     assert FullScan("shown", 1) in items
 
@@ -177,17 +168,17 @@ def test_while_a_name_cannot_be_read_nothing_that_was_shown_is_given_up(
 ) -> None:
     fake.listed = [local("a:latest"), local("b:latest") | {"name": 7}]
     fake.shown = {"a:latest": shown()}
-    items = list(ollama.fetch(client, FIRST))
+    items = list(ollama.fetch(client, SERVER))
     assert len([each for each in items if isinstance(each, Payload)]) == 3
     assert FullScan("shown", 1) not in items
 
 
 def test_the_change_token_changes_with_what_the_server_lists(ollama: Source, fake: Fake, client: Client) -> None:
     assert ollama.change_token is not None
-    before = ollama.change_token(client)
-    assert ollama.change_token(client) == before
+    before = ollama.change_token(client, "local")
+    assert ollama.change_token(client, "local") == before
     fake.listed = [local("a:latest")]
-    assert ollama.change_token(client) != before
+    assert ollama.change_token(client, "local") != before
 
 
 # What becomes of a model

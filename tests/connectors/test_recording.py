@@ -21,10 +21,11 @@ from pipelines.connectors.http import Client, without_secrets_in_urls
 from pipelines.connectors.recording import Recorder, Redactor
 from pipelines.errors import AtlasError
 from pipelines.landing import extract
-from pipelines.landing.land import land_intake
 from pipelines.source import FullScan, Item, Payload, Source, Window
 from pipelines.warehouse.database import Warehouse
+from tests import recordings
 from tests.hostile import Answer, Asked, Server
+from tests.runs import land_recorded
 
 TODAY = datetime.now(UTC).date()
 EARLIER = TODAY - timedelta(days=7)
@@ -88,8 +89,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 
 
 def replayed(source: Source, warehouse: Warehouse, day: object = TODAY) -> list[Any]:
-    with extract.open_intake(warehouse, source, Window.of(str(day)), "recorded") as intake:
-        return list(intake.items({}))
+    return list(recordings.fetch(source, Window.of(str(day))).items)
 
 
 def ids(items: list[Any]) -> list[int]:
@@ -139,8 +139,7 @@ def test_a_record_that_is_missing_since_the_last_recording_is_asked_for_by_id(
     del hub.models[4]
     assert record("catalog/civitai").exit_code == 0
     for day in (str(EARLIER), str(TODAY)):
-        opened = extract.open_intake(warehouse, civitai, Window.of(day), "recorded")
-        run = land_intake(warehouse, civitai, day, opened)
+        run = land_recorded(warehouse, civitai, Window.of(day))
     assert (run.counts.unchanged, run.counts.deleted) == (4, 1)
 
 
@@ -159,9 +158,9 @@ def test_an_existing_recording_is_overwritten_only_on_request(record: Record, hu
     ("arguments", "said"),
     [
         (["catalog"], "Name one source: catalog/civitai, "),
-        (["catalog/nothing"], "There is no source or domain 'catalog/nothing'"),
+        (["catalog/nothing"], "There is no domain, source or stream 'catalog/nothing'"),
         (["catalog/civitai", "--day", "2026-11-01"], "catalog/civitai has no history"),
-        (["catalog/ollama"], "catalog/ollama reads library too: set ATLAS_OLLAMA_LIBRARY_BASE_URL"),
+        (["catalog/ollama"], "catalog/ollama.library is not read: ATLAS_OLLAMA_LIBRARY_BASE_URL is not set."),
         (["catalog/comfyui"], "catalog/comfyui reads a folder"),
     ],
 )
@@ -206,7 +205,7 @@ def tokens_source(parameter: str, field: str, civitai: Source) -> Source:
             if not (position := page.get(field, "")):
                 return
 
-    return replace(civitai, fetch=fetch, get_record=None)
+    return replace(civitai, fetch=fetch, get_record=None, contracts={"models": civitai.contracts["models"]})
 
 
 def recorded_pages(

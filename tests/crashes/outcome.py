@@ -164,7 +164,7 @@ def runs_of(connection: Connection) -> list[Run]:
 def assert_truthful(runs: list[Run]) -> None:
     """Every run has ended: published with counts that add up, or failed with an error and without counts."""
     for run in runs:
-        sums = ("created", "updated", "unchanged", "quarantined", "duplicates", "pending")
+        sums = ("created", "updated", "observed", "unchanged", "quarantined", "duplicates", "pending")
         assert run["fetched"] == sum(run[name] for name in sums)
         assert run["ended_at"] is not None
         if run["publish_seq"]:

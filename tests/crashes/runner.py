@@ -2,7 +2,7 @@
 
     {"arguments", "environment", "output", "harm"} on stdin ──fork──> pid, then exit code on stdout
 
-The command `extract SOURCE DAY`, which only tests have, does what a Dagster run does to land a source, without the
+The command `extract STREAM DAY`, which only tests have, does what a Dagster run does to land a source, without the
 seconds that Dagster takes to begin. Belongs here: starting and ending processes. Not here: who strikes them (`proxy`).
 """
 
@@ -102,15 +102,15 @@ def _import_everything() -> None:
     gc.freeze()
 
 
-def _extract(source: str, day: str, mode: str = "recorded") -> None:
+def _extract(stream: str, day: str, mode: str = "recorded") -> None:
     from pipelines.cli import context
     from pipelines.landing import extract, land
     from pipelines.source import Window
 
-    chosen = project.sources()[source]
+    found, _ = project.find_stream(stream)
     with context.warehouse() as warehouse:
-        intake = extract.open_intake(warehouse, chosen, Window.of(day), "live" if mode == "live" else "recorded")
-        context.end([land.land_intake(warehouse, chosen, day, intake)])
+        intake = extract.open_intake(warehouse, found, Window.of(day), "live" if mode == "live" else "recorded")
+        context.end([land.land_intake(warehouse, found, day, intake)])
 
 
 def _command(arguments: list[str], environment: dict[str, str], output: str, harm: str | None) -> NoReturn:

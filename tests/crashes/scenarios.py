@@ -32,15 +32,15 @@ class Scenario:
 
 
 SCENARIOS = {
-    "land ollama": Scenario("one_day", f"extract catalog/ollama {SECOND_DAY}", parts=2),
-    "land danbooru": Scenario("one_day", f"extract catalog/danbooru {SECOND_DAY}", parts=2),
-    "transform ollama": Scenario("landed", "transform catalog/ollama", parts=6),
-    "transform danbooru": Scenario("landed", "transform catalog/danbooru", parts=2),
+    "land ollama": Scenario("one_day", f"extract catalog/ollama.local {SECOND_DAY}", parts=2),
+    "land danbooru": Scenario("one_day", f"extract catalog/danbooru.posts {SECOND_DAY}", parts=2),
+    "transform ollama": Scenario("landed", "transform catalog/ollama.local", parts=6),
+    "transform danbooru": Scenario("landed", "transform catalog/danbooru.posts", parts=2),
     "rebuild": Scenario("spoiled", "rebuild catalog", parts=12),
     "prune": Scenario("two_days", "prune --versions-days 0 --quarantine-days 0", parts=2, piecemeal=True),
     "erase": Scenario("two_days", f"erase catalog/danbooru.posts {POST} --yes", parts=3, again=2),
-    "live": Scenario("fetched", "extract catalog/ollama {today} --mode live", parts=2),
-    "resumed": Scenario("interrupted", "extract catalog/ollama {today} --mode live", most=100, fresh=False),
+    "live": Scenario("fetched", "extract catalog/ollama.local {today} --mode live", parts=2),
+    "resumed": Scenario("interrupted", "extract catalog/ollama.local {today} --mode live", most=100, fresh=False),
     "dead runs": Scenario(
         "died", f"land catalog/civitai.models --from {{news}} --partition {DAY}", most=100, fresh=False
     ),

@@ -19,9 +19,8 @@ from itertools import count
 from pathlib import Path
 
 from pipelines import project
-from pipelines.landing import bulk_files, extract, land
+from pipelines.landing import bulk_files
 from pipelines.source import Window
-from pipelines.transform.run import pending_partitions, transform
 from pipelines.warehouse.database import Warehouse
 from tests import databases
 from tests.crashes import outcome, people
@@ -32,6 +31,7 @@ from tests.crashes.payloads import AFTER, DAY, EARLIER, FIRST, LATER, NEWS, UNFI
 from tests.crashes.proxy import Proxy
 from tests.crashes.runner import Ended, Runner
 from tests.crashes.scenarios import FIRST_DAY, SCENARIOS, SECOND_DAY, SOURCES
+from tests.runs import land_intake, land_recorded, pending_partitions, transform
 
 
 @dataclass(frozen=True)
@@ -170,14 +170,13 @@ class Stage:
 
     def fetch(self, warehouse: Warehouse, name: str, day: str) -> None:
         source = project.sources()[name]
-        intake = extract.open_intake(warehouse, source, Window.of(day), "recorded")
-        land.land_intake(warehouse, source, day, intake)
+        land_recorded(warehouse, source, Window.of(day))
 
     def bring(self, warehouse: Warehouse, day: str, payloads: list[bytes]) -> None:
         (file := self.folder / f"{day}.ndjson").write_bytes(b"\n".join(payloads))
         source = project.sources()["catalog/civitai"]
-        intake = bulk_files.intake(source, "models", file, Window.of(day))
-        land.land_intake(warehouse, source, day, nullcontext(intake))
+        intake = bulk_files.intake(source, "models", file, Window.of(day).start)
+        land_intake(warehouse, source, day, nullcontext(intake))
 
     def copy_of(self, origin: Warehouse) -> Warehouse:
         return databases.copy_of(origin, f"crash_of_{origin.database}")

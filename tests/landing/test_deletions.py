@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -17,9 +17,10 @@ from pipelines.landing import land
 from pipelines.landing.intake import GetRecord, Intake
 from pipelines.ledger import Run
 from pipelines.source import Checkpoint, FullScan, Item, Payload, Skipped, Source
-from pipelines.transform.run import pending_partitions, transform
 from pipelines.warehouse.database import Warehouse
+from tests import runs
 from tests.library import author, payload, rows, whole
+from tests.runs import land_intake, land_items, pending_partitions, transform
 
 pytestmark = [pytest.mark.usefixtures("toy"), pytest.mark.emptied]
 
@@ -31,8 +32,8 @@ def at(day: str) -> datetime:
     return datetime.fromisoformat(day).replace(tzinfo=UTC)
 
 
-def note(of: str, words: str = "", **more: Any) -> Payload:
-    return Payload(json.dumps({"words": words or of}).encode(), f"said of {of}", of, **more)
+def note(of: str, words: str = "") -> Payload:
+    return Payload(json.dumps({"words": words or of}).encode(), f"said of {of}", of)
 
 
 def notes(names: Iterable[str]) -> list[Item]:
@@ -49,8 +50,7 @@ def land_listing(
     get_record: GetRecord | None = None,
     shrink: bool = False,
 ) -> Run:
-    intake = Intake(lambda _: items, mode, at(day), get_record=get_record)
-    return land.land_intake(warehouse, source, day, nullcontext(intake), shrink=shrink)
+    return runs.land_listing(warehouse, source, day, items, at(day), mode=mode, get_record=get_record, shrink=shrink)
 
 
 def there(warehouse: Warehouse) -> list[str]:
@@ -104,12 +104,12 @@ def test_a_tombstone_says_when_and_why(warehouse: Warehouse, shelf: Source) -> N
     found = rows(
         warehouse,
         """
-        select version_at, fetched_at, partition_key, landed_run, payload_id, request
+        select received_at, partition_key, landed_run, payload_id, request
         from staging.versions where latest and external_id = 'a'
         """,
     )
     words = "missing from a full scan; said of a"
-    assert found == [(at(DAYS[1]), at(DAYS[1]), DAYS[1], run.id, None, words)]
+    assert found == [(at(DAYS[1]), DAYS[1], run.id, None, words)]
     assert rows(warehouse, "select latest from staging.versions where external_id = 'a' order by version_id") == [
         (False,),
         (True,),
@@ -247,15 +247,13 @@ def test_each_record_that_is_missing_is_looked_at_and_what_is_there_lands(wareho
 def test_what_another_run_landed_while_the_listing_was_read_is_not_taken_for_gone(
     warehouse: Warehouse, shelf: Source
 ) -> None:
-    """Also where its own time is long past."""
-
     def items(_: Mapping[str, Any]) -> Iterator[Item]:
         yield note("a")
-        land.land_items(warehouse, shelf, DAYS[0], [note("new", version_at=at("2020-01-01")), note("b")])
+        land_items(warehouse, shelf, DAYS[0], notes(["new", "b"]))
         yield ALL
 
     land_listing(warehouse, shelf, notes("a"))
-    run = land.land_intake(warehouse, shelf, DAYS[0], nullcontext(Intake(items, "live")))
+    run = land_intake(warehouse, shelf, DAYS[0], nullcontext(Intake(items, "live")))
     assert (run.counts.deleted, there(warehouse)) == (0, ["a", "b", "new"])
 
 
@@ -271,16 +269,16 @@ def test_what_another_run_received_unchanged_meanwhile_is_not_taken_for_gone(
             yield Checkpoint("notes", {"page": 1})
             if breaks_off:
                 raise ConnectionError("gone")
-            land.land_items(warehouse, shelf, DAYS[0], notes("ab"))
+            land_items(warehouse, shelf, DAYS[0], notes("ab"))
         yield ALL
 
-    land.land_items(warehouse, shelf, DAYS[0], notes("ab"))
+    land_items(warehouse, shelf, DAYS[0], notes("ab"))
     intake = Intake(items, "live")
     if breaks_off:
         with pytest.raises(ConnectionError):
-            land.land_intake(warehouse, shelf, DAYS[0], nullcontext(intake))
-        land.land_items(warehouse, shelf, DAYS[0], notes("ab"))
-    run = land.land_intake(warehouse, shelf, DAYS[0], nullcontext(intake))
+            land_intake(warehouse, shelf, DAYS[0], nullcontext(intake))
+        land_items(warehouse, shelf, DAYS[0], notes("ab"))
+    run = land_intake(warehouse, shelf, DAYS[0], nullcontext(intake))
     assert (run.counts.deleted, there(warehouse)) == (0, ["a", "b"])
 
 
@@ -303,7 +301,7 @@ def test_a_run_that_breaks_off_deletes_nothing(warehouse: Warehouse, shelf: Sour
 
     land_listing(warehouse, shelf, notes("ab"))
     with pytest.raises(ConnectionError):
-        land.land_intake(warehouse, shelf, DAYS[1], nullcontext(Intake(broken, "live")))
+        land_intake(warehouse, shelf, DAYS[1], nullcontext(Intake(broken, "live")))
     assert there(warehouse) == ["a", "b"]
 
 
@@ -312,11 +310,11 @@ def test_an_older_day_replayed_deletes_and_revives_nothing(warehouse: Warehouse,
     for day, names in days.items():
         land_listing(warehouse, shelf, [*notes(names), ALL], day)
     assert (there(warehouse), gone(warehouse)) == (["b", "c", "d", "e"], ["a"])
-    before = rows(warehouse, "select version_id, latest, version_at from staging.versions order by 1")
+    before = rows(warehouse, "select version_id, latest, received_at from staging.versions order by 1")
     for day in (DAYS[1], DAYS[0], DAYS[2], DAYS[1]):
         run = land_listing(warehouse, shelf, [*notes(days[day]), ALL], day)
         assert (run.counts.created, run.counts.updated, run.counts.deleted) == (0, 0, 0)
-        assert rows(warehouse, "select version_id, latest, version_at from staging.versions order by 1") == before
+        assert rows(warehouse, "select version_id, latest, received_at from staging.versions order by 1") == before
 
 
 def test_a_day_in_between_that_comes_late_deletes_nothing_that_was_seen_since(
@@ -326,13 +324,6 @@ def test_a_day_in_between_that_comes_late_deletes_nothing_that_was_seen_since(
     land_listing(warehouse, shelf, [*notes("ab"), ALL], DAYS[2])
     run = land_listing(warehouse, shelf, [*notes("b"), ALL], DAYS[1])
     assert (run.counts.deleted, there(warehouse)) == (0, ["a", "b"])
-
-
-def test_a_record_with_a_time_of_its_own_to_come_can_be_deleted(warehouse: Warehouse, shelf: Source) -> None:
-    ahead = datetime.now(UTC) + timedelta(days=400)
-    land_listing(warehouse, shelf, [note("a", version_at=ahead), note("b")])
-    run = land_listing(warehouse, shelf, [note("b"), ALL], DAYS[1])
-    assert (run.counts.deleted, gone(warehouse)) == (1, ["a"])
 
 
 def test_a_file_under_another_name_is_known_again(warehouse: Warehouse, shelf: Source) -> None:
@@ -388,7 +379,7 @@ def land_range(warehouse: Warehouse, shelf: Source, items: list[Item], exist: se
 
     scan = [*items, FullScan("", 1, id_range=(4, 6))]
     intake = Intake(lambda _: scan, "live", at(DAYS[1]), get_record=get_record)
-    return land.land_intake(warehouse, shelf, DAYS[1], nullcontext(intake))
+    return land_intake(warehouse, shelf, DAYS[1], nullcontext(intake))
 
 
 def test_the_ends_of_a_range_may_be_gone_too(warehouse: Warehouse, shelf: Source) -> None:
@@ -445,7 +436,7 @@ GIVEN_UP = ConnectionError("the line is dead")
 
 
 def go_on(warehouse: Warehouse, source: Source, pages: Pages, day: str = DAYS[0], mode: str = "live") -> Run:
-    return land.land_intake(warehouse, source, day, nullcontext(pages.intake(mode)))
+    return land_intake(warehouse, source, day, nullcontext(pages.intake(mode)))
 
 
 def break_off(warehouse: Warehouse, source: Source, pages: Pages, day: str = DAYS[0], mode: str = "live") -> None:
@@ -519,7 +510,7 @@ def test_what_was_rejected_skipped_repaired_or_kept_before_counts_once(warehouse
 def test_what_landed_while_it_was_broken_off_is_not_taken_for_gone(warehouse: Warehouse, shelf: Source) -> None:
     pages = Pages([(2, GIVEN_UP)])
     break_off(warehouse, shelf, pages)
-    land.land_items(warehouse, shelf, DAYS[0], [note("meanwhile")])
+    land_items(warehouse, shelf, DAYS[0], [note("meanwhile")])
     run = go_on(warehouse, shelf, pages)
     assert (run.counts.deleted, "meanwhile" in there(warehouse)) == (0, True)
 
@@ -600,7 +591,7 @@ def items(resume):
 land.BATCH_PAYLOADS = 2
 source = project.sources()["toy/shelf"]
 intake = Intake(items, "live")
-land.land_intake(Warehouse(make_url(sys.argv[1])), source, sys.argv[2], nullcontext(intake))
+land.land_intake(Warehouse(make_url(sys.argv[1])), source.streams[0], sys.argv[2], nullcontext(intake))
 """
 
 

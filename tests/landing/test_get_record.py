@@ -9,12 +9,13 @@ import pytest
 from pipelines import project
 from pipelines.connectors import recording
 from pipelines.connectors.http import Client
-from pipelines.landing import extract, land
+from pipelines.landing import extract
 from pipelines.landing.intake import Intake
 from pipelines.source import FullScan, Payload, Source, Window
 from pipelines.warehouse.database import Warehouse
 from tests.hostile import Answer, Server
 from tests.library import shown
+from tests.runs import land_intake, land_items, stream_of
 
 
 @pytest.mark.parametrize(
@@ -24,15 +25,15 @@ def test_a_record_of_which_the_source_answers_403_is_not_deleted(warehouse: Ware
     """The operator refuses to say: the record may well exist."""
     kind, contract = next(iter(source.contracts.items()))
     first, second = Window(recording.days(source)[0]), Window.of("2026-12-01")
-    with extract.open_intake(warehouse, source, first, "recorded") as intake:
+    with extract.open_intake(warehouse, stream_of(source, kind), first, "recorded") as intake:
         known = [item for item in intake.items({}) if isinstance(item, Payload) and item.kind == kind][:2]
     external_id = msgspec.json.decode(known[0].body, type=contract).external_id()
-    land.land_items(warehouse, source, first.key, known, fetched_at=first.start)
+    land_items(warehouse, source, first.key, known, received_at=first.start)
     with Server(lambda _: Answer({"error": "no"}, 403)) as server, Client(source.name, server.url) as client:
         assert source.get_record
         look = partial(source.get_record, client)
         intake = Intake(lambda _: [known[1], FullScan(kind, 1)], "recorded", second.start, get_record=look)
-        run = land.land_intake(warehouse, source, second.key, nullcontext(intake))
+        run = land_intake(warehouse, source, second.key, nullcontext(intake))
     there = shown(warehouse, "select external_id from staging.versions where latest and payload_id is not null")
     assert (run.counts.deleted, external_id in there) == (0, True)
     assert run.stats["notes"] == {"not deleted: the source refuses to answer for their ids": 1}

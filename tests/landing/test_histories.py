@@ -22,13 +22,13 @@ from psycopg import sql
 from pipelines import project
 from pipelines.connectors import listing
 from pipelines.errors import AtlasError
-from pipelines.landing import extract, land, validate
+from pipelines.landing import extract, land
 from pipelines.landing.intake import Intake
 from pipelines.source import Item, Source, Window
-from pipelines.transform.run import pending_partitions, transform
 from pipelines.warehouse.database import Warehouse
 from tests import hostile
 from tests.hostile import Api, Asked, Record, Server
+from tests.runs import pending_partitions, stream_of, transform
 
 NUMBER = int(os.environ.get("HISTORIES", "20"))
 CHUNK = min(NUMBER, 5 if NUMBER <= 100 else 100)
@@ -176,7 +176,7 @@ class History:
         elif what == "change":
             place = self.moment()
             versions = self.records[key].get("modelVersions")
-            self.api.change(kind, key, self.not_before(self.records[key], place))
+            self.api.change(kind, key, place)
             if versions and versions == self.records[key]["modelVersions"]:
                 place = None  # an edit, which does not show at the top
         elif what == "restore" and lost:
@@ -204,13 +204,6 @@ class History:
         if which == "ahead":
             return Clock.moment + timedelta(minutes=self.draw.randint(1, 300))
         return Clock.moment
-
-    @staticmethod
-    def not_before(record: Record, moment: datetime) -> datetime:
-        """A record's own time never goes back: of two versions landing believes the one that says it is later."""
-        told = record.get("lastModified") or record.get("updated_at")
-        last = datetime.fromisoformat(told) if told else moment
-        return max(moment, last + timedelta(milliseconds=1))
 
     def between(self, asked: Asked) -> None:
         """What happens while a listing is read."""
@@ -242,9 +235,11 @@ class History:
         self.runs += 1
         crash_after = self.draw.randint(0, 12) if crash else None
         self.note(f"run {day} {full_refresh=} {crash_after=} {faults=}")
-        opened = extract.open_intake(self.warehouse, self.source, Window.of(day), "live", full_refresh=full_refresh)
+        kind = self.world.kind if self.world.kind in self.source.contracts else None
+        stream = stream_of(self.source, kind)
+        opened = extract.open_intake(self.warehouse, stream, Window.of(day), "live", full_refresh=full_refresh)
         try:
-            run = land.land_intake(self.warehouse, self.source, day, self.watched(opened, crash_after), shrink=calm)
+            run = land.land_intake(self.warehouse, stream, day, self.watched(opened, crash_after), shrink=calm)
         except (Crash, AtlasError) as error:
             self.note(f"{type(error).__name__}: {error}")
             assert not calm, "on a good day nothing fails"
@@ -318,8 +313,9 @@ def pool(new_warehouse: Callable[[], Warehouse]) -> Iterator[Warehouse]:
 
 @pytest.fixture
 def no_time_passes(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    for module in (validate, extract, land, listing):
+    for module in (extract, listing):
         monkeypatch.setattr(module, "datetime", Clock)
+    monkeypatch.setattr(land.DatabaseClock, "now", lambda _: Clock.now())
     with stamina.set_testing(True, attempts=2, cap=True):
         yield
 

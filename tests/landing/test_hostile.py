@@ -25,16 +25,15 @@ from pipelines import project
 from pipelines.connectors.http import ATTEMPTS
 from pipelines.connectors.listing import MAX_IDLE_PAGES
 from pipelines.errors import AtlasError, SourceFault
-from pipelines.landing import extract
+from pipelines.landing import extract, land
 from pipelines.landing.intake import Intake
-from pipelines.landing.land import land_intake
 from pipelines.ledger import Run
 from pipelines.source import Item, Source, Window
-from pipelines.transform.run import pending_partitions, transform
 from pipelines.warehouse.database import Warehouse
 from tests import hostile
 from tests.hostile import Api, Asked, CivitAI, Faithless, Fault, Ollama, Server
 from tests.launcher import Atlas
+from tests.runs import pending_partitions, together, transform
 
 LISTED = ["civitai", "danbooru", "e621", "huggingface"]
 EVERY = [*LISTED, "ollama"]
@@ -80,8 +79,14 @@ class Site:
         source: Source | None = None,
     ) -> Run:
         source = source or self.source
-        opened = extract.open_intake(self.warehouse, source, Window.of(self.today), "live", full_refresh=full_refresh)
-        return land_intake(self.warehouse, source, self.today, breaking_off(opened, crash_after), shrink=shrink)
+        runs = []
+        for stream in source.streams:
+            window = Window.of(self.today)
+            opened = extract.open_intake(self.warehouse, stream, window, "live", full_refresh=full_refresh)
+            runs.append(
+                land.land_intake(self.warehouse, stream, self.today, breaking_off(opened, crash_after), shrink=shrink)
+            )
+        return together(runs)
 
     def load(self, **more: Any) -> Run:
         """Lands and transforms; the landing."""
@@ -110,7 +115,7 @@ class Site:
 
     def records(self) -> dict[str, set[str]]:
         """Ids of the records that are there, by kind."""
-        kinds = {stream: kind or self.api.kinds[0] for kind, stream in self.source.streams.items()}
+        kinds = {stream: kind or self.api.kinds[0] for kind, stream in self.source.stream_names.items()}
         found: dict[str, set[str]] = {kind: set() for kind in self.api.kinds}
         with self.warehouse.connect() as connection:
             for row in connection.execute(
@@ -368,7 +373,8 @@ def test_two_processes_at_once_obey_and_keep_to_the_rate(opened: Open) -> None:
         "danbooru.PAGE_SIZE, danbooru.LAST_PAGE = 7, 50; "
         f"source, window = project.sources()['catalog/danbooru'], Window.of('{site.today}'); "
         "w = warehouse_of(settings.load()).__enter__(); "
-        "land.land_intake(w, source, window.key, extract.open_intake(w, source, window, 'live', full_refresh=True))"
+        "[land.land_intake(w, each, window.key, extract.open_intake(w, each, window, 'live', full_refresh=True)) "
+        "for each in source.streams]"
     )
     running = [subprocess.Popen([sys.executable, "-c", program], cwd=project.ROOT, env=environment) for _ in range(2)]
     assert [each.wait(timeout=60) for each in running] == [0, 0]

@@ -4,7 +4,7 @@ import gzip
 import json
 from collections.abc import Iterator
 from contextlib import nullcontext
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,12 @@ from backports import zstd
 
 from pipelines.errors import AtlasError
 from pipelines.landing import bulk_files
-from pipelines.landing.land import BATCH_PAYLOADS, land_intake, land_items
+from pipelines.landing.land import BATCH_PAYLOADS
 from pipelines.ledger import Run
 from pipelines.source import Item, Payload, Skipped, Source, Window
 from pipelines.warehouse.database import Warehouse
 from tests.library import rows
+from tests.runs import land_intake, land_items
 
 pytestmark = [pytest.mark.usefixtures("toy"), pytest.mark.emptied]
 
@@ -25,8 +26,8 @@ FIRST, SECOND, THIRD = (datetime(2026, 11, day, tzinfo=UTC) for day in (1, 2, 3)
 DAY = "2026-11-01"
 
 
-def payload(words: str, at: datetime | None = None, *, of: str = "a") -> Payload:
-    return Payload(json.dumps({"words": words}).encode(), f"said {words}", external_id=of, version_at=at)
+def payload(words: str, *, of: str = "a") -> Payload:
+    return Payload(json.dumps({"words": words}).encode(), f"said {words}", external_id=of)
 
 
 def number(warehouse: Warehouse, query: str) -> int:
@@ -48,12 +49,12 @@ def history(warehouse: Warehouse, of: str = "a") -> list[str]:
     ]
 
 
-def land(warehouse: Warehouse, source: Source, *items: Item, day: str = DAY) -> Run:
-    return land_items(warehouse, source, day, items, fetched_at=FIRST)
+def land(warehouse: Warehouse, source: Source, *items: Item, day: str = DAY, at: datetime = FIRST) -> Run:
+    return land_items(warehouse, source, day, items, received_at=at)
 
 
 def bring(warehouse: Warehouse, source: Source, path: Path) -> Run:
-    intake = bulk_files.intake(source, next(iter(source.contracts)), path, Window.of(DAY))
+    intake = bulk_files.intake(source, next(iter(source.contracts)), path, Window.of(DAY).start)
     return land_intake(warehouse, source, DAY, nullcontext(intake))
 
 
@@ -70,67 +71,96 @@ def counted(run: Run) -> dict[str, int]:
     return {name: value for name, value in vars(run.counts).items() if value}
 
 
-def test_of_several_in_a_batch_the_latest_by_time_wins(warehouse: Warehouse, shelf: Source) -> None:
-    run = land(warehouse, shelf, payload("old", FIRST), payload("new", THIRD), payload("older", SECOND))
-    assert sorted(history(warehouse)) == ["NEW", "old", "older"]
+def test_of_several_in_a_batch_the_last_one_wins(warehouse: Warehouse, shelf: Source) -> None:
+    run = land(warehouse, shelf, payload("first"), payload("second"), payload("last"))
+    assert sorted(history(warehouse)) == ["LAST", "first", "second"]
     assert counted(run) == {"fetched": 3, "created": 1, "duplicates": 2}
 
 
-def test_of_several_of_one_time_the_one_received_last_wins(warehouse: Warehouse, shelf: Source) -> None:
-    land(warehouse, shelf, payload("first", FIRST), payload("second", FIRST))
-    assert sorted(history(warehouse)) == ["SECOND", "first"]
-
-
-def test_a_newer_version_wins_across_batches_of_one_run(warehouse: Warehouse, shelf: Source) -> None:
-    others = (payload("other", FIRST, of=f"other {each}") for each in range(BATCH_PAYLOADS))
-    run = land(warehouse, shelf, payload("new", SECOND), *others, payload("old", FIRST))
-    assert sorted(history(warehouse)) == ["NEW", "old"]
+def test_the_last_one_wins_across_batches_of_one_run(warehouse: Warehouse, shelf: Source) -> None:
+    others = (payload("other", of=f"other {each}") for each in range(BATCH_PAYLOADS))
+    run = land(warehouse, shelf, payload("first"), *others, payload("last"))
+    assert sorted(history(warehouse)) == ["LAST", "first"]
     assert run.counts.created == BATCH_PAYLOADS + 1
 
 
-def test_a_newer_version_wins_across_runs(warehouse: Warehouse, shelf: Source) -> None:
-    land(warehouse, shelf, payload("old", FIRST))
-    run = land(warehouse, shelf, payload("new", SECOND))
+def test_what_was_received_last_wins_across_runs(warehouse: Warehouse, shelf: Source) -> None:
+    land(warehouse, shelf, payload("old"))
+    run = land(warehouse, shelf, payload("new"), at=SECOND)
     assert history(warehouse) == ["old", "NEW"]
     assert counted(run) == {"fetched": 1, "updated": 1}
 
 
-def test_a_newer_version_wins_across_partitions(warehouse: Warehouse, shelf: Source) -> None:
-    land(warehouse, shelf, payload("new", SECOND), day="2026-11-01")
-    run = land(warehouse, shelf, payload("old", FIRST), day="2026-11-02")
+def test_a_partition_is_no_time_of_receipt(warehouse: Warehouse, shelf: Source) -> None:
+    land(warehouse, shelf, payload("new"), day="2026-11-01", at=SECOND)
+    run = land(warehouse, shelf, payload("old"), day="2026-11-02", at=FIRST)
     assert history(warehouse) == ["NEW", "old"]
     assert counted(run) == {"fetched": 1, "duplicates": 1}
-    land(warehouse, shelf, payload("newest", THIRD), day="2026-11-03")
-    assert rows(warehouse, "select partition_key from staging.versions where latest") == [("2026-11-03",)]
+    land(warehouse, shelf, payload("newest"), day="2026-11-01", at=THIRD)
+    assert history(warehouse) == ["new", "old", "NEWEST"]
+    assert rows(warehouse, "select partition_key from staging.versions where latest") == [("2026-11-01",)]
+
+
+def test_without_a_time_it_counts_as_received_now_by_the_clock_of_the_database(
+    warehouse: Warehouse, shelf: Source
+) -> None:
+    land(warehouse, shelf, payload("old"), day="2026-11-02", at=THIRD)
+    land_items(warehouse, shelf, DAY, [payload("new")])
+    assert history(warehouse) == ["old", "NEW"]
+    query = "select received_at between clock_timestamp() - interval '1 minute' and clock_timestamp()"
+    assert rows(warehouse, f"{query} from staging.versions where latest") == [(True,)]
+
+
+@pytest.mark.parametrize("time", ["2099-01-01T00:00:00Z", "1970-01-01T00:00:00Z", "0001-01-01", None, "yesterday"])
+def test_a_time_in_the_payload_orders_nothing(warehouse: Warehouse, shelf: Source, time: str | None) -> None:
+    def told(words: str, modified: str | None) -> Payload:
+        body = {"words": words, "updated_at": modified, "lastModified": modified}
+        return Payload(json.dumps(body).encode(), "here", external_id="a")
+
+    land(warehouse, shelf, told("first", "2026-11-01T00:00:00Z"))
+    land(warehouse, shelf, told("second", time), at=SECOND)
+    land(warehouse, shelf, told("third", "2026-11-01T00:00:01Z"), at=THIRD)
+    assert history(warehouse) == ["first", "second", "THIRD"]
 
 
 def test_of_one_time_the_run_that_came_later_wins(warehouse: Warehouse, shelf: Source) -> None:
-    land(warehouse, shelf, payload("first", FIRST))
-    land(warehouse, shelf, payload("second", FIRST))
+    land(warehouse, shelf, payload("first"))
+    land(warehouse, shelf, payload("second"))
     assert history(warehouse) == ["first", "SECOND"]
 
 
-def test_a_late_older_version_never_comes_back(warehouse: Warehouse, shelf: Source) -> None:
-    land(warehouse, shelf, payload("old", FIRST))
-    land(warehouse, shelf, payload("new", THIRD))
+def test_what_was_received_before_becomes_history_once(warehouse: Warehouse, shelf: Source) -> None:
+    land(warehouse, shelf, payload("old"))
+    land(warehouse, shelf, payload("new"), at=THIRD)
     for _ in range(2):
-        assert counted(land(warehouse, shelf, payload("old", FIRST))) == {"fetched": 1, "duplicates": 1}
-        assert counted(land(warehouse, shelf, payload("between", SECOND))) == {"fetched": 1, "duplicates": 1}
+        assert counted(land(warehouse, shelf, payload("old"))) == {"fetched": 1, "duplicates": 1}
+        assert counted(land(warehouse, shelf, payload("between"), at=SECOND)) == {"fetched": 1, "duplicates": 1}
     assert history(warehouse) == ["old", "NEW", "between"]
 
 
+def test_a_body_of_long_ago_that_was_received_again_in_between_is_history_of_its_own(
+    warehouse: Warehouse, shelf: Source
+) -> None:
+    times = {"on": FIRST, "off": SECOND, "new": THIRD}
+    for words, at in times.items():
+        land(warehouse, shelf, payload(words), at=at)
+    for _ in range(2):
+        land(warehouse, shelf, payload("on"), at=SECOND + timedelta(hours=1))
+    assert history(warehouse) == ["on", "off", "NEW", "on"]
+
+
 def test_a_losing_version_is_kept_once_however_often_it_comes(warehouse: Warehouse, shelf: Source) -> None:
-    items = [payload("loser", FIRST), payload("loser", FIRST), payload("winner", SECOND), payload("loser", FIRST)]
+    items = [payload("loser"), payload("loser"), payload("winner")]
     run = land(warehouse, shelf, *items)
-    assert counted(run) == {"fetched": 4, "created": 1, "duplicates": 3}
+    assert counted(run) == {"fetched": 3, "created": 1, "duplicates": 2}
     again = land(warehouse, shelf, *items)
-    assert counted(again) == {"fetched": 4, "unchanged": 1, "duplicates": 3}
+    assert counted(again) == {"fetched": 3, "unchanged": 1, "duplicates": 2}
     assert sorted(history(warehouse)) == ["WINNER", "loser"]
 
 
 def test_what_was_said_before_can_be_said_again(warehouse: Warehouse, shelf: Source) -> None:
     for words, at in (("on", FIRST), ("off", SECOND), ("on", THIRD)):
-        land(warehouse, shelf, payload(words, at))
+        land(warehouse, shelf, payload(words), at=at)
     assert history(warehouse) == ["on", "off", "ON"]
     assert number(warehouse, "select count(*) from staging.payloads") == 2
 
@@ -151,16 +181,16 @@ def test_a_body_that_two_records_share_is_stored_once(warehouse: Warehouse, shel
 
 
 def test_a_version_tells_where_it_came_from(warehouse: Warehouse, shelf: Source) -> None:
-    run = land(warehouse, shelf, payload("words", SECOND))
+    run = land(warehouse, shelf, payload("words"), at=SECOND)
     found = rows(
         warehouse,
         """
-        select stream, external_id, record_id = ops.key(stream, external_id), request, version_at, fetched_at,
+        select stream, external_id, record_id = ops.key(stream, external_id), request, received_at,
             landed_run, digest = sha256('{"words": "words"}'), valid_from_run
         from staging.versions join staging.payloads using (payload_id)
         """,
     )
-    assert found == [("toy/shelf", "a", True, "said words", SECOND, FIRST, run.id, True, None)]
+    assert found == [("toy/shelf", "a", True, "said words", SECOND, run.id, True, None)]
 
 
 def test_bodies_of_a_run_that_broke_off_are_taken_up_by_the_next(warehouse: Warehouse, shelf: Source) -> None:
@@ -376,7 +406,7 @@ def test_a_record_that_went_back_to_what_it_was_is_that_in_any_order_of_days(
     said = {1: "a", 2: "b", 3: "a"}
     for day in order:
         at = datetime(2026, 11, day, tzinfo=UTC)
-        land_items(warehouse, shelf, f"2026-11-0{day}", [payload(said[day])], fetched_at=at)
+        land_items(warehouse, shelf, f"2026-11-0{day}", [payload(said[day])], received_at=at)
     assert [words for words in history(warehouse) if words.isupper()] == ["A"]
 
 

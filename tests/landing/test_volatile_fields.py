@@ -13,13 +13,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipelines.landing.intake import Intake
-from pipelines.landing.land import land_intake, land_items
 from pipelines.landing.validate import VolatileFields, path_tree, split_off
 from pipelines.ledger import Run
 from pipelines.source import Contract, FullScan, Item, Payload, Source
-from pipelines.transform.run import pending_partitions, transform
 from pipelines.warehouse.database import Warehouse
 from tests.library import author, book, payload, rows, tuples
+from tests.runs import land_intake, land_items, pending_partitions, transform
 
 pytestmark = pytest.mark.usefixtures("toy")
 
@@ -214,7 +213,7 @@ def counted(number: int, loans: int | None, *, name: str = "Lighthouse", of_book
 
 
 def land(warehouse: Warehouse, source: Source, body: Json, day: str = DAYS[0]) -> Run:
-    return land_items(warehouse, source, day, [payload(body)], fetched_at=at(day))
+    return land_items(warehouse, source, day, [payload(body)], received_at=at(day))
 
 
 def take(warehouse: Warehouse, source: Source, body: Json, day: str = DAYS[0]) -> tuple[Run, Run]:
@@ -266,7 +265,7 @@ def test_counters_that_change_make_an_observation_and_no_version(
 ) -> None:
     first, _ = take(shared, library, counted(number, 1))
     second, applied = take(shared, library, counted(number, 2), DAYS[1])
-    assert (first.counts.created, second.counts.updated, second.counts.unchanged) == (1, 1, 0)
+    assert (first.counts.created, second.counts.observed, second.counts.updated) == (1, 1, 0)
     assert second.stats["bodies"] == 0
     assert history(shared, number) == (1, 2)
     assert applied.counts.created == 1  # the series' row
@@ -315,7 +314,7 @@ def test_counters_that_cannot_be_held_never_stop_the_others_and_nothing_of_them_
     body = f'{{"id": {numbers[0]}, "name": "x", "stats": {{"odd": {counter}}}}}'.encode()
     items = [Payload(body, "odd", kind="authors"), payload(counted(numbers[1], 1))]
     for created, unchanged in ((2, 0), (0, 2)):
-        run = land_items(shared, library, DAYS[0], items, fetched_at=at(DAYS[0]))
+        run = land_items(shared, library, DAYS[0], items, received_at=at(DAYS[0]))
         assert (run.status, run.counts.created, run.counts.unchanged) == ("completed", created, unchanged)
     ((kept, counters),) = rows(
         shared,
@@ -340,7 +339,7 @@ def test_counters_of_a_body_that_cannot_be_split_are_not_replaced_by_older_ones(
 ) -> None:
     take(shared, library, counted(number, 5))
     twice = json.dumps(counted(number, 10)).replace('"name"', '"name": "Lighthouse", "name"')
-    land_items(shared, library, DAYS[1], [payload(twice.encode())], fetched_at=at(DAYS[1]))
+    land_items(shared, library, DAYS[1], [payload(twice.encode())], received_at=at(DAYS[1]))
     transform(shared, library, DAYS[1])
     assert history(shared, number) == (2, 1)
     assert of_book(shared, number) == 10
@@ -368,7 +367,7 @@ def test_records_that_share_a_body_have_each_their_own_counters(shared: Warehous
             Payload(f'{{"name": "same", "loans": {each + more}}}'.encode(), "here", name, kind="authors")
             for each, name in enumerate(numbers)
         ]
-        run = land_items(shared, source, day, items, fetched_at=at(day))
+        run = land_items(shared, source, day, items, received_at=at(day))
         transform(shared, source, day)
         assert run.stats["bodies"] == (1 if day == DAYS[0] else 0)
         found = rows(
@@ -394,7 +393,7 @@ def test_the_newest_counters_are_those_received_last_in_any_order_of_arrival(
     authors = {next(NUMBERS): case for case in product(SAID, permutations(range(3)))}
     for step, day in product(range(3), range(3)):
         items = [payload(counted(number, said[day])) for number, (said, order) in authors.items() if order[step] == day]
-        land_items(shared, library, DAYS[day], items, fetched_at=at(DAYS[day]))
+        land_items(shared, library, DAYS[day], items, received_at=at(DAYS[day]))
         if eagerly:
             transform(shared, library, DAYS[day])
     transform_all(shared, library)
@@ -426,27 +425,24 @@ def test_versions_received_again_are_noted_once_a_day_and_with_each_change_of_co
     take(shared, library, counted(number, 1))
     for hours, loans, confirmed in ((0, 1, 0), (2, 1, 0), (3, 2, 3)):
         later = at(DAYS[1]) + timedelta(hours=hours)
-        land_items(shared, library, DAYS[1], [payload(counted(number, loans))], fetched_at=later)
+        land_items(shared, library, DAYS[1], [payload(counted(number, loans))], received_at=later)
         assert rows(shared, "select confirmed_at from staging.versions where external_id = %s", [str(number)]) == [
             (at(DAYS[1]) + timedelta(hours=confirmed),)
         ]
 
 
-@pytest.mark.parametrize("modified", [None, (at(DAYS[0]), at(DAYS[1]))], ids=["no time of its own", "its own time"])
 @pytest.mark.parametrize("loans", [1, 2], ids=["unchanged", "other counters"])
 def test_a_body_received_before_the_latest_was_received_again_is_late(
-    shared: Warehouse, library: Source, number: int, loans: int, modified: tuple[datetime, datetime] | None
+    shared: Warehouse, library: Source, number: int, loans: int
 ) -> None:
     """A on the first day, A again on the third, then B of the second day lands."""
-    first, second = modified or (None, None)
 
-    def told(day: str, body: Json, own: datetime | None) -> Run:
-        item = replace(payload(body), version_at=own)
-        return land_items(shared, library, day, [item], fetched_at=at(day))
+    def told(day: str, body: Json) -> Run:
+        return land_items(shared, library, day, [payload(body)], received_at=at(day))
 
-    told(DAYS[0], counted(number, 1), first)
-    told(DAYS[2], counted(number, loans), first)
-    late = told(DAYS[1], counted(number, 7, name="Another"), second)
+    told(DAYS[0], counted(number, 1))
+    told(DAYS[2], counted(number, loans))
+    late = told(DAYS[1], counted(number, 7, name="Another"))
     assert (late.counts.fetched, late.counts.duplicates) == (1, 1)
     transform_all(shared, library)
     assert rows(shared, "select name from toy.authors where external_id = %s", [str(number)]) == [("Lighthouse",)]
@@ -498,17 +494,17 @@ def test_two_counts_of_one_time_are_both_kept_and_the_later_one_is_in_force(
     assert observations(shared, number) == before
     assert of_book(shared, number) == 2
     run, _ = take(shared, library, counted(number, 3))
-    assert (run.counts.updated, of_book(shared, number)) == (1, 3)
+    assert (run.counts.observed, of_book(shared, number)) == (1, 3)
     assert series(shared, number) == [(DAYS[0], 1), (DAYS[0], 2), (DAYS[0], 3)]
 
 
 def test_late_counts_of_one_time_are_all_kept(shared: Warehouse, library: Source, number: int) -> None:
     take(shared, library, counted(number, 1))
     take(shared, library, counted(number, 9), DAYS[2])
-    for updated in (1, 0):
+    for observed in (1, 0):
         for loans in (2, 3):
             run, _ = take(shared, library, counted(number, loans), DAYS[1])
-            assert (run.counts.updated, run.counts.unchanged) == (updated, 1 - updated)
+            assert (run.counts.observed, run.counts.unchanged) == (observed, 1 - observed)
     assert series(shared, number) == [(DAYS[0], 1), (DAYS[1], 2), (DAYS[1], 3), (DAYS[2], 9)]
     assert of_book(shared, number) == 9
 
@@ -519,7 +515,7 @@ def test_counters_that_come_late_are_of_the_series_and_not_the_newest(
     take(shared, library, counted(number, 1))
     take(shared, library, counted(number, 3), DAYS[2])
     run, applied = take(shared, library, counted(number, 2), DAYS[1])
-    assert (run.counts.updated, applied.counts.created, applied.counts.updated) == (1, 1, 0)
+    assert (run.counts.observed, applied.counts.created, applied.counts.updated) == (1, 1, 0)
     assert series(shared, number) == [(DAYS[0], 1), (DAYS[1], 2), (DAYS[2], 3)]
     assert of_book(shared, number) == 3
 

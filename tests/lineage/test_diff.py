@@ -8,11 +8,11 @@ import pytest
 
 from pipelines.ledger import Run
 from pipelines.lineage import rebuild, time_travel
-from pipelines.transform.run import transform
 from pipelines.warehouse.database import Warehouse
 from tests.launcher import Atlas, words
 from tests.library import DAYS, Recorder, author, book, cover, rows
 from tests.pasts import SEED, SEEDS, Files, World
+from tests.runs import transform
 
 pytestmark = pytest.mark.usefixtures("toy")
 

@@ -21,6 +21,7 @@ from pipelines.maintenance import erasure, retention
 from pipelines.source import Checkpoint, Item, Payload, Source
 from pipelines.warehouse.database import Warehouse
 from tests.library import DAYS, START, Json, Recorder, author, book, copy, cover, found, payload, rows, shown, state
+from tests.runs import land_intake, land_items, stream_of
 
 pytestmark = pytest.mark.usefixtures("toy")
 
@@ -54,7 +55,7 @@ def original(new_warehouse: Callable[[], Warehouse], library: Source) -> Recorde
     land_body(warehouse, library, b'{"id": "Geheimnis', DAYS[2])
     with pytest.raises(KeyboardInterrupt):
         live = Intake(lambda _: interrupted(), "live")  # a run that can be resumed keeps its checkpoint
-        land.land_intake(warehouse, library, DAYS[3], nullcontext(live))
+        land_intake(warehouse, library, DAYS[3], nullcontext(live))
     recorder.transform()
     return recorder
 
@@ -66,7 +67,7 @@ def history(original: Recorder, copied: Callable[[Warehouse], Warehouse]) -> Rec
 
 
 def land_body(warehouse: Warehouse, source: Source, body: bytes, day: str) -> Run:
-    return land.land_items(warehouse, source, day, [payload(body, WHO)])
+    return land_items(warehouse, source, day, [payload(body, WHO)])
 
 
 def interrupted() -> Iterator[Item]:
@@ -90,7 +91,7 @@ def test_nothing_is_left_of_an_erased_record(history: Recorder, library: Source)
             select fetch_run_id, 'Geheimnis', '"Geheimnis"' from ops.fetch_runs limit 1
             """
         )
-    run = erasure.erase(warehouse, library, STREAM, WHO)
+    run = erasure.erase(warehouse, stream_of(library), STREAM, WHO)
     assert (run.status, run.stats["erased"]["versions"], run.stats["erased"]["shared_bodies"]) == ("completed", 4, 0)
     assert found(warehouse, *SECRETS) == []
     ((stream, length, lifted),) = rows(warehouse, "select stream, length(digest), lifted_at from staging.erasures")
@@ -120,14 +121,14 @@ def test_no_page_has_a_row_of_an_erased_record(history: Recorder, library: Sourc
     before = in_pages(history.warehouse, "Geheimnis")
     assert before >= {"staging.payloads", "staging.quarantine", "toy.authors", "toy.books"}
     assert in_pages(history.warehouse, WHO) >= {"staging.versions", "staging.arrivals"}
-    erasure.erase(history.warehouse, library, STREAM, WHO)
+    erasure.erase(history.warehouse, stream_of(library), STREAM, WHO)
     assert in_pages(history.warehouse, "Geheimnis") == in_pages(history.warehouse, WHO) == set()
     assert "staging.payloads" in in_pages(history.warehouse, "Other")
 
 
 @pytest.mark.long("a history, and what is left of it")
 def test_other_records_are_as_if_it_had_never_landed(history: Recorder, library: Source, new_warehouse: Any) -> None:
-    erasure.erase(history.warehouse, library, STREAM, WHO)
+    erasure.erase(history.warehouse, stream_of(library), STREAM, WHO)
     fresh = Recorder(new_warehouse(), library)
     fresh.land("other", OTHER)
     fresh.transform()
@@ -160,7 +161,7 @@ def test_trace_and_as_of_report_the_erasure(history: Recorder, library: Source) 
     with warehouse.connect() as connection:
         snapshot = time_travel.snapshot_of_run(connection, first)
         assert time_travel.history_removed_since(connection, "toy", snapshot) == []
-        run = erasure.erase(warehouse, library, STREAM, WHO)
+        run = erasure.erase(warehouse, stream_of(library), STREAM, WHO)
         with pytest.raises(AtlasError, match=rf"was erased at .* by run {run.id}"):
             trace.trace(connection, "toy.authors", WHO)
         with pytest.raises(AtlasError, match="has no row"):
@@ -174,8 +175,8 @@ def test_trace_and_as_of_report_the_erasure(history: Recorder, library: Source) 
 
 def test_an_erased_record_does_not_land_again_until_that_is_lifted(history: Recorder, library: Source) -> None:
     warehouse = history.warehouse
-    erasure.erase(warehouse, library, STREAM, WHO)
-    run = land.land_items(
+    erasure.erase(warehouse, stream_of(library), STREAM, WHO)
+    run = land_items(
         warehouse,
         library,
         DAYS[3],
@@ -187,7 +188,7 @@ def test_an_erased_record_does_not_land_again_until_that_is_lifted(history: Reco
     assert erasure.lift(warehouse, STREAM, WHO)
     assert not erasure.lift(warehouse, STREAM, WHO)
     assert land_body(warehouse, library, json.dumps(secret(1)).encode(), DAYS[3]).counts.created == 1
-    erasure.erase(warehouse, library, STREAM, WHO)
+    erasure.erase(warehouse, stream_of(library), STREAM, WHO)
     assert found(warehouse, *SECRETS) == []
 
 
@@ -201,7 +202,7 @@ def test_a_body_that_another_record_has_too_stays(warehouse: Warehouse, shelf: S
         recorder.land(name, {"authors": [author(1)]})
     recorder.land("a", {"authors": [author(1), author(2)]})
     recorder.transform()
-    run = erasure.erase(warehouse, shelf, shelf.name, "a")
+    run = erasure.erase(warehouse, stream_of(shelf), shelf.name, "a")
     assert (run.stats["erased"]["versions"], run.stats["erased"]["shared_bodies"]) == (2, 1)
     assert shown(warehouse, "select body -> 'authors' from staging.payloads") == [[author(1)]]
     assert shown(warehouse, "select name from toy.authors") == ["author 1"]
@@ -215,9 +216,9 @@ def test_a_body_that_came_with_an_erased_record_is_stored_with_another(warehouse
         *(Payload(b'{"nodes": [%d], "links": []}' % each, "x", f"x{each}") for each in range(land.BATCH_PAYLOADS)),
         Payload(graph, "b", "b"),
     ]
-    land.land_items(warehouse, shelf, DAYS[0], items[:1])
-    erasure.erase(warehouse, shelf, shelf.name, "a")
-    run = land.land_items(warehouse, shelf, DAYS[0], items)
+    land_items(warehouse, shelf, DAYS[0], items[:1])
+    erasure.erase(warehouse, stream_of(shelf), shelf.name, "a")
+    run = land_items(warehouse, shelf, DAYS[0], items)
     assert run.counts.created == land.BATCH_PAYLOADS + 1
     assert shown(warehouse, "select count(*) from staging.versions where latest and external_id = 'b'") == [1]
 
@@ -232,7 +233,7 @@ def test_what_depends_on_an_erased_record_follows(warehouse: Warehouse, shelf: S
         }
     )
     recorder.transform()
-    erasure.erase(warehouse, shelf, shelf.name, "a")
+    erasure.erase(warehouse, stream_of(shelf), shelf.name, "a")
     there = state(warehouse)
     assert rows(warehouse, "select url, book_id from toy.covers order by 1") == [
         ("https://cover.example/7b.png", None),
@@ -246,10 +247,10 @@ def test_nothing_is_erased_while_a_landing_that_has_it_is_in_progress(warehouse:
         yield payload({"authors": [author(1)]}, "a", "")
         yield Checkpoint("", {})
         with pytest.raises(AtlasError, match="in progress and has received the record"):
-            erasure.erase(warehouse, shelf, shelf.name, "a")
+            erasure.erase(warehouse, stream_of(shelf), shelf.name, "a")
 
-    assert land.land_items(warehouse, shelf, DAYS[0], items()).counts.created == 1
-    erasure.erase(warehouse, shelf, shelf.name, "a")
+    assert land_items(warehouse, shelf, DAYS[0], items()).counts.created == 1
+    erasure.erase(warehouse, stream_of(shelf), shelf.name, "a")
     assert shown(warehouse, "select 1 from staging.payloads") == []
 
 
@@ -259,10 +260,10 @@ def test_a_landing_in_progress_that_receives_it_later_skips_it(warehouse: Wareho
     def items() -> Iterator[Item]:
         yield payload({"authors": [author(2)]}, "b", "")
         yield Checkpoint("", {})
-        erasure.erase(warehouse, shelf, shelf.name, "a")
+        erasure.erase(warehouse, stream_of(shelf), shelf.name, "a")
         yield payload({"authors": [author(3)]}, "a", "")
 
-    run = land.land_items(warehouse, shelf, DAYS[0], items())
+    run = land_items(warehouse, shelf, DAYS[0], items())
     assert (run.counts.fetched, run.counts.created, run.stats["skipped"]) == (1, 1, {"erased before": 1})
     assert shown(warehouse, "select body -> 'authors' from staging.payloads") == [[author(2)]]
 
@@ -270,7 +271,7 @@ def test_a_landing_in_progress_that_receives_it_later_skips_it(warehouse: Wareho
 def test_lifted_while_a_landing_is_in_progress_it_lands_with_the_next(warehouse: Warehouse, shelf: Source) -> None:
     recorder = Recorder(warehouse, shelf)
     recorder.land("a", {"authors": [author(1)]})
-    erasure.erase(warehouse, shelf, shelf.name, "a")
+    erasure.erase(warehouse, stream_of(shelf), shelf.name, "a")
 
     def items() -> Iterator[Item]:
         yield payload({"authors": [author(1)]}, "a", "")
@@ -278,7 +279,7 @@ def test_lifted_while_a_landing_is_in_progress_it_lands_with_the_next(warehouse:
         assert erasure.lift(warehouse, shelf.name, "a")
         yield payload({"authors": [author(2)]}, "b", "")
 
-    run = land.land_items(warehouse, shelf, DAYS[0], items())
+    run = land_items(warehouse, shelf, DAYS[0], items())
     assert (run.counts.fetched, run.counts.created, run.stats["skipped"]) == (1, 1, {"erased before": 1})
     assert recorder.land("a", {"authors": [author(1)]}).counts.created == 1
     recorder.transform()
@@ -294,7 +295,7 @@ def test_drift_paths_that_it_alone_had_are_deleted(warehouse: Warehouse, shelf: 
     paths = "select path from ops.schema_drift where path ~ 'geheimnis|otter' order by 1"
     said = "select distinct d ->> 'path' from ops.fetch_runs, jsonb_array_elements(stats -> 'drift') d order by 1"
     assert shown(warehouse, paths) == ["geheimnis", "otter"] == shown(warehouse, said)
-    erasure.erase(warehouse, shelf, shelf.name, "b")
+    erasure.erase(warehouse, stream_of(shelf), shelf.name, "b")
     assert shown(warehouse, paths) == shown(warehouse, said) == ["otter"]
 
 
@@ -316,7 +317,7 @@ def test_a_drift_path_of_several_versions_is_deleted_with_them(
         recorder.transform()
         retention.prune(warehouse, settings.load(keep_versions_days=0, keep_quarantine_days=0, keep_events_days=0))
     assert shown(warehouse, MINE) and shown(warehouse, SAID)
-    erasure.erase(warehouse, shelf, shelf.name, "mine")
+    erasure.erase(warehouse, stream_of(shelf), shelf.name, "mine")
     assert shown(warehouse, MINE) == shown(warehouse, SAID) == []
 
 
@@ -329,13 +330,13 @@ def test_nothing_is_erased_while_a_schema_to_keep_is_created(history: Recorder, 
         snapshot = time_travel.snapshot_of_run(connection, last)
     copying = time_travel.as_of(history.warehouse, "toy", snapshot, schema="kept")
     with pytest.raises(AtlasError, match="is creating a schema"), copying:
-        erasure.erase(history.warehouse, library, STREAM, WHO)
+        erasure.erase(history.warehouse, stream_of(library), STREAM, WHO)
     assert found(history.warehouse, *SECRETS) == before
     with (
         time_travel.as_of(history.warehouse, "toy", snapshot),
         time_travel.as_of(history.warehouse, "toy", snapshot),
     ):
-        erasure.erase(history.warehouse, library, STREAM, WHO)
+        erasure.erase(history.warehouse, stream_of(library), STREAM, WHO)
     assert found(history.warehouse, *SECRETS) == []
 
 
@@ -343,14 +344,14 @@ def test_the_schema_of_a_killed_rebuild_is_dropped(history: Recorder, library: S
     with history.warehouse.connect() as connection:
         schema = f"{TEMPORARY_PREFIX}1"
         connection.execute(f"create schema {schema}; create table {schema}.authors as table toy.authors".encode())
-    erasure.erase(history.warehouse, library, STREAM, WHO)
+    erasure.erase(history.warehouse, stream_of(library), STREAM, WHO)
     assert shown(history.warehouse, f"select nspname from pg_namespace where nspname ~ '^{TEMPORARY_PREFIX}'") == []
 
 
 def test_a_lifted_erasure_is_no_longer_in_force(warehouse: Warehouse, shelf: Source) -> None:
     recorder = Recorder(warehouse, shelf)
     recorder.land("a", {"authors": [author(1)]})
-    erasure.erase(warehouse, shelf, shelf.name, "a")
+    erasure.erase(warehouse, stream_of(shelf), shelf.name, "a")
     in_force = "select stream from staging.erasures where lifted_at is null"
     assert shown(warehouse, in_force) == [shelf.name]
     assert erasure.lift(warehouse, shelf.name, "a")
@@ -364,7 +365,7 @@ def test_its_rejected_shared_rows_are_deleted(warehouse: Warehouse, library: Sou
         recorder.transform()
     kept = "select closed_at is not null from staging.quarantine where row::text ~ 'mustermann'"
     assert shown(warehouse, kept)
-    erasure.erase(warehouse, library, STREAM, "1")
+    erasure.erase(warehouse, stream_of(library), STREAM, "1")
     assert shown(warehouse, kept) == []
 
 
@@ -377,10 +378,10 @@ def test_nothing_is_erased_while_a_kept_schema_exists(history: Recorder, library
         with time_travel.as_of(warehouse, "toy", time_travel.snapshot_of_run(connection, last), schema="kept"):
             pass
         with pytest.raises(AtlasError, match=r'Drop them first: drop schema "kept" cascade;'):
-            erasure.erase(warehouse, library, STREAM, WHO)
+            erasure.erase(warehouse, stream_of(library), STREAM, WHO)
         assert set(before) <= set(found(warehouse, *SECRETS))
         connection.execute("drop schema kept cascade")
-    erasure.erase(warehouse, library, STREAM, WHO)
+    erasure.erase(warehouse, stream_of(library), STREAM, WHO)
     assert found(warehouse, *SECRETS) == []
 
 
@@ -409,5 +410,5 @@ def test_the_command_asks_first(history: Recorder, monkeypatch: pytest.MonkeyPat
 
 def test_erasing_an_unknown_record_is_an_error(warehouse: Warehouse, shelf: Source) -> None:
     with pytest.raises(AtlasError, match="Nothing is stored of record 'a'"):
-        erasure.erase(warehouse, shelf, shelf.name, "a")
+        erasure.erase(warehouse, stream_of(shelf), shelf.name, "a")
     assert shown(warehouse, "select 1 from staging.erasures") == []

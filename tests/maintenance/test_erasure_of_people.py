@@ -18,6 +18,7 @@ from pipelines.transform import table_digests
 from pipelines.warehouse.database import Warehouse
 from tests.forum import Write, bring, folder, post, user
 from tests.library import Recorder, found, rows, shown
+from tests.runs import stream_of
 
 pytestmark = pytest.mark.usefixtures("toy")
 
@@ -28,14 +29,14 @@ MAIL, FORUM = "toy/mail", "toy/forum"
 
 def erase(recorder: Recorder, name: str) -> Run:
     """Erases a record; tables, their digests and what staging gives agree afterwards."""
-    run = erasure.erase(recorder.warehouse, recorder.source, recorder.source.name, name)
+    run = erasure.erase(recorder.warehouse, stream_of(recorder.source), recorder.source.name, name)
     assert [each for each in rebuild.check(recorder.warehouse, "toy") if not each["same"]] == []
     with recorder.warehouse.connect() as connection:
         for recorded in connection.execute("select * from ops.table_digests"):
             counted = table_digests.count(connection, TableSpec(metadata.tables[recorded["table_name"]]))
             assert counted == {"rows": recorded["rows"], "digest": recorded["digest"]}, recorded["table_name"]
     with pytest.raises(AtlasError, match="was erased at"):
-        erasure.erase(recorder.warehouse, recorder.source, recorder.source.name, name)
+        erasure.erase(recorder.warehouse, stream_of(recorder.source), recorder.source.name, name)
     return run
 
 
@@ -190,7 +191,7 @@ def test_a_foreign_key_that_forbids_it_stops_the_erasure(
     before = found(warehouse, WHO)
     runs = rows(warehouse, "select * from ops.fetch_runs")
     with pytest.raises(AtlasError, match=r"application in toy\.tokens .* foreign key on user_id forbids that"):
-        erasure.erase(warehouse, mail.source, MAIL, "a")
+        erasure.erase(warehouse, stream_of(mail.source), MAIL, "a")
     assert (found(warehouse, WHO), rows(warehouse, "select * from ops.fetch_runs")) == (before, runs)
 
 
@@ -206,7 +207,7 @@ def test_a_row_of_another_record_that_refers_to_a_row_of_an_application_stops_th
     assert erasure.preview(warehouse, MAIL, "a").reach.rows == {"toy.folders": 1}
     monkeypatch.setattr(erased_rows, "becomes_the_records", lambda spec: spec.name != "toy.folders")
     with pytest.raises(AtlasError, match=r"A row of toy\.posts refers to .* first: atlas erase toy/mail 'b c'"):
-        erasure.erase(warehouse, mail.source, MAIL, "a")
+        erasure.erase(warehouse, stream_of(mail.source), MAIL, "a")
 
 
 def test_an_application_that_writes_meanwhile_stops_the_erasure(
@@ -221,7 +222,7 @@ def test_an_application_that_writes_meanwhile_stops_the_erasure(
 
     monkeypatch.setattr(erased_rows, "delete", delayed)
     with pytest.raises(AtlasError, match=r"A row of toy\.users would stay, .* Nothing is erased"):
-        erasure.erase(warehouse, mail.source, MAIL, "a")
+        erasure.erase(warehouse, stream_of(mail.source), MAIL, "a")
     assert rows(warehouse, "select username, from_source from toy.users") == [(WHO, True)]
     monkeypatch.undo()
     assert erase(mail, "a").stats["erased"]["toy.tokens"] == 1

@@ -16,17 +16,16 @@ from typing import Any
 import pytest
 
 from pipelines import settings
-from pipelines.landing import land
 from pipelines.ledger import Run
 from pipelines.lineage import rebuild, time_travel, trace
 from pipelines.maintenance import retention
 from pipelines.settings import Settings
 from pipelines.source import Checkpoint, Item, Source
-from pipelines.transform.run import transform
 from pipelines.warehouse import locks
 from pipelines.warehouse.database import Warehouse
 from tests.growth import refetch, relations
 from tests.library import DAYS, START, Recorder, author, cover, payload, rows, shown, state
+from tests.runs import land_items, transform
 
 pytestmark = pytest.mark.usefixtures("toy")
 
@@ -250,7 +249,7 @@ def test_a_landing_in_progress_loses_no_body(warehouse: Warehouse, shelf: Source
         assert removed(warehouse, AT_ONCE) == {}
         yield payload({"authors": [author(2)]}, "b", "")
 
-    run = land.land_items(warehouse, shelf, DAYS[0], items())
+    run = land_items(warehouse, shelf, DAYS[0], items())
     assert run.counts.created == 2
     recorder.transform()
     assert len(shown(warehouse, "select name from toy.authors")) == 2
@@ -304,7 +303,7 @@ def test_a_body_that_a_landing_has_found_stays_until_it_is_named(warehouse: Ware
         connection.execute("delete from staging.versions")
     with ExitStack() as others, locked(warehouse, "staging.arrivals"):
         # a landing that has found the body, and has not yet written the arrival that names it
-        others.enter_context(in_thread(lambda: land.land_items(warehouse, shelf, DAYS[0], [payload(body, "a", "")])))
+        others.enter_context(in_thread(lambda: land_items(warehouse, shelf, DAYS[0], [payload(body, "a", "")])))
         wait_until(warehouse, waits_for("relation"))
         pruning = others.enter_context(in_thread(lambda: retention.prune(warehouse, AT_ONCE)))
         wait_until(warehouse, waits_for("advisory"), pruning)
@@ -392,7 +391,7 @@ def test_a_steady_source_comes_to_a_plateau(warehouse: Warehouse, library: Sourc
         bodies[day // STEP % RECORDS].pop("url")
         key = recorder.clock.date().isoformat()
         items = [payload(body, str(number), "covers") for number, body in bodies.items()]
-        land.land_items(warehouse, library, key, items, fetched_at=recorder.clock)
+        land_items(warehouse, library, key, items, received_at=recorder.clock)
         recorder.transform(key)
         ago = 365 - day
         make_old(warehouse, ago)

@@ -11,6 +11,7 @@ from pipelines.orchestration.assets import staging_asset, staging_key
 from pipelines.source import Source
 from pipelines.warehouse.database import Warehouse
 from tests.orchestration.conftest import Server
+from tests.runs import stream_of
 
 
 def test_a_day_that_fails_does_not_stop_the_days_after_it(
@@ -24,13 +25,13 @@ def test_a_day_that_fails_does_not_stop_the_days_after_it(
         monkeypatch.setenv(name, "set by the instance, taken back after the test")
     with resources.instance(with_dagster, tmp_path) as dagster:
         result = dg.materialize(
-            [staging_asset(ollama)],
+            [staging_asset(stream_of(ollama))],
             instance=dagster,
             resources={"atlas": resources.Atlas(with_dagster)},
             tags={"dagster/asset_partition_range_start": days[0], "dagster/asset_partition_range_end": days[-1]},
             raise_on_error=False,
         )
-        materialized = dagster.get_materialized_partitions(staging_key(ollama))
+        materialized = dagster.get_materialized_partitions(staging_key(stream_of(ollama)))
     with with_dagster.connect() as connection:
         rows = connection.execute("select partition_key, status from ops.fetch_runs order by 1").fetchall()
     assert [tuple(row.values()) for row in rows] == [*((day, "failed") for day in days[:2]), (days[2], "completed")]
@@ -38,4 +39,4 @@ def test_a_day_that_fails_does_not_stop_the_days_after_it(
     assert not result.success
     (failure,) = result.get_step_failure_events()
     assert failure.step_failure_data.user_failure_data is not None
-    assert all(f"partition {day}: " in str(failure.step_failure_data) for day in days[:2])
+    assert all(f"partition {day} of catalog/ollama.local: " in str(failure.step_failure_data) for day in days[:2])

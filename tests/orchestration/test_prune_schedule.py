@@ -14,13 +14,12 @@ import pytest
 
 from pipelines import project
 from pipelines.definitions import defs
-from pipelines.landing import land
 from pipelines.orchestration.automation import prune_schedule
 from pipelines.source import Source
-from pipelines.transform.run import transform
 from pipelines.warehouse import locks
 from pipelines.warehouse.database import Warehouse
 from tests.library import author, payload
+from tests.runs import land_items, transform
 
 pytestmark = pytest.mark.usefixtures("toy")
 
@@ -38,7 +37,7 @@ def aged(warehouse: Warehouse, library: Source, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("DATABASE_URL", warehouse.conninfo)
     for number, name in enumerate(("first", "second")):
         at = START + timedelta(minutes=number)
-        land.land_items(warehouse, library, DAY, [payload(author(1, name))], fetched_at=at)
+        land_items(warehouse, library, DAY, [payload(author(1, name))], received_at=at)
         transform(warehouse, library, DAY)
     with warehouse.connect() as connection:
         connection.execute("update ops.fetch_runs set ended_at = ended_at - interval '100 days'")

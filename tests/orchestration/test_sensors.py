@@ -1,17 +1,20 @@
 """What watches: a source is asked for news, and everything it has by the clock; against a real server on loopback."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 import pytest
 
 from pipelines import project
 from pipelines.definitions import defs
+from pipelines.errors import AtlasError
+from pipelines.orchestration import automation
 from pipelines.orchestration.assets import op_name
 from pipelines.orchestration.automation import NOT_LIVE, full_refresh_schedule, news_sensor
 from pipelines.source import Source
 from pipelines.warehouse.database import Connection, Warehouse
 from tests.orchestration.conftest import Server
+from tests.runs import stream_of
 
 SUNDAY = datetime(2026, 11, 22, 4, tzinfo=UTC)
 
@@ -20,7 +23,7 @@ def tick(source: Source, cursor: str | None) -> tuple[object, str | None]:
     """What the source's sensor says, and its cursor after that."""
     with dg.DagsterInstance.ephemeral() as instance:
         context = dg.build_sensor_context(instance=instance, cursor=cursor, definitions=defs)
-        return news_sensor(source)(context), context.cursor
+        return news_sensor(stream_of(source))(context), context.cursor
 
 
 def test_news_request_a_run_of_today_and_no_news_none(site: Server, ollama: Source) -> None:
@@ -38,12 +41,27 @@ def test_news_request_a_run_of_today_and_no_news_none(site: Server, ollama: Sour
 
 
 def test_a_source_that_refuses_is_told_and_keeps_the_cursor(site: Server, ollama: Source) -> None:
+    _, before = tick(ollama, None)
     site.broken = True
-    said, kept = tick(ollama, "as before")
+    said, kept = tick(ollama, before)
     assert isinstance(said, dg.SkipReason)
     assert "catalog/ollama refused" in str(said.skip_message)
     assert "status 403" in str(said.skip_message)
-    assert kept == "as before"
+
+    site.broken = False
+    nothing, same = tick(ollama, kept)
+    assert isinstance(nothing, dg.SkipReason)
+    assert (nothing.skip_message, same) == ("nothing new", before)
+
+
+def test_a_source_that_stays_silent_fails_its_ticks(
+    site: Server, ollama: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.broken = True
+    _, cursor = tick(ollama, None)
+    monkeypatch.setattr(automation, "GRACE", timedelta())
+    with pytest.raises(AtlasError, match="status 403"):
+        tick(ollama, cursor)
 
 
 def test_recordings_are_not_asked_for_news(site: Server, ollama: Source, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,10 +76,16 @@ def insert_run(connection: Connection, source: Source, kind: str, status: str, m
     connection.execute(
         """
         insert into ops.fetch_runs (source_id, stream, kind, asset_key, partition_key, status, ended_at, code_version)
-        values (ops.key(%(name)s), %(name)s, %(kind)s, %(name)s, '2026-11-22', %(status)s,
+        values (ops.key(%(source)s), %(name)s, %(kind)s, %(name)s, '2026-11-22', %(status)s,
             now() - make_interval(mins => %(minutes)s), 'x')
         """,
-        {"name": source.name, "kind": kind, "status": status, "minutes": minutes},
+        {
+            "source": source.name,
+            "name": stream_of(source).name,
+            "kind": kind,
+            "status": status,
+            "minutes": minutes,
+        },
     )
 
 
@@ -93,7 +117,7 @@ def test_a_landing_that_failed_is_tried_again_after_a_while(
 def test_full_refreshes_are_requested_at_their_hour_for_every_source_that_declares_one(
     site: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    refreshed = [source for source in project.sources().values() if source.full_refresh_cron]
+    refreshed = [stream for stream in project.find_streams([]) if stream.source.full_refresh_cron]
     assert refreshed
     for source in refreshed:
         schedule = full_refresh_schedule(source)
@@ -109,4 +133,4 @@ def test_full_refreshes_are_requested_at_their_hour_for_every_source_that_declar
 
 def test_every_live_source_has_a_sensor() -> None:
     names = {sensor.name for sensor in defs.sensors or []}
-    assert {f"{source.domain}__{source.stem}__news" for source in project.sources().values()} <= names
+    assert {f"{op_name(stream)}__news" for stream in project.find_streams([])} <= names

@@ -24,17 +24,17 @@ from pipelines.cli import main
 from pipelines.columns import Read, Steps, reads
 from pipelines.landing import json_paths, jsonb, schema_drift
 from pipelines.landing.json_paths import Node, Tree
-from pipelines.landing.land import land_items
 from pipelines.landing.schema_drift import ALWAYS, DAYS, EXPECTED, Change
 from pipelines.ledger import Run
 from pipelines.orchestration.assets import run_metadata
-from pipelines.orchestration.checks import drift_check
+from pipelines.orchestration.checks import drift_checks
 from pipelines.orchestration.resources import Atlas
 from pipelines.project import SqlFile
-from pipelines.source import Contract, Payload, Source
+from pipelines.source import Contract, Item, Payload, Source
 from pipelines.warehouse.database import Warehouse
 from tests.library import Recorder
 from tests.recordings import everything
+from tests.runs import land_items, stream_of
 from tests.select_paths import paths_read, quoted_words, steps_of
 
 DAY = "2026-11-01"
@@ -202,7 +202,7 @@ class Watched:
 
     def land(self, payloads: Sequence[Payload]) -> Run:
         self.clock += timedelta(minutes=1)
-        self.runs.append(land_items(self.warehouse, self.source, DAY, payloads, fetched_at=self.clock))
+        self.runs.append(land_items(self.warehouse, self.source, DAY, payloads, received_at=self.clock))
         return self.runs[-1]
 
     def ask(self, query: str, *parameters: object) -> list[dict[str, Any]]:
@@ -211,7 +211,8 @@ class Watched:
 
     def changes(self) -> list[Change]:
         with self.warehouse.connect() as connection:
-            return schema_drift.changes(connection, self.source)
+            every = (schema_drift.changes(connection, stream) for stream in self.source.streams)
+            return [change for changes in every for change in changes]
 
     def summary(self) -> set[tuple[str, str, str]]:
         return {(each["what"], each["path"], each["type"]) for each in self.changes()}
@@ -240,7 +241,7 @@ def test_each_mutant_of_a_path_is_noticed(name: str, warehouse: Warehouse, monke
     read = schema_drift.read_paths(source)
     found = Watched(warehouse, replace(source, contracts=contracts))
     roots = {
-        found.source.streams[f"m{number}"]: read[source.streams[mutant.kind]].root
+        found.source.stream_names[f"m{number}"]: read[source.stream_names[mutant.kind]].root
         for number, mutant in enumerate(every)
     }
     monkeypatch.setattr(schema_drift, "read_paths", lambda _: {name: Tree(root) for name, root in roots.items()})
@@ -257,7 +258,7 @@ def test_each_mutant_of_a_path_is_noticed(name: str, warehouse: Warehouse, monke
         noticed[each["stream"]].append(each)
     unnoticed = []
     for number, mutant in enumerate(every):
-        warned = [each for each in noticed[found.source.streams[f"m{number}"]] if each["warns"]]
+        warned = [each for each in noticed[found.source.stream_names[f"m{number}"]] if each["warns"]]
         files = {
             f"sql/{select.file.address}.sql"
             for select in project.selects(name)
@@ -301,9 +302,10 @@ def checked(found: Watched) -> tuple[bool, str, str]:
     with dg.DagsterInstance.ephemeral() as instance:
         every = dg.AssetSelection.all_asset_checks()
         resources = {"atlas": Atlas(found.warehouse)}
-        result = dg.materialize([drift_check(found.source)], instance=instance, resources=resources, selection=every)
-    (check,) = result.get_asset_check_evaluations()
-    assert check.asset_key.to_user_string() == found.source.name
+        result = dg.materialize([drift_checks(found.source)], instance=instance, resources=resources, selection=every)
+    checks = {check.asset_key.to_user_string(): check for check in result.get_asset_check_evaluations()}
+    assert checks.keys() == {stream.name for stream in found.source.streams}
+    check = checks[stream_of(found.source).name]
     assert check.severity == dg.AssetCheckSeverity.WARN
     assert check.passed == (not check.description)
     warned, others = (str(check.metadata[key].value) if key in check.metadata else "" for key in ("watched", "others"))
@@ -323,7 +325,7 @@ def test_a_renamed_path_names_the_select_and_the_column_that_it_empties(
     new = next(each for each in run.stats["drift"] if each["what"] == "new key")
     (sample,) = shaped.ask("select body from staging.payloads where payload_id::text = %s", new["payload_id"])
     assert sample["body"]["statistics"] == {"downloadCount": 1}
-    shown = run_metadata(run, None)["drift"].value
+    shown = run_metadata([run], None)["drift"].value
     assert (
         "| vanished path | catalog/civitai.models | `stats` | object | 100.0% | sql/catalog/civitai/model_st" in shown
     )
@@ -438,7 +440,9 @@ def test_all_that_the_select_files_read_is_watched(name: str) -> None:
     }
     assert independent
     read = {(kind, tuple(step for step in steps if step != "[*]")) for kind, steps in named | independent}
-    assert [each for each in sorted(read, key=str) if not is_read(trees[source.streams[each[0]]].root, each[1])] == []
+    assert [
+        each for each in sorted(read, key=str) if not is_read(trees[source.stream_names[each[0]]].root, each[1])
+    ] == []
     assert len(read) > len(source.contracts)
 
 
@@ -504,8 +508,13 @@ def test_the_same_again_writes_nothing(shaped: Watched) -> None:
 def test_bodies_that_a_broken_run_wrote_are_looked_at(shaped: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipelines.landing.land.BATCH_PAYLOADS", 10)
     late = models(more(3, name=5) + more(4, stats=None))
-    with pytest.raises(KeyError):
-        shaped.land([*late, Payload(b"{}", "x", kind="none such")])
+
+    def broken() -> Iterator[Item]:
+        yield from late
+        raise ConnectionError("gone")
+
+    with pytest.raises(ConnectionError):
+        land_items(shaped.warehouse, shaped.source, DAY, broken(), kind="models")
     assert shaped.ask("select from staging.payloads where not body ? 'stats' limit 1")
     run = shaped.land(late[30:])
     assert run.stats["bodies"] < 30

@@ -12,7 +12,6 @@ from psycopg import sql
 
 from pipelines import project
 from pipelines.errors import AtlasError
-from pipelines.landing import land
 from pipelines.lineage import trace
 from pipelines.orchestration.checks import proof_checks
 from pipelines.orchestration.resources import Atlas as Resource
@@ -23,10 +22,10 @@ from pipelines.schema.table_spec import TableSpec
 from pipelines.source import Source
 from pipelines.transform.change_set import ChangeSet, Edition
 from pipelines.transform.evaluate import query_over
-from pipelines.transform.run import transform
 from pipelines.warehouse.database import Connection, Warehouse
 from tests.launcher import FAILED, USAGE, Atlas, words
 from tests.library import author, load_recordings, payload
+from tests.runs import land_items, transform
 
 pytestmark = pytest.mark.usefixtures("toy")
 
@@ -143,7 +142,7 @@ def test_counters_lead_to_the_landing_that_observed_them(connection: Connection)
     ).fetchone()
     assert observed is not None
     assert (observed["record_id"], observed["landed_run"]) == (later["record_id"], later["landed_run"])
-    assert (observed["request"], observed["observed_at"]) == (later["request"], later["fetched_at"])
+    assert (observed["request"], observed["observed_at"]) == (later["request"], later["received_at"])
     assert trace.trace(connection, "toy.loans", later["key"])["counters"] == observed["counters"]
 
 
@@ -208,7 +207,7 @@ def test_a_row_is_looked_up_by_its_index(connection: Connection) -> None:
 def with_authors(warehouse: Warehouse, library: Source) -> Warehouse:
     """Two authors."""
     items = [payload(author(each, "Heron"), f"{each}") for each in (1, 2)]
-    land.land_items(warehouse, library, "2026-11-01", items)
+    land_items(warehouse, library, "2026-11-01", items)
     transform(warehouse, library, "2026-11-01")
     return warehouse
 

@@ -17,11 +17,11 @@ from pipelines.lineage.shadow_schema import TEMPORARY_PREFIX
 from pipelines.schema.declare import metadata
 from pipelines.schema.table_spec import TableSpec
 from pipelines.transform import table_digests
-from pipelines.transform.run import pending_partitions, transform
 from pipelines.warehouse.database import Warehouse
 from tests.launcher import PARTIAL, Atlas, words
 from tests.library import DAYS, author, book, cover, rows, whole
 from tests.pasts import GENERATORS, SEED, SEEDS, Files, World, changing_files, tables
+from tests.runs import pending_partitions, transform
 
 pytestmark = pytest.mark.usefixtures("toy")
 

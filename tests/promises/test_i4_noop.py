@@ -12,12 +12,11 @@ from psycopg import sql
 from psycopg.rows import tuple_row
 
 from pipelines import project
-from pipelines.landing import land
 from pipelines.ledger import Run
 from pipelines.source import Payload, Source, Window
-from pipelines.transform.run import transform
 from pipelines.warehouse.database import Connection, Warehouse
 from tests.library import cover, payload, tuples, whole
+from tests.runs import land_items, transform
 
 pytestmark = pytest.mark.usefixtures("toy")
 
@@ -79,7 +78,7 @@ def load(
     warehouse: Warehouse, source: Source, items: Sequence[Payload], *, full: bool = False, hours: int = 0
 ) -> tuple[Run, Run]:
     fetched_at = Window(date(2026, 11, 1)).start + timedelta(hours=hours)
-    landed = land.land_items(warehouse, source, DAY, items, fetched_at=fetched_at)
+    landed = land_items(warehouse, source, DAY, items, received_at=fetched_at)
     return landed, transform(warehouse, source, DAY, full=full)
 
 

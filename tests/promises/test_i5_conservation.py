@@ -7,7 +7,7 @@ were told, versions, entries of quarantine, rows.
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -20,16 +20,18 @@ from pipelines import ledger, project
 from pipelines.connectors import recording
 from pipelines.landing import extract
 from pipelines.landing.intake import Intake
-from pipelines.landing.land import land_intake
+from pipelines.landing.land import land_intake as land_stream
 from pipelines.ledger import Counts, Run
 from pipelines.lineage import rebuild
 from pipelines.maintenance import erasure
 from pipelines.orchestration import resources
 from pipelines.orchestration.assets import run_metadata, staging_asset, staging_key, table_assets, table_keys
 from pipelines.source import Checkpoint, FullScan, Item, Payload, Source, Window
-from pipelines.transform.run import pending_partitions, transform
+from pipelines.transform.run import pending_partitions as pending_of_stream
+from pipelines.transform.run import transform as transform_stream
 from pipelines.warehouse.database import Warehouse
 from tests.library import author, book, copy, cover, payload
+from tests.runs import land_intake, stream_of, transform
 
 pytestmark = [pytest.mark.usefixtures("toy"), pytest.mark.emptied]
 
@@ -73,7 +75,7 @@ def assert_conserved(warehouse: Warehouse, *runs: Run) -> None:
     written = {row["fetch_run_id"]: row for row in rows(warehouse, "select * from ops.fetch_runs")}
     for run in runs:
         assert asdict(run.counts) == {name: written[run.id][name] for name in NUMBERS}
-        told = run_metadata(run, None)
+        told = run_metadata([run], None)
         assert {name: told[name] for name in NUMBERS} == asdict(run.counts)
 
 
@@ -83,15 +85,16 @@ def test_the_sum_holds_for_every_recording(warehouse: Warehouse, name: str) -> N
     source = project.sources()[name]
     runs = []
     for day in [*recording.days(source), recording.days(source)[-1]]:
-        with extract.open_intake(warehouse, source, Window(day), "recorded") as intake:
-            told = sum(isinstance(item, Payload) for item in intake.items({}))
-        opened = extract.open_intake(warehouse, source, Window(day), "recorded")
-        run = land_intake(warehouse, source, day.isoformat(), opened)
-        assert run.counts.fetched == told > 0
-        runs.append(run)
-    taken = pending_partitions(warehouse, source)
-    runs += [transform(warehouse, source, each) for each in taken]
-    runs += [transform(warehouse, source, each, full=True) for each in taken]
+        for stream in source.streams:
+            with extract.open_intake(warehouse, stream, Window(day), "recorded") as intake:
+                told = sum(isinstance(item, Payload) for item in intake.items({}))
+            opened = extract.open_intake(warehouse, stream, Window(day), "recorded")
+            run = land_stream(warehouse, stream, day.isoformat(), opened)
+            assert run.counts.fetched == told > 0
+            runs.append(run)
+    taken = [(stream, day) for stream in source.streams for day in pending_of_stream(warehouse, stream)]
+    runs += [transform_stream(warehouse, *each) for each in taken]
+    runs += [transform_stream(warehouse, *each, full=True) for each in taken]
     runs.append(rebuild.rebuild(warehouse, source.domain))
     assert runs[-1].counts.fetched == runs[-1].counts.unchanged > 0
     assert_conserved(warehouse, *runs)
@@ -104,16 +107,16 @@ def test_each_end_that_a_payload_can_have_is_counted_once(warehouse: Warehouse, 
     assert first == Counts(fetched=9, created=3, quarantined=3, duplicates=3)
     counted, changed = payload(author(1, "another", loans=2)), payload(author(2, "changed"))
     second = land(warehouse, library, counted, changed, three, nameless, hours=1)
-    assert second == Counts(fetched=4, updated=2, unchanged=1, quarantined=1)
-    late = replace(payload(author(3, "older")), version_at=START - timedelta(days=1))
-    third = land(warehouse, library, counted, changed, late, FullScan("authors", 1), hours=2)
-    assert third == Counts(fetched=3, unchanged=2, duplicates=1)
+    assert second == Counts(fetched=4, updated=1, observed=1, unchanged=1, quarantined=1)
+    assert land(warehouse, library, payload(author(3, "older")), hours=-1) == Counts(fetched=1, duplicates=1)
+    third = land(warehouse, library, counted, changed, three, FullScan("authors", 1), hours=2)
+    assert third == Counts(fetched=3, unchanged=3)
     fourth = land(warehouse, library, counted, FullScan("authors", 1), hours=3)
     assert fourth == Counts(fetched=1, unchanged=1, deleted=2)
     assert land(warehouse, library, hours=4) == Counts()
     fates = {row["external_id"]: row["n"] for row in rows(warehouse, VERSIONS)}
     assert fates == {"1": 2, "2": 3, "3": 3}, "superseded and late ones are kept, deleted ones have a tombstone"
-    erasure.erase(warehouse, library, "toy/library.authors", "1")
+    erasure.erase(warehouse, stream_of(library), "toy/library.authors", "1")
     assert land(warehouse, library, counted, two, hours=5) == Counts(fetched=1, created=1), "an erased one is skipped"
     assert_conserved(warehouse)
 
@@ -191,15 +194,22 @@ def test_dagster_tells_the_numbers_of_the_ledger(warehouse: Warehouse, library: 
     ranged = {"dagster/asset_partition_range_start": day, "dagster/asset_partition_range_end": day}
     told: dict[dg.AssetKey, dict[str, Any]] = {}
     with dg.DagsterInstance.ephemeral() as instance:
-        for assets in (staging_asset(library), table_assets(library)):
+        for assets in (*map(staging_asset, library.streams), table_assets(library)):
             result = dg.materialize([assets], instance=instance, resources=atlas, tags=ranged)
             for event in result.get_asset_materialization_events():
                 assert event.asset_key is not None
                 metadata = event.materialization.metadata
                 told[event.asset_key] = {name: metadata[name].value for name in NUMBERS}
-    (landed, transformed) = rows(warehouse, "select * from ops.fetch_runs order by fetch_run_id")
-    expected = {staging_key(library): landed} | {
-        key: transformed["stats"]["tables"][table] for key, table in table_keys(library).items()
-    }
+    ledger = rows(warehouse, "select * from ops.fetch_runs order by fetch_run_id")
+    landed = {row["stream"]: row for row in ledger if row["kind"] == "land"}
+    expected = {staging_key(stream): landed[stream.name] for stream in library.streams}
+    for (key, table), select in zip(table_keys(library).items(), project.selects(library.name), strict=True):
+        read = {stream.name for stream in project.streams_read(library, select)}
+        counts = [
+            row["stats"]["tables"].get(table, {})
+            for row in ledger
+            if row["kind"] == "transform" and row["stream"] in read
+        ]
+        expected[key] = {name: sum(each.get(name, 0) for each in counts) for name in NUMBERS}
     assert told == {key: {name: row[name] for name in NUMBERS} for key, row in expected.items()}
-    assert sum(numbers["fetched"] for numbers in told.values()) > landed["fetched"]
+    assert all(landed[name]["fetched"] for name in landed)

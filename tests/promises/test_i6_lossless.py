@@ -25,12 +25,12 @@ from hypothesis import strategies as st
 from pipelines import project
 from pipelines.landing import bulk_files, jsonb, stage_bodies
 from pipelines.landing.jsonb import MAX_BYTES, Unlandable, is_lossless, repair, repair_large
-from pipelines.landing.land import land_intake, land_items
 from pipelines.ledger import Run
 from pipelines.source import Contract, Payload, Source, Window
 from pipelines.warehouse.database import Connection, Warehouse
 from tests.corpus import BEYOND, BYTES, LONE, MARK, NUL, TWICE, VECTORS, deep
 from tests.corpus import LARGE as ADJACENT
+from tests.runs import land_intake, land_items
 
 pytestmark = pytest.mark.usefixtures("toy")
 
@@ -410,10 +410,10 @@ def holding(new_warehouse: Callable[[], Warehouse], source: Source, contract: ty
 
 
 def bring(warehouse: Warehouse, source: Source, path: Path) -> Run:
-    intake = bulk_files.intake(source, "", path, Window.of("2026-11-01"))
+    intake = bulk_files.intake(source, "", path, Window.of("2026-11-01").start)
     run = land_intake(warehouse, source, "2026-11-01", nullcontext(intake))
     counts = run.counts
-    assert counts.fetched == counts.created + counts.updated + counts.unchanged + counts.quarantined
+    assert counts.fetched == counts.created + counts.updated + counts.observed + counts.unchanged + counts.quarantined
     return run
 
 
@@ -537,7 +537,7 @@ def test_counters_of_every_kind_are_kept_and_put_back(
     """Records land with nothing in the place of a counter, then with each vector there."""
     with holding(new_warehouse, shelf, Counting) as (warehouse, source):
         before = [Payload(b'{"id": "%s", "x": null}' % requests(name).encode(), "before") for name in LINES]
-        land_items(warehouse, source, "2026-10-31", before, fetched_at=Window.of("2026-10-31").start)
+        land_items(warehouse, source, "2026-10-31", before, received_at=Window.of("2026-10-31").start)
         bring(warehouse, source, as_lines(tmp_path))
         kept = found(warehouse)
         with warehouse.connect() as connection:
@@ -604,7 +604,7 @@ def adjacent(kind, size, times):
 
 source = replace(project.sources()["toy/shelf"], name="toy/corners", contracts={"": Anything})
 items = {"corners": corners, "adjacent": adjacent}[sys.argv[2]](*sys.argv[3:])
-run = land_items(Warehouse(make_url(sys.argv[1])), source, "2026-11-01", items)
+run = land_items(Warehouse(make_url(sys.argv[1])), source.streams[0], "2026-11-01", items)
 peak = re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())
 print(json.dumps([vars(run.counts), int(peak[1]) * 1024]))
 """

@@ -19,10 +19,9 @@ from psycopg import sql
 from sqlalchemy import make_url
 
 from pipelines import project
-from pipelines.landing import bulk_files, land
+from pipelines.landing import bulk_files
 from pipelines.schema import migrate
 from pipelines.source import Source, Window
-from pipelines.transform.run import transform
 from pipelines.warehouse import embedded
 from pipelines.warehouse.database import DATABASE, Warehouse
 from tests import databases
@@ -35,6 +34,7 @@ from tests.crashes.outcome import (
     shown,
 )
 from tests.crashes.payloads import DAY, EARLIER, FIRST, NEWS, a_model
+from tests.runs import land_intake, transform
 
 SEED = int(os.environ["TESTS_SEED"])
 FULL = os.environ.get("CRASHES") == "all"
@@ -54,7 +54,7 @@ def outages() -> list[tuple[str, signal.Signals, bool]]:
 
 def bring(warehouse: Warehouse, source: Source, file: Path, day: str, payloads: list[bytes]) -> None:
     file.write_bytes(b"\n".join(payloads))
-    land.land_intake(warehouse, source, day, nullcontext(bulk_files.intake(source, "models", file, Window.of(day))))
+    land_intake(warehouse, source, day, nullcontext(bulk_files.intake(source, "models", file, Window.of(day).start)))
 
 
 def start(home: Path, *arguments: str) -> "subprocess.Popen[str]":

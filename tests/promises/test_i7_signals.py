@@ -15,11 +15,10 @@ from pathlib import Path
 import pytest
 
 from pipelines import project
-from pipelines.landing import extract, land
 from pipelines.source import Window
-from pipelines.transform.run import transform
 from pipelines.warehouse.database import Connection, Warehouse
 from tests.crashes.outcome import PATIENCE_S, assert_nothing_left, assert_truthful, contents, ledger_of, shown
+from tests.runs import land_recorded, transform
 
 DAY = "2026-11-01"
 COMMAND = ("transform", "catalog/danbooru")
@@ -32,7 +31,7 @@ Start = Callable[..., "subprocess.Popen[str]"]
 def landed(warehouse: Warehouse) -> Warehouse:
     """A warehouse in which a day waits to be transformed."""
     source = project.sources()["catalog/danbooru"]
-    land.land_intake(warehouse, source, DAY, extract.open_intake(warehouse, source, Window.of(DAY), "recorded"))
+    land_recorded(warehouse, source, Window.of(DAY))
     return warehouse
 
 
@@ -106,7 +105,7 @@ def assert_completes(start: Start, warehouse: Warehouse, new_warehouse: Callable
 
     undisturbed = new_warehouse()
     source = project.sources()["catalog/danbooru"]
-    land.land_intake(undisturbed, source, DAY, extract.open_intake(undisturbed, source, Window.of(DAY), "recorded"))
+    land_recorded(undisturbed, source, Window.of(DAY))
     transform(undisturbed, source, DAY)
     assert contents(warehouse) == contents(undisturbed)
     undisturbed.drop_database(undisturbed.database)

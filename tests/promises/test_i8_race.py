@@ -20,8 +20,6 @@ import pytest
 
 from pipelines import project
 from pipelines.connectors import recording
-from pipelines.landing import extract
-from pipelines.landing.land import land_intake, land_items
 from pipelines.ledger import Counts, Run
 from pipelines.lineage import rebuild
 from pipelines.schema import migrate
@@ -29,10 +27,10 @@ from pipelines.schema.declare import metadata
 from pipelines.schema.table_spec import TableSpec
 from pipelines.source import Payload, Source, Window
 from pipelines.transform import table_digests
-from pipelines.transform.run import pending_partitions, transform
 from pipelines.warehouse import locks
 from pipelines.warehouse.database import Warehouse
 from tests.library import author, book, payload
+from tests.runs import land_items, land_recorded, pending_partitions, transform
 
 pytestmark = pytest.mark.usefixtures("toy")
 
@@ -63,9 +61,10 @@ for each in range(int(processes)):
         os.close(opens)
         os.read(gate, 1)
         warehouse = Warehouse(make_url(url))
-        intake = bulk_files.intake(source, "authors", Path(file), Window.of(day))
-        landed = land.land_intake(warehouse, source, day, nullcontext(intake))
-        runs = [landed, transform(warehouse, source, day)]
+        stream = source.streams[0]
+        intake = bulk_files.intake(source, "authors", Path(file), Window.of(day).last)
+        landed = land.land_intake(warehouse, stream, day, nullcontext(intake))
+        runs = [landed, transform(warehouse, stream, day)]
         os.write(1, (json.dumps([[str(run.id), vars(run.counts)] for run in runs]) + "\\n").encode())
         os._exit(0)
     children.append(child)
@@ -105,10 +104,10 @@ def staged(warehouse: Warehouse) -> list[dict[str, Any]]:
     return rows(
         warehouse,
         """
-        select stream, external_id, digest, version_at, partition_key, latest,
+        select stream, external_id, digest, partition_key, latest,
             valid_from_run is not null as applied, valid_to_run is not null as replaced
         from staging.versions left join staging.payloads using (payload_id)
-        order by stream, external_id, version_at, digest
+        order by stream, external_id, digest
         """,
     )
 
@@ -177,7 +176,7 @@ def test_twenty_processes_on_one_partition_end_as_one(
     told = [json.loads(line) for line in ended.stdout.splitlines()]
     assert len(told) == PROCESSES
 
-    land_items(other, library, DAY, [*good, *bad], fetched_at=Window.of(DAY).last)
+    land_items(other, library, DAY, [*good, *bad], received_at=Window.of(DAY).last)
     alone = transform(other, library, DAY)
     assert digests(warehouse) == digests(other)
     assert staged(warehouse) == staged(other)
@@ -204,8 +203,7 @@ select fetch_run_id, fetched, created, updated, unchanged, deleted, quarantined,
 def recorded(warehouse: Warehouse, source: Source) -> None:
     """Lands what was recorded of a source, day by day."""
     for day in recording.days(source):
-        opened = extract.open_intake(warehouse, source, Window(day), "recorded")
-        land_intake(warehouse, source, day.isoformat(), opened)
+        land_recorded(warehouse, source, Window(day))
 
 
 @pytest.mark.long("runs at once")
@@ -237,7 +235,7 @@ def test_landings_transforms_rebuilds_and_checks_at_once(
         for edition in editions:
             at = Window.of(f"2026-11-0{day}").start.replace(hour=edition)
             authors = [an_author(number, edition) for number in range(day, AUTHORS, 2)]
-            land_items(into, library, f"2026-11-0{day}", authors, fetched_at=at)
+            land_items(into, library, f"2026-11-0{day}", authors, received_at=at)
             transform(into, library, f"2026-11-0{day}", shrink=True)
 
     def both() -> None:
@@ -317,7 +315,7 @@ def test_a_run_holds_what_a_migration_waits_for(warehouse: Warehouse, library: S
         assert go_on.wait(PATIENCE_S)
 
     with ThreadPoolExecutor(2) as threads:
-        run = threads.submit(land_items, warehouse, library, DAY, items())
+        run = threads.submit(land_items, warehouse, library, DAY, items(), kind="authors")
         assert begun.wait(PATIENCE_S)
         try:
             assert migrate.migrate(warehouse, project.objects()) == [], "with nothing to apply nobody waits"

@@ -20,12 +20,11 @@ from psycopg import IsolationLevel
 from psycopg.rows import tuple_row
 
 from pipelines import project
-from pipelines.landing.land import land_items
 from pipelines.lineage import rebuild
 from pipelines.source import Payload, Source, Window
-from pipelines.transform.run import transform
 from pipelines.warehouse.database import Warehouse
 from tests.library import author, book, copy, cover, payload
+from tests.runs import land_items, transform
 
 pytestmark = pytest.mark.usefixtures("toy")
 
@@ -66,7 +65,7 @@ def whole(edition: int) -> Sight:
 
 def land(warehouse: Warehouse, source: Source, edition: int) -> None:
     at = Window.of(DAY).start.replace(hour=edition)
-    land_items(warehouse, source, DAY, [an_author(each, edition) for each in range(AUTHORS)], fetched_at=at)
+    land_items(warehouse, source, DAY, [an_author(each, edition) for each in range(AUTHORS)], received_at=at)
 
 
 def take(warehouse: Warehouse, source: Source, edition: int) -> None:

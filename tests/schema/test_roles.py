@@ -24,6 +24,7 @@ from pipelines.warehouse import embedded
 from pipelines.warehouse.database import Connection, Warehouse
 from tests.launcher import FAILED, USAGE, Atlas, words
 from tests.library import START, Recorder, shown
+from tests.runs import stream_of
 
 pytestmark = pytest.mark.usefixtures("toy")
 
@@ -238,7 +239,7 @@ def test_a_member_of_the_loader_does_all_that_atlas_does(complete: Warehouse, lo
     assert shown(loader, "select username from toy.users order by 1") == ["ann", "bob", "cid", OWN]
     assert shown(loader, "select email from toy.users where username = 'ann'") == ["ann@a.example"]
     assert [each for each in rebuild.check(loader, "toy") if not each["same"]] == []
-    erasure.erase(loader, recorder.source, "toy/forum", "b")
+    erasure.erase(loader, stream_of(recorder.source), "toy/forum", "b")
     recorder.full_refresh("a", "b")
     recorder.transform()
     assert shown(loader, "select username from toy.users") == [OWN]

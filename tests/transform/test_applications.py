@@ -11,10 +11,10 @@ from pipelines import project
 from pipelines.errors import AtlasError
 from pipelines.lineage import rebuild, time_travel, trace
 from pipelines.transform import run as run_module
-from pipelines.transform.run import pending_partitions, transform
 from pipelines.warehouse.database import Warehouse
 from tests.forum import Write, assert_derived, bring, post, user
 from tests.library import DAYS, Json, Recorder, rows, shown
+from tests.runs import pending_partitions, transform
 from tests.transform.domain_model import key
 
 pytestmark = pytest.mark.usefixtures("toy")

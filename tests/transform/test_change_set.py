@@ -13,9 +13,7 @@ from typing import Any
 
 import pytest
 
-from pipelines.landing.land import land_items
 from pipelines.source import Source
-from pipelines.transform.run import pending_partitions, transform
 from pipelines.warehouse.database import Warehouse
 from tests.library import (
     DAYS,
@@ -34,6 +32,7 @@ from tests.library import (
     tuples,
 )
 from tests.pasts import any_of_library, some
+from tests.runs import land_items, pending_partitions, transform
 
 pytestmark = pytest.mark.usefixtures("toy")
 
@@ -173,7 +172,7 @@ def moved(records: dict[str, Json], by: int) -> dict[str, Json]:
 
 def load_at_once(warehouse: Warehouse, source: Source, records: dict[str, Json]) -> State:
     items = [payload(body, name, "") for name, body in records.items()]
-    land_items(warehouse, source, DAYS[0], items, fetched_at=START)
+    land_items(warehouse, source, DAYS[0], items, received_at=START)
     transform(warehouse, source, DAYS[0])
     return state(warehouse)
 
@@ -379,7 +378,7 @@ def test_a_history_by_chance_ends_in_what_one_load_of_its_last_payloads_makes(
 
     again = emptied()
     items = [payload(body, name, kind) for (kind, name), body in recorder.now.items()]
-    land_items(again, source, DAYS[0], items, fetched_at=START)
+    land_items(again, source, DAYS[0], items, received_at=START)
     transform(again, source, DAYS[0])
     expected = state(again)
     series = [each.pop("loans", []) for each in (found, expected)]

@@ -10,10 +10,10 @@ from pipelines.errors import AtlasError
 from pipelines.lineage import rebuild, time_travel, trace
 from pipelines.maintenance import erasure
 from pipelines.source import Source
-from pipelines.transform.run import pending_partitions, transform
 from pipelines.warehouse.database import Warehouse
 from tests.library import DAYS, Json, Recorder, author, book, cover, rows, shown
 from tests.pasts import Files
+from tests.runs import pending_partitions, stream_of, transform
 
 pytestmark = [pytest.mark.usefixtures("toy"), pytest.mark.emptied]
 
@@ -182,7 +182,7 @@ def test_rows_of_a_select_that_is_gone_go_where_another_fails(recorder: Recorder
     change(files, "authors", FAILS)
     recorder.transform()
     assert shown(recorder.warehouse, "select url from toy.covers") == []
-    erasure.erase(recorder.warehouse, recorder.source, "toy/library.authors", "1")
+    erasure.erase(recorder.warehouse, stream_of(recorder.source), "toy/library.authors", "1")
     assert rows(recorder.warehouse, ENTRIES) == []
 
 

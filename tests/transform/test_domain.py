@@ -23,9 +23,9 @@ from pipelines.schema.declare import metadata
 from pipelines.schema.table_spec import TableSpec
 from pipelines.transform import run as run_module
 from pipelines.transform import table_digests
-from pipelines.transform.run import pending_partitions, transform
 from pipelines.warehouse.database import Warehouse
 from tests.library import DAYS, Recorder, empty, rows
+from tests.runs import pending_partitions, stream_of, transform
 from tests.toy_project import TOY
 from tests.transform.domain_model import TABLES, Body, Model
 
@@ -121,7 +121,7 @@ class History:
         if there:
             name = self.dice.choice(there)
             self.done.append(f"erase {source} {name}")
-            erasure.erase(self.warehouse, project.sources()[source], source, name)
+            erasure.erase(self.warehouse, stream_of(project.sources()[source]), source, name)
             assert erasure.lift(self.warehouse, source, name)
             self.recorders[source].now.pop(("", name))
             self.landed[source].pop(name, None)

@@ -10,15 +10,14 @@ import pytest
 
 from pipelines import project
 from pipelines.errors import AtlasError
-from pipelines.landing.land import land_items
 from pipelines.ledger import Run
 from pipelines.lineage import rebuild
 from pipelines.maintenance import erasure
-from pipelines.transform.run import pending_partitions, transform
 from pipelines.warehouse.database import Warehouse
 from tests.launcher import FAILED, Atlas, words
 from tests.library import DAYS, START, Json, Recorder, author, book, cover, payload, rows, shown
 from tests.pasts import Files
+from tests.runs import land_items, pending_partitions, stream_of, transform
 
 pytestmark = [pytest.mark.usefixtures("toy"), pytest.mark.emptied]
 
@@ -33,7 +32,7 @@ def land(recorder: Recorder, numbers: range, **more: Any) -> None:
     bodies = {str(each): author(each, **more) for each in numbers}
     recorder.now |= {("authors", name): body for name, body in bodies.items()}
     items = [payload(body, name) for name, body in bodies.items()]
-    land_items(recorder.warehouse, recorder.source, DAYS[0], items, fetched_at=START)
+    land_items(recorder.warehouse, recorder.source, DAYS[0], items, received_at=START)
 
 
 def fail_up_to(files: Files, number: int) -> None:
@@ -89,7 +88,7 @@ def test_a_select_that_fails_on_more_than_half_of_twenty_records_is_broken(
     stopped(
         recorder,
         rf"sql/toy/library/authors.sql fails on more than half of the {number} records that it reads of "
-        rf"{DAYS[0]}: division by zero. Nothing is written. .* atlas transform toy/library "
+        rf"{DAYS[0]}: division by zero. Nothing is written. .* atlas transform toy/library.authors "
         rf"--partition {DAYS[0]}. Add --shrink",
     )
     run = transform(recorder.warehouse, recorder.source, DAYS[0], shrink=True)
@@ -125,7 +124,7 @@ def test_more_than_a_fifth_of_a_tables_rows_and_than_five_are_not_deleted(
     stopped(
         recorder,
         rf"would delete {lost} of the {number} rows of toy/library.authors in toy.authors, more than a fifth. "
-        rf"Nothing is written. .* atlas transform toy/library --partition {DAYS[0]} --shrink",
+        rf"Nothing is written. .* atlas transform toy/library.authors --partition {DAYS[0]} --shrink",
     )
     assert transform(recorder.warehouse, recorder.source, DAYS[0], shrink=True).counts.deleted == lost
 
@@ -164,7 +163,7 @@ def test_rows_of_a_select_file_that_is_gone_are_not_deleted_silently(recorder: R
 def test_an_erasure_needs_no_permission(recorder: Recorder) -> None:
     land(recorder, range(1, 2), books=with_covers(*range(6)))
     recorder.transform()
-    erasure.erase(recorder.warehouse, recorder.source, "toy/library.authors", "1")
+    erasure.erase(recorder.warehouse, stream_of(recorder.source), "toy/library.authors", "1")
     assert shown(recorder.warehouse, "select count(*) from toy.covers") == [0]
 
 

@@ -10,10 +10,10 @@ from typer.testing import CliRunner
 from pipelines.cli.main import app
 from pipelines.lineage import rebuild, time_travel
 from pipelines.schema import partitions
-from pipelines.transform.run import transform
 from pipelines.warehouse.database import Warehouse
 from tests.forum import Write, assert_derived, bring, event, user
 from tests.library import DAYS, Recorder, rows, shown
+from tests.runs import transform
 
 pytestmark = pytest.mark.usefixtures("toy")
 

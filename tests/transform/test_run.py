@@ -11,13 +11,12 @@ import pytest
 
 from pipelines import project
 from pipelines.errors import AtlasError
-from pipelines.landing.land import land_items
 from pipelines.ledger import Run
 from pipelines.source import Source
 from pipelines.transform.change_set import code_version
-from pipelines.transform.run import pending_partitions, transform
 from pipelines.warehouse.database import Warehouse
 from tests.library import START, Json, author, book, copy, cover, payload, rows, whole
+from tests.runs import land_items, pending_partitions, transform
 
 pytestmark = [pytest.mark.usefixtures("toy"), pytest.mark.emptied]
 
@@ -67,7 +66,7 @@ def waits(warehouse: Warehouse) -> list[tuple[str, str, str, str]]:
 def land(warehouse: Warehouse, source: Source, *bodies: Json, day: str = DAY, days_later: int = 0) -> Run:
     kind = next(iter(source.contracts))
     items = [payload(body, str(body["id"]), kind) for body in bodies]
-    return land_items(warehouse, source, day, items, fetched_at=START + timedelta(days=days_later))
+    return land_items(warehouse, source, day, items, received_at=START + timedelta(days=days_later))
 
 
 def take(warehouse: Warehouse, source: Source, *bodies: Json, day: str = DAY, days_later: int = 0) -> Run:

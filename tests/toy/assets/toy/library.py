@@ -79,8 +79,8 @@ def get_record(client: Client, kind: str, external_id: str) -> Payload | None:
     return Payload(*found, kind=kind) if found else None
 
 
-def change_token(client: Client) -> str:
-    _, page = client.request("/authors?limit=1", FirstPage)
+def change_token(client: Client, kind: str) -> str:
+    _, page = client.request(f"/{kind}?limit=1", FirstPage)
     return page.items[0].key() if page and page.items else ""
 
 
@@ -95,18 +95,17 @@ def change_token(client: Client) -> str:
     full_refresh_cron="0 2 * * *",
 )
 def fetch(client: Client, window: Window) -> Iterator[Item]:
-    """One payload an author, then one a cover."""
-    for kind in ("authors", "covers"):
-        listing = Listing(
-            client,
-            window,
-            kind,
-            f"/{kind}",
-            {},
-            Page,
-            records=lambda page: page.items,
-            paginator=CursorPaginator(lambda page: page.next),
-            head=Head,
-            kind=kind,
-        )
-        yield from listing.items()
+    """One payload an author, or one a cover."""
+    listing = Listing(
+        client,
+        window,
+        window.kind,
+        f"/{window.kind}",
+        {},
+        Page,
+        records=lambda page: page.items,
+        paginator=CursorPaginator(lambda page: page.next),
+        head=Head,
+        kind=window.kind,
+    )
+    yield from listing.items()
