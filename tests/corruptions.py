@@ -63,7 +63,7 @@ BROKEN: dict[str, Corrupt] = {
     "a key without quotes": first(b"odd: 1, "),
     "a comment": first(b"/* don't, {] */ "),
     "a comment of a line": first(b"// it's 5\" wide\n"),
-    "HTML": instead(b"<html><p class=\"x\">Sorry, it's [down] {now}</p></html>"),
+    "HTML": instead(b'<html><p class="x">Sorry, it\'s [down] {now}</p></html>'),
     "plain text": instead(b"Service unavailable, try again"),
     "lists 100,000 deep": member(b"[" * 100_000 + b"]" * 100_000),
     "objects 100,000 deep": member(b'{"a":' * 100_000 + b"1" + b"}" * 100_000),

@@ -55,13 +55,14 @@ class Splitter:
             raise NotSplit
         return mended
 
-    def placeholder(self, original: bytes) -> bytes:
-        """A string that the document does not hold, for a part of it."""
+    def placeholder(self, original: bytes, *, is_member: bool = False) -> bytes:
+        """A string that the document does not hold, or a member of two, for a part of it."""
         text = b'"broken record %d"' % len(self.broken)
         while text in self.body:
             text = text[:-1] + b'_"'
-        self.broken[text] = original
-        return text
+        member = text + b":" + text
+        self.broken |= {member: original, text: original} if is_member else {text: original}
+        return member if is_member else text
 
     def skip_spaces(self, at: int) -> int:
         match = SPACES.match(self.body, at)
@@ -155,7 +156,7 @@ class _Container:
         if end is None:
             end = value + len(self.body[value : self._broken_end(value)].rstrip())
         if self.is_object and not key:
-            return self.page.placeholder(b"") + b":" + self.page.placeholder(self.body[start:end]), end
+            return self.page.placeholder(self.body[start:end], is_member=True), end
         return key + self.page.placeholder(self.body[value:end]), end
 
     def _key(self, start: int) -> tuple[bytes, int]:

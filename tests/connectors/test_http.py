@@ -11,9 +11,10 @@ import msgspec
 import pytest
 import stamina
 
-from pipelines.connectors import http
-from pipelines.connectors.http import ATTEMPTS, Client, request_of, without_secrets
+from pipelines.connectors import http, retries
+from pipelines.connectors.http import Client, request_of, without_secrets
 from pipelines.connectors.rate_limit import RateLimit
+from pipelines.connectors.retries import ATTEMPTS
 from pipelines.errors import AtlasError, Refused, SourceFault
 from pipelines.warehouse.database import Warehouse
 from tests import hostile
@@ -215,7 +216,7 @@ def test_a_server_that_asks_to_be_left_alone_is(serve: Serve, name: str, skew_s:
 def test_a_time_to_wait_may_be_none(
     serve: Serve, monkeypatch: pytest.MonkeyPatch, retry_after: str, at_least_s: float
 ) -> None:
-    monkeypatch.setattr(http, "DEFAULT_WAIT_S", 0.2)
+    monkeypatch.setattr(retries, "DEFAULT_WAIT_S", 0.2)
     server = serve(Answer(b"", 429, {"Retry-After": retry_after}), Answer(WHOLE))
     assert ask(server) == Page([1, 2, 3])
     assert at_least_s <= server.log[1].began - server.log[0].ended < at_least_s + 1

@@ -13,7 +13,7 @@ import pytest
 import stamina
 
 from pipelines.connectors import listing
-from pipelines.connectors.http import ATTEMPTS, Client
+from pipelines.connectors.http import Client
 from pipelines.connectors.listing import MAX_IDLE_PAGES, Incremental, Listing
 from pipelines.connectors.pagination import (
     BeforeIdPaginator,
@@ -24,6 +24,7 @@ from pipelines.connectors.pagination import (
     RecordHead,
     SinglePage,
 )
+from pipelines.connectors.retries import ATTEMPTS
 from pipelines.errors import AtlasError, SourceFault
 from pipelines.source import Checkpoint, Cursor, FullScan, Window
 from tests import hostile

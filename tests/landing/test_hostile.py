@@ -22,8 +22,8 @@ import stamina
 from psycopg import sql
 
 from pipelines import project
-from pipelines.connectors.http import ATTEMPTS
 from pipelines.connectors.listing import MAX_IDLE_PAGES
+from pipelines.connectors.retries import ATTEMPTS
 from pipelines.errors import AtlasError, SourceFault
 from pipelines.landing import extract
 from pipelines.landing.intake import Intake
