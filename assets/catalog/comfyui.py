@@ -10,8 +10,9 @@ picture's text: `path#workflow`. No pages, no rate: every run reads the whole fo
 gone. A renamed file is a record that is gone and a new one with the same digest; the engine links the two.
 
 On a bad day a file that is being written, damaged, unreadable or too large is skipped, and its records stay as they
-are. A picture may have any size: only its texts are read. Links out of the folder are not followed. A .json file that
-is not JSON is landed, and ends in quarantine with its bytes; one of an operating system (`._x.json`) is skipped. A folder that cannot be listed fails the run.
+are. A picture may have any size: only its texts are read. Links out of the folder are not followed, and files of an
+operating system (`._pier.json`) are skipped. A .json file that is not JSON is landed, and ends in quarantine with its
+bytes. A folder that cannot be listed fails the run.
 """
 
 import json

@@ -73,14 +73,13 @@ def _payloads(source: Source, kind: str, path: Path, name: str) -> Iterator[Item
         yield Skipped(name, "not a JSON file by its name")
         return
     with _open(path) as file:
-        start = file.read(len(codecs.BOM_UTF8))
-        if start.startswith(NOT_UTF8):
-            yield Payload(start + file.read(), f"{name} (UTF-16 or UTF-32: convert it to UTF-8)", kind=kind)
+        first = file.readline()
+        if first.startswith(NOT_UTF8):
+            yield Payload(first + file.read(), f"{name} (UTF-16 or UTF-32: convert it to UTF-8)", kind=kind)
         elif suffix in DOCUMENT:
-            yield from _documents(source.contracts[kind].envelope, kind, start + file.read(), name)
+            yield from _documents(source.contracts[kind].envelope, kind, first + file.read(), name)
         else:
-            first = start.removeprefix(codecs.BOM_UTF8) + file.readline()
-            for number, line in enumerate(chain([first], file), 1):
+            for number, line in enumerate(chain([first.removeprefix(codecs.BOM_UTF8)], file), 1):
                 if body := line.strip(b" \t\r\n"):
                     yield Payload(body, f"{name}:{number}", kind=kind)
 
