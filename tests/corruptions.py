@@ -1,10 +1,19 @@
 """What may have become of a record on its way: each kind by name, as a change of the bytes of a JSON object.
 
-Belongs here: bytes. Not here: pages of them, and what is expected of whoever reads these.
+Belongs here: bytes, and an API that answers with them. Not here: what is expected of whoever reads these.
 """
 
+import json
+import random
 from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
 
+from pipelines.warehouse.database import Warehouse
+from tests.hostile import Answer, Asked
+from tests.library import rows
+
+Bodies = dict[tuple[str, str], Any]
 Corrupt = Callable[[bytes], bytes]
 
 
@@ -95,3 +104,38 @@ NOTHING: dict[str, Corrupt] = {"nothing": instead(b"")}
 """The place is empty, so that nothing can be kept of it."""
 
 CORRUPTIONS = REPAIRED | BROKEN | OF_ANOTHER_TYPE | NOTHING
+
+
+def held(warehouse: Warehouse) -> Bodies:
+    """The latest body of each record, by stream and id."""
+    query = """
+        select v.stream, v.external_id, p.body from staging.versions v join staging.payloads p using (payload_id)
+        where v.latest
+    """
+    return {(stream, external_id): body for stream, external_id, body in rows(warehouse, query)}
+
+
+@dataclass
+class Broken:
+    """Corrupts records of what an API answers, by the number of the record on its page; the API itself stays whole."""
+
+    usual: Callable[[Asked], Answer]
+    kinds: dict[int, str] = field(default_factory=dict)
+
+    def answer(self, asked: Asked) -> Answer:
+        answer = self.usual(asked)
+        document = answer.document
+        lists = [document] if isinstance(document, list) else list(document.values())
+        records = next((each for each in lists if isinstance(each, list)), [])
+        body = answer.body
+        for place, kind in sorted(self.kinds.items(), reverse=True):
+            if asked.method == "GET" and place < len(records):
+                record = json.dumps(records[place]).encode()
+                before, found, after = body.partition(record)
+                assert found
+                body = before + CORRUPTIONS[kind](record) + after
+        return Answer(body, answer.status, answer.headers)
+
+
+def two_places(draw: random.Random, size: int) -> dict[int, str]:
+    return {place: draw.choice(sorted(CORRUPTIONS)) for place in draw.sample(range(size), 2)}
