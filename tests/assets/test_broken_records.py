@@ -71,3 +71,56 @@ def test_two_broken_records_of_a_page_of_the_catalogue(
     broken.kinds = {}
     land(warehouse, source)
     assert held(warehouse) == before
+
+
+@pytest.mark.parametrize("stem", sorted(hostile.APIS))
+def test_a_source_whose_lists_are_null_is_empty(warehouse: Warehouse, serve: Callable[..., Server], stem: str) -> None:
+    def answer(asked: Asked) -> Answer:
+        is_list = stem in ("danbooru", "huggingface") or asked.path == "/tags.json"
+        page = None if is_list else dict.fromkeys(("items", "metadata", "models", "posts"))
+        return Answer(page)
+
+    server = serve(stem, answer)
+    source = project.sources()[f"catalog/{stem}"]
+    run = land(warehouse, source)
+    assert (run.status, run.counts.fetched) == ("completed", 0)
+    assert len({asked.target for asked in server.log}) == len(server.log)
+
+
+@pytest.mark.parametrize("status", [500, 401, 400])
+def test_a_model_that_cannot_be_shown_stays_as_it_was(
+    warehouse: Warehouse, serve: Callable[..., Server], status: int
+) -> None:
+    api = hostile.Ollama()
+    server = serve("ollama", api.answer)
+    for _ in range(3):
+        number = api.number
+        for kind in api.kinds:
+            api.number = number
+            api.make(kind, datetime.now(UTC))
+    source = project.sources()["catalog/ollama"]
+    land(warehouse, source)
+    before = held(warehouse)
+    broken = sorted(api.records["shown"])[1]
+
+    def answer(asked: Asked) -> Answer:
+        return Answer({"error": "x"}, status) if broken.encode() in asked.body else api.answer(asked)
+
+    server.answer = answer
+    run = land(warehouse, source)
+    assert run.stats["skipped"] == {f"cannot be shown: status {status}": 1}
+    assert held(warehouse) == before
+
+
+@pytest.mark.parametrize("time", ["0001-01-01T00:00:00+01:00", "9999-12-31T23:59:59-01:00"])
+def test_a_time_that_utc_cannot_hold_stops_no_listing(
+    warehouse: Warehouse, serve: Callable[..., Server], time: str
+) -> None:
+    now = hostile.iso(datetime.now(UTC))
+    models = [{"id": "a/first", "lastModified": now}, {"id": "a/odd", "lastModified": time}, {"id": "a/last"}]
+    serve("huggingface", lambda _: Answer(models))
+    source = replace(project.sources()["catalog/huggingface"], rate=None)
+    for day, full_refresh in ((TODAY, True), (TODAY, False), ("2026-11-20", False)):
+        opened = extract.open_intake(warehouse, source, Window.of(day), "live", full_refresh=full_refresh)
+        land_intake(warehouse, source, day, opened)
+    assert {key for _, key in held(warehouse)} == {"a/first", "a/odd", "a/last"}

@@ -87,7 +87,7 @@ def test_a_page_that_is_cut_is_none_wherever_it_is_cut(shape: str) -> None:
     before, after = SHAPES[shape]
     page = before + record(1) + b", " + record(2) + after
     for length in range(len(page)):
-        if page[:length].endswith(b"[x]"):
+        if page[:length].rstrip().endswith(b"[x]"):
             continue  # it could be a list that ends with a string without an end
         with pytest.raises(UNDECODABLE):
             decode(page[:length], list[msgspec.Raw] if shape == "a list" else Page)
