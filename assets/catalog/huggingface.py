@@ -20,9 +20,7 @@ from typing import Any
 
 import msgspec
 
-from pipelines.connectors import json_records
 from pipelines.connectors.http import Client
-from pipelines.connectors.json_splitter import UNDECODABLE
 from pipelines.connectors.listing import Incremental, Listing
 from pipelines.connectors.pagination import LinkHeaderPaginator, RecordHead
 from pipelines.source import AwareDatetime, Contract, Item, Payload, Window, source
@@ -134,7 +132,7 @@ def fetch(client: Client, window: Window) -> Iterator[Item]:
 def changed_on(day: date, record: bytes) -> bool:
     """Whether a record was changed on a day; True where that cannot be read: landing judges the record."""
     try:
-        changed_at = json_records.decode(record, ByChange).document.lastModified
+        changed_at = msgspec.json.decode(record, type=ByChange).lastModified
         return changed_at is None or changed_at.astimezone(UTC).date() == day
-    except (*UNDECODABLE, OverflowError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, OverflowError):  # a time that UTC cannot hold
         return True

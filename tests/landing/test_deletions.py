@@ -524,7 +524,7 @@ def test_what_landed_while_it_was_broken_off_is_not_taken_for_gone(warehouse: Wa
     assert (run.counts.deleted, "meanwhile" in there(warehouse)) == (0, True)
 
 
-@pytest.mark.parametrize("fault", [Refused("it is ill: status 403"), SourceFault("it is too large")], ids=str)
+@pytest.mark.parametrize("fault", [Refused("it is ill: status 403"), SourceFault("it is ill: too large")], ids=str)
 def test_a_page_that_cannot_be_used_is_requested_again_by_the_next_run(
     warehouse: Warehouse, shelf: Source, fault: AtlasError
 ) -> None:
