@@ -2,7 +2,7 @@
 
     file ──json_records──> the records of a list or a page, each as it was received ──> Payload
 
-A byte-order mark belongs to the file. Text in UTF-16 or UTF-32 is one payload, which cannot land. Files of an operating
+A byte-order mark belongs to the file. Text in UTF-16 or UTF-32 is one payload, which cannot land, and is counted as skipped. Files of an operating
 system are skipped.
 """
 
@@ -75,7 +75,8 @@ def _payloads(source: Source, kind: str, path: Path, name: str) -> Iterator[Item
     with _open(path) as file:
         first = file.readline()
         if first.startswith(NOT_UTF8):
-            yield Payload(first + file.read(), f"{name} (UTF-16 or UTF-32: convert it to UTF-8)", kind=kind)
+            yield Skipped(name, "text in UTF-16 or UTF-32: convert it to UTF-8")
+            yield Payload(first + file.read(), name, kind=kind)
         elif suffix in DOCUMENT:
             yield from _documents(source.contracts[kind].envelope, kind, first + file.read(), name)
         else:

@@ -333,9 +333,10 @@ def test_a_mark_at_the_beginning_of_a_file_hides_no_record(
     run = bring(warehouse, library, tmp_path)
     assert (run.status, ids(warehouse)) == ("completed", ["1", "2"])
     (tmp_path / name).write_bytes(text.decode().encode("utf-16"))
-    assert counted(bring(warehouse, library, tmp_path)) == {"fetched": 1, "quarantined": 1}
-    ((request,),) = rows(warehouse, "select request from staging.quarantine")
-    assert request == f"{name} (UTF-16 or UTF-32: convert it to UTF-8)"
+    run = bring(warehouse, library, tmp_path)
+    assert counted(run) == {"fetched": 1, "quarantined": 1}
+    assert run.stats["skipped"] == {"text in UTF-16 or UTF-32: convert it to UTF-8": 1}
+    assert rows(warehouse, "select request from staging.quarantine") == [(name,)]
 
 
 def test_a_page_of_a_file_whose_records_are_null_is_empty(
