@@ -2,8 +2,8 @@
 
     file ──json_records──> the records of a list or a page, each as it was received ──> Payload
 
-A byte-order mark belongs to the file. Text in UTF-16 or UTF-32 is one payload, which cannot land, and is counted as skipped. Files of an operating
-system are skipped.
+A byte-order mark belongs to the file. Text in UTF-16 or UTF-32 is one payload, which cannot land, and the ledger says
+what to do. Files of an operating system are skipped.
 """
 
 import codecs
