@@ -10,7 +10,11 @@ class AtlasError(Exception):
 
 
 class SourceFault(AtlasError):
-    """The listing of the source cannot be trusted: the run stops, and the next one reads it from the start."""
+    """A page of the source cannot be used: the run stops, and the next one goes on where it stopped."""
+
+
+class ListingChanged(SourceFault):
+    """The listing changed while it was read, or repeats itself: the next run reads it from the start."""
 
 
 class NotRecorded(AtlasError):
@@ -18,7 +22,15 @@ class NotRecorded(AtlasError):
 
 
 class Refused(AtlasError):
-    """The source answers a request with an error status."""
+    """The source answers a request with an error status. reason: the status, or what else is wrong, in a few words."""
+
+    def __init__(self, message: str, reason: str = "refused") -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class Unanswered(Refused):
+    """The source has no proper answer to a request, whatever is tried."""
 
 
 class Unreachable(AtlasError):

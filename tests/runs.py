@@ -99,12 +99,21 @@ def land_intake(
     return land.land_intake(warehouse, stream_of(source, kind), day, intake, **options)
 
 
-def land_recorded(warehouse: Warehouse, source: Source, window: Window, mode: Mode = "recorded") -> Run:
+def land_recorded(
+    warehouse: Warehouse,
+    source: Source,
+    window: Window,
+    mode: Mode = "recorded",
+    *,
+    full_refresh: bool = False,
+    **options: Any,
+) -> Run:
     """Lands a day of each stream of a source; returns the run, or the counts of the runs together."""
-    return together(
-        land.land_intake(warehouse, stream, window.key, extract.open_intake(warehouse, stream, window, mode))
-        for stream in source.streams
-    )
+    runs = []
+    for stream in source.streams:
+        opened = extract.open_intake(warehouse, stream, window, mode, full_refresh=full_refresh)
+        runs.append(land.land_intake(warehouse, stream, window.key, opened, **options))
+    return together(runs)
 
 
 def transform(warehouse: Warehouse, source: Source, day: str, **options: Any) -> Run:
@@ -135,7 +144,8 @@ def together(runs: Iterable[Run]) -> Run:
         for name, counts in run.stats.get("tables", {}).items():
             tables[name] = tables.get(name, Counts()) + Counts(**counts)
     notes = sum((Counter(run.stats.get("notes", {})) for run in every), Counter[str]())
-    stats = every[-1].stats | {"notes": dict(notes)}
+    skipped = sum((Counter(run.stats.get("skipped", {})) for run in every), Counter[str]())
+    stats = every[-1].stats | {"notes": dict(notes), "skipped": dict(skipped)}
     if tables:
         stats["tables"] = {name: vars(each) for name, each in tables.items()}
         stats["records"] = sum(run.stats["records"] for run in every)

@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from pipelines.connectors.http import Client
+from pipelines.connectors.http import Client, Records
 from pipelines.connectors.listing import Incremental, Listing
 from pipelines.connectors.pagination import BeforeIdPaginator, PageNumberPaginator, Position, RecordHead
 from pipelines.source import AwareDatetime, Contract, Item, Payload, Window
@@ -65,7 +65,7 @@ class Pages:
     """The type of the pages of a listing, and the records of a page."""
 
     type: Any
-    records: Callable[[Any], list[msgspec.Raw]]
+    records: Callable[[Any], Records]
 
 
 @dataclass(frozen=True, kw_only=True)

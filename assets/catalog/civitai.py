@@ -136,12 +136,12 @@ class Metadata(msgspec.Struct):
 
 
 class Page(msgspec.Struct):
-    items: list[msgspec.Raw]
-    metadata: Metadata
+    items: list[msgspec.Raw] | None
+    metadata: Metadata | None
 
 
 class FirstPage(msgspec.Struct):
-    items: list[ByPublication]
+    items: list[ByPublication] | None
 
 
 def get_record(client: Client, kind: str, external_id: str) -> Payload | None:
@@ -154,7 +154,7 @@ def change_token(client: Client, kind: str) -> str:
     """The newest model or image, with the time by which it is listed."""
     target = f"/api/v1/{kind}?limit=1&nsfw={PARAMETERS[kind]['nsfw']}&sort=Newest"
     _, page = client.request(target, FirstPage)
-    return ", ".join(f"{each.key()} {each.position()}" for each in page.items) if page else ""
+    return ", ".join(f"{each.key()} {each.position()}" for each in page.items or ()) if page else ""
 
 
 @source(
@@ -181,7 +181,7 @@ def fetch(client: Client, window: Window) -> Iterator[Item]:
         {**size, **parameters},
         Page,
         records=lambda page: page.items,
-        paginator=CursorPaginator(lambda page: page.metadata.nextPage),
+        paginator=CursorPaginator(lambda page: page.metadata.nextPage if page.metadata else None),
         head=ByPublication,
         incremental=Incremental(OVERLAP, start=None if models else window.start),
         kind=kind,

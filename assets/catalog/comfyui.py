@@ -10,8 +10,9 @@ picture's text: `path#workflow`. No pages, no rate: every run reads the whole fo
 gone. A renamed file is a record that is gone and a new one with the same digest; the engine links the two.
 
 On a bad day a file that is being written, damaged, unreadable or too large is skipped, and its records stay as they
-are. A picture may have any size: only its texts are read. Links out of the folder are not followed. A .json file that
-is not JSON is landed, and ends in quarantine with its bytes. A folder that cannot be listed fails the run.
+are. A picture may have any size: only its texts are read. Links out of the folder are not followed, and files of an
+operating system (`._pier.json`) are skipped. A .json file that is not JSON is landed, and ends in quarantine with its
+bytes. A folder that cannot be listed fails the run.
 """
 
 import json
@@ -26,7 +27,7 @@ from typing import BinaryIO
 import msgspec
 
 from assets.catalog import _png
-from pipelines.connectors.local_files import candidates, link_fault, name_of, state_of
+from pipelines.connectors.local_files import candidates, name_of, skip_reason, state_of
 from pipelines.source import Contract, FullScan, Item, Payload, Skipped, Window, source
 
 SUFFIXES = (".json", ".png")
@@ -60,8 +61,8 @@ def fetch(folder: Path, window: Window) -> Iterator[Item]:
     for path in candidates(folder, SUFFIXES):
         name = name_of(path, folder)
         try:
-            fault = link_fault(path, folder)
-            yield from [Skipped(name, fault)] if fault else graphs(path, name)
+            reason = skip_reason(path, folder)
+            yield from [Skipped(name, reason)] if reason else graphs(path, name)
         except (Unread, OSError) as error:
             for record in [f"{name}#{text}" for text in TEXTS] if is_picture(name) else [name]:
                 yield Skipped(record, str(error) if isinstance(error, Unread) else "cannot be read", record)

@@ -67,12 +67,12 @@ class ByChange(_booru.ById):
         return self.updated_at
 
 
-PAGES = _booru.Pages(list[msgspec.Raw], records=list)
+PAGES = _booru.Pages(list[msgspec.Raw] | None, records=lambda page: page)
 
 
 def change_token(client: Client, kind: str) -> str:
     """The last change of a post, or the newest tag."""
-    return _booru.change_token(client, kind, {"posts": list[ByChange], "tags": list[_booru.ById]})
+    return _booru.change_token(client, kind, {"posts": list[ByChange] | None, "tags": list[_booru.ById] | None})
 
 
 @source(

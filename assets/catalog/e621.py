@@ -24,7 +24,7 @@ from typing import Annotated
 import msgspec
 
 from assets.catalog import _booru
-from pipelines.connectors.http import Client, request_of
+from pipelines.connectors.http import Client
 from pipelines.connectors.listing import Incremental
 from pipelines.connectors.pagination import Position
 from pipelines.source import Item, Payload, Window, source
@@ -67,7 +67,7 @@ class ByChange(_booru.ById):
 
 
 class PostsPage(msgspec.Struct):
-    posts: list[msgspec.Raw]
+    posts: list[msgspec.Raw] | None
 
 
 class PostPage(msgspec.Struct):
@@ -77,12 +77,13 @@ class PostPage(msgspec.Struct):
 class EmptyTagsPage(msgspec.Struct, forbid_unknown_fields=True):
     """A page without tags is an object; any other is a list."""
 
-    tags: Annotated[list[msgspec.Raw], msgspec.Meta(max_length=0)]
+    tags: Annotated[list[msgspec.Raw], msgspec.Meta(max_length=0)] | None
 
 
 POSTS = _booru.Pages(PostsPage, records=lambda page: page.posts)
 TAGS = _booru.Pages(
-    list[msgspec.Raw] | EmptyTagsPage, records=lambda page: page.tags if isinstance(page, EmptyTagsPage) else page
+    list[msgspec.Raw] | EmptyTagsPage | None,
+    records=lambda page: page.tags if isinstance(page, EmptyTagsPage) else page,
 )
 
 
@@ -90,13 +91,13 @@ def get_record(client: Client, kind: str, external_id: str) -> Payload | None:
     """A post or tag by its own URL; None where it is gone. A deleted post is still returned."""
     if kind == "tags":
         return _booru.get_record(client, kind, external_id)
-    response, page = client.request(f"/posts/{external_id}.json", PostPage)
-    return Payload(bytes(page.post), request_of(response), kind=kind) if page else None
+    found = client.get_record(f"/posts/{external_id}.json", PostPage, record=lambda page: page.post)
+    return Payload(*found, kind=kind) if found else None
 
 
 def change_token(client: Client, kind: str) -> str:
     """The last change of a post, or the newest tag."""
-    pages = {"posts": dict[str, list[ByChange]], "tags": list[_booru.ById] | EmptyTagsPage}
+    pages = {"posts": dict[str, list[ByChange] | None], "tags": list[_booru.ById] | EmptyTagsPage | None}
     return _booru.change_token(client, kind, pages)
 
 

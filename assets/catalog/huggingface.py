@@ -16,6 +16,7 @@ retries; if the day stays bad, the run fails, publishes nothing, and the next on
 
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
+from typing import Any
 
 import msgspec
 
@@ -25,6 +26,8 @@ from pipelines.connectors.pagination import LinkHeaderPaginator, RecordHead
 from pipelines.source import AwareDatetime, Contract, Item, Payload, Window, source
 
 PARAMETERS: dict[str, str | int] = {"sort": "lastModified", "direction": -1, "full": "true"}
+Page: Any = list[msgspec.Raw] | None
+
 OVERLAP = timedelta(minutes=10)
 """Responses come from caches: a change appears some minutes late."""
 
@@ -71,6 +74,9 @@ class ByChange(RecordHead):
         return self.lastModified
 
 
+Newest: Any = list[ByChange] | None
+
+
 def get_record(client: Client, kind: str, external_id: str) -> Payload | None:
     """A model by its own URL. A renamed one is a redirect; without a token a missing one is a 401."""
     gone = {307, 401, 404, 410} if client.anonymous else {307, 404, 410}
@@ -81,7 +87,7 @@ def get_record(client: Client, kind: str, external_id: str) -> Payload | None:
 def change_token(client: Client, kind: str) -> str:
     """The model with the last change, and its time."""
     target = "/api/models?" + "&".join(f"{name}={value}" for name, value in {**PARAMETERS, "limit": 1}.items())
-    _, page = client.request(target, list[ByChange])
+    _, page = client.request(target, Newest)
     return ", ".join(f"{each.id} {each.lastModified}" for each in page or [])
 
 
@@ -104,7 +110,7 @@ def fetch(client: Client, window: Window) -> Iterator[Item]:
         "models" if window.current else "models of a day",
         "/api/models",
         {**PARAMETERS, "limit": 1000},
-        list[msgspec.Raw],
+        Page,
         records=lambda page: page,
         paginator=LinkHeaderPaginator(),
         head=ByChange,
@@ -121,9 +127,9 @@ def fetch(client: Client, window: Window) -> Iterator[Item]:
 
 
 def changed_on(day: date, record: bytes) -> bool:
-    """Whether a record was changed on a day; True for one that cannot be decoded, so that landing quarantines it."""
+    """Whether a record was changed on a day; True where that cannot be read: landing judges the record."""
     try:
         changed_at = msgspec.json.decode(record, type=ByChange).lastModified
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return changed_at is None or changed_at.astimezone(UTC).date() == day
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, OverflowError):  # a time that UTC cannot hold
         return True
-    return changed_at is None or changed_at.astimezone(UTC).date() == day

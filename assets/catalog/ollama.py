@@ -11,9 +11,10 @@ weights, the system prompt, licence and parameters. The server has no pages and 
 model. The library has no API. ATLAS_OLLAMA_LIBRARY_BASE_URL names a document that others make of its pages; without it
 the library is left out, and an unchanged document costs one 304. Pull counts and times of extraction make no version.
 
-A snapshot: each list comes in one response, so a model that it lacks is gone. On a bad day (a 5xx, a cut response) the
-client retries; if the day stays bad, the run fails and publishes nothing. The server and the library have runs of their
-own: where no server runs, the library is read all the same.
+A snapshot: each list comes in one response, so a model that it lacks is gone. A model that the server cannot show is
+skipped, and what it showed before stays. On a bad day (a 5xx, a cut response) the client retries; if the day stays bad,
+the run fails and publishes nothing. The server and the library have runs of their own: where no server runs, the
+library is read all the same.
 """
 
 import hashlib
@@ -25,7 +26,8 @@ import msgspec
 from pipelines.connectors.http import Client
 from pipelines.connectors.listing import Listing
 from pipelines.connectors.pagination import SinglePage
-from pipelines.source import Contract, FullScan, Item, Payload, Window, source
+from pipelines.errors import Refused
+from pipelines.source import Contract, FullScan, Item, Payload, Skipped, Window, source
 
 
 class Details(msgspec.Struct):
@@ -66,11 +68,11 @@ class Library(Contract):
 
 
 class ServerPage(msgspec.Struct):
-    models: list[msgspec.Raw]
+    models: list[msgspec.Raw] | None
 
 
 class LibraryPage(msgspec.Struct):
-    models: dict[str, msgspec.Raw]
+    models: dict[str, msgspec.Raw] | None
 
 
 class Named(msgspec.Struct):
@@ -125,7 +127,12 @@ def server_models(client: Client, window: Window) -> Iterator[Item]:
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                 unnamed += 1  # landing quarantines it
                 continue
-            if shown := client.get_record("/api/show", ShownHead, msgspec.json.encode({"model": name})):
+            try:
+                shown = client.get_record("/api/show", ShownHead, msgspec.json.encode({"model": name}))
+            except Refused as error:
+                yield Skipped("/api/show", f"cannot be shown: {error.reason}", name, "shown")
+                continue
+            if shown:
                 yield Payload(*shown, external_id=name, kind="shown")
         if not unnamed:
             yield FullScan("shown", responses=1)
@@ -142,12 +149,8 @@ def library_models(client: Client, window: Window) -> Iterator[Item]:
         "",
         {},
         LibraryPage,
-        records=lambda page: list(page.models.values()),
+        records=lambda page: page.models,
         paginator=SinglePage(conditional=True),
         kind="library",
     )
-    for page in library:
-        for name, model in page.document.models.items():
-            yield Payload(bytes(model), page.request, external_id=name, kind="library")
-        yield page.checkpoint
-    yield from library.end()
+    yield from library.items()

@@ -11,14 +11,17 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, Generic, Literal
+from typing import Any, Generic, Literal, cast
 
 import httpx
 import msgspec
 
-from pipelines.connectors.http import Client, request_of, without_secrets
+from pipelines.connectors import json_records
+from pipelines.connectors.http import Answer, Client, Records, request_of, without_secrets
+from pipelines.connectors.json_splitter import UNDECODABLE
 from pipelines.connectors.pagination import Page, PageT, Paginator, Position, RecordHead
-from pipelines.errors import SourceFault
+from pipelines.connectors.retries import RetryableError
+from pipelines.errors import ListingChanged, SourceFault
 from pipelines.source import Checkpoint, Cursor, FullScan, Item, Payload, Window
 
 MAX_IDLE_PAGES = 20  # after so many in succession without a new record the listing is taken to be endless
@@ -60,8 +63,9 @@ class Listing(Generic[PageT]):
     """The pages of one listing: an iterator over them, then `end` for what they prove. `items` yields all of it.
 
     name: of its cursor and checkpoints. path, parameters: of the first page. page_type: what a page decodes to;
-    records: its records. head: what paging reads of a record. incremental: None: every run reads it to its end. kind:
-    the stream that its records belong to. Raises SourceFault where the source serves no proper listing.
+    records: its records, a list, an object with their ids, or null. head: what paging reads of a record. incremental:
+    None: every run reads it to its end. kind: the stream that its records belong to. Raises SourceFault where the
+    source serves no proper listing.
     """
 
     def __init__(
@@ -73,7 +77,7 @@ class Listing(Generic[PageT]):
         parameters: Mapping[str, str | int],
         page_type: type[PageT],
         *,
-        records: Callable[[PageT], list[msgspec.Raw]],
+        records: Callable[[PageT], Records],
         paginator: Paginator,
         head: type[RecordHead] | None = None,
         incremental: Incremental | None = None,
@@ -81,7 +85,7 @@ class Listing(Generic[PageT]):
     ) -> None:
         self._client, self._name, self._kind, self._limit = client, name, kind, window.limit
         self._page_type, self._records, self._paginator = page_type, records, paginator
-        self._head = msgspec.json.Decoder(head) if head else None
+        self._head = head
         self._incremental = incremental
         self._first = str(httpx.URL(path, params=dict(parameters)))
         self._cursor = window.cursors.get(name, {})
@@ -100,7 +104,7 @@ class Listing(Generic[PageT]):
         while state.ended is None and (self._limit is None or state.responses < self._limit):
             target = self._client.target_of(state.next_link or self._first)
             if target in self._targets and not self._paginator.numbered:
-                raise self._fault("repeats itself: its next page was read before", target)
+                raise ListingChanged(self._words("repeats itself: its next page was read before", target))
             self._targets.add(target)
             page = self._request(target)
             if page is None:
@@ -111,8 +115,8 @@ class Listing(Generic[PageT]):
     def items(self) -> Iterator[Item]:
         """The records as payloads, the checkpoint of each page, then the cursor and the full scan."""
         for page in self:
-            for record in page.records:
-                yield Payload(record, page.request, kind=self._kind)
+            for record, name in zip(page.records, page.names, strict=True):
+                yield Payload(record, page.request, name, kind=self._kind)
             yield page.checkpoint
         yield from self.end()
 
@@ -138,28 +142,54 @@ class Listing(Generic[PageT]):
         """Requests a page; None where the listing is unchanged by the conditional headers of its first page."""
         state = self._state
         conditions = self._cursor.get("validators", {}) if self._conditional and not state.responses else {}
-        response, document = self._client.request(target, self._page_type, conditions, records=self._records)
-        if document is None:
-            if response.status_code != httpx.codes.NOT_MODIFIED:
-                raise SourceFault(f"{self._client.source} has no {without_secrets(target)}: {response.status_code}.")
+        answer = self._client.answer(
+            target,
+            self._page_type,
+            conditions,
+            records=self._records,
+            check=lambda answer: self._check(answer, target),
+        )
+        response = answer.response
+        if response.status_code == httpx.codes.NOT_MODIFIED:
             state.ended, state.validators = "unchanged", dict(conditions)
             self._client.notes["listings unchanged"] += 1
             return None
+        if response.status_code != httpx.codes.OK:
+            raise SourceFault(f"{self._client.source} has no {without_secrets(target)}: {response.status_code}.")
         if not state.responses:  # with these headers an unchanged response is a 304 (RFC 9110, 13.1)
             sent = {"if-none-match": "etag", "if-modified-since": "last-modified"}
             state.validators = {name: found for name, of in sent.items() if (found := response.headers.get(of))}
-        records = [bytes(each) for each in self._records(document)][: self._limit]
-        heads = [head for each in records if (head := self._decode(each))]
+        return self._page(answer, target)
+
+    def _page(self, answer: Answer[PageT], target: str) -> Page[PageT]:
+        """The page of an answer with status 200."""
+        found = answer.records[: self._limit]
+        heads = [head for each in found if (head := self._decode(each.body))]
         positions = {head.key(): position for head in heads if (position := head.position()) is not None}
-        next_link = response.links.get("next", {}).get("url")
-        keys = [head.key() for head in heads]
-        return Page(target, request_of(response), document, records, keys, positions, next_link)
+        return Page(
+            target,
+            request_of(answer.response),
+            cast(PageT, answer.document),
+            [each.body for each in found],
+            [each.name for each in found],
+            [head.key() for head in heads],
+            positions,
+            answer.response.links.get("next", {}).get("url"),
+        )
+
+    def _check(self, answer: Answer[PageT], target: str) -> None:
+        """Raises RetryableError for an empty page that names itself as the next one."""
+        if answer.response.status_code != httpx.codes.OK or answer.records or self._paginator.numbered:
+            return
+        link = self._paginator.next_page(self._page(answer, target), self._state.previous).link
+        if link is not None and self._client.target_of(link) == target:
+            raise RetryableError(self._client.source, "the page is empty and names itself as the next one")
 
     def _decode(self, record: bytes) -> RecordHead | None:
         """What paging reads of a record; None where it cannot be decoded: landing reports why."""
         try:
-            return self._head.decode(record) if self._head else None
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return json_records.decode(record, self._head).document if self._head else None
+        except UNDECODABLE:
             return None
 
     def _advance(self, page: Page[PageT]) -> None:
@@ -167,7 +197,7 @@ class Listing(Generic[PageT]):
         state = self._state
         state.responses += 1
         if self._paginator.requires_ids and page.records and not page.keys:
-            raise self._fault("returns records without ids, so the next page is unknown", page.target)
+            raise SourceFault(self._words("returns records without ids, so the next page is unknown", page.target))
         following = self._paginator.next_page(page, state.previous)
         state.next_link, state.previous = following.link, following.previous
         new = set(page.keys).difference(*self._recent_keys)
@@ -175,7 +205,8 @@ class Listing(Generic[PageT]):
         self._client.notes["records returned twice"] += len(page.keys) - len(new)
         self._idle_pages = 0 if new or not self._head else self._idle_pages + 1
         if self._idle_pages == MAX_IDLE_PAGES:
-            raise self._fault(f"does not come to an end: {MAX_IDLE_PAGES} pages have no new record", page.target)
+            words = f"does not come to an end: {MAX_IDLE_PAGES} pages have no new record"
+            raise ListingChanged(self._words(words, page.target))
         positions: list[Any] = list(page.positions.values())
         if positions:
             seen = positions if state.highest is None else [*positions, state.highest, state.lowest]
@@ -188,9 +219,9 @@ class Listing(Generic[PageT]):
             state.ended = "cursor"
         page.checkpoint = Checkpoint(self._name, msgspec.to_builtins(state))
 
-    def _fault(self, words: str, target: str) -> SourceFault:
-        return SourceFault(
-            f"{self._client.source} {words} ({without_secrets(target)}). "
+    def _words(self, fault: str, target: str) -> str:
+        return (
+            f"{self._client.source} {fault} ({without_secrets(target)}). "
             "Nothing of this run is published; run it again later."
         )
 

@@ -1,14 +1,29 @@
-"""Walks a folder that is a source: the files by name, and the symbolic links out of it.
+"""Walks a folder that is a source: the files by name, those of an operating system, and the symbolic links out of it.
 
 No link to a folder is followed, and no file is opened: what is in it is for `assets`.
 """
 
 import hashlib
 import os
+import re
 from contextlib import suppress
 from pathlib import Path
 
 from pipelines.errors import AtlasError
+
+SYSTEM_FILE = re.compile(
+    r"\._.*|\.DS_Store|Icon\r|e?hthumbs.*\.db|thumbs\.db|desktop\.ini"  # of macOS and Windows
+    r"|~\$.*|\.~lock\..*#|\..*\.sw[a-p]|.*~|\.#.*|#.*#",  # of editors: locks, swap files, backups
+    re.IGNORECASE,
+)
+SYSTEM_FOLDERS = {"__MACOSX", ".Spotlight-V100", ".Trashes", ".fseventsd", "$RECYCLE.BIN", "System Volume Information"}
+OF_THE_SYSTEM = "belongs to the operating system"
+
+
+def is_of_the_system(name: str) -> bool:
+    """Whether a file belongs to an operating system or an editor, by its path within the folder."""
+    *folders, file = name.split("/")
+    return bool(SYSTEM_FILE.fullmatch(file)) or not SYSTEM_FOLDERS.isdisjoint(folders)
 
 
 def candidates(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
@@ -32,8 +47,12 @@ def name_of(path: Path, folder: Path) -> str:
     return os.fsencode(path.relative_to(folder)).decode("utf-8", "backslashreplace")
 
 
-def link_fault(path: Path, folder: Path) -> str | None:
-    """Why a symbolic link cannot be read: its target is missing or outside the folder; None for any other path."""
+def skip_reason(path: Path, folder: Path) -> str | None:
+    """Why a path is not read: it belongs to the operating system, or is a symbolic link whose target is missing or
+    outside the folder; None for any other path.
+    """
+    if is_of_the_system(name_of(path, folder)):
+        return OF_THE_SYSTEM
     if not path.is_symlink():
         return None
     if not path.exists():

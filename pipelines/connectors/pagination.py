@@ -37,6 +37,7 @@ class Page(Generic[PageT]):
     request: str  # its URL as it is stored
     document: PageT
     records: list[bytes]
+    names: list[str | None]  # the id of each, where the page has them by their ids
     keys: list[str]
     positions: dict[str, Position]  # by key, of the records that have one
     next_link: str | None  # `next` of its Link header (RFC 8288)

@@ -153,7 +153,7 @@ class Recorder:
         replay = httpx.Client(base_url=replay_url)
         self._places.append((base_url.rstrip("/"), replay_url.rstrip("/")))
 
-        def keep(target: str, body: bytes | None, response: httpx.Response, records: list[msgspec.Raw]) -> None:
+        def keep(target: str, body: bytes | None, response: httpx.Response, records: list[bytes]) -> None:
             request = replay.build_request("GET" if body is None else "POST", target or replay_url, content=body)
             line = self._redactor.text(_line(request))
             sent = f"{request.url} {request.read().decode()}"
@@ -203,12 +203,12 @@ class Recorder:
         """What was kept. folder: where the files are."""
         return Recording(list(self.exchanges.values()), folder=folder, limit=self.limit, past=self._past)
 
-    def _cut(self, line: str, content: bytes, records: list[msgspec.Raw]) -> bytes:
+    def _cut(self, line: str, content: bytes, records: list[bytes]) -> bytes:
         """A page without the records beyond the limit: without what is between the last that stays and the last."""
         if self.limit is None or len(records) <= self.limit:
             return content
         ends, end = [0], 0
-        for record in map(bytes, records):
+        for record in records:
             begin = content.find(record, end)
             if begin < 0:
                 raise AtlasError(

@@ -1,22 +1,35 @@
-"""Reads payloads from local files: NDJSON (a payload a line) or JSON (a payload, a list, a page), also compressed."""
+"""Reads payloads from local files: NDJSON (a payload a line) or JSON (a payload, a list, a page), also compressed.
 
+    file ──json_records──> the records of a list or a page, each as it was received ──> Payload
+
+A byte-order mark belongs to the file. Text in UTF-16 or UTF-32 is one payload, which cannot land, and the ledger says
+what to do. Files of an operating system are skipped.
+"""
+
+import codecs
 import gzip
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any
 
 import msgspec
 from backports import zstd
 
+from pipelines.connectors import json_records
+from pipelines.connectors.json_records import Record
+from pipelines.connectors.json_splitter import UNDECODABLE
+from pipelines.connectors.local_files import OF_THE_SYSTEM, is_of_the_system
 from pipelines.errors import AtlasError
 from pipelines.landing.intake import Intake
 from pipelines.source import Item, Payload, Skipped, Source, Window
 
 COMPRESSIONS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".zst": zstd.open}
 LINES, DOCUMENT = {".ndjson", ".jsonl"}, {".json"}
+NOT_UTF8 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)  # UTF-32, little end first, begins as UTF-16
 
 
 def intake(source: Source, kind: str, path: Path, received_at: datetime | None) -> Intake:
@@ -30,7 +43,8 @@ def intake(source: Source, kind: str, path: Path, received_at: datetime | None) 
     if source.kind == "folder" and path.is_dir():
         items = source.fetch(path, Window(datetime.now(UTC).date(), kind))
     elif source.kind == "folder":
-        items = iter([Payload(path.read_bytes(), path.name, path.name)])
+        reason = OF_THE_SYSTEM if is_of_the_system(path.name) else None
+        items = iter([Skipped(path.name, reason) if reason else Payload(path.read_bytes(), path.name, path.name)])
     else:
         folder = path if path.is_dir() else path.parent
         files = sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else [path]
@@ -51,16 +65,23 @@ def _format(path: Path) -> str | None:
 
 def _payloads(source: Source, kind: str, path: Path, name: str) -> Iterator[Item]:
     suffix = _format(path)
+    if is_of_the_system(name):
+        yield Skipped(name, OF_THE_SYSTEM)
+        return
     if suffix is None:
         yield Skipped(name, "not a JSON file by its name")
         return
     with _open(path) as file:
-        if suffix in DOCUMENT:
-            yield from _documents(source.contracts[kind].envelope, kind, file.read(), name)
-            return
-        for number, line in enumerate(file, 1):
-            if body := line.strip(b" \t\r\n"):
-                yield Payload(body, f"{name}:{number}", kind=kind)
+        first = file.readline()
+        if first.startswith(NOT_UTF8):
+            yield Skipped(name, "text in UTF-16 or UTF-32: convert it to UTF-8")
+            yield Payload(first + file.read(), name, kind=kind)
+        elif suffix in DOCUMENT:
+            yield from _documents(source.contracts[kind].envelope, kind, first + file.read(), name)
+        else:
+            for number, line in enumerate(chain([first.removeprefix(codecs.BOM_UTF8)], file), 1):
+                if body := line.strip(b" \t\r\n"):
+                    yield Payload(body, f"{name}:{number}", kind=kind)
 
 
 @contextmanager
@@ -76,14 +97,23 @@ def _open(path: Path) -> Iterator[IO[bytes]]:
 
 def _documents(envelope: str | None, kind: str, body: bytes, name: str) -> Iterator[Payload]:
     """A payload for each record of a page, or for each element of a list; else the document itself."""
-    shape: Any = dict[str, msgspec.Raw] | list[msgspec.Raw] if envelope else list[msgspec.Raw]
-    try:
-        document = msgspec.json.decode(body, type=shape)
-        if isinstance(document, dict):
-            document = msgspec.json.decode(document[envelope], type=shape)
-    except (KeyError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    records = _records(body, envelope)
+    if records is None:
         yield Payload(body, name, kind=kind)
         return
-    for key, element in document.items() if isinstance(document, dict) else enumerate(document):
-        external_id = key if isinstance(key, str) else None
-        yield Payload(bytes(element), f"{name}[{key}]", external_id, kind=kind)
+    for number, record in enumerate(records):
+        key = number if record.name is None else record.name
+        yield Payload(record.body, f"{name}[{key}]", record.name, kind=kind)
+
+
+def _records(body: bytes, envelope: str | None) -> list[Record] | None:
+    """The records of a list, or of a page under its envelope; None where the document is neither."""
+    shape: Any = dict[str, msgspec.Raw] | list[msgspec.Raw] if envelope else list[msgspec.Raw]
+    try:
+        decoded = json_records.decode(body, shape)
+        found: Any = decoded.document
+        if isinstance(found, dict):
+            found = msgspec.json.decode(found[envelope], type=shape | None)
+    except (KeyError, *UNDECODABLE):
+        return None
+    return decoded.records(found)

@@ -9,7 +9,7 @@ be fetched by id, or if too many records are missing. Not here: other versions (
 from collections.abc import Iterator
 from typing import Any
 
-from pipelines.errors import NotRecorded, Refused, SourceFault
+from pipelines.errors import ListingChanged, NotRecorded, Refused
 from pipelines.landing.intake import Intake, Progress
 from pipelines.ledger import Run
 from pipelines.source import Payload, Stream
@@ -29,7 +29,7 @@ def find_deleted(
 ) -> Iterator[Payload | int]:
     """Of each record that a full scan of the run lacks: what the source has by its id, or the version that is deleted.
 
-    Raises SourceFault if a scan lacks more than a fifth of its records, unless `shrink` accepts that.
+    Raises ListingChanged if a scan lacks more than a fifth of its records, unless `shrink` accepts that.
     """
     unreadable = set(progress.unreadable)
     for scan in progress.full_scans:
@@ -48,7 +48,7 @@ def find_deleted(
         elif scan.responses > 1 and intake.get_record is None:
             intake.notes["not deleted: listed in several answers, and no record can be fetched by id"] += len(missing)
         elif not shrink and missing and (not listed or loses_too_much(len(missing), listed + len(missing))):
-            raise SourceFault(
+            raise ListingChanged(
                 f"{name} lists {listed} records, and lacks {len(missing)} of those that it had: more than a fifth. "
                 "Nothing of this run is published. If they really were deleted, run it again with --shrink."
             )

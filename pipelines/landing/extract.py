@@ -99,8 +99,13 @@ def why_not_read(stream: Stream, day: date, mode: Mode) -> str | None:
         days = ", ".join(map(str, recorded)) or "none"
         words = f"There is no recording of {stream.source.name} for {day} (recorded days: {days})."
         return None if day in recorded else words
-    variable = f"ATLAS_{stream.source.stem}_{stream.kind}_BASE_URL".upper()
-    return None if base_url(stream) else f"{stream.name} is not read: {variable} is not set."
+    return None if base_url(stream) else f"{stream.name} is not read: {_variable(stream)}_BASE_URL is not set."
+
+
+def _variable(stream: Stream) -> str:
+    """How the names of the stream's settings begin."""
+    words = [stream.source.stem, *([stream.kind] if stream.kind in stream.source.other_urls else [])]
+    return "_".join(["ATLAS", *words]).upper()
 
 
 @contextmanager
@@ -127,7 +132,16 @@ def open_source(warehouse: Warehouse, stream: Stream, recorder: Recorder | None 
     token = None if stream.kind in source.other_urls else settings.token(source.stem)
     with warehouse.connect() as connection:
         limit = RateLimit(connection, _host(source, url), source.rate)
-        client = Client(source.name, url, token=token, auth=source.auth, contact=contact, rate_limit=limit, keep=keep)
+        client = Client(
+            source.name,
+            url,
+            token=token,
+            auth=source.auth,
+            contact=contact,
+            rate_limit=limit,
+            keep=keep,
+            variable=_variable(stream),
+        )
         with client:
             yield client
 

@@ -16,7 +16,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from pipelines import ledger
-from pipelines.errors import SourceFault
+from pipelines.errors import ListingChanged
 from pipelines.landing.deletions import find_deleted
 from pipelines.landing.intake import Intake, Progress, resume
 from pipelines.landing.publish import publish
@@ -118,7 +118,7 @@ class _Landing:
                     deleted.append(found)
             self._flush()
             self.bodies.wait()
-        except SourceFault:  # the next run must not resume a listing that cannot be trusted
+        except ListingChanged:  # the next run must not resume it
             self.run.connection.execute("delete from staging.checkpoints where fetch_run_id = %s", [self.run.id])
             raise
         cursors = {**self.intake.cursors, **self.cursors} if self.cursors else None

@@ -11,9 +11,10 @@ import msgspec
 import pytest
 import stamina
 
-from pipelines.connectors import http
-from pipelines.connectors.http import ATTEMPTS, Client, request_of, without_secrets
+from pipelines.connectors import http, retries
+from pipelines.connectors.http import Client, request_of, without_secrets
 from pipelines.connectors.rate_limit import RateLimit
+from pipelines.connectors.retries import ATTEMPTS
 from pipelines.errors import AtlasError, Refused, SourceFault
 from pipelines.warehouse.database import Warehouse
 from tests import hostile
@@ -154,6 +155,61 @@ def test_an_answer_that_is_no_page_is_a_fault_in_words(serve: Serve, at_once: No
     assert len(server.log) == ATTEMPTS
 
 
+@pytest.mark.parametrize("status", [408, 421, 425, 429, 500, 503])
+def test_a_status_that_may_pass_is_tried_again(
+    serve: Serve, at_once: None, caplog: pytest.LogCaptureFixture, status: int
+) -> None:
+    server = serve(Answer(b"later", status, {"Retry-After": "0"}), Answer(WHOLE))
+    assert ask(server) == Page([1, 2, 3])
+    assert f"catalog/invented: status {status}; trying again in 0.0 s (1 of 5)" in caplog.text
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+def test_a_redirect_names_its_target_and_the_setting(serve: Serve, status: int) -> None:
+    target = "https://me:a-secret@elsewhere.example/new/list?token=a-secret&page=2"
+    words = r"It redirects to https://elsewhere\.example/new/list: .* set ATLAS_INVENTED_LIBRARY_BASE_URL"
+    server = serve(Answer(b"", status, {"Location": target}))
+    with Client("catalog/invented", server.url, variable="ATLAS_INVENTED_LIBRARY") as library:
+        with pytest.raises(Refused, match=words) as caught:
+            library.request("/list", Page)
+        assert "a-secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("status", "requests"), [(400, 1), (401, 1), (403, 1), (500, ATTEMPTS)])
+def test_a_record_that_cannot_be_fetched_is_refused_with_a_reason(
+    serve: Serve, at_once: None, status: int, requests: int
+) -> None:
+    server = serve(Answer(b"no", status))
+    with Client("catalog/invented", server.url) as client, pytest.raises(Refused) as caught:
+        client.get_record("/one/7", Page)
+    assert (caught.value.reason, len(server.log)) == (f"status {status}", requests)
+
+
+def test_after_several_records_without_an_answer_the_source_is_down(serve: Serve, at_once: None) -> None:
+    server = serve()
+    with Client("catalog/invented", server.url) as client:
+        for is_down in (False, False, False, True, True, False, True, True, True, True):
+            server.script = lambda _, is_down=is_down: Fault("500") if is_down else None  # type: ignore[misc]
+            if not is_down:
+                assert client.get_record("/one/7", Page)
+                continue
+            with pytest.raises(Refused):
+                client.get_record("/one/7", Page)
+        with pytest.raises(AtlasError, match="5 records in a row cannot be fetched") as caught:
+            client.get_record("/one/7", Page)
+        assert not isinstance(caught.value, Refused)
+
+
+def test_a_record_within_a_document_keeps_its_bytes(serve: Serve) -> None:
+    class One(msgspec.Struct):
+        post: msgspec.Raw
+
+    server = serve(Answer(b'{"post": {"id": 7 , "x": NaN}}'))
+    with Client("catalog/invented", server.url) as client:
+        found = client.get_record("/one/7", One, record=lambda one: one.post)
+    assert found == (b'{"id": 7 , "x": NaN}', f"{server.url}/one/7")
+
+
 @pytest.mark.parametrize("status", [302, 400, 401, 403, 451])
 def test_a_refusal_is_raised_at_once(serve: Serve, status: int) -> None:
     server = serve(Answer(b"no", status, {"Location": "http://elsewhere.invalid/"}))
@@ -215,7 +271,7 @@ def test_a_server_that_asks_to_be_left_alone_is(serve: Serve, name: str, skew_s:
 def test_a_time_to_wait_may_be_none(
     serve: Serve, monkeypatch: pytest.MonkeyPatch, retry_after: str, at_least_s: float
 ) -> None:
-    monkeypatch.setattr(http, "DEFAULT_WAIT_S", 0.2)
+    monkeypatch.setattr(retries, "DEFAULT_WAIT_S", 0.2)
     server = serve(Answer(b"", 429, {"Retry-After": retry_after}), Answer(WHOLE))
     assert ask(server) == Page([1, 2, 3])
     assert at_least_s <= server.log[1].began - server.log[0].ended < at_least_s + 1

@@ -13,7 +13,7 @@ import pytest
 import stamina
 
 from pipelines.connectors import listing
-from pipelines.connectors.http import ATTEMPTS, Client
+from pipelines.connectors.http import Client
 from pipelines.connectors.listing import MAX_IDLE_PAGES, Incremental, Listing
 from pipelines.connectors.pagination import (
     BeforeIdPaginator,
@@ -24,6 +24,7 @@ from pipelines.connectors.pagination import (
     RecordHead,
     SinglePage,
 )
+from pipelines.connectors.retries import ATTEMPTS
 from pipelines.errors import AtlasError, SourceFault
 from pipelines.source import Checkpoint, Cursor, FullScan, Window
 from tests import hostile
@@ -46,7 +47,7 @@ class Entry(RecordHead):
 
 
 class Page(msgspec.Struct):
-    items: list[msgspec.Raw]
+    items: list[msgspec.Raw] | None
     next: str | None = None
 
 
@@ -500,6 +501,30 @@ def test_a_page_that_names_itself_stops_it(opened: Open) -> None:
     with pytest.raises(SourceFault, match="repeats itself"):
         reader.read()
     assert reader.asked() == ["0"]
+
+
+def test_an_empty_page_that_names_itself_is_requested_again(opened: Open) -> None:
+    book = Book([[entry("a")], [], [entry("b")]], links={1: "/list?limit=3&cursor=1"})
+    reader = opened(book)
+    with pytest.raises(AtlasError, match="the page is empty and names itself as the next one, after 6 attempts"):
+        reader.read()
+    assert reader.asked() == ["0", *["1"] * ATTEMPTS]
+
+    def recovers(asked: Asked) -> None:
+        if asked.number == 2:
+            book.links.clear()
+
+    reader.server.before = recovers
+    assert reader.read().keys == ["a", "b"]
+
+
+def test_a_list_that_is_null_is_empty(opened: Open) -> None:
+    class Null:
+        def answer(self, asked: Asked) -> Answer:
+            return Answer({"items": None, "next": None})
+
+    read = opened(Null()).read()
+    assert (read.keys, read.full_scans) == ([], [FullScan("", 1)])
 
 
 @pytest.mark.parametrize("page", [[], [entry("a"), entry("b")]], ids=["empty", "the same again"])

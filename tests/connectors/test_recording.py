@@ -198,7 +198,7 @@ def tokens_source(parameter: str, field: str, civitai: Source) -> Source:
         position = ""
         while True:
             target = f"/models?limit=2&{parameter}={position}" if position else "/models?limit=2"
-            _, page = client.request(target, dict[str, Any], records=lambda page: page["models"])
+            _, page = client.request(target, dict[str, Any])
             assert page
             for model in page["models"]:
                 yield Payload(json.dumps(model).encode(), target, str(model["id"]), kind="models")

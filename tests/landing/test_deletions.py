@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from pipelines import ledger, project
-from pipelines.errors import Refused, SourceFault
+from pipelines.errors import AtlasError, ListingChanged, Refused, SourceFault
 from pipelines.landing import land
 from pipelines.landing.intake import GetRecord, Intake
 from pipelines.ledger import Run
@@ -515,8 +515,11 @@ def test_what_landed_while_it_was_broken_off_is_not_taken_for_gone(warehouse: Wa
     assert (run.counts.deleted, "meanwhile" in there(warehouse)) == (0, True)
 
 
-def test_a_refused_page_is_asked_for_again_by_the_next_run(warehouse: Warehouse, shelf: Source) -> None:
-    pages = Pages([(3, Refused("it is ill: status 403"))])
+@pytest.mark.parametrize("fault", [Refused("it is ill: status 403"), SourceFault("it is ill: too large")], ids=str)
+def test_a_page_that_cannot_be_used_is_requested_again_by_the_next_run(
+    warehouse: Warehouse, shelf: Source, fault: AtlasError
+) -> None:
+    pages = Pages([(3, fault)])
     break_off(warehouse, shelf, pages)
     run = go_on(warehouse, shelf, pages)
     assert pages.asked[1] == [3, 4]
@@ -524,11 +527,11 @@ def test_a_refused_page_is_asked_for_again_by_the_next_run(warehouse: Warehouse,
 
 
 @pytest.mark.parametrize(
-    "why", ["another day", "a recording", "other code", "a day ago", "a server that crashed", "a fault of the source"]
+    "why", ["another day", "a recording", "other code", "a day ago", "a server that crashed", "a listing that changed"]
 )
 def test_it_begins_anew_after(warehouse: Warehouse, shelf: Source, why: str) -> None:
     source, day, mode = shelf, DAYS[0], "live"
-    pages = Pages([(3, SourceFault("it is ill") if why == "a fault of the source" else GIVEN_UP)])
+    pages = Pages([(3, ListingChanged("it is ill") if why == "a listing that changed" else GIVEN_UP)])
     break_off(warehouse, source, pages)
     with warehouse.connect() as connection:
         if why == "another day":

@@ -1,5 +1,6 @@
 """Landing: which version of a record is the latest, what is stored once, what a crash leaves, files of every kind."""
 
+import codecs
 import gzip
 import json
 from collections.abc import Iterator
@@ -340,6 +341,40 @@ def test_a_folder_is_read_with_all_its_folders_and_what_is_no_json_is_skipped(
     run = bring(warehouse, library, tmp_path)
     assert ids(warehouse) == ["1", "2", "3", "4"]
     assert run.stats["skipped"] == {"not a JSON file by its name": 2}
+
+
+def test_files_of_the_system_are_skipped(warehouse: Warehouse, library: Source, shelf: Source, tmp_path: Path) -> None:
+    (tmp_path / "__MACOSX").mkdir()
+    for name in ("._a.ndjson", "__MACOSX/a.json", "~$a.json", "Thumbs.db", ".a.json.swp"):
+        (tmp_path / name).write_bytes(b"\0\5\x16\7")
+    run = bring(warehouse, library, tmp_path)
+    assert (run.status, run.stats["skipped"]) == ("completed", {"belongs to the operating system": 5})
+    run = bring(warehouse, shelf, tmp_path)
+    assert (run.status, run.stats["skipped"]) == ("completed", {"belongs to the operating system": 2})
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.ndjson"])
+def test_a_mark_at_the_beginning_of_a_file_hides_no_record(
+    warehouse: Warehouse, library: Source, tmp_path: Path, name: str
+) -> None:
+    records = [author(1), author(2)]
+    text = b"[" + b",".join(records) + b"]" if name == "a.json" else b"\r\n" + b"\n".join(records)
+    (tmp_path / name).write_bytes(codecs.BOM_UTF8 + text)
+    run = bring(warehouse, library, tmp_path)
+    assert (run.status, ids(warehouse)) == ("completed", ["1", "2"])
+    (tmp_path / name).write_bytes(text.decode().encode("utf-16"))
+    run = bring(warehouse, library, tmp_path)
+    assert counted(run) == {"fetched": 1, "quarantined": 1}
+    assert run.stats["skipped"] == {"text in UTF-16 or UTF-32: convert it to UTF-8": 1}
+    assert rows(warehouse, "select request from staging.quarantine") == [(name,)]
+
+
+def test_a_page_of_a_file_whose_records_are_null_is_empty(
+    warehouse: Warehouse, library: Source, tmp_path: Path
+) -> None:
+    (tmp_path / "null.json").write_bytes(b'{"items": null}')
+    run = bring(warehouse, library, tmp_path)
+    assert (run.status, run.counts.fetched) == ("completed", 0)
 
 
 def test_a_folder_of_a_folder_source_is_read_by_its_connector(

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
 
-from pipelines.connectors.local_files import candidates, name_of
-from pipelines.source import Contract, FullScan, Item, Payload
+from pipelines.connectors.local_files import candidates, name_of, skip_reason
+from pipelines.source import Contract, FullScan, Item, Payload, Skipped
 
 START = date(2026, 11, 1)
 
@@ -17,5 +17,6 @@ class Anything(Contract):
 def payloads(folder: Path) -> Iterator[Item]:
     """One payload a file, by its path."""
     for path in candidates(folder, (".json",)):
-        yield Payload(path.read_bytes(), name_of(path, folder), name_of(path, folder))
+        name, reason = name_of(path, folder), skip_reason(path, folder)
+        yield Skipped(name, reason) if reason else Payload(path.read_bytes(), name, name)
     yield FullScan("", responses=1)

@@ -66,12 +66,12 @@ class Head(RecordHead):
 
 
 class Page(msgspec.Struct):
-    items: list[msgspec.Raw]
+    items: list[msgspec.Raw] | None
     next: str | None = None
 
 
 class FirstPage(msgspec.Struct):
-    items: list[Head]
+    items: list[Head] | None
 
 
 def get_record(client: Client, kind: str, external_id: str) -> Payload | None:

@@ -23,7 +23,7 @@ class Author(Contract):
 
 
 class Page(msgspec.Struct):
-    authors: list[msgspec.Raw]
+    authors: list[msgspec.Raw] | None
 
 
 @source(

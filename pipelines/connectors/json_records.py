@@ -1,0 +1,65 @@
+"""Decodes a page or a file of records; where one of them is not JSON, the others and the rest of it are read.
+
+    body ──strict decoder──> document
+      └── refused? ──json_splitter──> placeholders for what is broken ──strict decoder──> document
+                                          └── Decoded.records: the bytes as received
+
+Not here: where a broken record ends (`json_splitter`), whether it can be repaired (`landing`).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Generic, NamedTuple, TypeVar
+
+import msgspec
+
+from pipelines.connectors.json_splitter import UNDECODABLE, NotSplit, Splitter
+
+DocumentT = TypeVar("DocumentT")
+
+
+class Record(NamedTuple):
+    """A record as it was received, and its key where the records are members of an object."""
+
+    body: bytes
+    name: str | None = None
+
+
+@dataclass(frozen=True)
+class Decoded(Generic[DocumentT]):
+    """A document, and what its placeholders stand for."""
+
+    document: DocumentT
+    broken: Mapping[bytes, bytes] = field(default_factory=dict)
+
+    def records(self, found: Sequence[msgspec.Raw] | Mapping[str, msgspec.Raw] | None) -> list[Record]:
+        """The records of a list or an object of the document, none where it is null; broken ones as received."""
+        if isinstance(found, Mapping):
+            named = [(self.original(each), name) for name, each in found.items()]
+            return [Record(body, None if msgspec.json.encode(name) in self.broken else name) for body, name in named]
+        return [Record(self.original(each)) for each in found or ()]
+
+    def original(self, value: msgspec.Raw) -> bytes:
+        """The bytes of a value as received, but for commas that were missing or twice."""
+        body = bytes(value)
+        for placeholder, original in self.broken.items():
+            body = body.replace(placeholder, original)
+        return body
+
+
+def decode(body: bytes, document_type: type[DocumentT]) -> Decoded[DocumentT]:
+    """Decodes a document; one that strict JSON refuses, with placeholders in the place of what is broken.
+
+    Raises what msgspec raises where it is cut, is not JSON, or is of another type.
+    """
+    try:
+        return Decoded(msgspec.json.decode(body, type=document_type))
+    except msgspec.ValidationError:
+        raise
+    except UNDECODABLE:
+        splitter = Splitter(body)
+        try:
+            mended = splitter.mended()
+        except NotSplit:
+            mended = body
+        return Decoded(msgspec.json.decode(mended, type=document_type), splitter.broken)

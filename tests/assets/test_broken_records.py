@@ -1,0 +1,123 @@
+"""A broken record of a page stops none of the others, for sources of the catalogue over HTTP."""
+
+import random
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+import stamina
+
+from pipelines import project
+from pipelines.connectors.retries import ATTEMPTS
+from pipelines.ledger import Run
+from pipelines.source import Source, Window
+from pipelines.warehouse.database import Warehouse
+from tests import hostile
+from tests.corruptions import Broken, held, two_places
+from tests.hostile import Answer, Asked, Server
+from tests.runs import land_recorded
+
+TODAY = datetime.now(UTC).date().isoformat()
+
+
+@pytest.fixture
+def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Server]]:
+    with ExitStack() as stack, stamina.set_testing(True, attempts=ATTEMPTS):
+
+        def start(stem: str, answer: Callable[[Asked], Answer]) -> Server:
+            server = stack.enter_context(Server(answer))
+            names = {f"ATLAS_{stem.upper()}_BASE_URL": server.url}
+            for name, value in (hostile.environment({stem: server.url}) | names).items():
+                monkeypatch.setenv(name, value)
+            return server
+
+        yield start
+
+
+def land(warehouse: Warehouse, source: Source, **more: Any) -> Run:
+    source = replace(source, rate=None)
+    return land_recorded(warehouse, source, Window.of(TODAY), "live", full_refresh=True, **more)
+
+
+@pytest.mark.parametrize("stem", ["civitai", "danbooru", "huggingface", "ollama"])
+@pytest.mark.parametrize("seed", range(25))
+@pytest.mark.sample(8, "catalogue")
+def test_two_broken_records_of_a_page_of_the_catalogue(
+    warehouse: Warehouse, serve: Callable[..., Server], stem: str, seed: int
+) -> None:
+    api = hostile.APIS[stem]()
+    broken = Broken(api.answer)
+    serve(stem, broken.answer)
+    for _ in range(5):
+        number = api.number
+        for kind in api.kinds:
+            api.number = number
+            api.make(kind, datetime.now(UTC))
+    source = project.sources()[f"catalog/{stem}"]
+    land(warehouse, source)
+    before = held(warehouse)
+    for kind in api.kinds:
+        for key in list(api.records[kind])[:4]:
+            api.count(kind, key, 7)
+    broken.kinds = two_places(random.Random(seed), 5)
+    run = land(warehouse, source)
+    assert run.counts.deleted == 0
+    assert held(warehouse).keys() >= before.keys()
+    broken.kinds = {}
+    land(warehouse, source)
+    assert held(warehouse) == before
+
+
+@pytest.mark.parametrize("stem", sorted(hostile.APIS))
+def test_a_source_whose_lists_are_null_is_empty(warehouse: Warehouse, serve: Callable[..., Server], stem: str) -> None:
+    def answer(asked: Asked) -> Answer:
+        is_list = stem in ("danbooru", "huggingface") or asked.path == "/tags.json"
+        page = None if is_list else dict.fromkeys(("items", "metadata", "models", "posts"))
+        return Answer(page)
+
+    server = serve(stem, answer)
+    source = project.sources()[f"catalog/{stem}"]
+    run = land(warehouse, source)
+    assert (run.status, run.counts.fetched) == ("completed", 0)
+    assert len({asked.target for asked in server.log}) == len(server.log)
+
+
+@pytest.mark.parametrize("status", [500, 401, 400])
+def test_a_model_that_cannot_be_shown_stays_as_it_was(
+    warehouse: Warehouse, serve: Callable[..., Server], status: int
+) -> None:
+    api = hostile.Ollama()
+    server = serve("ollama", api.answer)
+    for _ in range(3):
+        number = api.number
+        for kind in api.kinds:
+            api.number = number
+            api.make(kind, datetime.now(UTC))
+    source = project.sources()["catalog/ollama"]
+    land(warehouse, source)
+    before = held(warehouse)
+    broken = sorted(api.records["shown"])[1]
+
+    def answer(asked: Asked) -> Answer:
+        return Answer({"error": "x"}, status) if broken.encode() in asked.body else api.answer(asked)
+
+    server.answer = answer
+    run = land(warehouse, source)
+    assert run.stats["skipped"] == {f"cannot be shown: status {status}": 1}
+    assert held(warehouse) == before
+
+
+@pytest.mark.parametrize("time", ["0001-01-01T00:00:00+01:00", "9999-12-31T23:59:59-01:00"])
+def test_a_time_that_utc_cannot_hold_stops_no_listing(
+    warehouse: Warehouse, serve: Callable[..., Server], time: str
+) -> None:
+    now = hostile.iso(datetime.now(UTC))
+    models = [{"id": "a/first", "lastModified": now}, {"id": "a/odd", "lastModified": time}, {"id": "a/last"}]
+    serve("huggingface", lambda _: Answer(models))
+    source = replace(project.sources()["catalog/huggingface"], rate=None)
+    for day, full_refresh in ((TODAY, True), (TODAY, False), ("2026-11-20", False)):
+        land_recorded(warehouse, source, Window.of(day), "live", full_refresh=full_refresh)
+    assert {key for _, key in held(warehouse)} == {"a/first", "a/odd", "a/last"}
