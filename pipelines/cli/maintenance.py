@@ -75,7 +75,7 @@ def replay(
             "A repaired payload is for one entry. Give its number: atlas quarantine replay ID --with FILE", usage=True
         )
     with context.runs() as (warehouse, reporter), warehouse.connect() as connection:
-        open_ones = [row["quarantine_id"] for row in quarantine.entries(connection) if row["stage"] == "land"]
+        open_ones = [row["quarantine_id"] for row in quarantine.entries(connection) if row["granularity"] == "payload"]
         for number in open_ones if quarantine_id is None else [quarantine_id]:
             _replay(warehouse, connection, number, repaired, reporter)
         if not reporter.runs:
@@ -90,10 +90,12 @@ def _replay(
     Raises AtlasError for an entry that is closed or of a row, and for a repaired payload that is of another record.
     """
     found = quarantine.entry(connection, number)
-    if found["stage"] != "land":
+    if found["granularity"] != "payload":
+        what = f"a {found['granularity']} of {found['table_name'] or found['external_id']}"
+        source, _, _ = found["stream"].partition(".")
         raise AtlasError(
-            f"Entry {number} is a row of {found['table_name']}, not a payload: repair its record at the source, "
-            f"or the SELECT, and run: atlas transform {found['stream']} --full",
+            f"Entry {number} is {what}, not a payload: repair its record at the source, or the SELECT, and run: "
+            f"atlas transform {source} --full",
             usage=True,
         )
     if found["closed_at"]:

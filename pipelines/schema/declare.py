@@ -11,6 +11,7 @@ from sqlalchemy import (
     Boolean,
     CheckConstraint,
     Column,
+    Computed,
     ForeignKey,
     Index,
     MetaData,
@@ -44,6 +45,12 @@ def table(name: str, *items: SchemaItem, **options: Any) -> Table:
 def defaulted(name: str, type_: Any, default: str, comment: str, **options: Any) -> Column[object]:
     """A column that is not null, and its default as SQL."""
     return Column(name, type_, nullable=False, server_default=text(default), comment=comment, **options)
+
+
+def hash_of(column: str) -> Column[object]:
+    """A part of the primary key that stands for a text of any length: a B-tree holds keys up to 2,704 bytes."""
+    md5 = Computed(f"md5({column})::uuid", persisted=True)
+    return Column(f"{column}_key", UUID, md5, primary_key=True, comment=f"md5 of {column}, which may be long")
 
 
 def run_column(name: str, comment: str, **options: Any) -> Column[object]:
