@@ -15,8 +15,8 @@ def entries(connection: Connection, *, names: list[str] | None = None, closed: b
     return connection.execute(
         """
         select quarantine_id, stage, granularity, stream, partition_key, external_id, request, reason, detail, path,
-            byte_offset, table_name, row_key, constraint_name, seen, first_at, last_at, closed_at, first_run, last_run, closed_run,
-            coalesce(path, constraint_name, 'byte ' || byte_offset) as "where"
+            byte_offset, table_name, row_key, constraint_name, seen, first_at, last_at, closed_at, first_run, last_run,
+            closed_run, coalesce(path, constraint_name, 'byte ' || byte_offset) as "where"
         from staging.quarantine
         where (%(names)s::text[] is null or stream = any(%(names)s) or split_part(stream, '.', 1) = any(%(names)s))
           and (%(closed)s or closed_at is null)
