@@ -364,3 +364,28 @@ def test_what_a_folder_sets_holds_for_a_process_elsewhere(tmp_path: Path, monkey
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     assert settings.load() == here
+
+
+@pytest.mark.parametrize(
+    ("state", "said"),
+    [
+        ("08006", "The database connection was lost: it is so. Run the command again when it is back."),
+        ("57P01", "The database connection was lost: it is so. Run the command again when it is back."),
+        ("53100", "The database cannot do it: it is so. The server lacks space, memory or connections: give it more,"),
+        ("54000", "The database cannot do it: it is so. A value is larger than PostgreSQL holds: leave it out of"),
+        ("55P03", "The database cannot do it: it is so. Run the command again."),
+    ],
+)
+def test_what_the_server_refuses_is_told_apart_from_a_lost_connection(
+    warehouse: Warehouse, atlas: Atlas, models: Path, state: str, said: str
+) -> None:
+    with warehouse.connect() as connection:
+        connection.execute(
+            f"""
+            create function refuse() returns trigger language plpgsql as $$
+            begin raise exception 'it is so' using errcode = '{state}'; end $$;
+            create trigger refuse before insert on ops.fetch_runs execute function refuse()
+            """.encode()
+        )
+    done = atlas("land", "catalog/civitai.models", "--from", models, "--partition", "2026-11-01", code=FAILED)
+    assert said in words(done.stderr)
