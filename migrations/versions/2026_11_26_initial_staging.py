@@ -82,8 +82,15 @@ def upgrade() -> None:
             nullable=False,
             comment="parent: until it exists; key, unique: until it goes; alias, identity: until it leads elsewhere",
         ),
+        sa.Column(
+            "rows",
+            sa.BigInteger(),
+            server_default=sa.text("1"),
+            nullable=False,
+            comment="How many rows of the record",
+        ),
         schema="staging",
-        comment="One row per pending row and the row it depends on: a missing parent, or the owner of the same key",
+        comment="One row per record with pending rows and the row these depend on: a missing parent, or the owner of a key",
     )
     op.create_index(op.f("pending_rows_record_id_idx"), "pending_rows", ["record_id"], unique=False, schema="staging")
     op.create_index(

@@ -1,7 +1,8 @@
 """What tables are declared with: one `metadata`, its naming convention, and columns and constraints that recur.
 
 The engine reads from a declaration all that it needs to know of a table: see `table_spec`. A column with
-`info={"private": True}` is hidden from analysts: see `privileges`.
+`info={"private": True}` is hidden from analysts: see `privileges`. A row with a value that does not fit a column with
+`info={"strict": True}` is quarantined; in other columns that rows can do without, the value alone is.
 """
 
 from collections.abc import Sequence
@@ -98,6 +99,7 @@ def owned(
     if identity:
         items += (Index(f"{name.partition('.')[2]}_identity_key", text(identity), unique=True),)
     facts = {"kind": "owned", "applications": applications, "identity": identity, "precedence": tuple(precedence)}
+    facts["declared_as"] = name  # a copy of the table may be in another schema
     after_key = sum(isinstance(each, Column) and bool(each.primary_key) for each in items)
     items = (*items[:after_key], record, *items[after_key:])
     return table(name, *items, *_of_applications(applications), info=facts, **options)

@@ -84,8 +84,9 @@ pending_rows = table(
         nullable=False,
         comment="parent: until it exists; key, unique: until it goes; alias, identity: until it leads elsewhere",
     ),
+    defaulted("rows", BigInteger, "1", "How many rows of the record"),
     Index(None, "key", postgresql_using="hash"),
-    comment="One row per pending row and the row it depends on: a missing parent, or the owner of the same key",
+    comment="One row per record with pending rows and the row these depend on: a missing parent, or the owner of a key",
 )
 
 aliases = table(
