@@ -155,9 +155,9 @@ def test_json_is_one_document_and_nothing_else(atlas: Atlas, models: Path) -> No
     assert (transformed["status"], transformed["created"]) == ("completed", 2)
     ledger = json.loads(atlas("runs", "catalog/civitai", "--limit", "1", "--json").stdout)
     assert [run["fetch_run_id"] for run in ledger] == [transformed["fetch_run_id"]]
-    (entry,) = json.loads(atlas("quarantine", "list", "--json").stdout)
+    (entry,) = json.loads(atlas("quarantine", "list", "--each", "--json").stdout)
     for name in ("catalog", "catalog/civitai", "catalog/civitai.models"):
-        assert json.loads(atlas("quarantine", "list", name, "--json").stdout) == [entry]
+        assert json.loads(atlas("quarantine", "list", name, "--each", "--json").stdout) == [entry]
     assert json.loads(atlas("quarantine", "list", "catalog/civitai.images", "--json").stdout) == []
     shown = json.loads(atlas("quarantine", "show", entry["quarantine_id"], "--json").stdout)
     assert shown["reason"] == entry["reason"] == "not_json"

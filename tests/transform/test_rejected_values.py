@@ -15,6 +15,7 @@ from pipelines.source import Source
 from pipelines.transform.run import transform
 from pipelines.warehouse.database import Warehouse
 from tests.library import DAYS, Json, Recorder, author, book, copy, cover, rows, shown, tuples, whole
+from tests.pasts import Files
 
 pytestmark = pytest.mark.usefixtures("toy")
 
@@ -116,6 +117,12 @@ def test_two_values_of_a_row_are_two_entries(warehouse: Warehouse, library: Sour
         ("value", "toy.copies", "check", "pages", {"pages": -1}),
         ("value", "toy.copies", "check", "sha256", {"sha256": "AB"}),
     ]
+
+
+def test_a_column_that_the_select_does_not_yield_has_no_values(warehouse: Warehouse, files: Files) -> None:
+    files.change("toy/library/copies", 0)  # it yields no sha256, which has a CHECK
+    run = take(Recorder(warehouse, project.sources()["toy/library"]), inside(1, copies=[copy(100, pages=-1)]))
+    assert run.stats["values"] == 1
 
 
 def test_a_value_of_an_earlier_observation_stays_in_quarantine(warehouse: Warehouse, library: Source) -> None:
