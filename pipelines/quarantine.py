@@ -40,7 +40,7 @@ select stream, granularity, table_name, reason,
     sum(referring_rows)::bigint as referring_rows, max(quarantine_id) as example
 from chosen
 group by 1, 2, 3, 4, 5
-order by stream, table_name nulls first, granularity, reason, "where" nulls first
+order by split_part(stream, '.', 1), table_name nulls first, stream, granularity, reason, "where" nulls first
 """
 
 

@@ -207,9 +207,9 @@ def test_the_list_fits_80_columns_and_counts_rows_that_refer_to_rejected_ones(
     assert max(map(len, said.splitlines())) <= 80
     shown = [line.split() for line in said.splitlines() if line[:1].isdigit()]
     assert [[*line[1:3], *line[5:]] for line in shown] == [
+        ["1", "1", "payload", "not_json"],
         ["1", "1", "value", "type", "languages"],
         ["1", "1", "row", "check", "books_title_check"],
-        ["1", "1", "payload", "not_json"],
     ]
 
 
