@@ -194,6 +194,12 @@ def test_the_list_counts_entries_by_reason_and_place(warehouse: Warehouse, libra
     }
     assert json.loads(atlas(warehouse, "quarantine", "list", "toy/shelf", "--json")) == []
     assert "nothing" in atlas(warehouse, "quarantine", "list", "toy/shelf")
+    long = (
+        b'{"id": 3, "name": "s", "books": [{"id": 1, "title": "t", "covers": [{"id": 1, "url": "u", "width": "w"}]}]}'
+    )
+    land(warehouse, library, long)
+    said = atlas(warehouse, "quarantine", "list")
+    assert "$.books[*].covers[*].width" in "".join(said.split()), "a long path is folded, not cut"
 
 
 def test_the_list_fits_80_columns_and_counts_rows_that_refer_to_rejected_ones(

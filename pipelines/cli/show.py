@@ -60,7 +60,10 @@ def result(value: Any) -> None:
 
 
 def table(title: str, rows: Sequence[Mapping[str, Any]], *, width: int | None = None) -> None:
-    """Prints rows as a table, without `--json`; numbers are right-aligned, long texts shortened. width: the most."""
+    """Prints rows as a table, without `--json`; numbers are right-aligned, long texts shortened.
+
+    width: the most, in which long cells are folded.
+    """
     if wants_json:
         return
     names = list(rows[0]) if rows else []
@@ -69,7 +72,12 @@ def table(title: str, rows: Sequence[Mapping[str, Any]], *, width: int | None = 
     for name in names:
         number = any(isinstance(row[name], int | float | Decimal) and not isinstance(row[name], bool) for row in rows)
         longest = max(len(_cell(row[name])) for row in rows)
-        shown.add_column(name.replace("_", " "), justify="right" if number else "left", no_wrap=longest <= SHORT_CELL)
+        shown.add_column(
+            name.replace("_", " "),
+            justify="right" if number else "left",
+            no_wrap=longest <= SHORT_CELL,
+            overflow="fold" if width else "ellipsis",
+        )
     for row in rows:
         shown.add_row(*(_cell(row[name]) for name in names))
     out.print(shown if rows else "  nothing", width=width)
