@@ -5,7 +5,13 @@ import dagster as dg
 from pipelines import project
 from pipelines.orchestration import automation, runless
 from pipelines.orchestration.assets import staging_asset, table_assets
-from pipelines.orchestration.checks import drift_checks, last_run_checks, ledger_checks, proof_checks
+from pipelines.orchestration.checks import (
+    drift_checks,
+    last_run_checks,
+    ledger_checks,
+    proof_checks,
+    quarantine_checks,
+)
 from pipelines.orchestration.resources import Atlas
 
 SOURCES = project.sources().values()
@@ -17,7 +23,9 @@ defs = dg.Definitions(
         *(table_assets(source) for source in SOURCES if project.selects(source.name)),
     ],
     asset_checks=[
-        check(source) for source in SOURCES for check in (ledger_checks, last_run_checks, proof_checks, drift_checks)
+        check(source)
+        for source in SOURCES
+        for check in (ledger_checks, last_run_checks, proof_checks, drift_checks, quarantine_checks)
     ],
     sensors=[
         automation.follow_sensor,

@@ -136,6 +136,7 @@ class SourceOptions:
     """Returns a text that changes when a stream, given by its kind, has something new; takes one request."""
     poll_interval: timedelta = timedelta(minutes=15)  # how often a sensor reads the change token of each stream
     full_refresh_cron: str | None = None  # when everything is read, not only what is new
+    refused_share: float = 0.1  # of a landing's payloads, or a table's rows: where more are refused, a check fails
     owners: tuple[str, ...] = ("team:data-engineering",)
 
 

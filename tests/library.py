@@ -6,6 +6,7 @@ Belongs here: what the tests of the engine share. Not here: the toy project (tes
 """
 
 import json
+import random
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -30,6 +31,12 @@ DAYS = ("2026-11-01", "2026-11-02", "2026-11-03", "2026-11-04")
 
 Json = dict[str, Any]
 State = dict[str, list[tuple[Any, ...]]]
+
+
+def long_text(length: int) -> str:
+    """A text of characters of four bytes that does not compress, the same for each length."""
+    draw = random.Random(length)
+    return "".join(chr(draw.randrange(0x20000, 0x2A6DF)) for _ in range(length))
 
 
 def author(number: int | str, name: str | None = None, *, loans: int | None = None, **more: Any) -> Json:

@@ -167,14 +167,55 @@ def test_the_good_one_behind_the_bad_ones_has_landed(kinds: Warehouse) -> None:
 
 
 def test_the_list_shows_what_waits_and_where(kinds: Warehouse) -> None:
-    said = atlas(kinds, "quarantine", "list")
+    said = atlas(kinds, "quarantine", "list", "--each")
     for _, (reason, path, offset) in BAD.values():
         assert reason in said
         assert path is None or path[:20] in said
         assert offset is None or f"byte {offset}" in said
-    listed = json.loads(atlas(kinds, "quarantine", "list", "--json"))
+    listed = json.loads(atlas(kinds, "quarantine", "list", "--each", "--json"))
     found = [(entry["reason"], entry["path"], entry["byte_offset"]) for entry in listed]
     assert found == [expected for _, expected in BAD.values()]
+
+
+def test_the_list_counts_entries_by_reason_and_place(warehouse: Warehouse, library: Source) -> None:
+    books = b'{"id": %d, "name": "s", "books": [{"id": 1, "title": "t"}, {"id": 2}]}'
+    land(warehouse, library, books % 1, books % 2, RETYPED, CUT)
+    land(warehouse, library, RETYPED)
+    groups = json.loads(atlas(warehouse, "quarantine", "list", "toy/library", "toy/shelf", "--json"))
+    found = [[group[name] for name in ("reason", "where", "entries", "seen", "example")] for group in groups]
+    assert found == [
+        ["missing_field", "$.books[*].title", 2, 2, 2],
+        ["not_json", None, 1, 1, 4],
+        ["wrong_type", "$.name", 1, 2, 3],
+    ]
+    assert {(group["stream"], group["granularity"], group["table_name"]) for group in groups} == {
+        ("toy/library.authors", "payload", None)
+    }
+    assert json.loads(atlas(warehouse, "quarantine", "list", "toy/shelf", "--json")) == []
+    assert "nothing" in atlas(warehouse, "quarantine", "list", "toy/shelf")
+    long = (
+        b'{"id": 3, "name": "s", "books": [{"id": 1, "title": "t", "covers": [{"id": 1, "url": "u", "width": "w"}]}]}'
+    )
+    land(warehouse, library, long)
+    said = atlas(warehouse, "quarantine", "list")
+    assert "$.books[*].covers[*].width" in "".join(said.split()), "a long path is folded, not cut"
+
+
+def test_the_list_fits_80_columns_and_counts_rows_that_refer_to_rejected_ones(
+    warehouse: Warehouse, library: Source
+) -> None:
+    books = [{"id": 10, "title": "t" * 101, "copies": [{"id": each, "room": "r"} for each in range(31)]}]
+    land(warehouse, library, json.dumps({"id": 9, "name": "n", "books": books, "languages": "en"}).encode(), CUT)
+    transform(warehouse, library, DAY)
+    said = atlas(warehouse, "quarantine", "list")
+    assert "toy.books from toy/library, and 31 rows that refer to these\n" in said
+    assert max(map(len, said.splitlines())) <= 80
+    shown = [line.split() for line in said.splitlines() if line[:1].isdigit()]
+    assert [[*line[1:3], *line[5:]] for line in shown] == [
+        ["1", "1", "payload", "not_json"],
+        ["1", "1", "value", "type", "languages"],
+        ["1", "1", "row", "check", "books_title_check"],
+    ]
 
 
 def test_an_entry_is_shown_whole_with_its_exact_bytes(kinds: Warehouse) -> None:
@@ -302,8 +343,10 @@ def test_what_cannot_be_replayed_has_a_message_of_one_sentence(
 
 
 def test_closed_entries_are_listed_only_when_asked_for(various: Warehouse) -> None:
-    assert [entry["quarantine_id"] for entry in json.loads(atlas(various, "quarantine", "list", "--json"))] == [2, 3]
-    every = json.loads(atlas(various, "quarantine", "list", "--closed", "--json"))
+    assert [
+        entry["quarantine_id"] for entry in json.loads(atlas(various, "quarantine", "list", "--each", "--json"))
+    ] == [2, 3]
+    every = json.loads(atlas(various, "quarantine", "list", "--each", "--closed", "--json"))
     assert [entry["quarantine_id"] for entry in every] == [1, 2, 3]
 
 
@@ -343,3 +386,28 @@ def test_repaired_bytes_of_another_record_do_not_close_the_entry(
     (tmp_path / "other.json").write_text('{"id": 999, "name": "other"}')
     atlas(warehouse, "quarantine", "replay", "1", "--with", str(tmp_path / "other.json"), code=1)
     assert [waits for *_, waits in entries(warehouse)] == [True]
+
+
+def test_a_value_is_shown_as_it_came(warehouse: Warehouse, library: Source) -> None:
+    land(warehouse, library, b'{"id": 1, "name": "n", "languages": "en"}')
+    transform(warehouse, library, DAY)
+    shown = json.loads(atlas(warehouse, "quarantine", "show", 1, "--json"))
+    assert (shown["granularity"], shown["row"]) == ("value", {"languages": '"en"'})
+    assert "Entry 1 is a value of toy.authors" in atlas(warehouse, "quarantine", "replay", 1, code=USAGE)
+
+
+def test_payloads_that_a_changed_contract_lets_in_are_named(warehouse: Warehouse, library: Source) -> None:
+    """As after a contract that was too strict: two entries are of payloads that are sound today."""
+    land(warehouse, library, RETYPED, CUT, NO_ID, NAMELESS.replace(b"7", b"8"))
+    with warehouse.connect() as connection:
+        sound = "update staging.quarantine set bytes = %s, digest = sha256(%s) where quarantine_id = %s"
+        for number in (1, 3):
+            body = GOOD.replace(b"7", b"%d" % number)
+            connection.execute(sound, [body, body, number])
+    assert [row["quarantine_id"] for row in json.loads(atlas(warehouse, "quarantine", "check", "--json"))] == [1, 3]
+    assert json.loads(atlas(warehouse, "quarantine", "check", "toy/shelf", "--json")) == []
+    assert "To land them: atlas quarantine replay 1 3\n" in atlas(warehouse, "quarantine", "check")
+    runs = json.loads(atlas(warehouse, "quarantine", "replay", 1, 3, "--json"))
+    assert [(run["created"], run["quarantined"]) for run in runs] == [(1, 0), (1, 0)]
+    assert [waits for *_, waits in entries(warehouse)] == [False, True, False, True]
+    assert atlas(warehouse, "quarantine", "check").strip().endswith("nothing")

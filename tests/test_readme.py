@@ -103,7 +103,8 @@ def transcripts(text: str) -> list[tuple[str, list[str]]]:
 
 
 def words(line: str) -> list[str]:
-    return without_run_ids(line).split()
+    """A line without ids of runs and without times to the minute, which are the clock's."""
+    return re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d(?!:)", "", without_run_ids(line)).split()
 
 
 def test_transcripts_are_found() -> None:

@@ -35,6 +35,13 @@ def upgrade() -> None:
     )
     op.create_table(
         "rate_limits",
+        sa.Column(
+            "host_key",
+            sa.UUID(),
+            sa.Computed("md5(host)::uuid", persisted=True),
+            nullable=False,
+            comment="md5 of host, which may be long",
+        ),
         sa.Column("host", sa.Text(), nullable=False, comment="Host and port"),
         sa.Column(
             "next_request_at",
@@ -50,7 +57,7 @@ def upgrade() -> None:
             nullable=False,
             comment="End of the wait that the host asked for (Retry-After)",
         ),
-        sa.PrimaryKeyConstraint("host", name=op.f("rate_limits_pkey")),
+        sa.PrimaryKeyConstraint("host_key", name=op.f("rate_limits_pkey")),
         schema="ops",
         comment="One row per host: when the next request of any run may be sent",
     )
@@ -268,6 +275,13 @@ def upgrade() -> None:
         "schema_drift",
         sa.Column("stream", sa.Text(), nullable=False, comment="domain/source, with its kind where it has several"),
         sa.Column(
+            "path_key",
+            sa.UUID(),
+            sa.Computed("md5(path)::uuid", persisted=True),
+            nullable=False,
+            comment="md5 of path, which may be long",
+        ),
+        sa.Column(
             "path",
             sa.Text(),
             nullable=False,
@@ -320,7 +334,7 @@ def upgrade() -> None:
             ["first_run"], ["ops.fetch_runs.fetch_run_id"], name=op.f("schema_drift_first_run_fkey")
         ),
         sa.ForeignKeyConstraint(["last_run"], ["ops.fetch_runs.fetch_run_id"], name=op.f("schema_drift_last_run_fkey")),
-        sa.PrimaryKeyConstraint("stream", "path", "type", name=op.f("schema_drift_pkey")),
+        sa.PrimaryKeyConstraint("stream", "path_key", "type", name=op.f("schema_drift_pkey")),
         schema="ops",
         comment="One row per stream, JSON path and type that SQL reads; and one per key that nothing reads",
     )

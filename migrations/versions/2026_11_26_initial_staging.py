@@ -79,12 +79,19 @@ def upgrade() -> None:
             nullable=False,
             comment="parent: until it exists; key, unique: until it goes; alias, identity: until it leads elsewhere",
         ),
+        sa.Column(
+            "rows",
+            sa.BigInteger(),
+            server_default=sa.text("1"),
+            nullable=False,
+            comment="How many rows of the record",
+        ),
         schema="staging",
-        comment="One row per pending row and the row it depends on: a missing parent, or the owner of the same key",
+        comment="One row per record with pending rows and the row these depend on: a missing parent, or the owner of a key",
     )
     op.create_index(op.f("pending_rows_record_id_idx"), "pending_rows", ["record_id"], unique=False, schema="staging")
     op.create_index(
-        op.f("pending_rows_table_name_key_idx"), "pending_rows", ["table_name", "key"], unique=False, schema="staging"
+        op.f("pending_rows_key_idx"), "pending_rows", ["key"], unique=False, schema="staging", postgresql_using="hash"
     )
     op.create_table(
         "aliases",
@@ -99,7 +106,7 @@ def upgrade() -> None:
     )
     op.create_index(op.f("aliases_record_id_idx"), "aliases", ["record_id"], unique=False, schema="staging")
     op.create_index(
-        op.f("aliases_table_name_lost_key_idx"), "aliases", ["table_name", "lost_key"], unique=False, schema="staging"
+        op.f("aliases_lost_key_idx"), "aliases", ["lost_key"], unique=False, schema="staging", postgresql_using="hash"
     )
     op.create_table(
         "changed_rows",
@@ -113,14 +120,27 @@ def upgrade() -> None:
         comment="One row per row that an application inserted, changed or deleted, until the next transform of the domain",
     )
     op.create_index(
-        op.f("changed_rows_table_name_key_idx"), "changed_rows", ["table_name", "key"], unique=False, schema="staging"
+        op.f("changed_rows_key_idx"), "changed_rows", ["key"], unique=False, schema="staging", postgresql_using="hash"
     )
     op.create_table(
         "rejects",
         sa.Column("fetch_run_id", sa.UUID(), nullable=False, comment="Landing in progress or interrupted"),
         sa.Column("place", sa.BigInteger(), sa.Identity(always=True), nullable=False, comment="Order received"),
         sa.Column("stream", sa.Text(), nullable=False, comment="domain/source, or domain/source.kind"),
-        sa.Column("bytes", sa.LargeBinary(), nullable=False, comment="The payload exactly as received"),
+        sa.Column(
+            "granularity",
+            sa.Text(),
+            server_default=sa.text("'payload'"),
+            nullable=False,
+            comment="payload, or value: of a payload that lands",
+        ),
+        sa.Column(
+            "sequence",
+            sa.BigInteger(),
+            nullable=True,
+            comment="Of a value: the sequence of its payload in staging.arrivals",
+        ),
+        sa.Column("bytes", sa.LargeBinary(), nullable=False, comment="The payload or the value exactly as received"),
         sa.Column("digest", sa.LargeBinary(), nullable=False, comment="sha256 of bytes"),
         sa.Column("request", sa.Text(), nullable=False, comment="URL without secrets, or file:line"),
         sa.Column("external_id", sa.Text(), nullable=True, comment="The source's own id, if it can be read"),
@@ -128,8 +148,12 @@ def upgrade() -> None:
         sa.Column("detail", sa.Text(), nullable=False, comment="The reason in words"),
         sa.Column("path", sa.Text(), nullable=True, comment="JSON path of the invalid value"),
         sa.Column("byte_offset", sa.BigInteger(), nullable=True, comment="Byte at which the JSON syntax is wrong"),
+        sa.CheckConstraint("granularity in ('payload', 'value')", name=op.f("rejects_granularity_check")),
+        sa.CheckConstraint(
+            "granularity = 'payload' or num_nulls(sequence, external_id, path) = 0", name=op.f("rejects_value_check")
+        ),
         schema="staging",
-        comment="Payloads that landings in progress reject, before they are published",
+        comment="Payloads and values that landings in progress reject, before they are published",
         prefixes=["unlogged"],
     )
     op.create_index(op.f("rejects_fetch_run_id_idx"), "rejects", ["fetch_run_id"], unique=False, schema="staging")
@@ -292,7 +316,29 @@ def upgrade() -> None:
             nullable=False,
             comment="Number for the command line",
         ),
+        sa.Column(
+            "entry_key",
+            sa.UUID(),
+            sa.Computed(
+                """
+md5(granularity || ',' || quote_literal(stream) || ',' || case
+    when granularity = 'payload' then encode(digest, 'hex')
+    else coalesce(record_id::text, '') || ',' || quote_nullable(path) || ',' || quote_nullable(table_name)
+        || ',' || quote_nullable(row_key) || ',' || quote_nullable(constraint_name)
+end)::uuid
+""",
+                persisted=True,
+            ),
+            nullable=False,
+            comment="md5 of what identifies the entry, which may be too long for an index",
+        ),
         sa.Column("stage", sa.Text(), nullable=False, comment="land or transform"),
+        sa.Column(
+            "granularity",
+            sa.Text(),
+            nullable=False,
+            comment="payload, row, or value: of a payload or a row that fits",
+        ),
         sa.Column("stream", sa.Text(), nullable=False, comment="Stream of the payload; of a row, its source"),
         sa.Column("partition_key", sa.Text(), nullable=False, comment="Partition of the first run"),
         sa.Column("external_id", sa.Text(), nullable=True, comment="The source's own id, if it can be read"),
@@ -303,12 +349,17 @@ def upgrade() -> None:
         sa.Column("path", sa.Text(), nullable=True, comment="JSON path of the invalid value"),
         sa.Column("byte_offset", sa.BigInteger(), nullable=True, comment="Byte at which the JSON syntax is wrong"),
         sa.Column("digest", sa.LargeBinary(), nullable=True, comment="sha256 of bytes"),
-        sa.Column("bytes", sa.LargeBinary(), nullable=True, comment="The payload exactly as received"),
+        sa.Column(
+            "bytes", sa.LargeBinary(), nullable=True, comment="The payload, or the value in it, exactly as received"
+        ),
         sa.Column("table_name", sa.Text(), nullable=True, comment="Table of the row"),
         sa.Column("row_key", sa.Text(), nullable=True, comment="Key of the row"),
         sa.Column("constraint_name", sa.Text(), nullable=True, comment="Constraint or column that the row violates"),
         sa.Column(
-            "row", postgresql.JSONB(astext_type=sa.Text()), nullable=True, comment="The row as the SELECT yielded it"
+            "row",
+            postgresql.JSONB(astext_type=sa.Text()),
+            nullable=True,
+            comment="The row, or the column with the value, as the SELECT yielded it",
         ),
         sa.Column("first_run", sa.UUID(), nullable=False, comment="First run that found it"),
         sa.Column("last_run", sa.UUID(), nullable=False, comment="Last run that found it"),
@@ -338,6 +389,11 @@ def upgrade() -> None:
             "stage <> 'transform' or (table_name is not null and row_key is not null)",
             name=op.f("quarantine_transform_check"),
         ),
+        sa.CheckConstraint(
+            "granularity = 'value' or granularity = case stage when 'land' then 'payload' else 'row' end",
+            name=op.f("quarantine_granularity_of_stage_check"),
+        ),
+        sa.CheckConstraint("granularity in ('payload', 'row', 'value')", name=op.f("quarantine_granularity_check")),
         sa.CheckConstraint("stage in ('land', 'transform')", name=op.f("quarantine_stage_check")),
         sa.CheckConstraint("(closed_at is null) = (closed_run is null)", name=op.f("quarantine_closed_check")),
         sa.ForeignKeyConstraint(
@@ -346,26 +402,13 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["first_run"], ["ops.fetch_runs.fetch_run_id"], name=op.f("quarantine_first_run_fkey")),
         sa.ForeignKeyConstraint(["last_run"], ["ops.fetch_runs.fetch_run_id"], name=op.f("quarantine_last_run_fkey")),
         sa.PrimaryKeyConstraint("quarantine_id", name=op.f("quarantine_pkey")),
+        sa.UniqueConstraint("entry_key", name=op.f("quarantine_entry_key_key")),
         schema="staging",
-        comment="One row per rejected payload or row, with its reason",
-    )
-    op.create_index(
-        "quarantine_payload_key",
-        "quarantine",
-        ["stream", "digest"],
-        unique=True,
-        schema="staging",
-        postgresql_where=sa.text("stage = 'land'"),
+        comment="One row per rejected payload, row or value, with its reason",
     )
     op.create_index(op.f("quarantine_record_id_idx"), "quarantine", ["record_id"], unique=False, schema="staging")
     op.create_index(
-        "quarantine_row_key",
-        "quarantine",
-        ["stream", "record_id", "table_name", "row_key", "constraint_name"],
-        unique=True,
-        schema="staging",
-        postgresql_nulls_not_distinct=True,
-        postgresql_where=sa.text("stage = 'transform'"),
+        op.f("quarantine_stream_digest_idx"), "quarantine", ["stream", "digest"], unique=False, schema="staging"
     )
     op.create_table(
         "versions",
@@ -472,17 +515,8 @@ def downgrade() -> None:
     op.drop_index("versions_partition_idx", table_name="versions", schema="staging", postgresql_where=sa.text("latest"))
     op.drop_index("versions_latest_key", table_name="versions", schema="staging", postgresql_where=sa.text("latest"))
     op.drop_table("versions", schema="staging")
-    op.drop_index(
-        "quarantine_row_key",
-        table_name="quarantine",
-        schema="staging",
-        postgresql_nulls_not_distinct=True,
-        postgresql_where=sa.text("stage = 'transform'"),
-    )
+    op.drop_index(op.f("quarantine_stream_digest_idx"), table_name="quarantine", schema="staging")
     op.drop_index(op.f("quarantine_record_id_idx"), table_name="quarantine", schema="staging")
-    op.drop_index(
-        "quarantine_payload_key", table_name="quarantine", schema="staging", postgresql_where=sa.text("stage = 'land'")
-    )
     op.drop_table("quarantine", schema="staging")
     op.drop_index(op.f("payloads_digest_idx"), table_name="payloads", schema="staging", postgresql_using="hash")
     op.drop_table("payloads", schema="staging")
@@ -503,12 +537,12 @@ def downgrade() -> None:
     op.drop_table("erasures", schema="staging")
     op.drop_index(op.f("rejects_fetch_run_id_idx"), table_name="rejects", schema="staging")
     op.drop_table("rejects", schema="staging")
-    op.drop_index(op.f("changed_rows_table_name_key_idx"), table_name="changed_rows", schema="staging")
+    op.drop_index(op.f("changed_rows_key_idx"), table_name="changed_rows", schema="staging", postgresql_using="hash")
     op.drop_table("changed_rows", schema="staging")
-    op.drop_index(op.f("aliases_table_name_lost_key_idx"), table_name="aliases", schema="staging")
+    op.drop_index(op.f("aliases_lost_key_idx"), table_name="aliases", schema="staging", postgresql_using="hash")
     op.drop_index(op.f("aliases_record_id_idx"), table_name="aliases", schema="staging")
     op.drop_table("aliases", schema="staging")
-    op.drop_index(op.f("pending_rows_table_name_key_idx"), table_name="pending_rows", schema="staging")
+    op.drop_index(op.f("pending_rows_key_idx"), table_name="pending_rows", schema="staging", postgresql_using="hash")
     op.drop_index(op.f("pending_rows_record_id_idx"), table_name="pending_rows", schema="staging")
     op.drop_table("pending_rows", schema="staging")
     op.drop_table("checkpoints", schema="staging")

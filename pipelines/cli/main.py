@@ -44,6 +44,16 @@ def flags(
 INTERRUPTED = 130
 """Typer's exit code for Ctrl-C."""
 
+LOST = ("08", "57P")
+"""How the SQLSTATE of a lost connection begins; an error without one is raised by the client when the server is gone.
+"""
+
+NEXT_STEPS = {
+    "53": "The server lacks space, memory or connections: give it more, then run the command again.",
+    "54": "A value is larger than PostgreSQL holds: leave it out of the SELECT or the index, then run it again.",
+}
+"""By class of SQLSTATE."""
+
 
 def main() -> None:
     logging.getLogger("psycopg").setLevel(logging.ERROR)  # it warns of a rollback that Ctrl-C interrupts
@@ -60,11 +70,19 @@ def main() -> None:
         show.error("Interrupted. What was published stays; `atlas runs` shows what was not. Run the command again.")
         sys.exit(1)
     except (psycopg.OperationalError, sqlalchemy.exc.OperationalError) as error:
-        show.error(f"The database connection was lost: {_first_line(error)}. Run the command again when it is back.")
+        show.error(_operational(error))
         sys.exit(1)
     except psycopg.errors.InsufficientPrivilege as error:
         show.error(f"The database refuses: {_first_line(error)}. Grant the privilege to the user, or use another.")
         sys.exit(1)
+
+
+def _operational(error: psycopg.Error | sqlalchemy.exc.DBAPIError) -> str:
+    """What an OperationalError means, and the next step: psycopg raises it for limits of the server too."""
+    said, state = _first_line(error), getattr(getattr(error, "orig", error), "sqlstate", None) or LOST[0]
+    if state.startswith(LOST):
+        return f"The database connection was lost: {said}. Run the command again when it is back."
+    return f"The database cannot do it: {said}. {NEXT_STEPS.get(state[:2], 'Run the command again.')}"
 
 
 def _first_line(error: Exception) -> str:

@@ -1,11 +1,12 @@
-"""`atlas quarantine`, `prune` and `erase`: payloads and rows that were rejected, data to remove.
+"""`atlas quarantine`, `prune` and `erase`: what was rejected, data to remove.
 
 Not here: the entries (`pipelines.quarantine`), what is removed (`pipelines.maintenance`).
 """
 
 from collections.abc import Mapping
+from itertools import groupby
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 import typer
@@ -15,41 +16,84 @@ from pipelines.cli import context, show
 from pipelines.cli.context import StreamName, Yes
 from pipelines.cli.show import Reporter, with_json
 from pipelines.errors import AtlasError
-from pipelines.landing import land
+from pipelines.landing import contract_changes, land
 from pipelines.maintenance import erased_rows, erasure, retention
 from pipelines.source import Contract, Payload
 from pipelines.warehouse.database import Connection, Warehouse
 
-app = typer.Typer(help="Payloads and rows that were rejected, and why.", no_args_is_help=True)
+app = typer.Typer(help="Payloads, rows and values that were rejected, and why.", no_args_is_help=True)
+
+
+Names = Annotated[
+    list[str] | None, typer.Argument(help="Only these domains, sources or streams.", metavar="[SOURCE]...")
+]
+WIDTH = 80  # of the groups
 
 
 @app.command("list")
 @with_json
 def list_(
-    stream: Annotated[
-        str | None, typer.Argument(help="Only this domain, source or stream.", metavar="[SOURCE]")
-    ] = None,
-    closed: Annotated[bool, typer.Option("--closed", help="Show closed entries too.")] = False,
+    names: Names = None,
+    each: Annotated[bool, typer.Option("--each", help="List each entry.")] = False,
+    closed: Annotated[bool, typer.Option("--closed", help="Count, or list, closed entries too.")] = False,
 ) -> None:
-    """List the entries, oldest first."""
-    names = None
-    if stream:
-        found = project.find_streams([stream])
-        names = [stream, *(each.source.name for each in found if stream not in each.names.values())]
+    """Count the entries by source, table, reason and place; example is the newest entry."""
     with context.warehouse() as warehouse, warehouse.connect() as connection:
-        rows = quarantine.entries(connection, names=names, closed=closed)
+        find = quarantine.entries if each else quarantine.groups
+        rows = find(connection, names=_streams(names), closed=closed)
     show.result(rows)
-    shown = ("quarantine_id", "stream", "external_id", "reason", "where", "detail", "seen", "closed_at")
-    lines = [{name: row[name] for name in shown} | {"from": row["table_name"] or row["request"]} for row in rows]
-    show.table("Quarantine", lines)
+    if each or not rows:
+        shown = (
+            "quarantine_id",
+            "granularity",
+            "stream",
+            "external_id",
+            "reason",
+            "where",
+            "detail",
+            "seen",
+            "closed_at",
+        )
+        lines = [{name: row[name] for name in shown} | {"from": row["table_name"] or row["request"]} for row in rows]
+        show.table("Quarantine", lines)
+        return
+    for (stream, table), group in groupby(rows, lambda row: (row["stream"], row["table_name"])):
+        found = list(group)
+        title = f"{table} from {stream}" if table else stream
+        if referring := sum(row["referring_rows"] for row in found):
+            title += f", and {show.number_of(referring, 'rows')} that refer to these"
+        show.table(title, [_group(row) for row in found], width=WIDTH)
+    show.say("One entry: atlas quarantine show EXAMPLE. All: atlas quarantine list --each")
+
+
+def _group(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A line of a group of entries."""
+    return {
+        "example": str(row["example"]),
+        "entries": row["entries"],
+        "seen": row["seen"],
+        "newest": f"{row['last_at']:%Y-%m-%d %H:%M}",
+        "what": row["granularity"],
+        "reason": row["reason"],
+        "where": row["where"],
+    }
+
+
+def _streams(names: list[str] | None) -> list[str] | None:
+    """The streams and sources that names stand for; None for all. Raises AtlasError for an unknown name."""
+    if not names:
+        return None
+    found = project.find_streams(names)
+    return [*names, *(each.source.name for each in found if not set(names) & set(each.names.values()))]
 
 
 @app.command("show")
 @with_json
 def show_(quarantine_id: Annotated[int, typer.Argument(help="Number of the entry.", metavar="ID")]) -> None:
-    """Show all of an entry, with its exact bytes (in JSON: base64) or its row."""
+    """Show all of an entry, with its exact bytes (in JSON: base64), its row, or its value as it came."""
     with context.warehouse() as warehouse, warehouse.connect() as connection:
         found = quarantine.entry(connection, quarantine_id)
+    del found["entry_key"]
     found["digest"] = found["digest"] and found["digest"].hex()
     show.result(found)
     exact = found.pop("bytes")
@@ -60,9 +104,21 @@ def show_(quarantine_id: Annotated[int, typer.Argument(help="Number of the entry
 
 @app.command()
 @with_json
+def check(names: Names = None) -> None:
+    """List the payloads that a contract refused and that today's one, which has changed, would let in."""
+    with context.warehouse() as warehouse, warehouse.connect() as connection:
+        rows = contract_changes.let_in(connection, _streams(names))
+    show.result(rows)
+    show.table("Let in by today's contracts", [row | {"quarantine_id": str(row["quarantine_id"])} for row in rows])
+    if rows:
+        show.say(f"To land them: atlas quarantine replay {' '.join(str(row['quarantine_id']) for row in rows)}")
+
+
+@app.command()
+@with_json
 def replay(
-    quarantine_id: Annotated[
-        int | None, typer.Argument(help="Number of one entry; without one, all entries.", metavar="[ID]")
+    quarantine_ids: Annotated[
+        list[int] | None, typer.Argument(help="Numbers of entries; without any, all of payloads.", metavar="[ID]...")
     ] = None,
     repaired: Annotated[Path | None, typer.Option("--with", help="File with the repaired payload.")] = None,
 ) -> None:
@@ -70,13 +126,13 @@ def replay(
 
     Rejected rows are validated again by `atlas transform --full`, or when their record changes.
     """
-    if repaired and quarantine_id is None:
+    if repaired and len(quarantine_ids or []) != 1:
         raise AtlasError(
             "A repaired payload is for one entry. Give its number: atlas quarantine replay ID --with FILE", usage=True
         )
     with context.runs() as (warehouse, reporter), warehouse.connect() as connection:
-        open_ones = [row["quarantine_id"] for row in quarantine.entries(connection) if row["stage"] == "land"]
-        for number in open_ones if quarantine_id is None else [quarantine_id]:
+        open_ones = [row["quarantine_id"] for row in quarantine.entries(connection) if row["granularity"] == "payload"]
+        for number in quarantine_ids or open_ones:
             _replay(warehouse, connection, number, repaired, reporter)
         if not reporter.runs:
             show.say("Nothing to replay.")
@@ -90,10 +146,12 @@ def _replay(
     Raises AtlasError for an entry that is closed or of a row, and for a repaired payload that is of another record.
     """
     found = quarantine.entry(connection, number)
-    if found["stage"] != "land":
+    if found["granularity"] != "payload":
+        what = f"a {found['granularity']} of {found['table_name'] or found['external_id']}"
+        source, _, _ = found["stream"].partition(".")
         raise AtlasError(
-            f"Entry {number} is a row of {found['table_name']}, not a payload: repair its record at the source, "
-            f"or the SELECT, and run: atlas transform {found['stream']} --full",
+            f"Entry {number} is {what}, not a payload: repair its record at the source, or the SELECT, and run: "
+            f"atlas transform {source} --full",
             usage=True,
         )
     if found["closed_at"]:

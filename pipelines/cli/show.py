@@ -59,8 +59,11 @@ def result(value: Any) -> None:
         sys.stdout.write(document(value) + "\n")
 
 
-def table(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Prints rows as a table, without `--json`; numbers are right-aligned, long texts shortened."""
+def table(title: str, rows: Sequence[Mapping[str, Any]], *, width: int | None = None) -> None:
+    """Prints rows as a table, without `--json`; numbers are right-aligned, long texts shortened.
+
+    width: the most, in which long cells are folded.
+    """
     if wants_json:
         return
     names = list(rows[0]) if rows else []
@@ -69,10 +72,15 @@ def table(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
     for name in names:
         number = any(isinstance(row[name], int | float | Decimal) and not isinstance(row[name], bool) for row in rows)
         longest = max(len(_cell(row[name])) for row in rows)
-        shown.add_column(name.replace("_", " "), justify="right" if number else "left", no_wrap=longest <= SHORT_CELL)
+        shown.add_column(
+            name.replace("_", " "),
+            justify="right" if number else "left",
+            no_wrap=longest <= SHORT_CELL,
+            overflow="fold" if width else "ellipsis",
+        )
     for row in rows:
         shown.add_row(*(_cell(row[name]) for name in names))
-    out.print(shown if rows else "  nothing")
+    out.print(shown if rows else "  nothing", width=width)
     out.print()
 
 
@@ -159,6 +167,7 @@ def counts(row: Mapping[str, int], stats: Mapping[str, Any]) -> str:
     always = {"fetched", "created", "updated", "deleted"}
     words = [f"{row[name]:,} {name}" for name in vars(Counts()) if row[name] or name in always]
     words += [f"{number:,} skipped ({reason})" for reason, number in stats.get("skipped", {}).items()]
+    words += [f"{number_of(stats['values'], 'values')} quarantined"] if stats.get("values") else []
     words += [f"{stats['renamed']:,} renamed"] if stats.get("renamed") else []
     words += [f"{number:,} {note}" for note, number in stats.get("notes", {}).items() if note != "requests"]
     return ", ".join(words)

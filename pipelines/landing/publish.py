@@ -55,8 +55,9 @@ def publish(
             stats["renamed"] = renamed
         if drift := schema_drift.record(run, stream):
             stats["drift"] = msgspec.to_builtins(drift)
-        for statement in (UPSERT_REJECTED, CLOSE_LANDED):
-            connection.execute(statement, parameters)
+        (rejected,) = connection.execute(UPSERT_REJECTED, parameters)
+        stats["values"] = rejected["values"]
+        connection.execute(CLOSE_LANDED, parameters)
         discard(run)
         counts = _counts(results, progress.fetched - erased, tombstones)
         run.close(counts, stats, cursor_from=dict(intake.cursors), cursor_to=cursors)
@@ -216,34 +217,53 @@ landing began since, which must not take them for deleted. A version received in
 """
 
 UPSERT_REJECTED = """
-insert into staging.quarantine
-    (stage, stream, partition_key, external_id, record_id, request, reason, detail, path, byte_offset,
-     digest, bytes, first_run, last_run)
-select
-    'land', stream, %(partition)s, external_id,
-    case when external_id is not null then ops.key(stream, external_id) end, request,
-    reason, detail, path, byte_offset, digest, bytes, %(run)s, %(run)s
-from (
-    select distinct on (stream, digest) *
-    from staging.rejects
-    where fetch_run_id = %(run)s
-    order by stream, digest, place
-) as r
-order by place
-on conflict (stream, digest) where stage = 'land' do update set
-    reason = excluded.reason, detail = excluded.detail, path = excluded.path,
-    byte_offset = excluded.byte_offset, last_run = excluded.last_run, last_at = now(),
-    partition_key = greatest(quarantine.partition_key, excluded.partition_key),
-    seen = quarantine.seen + 1, closed_run = null, closed_at = null
+with rejected as (
+    select r.*, case granularity when 'payload' then encode(digest, 'hex') else ops.key(external_id, path)::text end
+        as identity
+    from staging.rejects r
+    where r.fetch_run_id = %(run)s and (r.granularity = 'payload' or exists (
+        select from classified c
+        where c.sequence = r.sequence and c.result in ('created', 'updated', 'unchanged', 'observed')))
+),
+
+upserted as (
+    insert into staging.quarantine
+        (stage, granularity, stream, partition_key, external_id, record_id, request, reason, detail, path, byte_offset,
+         digest, bytes, first_run, last_run)
+    select
+        'land', granularity, stream, %(partition)s, external_id,
+        case when external_id is not null then ops.key(stream, external_id) end, request,
+        reason, detail, path, byte_offset, digest, bytes, %(run)s, %(run)s
+    from (
+        select distinct on (granularity, stream, identity) * from rejected order by granularity, stream, identity, place
+    ) as r
+    order by place
+    on conflict (entry_key) do update set
+        reason = excluded.reason, detail = excluded.detail, path = excluded.path, byte_offset = excluded.byte_offset,
+        digest = excluded.digest,
+        bytes = case when quarantine.digest = excluded.digest then quarantine.bytes else excluded.bytes end,
+        last_run = excluded.last_run, last_at = now(),
+        partition_key = greatest(quarantine.partition_key, excluded.partition_key),
+        seen = quarantine.seen + 1, closed_run = null, closed_at = null
+)
+
+select count(*) filter (where granularity = 'value') as values from rejected
+"""
+"""Returns how many values are rejected of payloads that land. Those of a payload that is not the newest do not count.
 """
 
 CLOSE_LANDED = """
 update staging.quarantine q set closed_run = %(run)s, closed_at = now()
-from classified c
+from (
+    select stream, record_id, digest, result from classified
+    union all
+    select stream, record_id, null, 'deleted' from staging.versions where version_id = any(%(deleted)s)
+) as c
 where q.stage = 'land' and q.stream = c.stream and q.closed_at is null and q.last_run <> %(run)s
   and (
-      q.digest = c.digest
+      q.granularity = 'payload' and q.digest = c.digest
       or q.record_id = c.record_id and q.partition_key <= %(partition)s -- the entry's day or later
           and c.result in ('created', 'updated', 'unchanged', 'observed')
+      or q.granularity = 'value' and q.record_id = c.record_id and c.result = 'deleted'
       or q.quarantine_id = %(entry)s and coalesce(q.record_id, c.record_id) = c.record_id)
 """

@@ -179,9 +179,9 @@ rejected as (
     select distinct on (r.stream, r.digest) r.stream, r.digest, r.bytes,
         row_number() over (partition by r.stream order by r.digest) as place
     from staging.rejects r
-    where r.fetch_run_id = %(run)s and not exists (
+    where r.fetch_run_id = %(run)s and r.granularity = 'payload' and not exists (
         select from staging.quarantine q
-        where q.stage = 'land' and q.stream = r.stream and q.digest = r.digest)
+        where q.granularity = 'payload' and q.stream = r.stream and q.digest = r.digest)
 )
 
 select r.stream, r.digest, b.body, null as bytes
@@ -205,7 +205,7 @@ select stream, path, type, run, run, seen, of_payloads,
 from (select %s::uuid) as this (run),
     unnest(%s::text[], %s::text[], %s::text[], %s::bigint[], %s::bigint[], %s::bytea[])
         as r (stream, path, type, seen, of_payloads, digest)
-on conflict (stream, path, type) do update set
+on conflict (stream, path_key, type) do update set
     last_run = case when excluded.payloads > 0 then excluded.last_run else d.last_run end,
     payloads = d.payloads + excluded.payloads,
     of_payloads = case

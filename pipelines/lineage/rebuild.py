@@ -44,7 +44,7 @@ def rebuild(
             record_applied(run, change_set)
             record_sql(run.connection, selects)
             digests = table_digests.recount(run.connection, [each.spec for each in applier.tables])
-            run.close(*run_stats(records, counts, selects, digests, applier.kept))
+            run.close(*run_stats(records, counts, selects, digests, applier))
     partitions.split_defaults(warehouse, domain)
     return run
 

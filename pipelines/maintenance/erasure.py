@@ -213,7 +213,7 @@ DELETE: dict[str, LiteralString | sql.Composed] = {
     "quarantine_entries": """
         delete from staging.quarantine q
         where q.record_id = ops.key(%(stream)s, %(external_id)s)
-           or q.stage = 'land' and q.stream = %(stream)s and (
+           or q.granularity = 'payload' and q.stream = %(stream)s and (
                q.digest in (select digest from erased_versions)
                or q.record_id is null and q.closed_run in (
                    select e.landed_run from erased_versions e join ops.fetch_runs r on r.fetch_run_id = e.landed_run

@@ -1,4 +1,6 @@
-"""The checks `ledger_agrees` and `last_run` on every asset, `proven` on each table, `drift` on each staging asset."""
+"""The checks of assets: `ledger_agrees`, `last_run` and `quarantine` on each, `proven` on each table, `drift` on each
+staging asset.
+"""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
@@ -6,7 +8,7 @@ from typing import Any
 
 import dagster as dg
 
-from pipelines import project
+from pipelines import project, quarantine
 from pipelines.landing import schema_drift
 from pipelines.ledger import Counts
 from pipelines.lineage import trace
@@ -24,7 +26,7 @@ from pipelines.source import Source
 from pipelines.warehouse.database import Connection
 
 Verdict = dict[str, Any]  # what a check found: the arguments of its AssetCheckResult
-MOST_SENTENCES = 5  # of the description of the check `drift`
+MOST_SENTENCES = 5  # of the description of a check
 
 
 def ledger_checks(source: Source) -> dg.AssetChecksDefinition:
@@ -105,6 +107,34 @@ def drift_checks(source: Source) -> dg.AssetChecksDefinition:
     return _checks(source, "drift", words, dict.fromkeys(streams), drift, dg.AssetCheckSeverity.WARN)
 
 
+def quarantine_checks(source: Source) -> dg.AssetChecksDefinition:
+    """Warns where the newest run of an asset found something new to quarantine.
+
+    It is an error where the run refused more than `refused_share` of what it fetched.
+    """
+
+    outputs = [*map(staging_output, source.streams), *table_outputs(source)]
+    streams = {each.spec.key: [stream for stream in source.streams if stream.name in each.streams] for each in outputs}
+
+    def quarantined(_: dg.DagsterInstance, connection: Connection, key: dg.AssetKey, table: str | None) -> Verdict:
+        found = quarantine.newest(connection, streams[key], table)
+        refused, fetched, new = found["quarantined"], found["fetched"], found["new"]
+        reasons = [f"{each['entries']:,} {each['granularity']} {quarantine.reason(each)}" for each in found["groups"]]
+        sentences = [f"{refused:,} of {fetched:,} refused in the newest run."] if refused else []
+        sentences += [f"{new:,} new: {'; '.join(reasons[:MOST_SENTENCES])}."] if new else []
+        sentences += [f"See them with: atlas quarantine list {source.name} --each"] if sentences else []
+        too_many = refused > fetched * source.refused_share
+        return {
+            "passed": not (new or too_many),
+            "severity": dg.AssetCheckSeverity.ERROR if too_many else dg.AssetCheckSeverity.WARN,
+            "description": "\n".join(sentences) or None,
+            "metadata": {"new": new, "refused": refused, "fetched": fetched, "open": found["open"]},
+        }
+
+    words = "The newest run found nothing new to quarantine; an error where it refused much of what it fetched."
+    return _checks(source, "quarantine", words, {each.spec.key: each.table for each in outputs}, quarantined)
+
+
 def unfollowed(source: Source) -> dict[str, str]:
     """The SELECT files of which not all paths are known, with the reason."""
     from pipelines import columns  # sqlglot takes a while to import, and the definitions do not need it
@@ -139,8 +169,8 @@ def _checks(
         atlas: Atlas = context.resources.atlas
         with atlas.opened() as warehouse, warehouse.connect() as connection:
             for key in (each.asset_key for each in context.selected_asset_check_keys):
-                verdict = check(context.instance, connection, key, tables[key])
-                yield dg.AssetCheckResult(check_name=name, asset_key=key, severity=severity, **verdict)
+                verdict: Verdict = {"severity": severity} | check(context.instance, connection, key, tables[key])
+                yield dg.AssetCheckResult(check_name=name, asset_key=key, **verdict)
 
     return checks
 

@@ -1,7 +1,8 @@
 """What tables are declared with: one `metadata`, its naming convention, and columns and constraints that recur.
 
 The engine reads from a declaration all that it needs to know of a table: see `table_spec`. A column with
-`info={"private": True}` is hidden from analysts: see `privileges`.
+`info={"private": True}` is hidden from analysts: see `privileges`. A row with a value that does not fit a column with
+`info={"strict": True}` is quarantined; in other columns that rows can do without, the value alone is.
 """
 
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from sqlalchemy import (
     Boolean,
     CheckConstraint,
     Column,
+    Computed,
     ForeignKey,
     Index,
     MetaData,
@@ -44,6 +46,12 @@ def table(name: str, *items: SchemaItem, **options: Any) -> Table:
 def defaulted(name: str, type_: Any, default: str, comment: str, **options: Any) -> Column[object]:
     """A column that is not null, and its default as SQL."""
     return Column(name, type_, nullable=False, server_default=text(default), comment=comment, **options)
+
+
+def hash_of(column: str) -> Column[object]:
+    """A part of the primary key that stands for a text of any length: a B-tree holds keys up to 2,704 bytes."""
+    md5 = Computed(f"md5({column})::uuid", persisted=True)
+    return Column(f"{column}_key", UUID, md5, primary_key=True, comment=f"md5 of {column}, which may be long")
 
 
 def run_column(name: str, comment: str, **options: Any) -> Column[object]:
@@ -91,6 +99,7 @@ def owned(
     if identity:
         items += (Index(f"{name.partition('.')[2]}_identity_key", text(identity), unique=True),)
     facts = {"kind": "owned", "applications": applications, "identity": identity, "precedence": tuple(precedence)}
+    facts["declared_as"] = name  # a copy of the table may be in another schema
     after_key = sum(isinstance(each, Column) and bool(each.primary_key) for each in items)
     items = (*items[:after_key], record, *items[after_key:])
     return table(name, *items, *_of_applications(applications), info=facts, **options)

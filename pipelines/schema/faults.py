@@ -42,6 +42,8 @@ def _faults(spec: TableSpec) -> Iterator[str]:
         if unique.deferrable:
             yield f"has the deferrable constraint {unique.name}, with which applications cannot upsert"
     for column in spec.table.columns:
+        if "strict" in column.info and not (column.info["strict"] is True and column.name in spec.optional):
+            yield f"has the strict column {column.name}: only a column that would become NULL can be `strict: True`"
         if extension_of(column) and not (column.nullable and isinstance(column.type, VECTOR)):
             yield f"has the column {column.name} of an extension, which must be of the type VECTOR and may be null"
     if spec.table.dialect_options["postgresql"]["partition_by"]:

@@ -34,6 +34,9 @@ class SqlObject:
         return hashlib.sha256(self.statements.encode()).hexdigest()
 
 
+END = "\n;\n"
+"""What statements are joined by."""
+
 DECLARED: dict[str, SqlObject] = {}
 """Every object declared so far, by name, in the order of declaration."""
 
@@ -54,8 +57,17 @@ def on_table(kind: Literal["trigger", "policy"], name: str, table: str, create: 
     _declare(kind, f"{name} on {table}", create, comment)
 
 
+def policies(table: str) -> list[str]:
+    """The CREATE statements of the policies on a table."""
+    return [
+        each.statements.partition(END)[0]
+        for each in DECLARED.values()
+        if each.kind == "policy" and each.name.endswith(f" on {table}")
+    ]
+
+
 def _declare(kind: Kind, name: str, create: str, comment: str, *more: str) -> None:
-    DECLARED[name] = SqlObject(kind, name, "\n;\n".join([create, _comment(kind, name, comment), *more]))
+    DECLARED[name] = SqlObject(kind, name, END.join([create, _comment(kind, name, comment), *more]))
 
 
 def _comment(kind: str, name: str, words: str) -> str:

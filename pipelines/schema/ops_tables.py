@@ -10,6 +10,7 @@ from pipelines.schema.declare import (
     Timestamp,
     created_column,
     defaulted,
+    hash_of,
     limited_text,
     metadata,
     one_of,
@@ -83,7 +84,8 @@ fetch_runs = table(
 
 rate_limits = table(
     "ops.rate_limits",
-    Column("host", Text, primary_key=True, comment="Host and port"),
+    hash_of("host"),
+    Column("host", Text, nullable=False, comment="Host and port"),
     defaulted("next_request_at", Timestamp, "'epoch'", "No request is sent before"),
     defaulted("blocked_until", Timestamp, "'epoch'", "End of the wait that the host asked for (Retry-After)"),
     comment="One row per host: when the next request of any run may be sent",
@@ -125,7 +127,8 @@ role_users = table(
 schema_drift = table(
     "ops.schema_drift",
     Column("stream", Text, primary_key=True, comment="domain/source, with its kind where it has several"),
-    Column("path", Text, primary_key=True, comment="modelVersions[*].files[*].sizeKB; *: any key; $: the payload"),
+    hash_of("path"),
+    Column("path", Text, nullable=False, comment="modelVersions[*].files[*].sizeKB; *: any key; $: the payload"),
     Column("type", Text, primary_key=True, comment="JSON type; null: no value yet; unread: no SELECT reads the key"),
     one_of("type", (NULL, "boolean", "number", "string", "array", "object", UNREAD)),
     run_column("first_run", "Landing that received it first", nullable=False),

@@ -1,6 +1,6 @@
 """Tables of `staging`: payloads, versions, observations, pending rows, landings in progress, erasures, quarantine."""
 
-from sqlalchemy import BigInteger, Boolean, CheckConstraint, Column, ForeignKey, Identity, Index, Text, text
+from sqlalchemy import BigInteger, Boolean, CheckConstraint, Column, Computed, ForeignKey, Identity, Index, Text, text
 from sqlalchemy.dialects.postgresql import ARRAY, BYTEA, JSONB, UUID
 
 from pipelines.schema.declare import Timestamp, defaulted, one_of, run_column, table
@@ -83,8 +83,9 @@ pending_rows = table(
         nullable=False,
         comment="parent: until it exists; key, unique: until it goes; alias, identity: until it leads elsewhere",
     ),
-    Index(None, "table_name", "key"),
-    comment="One row per pending row and the row it depends on: a missing parent, or the owner of the same key",
+    defaulted("rows", BigInteger, "1", "How many rows of the record"),
+    Index(None, "key", postgresql_using="hash"),
+    comment="One row per record with pending rows and the row these depend on: a missing parent, or the owner of a key",
 )
 
 aliases = table(
@@ -93,7 +94,7 @@ aliases = table(
     Column("table_name", Text, nullable=False, comment="Table of the row"),
     Column("lost_key", Text, nullable=False, comment="Key of the row, which is not written"),
     Column("kept_key", Text, nullable=False, comment="Key of the row that has the same identity and is written"),
-    Index(None, "table_name", "lost_key"),
+    Index(None, "lost_key", postgresql_using="hash"),
     comment="One row per row that another one of the same identity stands for; references to it lead to that one",
 )
 
@@ -102,7 +103,7 @@ changed_rows = table(
     Column("change_id", BigInteger, Identity(always=True), primary_key=True, comment="Order of the changes"),
     Column("table_name", Text, nullable=False, comment="Table of the row"),
     Column("key", Text, nullable=False, comment="Key of the row"),
-    Index(None, "table_name", "key"),
+    Index(None, "key", postgresql_using="hash"),
     comment="One row per row that an application inserted, changed or deleted, until the next transform of the domain",
 )
 
@@ -130,7 +131,10 @@ rejects = table(
     Column("fetch_run_id", UUID, nullable=False, index=True, comment="Landing in progress or interrupted"),
     Column("place", BigInteger, Identity(always=True), comment="Order received"),
     Column("stream", Text, nullable=False, comment="domain/source, or domain/source.kind"),
-    Column("bytes", BYTEA, nullable=False, comment="The payload exactly as received"),
+    defaulted("granularity", Text, "'payload'", "payload, or value: of a payload that lands"),
+    one_of("granularity", ("payload", "value")),
+    Column("sequence", BigInteger, comment="Of a value: the sequence of its payload in staging.arrivals"),
+    Column("bytes", BYTEA, nullable=False, comment="The payload or the value exactly as received"),
     Column("digest", BYTEA, nullable=False, comment="sha256 of bytes"),
     Column("request", Text, nullable=False, comment="URL without secrets, or file:line"),
     Column("external_id", Text, comment="The source's own id, if it can be read"),
@@ -138,8 +142,9 @@ rejects = table(
     Column("detail", Text, nullable=False, comment="The reason in words"),
     Column("path", Text, comment="JSON path of the invalid value"),
     Column("byte_offset", BigInteger, comment="Byte at which the JSON syntax is wrong"),
+    CheckConstraint("granularity = 'payload' or num_nulls(sequence, external_id, path) = 0", name="value"),
     prefixes=UNLOGGED,
-    comment="Payloads that landings in progress reject, before they are published",
+    comment="Payloads and values that landings in progress reject, before they are published",
 )
 
 checkpoints = table(
@@ -162,11 +167,31 @@ erasures = table(
     comment="One row per erased record, which does not land again until lifted_at is set",
 )
 
+ENTRY_KEY = """
+md5(granularity || ',' || quote_literal(stream) || ',' || case
+    when granularity = 'payload' then encode(digest, 'hex')
+    else coalesce(record_id::text, '') || ',' || quote_nullable(path) || ',' || quote_nullable(table_name)
+        || ',' || quote_nullable(row_key) || ',' || quote_nullable(constraint_name)
+end)::uuid
+"""
+"""A payload is identified by its digest, a value in it by its record and path; a row by its record, table, key and
+constraint; a value in it by the column instead of the constraint."""
+
 quarantine = table(
     "staging.quarantine",
     Column("quarantine_id", BigInteger, Identity(always=True), primary_key=True, comment="Number for the command line"),
+    Column(
+        "entry_key",
+        UUID,
+        Computed(ENTRY_KEY, persisted=True),
+        nullable=False,
+        unique=True,
+        comment="md5 of what identifies the entry, which may be too long for an index",
+    ),
     Column("stage", Text, nullable=False, comment="land or transform"),
     one_of("stage", ("land", "transform")),
+    Column("granularity", Text, nullable=False, comment="payload, row, or value: of a payload or a row that fits"),
+    one_of("granularity", ("payload", "row", "value")),
     Column("stream", Text, nullable=False, comment="Stream of the payload; of a row, its source"),
     Column("partition_key", Text, nullable=False, comment="Partition of the first run"),
     Column("external_id", Text, comment="The source's own id, if it can be read"),
@@ -177,11 +202,11 @@ quarantine = table(
     Column("path", Text, comment="JSON path of the invalid value"),
     Column("byte_offset", BigInteger, comment="Byte at which the JSON syntax is wrong"),
     Column("digest", BYTEA, comment="sha256 of bytes"),
-    Column("bytes", BYTEA, comment="The payload exactly as received"),
+    Column("bytes", BYTEA, comment="The payload, or the value in it, exactly as received"),
     Column("table_name", Text, comment="Table of the row"),
     Column("row_key", Text, comment="Key of the row"),
     Column("constraint_name", Text, comment="Constraint or column that the row violates"),
-    Column("row", JSONB, comment="The row as the SELECT yielded it"),
+    Column("row", JSONB, comment="The row, or the column with the value, as the SELECT yielded it"),
     run_column("first_run", "First run that found it", nullable=False),
     run_column("last_run", "Last run that found it", nullable=False),
     run_column("closed_run", "Run that landed the payload or inserted the row"),
@@ -192,13 +217,10 @@ quarantine = table(
     CheckConstraint("(closed_at is null) = (closed_run is null)", name="closed"),
     CheckConstraint("stage <> 'land' or (digest is not null and bytes is not null)", name="land"),
     CheckConstraint("stage <> 'transform' or (table_name is not null and row_key is not null)", name="transform"),
-    Index("quarantine_payload_key", "stream", "digest", unique=True, postgresql_where=text("stage = 'land'")),
-    Index(
-        "quarantine_row_key",
-        *("stream", "record_id", "table_name", "row_key", "constraint_name"),
-        unique=True,
-        postgresql_nulls_not_distinct=True,
-        postgresql_where=text("stage = 'transform'"),
+    CheckConstraint(
+        "granularity = 'value' or granularity = case stage when 'land' then 'payload' else 'row' end",
+        name="granularity_of_stage",
     ),
-    comment="One row per rejected payload or row, with its reason",
+    Index(None, "stream", "digest"),
+    comment="One row per rejected payload, row or value, with its reason",
 )

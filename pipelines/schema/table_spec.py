@@ -4,16 +4,16 @@ Kinds of tables: see `declare.owned`, `declare.shared`, `declare.application`.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TypeVar
 
 from psycopg import sql
-from sqlalchemy import Column, Constraint, ForeignKeyConstraint, Table, UniqueConstraint
+from sqlalchemy import CheckConstraint, Column, Constraint, ForeignKeyConstraint, Table, UniqueConstraint
 from sqlalchemy.dialects import postgresql
 
-from pipelines.schema import declare
+from pipelines.schema import declare, objects
 from pipelines.schema.declare import audit_columns
 
 Kind = TypeVar("Kind", bound=Constraint)
@@ -140,7 +140,7 @@ class TableSpec:
             found.append(
                 UniqueKey(
                     str(constraint.name),
-                    self._read_by(" ".join(columns)),
+                    self.read_by(" ".join(columns)),
                     _identifiers(columns),
                     nulls_equal=nulls_equal,
                 )
@@ -153,19 +153,45 @@ class TableSpec:
                 ]
                 partial = index.dialect_options["postgresql"]["where"]
                 where = "true" if partial is None else str(partial)
-                reads = self._read_by(" ".join((*expressions, where)))
+                reads = self.read_by(" ".join((*expressions, where)))
                 values = tuple(sql.SQL(f"({each})") for each in expressions)
                 condition = sql.SQL(f"({where})")
                 is_identity = expressions == [self.identity]
                 found.append(UniqueKey(str(index.name), reads, values, condition, identity=is_identity))
         return sorted(found, key=lambda each: (not each.primary, not each.identity))
 
-    def _read_by(self, expression: str) -> tuple[str, ...]:
+    def read_by(self, expression: str) -> tuple[str, ...]:
         """The columns in an SQL expression, and instead of a generated one those in its own."""
         for name, generated in self.computed.items():
             expression = re.sub(rf"\b{name}\b", generated, expression)
         words = set(re.findall(r"\w+", expression))
         return tuple(column.name for column in self.table.columns if column.name in words)
+
+    @cached_property
+    def optional(self) -> set[str]:
+        """The columns of a source's own rows that these can do without: such a column may be null, and decides neither
+        which rows there are, nor what they refer to, nor who sees them.
+        """
+        deciding = [*self.key, "record_id", *(column.name for column in self.table.columns if column.foreign_keys)]
+        deciding += [name for key in self.unique_keys for name in key.columns]
+        deciding += [name for text in self._deciding_conditions() for name in self.read_by(text)]
+        checked = [self.read_by(str(check.sqltext)) for check in self.constraints(CheckConstraint)]
+        deciding += [name for names_ in checked if len(names_) > 1 for name in names_]
+        optional = {name for name in self.content if self.owned and self.table.columns[name].nullable}
+        return optional - set(deciding)
+
+    @cached_property
+    def lenient(self) -> set[str]:
+        """The optional columns that are not declared `strict`: a value that does not fit becomes NULL."""
+        return {name for name in self.optional if "strict" not in self.table.columns[name].info}
+
+    def _deciding_conditions(self) -> Iterator[str]:
+        """The expressions of partial indexes, of generated columns that are not null, and of policies."""
+        for index in self.table.indexes:
+            if (where := index.dialect_options["postgresql"]["where"]) is not None:
+                yield " ".join(map(str, (*index.expressions, where)))
+        yield from (name for name in self.computed if not self.table.columns[name].nullable)
+        yield from objects.policies(self.table.info.get("declared_as", self.name))
 
     def constraints(self, kind: type[Kind]) -> list[Kind]:
         """The constraints of a kind, by name."""

@@ -10,7 +10,8 @@ Temporary tables, each dropped when its transaction ends, and read in this packa
 - `editions`: the source and the digest of the SELECT files of each edition.
 - `incoming_<table>`: what the SELECT files yield for a table.
 - `referenced_<table>`: keys of a shared table to which rows of the change set referred before.
-- `rejected_rows`: rows that do not fit their table. `found_pending_rows`: keys that rows of this run are pending for.
+- `rejected_rows`: rows, and values of rows, that do not fit their table.
+- `found_pending_rows`: keys that rows of this run are pending for.
 - `found_aliases`: keys of rows that another row of their identity stands for.
 - `conflict_losers`: rows that are not written, because another row has their key or a unique value.
 """

@@ -18,10 +18,10 @@ from pipelines.errors import AtlasError
 from pipelines.landing.deletions import ACCEPTED_SHARE, loses_too_much
 from pipelines.ledger import Counts
 from pipelines.schema.table_spec import TableSpec, names, shared_tables
-from pipelines.transform import constraints, dependents, merge_sql
+from pipelines.transform import constraints, dependents, merge_sql, rejects
 from pipelines.transform.change_set import ChangeSet
 from pipelines.transform.evaluate import Evaluator
-from pipelines.transform.incoming import CREATE_REJECTED, IncomingTable, rejected_by_table
+from pipelines.transform.incoming import IncomingTable
 
 ROW_REJECTED = (psycopg.DataError, psycopg.IntegrityError, psycopg.errors.CardinalityViolation)
 """Errors that the statements of `merge_sql` raise because of a row that does not fit."""
@@ -60,7 +60,7 @@ class Applier:
 
         Raises AtlasError where a SELECT file is wrong, or where more is lost than `shrink` accepts.
         """
-        self.connection.execute(CREATE_REJECTED)
+        self.connection.execute(rejects.CREATE_REJECTED)
         self.evaluator.evaluate()
         while dependents.add_dependents(self.change_set, self.tables, "yielded"):
             self.evaluator.evaluate()
@@ -76,7 +76,10 @@ class Applier:
         except ROW_REJECTED:
             counts = self._validate()
             self._write(counts, validated=True)
-        for name, number in rejected_by_table(self.connection).items():
+            for incoming in self.tables:
+                if incoming.spec.lenient:
+                    rejects.record_values(incoming)
+        for name, number in rejects.rows_by_table(self.connection).items():
             counts[name] += Counts(fetched=number, quarantined=number)
         return counts
 

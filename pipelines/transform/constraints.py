@@ -2,8 +2,9 @@
 
     rows ──types, CHECKs──> rejected · ──no parent──> pending · ──a key that another row has──> `key_conflicts`
 
-A row is pending for a parent, and a nullable reference to it is NULL until it comes. Not here: which records outside
-the change set depend on its rows (`dependents`).
+A value that its row can do without is cleared, and the row stays. A row is pending for a parent, and a nullable
+reference to it is NULL until it comes. Not here: which records outside the change set depend on its rows
+(`dependents`).
 """
 
 from collections.abc import Sequence
@@ -15,30 +16,36 @@ from sqlalchemy import CheckConstraint
 
 from pipelines.ledger import Counts
 from pipelines.schema.table_spec import Reference, TableSpec, names
-from pipelines.transform import key_conflicts
+from pipelines.transform import key_conflicts, rejects
 from pipelines.transform.conditions import is_referenced, keyed, refers_of_applications, same_values
 from pipelines.transform.incoming import IncomingTable, referring
 
 
 def reject_invalid(tables: Sequence[IncomingTable]) -> None:
-    """Rejects the rows that do not fit, whatever other rows there are."""
+    """Rejects the rows that do not fit, whatever other rows there are; clears values that the table can do without."""
     for incoming in tables:
         for column in incoming.spec.content if incoming.checks_keys else ():
             invalid, message = incoming.invalid_key(column)
-            incoming.reject(invalid, "type", column, message)
+            rejects.reject(incoming, invalid, "type", column, message)
         for column, yielded in incoming.yielded.items():
             if yielded != incoming.spec.type_of(column).lower():
                 invalid, message = incoming.invalid(column)
-                incoming.reject(invalid, "type", column, message)
+                take_out = rejects.clear if column in incoming.spec.lenient else rejects.reject
+                take_out(incoming, invalid, "type", column, message)
             if not incoming.spec.table.columns[column].nullable:
                 missing = sql.SQL("{} is null").format(sql.Identifier(column))
-                incoming.reject(missing, "not_null", column, sql.Literal(f"{column} has no value"))
+                rejects.reject(incoming, missing, "not_null", column, sql.Literal(f"{column} has no value"))
         for check in incoming.spec.constraints(CheckConstraint):
             condition = str(check.sqltext)
             failed = sql.SQL("o.ctid in (select n.ctid from ({}) as n where ({}) is false)").format(
                 incoming.typed_rows(), sql.SQL(condition)
             )
-            incoming.reject(failed, "check", str(check.name), sql.Literal(condition))
+            reads = incoming.spec.read_by(condition)
+            if len(reads) == 1 and incoming.spec.lenient & incoming.yielded.keys() & set(reads):
+                rejects.clear(incoming, failed, "check", reads[0], sql.Literal(condition))
+            rejects.reject(
+                incoming, failed, "check", str(check.name), sql.Literal(condition)
+            )  # also one that NULL fails
 
 
 def reject_conflicting(tables: Sequence[IncomingTable], counts: dict[str, Counts], *, complete: bool) -> None:
@@ -118,7 +125,7 @@ def _take_out_orphans(
     if reference.table is incoming.spec.table:
         in_cycle = sql.SQL("o.ctid in ({})").format(cycles(incoming, reference, "place"))
         incoming.insert_pending(in_cycle, "parent", parent.name, sql.SQL("{}::text").format(column))
-        incoming.reject(in_cycle, "cycle", f"{incoming.spec.table.name}_{reference.column}_fkey", CYCLE)
+        rejects.reject(incoming, in_cycle, "cycle", f"{incoming.spec.table.name}_{reference.column}_fkey", CYCLE)
     incoming.insert_pending(orphan, "parent", parent.name, sql.SQL("{}::text").format(column))
     if reference.nullable:
         update = sql.SQL("update {} o set {} = null where {}")

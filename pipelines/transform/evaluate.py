@@ -15,8 +15,9 @@ from sqlalchemy import Table
 from pipelines.errors import AtlasError
 from pipelines.project import Select
 from pipelines.schema.table_spec import TableSpec, names
+from pipelines.transform import rejects
 from pipelines.transform.change_set import ChangeSet
-from pipelines.transform.incoming import IncomingTable, reset_rejected
+from pipelines.transform.incoming import IncomingTable
 
 SELECT_FAILED = (psycopg.DataError, psycopg.errors.ProgramLimitExceeded, psycopg.errors.StatementTooComplex)
 """Errors that a SELECT raises because of a value in a payload."""
@@ -136,7 +137,7 @@ class Evaluator:
     def _drop(self) -> None:
         for incoming in self.tables:
             incoming.drop()
-        reset_rejected(self.change_set.connection)
+        rejects.reset(self.change_set.connection)
 
     def _reject_failing(self, select: Select, edition: int, error: psycopg.Error) -> None:
         """Rejects the records on which a SELECT fails, and takes out their bodies, so that no SELECT reads them."""

@@ -1,9 +1,10 @@
 """The temporary table `incoming_<table>`: what the SELECT files yield for a table, before it is merged.
 
     SELECT files ──> incoming_<table>, in the types that they yield ──typed_rows──> rows in the types of the table
-                          └──reject──> rejected_rows      insert_pending──> found_pending_rows
+                          └──insert_pending──> found_pending_rows
 
-Not here: which rows are taken out (`constraints`), statements that write the table (`merge_sql`) or staging (`run`).
+Not here: which rows are taken out (`constraints`, `rejects`), statements that write the table (`merge_sql`) or
+staging (`run`).
 """
 
 import re
@@ -32,27 +33,14 @@ NO_VECTOR = r"""
 """
 """The input function of the type raises its errors through `pg_input_is_valid`. 3.4028235e38 is the greatest real."""
 
-ROW_AS_YIELDED = "to_jsonb(bad) - 'unread_keys' || coalesce(bad.unread_keys, '{}')"
-
-CREATE_REJECTED = """
-create temp table if not exists rejected_rows (
-    table_name text, record_id uuid, row_key text, reason text, constraint_name text, detail text, row jsonb
-) on commit drop;
-create temp table if not exists found_pending_rows (
-    record_id uuid, table_name text, key text, reason text
-) on commit drop;
-create temp table if not exists found_aliases (
-    record_id uuid, table_name text, lost_key text, kept_key text
-) on commit drop
-"""
-
 
 @dataclass
 class IncomingTable:
     """The temporary table of one table.
 
     yielded: the columns that the SELECT files yield, with the types that they have here. checks_keys: whether keys were
-    yielded in other types than those of the table; what cannot be read as one is in the column `unread_keys`.
+    yielded in other types than those of the table; what cannot be read as one is in the column `unread_keys`. The
+    column `cleared` has the values that became NULL because they do not fit.
     """
 
     connection: Connection
@@ -84,7 +72,8 @@ class IncomingTable:
         if self.yielded:
             self.connection.execute(sql.SQL("insert into {} {}").format(self.identifier, query))
             return
-        self.connection.execute(sql.SQL("create temp table {} on commit drop as {}").format(self.identifier, query))
+        create = sql.SQL("create temp table {} on commit drop as select q.*, null::jsonb as cleared from ({}) as q")
+        self.connection.execute(create.format(self.identifier, query))
         self.yielded = dict.fromkeys(self.spec.content, "text") if as_text else types
         self.yielded |= {name: self.spec.type_of(name).lower() for name in self._keys & self.yielded.keys()}
 
@@ -223,28 +212,6 @@ class IncomingTable:
             )
         return rows
 
-    def reject(self, condition: sql.Composable, reason: str, constraint: str, detail: sql.Composable) -> None:
-        """Moves the rows `o` that meet a condition to `rejected_rows`, each with the reason."""
-        self.connection.execute(
-            sql.SQL(
-                """
-                with bad as (delete from {incoming} o where {condition} returning *)
-                insert into rejected_rows (table_name, record_id, row_key, reason, constraint_name, detail, row)
-                select {name}, {record}, {key}, {reason}, {constraint}, {detail}, {row} from bad
-                """
-            ).format(
-                incoming=self.identifier,
-                condition=condition,
-                name=sql.Literal(self.spec.name),
-                record=sql.SQL("record_id" if self.spec.owned else "null"),
-                key=self.spec.key_text("bad"),
-                reason=sql.Literal(reason),
-                constraint=sql.Literal(constraint),
-                detail=detail,
-                row=sql.SQL(ROW_AS_YIELDED if self.checks_keys else "to_jsonb(bad)"),
-            )
-        )
-
     def insert_pending(self, condition: sql.Composable, reason: str, table: str, key: sql.Composable) -> None:
         """Inserts the rows `o` that meet a condition into `found_pending_rows`: pending for a key of a table."""
         if self.spec.owned:  # rows without a record are never pending
@@ -280,15 +247,3 @@ def referring(tables: Sequence[IncomingTable], parent: IncomingTable) -> list[tu
         for reference in child.spec.references
         if reference.table is parent.spec.table
     ]
-
-
-def reset_rejected(connection: Connection) -> None:
-    """Empties the tables before rows are evaluated again; records that a SELECT fails on stay."""
-    connection.execute("delete from rejected_rows where reason <> 'select_fails'")
-    connection.execute("truncate found_pending_rows, found_aliases")
-
-
-def rejected_by_table(connection: Connection) -> dict[str, int]:
-    """How many rows of each table are rejected; a record on which a SELECT fails counts as one row of its table."""
-    rows = connection.execute("select table_name, count(*) as number from rejected_rows group by table_name")
-    return {row["table_name"]: row["number"] for row in rows}

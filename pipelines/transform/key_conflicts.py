@@ -9,6 +9,7 @@ from typing import Any
 from psycopg import sql
 
 from pipelines.schema.table_spec import TableSpec
+from pipelines.transform import rejects
 from pipelines.transform.conditions import keyed, refers_of_applications, same_values
 from pipelines.transform.incoming import IncomingTable
 
@@ -99,7 +100,7 @@ def take_out_losers(incoming: IncomingTable) -> int:
                 incoming.insert_pending(lost, "identity", incoming.spec.name, incoming.identity("o"))
         if not key.identity:
             detail = sql.Literal(f"another row has this {', '.join(key.columns)}")
-            incoming.reject(lost, "unique", key.name, detail)
+            rejects.reject(incoming, lost, "unique", key.name, detail)
     incoming.connection.execute("truncate conflict_losers")
     return duplicates
 

@@ -5,7 +5,7 @@
 Not here: how rows are written (`apply`).
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from psycopg import sql
@@ -15,9 +15,9 @@ from pipelines import ledger, project
 from pipelines.ledger import Counts, Run
 from pipelines.project import Select
 from pipelines.schema import partitions
-from pipelines.schema.table_spec import tables_of
+from pipelines.schema.table_spec import TableSpec, tables_of
 from pipelines.source import Stream
-from pipelines.transform import table_digests
+from pipelines.transform import rejects, table_digests
 from pipelines.transform.apply import Applier
 from pipelines.transform.change_set import ChangeSet, Edition, code_version, current_editions
 from pipelines.warehouse import locks
@@ -89,7 +89,7 @@ def apply_pending(
     records = change_set.start(list(stream.names.values()), run.partition, full=full)
     if not records:
         tables = {select.table.fullname: Counts() for select in project.selects(source.name)}
-        return run_stats(0, tables, project.selects(source.name), {}, {})
+        return run_stats(0, tables, project.selects(source.name), {})
     pruned = {*pruned, *_tables_without_select(run.connection, stream)}
     # Records that were applied before may have lost keys: without conflicts that are found too late nothing is written.
     applier = Applier(change_set, pruned=pruned, shrink=shrink, compares_first=full)
@@ -98,7 +98,7 @@ def apply_pending(
     selects = [select for number in change_set.used_editions() for select in change_set.editions[number].selects]
     record_sql(run.connection, selects)
     run.advance(records)
-    totals, stats = run_stats(records, counts, selects, table_digests.update(applier), applier.kept)
+    totals, stats = run_stats(records, counts, selects, table_digests.update(applier), applier)
     return totals, stats | {"taken_along": change_set.taken_along()}
 
 
@@ -107,15 +107,17 @@ def run_stats(
     counts: dict[str, Counts],
     selects: Sequence[Select],
     digests: dict[str, table_digests.Contents],
-    kept: Mapping[str, int],
+    applier: Applier | None = None,
 ) -> tuple[Counts, dict[str, Any]]:
-    """The counts and stats that close a run, from those of each table."""
+    """The counts and stats that close a run, from those of each table. applier: None where nothing was applied."""
+    kept = applier.kept if applier else {}
     return sum(counts.values(), Counts()), {
         "records": records,
         "tables": {name: vars(each) for name, each in counts.items()},
         "sql": {select.file.address: select.file.digest for select in selects},
         "table_digests": digests,
         "kept": {name: number for name, number in kept.items() if number},
+        "values": rejects.count_values(applier.connection) if applier else 0,
     }
 
 
@@ -173,15 +175,17 @@ RECORD = (
     delete from staging.pending_rows p using change_set c
     where p.record_id = c.record_id and not exists (
         select from found_pending_rows f
-        where (f.record_id, f.table_name, f.key, f.reason) = (p.record_id, p.table_name, p.key, p.reason))
+        where (f.record_id, f.table_name, f.key, f.reason) = (p.record_id, p.table_name, p.key, p.reason)
+        having count(*) = p.rows)
     """,
     """
-    insert into staging.pending_rows (record_id, stream, table_name, key, reason)
-    select distinct f.record_id, c.stream, f.table_name, f.key, f.reason
+    insert into staging.pending_rows (record_id, stream, table_name, key, reason, rows)
+    select f.record_id, c.stream, f.table_name, f.key, f.reason, count(*)
     from found_pending_rows f join change_set c using (record_id)
     where not exists (
         select from staging.pending_rows p
         where (p.record_id, p.table_name, p.key, p.reason) = (f.record_id, f.table_name, f.key, f.reason))
+    group by f.record_id, c.stream, f.table_name, f.key, f.reason
     """,
     "delete from staging.changed_rows c using changes_of_applications d where c.change_id = d.change_id",
     """
@@ -199,16 +203,16 @@ RECORD = (
     """,
     """
     insert into staging.quarantine
-        (stage, stream, partition_key, external_id, record_id, request, reason, detail, table_name, row_key,
-         constraint_name, row, first_run, last_run)
-    select distinct on (r.record_id, r.table_name, r.row_key, r.constraint_name)
-        'transform', split_part(coalesce(v.stream, %(stream)s), '.', 1), coalesce(v.partition_key, %(partition)s),
-        v.external_id, r.record_id, v.request, r.reason, r.detail,
+        (stage, granularity, stream, partition_key, external_id, record_id, request, reason, detail, table_name,
+         row_key, constraint_name, row, first_run, last_run)
+    select distinct on (r.granularity, r.record_id, r.table_name, r.row_key, r.constraint_name)
+        'transform', r.granularity, split_part(coalesce(v.stream, %(stream)s), '.', 1),
+        coalesce(v.partition_key, %(partition)s), v.external_id, r.record_id, v.request, r.reason, r.detail,
         r.table_name, r.row_key, r.constraint_name, r.row, %(run)s, %(run)s
     from rejected_rows r
     left join staging.versions v on v.record_id = r.record_id and v.latest
-    order by r.record_id, r.table_name, r.row_key, r.constraint_name, r.row
-    on conflict (stream, record_id, table_name, row_key, constraint_name) where stage = 'transform' do update set
+    order by r.granularity, r.record_id, r.table_name, r.row_key, r.constraint_name, r.row
+    on conflict (entry_key) do update set
         reason = excluded.reason, detail = excluded.detail, row = excluded.row, last_run = excluded.last_run,
         last_at = now(), seen = quarantine.seen + 1, closed_run = null, closed_at = null
     """,
@@ -216,6 +220,7 @@ RECORD = (
     update staging.quarantine q set closed_run = %(run)s, closed_at = now()
     from change_set c
     where q.stage = 'transform' and q.closed_at is null and q.last_run <> %(run)s and q.record_id = c.record_id
+      and (c.all_observations or q.table_name <> all(%(time_series)s))
     """,
     # A shared row has no record: its entry stays open as long as a row is pending for it.
     """
@@ -233,10 +238,13 @@ def record_applied(run: Run, change_set: ChangeSet) -> None:
     """Makes the versions and observations of the change set effective; writes pending and rejected rows to staging, and
     closes the entries whose rows fit now.
     """
+    tables = [TableSpec(select.table) for edition in change_set.editions for select in edition.selects]
+    parameters = {"run": run.id, "stream": run.stream, "partition": run.partition}
+    parameters["time_series"] = [spec.name for spec in tables if spec.time_series]
     for number in change_set.used_editions():  # a landing changes the same versions
         locks.acquire_for_transaction(run.connection, locks.landing(change_set.editions[number].source.name))
     for statement in RECORD:
-        run.connection.execute(statement, {"run": run.id, "stream": run.stream, "partition": run.partition})
+        run.connection.execute(statement, parameters)
 
 
 def record_sql(connection: Connection, selects: Sequence[Select]) -> None:

@@ -983,7 +983,7 @@ def test_a_prompt_is_shown_where_its_image_and_its_model_are(
 
 def test_a_prompt_whose_image_is_in_quarantine_is_not_taken_for_safe(warehouse: Warehouse) -> None:
     civitai = project.sources()["catalog/civitai"]
-    image = {"id": 5, "url": "https://i/5.png", "width": 0, "nsfwLevel": 32, "meta": {"prompt": "words"}}
+    image = {"id": 10**255, "url": "https://i/5.png", "nsfwLevel": 32, "meta": {"prompt": "words"}}
     land_items(warehouse, civitai, DAY, [Payload(json.dumps(image).encode(), "x", kind="images")])
     assert transform(warehouse, civitai, DAY).counts.quarantined == 1
     with warehouse.connect() as connection, connection.transaction():

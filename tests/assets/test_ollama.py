@@ -273,7 +273,9 @@ def test_a_system_prompt_is_a_prompt_and_a_blank_one_is_none(warehouse: Warehous
     assert values(warehouse, kept) == [(" \n",), (None,)]
 
 
-def test_numbers_in_words_are_numbers_and_what_is_none_is_quarantined(warehouse: Warehouse, ollama: Source) -> None:
+def test_numbers_in_words_are_numbers_and_what_is_none_is_null_with_an_entry(
+    warehouse: Warehouse, ollama: Source
+) -> None:
     pulls = {"54.3M": 54_300_000, "166.8K": 166_800, "1B": 10**9, "402": 402, None: None}
     items: list[Item] = [
         payload("library", f"pulls-{number}", listed(pullCount=text)) for number, text in enumerate(pulls)
@@ -289,15 +291,13 @@ def test_numbers_in_words_are_numbers_and_what_is_none_is_quarantined(warehouse:
     """
     assert [each for (each,) in values(warehouse, counted)] == list(pulls.values())
     found = values(warehouse, "select metadata ->> 'size', size_bytes from catalog.artifacts")
-    assert dict(found) == sizes
-    misfits = (
-        "select table_name, coalesce(row ->> 'downloads', row ->> 'size_bytes') from staging.quarantine order by 1"
-    )
-    assert values(warehouse, misfits) == [
-        ("catalog.artifacts", "4.9 GiB"),
-        ("catalog.model_stats", "a few"),
+    assert dict(found) == sizes | {"4.9 GiB": None}
+    entries = "select granularity, table_name, row from staging.quarantine order by 2"
+    assert values(warehouse, entries) == [
+        ("value", "catalog.artifacts", {"size_bytes": "4.9 GiB"}),
+        ("value", "catalog.model_stats", {"downloads": "a few"}),
     ]
-    assert run.status == "partial_success"
+    assert (run.status, run.stats["values"]) == ("completed", 2)
 
 
 def test_types_and_ratings(warehouse: Warehouse, ollama: Source) -> None:

@@ -157,9 +157,9 @@ def test_json_is_one_document_and_nothing_else(atlas: Atlas, models: Path) -> No
     assert (transformed["status"], transformed["created"]) == ("completed", 2)
     ledger = json.loads(atlas("runs", "catalog/civitai", "--limit", "1", "--json").stdout)
     assert [run["fetch_run_id"] for run in ledger] == [transformed["fetch_run_id"]]
-    (entry,) = json.loads(atlas("quarantine", "list", "--json").stdout)
+    (entry,) = json.loads(atlas("quarantine", "list", "--each", "--json").stdout)
     for name in ("catalog", "catalog/civitai", "catalog/civitai.models"):
-        assert json.loads(atlas("quarantine", "list", name, "--json").stdout) == [entry]
+        assert json.loads(atlas("quarantine", "list", name, "--each", "--json").stdout) == [entry]
     assert json.loads(atlas("quarantine", "list", "catalog/civitai.images", "--json").stdout) == []
     shown = json.loads(atlas("quarantine", "show", entry["quarantine_id"], "--json").stdout)
     assert shown["reason"] == entry["reason"] == "not_json"
@@ -367,3 +367,28 @@ def test_what_a_folder_sets_holds_for_a_process_elsewhere(tmp_path: Path, monkey
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     assert settings.load() == here
+
+
+@pytest.mark.parametrize(
+    ("state", "said"),
+    [
+        ("08006", "The database connection was lost: it is so. Run the command again when it is back."),
+        ("57P01", "The database connection was lost: it is so. Run the command again when it is back."),
+        ("53100", "The database cannot do it: it is so. The server lacks space, memory or connections: give it more,"),
+        ("54000", "The database cannot do it: it is so. A value is larger than PostgreSQL holds: leave it out of"),
+        ("55P03", "The database cannot do it: it is so. Run the command again."),
+    ],
+)
+def test_what_the_server_refuses_is_told_apart_from_a_lost_connection(
+    warehouse: Warehouse, atlas: Atlas, models: Path, state: str, said: str
+) -> None:
+    with warehouse.connect() as connection:
+        connection.execute(
+            f"""
+            create function refuse() returns trigger language plpgsql as $$
+            begin raise exception 'it is so' using errcode = '{state}'; end $$;
+            create trigger refuse before insert on ops.fetch_runs execute function refuse()
+            """.encode()
+        )
+    done = atlas("land", "catalog/civitai.models", "--from", models, "--partition", "2026-11-01", code=FAILED)
+    assert said in words(done.stderr)

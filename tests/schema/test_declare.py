@@ -45,6 +45,15 @@ def at() -> Column[object]:
             declared(key(), UniqueConstraint("id", name="u", deferrable=True), kind="owned"),
             "the deferrable constraint u",
         ),
+        *(
+            (declared(key(), column, kind=kind), rf"has the strict column {column.name}: only a column that would")
+            for column, kind in (
+                (Column("required", UUID, nullable=False, info={"strict": True}), "owned"),
+                (Column("parent_id", UUID, ForeignKey("a.parent.id"), info={"strict": True}), "owned"),
+                (Column("of_shared", UUID, info={"strict": True}), "shared"),
+                (Column("said_no", UUID, info={"strict": False}), "owned"),
+            )
+        ),
         (
             declared(key(), Column("at", Timestamp), kind="owned", by="RANGE (at)"),
             "is partitioned, which must be",
@@ -67,6 +76,7 @@ def test_a_wrong_declaration_is_refused(table: Table, fault: str) -> None:
 
 def test_a_right_one_is_not() -> None:
     check_declaration(declared(key(), Column("c", UUID, ForeignKey("a.parent.id")), kind="owned"))
+    check_declaration(declared(key(), Column("c", UUID, info={"strict": True}), kind="owned"))
 
 
 def test_a_precedence_names_streams_that_there_are(toy: None, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -121,7 +121,7 @@ covers = owned(
     _parent("books", nullable=True),
     *_external_id(),
     Column("url", Text, comment="Address of the picture"),
-    Column("width", Integer, comment="In pixels"),
+    Column("width", Integer, info={"strict": True}, comment="In pixels; a cover with a wrong one is not written"),
     CheckConstraint("width > 0", name="width"),
     Column("height", Integer, comment="In pixels"),
     Column("metadata", JSONB, comment="Further fields of the payload"),

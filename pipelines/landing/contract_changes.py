@@ -1,0 +1,36 @@
+"""Which payloads in quarantine the contracts of today would let in, since a contract has changed.
+
+Not here: to land them, which `atlas quarantine replay` does; whether jsonb can hold them (`jsonb`).
+"""
+
+from typing import Any
+
+from pipelines import project
+from pipelines.landing.validate import Arrival, Validator
+from pipelines.source import Payload
+from pipelines.warehouse.database import Connection
+
+SELECT_REFUSED = """
+select quarantine_id, stream, external_id, request, reason, path, bytes, last_at from staging.quarantine
+where granularity = 'payload' and closed_at is null and reason in ('wrong_type', 'missing_field', 'no_id')
+  and stream = any(%(streams)s) and (%(names)s::text[] is null or stream = any(%(names)s)
+      or split_part(stream, '.', 1) = any(%(names)s))
+order by quarantine_id
+"""
+
+
+def let_in(connection: Connection, names: list[str] | None = None) -> list[dict[str, Any]]:
+    """The entries of payloads that a contract refused and that today's one accepts. names: streams or sources."""
+    validators = {
+        stream: (kind, Validator(stream, source.contracts[kind]))
+        for source in project.sources().values()
+        for kind, stream in source.stream_names.items()
+    }
+    accepted = []
+    with connection.cursor() as cursor:
+        for row in cursor.stream(SELECT_REFUSED, {"streams": list(validators), "names": names}):
+            kind, validator = validators[row["stream"]]
+            payload = Payload(bytes(row.pop("bytes")), row["request"], row["external_id"], kind=kind)
+            if isinstance(validator.validate(payload, 1, row.pop("last_at")), Arrival):
+                accepted.append(row)
+    return accepted
