@@ -146,8 +146,8 @@ def together(runs: Iterable[Run]) -> Run:
     notes = sum((Counter(run.stats.get("notes", {})) for run in every), Counter[str]())
     skipped = sum((Counter(run.stats.get("skipped", {})) for run in every), Counter[str]())
     stats = every[-1].stats | {"notes": dict(notes), "skipped": dict(skipped)}
+    stats |= {name: sum(run.stats[name] for run in every) for name, each in stats.items() if isinstance(each, int)}
     if tables:
         stats["tables"] = {name: vars(each) for name, each in tables.items()}
-        stats["records"] = sum(run.stats["records"] for run in every)
     status = "partial_success" if any(run.status == "partial_success" for run in every) else every[-1].status
     return replace(every[-1], status=status, counts=sum((run.counts for run in every), Counts()), stats=stats)

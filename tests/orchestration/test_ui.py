@@ -229,10 +229,11 @@ def counts(of: dict[str, Any]) -> dict[str, int]:
     return {name: of[name] for name in asdict(Counts())}
 
 
-def ledger_row(ui: Ui, run: str, kind: str) -> dict[str, Any]:
-    (row,) = ui.warehouse_rows("select * from ops.fetch_runs where dagster_run_id = %s and kind = %s", run, kind)
-    assert (row["partition_key"], row["status"]) == (DAY, "completed")
-    return row
+def ledger_rows(ui: Ui, run: str, kind: str) -> dict[str, dict[str, Any]]:
+    """The runs of a kind of a Dagster run, by stream."""
+    found = ui.warehouse_rows("select * from ops.fetch_runs where dagster_run_id = %s and kind = %s", run, kind)
+    assert {(row["partition_key"], row["status"]) for row in found} == {(DAY, "completed")}
+    return {row["stream"]: row for row in found}
 
 
 @pytest.fixture
@@ -269,7 +270,7 @@ def test_a_background_job_of_a_shell_shows_materializes_and_ends(
             draws_the_graph(ui, expected, tmp_path)
         if end == "Ctrl-C":
             with subtests.test("Ctrl-C ends a run in progress, and the ledger says so"):
-                is_ended_with_its_run(ui, "catalog/danbooru")
+                is_ended_with_its_run(ui, "catalog/danbooru.posts")
             assert ui.launcher.wait(30) == 0
             assert (home / "words").read_text().count("Stopping.") == 1
         else:
@@ -290,11 +291,14 @@ def shows_every_asset(ui: Ui, expected: Sources) -> None:
         "/".join(node["assetKey"]["path"]): ["/".join(key["path"]) for key in node["dependencyKeys"]]
         for node in repository["assetNodes"]
     }
-    assert parents == {source: [] for source in expected} | {
-        table: [source] for source, tables in expected.items() for table in tables
-    }
+    streams = {name: {stream.name for stream in source.streams} for name, source in project.sources().items()}
+    tables = {table: source for source, of_source in expected.items() for table in of_source}
+    assert parents.keys() == set().union(*streams.values()) | tables.keys()
+    for asset, above in parents.items():
+        assert bool(above) == (asset in tables) and set(above) <= streams[tables.get(asset, "catalog/civitai")], asset
     for node in repository["assetNodes"]:
-        assert node["groupName"] == node["assetKey"]["path"][0]
+        domain, stem, *_ = node["assetKey"]["path"]
+        assert node["groupName"] == f"{domain}_{stem.partition('.')[0]}"
         assert node["isPartitioned"] and node["isMaterializable"] and node["hasAssetChecks"]
         assert DAY in node["partitionKeys"]
         assert node["owners"] and node["kinds"]
@@ -310,32 +314,36 @@ def materializes(ui: Ui, source: Source, tables: list[str]) -> None:
     models = [number for request, number in answered if request.endswith("/models")]
 
     stop_sensors(ui)
-    run = materialize(ui, source.name, *tables)
+    streams = [stream.name for stream in source.streams]
+    run = materialize(ui, *streams, *tables)
     by_table = told(ui, run)
-    row, metadata = ledger_row(ui, run, "land"), by_table.pop(source.name)
-    assert (row["fetched"], str(row["fetch_run_id"])) == (len(answered), metadata["fetch_run_id"])
-    assert counts(metadata) == counts(row)
+    landed = ledger_rows(ui, run, "land")
+    assert sum(row["fetched"] for row in landed.values()) == len(answered)
+    for name in streams:
+        metadata = by_table.pop(name)
+        assert (counts(metadata), metadata["fetch_run_id"]) == (counts(landed[name]), str(landed[name]["fetch_run_id"]))
 
-    row = ledger_row(ui, run, "transform")
+    transformed = {str(row["fetch_run_id"]): row for row in ledger_rows(ui, run, "transform").values()}
     assert sorted(by_table) == tables
     for asset, metadata in by_table.items():
         table = ".".join((source.domain, asset.split("/")[-1]))
-        assert counts(metadata) == counts(row["stats"]["tables"][table])
-        assert metadata["fetch_run_id"] == str(row["fetch_run_id"])
+        of_runs = [transformed[each]["stats"]["tables"][table] for each in metadata["fetch_run_id"].split(", ")]
+        assert counts(metadata) == {name: sum(each[name] for each in of_runs) for name in counts(metadata)}
         ((rows,),) = (each.values() for each in ui.warehouse_rows(f"select count(*) from {table}"))
         assert rows == metadata["created"] > 0
     assert by_table[f"{source.name}/models"]["created"] == len(models)
 
-    agreed = {(asset, "ledger_agrees"): True for asset in (source.name, *tables)}
-    assert verdicts(ui, run) == agreed | {(source.name, "drift"): True}
+    agreed = {(asset, "ledger_agrees"): True for asset in (*streams, *tables)}
+    assert verdicts(ui, run) == agreed | {(name, "drift"): True for name in streams}
 
 
 def draws_the_graph(ui: Ui, expected: Sources, folder: Path) -> None:
     """Looks until the graph is laid out: that happens in a worker, beside the page's virtual time."""
     if PICTURE:
         for source in expected.keys() - {"catalog/civitai"}:
-            materialize(ui, source, *expected[source])
-    wanted = {f'href="/assets/{asset}?' for source in expected for asset in (source, *expected[source])}
+            materialize(ui, *(stream.name for stream in project.sources()[source].streams), *expected[source])
+    streams = {name: [each.name for each in source.streams] for name, source in project.sources().items()}
+    wanted = {f'href="/assets/{asset}?' for source in expected for asset in (*streams[source], *expected[source])}
     picture, height = folder / "graph.png", ROW_HEIGHT * sum(map(len, expected.values()))
 
     def drawn() -> bool:
@@ -364,7 +372,7 @@ def is_ended_with_its_run(ui: Ui, source: str) -> None:
         shown = launcher.run("--home", ui.home, "runs", source, "--json", folder=project.ROOT, environment=os.environ)
         (run,) = json.loads(shown.stdout)
         assert run["status"] == "failed"
-        assert ui.warehouse_rows("select from staging.versions where stream like %s", f"{source}.%") == []
+        assert ui.warehouse_rows("select from staging.versions where stream = %s", source) == []
 
 
 def browse(ui: Ui, folder: Path, what: str, height: int) -> str:
