@@ -25,7 +25,7 @@ app = typer.Typer(help="Payloads, rows and values that were rejected, and why.",
 
 
 Names = Annotated[
-    list[str] | None, typer.Argument(help="Only these domains, sources or streams.", metavar="[SOURCE]...")
+    list[str] | None, typer.Argument(help="Only these domains, sources or streams.", metavar="[NAME]...")
 ]
 WIDTH = 80  # of the groups
 
