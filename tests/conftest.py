@@ -20,17 +20,20 @@ from typing import Any
 
 import psycopg
 import pytest
+import stamina
 from alembic import command
 from sqlalchemy import make_url
 
 from pipelines import project
+from pipelines.connectors.retries import ATTEMPTS
 from pipelines.schema import migrate, objects
 from pipelines.source import Source
 from pipelines.warehouse import embedded
 from pipelines.warehouse.database import Warehouse
-from tests import launcher, toy_project
+from tests import hostile, launcher, toy_project
 from tests.databases import copy_of
 from tests.forum import Write
+from tests.hostile import Answer, Asked, Server
 from tests.library import Recorder, empty
 from tests.pasts import GENERATORS, Files, changing_files
 
@@ -373,3 +376,18 @@ def write(warehouse: Warehouse) -> Iterator[Write]:
             return row and row[0]
 
         yield execute
+
+
+@pytest.fixture
+def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, Callable[[Asked], Answer]], Server]]:
+    """Starts a server that is the site of a source, by its stem, as often as it is called; no retry waits."""
+    with ExitStack() as stack, stamina.set_testing(True, attempts=ATTEMPTS):
+
+        def start(stem: str, answer: Callable[[Asked], Answer]) -> Server:
+            server = stack.enter_context(Server(answer))
+            names = {f"ATLAS_{stem.upper()}_BASE_URL": server.url}
+            for name, value in (hostile.environment({stem: server.url}) | names).items():
+                monkeypatch.setenv(name, value)
+            return server
+
+        yield start

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from pipelines.landing import extract, land
@@ -114,6 +114,12 @@ def land_recorded(
         opened = extract.open_intake(warehouse, stream, window, mode, full_refresh=full_refresh)
         runs.append(land.land_intake(warehouse, stream, window.key, opened, **options))
     return together(runs)
+
+
+def land_anew(warehouse: Warehouse, source: Source) -> Run:
+    """Lands all of a live source today, as fast as it answers."""
+    today = Window(datetime.now(UTC).date())
+    return land_recorded(warehouse, replace(source, rate=None), today, "live", full_refresh=True)
 
 
 def transform(warehouse: Warehouse, source: Source, day: str, **options: Any) -> Run:

@@ -1,45 +1,21 @@
 """A broken record of a page stops none of the others, for sources of the catalogue over HTTP."""
 
 import random
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any
 
 import pytest
-import stamina
 
 from pipelines import project
-from pipelines.connectors.retries import ATTEMPTS
-from pipelines.ledger import Run
-from pipelines.source import Source, Window
+from pipelines.source import Window
 from pipelines.warehouse.database import Warehouse
 from tests import hostile
 from tests.corruptions import Broken, held, two_places
 from tests.hostile import Answer, Asked, Server
-from tests.runs import land_recorded
+from tests.runs import land_anew, land_recorded
 
 TODAY = datetime.now(UTC).date().isoformat()
-
-
-@pytest.fixture
-def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Server]]:
-    with ExitStack() as stack, stamina.set_testing(True, attempts=ATTEMPTS):
-
-        def start(stem: str, answer: Callable[[Asked], Answer]) -> Server:
-            server = stack.enter_context(Server(answer))
-            names = {f"ATLAS_{stem.upper()}_BASE_URL": server.url}
-            for name, value in (hostile.environment({stem: server.url}) | names).items():
-                monkeypatch.setenv(name, value)
-            return server
-
-        yield start
-
-
-def land(warehouse: Warehouse, source: Source, **more: Any) -> Run:
-    source = replace(source, rate=None)
-    return land_recorded(warehouse, source, Window.of(TODAY), "live", full_refresh=True, **more)
 
 
 @pytest.mark.parametrize("stem", ["civitai", "danbooru", "huggingface", "ollama"])
@@ -57,17 +33,17 @@ def test_two_broken_records_of_a_page_of_the_catalogue(
             api.number = number
             api.make(kind, datetime.now(UTC))
     source = project.sources()[f"catalog/{stem}"]
-    land(warehouse, source)
+    land_anew(warehouse, source)
     before = held(warehouse)
     for kind in api.kinds:
         for key in list(api.records[kind])[:4]:
             api.count(kind, key, 7)
     broken.kinds = two_places(random.Random(seed), 5)
-    run = land(warehouse, source)
+    run = land_anew(warehouse, source)
     assert run.counts.deleted == 0
     assert held(warehouse).keys() >= before.keys()
     broken.kinds = {}
-    land(warehouse, source)
+    land_anew(warehouse, source)
     assert held(warehouse) == before
 
 
@@ -80,7 +56,7 @@ def test_a_source_whose_lists_are_null_is_empty(warehouse: Warehouse, serve: Cal
 
     server = serve(stem, answer)
     source = project.sources()[f"catalog/{stem}"]
-    run = land(warehouse, source)
+    run = land_anew(warehouse, source)
     assert (run.status, run.counts.fetched) == ("completed", 0)
     assert len({asked.target for asked in server.log}) == len(server.log)
 
@@ -97,7 +73,7 @@ def test_a_model_that_cannot_be_shown_stays_as_it_was(
             api.number = number
             api.make(kind, datetime.now(UTC))
     source = project.sources()["catalog/ollama"]
-    land(warehouse, source)
+    land_anew(warehouse, source)
     before = held(warehouse)
     broken = sorted(api.records["shown"])[1]
 
@@ -105,7 +81,7 @@ def test_a_model_that_cannot_be_shown_stays_as_it_was(
         return Answer({"error": "x"}, status) if broken.encode() in asked.body else api.answer(asked)
 
     server.answer = answer
-    run = land(warehouse, source)
+    run = land_anew(warehouse, source)
     assert run.stats["skipped"] == {f"cannot be shown: status {status}": 1}
     assert held(warehouse) == before
 

@@ -2,28 +2,26 @@
 
 import json
 import random
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
-import stamina
 
 from pipelines.connectors.retries import ATTEMPTS
 from pipelines.errors import AtlasError
 from pipelines.landing import bulk_files
 from pipelines.landing.land import land_intake
-from pipelines.ledger import Run
-from pipelines.source import Source, Window
+from pipelines.source import Source
 from pipelines.warehouse.database import Warehouse
 from tests import hostile
 from tests.corruptions import CORRUPTIONS, Broken, held, two_places
 from tests.hostile import Answer, Asked, Fault, Server
 from tests.library import whole
-from tests.runs import land_recorded
+from tests.runs import land_anew
 
 pytestmark = pytest.mark.usefixtures("toy")
 TODAY = datetime.now(UTC).date().isoformat()
@@ -48,25 +46,6 @@ class Library:
         return Answer({"items": page, "next": following})
 
 
-@pytest.fixture
-def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Server]]:
-    with ExitStack() as stack, stamina.set_testing(True, attempts=ATTEMPTS):
-
-        def start(stem: str, answer: Callable[[Asked], Answer]) -> Server:
-            server = stack.enter_context(Server(answer))
-            names = {f"ATLAS_{stem.upper()}_BASE_URL": server.url}
-            for name, value in (hostile.environment({stem: server.url}) | names).items():
-                monkeypatch.setenv(name, value)
-            return server
-
-        yield start
-
-
-def land(warehouse: Warehouse, source: Source, **more: Any) -> Run:
-    source = replace(source, rate=None)
-    return land_recorded(warehouse, source, Window.of(TODAY), "live", full_refresh=True, **more)
-
-
 @pytest.mark.emptied
 @pytest.mark.parametrize("seed", range(100))
 @pytest.mark.sample(8)
@@ -76,11 +55,11 @@ def test_two_broken_records_of_a_page_of_the_library(
     api = Library({number: whole(number) for number in range(1, 7)})
     broken = Broken(api.answer)
     serve("library", broken.answer)
-    land(warehouse, library)
+    land_anew(warehouse, library)
     assert {key for _, key in held(warehouse)} == {str(number) for number in api.authors}
     api.authors |= {number: whole(number, name="another") for number in (1, 2, 3, 7, 8)}
     broken.kinds = two_places(random.Random(seed), 4)
-    run = land(warehouse, library)
+    run = land_anew(warehouse, library)
     expected = {
         str(each["id"]): each for number, each in enumerate(api.authors.values()) if number % 4 not in broken.kinds
     }
@@ -89,7 +68,7 @@ def test_two_broken_records_of_a_page_of_the_library(
     assert after.keys() >= {str(number) for number in range(1, 7)}, "nothing is deleted"
     assert run.counts.deleted == 0
     broken.kinds = {}
-    land(warehouse, library)
+    land_anew(warehouse, library)
     assert {key: body for (_, key), body in held(warehouse).items()} == {
         str(number): each for number, each in api.authors.items()
     }
@@ -130,9 +109,9 @@ def test_a_fault_of_a_page_keeps_the_checkpoint(
             Answer(b"later", int(name)) if asked.arguments.get("from") == "8" else api.answer(asked)
         )
     with pytest.raises(AtlasError, match="toy/library"):
-        land(warehouse, library)
+        land_anew(warehouse, library)
     assert [asked.arguments.get("from") for asked in server.log] == [None, "4", *["8"] * ATTEMPTS]
     server.script, server.answer = hostile.nothing, api.answer
     server.log.clear()
-    assert land(warehouse, library).counts.created == 9
+    assert land_anew(warehouse, library).counts.created == 9
     assert [asked.arguments.get("from") for asked in server.log if asked.path == "/authors"] == ["8"]

@@ -24,7 +24,7 @@ OWN_TIMES = [None, "yesterday", 0, "0001-01-01T00:00:00+14:00", "1970-01-01", "2
 DAYS = [f"2026-11-0{number}" for number in range(1, 5)]
 
 
-def told(dice: random.Random, number: int, edition: int) -> Payload:
+def edition_of(dice: random.Random, number: int, edition: int) -> Payload:
     """An author's edition, with a time of its own that is wrong, absent, in the future or goes back."""
     own: dict[str, Any] = {"updated_at": dice.choice(OWN_TIMES), "lastModified": dice.choice(OWN_TIMES)}
     body = author(number, f"edition {edition}") | own
@@ -44,7 +44,7 @@ def test_what_was_received_last_is_what_the_tables_show(warehouse: Warehouse, li
             warehouse,
             library,
             dice.choice(DAYS),
-            [told(dice, number, edition * 10 + place) for place, number in enumerate(numbers)],
+            [edition_of(dice, number, edition * 10 + place) for place, number in enumerate(numbers)],
             received_at=at,
         )
         for place, number in enumerate(numbers):
