@@ -11,7 +11,7 @@ PORT ?= 3000
 HISTORIES ?= 10000
 unexport PYTHONDONTWRITEBYTECODE # tests start many processes, each of which would compile all modules
 
-.PHONY: help install run ui test test-source test-all test-histories test-crashes coverage bench lint lock clean db-migrate db-apply db-status db-check db-ensure db-drop db-roles db-shell
+.PHONY: help install run ui test pytest test-source test-all test-histories test-crashes coverage bench lint lock clean db-migrate db-apply db-status db-check db-ensure db-drop db-roles db-shell
 
 help: ## what can be made
 	@grep -hE '^[a-z -]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\n\t/'
@@ -36,7 +36,10 @@ run: install ## a warehouse with data in it: migrate, load all recordings, answe
 ui: install ## the Dagster UI over the warehouse, on 127.0.0.1:3000
 	$(ATLAS) ui --port $(PORT)
 
-test: install $(LINT) ## everything a contributor must pass; DATABASE=container uses testcontainers
+test: install ## everything a contributor must pass; DATABASE=container uses testcontainers
+	@$(MAKE) --no-print-directory -j2 $(LINT) pytest # types are checked while the first tests run
+
+pytest: install
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal --database $(DATABASE) $(TESTS)
 
 test-source: install ## what one source must pass: make test-source SOURCE=catalog/civitai
