@@ -24,9 +24,7 @@ from pipelines.warehouse.database import Connection, Warehouse
 app = typer.Typer(help="Payloads, rows and values that were rejected, and why.", no_args_is_help=True)
 
 
-Names = Annotated[
-    list[str] | None, typer.Argument(help="Only these domains, sources or streams.", metavar="[NAME]...")
-]
+Names = Annotated[list[str] | None, typer.Argument(help="Only these domains, sources or streams.", metavar="[NAME]...")]
 WIDTH = 80  # of the groups
 
 
