@@ -427,6 +427,12 @@ end)::uuid
             nullable=True,
             comment="When it was received again last, to the day; null = it was not",
         ),
+        sa.Column(
+            "missing_at",
+            postgresql.TIMESTAMP(timezone=True),
+            nullable=True,
+            comment="When the last full scan lacked it for the first time; null = it did not",
+        ),
         sa.Column("stream", sa.Text(), nullable=False, comment="domain/source, or domain/source.kind"),
         sa.Column("external_id", sa.Text(), nullable=False, comment="The source's own id of the record"),
         sa.Column("record_id", sa.UUID(), nullable=False, comment="ops.key(stream, external_id)"),

@@ -26,6 +26,7 @@ versions = table(
     Column("version_id", BigInteger, Identity(always=True), primary_key=True, comment="Order of publishing"),
     Column("received_at", Timestamp, nullable=False, comment="When the payload was received, by the database's clock"),
     Column("confirmed_at", Timestamp, comment="When it was received again last, to the day; null = it was not"),
+    Column("missing_at", Timestamp, comment="When the last full scan lacked it for the first time; null = it did not"),
     Column("stream", Text, nullable=False, comment="domain/source, or domain/source.kind"),
     Column("external_id", Text, nullable=False, comment="The source's own id of the record"),
     Column("record_id", UUID, nullable=False, index=True, comment="ops.key(stream, external_id)"),
