@@ -11,6 +11,7 @@ import time
 import tracemalloc
 import zlib
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -389,6 +390,25 @@ def test_a_folder_that_cannot_be_listed_fails_the_run_in_words(
 
 
 # News
+
+
+def test_a_graph_is_there_as_long_as_its_file_has_it(comfyui: Source, tmp_path: Path) -> None:
+    assert comfyui.get_record
+    look = partial(comfyui.get_record, tmp_path, "")
+    put(tmp_path / "sub" / "a.json", UI)
+    put(tmp_path / "x#1.png", picture(text(b"workflow", UI)))
+    assert look("sub/a.json") == taken("sub/a.json", UI)
+    assert look("x#1.png#workflow") == taken("x#1.png#workflow", UI)
+    assert [look(each) for each in ("x#1.png#prompt", "b.json", "sub/b.json", "no/a.json", "y.png#prompt")] == [
+        None
+    ] * 5
+    put(tmp_path / "sub" / "a.json", b"{}")
+    put(tmp_path / "x#1.png", picture()[:-20])
+    assert look("sub/a.json") is None
+    assert isinstance(cut := look("x#1.png#workflow"), Skipped) and cut.external_id == "x#1.png#workflow"
+    other = put(tmp_path / "other" / "sub" / "b.json", UI)
+    (tmp_path / "link").symlink_to(other.parent)
+    assert look("link/b.json") is None, "no walk goes there"
 
 
 def test_the_change_token_changes_with_whatever_a_walk_may_tell(comfyui: Source, tmp_path: Path) -> None:

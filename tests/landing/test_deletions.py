@@ -177,11 +177,19 @@ def test_a_listing_that_lost_more_than_a_fifth_fails_before_anything_is_written_
     assert (run.status, run.counts.unchanged, run.counts.deleted) == ("completed", told, had - told)
 
 
-def test_a_record_that_cannot_be_read_this_time_stays(warehouse: Warehouse, shelf: Source) -> None:
+def test_a_record_that_cannot_be_read_this_time_stays_and_the_run_succeeds_in_part(
+    warehouse: Warehouse, shelf: Source
+) -> None:
     land_listing(warehouse, shelf, notes("abc"))
     run = land_listing(warehouse, shelf, [Skipped("a", "cannot be read", "a"), note("c"), ALL], DAYS[1])
     assert (run.counts.deleted, there(warehouse), gone(warehouse)) == (1, ["a", "c"], ["b"])
-    assert run.stats["skipped"] == {"cannot be read": 1}
+    assert (run.status, run.stats["skipped"], run.stats["unfetched"]) == ("partial_success", {"cannot be read": 1}, 1)
+    assert rows(warehouse, "select status from ops.fetch_runs order by publish_seq") == [
+        ("completed",),
+        ("partial_success",),
+    ]
+    run = land_listing(warehouse, shelf, [note("a"), note("c"), ALL], DAYS[2])
+    assert (run.status, run.stats["unfetched"], there(warehouse)) == ("completed", 0, ["a", "c"])
 
 
 def test_a_record_of_one_kind_that_cannot_be_read_stays_and_its_namesake_goes(
@@ -242,6 +250,15 @@ def test_each_record_that_is_missing_is_looked_at_and_what_is_there_lands(wareho
     assert (run.counts.fetched, run.counts.updated, run.counts.unchanged, run.counts.deleted) == (3, 1, 2, 1)
     assert run.stats["notes"] == {"missing from a full scan, fetched by id": 2}
     assert (there(warehouse), gone(warehouse)) == (["b", "c", "d"], ["a"])
+
+
+def test_a_missing_record_that_is_there_and_cannot_be_landed_stays(warehouse: Warehouse, shelf: Source) -> None:
+    answers = {"a": Skipped("a", "still there"), "b": Skipped("b", "cannot be read", "b"), "c": None}
+    land_listing(warehouse, shelf, notes("abcd"))
+    run = land_listing(warehouse, shelf, [note("d"), ALL], DAYS[1], get_record=lambda _, name: answers[name])
+    assert (there(warehouse), gone(warehouse)) == (["a", "b", "d"], ["c"])
+    assert run.stats["skipped"] == {"still there": 1, "cannot be read": 1}
+    assert (run.status, run.stats["unfetched"], run.counts.fetched) == ("partial_success", 1, 1)
 
 
 def test_what_another_run_landed_while_the_listing_was_read_is_not_taken_for_gone(
@@ -356,7 +373,9 @@ def test_a_listing_of_some_ids_says_nothing_of_others(warehouse: Warehouse, shel
     """In the order of numbers, whatever day they came in."""
     land_listing(warehouse, shelf, notes(["7", "9", "10", "11"]))
     land_listing(warehouse, shelf, notes(["100", "30"]), DAYS[1])
-    run = land_listing(warehouse, shelf, [note("11"), FullScan("", 1, id_range=(10, 99))], DAYS[2])
+    exist = {name: note(name) for name in ("7", "9", "100")}
+    scan: list[Item] = [note("11"), FullScan("", 1, id_range=(10, 99))]
+    run = land_listing(warehouse, shelf, scan, DAYS[2], get_record=lambda _, name: exist.get(name))
     assert (run.counts.deleted, gone(warehouse)) == (2, ["10", "30"])
     assert there(warehouse) == ["100", "11", "7", "9"]
 
@@ -415,7 +434,7 @@ class Pages:
     odd: dict[int, list[Item]] = field(default_factory=dict)
 
     def intake(self, mode: str = "live") -> Intake:
-        return Intake(self.items, mode)
+        return Intake(self.items, mode, get_record=runs.gone)
 
     def items(self, resume: dict[str, dict[str, Any]]) -> Iterator[Item]:
         self.resumed.append({name: dict(state) for name, state in resume.items()})
