@@ -399,7 +399,7 @@ def test_types_and_ratings(warehouse: Warehouse, ollama: Source) -> None:
 
 @pytest.mark.long("real payloads, where they are")
 def test_real_listings_land_whole_and_what_the_second_does_not_tell_goes(
-    warehouse: Warehouse, ollama: Source, fake: Fake, client: Client, shared_data: Path
+    warehouse: Warehouse, ollama: Source, fake: Fake, client: Client, library_client: Client, shared_data: Path
 ) -> None:
     """The later one first, so that a model goes; and the server's list from its documentation."""
     units = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
@@ -409,7 +409,8 @@ def test_real_listings_land_whole_and_what_the_second_does_not_tell_goes(
         fake.library = (shared_data / "ollama" / f"models_{day}.json").read_bytes()
         library = json.loads(fake.library)["models"]
         for window in windows:
-            landed, run = take(warehouse, ollama, list(ollama.fetch(client, window)), window)
+            items = [*ollama.fetch(client, window), *ollama.fetch(library_client, replace(window, kind="library"))]
+            landed, run = take(warehouse, ollama, items, window)
         assert (landed.status, landed.counts.deleted) == ("completed", gone)
         assert (run.status, run.counts.quarantined) == ("completed", 0)
 
