@@ -152,7 +152,8 @@ def together(runs: Iterable[Run]) -> Run:
             tables[name] = tables.get(name, Counts()) + Counts(**counts)
     notes = sum((Counter(run.stats.get("notes", {})) for run in every), Counter[str]())
     skipped = sum((Counter(run.stats.get("skipped", {})) for run in every), Counter[str]())
-    stats = every[-1].stats | {"notes": dict(notes), "skipped": dict(skipped)}
+    unfetched = sum(run.stats.get("unfetched", 0) for run in every)
+    stats = every[-1].stats | {"notes": dict(notes), "skipped": dict(skipped), "unfetched": unfetched}
     if tables:
         stats["tables"] = {name: vars(each) for name, each in tables.items()}
         stats["records"] = sum(run.stats["records"] for run in every)

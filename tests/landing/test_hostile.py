@@ -237,7 +237,7 @@ def test_an_unchanged_library_costs_one_304(opened: Open) -> None:
     assert site.held() == before
     assert run.stats["notes"]["listings unchanged"] == 1
     site.api.delete("library", next(iter(site.api.records["library"])))
-    assert site.load().counts.deleted == 1
+    assert [site.load().counts.deleted for _ in range(2)] == [0, 1]
 
 
 def test_an_unchanged_listing_costs_an_increment_one_304(opened: Open) -> None:
