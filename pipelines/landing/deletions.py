@@ -150,11 +150,11 @@ with deleted as (
     update staging.versions v set latest = false
     where v.version_id = any(%(deleted)s) and v.latest and coalesce(v.confirmed_at, v.received_at) < %(scanned_at)s
       and not exists (select from classified c where c.record_id = v.record_id)
-    returning v.stream, v.external_id, v.record_id, 'missing from a full scan; ' || v.request as request
+    returning v.stream, v.external_id, v.record_id, v.identity, 'missing from a full scan; ' || v.request as request
 )
 insert into staging.versions
-    (stream, external_id, record_id, received_at, request, partition_key, landed_run, latest)
-select stream, external_id, record_id, %(scanned_at)s, request, %(partition)s, %(run)s, true
+    (stream, external_id, record_id, identity, received_at, request, partition_key, landed_run, latest)
+select stream, external_id, record_id, identity, %(scanned_at)s, request, %(partition)s, %(run)s, true
 from deleted
 order by external_id
 """
@@ -167,25 +167,38 @@ where v.latest and (
     or v.missing_at < %(scanned_at)s and v.stream = any(%(only_listed)s))
 """
 
-SET_RENAMED_FROM = """ -- links each new record to a deleted one of the run with the same body
+SET_IDENTITY = """ -- of a new record with the digest of a deleted one of the run, if there is one of each
 with created as (
-    select version_id, digest, row_number() over (partition by digest order by external_id) as number
+    select version_id, digest, count(*) over (partition by digest) as number
     from staging.versions join staging.payloads using (payload_id)
     where landed_run = %(run)s and latest and record_id in (select record_id from classified where result = 'created')
 ),
 
 deleted as (
-    select t.record_id, o.digest, row_number() over (partition by o.digest order by t.external_id) as number
+    select coalesce(t.identity, t.external_id) as identity, o.digest, count(*) over (partition by o.digest) as number
     from staging.versions t
     cross join lateral (
         select b.digest from staging.versions v join staging.payloads b using (payload_id)
         where v.record_id = t.record_id
-        order by v.version_id desc limit 1
+        order by v.received_at desc, v.version_id desc
+        limit 1
     ) as o
     where t.landed_run = %(run)s and t.latest and t.payload_id is null
 )
 
-update staging.versions v set renamed_from = d.record_id
-from created c join deleted d using (digest, number)
-where v.version_id = c.version_id
+update staging.versions v set identity = d.identity
+from created c join deleted d using (digest)
+where v.version_id = c.version_id and (c.number, d.number) = (1, 1)
+"""
+
+SET_OWN_IDENTITY = """ -- of a new record, where another record that was renamed has kept the name
+update staging.versions v
+set identity = v.external_id || to_char(v.received_at at time zone 'UTC', '"@"YYYY-MM-DD"T"HH24:MI:SS.US"Z"')
+where v.landed_run = %(run)s and v.latest
+  and v.record_id in (select record_id from classified where result = 'created')
+  and exists (
+      select from staging.versions o
+      where o.latest and o.payload_id is not null and o.record_id <> v.record_id
+        and (o.identity = coalesce(v.identity, v.external_id) and o.stream = v.stream
+            or o.identity is null and o.record_id = ops.key(v.stream, v.identity)))
 """

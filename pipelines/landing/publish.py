@@ -59,8 +59,10 @@ def publish(
             deletions.SET_MISSING_AT,
         ):
             connection.execute(statement, parameters)
-        if tombstones and (renamed := connection.execute(deletions.SET_RENAMED_FROM, parameters).rowcount):
-            stats["renamed"] = renamed
+        if stream.source.kind == "folder" and results.get("created"):
+            if tombstones and (renamed := connection.execute(deletions.SET_IDENTITY, parameters).rowcount):
+                stats["renamed"] = renamed
+            connection.execute(deletions.SET_OWN_IDENTITY, parameters)
         if drift := schema_drift.record(run, stream):
             stats["drift"] = msgspec.to_builtins(drift)
         (rejected,) = connection.execute(UPSERT_REJECTED, parameters)
@@ -174,9 +176,10 @@ where v.version_id = c.latest_id and c.result in ('created', 'updated')
 
 INSERT_VERSIONS = """
 insert into staging.versions
-    (stream, external_id, record_id, payload_id, received_at, request, partition_key, landed_run, latest)
-select c.stream, c.external_id, c.record_id, p.payload_id, c.received_at, c.request, %(partition)s,
-    %(run)s, c.result in ('created', 'updated')
+    (stream, external_id, record_id, identity, payload_id, received_at, request, partition_key, landed_run, latest)
+select c.stream, c.external_id, c.record_id,
+    (select identity from staging.versions where version_id = c.latest_id),
+    p.payload_id, c.received_at, c.request, %(partition)s, %(run)s, c.result in ('created', 'updated')
 from (
     select distinct on (record_id, digest) *
     from classified

@@ -343,32 +343,6 @@ def test_a_day_in_between_that_comes_late_deletes_nothing_that_was_seen_since(
     assert (run.counts.deleted, there(warehouse)) == (0, ["a", "b"])
 
 
-def test_a_file_under_another_name_is_known_again(warehouse: Warehouse, shelf: Source) -> None:
-    land_listing(warehouse, shelf, [note("a", "same"), note("b", "other"), note("c"), ALL])
-    run = land_listing(warehouse, shelf, [note("x", "same"), note("y", "news"), note("c"), ALL], DAYS[1])
-    assert (run.counts.created, run.counts.deleted, run.stats["renamed"]) == (2, 2, 1)
-    renamed = rows(
-        warehouse,
-        """
-        select n.external_id, o.external_id from staging.versions n
-        join staging.versions o on o.record_id = n.renamed_from and o.latest
-        """,
-    )
-    assert renamed == [("x", "a")]
-
-
-def test_a_copy_beside_what_stays_is_no_other_name(warehouse: Warehouse, shelf: Source) -> None:
-    land_listing(warehouse, shelf, [note("a", "same"), note("b"), ALL])
-    run = land_listing(warehouse, shelf, [note("a", "same"), note("x", "same"), ALL], DAYS[1])
-    assert (run.counts.created, run.counts.deleted, "renamed" in run.stats) == (1, 1, False)
-
-
-def test_files_of_one_content_are_renamed_one_to_one(warehouse: Warehouse, shelf: Source) -> None:
-    land_listing(warehouse, shelf, [note("a", "same"), note("b", "same"), ALL])
-    run = land_listing(warehouse, shelf, [note(each, "same") for each in "xyz"] + [ALL], DAYS[1])
-    assert (run.counts.created, run.counts.deleted, run.stats["renamed"]) == (3, 2, 2)
-
-
 def test_a_listing_of_some_ids_says_nothing_of_others(warehouse: Warehouse, shelf: Source) -> None:
     """In the order of numbers, whatever day they came in."""
     land_listing(warehouse, shelf, notes(["7", "9", "10", "11"]))
