@@ -253,7 +253,11 @@ class History:
         """From now on other records cannot be fetched by their own URLs."""
         statuses = [each for each in UNFETCHED if (self.source.stem, each) != ("huggingface", 401)]  # which is: gone
         known = sorted(self.records.keys() | self.gone.keys())
-        self.unfetched = {key: self.draw.choice(statuses) for key in known if self.draw.random() < 0.4}
+        self.unfetched = {
+            key: self.draw.choice(statuses)
+            for key in known
+            if self.draw.random() < (0.3 if key in self.records else 0.8)
+        }
 
     def answer(self, asked: Asked) -> Answer:
         status = self.unfetched.get(asked.path.removesuffix(".json").removeprefix("/api/models/").rpartition("s/")[2])
