@@ -68,7 +68,7 @@ def find_missing(
                 "Nothing of this run is published. If they really were deleted, run it again with --shrink."
             )
         elif intake.get_record is None:
-            intake.notes["missing for the first time: deleted if the next full scan lacks them too"] += len(lost)
+            intake.notes["missing from this full scan, and deleted if the next one lacks them too"] += len(lost)
             missing.missing_once += [row["version_id"] for row in lost]
             missing.deleted += [
                 row["version_id"] for row in lacks if row["missing_at"] and row["missing_at"] < progress.started_at

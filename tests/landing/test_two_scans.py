@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.usefixtures("toy"), pytest.mark.emptied]
 
 DAYS = [f"2026-11-0{day}" for day in range(1, 8)]
 ALL = FullScan("", responses=1)
-ONCE = "missing for the first time: deleted if the next full scan lacks them too"
+ONCE = "missing from this full scan, and deleted if the next one lacks them too"
 
 
 def note(name: str, words: str = "") -> Payload:
