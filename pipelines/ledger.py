@@ -74,9 +74,12 @@ class Run:
         cursor_from: dict[str, Any] | None = None,
         cursor_to: dict[str, Any] | None = None,
     ) -> None:
-        """Closes the row in the caller's transaction, so that it becomes visible together with the data."""
+        """Closes the row in the caller's transaction, so that it becomes visible together with the data.
+
+        It is a partial success if something is in quarantine, or a record could not be fetched (stats["unfetched"]).
+        """
         self.counts, self.stats = counts, stats
-        self.status = "partial_success" if counts.quarantined else "completed"
+        self.status = "partial_success" if counts.quarantined or stats.get("unfetched") else "completed"
         values = {**asdict(counts), "status": self.status, "stats": Jsonb(stats), "id": self.id}
         values["cursor_from"] = Jsonb(cursor_from) if cursor_from else None
         values["cursor_to"] = Jsonb(cursor_to) if cursor_to else None

@@ -112,7 +112,7 @@ class Window:
 
 Item = Payload | Skipped | Checkpoint | Cursor | FullScan
 Fetch = Callable[[Any, Window], Iterator[Item]]
-GetRecord = Callable[[Any, str, str], Payload | None]
+GetRecord = Callable[[Any, str, str], Payload | Skipped | None]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -131,7 +131,9 @@ class SourceOptions:
     rate: float | None = None  # requests a second that the operator allows; None is no limit
     auth: Auth = "bearer"  # how a token is sent
     requires_contact: bool = False  # the operator requires a way to reach the caller (ATLAS_CONTACT)
-    get_record: GetRecord | None = None  # by kind and external id; None where the source answers that it is gone
+    get_record: GetRecord | None = None
+    """By kind and external id: the record; Skipped where it exists, and is not landed; None where it is gone."""
+    only_listed: tuple[str, ...] = ()  # streams, by kind, of which `get_record` cannot fetch records
     change_token: Callable[[Any, str], str] | None = None
     """Returns a text that changes when a stream, given by its kind, has something new; takes one request."""
     poll_interval: timedelta = timedelta(minutes=15)  # how often a sensor reads the change token of each stream
@@ -179,6 +181,11 @@ class Stream:
     @property
     def name(self) -> str:
         return self.source.stream_names[self.kind]
+
+    @property
+    def get_record(self) -> GetRecord | None:
+        """Fetches a record by its id; None where the source only lists the records of the stream."""
+        return None if self.kind in self.source.only_listed else self.source.get_record
 
     @property
     def names(self) -> dict[str, str]:

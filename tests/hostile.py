@@ -374,6 +374,11 @@ class Api:
             record = self.records[kind][key]
             self.records[kind][key] = record | {"edition": record["edition"] + 1} | self._changed(kind, record, moment)
 
+    def lose_time(self, kind: str, key: str) -> None:
+        """The time of a record's last change is absent, as if it had never been."""
+        with self.lock:
+            self.records[kind][key] = self.records[kind][key] | self._without_time(self.records[kind][key])
+
     def delete(self, kind: str, key: str) -> Record:
         with self.lock:
             return self.records[kind].pop(key)
@@ -395,6 +400,9 @@ class Api:
 
     def _counted(self, kind: str, counter: int) -> Record:
         raise NotImplementedError
+
+    def _without_time(self, record: Record) -> Record:
+        return {"updated_at": None}
 
     def load(self) -> None:
         """Fills the world with what the recordings of the source hold."""
@@ -451,7 +459,7 @@ class HuggingFace(Api):
         arguments = asked.arguments
         assert (arguments["sort"], arguments["direction"]) == ("lastModified", "-1"), arguments
         after = base64.b64decode(arguments["cursor"]).decode() if "cursor" in arguments else None
-        ordered = _places(self.records["models"], lambda each: f"{each['lastModified']} {each['_id']}")
+        ordered = _places(self.records["models"], lambda each: f"{each['lastModified'] or ''} {each['_id']}")
         page, following = self._page(asked.path, ordered, after, self.size(int(arguments["limit"])))
         if following is None:
             return Answer(page)
@@ -481,6 +489,9 @@ class HuggingFace(Api):
 
     def _counted(self, kind: str, counter: int) -> Record:
         return {"downloads": counter}
+
+    def _without_time(self, record: Record) -> Record:
+        return {"lastModified": None}
 
     def _load(self, request: str, body: Any) -> None:
         for each in body if isinstance(body, list) else [body]:
@@ -570,6 +581,9 @@ class CivitAI(Api):
     def _counted(self, kind: str, counter: int) -> Record:
         return {"stats": {"likeCount" if kind == "images" else "downloadCount": counter}}
 
+    def _without_time(self, record: Record) -> Record:
+        return {"modelVersions": [each | {"publishedAt": None} for each in record["modelVersions"]]}
+
     def _load(self, request: str, body: Any) -> None:
         if "items" in body:
             kind = "images" if "/images" in request else "models"
@@ -648,7 +662,7 @@ class Danbooru(Booru):
 
     @staticmethod
     def _order(record: Record) -> Any:
-        return datetime.fromisoformat(record["updated_at"]), record["id"]
+        return datetime.fromisoformat(record["updated_at"] or record["created_at"]), record["id"]
 
     def _post(self, number: int) -> Record:
         return {

@@ -57,6 +57,10 @@ def land_items(
     )
 
 
+def gone(kind: str, external_id: str) -> None:
+    """A `get_record` of a source that has no record."""
+
+
 def land_listing(
     warehouse: Warehouse,
     source: Source,
@@ -65,10 +69,13 @@ def land_listing(
     received_at: datetime,
     *,
     mode: str = "recorded",
-    get_record: GetRecord | None = None,
+    get_record: GetRecord | None = gone,
     shrink: bool = False,
 ) -> Run:
-    """Lands items in which there may be full scans; returns the run, or the counts of the runs together."""
+    """Lands items in which there may be full scans; returns the run, or the counts of the runs together.
+
+    get_record: by default the source has no record that is missing.
+    """
     return together(
         land.land_intake(
             warehouse,

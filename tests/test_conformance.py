@@ -40,6 +40,7 @@ from pipelines.schema.table_spec import TableSpec, shared_tables
 from pipelines.source import Checkpoint, FullScan, Item, Payload, Source, Window
 from pipelines.warehouse.database import Connection, Warehouse
 from tests.recordings import NOWHERE, Day, Record, everything, fetch, record_of, recorded
+from tests.runs import gone as gone_from_source
 from tests.runs import land_items, pending_partitions, stream_of, together, transform, transforms_of
 from tests.select_paths import Path, paths_read, steps_of
 
@@ -358,8 +359,12 @@ def covers(scan: FullScan, kind: str, external_id: str) -> bool:
 
 
 def with_answers(source: Source, days: Iterable[Day]) -> Iterator[tuple[Day, set[Record]]]:
-    """Each day with the answers to `get_record` about records that its complete listings lack, and the records gone."""
+    """Each day with the answers to `get_record` about records that its complete listings lack, and the records gone.
+
+    Without `get_record` those are gone that the day before lacked too.
+    """
     known: set[Record] = set()
+    missing_once: set[Record] = set()
     for day in days:
         listed = {record_of(source, payload) for payload in day.payloads}
         listed |= {("", each.external_id) for each in day.skipped if each.external_id}
@@ -367,9 +372,12 @@ def with_answers(source: Source, days: Iterable[Day]) -> Iterator[tuple[Day, set
         answers = {}
         for record in missing:
             with extract.open_intake(NOWHERE, stream_of(source, record[0]), day.window, "recorded") as intake:
-                answers[record] = intake.get_record(*record) if intake.get_record else None
+                if intake.get_record:
+                    answers[record] = intake.get_record(*record)
         found = [payload for payload in answers.values() if payload is not None]
-        gone = {record for record, payload in answers.items() if payload is None}
+        unasked = set(missing) - answers.keys()
+        gone = {record for record, payload in answers.items() if payload is None} | unasked & missing_once
+        missing_once = unasked
         known = (known | {record_of(source, payload) for payload in day.payloads}) - gone
         yield replace(day, items=[*day.items, *found]), gone
 
@@ -904,8 +912,8 @@ def test_rows_of_what_is_no_longer_said_go_and_come_back_with_it(
     for stream in source.streams:
         told: list[Item] = [payload for payload in poorer.values() if payload.kind in stream.names]
         told += [FullScan(kind, responses=1) for kind in stream.names]
-        intake = nullcontext(Intake(lambda _, told=told: told, "recorded", poor_day.start))  # type: ignore[misc]
-        landed.append(land_intake(changing, stream, poor_day.key, intake, shrink=True))
+        intake = Intake(lambda _, told=told: told, "recorded", poor_day.start, get_record=gone_from_source)  # type: ignore[misc]
+        landed.append(land_intake(changing, stream, poor_day.key, nullcontext(intake), shrink=True))
     assert sum(run.counts.deleted for run in landed) == len(gone)
     assert all(run.counts.quarantined == 0 for run in landed)
     run = transform(changing, source, poor_day.key, shrink=True)

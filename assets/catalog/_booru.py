@@ -56,7 +56,7 @@ class ById(RecordHead):
     def key(self) -> str:
         return str(self.id)
 
-    def position(self) -> Position:
+    def position(self) -> Position | None:
         return self.id
 
 

@@ -6,8 +6,9 @@
 
 A graph has the format of the editor (a `nodes` list; docs.comfy.org/specs/workflow_json), as a picture's `workflow`
 has, or that of the API (numbered nodes with a `class_type`), as its `prompt` has. A record is a file by its path, or a
-picture's text: `path#workflow`. No pages, no rate: every run reads the whole folder, so a record that is not in it is
-gone. A renamed file is a record that is gone and a new one with the same digest; the engine links the two.
+picture's text: `path#workflow`. No pages, no rate: every run reads the whole folder, and looks once more for each file
+that was not in it before its records are gone. A renamed file is a record that is gone and a new one with the same
+digest; the engine links the two.
 
 On a bad day a file that is being written, damaged, unreadable or too large is skipped, and its records stay as they
 are. A picture may have any size: only its texts are read. Links out of the folder are not followed, and files of an
@@ -27,7 +28,7 @@ from typing import BinaryIO
 import msgspec
 
 from assets.catalog import _png
-from pipelines.connectors.local_files import candidates, name_of, skip_reason, state_of
+from pipelines.connectors.local_files import candidates, name_of, path_of, skip_reason, state_of
 from pipelines.source import Contract, FullScan, Item, Payload, Skipped, Window, source
 
 SUFFIXES = (".json", ".png")
@@ -55,25 +56,47 @@ def change_token(folder: Path, kind: str) -> str:
     return state_of(folder, SUFFIXES)
 
 
-@source(contract=Graph, kind="folder", base_url="workflows", start_date=date(2026, 11, 1), change_token=change_token)
+def get_record(folder: Path, kind: str, external_id: str) -> Payload | Skipped | None:
+    """A graph as its file has it now; None where the file is gone, or has no such graph."""
+    for name in (external_id, external_id.rpartition("#")[0]):
+        if name and (path := path_of(name, folder)):
+            return next((each for each in records(path, folder) if each.external_id == external_id), None)
+    return None
+
+
+@source(
+    contract=Graph,
+    kind="folder",
+    base_url="workflows",
+    start_date=date(2026, 11, 1),
+    get_record=get_record,
+    change_token=change_token,
+)
 def fetch(folder: Path, window: Window) -> Iterator[Item]:
     """One payload a graph, by path; for a skipped file, the records that stay."""
     for path in candidates(folder, SUFFIXES):
-        name = name_of(path, folder)
-        try:
-            reason = skip_reason(path, folder)
-            yield from [Skipped(name, reason)] if reason else graphs(path, name)
-        except (Unread, OSError) as error:
-            for record in [f"{name}#{text}" for text in TEXTS] if is_picture(name) else [name]:
-                yield Skipped(record, str(error) if isinstance(error, Unread) else "cannot be read", record)
+        yield from records(path, folder)
     yield FullScan("", responses=1)
+
+
+def records(path: Path, folder: Path) -> list[Payload | Skipped]:
+    """What a file holds."""
+    name = name_of(path, folder)
+    try:
+        reason = skip_reason(path, folder)
+        return [Skipped(name, reason)] if reason else graphs(path, name)
+    except (Unread, OSError) as error:
+        why = str(error) if isinstance(error, Unread) else "cannot be read"
+        return [
+            Skipped(each, why, each) for each in ([f"{name}#{text}" for text in TEXTS] if is_picture(name) else [name])
+        ]
 
 
 def is_picture(name: str) -> bool:
     return name.lower().endswith(".png")
 
 
-def graphs(path: Path, name: str) -> list[Item]:
+def graphs(path: Path, name: str) -> list[Payload | Skipped]:
     """The graphs of a file. Raises Unread where it changed while it was read, or is incomplete and not at rest."""
     if not stat.S_ISREG(path.stat().st_mode):
         raise Unread("not a regular file")

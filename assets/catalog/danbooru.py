@@ -61,9 +61,9 @@ class Post(_booru.Record):
 class ByChange(_booru.ById):
     """A post in the listing of changes."""
 
-    updated_at: AwareDatetime
+    updated_at: AwareDatetime | None = None
 
-    def position(self) -> Position:
+    def position(self) -> Position | None:
         return self.updated_at
 
 

@@ -11,8 +11,10 @@ weights, the system prompt, licence and parameters. The server has no pages and 
 model. The library has no API. ATLAS_OLLAMA_LIBRARY_BASE_URL names a document that others make of its pages; without it
 the library is left out, and an unchanged document costs one 304. Pull counts and times of extraction make no version.
 
-A snapshot: each list comes in one response, so a model that it lacks is gone. A model that the server cannot show is
-skipped, and what it showed before stays. On a bad day (a 5xx, a cut response) the client retries; if the day stays bad,
+A snapshot: each list comes in one response. The server's list may leave out a model that can still be shown, so it is
+asked to show each model that the list lacks; one that it does not know is gone. A model of the library cannot be asked
+for: it is gone when two listings in a row lack it. A model that the server cannot show is skipped, and what it showed
+before stays. On a bad day (a 5xx, a cut response) the client retries; if the day stays bad,
 the run fails and publishes nothing. The server and the library have runs of their own: where no server runs, the
 library is read all the same.
 """
@@ -91,6 +93,18 @@ def change_token(client: Client, kind: str) -> str:
     return hashlib.sha256(found[0]).hexdigest() if found else ""
 
 
+def show(client: Client, name: str) -> Payload | None:
+    """A model as the server shows it; None where it does not know it."""
+    found = client.get_record("/api/show", ShownHead, msgspec.json.encode({"model": name}))
+    return Payload(*found, external_id=name, kind="shown") if found else None
+
+
+def get_record(client: Client, kind: str, external_id: str) -> Payload | Skipped | None:
+    """A shown model; of a listed one only whether it is there, since how the list has it is not known."""
+    shown = show(client, external_id)
+    return Skipped("/api/show", "missing from the list, still shown") if shown and kind == "local" else shown
+
+
 @source(
     contract={"local": Local, "shown": Shown, "library": Library},
     kind="http",
@@ -98,6 +112,8 @@ def change_token(client: Client, kind: str) -> str:
     other_urls={"library": ""},
     comes_with={"shown": "local"},
     start_date=date(2026, 11, 1),
+    get_record=get_record,
+    only_listed=("library",),
     change_token=change_token,
 )
 def fetch(client: Client, window: Window) -> Iterator[Item]:
@@ -128,12 +144,12 @@ def server_models(client: Client, window: Window) -> Iterator[Item]:
                 unnamed += 1  # landing quarantines it
                 continue
             try:
-                shown = client.get_record("/api/show", ShownHead, msgspec.json.encode({"model": name}))
+                shown = show(client, name)
             except Refused as error:
                 yield Skipped("/api/show", f"cannot be shown: {error.reason}", name, "shown")
                 continue
             if shown:
-                yield Payload(*shown, external_id=name, kind="shown")
+                yield shown
         if not unnamed:
             yield FullScan("shown", responses=1)
         yield page.checkpoint

@@ -427,6 +427,12 @@ end)::uuid
             nullable=True,
             comment="When it was received again last, to the day; null = it was not",
         ),
+        sa.Column(
+            "missing_at",
+            postgresql.TIMESTAMP(timezone=True),
+            nullable=True,
+            comment="When the last full scan lacked it for the first time; null = it did not",
+        ),
         sa.Column("stream", sa.Text(), nullable=False, comment="domain/source, or domain/source.kind"),
         sa.Column("external_id", sa.Text(), nullable=False, comment="The source's own id of the record"),
         sa.Column("record_id", sa.UUID(), nullable=False, comment="ops.key(stream, external_id)"),
@@ -448,10 +454,10 @@ end)::uuid
             comment="Transform that replaced it or deleted its rows; null = effective, if applied",
         ),
         sa.Column(
-            "renamed_from",
-            sa.UUID(),
+            "identity",
+            sa.Text(),
             nullable=True,
-            comment="Deleted record with the same body, of which this one is the new name",
+            comment="External id of the record that was renamed to this one; null = its own",
         ),
         sa.Column(
             "applied_sql",
@@ -471,6 +477,15 @@ end)::uuid
         schema="staging",
         comment="One row per version of a record: when it was received, and which transforms applied and replaced it",
         postgresql_with={"fillfactor": "46"},
+    )
+    op.create_index(
+        "versions_identity_idx",
+        "versions",
+        ["identity"],
+        unique=False,
+        schema="staging",
+        postgresql_using="hash",
+        postgresql_where=sa.text("identity is not null"),
     )
     op.create_index(
         "versions_latest_key",
@@ -513,6 +528,13 @@ def downgrade() -> None:
     op.drop_index(op.f("versions_record_id_idx"), table_name="versions", schema="staging")
     op.drop_index(op.f("versions_payload_id_idx"), table_name="versions", schema="staging")
     op.drop_index("versions_partition_idx", table_name="versions", schema="staging", postgresql_where=sa.text("latest"))
+    op.drop_index(
+        "versions_identity_idx",
+        table_name="versions",
+        schema="staging",
+        postgresql_using="hash",
+        postgresql_where=sa.text("identity is not null"),
+    )
     op.drop_index("versions_latest_key", table_name="versions", schema="staging", postgresql_where=sa.text("latest"))
     op.drop_table("versions", schema="staging")
     op.drop_index(op.f("quarantine_stream_digest_idx"), table_name="quarantine", schema="staging")

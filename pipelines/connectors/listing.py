@@ -19,7 +19,7 @@ import msgspec
 from pipelines.connectors import json_records
 from pipelines.connectors.http import Answer, Client, Records, request_of, without_secrets
 from pipelines.connectors.json_splitter import UNDECODABLE
-from pipelines.connectors.pagination import Page, PageT, Paginator, Position, RecordHead
+from pipelines.connectors.pagination import Page, PageT, Paginator, Position, RecordHead, known_positions
 from pipelines.connectors.retries import RetryableError
 from pipelines.errors import ListingChanged, SourceFault
 from pipelines.source import Checkpoint, Cursor, FullScan, Item, Payload, Window
@@ -36,7 +36,7 @@ class State(msgspec.Struct):
     responses: int = 0
     highest: int | datetime | None = None  # of all positions
     lowest: int | datetime | None = None
-    previous: dict[str, int | datetime] | None = None  # the positions of the page before, of numbered pages
+    previous: dict[str, int | datetime | None] | None = None  # the positions of the page before, of numbered pages
     validators: dict[str, str] = {}  # of the first page
 
 
@@ -165,7 +165,6 @@ class Listing(Generic[PageT]):
         """The page of an answer with status 200."""
         found = answer.records[: self._limit]
         heads = [head for each in found if (head := self._decode(each.body))]
-        positions = {head.key(): position for head in heads if (position := head.position()) is not None}
         return Page(
             target,
             request_of(answer.response),
@@ -173,7 +172,7 @@ class Listing(Generic[PageT]):
             [each.body for each in found],
             [each.name for each in found],
             [head.key() for head in heads],
-            positions,
+            {head.key(): head.position() for head in heads},
             answer.response.links.get("next", {}).get("url"),
         )
 
@@ -207,7 +206,7 @@ class Listing(Generic[PageT]):
         if self._idle_pages == MAX_IDLE_PAGES:
             words = f"does not come to an end: {MAX_IDLE_PAGES} pages have no new record"
             raise ListingChanged(self._words(words, page.target))
-        positions: list[Any] = list(page.positions.values())
+        positions = known_positions(page.positions)
         if positions:
             seen = positions if state.highest is None else [*positions, state.highest, state.lowest]
             state.highest, state.lowest = max(seen), min(seen)

@@ -47,6 +47,13 @@ def name_of(path: Path, folder: Path) -> str:
     return os.fsencode(path.relative_to(folder)).decode("utf-8", "backslashreplace")
 
 
+def path_of(name: str, folder: Path) -> Path | None:
+    """The path with a name relative to the folder; None where there is none, or a symbolic link leads to it."""
+    path = folder / name
+    inside = os.path.realpath(path.parent) == os.fspath((folder.resolve() / name).parent)
+    return path if inside and os.path.lexists(path) else None
+
+
 def skip_reason(path: Path, folder: Path) -> str | None:
     """Why a path is not read: it belongs to the operating system, or is a symbolic link whose target is missing or
     outside the folder; None for any other path.

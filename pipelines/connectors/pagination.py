@@ -17,6 +17,7 @@ OVERLAPPING = 16
 
 PageT = TypeVar("PageT")
 Position = datetime | int  # where a record stands in a listing that is newest first
+Places = dict[str, Position | None]  # by the key of each record; None where it has no position
 
 
 class RecordHead(msgspec.Struct):
@@ -39,7 +40,7 @@ class Page(Generic[PageT]):
     records: list[bytes]
     names: list[str | None]  # the id of each, where the page has them by their ids
     keys: list[str]
-    positions: dict[str, Position]  # by key, of the records that have one
+    positions: Places
     next_link: str | None  # `next` of its Link header (RFC 8288)
     checkpoint: Checkpoint = field(init=False)  # to be yielded after the payloads of the page
 
@@ -49,7 +50,7 @@ class NextPage:
     """The page to request next."""
 
     link: str | None  # None after the last page
-    previous: dict[str, Position] | None = None  # of the page that it has to overlap
+    previous: Places | None = None  # of the page that it has to overlap
     back: bool = False  # it lies further up, because the page that was read does not overlap the one before
 
 
@@ -62,7 +63,7 @@ class Paginator(ABC):
     is_range: bool = False  # the listing holds a contiguous range of ids: it proves nothing of a record outside of it
 
     @abstractmethod
-    def next_page(self, page: Page[Any], previous: dict[str, Position] | None) -> NextPage:
+    def next_page(self, page: Page[Any], previous: Places | None) -> NextPage:
         """The page after one that was read. previous: the positions of a page that it should overlap."""
 
 
@@ -72,7 +73,7 @@ class SinglePage(Paginator):
 
     conditional: bool = False
 
-    def next_page(self, page: Page[Any], previous: dict[str, Position] | None) -> NextPage:
+    def next_page(self, page: Page[Any], previous: Places | None) -> NextPage:
         return NextPage(None)
 
 
@@ -82,7 +83,7 @@ class CursorPaginator(Paginator):
 
     next_link: Callable[[Any], str | None]
 
-    def next_page(self, page: Page[Any], previous: dict[str, Position] | None) -> NextPage:
+    def next_page(self, page: Page[Any], previous: Places | None) -> NextPage:
         link = self.next_link(page.document)
         if not isinstance(link, str | None):
             raise AtlasError(
@@ -96,7 +97,7 @@ class CursorPaginator(Paginator):
 class LinkHeaderPaginator(Paginator):
     """The response names the next page, as `next` of its Link header (RFC 8288)."""
 
-    def next_page(self, page: Page[Any], previous: dict[str, Position] | None) -> NextPage:
+    def next_page(self, page: Page[Any], previous: Places | None) -> NextPage:
         return NextPage(page.next_link)
 
 
@@ -108,7 +109,7 @@ class BeforeIdPaginator(Paginator):
     is_range: bool = False
     requires_ids: ClassVar[bool] = True
 
-    def next_page(self, page: Page[Any], previous: dict[str, Position] | None) -> NextPage:
+    def next_page(self, page: Page[Any], previous: Places | None) -> NextPage:
         if not page.keys:
             return NextPage(None)
         return NextPage(_target(page, {self.parameter: f"b{min(map(int, page.keys))}"}))
@@ -118,10 +119,10 @@ class BeforeIdPaginator(Paginator):
 class PageNumberPaginator(Paginator):
     """Pages by number, each beginning above the end of the one before; an empty page is the last.
 
-    Records that come or go move all records below them. A record that both pages return, at the same position, proves
-    that none between them was passed over. Where they share none, the page above is requested too. A page can begin
-    only at a multiple of its size, so sizes vary a little. Deleted records may take up room on a page without being
-    returned; after a page that is less than half full there is no overlap.
+    Records that come or go move all records below them. A record that both pages return, at the same position or both
+    times without one, proves that none between them was passed over. Where they share none, the page above is requested
+    too. A page can begin only at a multiple of its size, so sizes vary a little. Deleted records may take up room on a
+    page without being returned; after a page that is less than half full there is no overlap.
     """
 
     parameter: str  # takes the number, from 1
@@ -131,12 +132,12 @@ class PageNumberPaginator(Paginator):
     requires_ids: ClassVar[bool] = True
     numbered: ClassVar[bool] = True
 
-    def next_page(self, page: Page[Any], previous: dict[str, Position] | None) -> NextPage:
+    def next_page(self, page: Page[Any], previous: Places | None) -> NextPage:
         parameters = httpx.URL(page.target).params
         size, number = int(parameters[self.size_parameter]), int(parameters.get(self.parameter, 1))
         if previous and number > 1 and not page.positions.items() & previous.items():
-            positions: list[Any] = list(page.positions.values())
-            if not positions or max(positions) <= min(previous.values()):  # it begins below the end of the previous one
+            here, before = known_positions(page.positions), known_positions(previous)
+            if not here or not before or max(here) <= min(before):  # it begins below the end of the previous one
                 return NextPage(self._page(page, size, number - 1), previous, back=True)
         begin, length = size * (number - 1), len(page.records)
         if not length:
@@ -152,6 +153,11 @@ class PageNumberPaginator(Paginator):
 
     def _page(self, page: Page[Any], size: int, number: int) -> str:
         return _target(page, {self.size_parameter: size, self.parameter: number})
+
+
+def known_positions(places: Places) -> list[Any]:
+    """The positions of the records that have one."""
+    return [position for position in places.values() if position is not None]
 
 
 def _target(page: Page[Any], parameters: Mapping[str, str | int]) -> str:

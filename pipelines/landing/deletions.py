@@ -1,22 +1,33 @@
-"""Deleted records: those that a full scan lacks, and of which the source itself says that they no longer exist.
+"""Missing records: those that a full scan lacks. They are deleted if the source itself says that they no longer exist.
 
     full scan ──> latest versions that it lacks ──get_record──> none: tombstone · a payload: landed
+                                                └── cannot ask? the next full scan lacks them too: tombstone
 
 Nothing is deleted if a payload of the run has an unreadable id, if a scan of several answers lacks a record that cannot
 be fetched by id, or if too many records are missing. Not here: other versions (`publish`).
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 from pipelines.errors import ListingChanged, NotRecorded, Refused
 from pipelines.landing.intake import Intake, Progress
 from pipelines.ledger import Run
-from pipelines.source import Payload, Stream
+from pipelines.source import Payload, Skipped, Stream
 
 ACCEPTED_LOSS = 5  # so many records or rows may go, whatever their share is; of records, if the scan listed any
 ACCEPTED_SHARE = 5  # one of so many may go
 ADJACENT = 20  # so many records on either side of a range of ids are asked for, as they may have been its ends
+
+
+@dataclass
+class Missing:
+    """Latest versions of records that the full scans of a run lack, and the streams of which no record can be asked."""
+
+    deleted: list[int] = field(default_factory=list)
+    missing_once: list[int] = field(default_factory=list)  # the full scan before had them
+    only_listed: list[str] = field(default_factory=list)
 
 
 def loses_too_much(lost: int, before: int) -> bool:
@@ -24,55 +35,72 @@ def loses_too_much(lost: int, before: int) -> bool:
     return lost > ACCEPTED_LOSS and lost * ACCEPTED_SHARE > before
 
 
-def find_deleted(
-    run: Run, stream: Stream, progress: Progress, intake: Intake, *, shrink: bool
-) -> Iterator[Payload | int]:
-    """Of each record that a full scan of the run lacks: what the source has by its id, or the version that is deleted.
+def find_missing(
+    run: Run, stream: Stream, progress: Progress, intake: Intake, missing: Missing, *, shrink: bool
+) -> Iterator[Payload | Skipped]:
+    """Fills `missing`; yields what the source has of missing records by their ids.
 
-    Raises ListingChanged if a scan lacks more than a fifth of its records, unless `shrink` accepts that.
+    Raises ListingChanged if a scan lacks more than a fifth of its records, unless `shrink` accepts that. Those that the
+    scan before lacked too are not counted again.
     """
-    unreadable = set(progress.unreadable)
+    unfetched = set(progress.unfetched)
     for scan in progress.full_scans:
         name = stream.names[scan.kind]
         first, last = map(str, scan.id_range) if scan.id_range else (None, None)
         parameters = {"run": run.id, "stream": name, "at": progress.started_at, "first": first, "last": last}
         parameters["adjacent"] = ADJACENT if intake.get_record else 0
         rows = run.connection.execute(SELECT_MISSING, parameters).fetchall()
-        rows = [row for row in rows if (scan.kind, row["external_id"]) not in unreadable]
-        missing = [row for row in rows if not row["side"]]
+        rows = [row for row in rows if (scan.kind, row["external_id"]) not in unfetched]
+        lacks = [row for row in rows if not row["side"]]
+        lost = [row for row in lacks if row["missing_at"] is None]
+        if intake.get_record is None:
+            missing.only_listed.append(name)
         if not rows:
             continue
         listed = rows[0]["listed"]
         if rows[0]["without_id"]:
-            intake.notes["not deleted: payloads without a readable id"] += len(missing)
+            intake.notes["not deleted: payloads without a readable id"] += len(lacks)
         elif scan.responses > 1 and intake.get_record is None:
-            intake.notes["not deleted: listed in several answers, and no record can be fetched by id"] += len(missing)
-        elif not shrink and missing and (not listed or loses_too_much(len(missing), listed + len(missing))):
+            intake.notes["not deleted: listed in several answers, and no record can be fetched by id"] += len(lacks)
+        elif not shrink and lost and (not listed or loses_too_much(len(lost), listed + len(lost))):
             raise ListingChanged(
-                f"{name} lists {listed} records, and lacks {len(missing)} of those that it had: more than a fifth. "
+                f"{name} lists {listed} records, and lacks {len(lost)} of those that it had: more than a fifth. "
                 "Nothing of this run is published. If they really were deleted, run it again with --shrink."
             )
+        elif intake.get_record is None:
+            intake.notes["missing from this full scan, and deleted if the next one lacks them too"] += len(lost)
+            missing.missing_once += [row["version_id"] for row in lost]
+            missing.deleted += [
+                row["version_id"] for row in lacks if row["missing_at"] and row["missing_at"] < progress.started_at
+            ]
         else:
-            yield from _fetch_missing(scan.kind, rows, intake)
+            yield from _fetch_missing(scan.kind, rows, intake, missing)
 
 
-def _fetch_missing(kind: str, rows: list[dict[str, Any]], intake: Intake) -> Iterator[Payload | int]:
-    """Of each missing record what `find_deleted` yields; on either side of a range, until one is not gone."""
+def _fetch_missing(
+    kind: str, rows: list[dict[str, Any]], intake: Intake, missing: Missing
+) -> Iterator[Payload | Skipped]:
+    """Of each missing record what `find_missing` yields; on either side of a range, until one is not gone."""
+    assert intake.get_record
     finished = set[int]()
     for row in rows:
         if row["side"] in finished:
             continue
         gone = False
         try:
-            payload = intake.get_record(kind, row["external_id"]) if intake.get_record else None
+            found = intake.get_record(kind, row["external_id"])
         except NotRecorded:
             intake.notes["not deleted: the recording has no answer for their ids"] += 1
-        except Refused:
-            intake.notes["not deleted: the source refuses to answer for their ids"] += 1
+        except Refused as error:
+            reason = f"missing from a full scan, and cannot be fetched by id: {error.reason}"
+            yield Skipped(row["external_id"], reason, row["external_id"], kind)
         else:
-            gone = payload is None
-            intake.notes["missing from a full scan, fetched by id"] += not gone
-            yield payload or row["version_id"]
+            gone = found is None
+            intake.notes["missing from a full scan, fetched by id"] += isinstance(found, Payload)
+            if found:
+                yield found
+            else:
+                missing.deleted.append(row["version_id"])
         if row["side"] and not gone:
             finished.add(row["side"])
 
@@ -99,7 +127,7 @@ adjacent as (
      from known where (digits, id) > (length(%(last)s), %(last)s) order by number limit %(adjacent)s)
 )
 
-select v.version_id, v.external_id, coalesce(n.side, 0) as side,
+select v.version_id, v.external_id, v.missing_at, coalesce(n.side, 0) as side,
     (select count(*) from rejected where external_id is null) as without_id,
     (select count(*) from arrived where %(first)s::text is null
         or (length(external_id), external_id collate "C")
@@ -117,39 +145,60 @@ where v.stream = %(stream)s and v.latest and v.payload_id is not null
 order by n.number nulls first, v.external_id collate "C"
 """
 
-INSERT_TOMBSTONES = """ -- for the record of each version, unless it arrived in this run or has a newer one
+INSERT_TOMBSTONES = """ -- for the record of each version, unless it arrived in this run or since its scan began
 with deleted as (
     update staging.versions v set latest = false
-    where v.version_id = any(%(deleted)s) and v.latest
+    where v.version_id = any(%(deleted)s) and v.latest and coalesce(v.confirmed_at, v.received_at) < %(scanned_at)s
       and not exists (select from classified c where c.record_id = v.record_id)
-    returning v.stream, v.external_id, v.record_id, 'missing from a full scan; ' || v.request as request
+    returning v.stream, v.external_id, v.record_id, v.identity, 'missing from a full scan; ' || v.request as request
 )
 insert into staging.versions
-    (stream, external_id, record_id, received_at, request, partition_key, landed_run, latest)
-select stream, external_id, record_id, %(deleted_at)s, request, %(partition)s, %(run)s, true
+    (stream, external_id, record_id, identity, received_at, request, partition_key, landed_run, latest)
+select stream, external_id, record_id, identity, %(scanned_at)s, request, %(partition)s, %(run)s, true
 from deleted
 order by external_id
 """
 
-SET_RENAMED_FROM = """ -- links each new record to a deleted one of the run with the same body
+SET_MISSING_AT = """ -- and clears it of records that are missing no more
+update staging.versions v set missing_at = case when v.version_id = any(%(missing_once)s) then %(scanned_at)s end
+where v.latest and (
+    v.missing_at is null and v.version_id = any(%(missing_once)s)
+        and coalesce(v.confirmed_at, v.received_at) < %(scanned_at)s
+    or v.missing_at < %(scanned_at)s and v.stream = any(%(only_listed)s))
+"""
+
+SET_IDENTITY = """ -- of a new record with the digest of a deleted one of the run, if there is one of each
 with created as (
-    select version_id, digest, row_number() over (partition by digest order by external_id) as number
+    select version_id, digest, count(*) over (partition by digest) as number
     from staging.versions join staging.payloads using (payload_id)
     where landed_run = %(run)s and latest and record_id in (select record_id from classified where result = 'created')
 ),
 
 deleted as (
-    select t.record_id, o.digest, row_number() over (partition by o.digest order by t.external_id) as number
+    select coalesce(t.identity, t.external_id) as identity, o.digest, count(*) over (partition by o.digest) as number
     from staging.versions t
     cross join lateral (
         select b.digest from staging.versions v join staging.payloads b using (payload_id)
         where v.record_id = t.record_id
-        order by v.version_id desc limit 1
+        order by v.received_at desc, v.version_id desc
+        limit 1
     ) as o
     where t.landed_run = %(run)s and t.latest and t.payload_id is null
 )
 
-update staging.versions v set renamed_from = d.record_id
-from created c join deleted d using (digest, number)
-where v.version_id = c.version_id
+update staging.versions v set identity = d.identity
+from created c join deleted d using (digest)
+where v.version_id = c.version_id and (c.number, d.number) = (1, 1)
+"""
+
+SET_OWN_IDENTITY = """ -- of a new record, where another record that was renamed has kept the name
+update staging.versions v
+set identity = v.external_id || to_char(v.received_at at time zone 'UTC', '"@"YYYY-MM-DD"T"HH24:MI:SS.US"Z"')
+where v.landed_run = %(run)s and v.latest
+  and v.record_id in (select record_id from classified where result = 'created')
+  and exists (
+      select from staging.versions o
+      where o.latest and o.payload_id is not null and o.record_id <> v.record_id
+        and (o.identity = coalesce(v.identity, v.external_id) and o.stream = v.stream
+            or o.identity is null and o.record_id = ops.key(v.stream, v.identity)))
 """

@@ -79,7 +79,7 @@ def _intake(stream: Stream, place: Client | Path, window: Window, mode: Mode, **
             if not (window.limit and isinstance(item, FullScan)):
                 yield item
 
-    get_record = partial(source.get_record, place) if source.get_record else None
+    get_record = partial(stream.get_record, place) if stream.get_record else None
     notes = place.notes if isinstance(place, Client) else Counter()
     return Intake(items, mode, get_record=get_record, notes=notes, **more)
 
@@ -171,11 +171,16 @@ def is_current(source: Source, window: Window) -> bool:
 
 
 def _cursors(warehouse: Warehouse, stream: Stream, read_from: str) -> dict[str, Any]:
-    """The cursors of the last live run from a place; without HTTP validators, if other code than today's wrote them."""
+    """The cursors of the last live run from a place; without HTTP validators, if other code than today's wrote them,
+    or a second full scan has to tell whether records are gone.
+    """
     with warehouse.connect() as connection:
         row = connection.execute(
             """
-            select cursor_to, code_version from ops.fetch_runs
+            select cursor_to, code_version, exists (
+                select from staging.versions v where v.stream = r.stream and latest and missing_at is not null
+            ) as lacks_any
+            from ops.fetch_runs r
             where stream = %s and kind = 'land' and publish_seq is not null and cursor_to is not null
               and stats ->> 'mode' = 'live' and stats ->> 'read_from' = %s
             order by publish_seq desc limit 1
@@ -185,7 +190,7 @@ def _cursors(warehouse: Warehouse, stream: Stream, read_from: str) -> dict[str, 
     if row is None:
         return {}
     cursors: dict[str, Any] = row["cursor_to"]
-    if row["code_version"] != stream.source.code_version:
+    if row["code_version"] != stream.source.code_version or row["lacks_any"]:
         cursors = {name: cursor | {"validators": {}} for name, cursor in cursors.items()}
     return cursors
 
@@ -208,10 +213,10 @@ def record(
             if isinstance(place, Path):
                 recorder.keep_files(place, items)
                 return items
-            if source.get_record and recorder.limit is None:
+            if stream.get_record and recorder.limit is None:
                 for kind, external_id in _missing(stream, window, items[begin:]):
                     with suppress(Refused):  # a landing of the recording counts it
-                        source.get_record(place, kind, external_id)
+                        stream.get_record(place, kind, external_id)
     try:
         replayed = list(_replayed(source, window, recorder.recording()))
     except AtlasError as error:

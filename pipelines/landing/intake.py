@@ -17,10 +17,11 @@ from psycopg.types.json import Jsonb
 
 from pipelines.ledger import Run
 from pipelines.schema.staging_tables import UNPUBLISHED
-from pipelines.source import FullScan, Item, Payload
+from pipelines.source import FullScan, Item, Payload, Skipped
 from pipelines.warehouse.database import Connection
 
-GetRecord = Callable[[str, str], Payload | None]  # by kind and external id; None if the source says that it is deleted
+GetRecord = Callable[[str, str], Payload | Skipped | None]
+"""By kind and external id: the record; Skipped where it exists, and is not landed; None where it is gone."""
 MAX_ATTEMPTS = 5  # runs that resume from one checkpoint without reaching the next; the run after them starts over
 
 
@@ -50,7 +51,7 @@ class Progress(msgspec.Struct):
     bodies: int = 0
     skipped: dict[str, int] = {}
     repaired: dict[str, int] = {}
-    unreadable: list[tuple[str, str]] = []  # kind and id of records that exist and could not be read
+    unfetched: list[tuple[str, str]] = []  # kind and id of records that exist and could not be fetched
     full_scans: list[FullScan] = []
 
 

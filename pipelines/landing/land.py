@@ -17,7 +17,7 @@ from typing import Any
 
 from pipelines import ledger
 from pipelines.errors import ListingChanged
-from pipelines.landing.deletions import find_deleted
+from pipelines.landing.deletions import Missing, find_missing
 from pipelines.landing.intake import Intake, Progress, resume
 from pipelines.landing.publish import publish
 from pipelines.landing.stage_bodies import BodyWriter
@@ -105,24 +105,21 @@ class _Landing:
         self.bodies = BodyWriter(run, connection, writer, self.progress)
 
     def execute(self, *, shrink: bool, replaces_entry: int | None) -> None:
-        deleted: list[int] = []
+        missing = Missing()
         try:
             for item in self.intake.items(self.progress.listings):
                 self._add(item)
             self._flush()
             self.bodies.wait()
-            for found in find_deleted(self.run, self.stream, self.progress, self.intake, shrink=shrink):
-                if isinstance(found, Payload):
-                    self._add(found)
-                else:
-                    deleted.append(found)
+            for found in find_missing(self.run, self.stream, self.progress, self.intake, missing, shrink=shrink):
+                self._add(found)
             self._flush()
             self.bodies.wait()
         except ListingChanged:  # the next run must not resume it
             self.run.connection.execute("delete from staging.checkpoints where fetch_run_id = %s", [self.run.id])
             raise
         cursors = {**self.intake.cursors, **self.cursors} if self.cursors else None
-        publish(self.run, self.stream, self.intake, self.progress, deleted, cursors, replaces_entry)
+        publish(self.run, self.stream, self.intake, self.progress, missing, cursors, replaces_entry)
 
     def _received_at(self) -> datetime:
         return self.intake.received_at or self.clock.now()
@@ -137,7 +134,7 @@ class _Landing:
             case Skipped():
                 self.progress.skipped[item.reason] = self.progress.skipped.get(item.reason, 0) + 1
                 if item.external_id is not None:
-                    self.progress.unreadable.append((item.kind, item.external_id))
+                    self.progress.unfetched.append((item.kind, item.external_id))
             case Checkpoint():
                 self.progress.listings[item.listing] = dict(item.state)
                 self._flush(checkpoint=self.intake.mode == "live")  # no other run is resumed

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from pipelines.landing import deletions, schema_drift
+from pipelines.landing.deletions import Missing
 from pipelines.landing.intake import Intake, Progress, discard
 from pipelines.ledger import Counts, Run
 from pipelines.source import Stream
@@ -25,20 +26,21 @@ def publish(
     stream: Stream,
     intake: Intake,
     progress: Progress,
-    deleted: list[int],
+    missing: Missing,
     cursors: dict[str, Any] | None,
     replaces_entry: int | None,
 ) -> None:
     """Publishes the rows that staging.arrivals and staging.rejects hold of the run, and closes the run.
 
-    deleted: latest versions of deleted records. cursors: those to start from next time, if the run moved one.
+    missing: records that full scans lack. cursors: those to start from next time, if the run moved one.
     replaces_entry: the quarantine entry whose payload the arrivals replace.
     """
     connection = run.connection
     parameters = {"run": run.id, "stream": run.stream, "partition": run.partition}
-    parameters |= {"deleted": deleted, "deleted_at": progress.started_at, "entry": replaces_entry}
+    parameters |= {**vars(missing), "scanned_at": progress.started_at, "entry": replaces_entry}
     stats: dict[str, Any] = {"mode": intake.mode, **intake.request_options}
     stats |= {name: getattr(progress, name) for name in ("bytes", "bodies", "skipped", "repaired")}
+    stats["unfetched"] = len(set(progress.unfetched))
     stats["notes"] = {name: number for name, number in sorted(intake.notes.items()) if number}
     with connection.transaction():
         locks.acquire_for_transaction(connection, locks.landing(stream.source.name))
@@ -49,10 +51,18 @@ def publish(
         counted = connection.execute("select result, count(*) as number from classified group by result")
         results = {row["result"]: row["number"] for row in counted}
         tombstones = connection.execute(deletions.INSERT_TOMBSTONES, parameters).rowcount
-        for statement in (CLEAR_LATEST, INSERT_VERSIONS, INSERT_OBSERVATIONS, CONFIRM_UNCHANGED):
+        for statement in (
+            CLEAR_LATEST,
+            INSERT_VERSIONS,
+            INSERT_OBSERVATIONS,
+            CONFIRM_UNCHANGED,
+            deletions.SET_MISSING_AT,
+        ):
             connection.execute(statement, parameters)
-        if tombstones and (renamed := connection.execute(deletions.SET_RENAMED_FROM, parameters).rowcount):
-            stats["renamed"] = renamed
+        if stream.source.kind == "folder" and results.get("created"):
+            if tombstones and (renamed := connection.execute(deletions.SET_IDENTITY, parameters).rowcount):
+                stats["renamed"] = renamed
+            connection.execute(deletions.SET_OWN_IDENTITY, parameters)
         if drift := schema_drift.record(run, stream):
             stats["drift"] = msgspec.to_builtins(drift)
         (rejected,) = connection.execute(UPSERT_REJECTED, parameters)
@@ -166,9 +176,10 @@ where v.version_id = c.latest_id and c.result in ('created', 'updated')
 
 INSERT_VERSIONS = """
 insert into staging.versions
-    (stream, external_id, record_id, payload_id, received_at, request, partition_key, landed_run, latest)
-select c.stream, c.external_id, c.record_id, p.payload_id, c.received_at, c.request, %(partition)s,
-    %(run)s, c.result in ('created', 'updated')
+    (stream, external_id, record_id, identity, payload_id, received_at, request, partition_key, landed_run, latest)
+select c.stream, c.external_id, c.record_id,
+    (select identity from staging.versions where version_id = c.latest_id),
+    p.payload_id, c.received_at, c.request, %(partition)s, %(run)s, c.result in ('created', 'updated')
 from (
     select distinct on (record_id, digest) *
     from classified
@@ -201,19 +212,21 @@ on conflict (record_id, observed_at) do nothing -- of more than a thousand of on
 """In order of arrival. In force is the newest one that was not late when it arrived."""
 
 CONFIRM_UNCHANGED = """
-update staging.versions v set confirmed_at = c.received_at
+update staging.versions v
+set confirmed_at = c.received_at, missing_at = case when v.missing_at > c.received_at then v.missing_at end
 from classified c
 where v.version_id = c.latest_id and c.result in ('unchanged', 'observed')
   and coalesce(v.confirmed_at, v.received_at) < c.received_at
-  and (c.counters_changed
+  and (c.counters_changed or v.missing_at is not null
       or coalesce(v.confirmed_at, v.received_at) < date_trunc('day', c.received_at, 'UTC')
       or exists (
           select from ops.fetch_runs r
           where r.stream = %(stream)s and r.kind = 'land' and r.status in ('in_progress', 'failed')
             and r.fetch_run_id <> %(run)s and r.started_at > coalesce(v.confirmed_at, v.received_at)))
 """
-"""Notes when unchanged versions were received again: once a day, when their volatile fields changed, and where another
-landing began since, which must not take them for deleted. A version received in between that lands later is then late.
+"""Notes when unchanged versions were received again: once a day, when their volatile fields changed, where a full scan
+lacked them, and where another landing began since, which must not take them for deleted. A version received in between
+that lands later is then late.
 """
 
 UPSERT_REJECTED = """

@@ -175,6 +175,27 @@ PREPARE = (
     select %(stream)s, %(external_id)s, ops.key(%(stream)s, %(external_id)s), now(), 'erased', 'all', %(run)s,
         true
     """,
+    # Records that keep the name, since the erased one was renamed to them, are known by their record_id from now on.
+    """
+    create temp table records_with_name on commit drop as
+    select record_id, max(version_id) filter (where latest and payload_id is not null) as version_id
+    from staging.versions
+    where stream = %(stream)s and record_id <> ops.key(%(stream)s, %(external_id)s)
+      and (identity = %(external_id)s or starts_with(identity, %(external_id)s || '@'))
+    group by record_id
+    """,
+    """
+    update staging.versions v
+    set identity = v.record_id::text, latest = v.latest and v.version_id is distinct from n.version_id
+    from records_with_name n where v.record_id = n.record_id
+    """,
+    """
+    insert into staging.versions (stream, external_id, record_id, identity, payload_id, received_at, confirmed_at,
+        request, partition_key, landed_run, latest)
+    select v.stream, v.external_id, v.record_id, v.identity, v.payload_id, v.received_at, v.confirmed_at,
+        v.request, 'all', %(run)s, true
+    from records_with_name join staging.versions v using (version_id)
+    """,
     """
     create temp table erased_versions on commit drop as
     select version_id, payload_id, digest, landed_run

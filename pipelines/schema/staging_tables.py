@@ -26,6 +26,7 @@ versions = table(
     Column("version_id", BigInteger, Identity(always=True), primary_key=True, comment="Order of publishing"),
     Column("received_at", Timestamp, nullable=False, comment="When the payload was received, by the database's clock"),
     Column("confirmed_at", Timestamp, comment="When it was received again last, to the day; null = it was not"),
+    Column("missing_at", Timestamp, comment="When the last full scan lacked it for the first time; null = it did not"),
     Column("stream", Text, nullable=False, comment="domain/source, or domain/source.kind"),
     Column("external_id", Text, nullable=False, comment="The source's own id of the record"),
     Column("record_id", UUID, nullable=False, index=True, comment="ops.key(stream, external_id)"),
@@ -36,8 +37,9 @@ versions = table(
     Column("latest", Boolean, nullable=False, comment="Whether it was received last of its record"),
     run_column("valid_from_run", "Transform that applied it to the tables; null = not applied"),
     run_column("valid_to_run", "Transform that replaced it or deleted its rows; null = effective, if applied"),
-    Column("renamed_from", UUID, comment="Deleted record with the same body, of which this one is the new name"),
+    Column("identity", Text, comment="External id of the record that was renamed to this one; null = its own"),
     Column("applied_sql", Text, comment="SELECT files (digest) that were applied to it last; null = none"),
+    Index("versions_identity_idx", "identity", postgresql_using="hash", postgresql_where=text("identity is not null")),
     Index("versions_latest_key", "record_id", unique=True, postgresql_where=text("latest")),
     Index("versions_partition_idx", "stream", "partition_key", "applied_sql", postgresql_where=text("latest")),
     postgresql_with={"fillfactor": "46"},  # room in each page for HOT updates of all its rows: indexes do not grow

@@ -26,7 +26,7 @@ create temp table change_set (
     all_observations boolean, edition int
 ) on commit drop;
 create temp table change_set_bodies (
-    record_id uuid, version_id bigint, stream text, external_id text,
+    record_id uuid, version_id bigint, stream text, external_id text, identity text,
     body jsonb storage external, round int, edition int
 ) on commit drop;
 create temp table change_set_observations (
@@ -75,7 +75,7 @@ APPLIED_NOW = sql.SQL("(v.latest or o.valid_from_run is not null)")
 INSERT_BODIES = sql.SQL(
     """
     insert into change_set_bodies
-    select c.record_id, c.version_id, c.stream, c.external_id,
+    select c.record_id, c.version_id, c.stream, c.external_id, coalesce(v.identity, c.external_id),
         case
             when b.counters_digest is null or e.digest is null or e.digest = b.counters_digest then b.body
             else ops.restore_volatile_fields(b.body, e.counters, e.paths)

@@ -27,7 +27,7 @@ BROKEN_FROM = 20
 
 PAYLOADS = sql.SQL(
     """{name} as not materialized (
-        select {source}::text as source, record_id, external_id, body
+        select {source}::text as source, record_id, external_id, identity, body
         from change_set_bodies where stream = {stream} and round = {round} and edition = {edition} {where}
         offset 0 -- keeps PostgreSQL from evaluating the SELECT's own conditions on other bodies first
     )"""
@@ -35,7 +35,7 @@ PAYLOADS = sql.SQL(
 
 OBSERVATIONS = sql.SQL(
     """{name} as not materialized (
-        select {source}::text as source, b.record_id, b.external_id, o.observed_at, o.counters as body
+        select {source}::text as source, b.record_id, b.external_id, b.identity, o.observed_at, o.counters as body
         from change_set_observations s join staging.observations o using (observation_id)
         join change_set_bodies b on b.record_id = s.record_id
         where b.stream = {stream} and s.round = {round} and b.edition = {edition} {where}

@@ -224,7 +224,7 @@ def test_a_record_is_fetched_by_its_own_url(source: Source, booru: Booru, client
     booru.add(7)
     booru.add_tag(8, "sea")
     post, tag = source.get_record(client, "posts", "7"), source.get_record(client, "tags", "8")
-    assert post and tag
+    assert isinstance(post, Payload) and isinstance(tag, Payload)
     assert (json.loads(post.body)["id"], post.kind, json.loads(tag.body)["name"], tag.kind) == (
         7,
         "posts",

@@ -11,6 +11,8 @@ import time
 import tracemalloc
 import zlib
 from collections.abc import Callable, Sequence
+from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from pipelines.errors import AtlasError
 from pipelines.ledger import Run
 from pipelines.source import FullScan, Item, Payload, Skipped, Source, Window
 from pipelines.warehouse.database import Warehouse
-from tests.runs import land_items, transform
+from tests.runs import land_items, land_listing, transform
 
 DAY = "2026-11-01"
 API = b'{"6": {"class_type": "CLIPTextEncode", "inputs": {"text": "a quiet harbour"}}}'
@@ -391,6 +393,25 @@ def test_a_folder_that_cannot_be_listed_fails_the_run_in_words(
 # News
 
 
+def test_a_graph_is_there_as_long_as_its_file_has_it(comfyui: Source, tmp_path: Path) -> None:
+    assert comfyui.get_record
+    look = partial(comfyui.get_record, tmp_path, "")
+    put(tmp_path / "sub" / "a.json", UI)
+    put(tmp_path / "x#1.png", picture(text(b"workflow", UI)))
+    assert look("sub/a.json") == taken("sub/a.json", UI)
+    assert look("x#1.png#workflow") == taken("x#1.png#workflow", UI)
+    assert [look(each) for each in ("x#1.png#prompt", "b.json", "sub/b.json", "no/a.json", "y.png#prompt")] == [
+        None
+    ] * 5
+    put(tmp_path / "sub" / "a.json", b"{}")
+    put(tmp_path / "x#1.png", picture()[:-20])
+    assert look("sub/a.json") is None
+    assert isinstance(cut := look("x#1.png#workflow"), Skipped) and cut.external_id == "x#1.png#workflow"
+    other = put(tmp_path / "other" / "sub" / "b.json", UI)
+    (tmp_path / "link").symlink_to(other.parent)
+    assert look("link/b.json") is None, "no walk goes there"
+
+
 def test_the_change_token_changes_with_whatever_a_walk_may_tell(comfyui: Source, tmp_path: Path) -> None:
     change_token = comfyui.change_token
     assert change_token
@@ -501,6 +522,36 @@ def test_graphs_of_a_folder_of_real_pictures_land_with_their_titles(
     assert run.counts.quarantined == 0
     titles = column(warehouse, "title")
     assert titles == {f"{name}#{each}": name.removesuffix(".png") for name in names for each in ("prompt", "workflow")}
+
+
+def test_a_renamed_graph_keeps_the_keys_of_its_rows(warehouse: Warehouse, comfyui: Source, tmp_path: Path) -> None:
+    """A file, and a picture with two graphs; read as a live folder is."""
+    put(tmp_path / "a.json", UI.replace(b"quiet", b"loud"))
+    put(tmp_path / "a.png", picture(text(b"workflow", UI), text(b"prompt", API)))
+    before = load(warehouse, comfyui, tmp_path, 0)
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "a.json").rename(tmp_path / "sub" / "z.json")
+    (tmp_path / "a.png").rename(tmp_path / "z.png")
+    after = load(warehouse, comfyui, tmp_path, 1)
+    assert list(after) == ["sub/z.json", "z.png#prompt", "z.png#workflow"]
+    assert list(after.values()) == list(before.values())
+    put(tmp_path / "a.json", UI)
+    assert len(set(load(warehouse, comfyui, tmp_path, 2).values())) == 4
+
+
+def load(warehouse: Warehouse, comfyui: Source, folder: Path, day: int) -> dict[str, tuple[Any, Any]]:
+    """Lands and transforms a folder; the keys of each workflow and of its first prompt, by the name of its record."""
+    window = Window(Window.of(DAY).day + timedelta(days=day))
+    look = partial(comfyui.get_record, folder) if comfyui.get_record else None
+    land_listing(warehouse, comfyui, window.key, comfyui.fetch(folder, window), window.start, get_record=look)
+    assert transform(warehouse, comfyui, window.key).counts.quarantined == 0
+    query = """
+        select w.external_id, w.workflow_id, min(p.prompt_id::text) as prompt_id
+        from catalog.workflows w left join catalog.prompts p using (workflow_id) group by 1, 2 order by 1
+    """
+    with warehouse.connect() as connection:
+        rows = connection.execute(query).fetchall()
+    return {row["external_id"]: (row["workflow_id"], row["prompt_id"]) for row in rows}
 
 
 def test_a_title_is_a_files_name_without_what_it_is(warehouse: Warehouse, comfyui: Source, tmp_path: Path) -> None:

@@ -159,7 +159,7 @@ def test_a_model_is_fetched_by_its_own_url(hub: Source, fake: Hub, client: Clien
     fake.models = [model("kept")]
     assert hub.get_record is not None and hub.change_token is not None
     kept = hub.get_record(client, "", "lab/kept")
-    assert kept is not None and json.loads(kept.body) == model("kept")
+    assert isinstance(kept, Payload) and json.loads(kept.body) == model("kept")
     assert hub.get_record(client, "", "lab/gone") is None
 
 

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from datetime import date
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,10 @@ from pipelines.connectors.http import Client
 from pipelines.ledger import Run
 from pipelines.source import Cursor, FullScan, Item, Payload, Source, Window
 from pipelines.warehouse.database import Warehouse
-from tests.runs import land_listing, transform
+from tests.runs import land_listing, land_recorded, transform
 
 Record = dict[str, Any]
-FIRST, SECOND = Window(date(2026, 11, 1)), Window(date(2026, 11, 2))
+FIRST, SECOND, THIRD = (Window(date(2026, 11, day)) for day in (1, 2, 3))
 SERVER, LIBRARY = (replace(FIRST, kind=kind) for kind in ("local", "library"))
 BLOB = 32 * "c4"
 LISTING = "/some/models.json"
@@ -53,7 +53,7 @@ def payload(kind: str, name: str, document: Record) -> Payload:
 
 
 def take(warehouse: Warehouse, source: Source, items: list[Item], window: Window = FIRST) -> tuple[Run, Run]:
-    landed = land_listing(warehouse, source, window.key, items, window.start)
+    landed = land_listing(warehouse, source, window.key, items, window.start, get_record=None)
     return landed, transform(warehouse, source, window.key)
 
 
@@ -75,6 +75,7 @@ class Fake:
 
     listed: list[Record] = field(default_factory=list)
     shown: dict[str, Record] = field(default_factory=dict)
+    refused: set[str] = field(default_factory=set)
     library: bytes = b'{"models": {}}'
 
     def tags(self, _: Request) -> Response:
@@ -83,6 +84,8 @@ class Fake:
     def show(self, request: Request) -> Response:
         asked = request.get_json()
         assert list(asked) == ["model"]
+        if asked["model"] in self.refused:
+            return Response(status=403)
         document = self.shown.get(asked["model"])
         return Response(json.dumps(document or {"error": "model not found"}), 200 if document else 404)
 
@@ -181,6 +184,76 @@ def test_the_change_token_changes_with_what_the_server_lists(ollama: Source, fak
     assert ollama.change_token(client, "local") != before
 
 
+# A model that is in the list no more
+
+
+@pytest.fixture
+def live(fake: Fake, httpserver: HTTPServer, monkeypatch: pytest.MonkeyPatch) -> Fake:
+    monkeypatch.setenv("ATLAS_OLLAMA_BASE_URL", httpserver.url_for(""))
+    monkeypatch.setenv("ATLAS_OLLAMA_LIBRARY_BASE_URL", httpserver.url_for(LISTING))
+    fake.listed = [local(name) for name in "abcd"]
+    fake.shown = {name: shown() for name in "abcd"}
+    fake.library = json.dumps({"models": {name: listed("latest") for name in "ab"}}).encode()
+    return fake
+
+
+def load(warehouse: Warehouse, ollama: Source) -> Run:
+    return land_recorded(warehouse, ollama, Window(datetime.now(UTC).date()), "live")
+
+
+def there(warehouse: Warehouse, kind: str) -> str:
+    query = f"""
+        select coalesce(string_agg(external_id, '' order by external_id), '') from staging.versions
+        where latest and payload_id is not null and stream = 'catalog/ollama.{kind}'
+    """
+    ((names,),) = values(warehouse, query)
+    return str(names)
+
+
+def test_a_model_that_the_server_lists_no_more_is_gone_if_it_cannot_be_shown(
+    warehouse: Warehouse, ollama: Source, live: Fake
+) -> None:
+    load(warehouse, ollama)
+    live.listed, live.refused = [local("d")], {"c"}
+    del live.shown["a"]
+    live.shown["b"] = shown(system="Be kind.")
+    run = load(warehouse, ollama)
+    assert (there(warehouse, "local"), there(warehouse, "shown")) == ("bcd", "bcd")
+    assert (run.status, run.counts.deleted, run.counts.updated) == ("partial_success", 2, 1)
+    assert run.stats["skipped"] == {
+        "missing from a full scan, and cannot be fetched by id: status 403": 2,
+        "missing from the list, still shown": 1,
+    }
+    live.refused = set()
+    assert load(warehouse, ollama).status == "completed"
+    assert rows(
+        warehouse,
+        "select body from staging.versions join staging.payloads using (payload_id)"
+        " where latest and external_id = 'b' and stream = 'catalog/ollama.local'",
+    ) == [{"body": local("b")}]
+
+
+def test_a_model_is_gone_from_the_library_with_the_second_listing_also_if_that_is_unchanged(
+    warehouse: Warehouse, ollama: Source, live: Fake
+) -> None:
+    load(warehouse, ollama)
+    live.library = json.dumps({"models": {"b": listed("latest")}}).encode()
+    listings = [(load(warehouse, ollama).stats["notes"], there(warehouse, "library")) for _ in range(3)]
+    assert [names for _, names in listings] == ["ab", "b", "b"]
+    assert [notes.get("listings unchanged", 0) for notes, _ in listings] == [0, 0, 1]
+
+
+def test_the_recordings_delete_what_the_server_does_not_show(warehouse: Warehouse, ollama: Source) -> None:
+    land_recorded(warehouse, ollama, FIRST)
+    run = land_recorded(warehouse, ollama, SECOND)
+    gone = "select stream, external_id from staging.versions where latest and payload_id is null order by 1"
+    assert values(warehouse, gone) == [
+        (f"catalog/ollama.{kind}", "harbour-embed:latest") for kind in ("local", "shown")
+    ]
+    missing = "select stream from staging.versions where missing_at is not null"
+    assert (run.counts.deleted, values(warehouse, missing)) == (2, [("catalog/ollama.library",)])
+
+
 # What becomes of a model
 
 
@@ -221,8 +294,9 @@ def test_a_model_that_the_library_gives_up_stays_as_what_is_here(warehouse: Ware
     here: list[Item] = [payload("local", "it:latest", local("it:latest")), payload("shown", "it:latest", shown())]
     take(warehouse, ollama, [payload("library", "it", listed("latest")), *here])
     other = payload("library", "other", listed("latest"))
-    landed, _ = take(warehouse, ollama, [other, *here, FullScan("library", 1)], SECOND)
-    assert landed.counts.deleted == 1
+    for window, deleted in ((SECOND, 0), (THIRD, 1)):
+        landed, _ = take(warehouse, ollama, [other, *here, FullScan("library", 1)], window)
+        assert landed.counts.deleted == deleted
     assert values(warehouse, "select name, nsfw_rating from catalog.models order by name") == [
         ("it", "Unknown"),
         ("other", "Safe"),
@@ -325,16 +399,18 @@ def test_types_and_ratings(warehouse: Warehouse, ollama: Source) -> None:
 
 @pytest.mark.long("real payloads, where they are")
 def test_real_listings_land_whole_and_what_the_second_does_not_tell_goes(
-    warehouse: Warehouse, ollama: Source, fake: Fake, client: Client, shared_data: Path
+    warehouse: Warehouse, ollama: Source, fake: Fake, client: Client, library_client: Client, shared_data: Path
 ) -> None:
     """The later one first, so that a model goes; and the server's list from its documentation."""
     units = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
     fake.listed = json.loads((shared_data / "ollama" / "api_doc_examples" / "doc_29.json").read_bytes())["models"]
     fake.shown = {each["name"]: shown() for each in fake.listed}
-    for window, day, gone in ((FIRST, "2025-08-04", 0), (SECOND, "2025-07-23", 1)):
+    for day, windows, gone in (("2025-08-04", (FIRST,), 0), ("2025-07-23", (SECOND, THIRD), 1)):
         fake.library = (shared_data / "ollama" / f"models_{day}.json").read_bytes()
         library = json.loads(fake.library)["models"]
-        landed, run = take(warehouse, ollama, list(ollama.fetch(client, window)), window)
+        for window in windows:
+            items = [*ollama.fetch(client, window), *ollama.fetch(library_client, replace(window, kind="library"))]
+            landed, run = take(warehouse, ollama, items, window)
         assert (landed.status, landed.counts.deleted) == ("completed", gone)
         assert (run.status, run.counts.quarantined) == ("completed", 0)
 

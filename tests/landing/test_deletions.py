@@ -47,7 +47,7 @@ def land_listing(
     day: str = DAYS[0],
     *,
     mode: str = "recorded",
-    get_record: GetRecord | None = None,
+    get_record: GetRecord | None = runs.gone,
     shrink: bool = False,
 ) -> Run:
     return runs.land_listing(warehouse, source, day, items, at(day), mode=mode, get_record=get_record, shrink=shrink)
@@ -177,11 +177,19 @@ def test_a_listing_that_lost_more_than_a_fifth_fails_before_anything_is_written_
     assert (run.status, run.counts.unchanged, run.counts.deleted) == ("completed", told, had - told)
 
 
-def test_a_record_that_cannot_be_read_this_time_stays(warehouse: Warehouse, shelf: Source) -> None:
+def test_a_record_that_cannot_be_read_this_time_stays_and_the_run_succeeds_in_part(
+    warehouse: Warehouse, shelf: Source
+) -> None:
     land_listing(warehouse, shelf, notes("abc"))
     run = land_listing(warehouse, shelf, [Skipped("a", "cannot be read", "a"), note("c"), ALL], DAYS[1])
     assert (run.counts.deleted, there(warehouse), gone(warehouse)) == (1, ["a", "c"], ["b"])
-    assert run.stats["skipped"] == {"cannot be read": 1}
+    assert (run.status, run.stats["skipped"], run.stats["unfetched"]) == ("partial_success", {"cannot be read": 1}, 1)
+    assert rows(warehouse, "select status from ops.fetch_runs order by publish_seq") == [
+        ("completed",),
+        ("partial_success",),
+    ]
+    run = land_listing(warehouse, shelf, [note("a"), note("c"), ALL], DAYS[2])
+    assert (run.status, run.stats["unfetched"], there(warehouse)) == ("completed", 0, ["a", "c"])
 
 
 def test_a_record_of_one_kind_that_cannot_be_read_stays_and_its_namesake_goes(
@@ -222,7 +230,7 @@ def test_a_payload_that_is_rejected_with_its_id_is_not_gone(warehouse: Warehouse
 
 def test_several_answers_where_none_can_be_looked_at_prove_nothing(warehouse: Warehouse, shelf: Source) -> None:
     land_listing(warehouse, shelf, notes("abc"))
-    run = land_listing(warehouse, shelf, [note("c"), FullScan("", responses=2)], DAYS[1])
+    run = land_listing(warehouse, shelf, [note("c"), FullScan("", responses=2)], DAYS[1], get_record=None)
     assert run.stats["notes"] == {
         "not deleted: listed in several answers, and no record can be fetched by id": 2,
     }
@@ -242,6 +250,15 @@ def test_each_record_that_is_missing_is_looked_at_and_what_is_there_lands(wareho
     assert (run.counts.fetched, run.counts.updated, run.counts.unchanged, run.counts.deleted) == (3, 1, 2, 1)
     assert run.stats["notes"] == {"missing from a full scan, fetched by id": 2}
     assert (there(warehouse), gone(warehouse)) == (["b", "c", "d"], ["a"])
+
+
+def test_a_missing_record_that_is_there_and_cannot_be_landed_stays(warehouse: Warehouse, shelf: Source) -> None:
+    answers = {"a": Skipped("a", "still there"), "b": Skipped("b", "cannot be read", "b"), "c": None}
+    land_listing(warehouse, shelf, notes("abcd"))
+    run = land_listing(warehouse, shelf, [note("d"), ALL], DAYS[1], get_record=lambda _, name: answers[name])
+    assert (there(warehouse), gone(warehouse)) == (["a", "b", "d"], ["c"])
+    assert run.stats["skipped"] == {"still there": 1, "cannot be read": 1}
+    assert (run.status, run.stats["unfetched"], run.counts.fetched) == ("partial_success", 1, 1)
 
 
 def test_what_another_run_landed_while_the_listing_was_read_is_not_taken_for_gone(
@@ -326,37 +343,13 @@ def test_a_day_in_between_that_comes_late_deletes_nothing_that_was_seen_since(
     assert (run.counts.deleted, there(warehouse)) == (0, ["a", "b"])
 
 
-def test_a_file_under_another_name_is_known_again(warehouse: Warehouse, shelf: Source) -> None:
-    land_listing(warehouse, shelf, [note("a", "same"), note("b", "other"), note("c"), ALL])
-    run = land_listing(warehouse, shelf, [note("x", "same"), note("y", "news"), note("c"), ALL], DAYS[1])
-    assert (run.counts.created, run.counts.deleted, run.stats["renamed"]) == (2, 2, 1)
-    renamed = rows(
-        warehouse,
-        """
-        select n.external_id, o.external_id from staging.versions n
-        join staging.versions o on o.record_id = n.renamed_from and o.latest
-        """,
-    )
-    assert renamed == [("x", "a")]
-
-
-def test_a_copy_beside_what_stays_is_no_other_name(warehouse: Warehouse, shelf: Source) -> None:
-    land_listing(warehouse, shelf, [note("a", "same"), note("b"), ALL])
-    run = land_listing(warehouse, shelf, [note("a", "same"), note("x", "same"), ALL], DAYS[1])
-    assert (run.counts.created, run.counts.deleted, "renamed" in run.stats) == (1, 1, False)
-
-
-def test_files_of_one_content_are_renamed_one_to_one(warehouse: Warehouse, shelf: Source) -> None:
-    land_listing(warehouse, shelf, [note("a", "same"), note("b", "same"), ALL])
-    run = land_listing(warehouse, shelf, [note(each, "same") for each in "xyz"] + [ALL], DAYS[1])
-    assert (run.counts.created, run.counts.deleted, run.stats["renamed"]) == (3, 2, 2)
-
-
 def test_a_listing_of_some_ids_says_nothing_of_others(warehouse: Warehouse, shelf: Source) -> None:
     """In the order of numbers, whatever day they came in."""
     land_listing(warehouse, shelf, notes(["7", "9", "10", "11"]))
     land_listing(warehouse, shelf, notes(["100", "30"]), DAYS[1])
-    run = land_listing(warehouse, shelf, [note("11"), FullScan("", 1, id_range=(10, 99))], DAYS[2])
+    exist = {name: note(name) for name in ("7", "9", "100")}
+    scan: list[Item] = [note("11"), FullScan("", 1, id_range=(10, 99))]
+    run = land_listing(warehouse, shelf, scan, DAYS[2], get_record=lambda _, name: exist.get(name))
     assert (run.counts.deleted, gone(warehouse)) == (2, ["10", "30"])
     assert there(warehouse) == ["100", "11", "7", "9"]
 
@@ -415,7 +408,7 @@ class Pages:
     odd: dict[int, list[Item]] = field(default_factory=dict)
 
     def intake(self, mode: str = "live") -> Intake:
-        return Intake(self.items, mode)
+        return Intake(self.items, mode, get_record=runs.gone)
 
     def items(self, resume: dict[str, dict[str, Any]]) -> Iterator[Item]:
         self.resumed.append({name: dict(state) for name, state in resume.items()})

@@ -2,6 +2,9 @@
 
     seed ──> changes, runs, changes between two pages, crashes, faults ──> a full refresh ──> tables = source
 
+The times that the source gives its records may be wrong, absent, in the future, or go back. A source has two listings
+where it can, each of which fails by itself. Some records cannot be fetched by their own URL for a while.
+
 Real HTTP on loopback, real connectors, real Postgres; only the clock is not, so that hours pass. A failing seed is
 repeated with HISTORY=<seed>. `make test-histories` runs HISTORIES=10000 of them.
 """
@@ -9,6 +12,7 @@ repeated with HISTORY=<seed>. `make test-histories` runs HISTORIES=10000 of them
 import os
 import random
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
@@ -27,7 +31,7 @@ from pipelines.landing.intake import Intake
 from pipelines.source import Item, Source, Window
 from pipelines.warehouse.database import Warehouse
 from tests import hostile
-from tests.hostile import Api, Asked, Record, Server
+from tests.hostile import Answer, Api, Asked, Fault, Record, Server
 from tests.runs import pending_partitions, stream_of, transform
 
 NUMBER = int(os.environ.get("HISTORIES", "20"))
@@ -59,24 +63,36 @@ class Clock(datetime, metaclass=Stopped):
 class World:
     """What a source's histories are made of.
 
-    kind: of the records; each is one row of a table, with a column that keeps what no other column has. wider: how
-    many records more than usual a page holds, by the limit that was asked for; None: a page holds what is asked for.
-    most: records that there may be.
+    kind: of the records; each is one row of a table, with a column that keeps what no other column has. other: the
+    kind of the other listing, of which records are only made, its path, and the table of its rows. wider: how many
+    records more than usual a page holds, by the limit that was asked for; None: a page holds what is asked for. most:
+    records that there may be.
     """
 
     kind: str
     table: str
     rest: str
+    other: tuple[str, str, str] | None = None
     wider: Callable[[int], int] | None = lambda limit: 0
     most: int = 12
 
 
 WORLDS = {
     "huggingface": World("models", "models", "raw"),
-    "civitai": World("models", "models", "raw", wider=lambda limit: 99 - limit if limit < 200 else 0),
-    "danbooru": World("posts", "images", "metadata", wider=None, most=24),
-    "e621": World("posts", "images", "metadata", wider=None, most=24),
+    "civitai": World(
+        "models",
+        "models",
+        "raw",
+        ("images", "/api/v1/images", "images"),
+        wider=lambda limit: 99 - limit if limit < 200 else 0,
+    ),
+    "danbooru": World("posts", "images", "metadata", ("tags", "/tags.json", "tag_definitions"), wider=None, most=24),
+    "e621": World("posts", "images", "metadata", ("tags", "/tags.json", "tag_definitions"), wider=None, most=24),
 }
+FAR = [datetime(2099, 1, 1, tzinfo=UTC), datetime(2010, 1, 1, tzinfo=UTC)]
+"""Times that are wrong."""
+UNFETCHED = (500, 401, 403)
+"""Statuses of records that cannot be fetched."""
 SHARES = ["huggingface"] * 3 + ["civitai"] * 3 + ["danbooru"] * 2 + ["e621"] * 2
 
 
@@ -91,7 +107,8 @@ class History:
     refreshed: the posts of so many days are read by a refresh; what is older, only when its own day is asked for again.
     touched: when each record has changed last. began: when the run's first page was asked for, by it or by the one that
     it goes on for. present: records that have been there at every moment of the run. due: those whose last change the
-    next increment must see. gone: as they were last.
+    next increment must see. gone: as they were last. unfetched: records that cannot be fetched by their own URL, with
+    the status. counts: what was seen, in all histories of a test.
     """
 
     seed: object
@@ -102,7 +119,9 @@ class History:
     warehouse: Warehouse
     draw: random.Random
     refreshed: timedelta
+    counts: Counter[str]
     log: list[str] = field(default_factory=list)
+    unfetched: dict[str, int] = field(default_factory=dict)
     gone: dict[str, Record] = field(default_factory=dict)
     touched: dict[str, datetime] = field(default_factory=dict)
     began: datetime = MORNING
@@ -116,13 +135,23 @@ class History:
         draw = self.draw
         for _ in range(draw.randint(3, self.world.most + 2)):
             self.change()
+        if self.world.other:
+            self.make_other()
+            self.run_other()
         for _ in range(draw.randint(1, 4)):
+            self.refuse()
+            if self.world.other:
+                self.make_other()
+                self.run_other(fails=draw.random() < 0.4)
             self.run(full_refresh=draw.random() < 0.4, crash=draw.random() < 0.35, faults=draw.random() < 0.1)
             if draw.random() < 0.1:
                 self.transform()
             self.pass_time()
             for _ in range(draw.choice([0, 1, 2, 3, 8])):
                 self.change()
+        self.unfetched = {}
+        if self.world.other:
+            self.run_other()
         if self.world.wider is None and not self.records:  # of days without posts nothing is concluded
             self.change()
         for day in [None, *self.days_before()]:
@@ -138,6 +167,8 @@ class History:
         assert {key: told for key, told in self.staged().items() if told} == there, "staging is what the source is"
         self.transform()
         assert self.rows() == there, "the tables are what the source is"
+        if self.world.other:
+            assert self.rows_of_other() >= self.api.records[self.world.other[0]].keys(), "nothing is lost"
 
     # What happens
 
@@ -173,10 +204,12 @@ class History:
         if (what == "make" and len(self.records) < self.world.most) or not key:
             place = self.moment()
             key = self.api.make(kind, place)
+            place = self.without_time(key, place)
         elif what == "change":
             place = self.moment()
             versions = self.records[key].get("modelVersions")
             self.api.change(kind, key, place)
+            place = self.without_time(key, place)
             if versions and versions == self.records[key]["modelVersions"]:
                 place = None  # an edit, which does not show at the top
         elif what == "restore" and lost:
@@ -194,9 +227,12 @@ class History:
             (self.due.add if self.marked and place == Clock.moment else self.due.discard)(key)
 
     def moment(self) -> datetime:
-        """When a change is said to be made: now, at the same time as another, long ago, or in a while."""
+        """When a change is said to be made: now, at the same time as another, before, in a while, or far from now."""
         late = 60 if self.refreshed.days == 1 else 15
-        which = self.draw.choices(["now", "equal", "late", "ahead"], [60, 15, late, 10])[0]
+        which = self.draw.choices(["now", "equal", "late", "ahead", "far"], [60, 15, late, 10, 8])[0]
+        if which == "far":
+            self.counts["times that are far from now"] += 1
+            return self.draw.choice(FAR)
         if which == "equal":
             return Clock.moment.replace(second=0, microsecond=0)
         if which == "late":
@@ -204,6 +240,52 @@ class History:
         if which == "ahead":
             return Clock.moment + timedelta(minutes=self.draw.randint(1, 300))
         return Clock.moment
+
+    def without_time(self, key: str, place: datetime) -> datetime | None:
+        """The time of a change, or None where it is absent from the record."""
+        if self.draw.random() >= 0.08:
+            return place
+        self.counts["times that are absent"] += 1
+        self.api.lose_time(self.world.kind, key)
+        return None
+
+    def refuse(self) -> None:
+        """From now on other records cannot be fetched by their own URLs."""
+        statuses = [each for each in UNFETCHED if (self.source.stem, each) != ("huggingface", 401)]  # which is: gone
+        known = sorted(self.records.keys() | self.gone.keys())
+        self.unfetched = {
+            key: self.draw.choice(statuses)
+            for key in known
+            if self.draw.random() < (0.3 if key in self.records else 0.8)
+        }
+
+    def answer(self, asked: Asked) -> Answer:
+        status = self.unfetched.get(asked.path.removesuffix(".json").removeprefix("/api/models/").rpartition("s/")[2])
+        return Answer({"error": "not now"}, status) if status else self.api.answer(asked)
+
+    def make_other(self) -> None:
+        assert self.world.other
+        for _ in range(self.draw.randint(1, 3)):
+            Clock.now()
+            self.api.make(self.world.other[0], Clock.moment)
+
+    def run_other(self, *, fails: bool = False) -> None:
+        """A landing of the other listing, which fails or not by itself, and what the first has stays."""
+        assert self.world.other
+        kind, path, _ = self.world.other
+        before, fault = self.staged(), Fault(self.draw.choice(hostile.NO_LIMITS))
+        self.server.before = hostile.nothing
+        self.server.script = lambda asked: fault if fails and asked.path == path else None
+        day = Clock.moment.date().isoformat()
+        stream = stream_of(self.source, kind)
+        opened = extract.open_intake(self.warehouse, stream, Window.of(day), "live")
+        try:
+            land.land_intake(self.warehouse, stream, day, opened)
+        except AtlasError as error:
+            self.counts["listings that failed singly"] += 1
+            self.note(f"{kind}: {type(error).__name__}: {error}")
+            assert fails, "on a good day nothing fails"
+        assert self.staged() == before, "a listing changes nothing of another"
 
     def between(self, asked: Asked) -> None:
         """What happens while a listing is read."""
@@ -248,8 +330,13 @@ class History:
         after = self.staged()
         self.note(f"{run.counts} {run.stats['notes']}")
         assert run.counts.quarantined == 0
+        assert run.status == ("partial_success" if run.stats["unfetched"] else "completed")
+        self.counts["records that could not be fetched"] += run.stats["unfetched"]
+        self.counts["runs that succeeded in part"] += run.status == "partial_success"
         dead = {key for key, told in after.items() if told is None and before.get(key)}
+        self.counts["records deleted"] += len(dead)
         assert not dead & self.present, "nothing is deleted that was there all the time"
+        assert not dead & self.unfetched.keys(), "nothing is deleted that cannot be asked for"
         untouched = {key: told for key, told in self.there().items() if self.touched[key] < self.began}
         wrong = {key for key, told in untouched.items() if after.get(key) != told}
         certain = not getattr(self.api, "skips", False)
@@ -286,8 +373,9 @@ class History:
                 """
                 select v.external_id, (p.body ->> 'edition')::int as edition
                 from staging.versions v left join staging.payloads p using (payload_id)
-                where v.latest
-                """
+                where v.latest and v.stream = %s
+                """,
+                [self.source.stream_names.get(self.world.kind, self.source.name)],
             ).fetchall()
         assert len({row["external_id"] for row in rows}) == len(rows), "nothing is there twice"
         return {row["external_id"]: row["edition"] for row in rows}
@@ -301,6 +389,17 @@ class History:
             ).fetchall()
         assert len({row["external_id"] for row in rows}) == len(rows), "nothing is there twice"
         return {row["external_id"]: row["edition"] for row in rows}
+
+    def rows_of_other(self) -> set[str]:
+        """The ids of the records of the other listing that have rows."""
+        assert self.world.other
+        kind, _, table = self.world.other
+        query = sql.SQL(
+            "select v.external_id from catalog.{} join staging.versions v using (record_id) where stream = %s"
+        )
+        with self.warehouse.connect() as connection:
+            rows = connection.execute(query.format(sql.Identifier(table)), [self.source.stream_names[kind]])
+            return {row["external_id"] for row in rows}
 
 
 @pytest.fixture(scope="module")
@@ -333,7 +432,9 @@ def empty(warehouse: Warehouse) -> None:
         connection.execute("delete from ops.fetch_runs")
 
 
-def of_seed(seed: str, warehouse: Warehouse, server: Server, monkeypatch: pytest.MonkeyPatch) -> History:
+def of_seed(
+    seed: str, warehouse: Warehouse, server: Server, monkeypatch: pytest.MonkeyPatch, counts: Counter[str]
+) -> History:
     """The history that a seed stands for."""
     draw = random.Random(f"history {seed}")
     stem, usual = draw.choice(SHARES), draw.randint(1, 4)
@@ -349,9 +450,10 @@ def of_seed(seed: str, warehouse: Warehouse, server: Server, monkeypatch: pytest
     )
     if isinstance(api, hostile.CivitAI):
         api.skips = draw.random() < 0.5
-    server.answer = api.answer
     source = replace(project.sources()[f"catalog/{stem}"], rate=None)
-    return History(seed, source, world, api, server, warehouse, draw, refreshed)
+    history = History(seed, source, world, api, server, warehouse, draw, refreshed, counts)
+    server.answer = history.answer
+    return history
 
 
 @pytest.mark.parametrize("chunk", range(-(-NUMBER // CHUNK)) if SEEDS is None else [0])
@@ -360,7 +462,7 @@ def test_after_a_full_refresh_the_tables_are_what_the_source_is(
     chunk: int, pool: Warehouse, no_time_passes: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seeds = SEEDS or [str(number) for number in range(chunk * CHUNK, min((chunk + 1) * CHUNK, NUMBER))]
-    started, runs = time.monotonic(), 0
+    started, runs, counts = time.monotonic(), 0, Counter[str]()
     with Server(lambda _: hostile.Answer({}, 404)) as server:
         for name, value in hostile.environment(dict.fromkeys(WORLDS, server.url)).items():
             monkeypatch.setenv(name, value)
@@ -368,7 +470,7 @@ def test_after_a_full_refresh_the_tables_are_what_the_source_is(
             Clock.moment = MORNING
             empty(pool)
             asked_before = len(server.log)
-            history = of_seed(seed, pool, server, monkeypatch)
+            history = of_seed(seed, pool, server, monkeypatch, counts)
             try:
                 history.play()
             except BaseException as error:
@@ -378,3 +480,4 @@ def test_after_a_full_refresh_the_tables_are_what_the_source_is(
             runs += history.runs
     rate = len(seeds) / (time.monotonic() - started)
     print(f"seeds {seeds[0]} to {seeds[-1]}: {runs} runs, {len(server.log)} requests, {rate:.1f} histories a second")
+    print(", ".join(f"{number} {name}" for name, number in sorted(counts.items())))

@@ -239,7 +239,7 @@ def test_an_unchanged_library_costs_one_304(opened: Open) -> None:
     assert site.held() == before
     assert run.stats["notes"]["listings unchanged"] == 1
     site.api.delete("library", next(iter(site.api.records["library"])))
-    assert site.load().counts.deleted == 1
+    assert [site.load().counts.deleted for _ in range(2)] == [0, 1]
 
 
 def test_an_unchanged_listing_costs_an_increment_one_304(opened: Open) -> None:
@@ -520,7 +520,7 @@ def test_a_record_is_deleted_when_its_own_url_says_so_and_not_before(opened: Ope
         fault = Fault(name)
         site.server.script = lambda asked, fault=fault: fault if asked.path.endswith(gone) else None  # type: ignore[misc]
         run = site.load(full_refresh=True)
-        assert run.stats["notes"]["not deleted: the source refuses to answer for their ids"] == 1
+        assert (run.status, run.stats["unfetched"]) == ("partial_success", 1)
         assert site.records() == before, name
     site.server.script = hostile.nothing
     assert site.load(full_refresh=True).counts.deleted == 1

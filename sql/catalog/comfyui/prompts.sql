@@ -29,10 +29,10 @@ positions (node_type, name, position) as (  -- of a text in the list of widget v
 ),
 
 graphs as (  -- the workflow, and each subgraph that it defines
-    select p.source, p.record_id, p.external_id, '' as subgraph_id, null as subgraph_name, p.body as graph
+    select p.source, p.record_id, p.identity, '' as subgraph_id, null as subgraph_name, p.body as graph
     from payloads as p
     union all
-    select p.source, p.record_id, p.external_id, s.subgraph_id, s.subgraph_name, s.graph
+    select p.source, p.record_id, p.identity, s.subgraph_id, s.subgraph_name, s.graph
     from payloads as p
     cross join json_table(p.body, 'strict $.definitions.subgraphs[*]' columns (
         subgraph_id text path '$.id', subgraph_name text path '$.name', graph jsonb path '$'
@@ -41,8 +41,8 @@ graphs as (  -- the workflow, and each subgraph that it defines
 
 nodes as (  -- UI format, then API format, in which inputs include widget values
     select
-        ops.key(g.source, g.external_id, g.subgraph_id, n.node_id)  as node_key,
-        g.source, g.record_id, g.external_id, g.subgraph_id, g.subgraph_name,
+        ops.key(g.source, g.identity, g.subgraph_id, n.node_id)  as node_key,
+        g.source, g.record_id, g.identity, g.subgraph_id, g.subgraph_name,
         n.node_id, n.node_type, coalesce(n.named_widgets, n.widgets) as widgets, n.inputs
     from graphs as g
     cross join json_table(g.graph, 'strict $.nodes[*]' columns (
@@ -51,8 +51,8 @@ nodes as (  -- UI format, then API format, in which inputs include widget values
     )) as n
     union all
     select
-        ops.key(g.source, g.external_id, g.subgraph_id, n.node_id)  as node_key,
-        g.source, g.record_id, g.external_id, g.subgraph_id, g.subgraph_name,
+        ops.key(g.source, g.identity, g.subgraph_id, n.node_id)  as node_key,
+        g.source, g.record_id, g.identity, g.subgraph_id, g.subgraph_name,
         n.node_id, n.node_type, n.inputs as widgets, n.inputs
     from graphs as g
     cross join json_table(g.graph, 'strict $.keyvalue() ? (exists (@.value.class_type))' columns (
@@ -62,8 +62,8 @@ nodes as (  -- UI format, then API format, in which inputs include widget values
 
 links as (  -- a link is an array in a workflow, an object in a subgraph
     select
-        ops.key(g.source, g.external_id, g.subgraph_id, coalesce(l.id, l.item_0))  as link_key,
-        coalesce(l.origin_id, l.item_1)                                            as origin_id
+        ops.key(g.source, g.identity, g.subgraph_id, coalesce(l.id, l.item_0))  as link_key,
+        coalesce(l.origin_id, l.item_1)                                         as origin_id
     from graphs as g
     cross join json_table(g.graph, 'strict $.links[*]' columns (
         id text path 'strict $.id', origin_id text path 'strict $.origin_id',
@@ -72,12 +72,12 @@ links as (  -- a link is an array in a workflow, an object in a subgraph
 ),
 
 wires as (  -- which node is linked to which input
-    select n.node_key, i.name, ops.key(n.source, n.external_id, n.subgraph_id, l.origin_id) as origin_key
+    select n.node_key, i.name, ops.key(n.source, n.identity, n.subgraph_id, l.origin_id) as origin_key
     from nodes as n
     cross join json_table(n.inputs, 'strict $[*] ? (@.link != null)' columns (name text path '$.name', link_id text path '$.link')) as i
-    join links as l on l.link_key = ops.key(n.source, n.external_id, n.subgraph_id, i.link_id)
+    join links as l on l.link_key = ops.key(n.source, n.identity, n.subgraph_id, i.link_id)
     union all
-    select n.node_key, i.name, ops.key(n.source, n.external_id, n.subgraph_id, i.origin_id)
+    select n.node_key, i.name, ops.key(n.source, n.identity, n.subgraph_id, i.origin_id)
     from nodes as n
     cross join json_table(n.inputs, 'strict $.keyvalue()' columns (name text path '$.key', origin_id text path 'strict $.value[0]')) as i
     where i.origin_id is not null
@@ -153,7 +153,7 @@ select
     n.node_key                        as prompt_id,
     n.record_id,
     ops.key(n.source)                 as source_id,
-    ops.key(n.source, n.external_id)  as workflow_id,
+    ops.key(n.source, n.identity)     as workflow_id,
 
     t.texts[1]                        as text,
     t.negative_text,

@@ -1,6 +1,6 @@
 -- One row per workflow graph.
 select
-    ops.key(p.source, p.external_id)                                                 as workflow_id,
+    ops.key(p.source, p.identity)                                                    as workflow_id,
     p.record_id,
     ops.key(p.source)                                                                as source_id,
     p.external_id,

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from pipelines.source import Item, Window, source
 
-from ._files import START, Anything, payloads
+from ._files import START, Anything, get_record, payloads
 
 
-@source(contract=Anything, kind="folder", base_url="mail", start_date=START)
+@source(contract=Anything, kind="folder", base_url="mail", start_date=START, get_record=get_record)
 def fetch(folder: Path, window: Window) -> Iterator[Item]:
     """One payload a file, by its path."""
     yield from payloads(folder)

@@ -1,6 +1,6 @@
 -- One row per payload with words.
 select
-    ops.key(p.source, p.external_id)    as note_id,
+    ops.key(p.source, p.identity)       as note_id,
     p.record_id,
     ops.key(p.source)                   as source_id,
     p.external_id,
