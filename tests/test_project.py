@@ -258,7 +258,8 @@ def read_by(select: Select) -> set[str]:
 
 def over_nothing(select: Select) -> str:
     """A SELECT file over the streams of its source, which are empty."""
-    columns = "null::text as source, null::uuid as record_id, null::text as external_id, null::jsonb as body"
+    texts = "null::text as source, null::text as external_id, null::text as identity"
+    columns = f"{texts}, null::uuid as record_id, null::jsonb as body"
     streams = ",\n".join(
         f"{name} as (select {columns}{', null::timestamptz as observed_at' if observed else ''} where false)"
         for name, observed in relations(source_of(select)).items()

@@ -51,13 +51,7 @@ def publish(
         counted = connection.execute("select result, count(*) as number from classified group by result")
         results = {row["result"]: row["number"] for row in counted}
         tombstones = connection.execute(deletions.INSERT_TOMBSTONES, parameters).rowcount
-        for statement in (
-            CLEAR_LATEST,
-            INSERT_VERSIONS,
-            INSERT_OBSERVATIONS,
-            CONFIRM_UNCHANGED,
-            deletions.SET_MISSING_AT,
-        ):
+        for statement in PUBLISH:
             connection.execute(statement, parameters)
         if stream.source.kind == "folder" and results.get("created"):
             if tombstones and (renamed := connection.execute(deletions.SET_IDENTITY, parameters).rowcount):
@@ -228,6 +222,8 @@ where v.version_id = c.latest_id and c.result in ('unchanged', 'observed')
 lacked them, and where another landing began since, which must not take them for deleted. A version received in between
 that lands later is then late.
 """
+
+PUBLISH = (CLEAR_LATEST, INSERT_VERSIONS, INSERT_OBSERVATIONS, CONFIRM_UNCHANGED, deletions.SET_MISSING_AT)
 
 UPSERT_REJECTED = """
 with rejected as (
