@@ -35,7 +35,7 @@ class Redactor:
         self._paths, self._key = [steps_of(path) for path in paths], key.encode()
 
     def redact(self, body: bytes) -> bytes:
-        """A payload with hashes at the paths. Raises Unlandable, in words that show nothing of it, if it is not JSON."""
+        """A payload with hashes at the paths. Raises Unlandable, which shows nothing of it, where it is not JSON."""
         try:
             try:
                 msgspec.json.decode(body, type=msgspec.Raw)
