@@ -38,11 +38,17 @@ VALUES: dict[str, Any] = {
 
 
 def optional_places(source: Source, value: Any) -> list[tuple[str, Payload, Place]]:
-    """A payload for each optional place of the contracts, and where; elements of objects take nothing else but null."""
+    """A payload for each place of the contracts that may have a value of any type, and where: not where it lacks what
+    identifies children.
+    """
+    found = relied_upon(source, everything(source))
+    children = {(kind, place.path) for (kind, _), (_, place) in found.items() if place.identified}
     return [
         (kind, payload, place)
-        for (kind, _), (payload, place) in relied_upon(source, everything(source)).items()
-        if not place.required and (value is None or not place.identified)
+        for (kind, _), (payload, place) in found.items()
+        if not place.required
+        and (value is None or not place.identified)
+        and not (isinstance(value, list) and (kind, f"{place.path}[*]") in children)
     ]
 
 
