@@ -76,13 +76,18 @@ def token(stem: str) -> str | None:
     return os.environ.get(_variable(stem, "TOKEN"))
 
 
+def redaction_key() -> str | None:
+    """What keys the hashes of redacted values, from the environment only: `ATLAS_REDACTION_KEY`."""
+    return os.environ.get(_variable("REDACTION_KEY"))
+
+
 def _variable(*words: str) -> str:
     return "_".join(word.upper() for word in ("ATLAS", *words) if word)
 
 
 def unknown_variables(kinds: Mapping[str, Iterable[str]]) -> list[str]:
     """Environment variables `ATLAS_…` that no setting has. kinds: by source, its streams of other servers."""
-    known = {"ATLAS_DAGSTER_URL", *map(variable, Settings.model_fields)}
+    known = {"ATLAS_DAGSTER_URL", _variable("REDACTION_KEY"), *map(variable, Settings.model_fields)}
     for stem, others in kinds.items():
         known |= {_variable(stem, "TOKEN"), *(_variable(stem, kind, "BASE_URL") for kind in ("", *others))}
     return sorted(name for name in os.environ if name.startswith("ATLAS_") and name not in known)

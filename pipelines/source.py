@@ -23,11 +23,14 @@ AwareDatetime = Annotated[datetime, msgspec.Meta(tz=True)]  # a text without a t
 
 
 class Contract(msgspec.Struct):
-    """The fields of a stream's payloads that its SQL reads. Other fields pass; a payload that lacks a required field or
-    has it with another type is quarantined. A change of volatile fields alone makes an observation, not a version.
+    """The fields of a stream's payloads that its SQL reads. Other fields pass. Required are those without a default,
+    which identify the record and its children: a payload that lacks one, or has it with another type, is quarantined.
+    An optional field of another type is quarantined alone. A change of volatile fields alone makes an observation, not
+    a version. Redacted values are replaced by keyed hashes before anything else reads them; they are texts then.
     """
 
     volatile: ClassVar[tuple[str, ...]] = ()  # paths of counters, such as `stats` or `versions[*].stats`
+    redacted: ClassVar[tuple[str, ...]] = ()  # paths of secrets, such as `password_hash` or `tokens[*].value`
     envelope: ClassVar[str | None] = None  # the field with the records of a page, for pages that are landed from a file
 
     def external_id(self) -> str | None:

@@ -48,6 +48,7 @@ FASTER = {"fsync": "off", "full_page_writes": "off", "autovacuum": "off"}
 
 for name in [name for name in os.environ if name.startswith("ATLAS_") or name in {"DATABASE_URL", "DAGSTER_HOME"}]:
     del os.environ[name]
+os.environ["ATLAS_REDACTION_KEY"] = "5f4dcc3b5aa765d61d8327deb882cf99"  # the toy project has redacted paths
 os.environ["DAGSTER_DISABLE_TELEMETRY"] = "1"
 os.environ["PYTHONPATH"] = str(project.ROOT)  # of processes that begin in another folder, such as the toy project
 os.environ["TESTS_SEED"] = os.environ.get("TESTS_SEED") or str(random.randrange(1 << 32))  # all workers have this one

@@ -9,11 +9,10 @@ database looks at all of it. Seeds are in the tests' names; CONFORMANCE_SEEDS=<n
 import hashlib
 import os
 import random
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -28,22 +27,24 @@ from sqlglot import exp
 
 from pipelines import project
 from pipelines.connectors import recording
+from pipelines.connectors.json_values import EACH_ELEMENT, EACH_VALUE
 from pipelines.landing import extract
 from pipelines.landing.intake import Intake
-from pipelines.landing.json_paths import EACH_ELEMENT, EACH_VALUE
 from pipelines.landing.land import land_intake
-from pipelines.landing.validate import PathTree, path_tree, split_off
+from pipelines.landing.validate import Arrival, PathTree, path_tree, split_off, validators
 from pipelines.ledger import Counts, Run
 from pipelines.project import Select
 from pipelines.schema.declare import audit_columns, metadata
 from pipelines.schema.table_spec import TableSpec, shared_tables
 from pipelines.source import Checkpoint, FullScan, Item, Payload, Source, Window
 from pipelines.warehouse.database import Connection, Warehouse
+from tests.contract_places import changed, relied_upon, retyped, value_at
 from tests.recordings import NOWHERE, Day, Record, everything, fetch, record_of, recorded
 from tests.runs import gone as gone_from_source
 from tests.runs import land_items, pending_partitions, stream_of, together, transform, transforms_of
-from tests.select_paths import Path, paths_read, steps_of
+from tests.select_paths import paths_read, steps_of
 
+NOW = datetime.now(UTC)
 MOST = 60
 """Records of a package that are loaded: it may hold many."""
 
@@ -610,84 +611,6 @@ def test_a_full_transform_fetches_what_the_selects_yield(loaded: Loaded, repeate
 # Faults
 
 
-@dataclass(frozen=True)
-class Place:
-    """A value in a payload that the contract names: its keys from the top, its path with `[*]` for any element."""
-
-    keys: tuple[str | int, ...]
-    path: str
-    required: bool
-
-    def is_told_by(self, path: str) -> bool:
-        """Whether a path leads here; it may name elements or leave them open."""
-        tokens = re.findall(r"\.[^.\[]+|\[\*\]", self.path)
-        below = zip(tokens, self.keys, strict=True)
-        exact = [
-            re.escape(token) if token != "[*]" else rf"(\[\*\]|\[{re.escape(repr(key))}\]|\.{re.escape(str(key))})"
-            for token, key in below
-        ]
-        return re.fullmatch(re.escape("$") + "".join(exact), path) is not None
-
-
-def places(value: Any, kind: Type, keys: tuple[str | int, ...] = (), path: str = "$") -> Iterator[Place]:
-    """The values below `value` that a contract of this type names."""
-    for one in kind.types if isinstance(kind, UnionType) else (kind,):
-        if isinstance(one, StructType) and isinstance(value, dict):
-            for named in one.fields:
-                if named.encode_name in value:
-                    at, below = (*keys, named.encode_name), f"{path}.{named.encode_name}"
-                    if not isinstance(named.type, RawType):
-                        yield Place(at, below, named.required)
-                    yield from places(value[named.encode_name], named.type, at, below)
-        elif isinstance(one, ListType | DictType):
-            inner = one.item_type if isinstance(one, ListType) else one.value_type
-            children: list[tuple[str | int, Any]] = []
-            if isinstance(one, ListType) and isinstance(value, list):
-                children = list(enumerate(value))
-            elif isinstance(one, DictType) and isinstance(value, dict):
-                children = list(value.items())
-            for name, child in children:
-                if not isinstance(inner, RawType):
-                    yield Place((*keys, name), f"{path}[*]", False)
-                yield from places(child, inner, (*keys, name), f"{path}[*]")
-
-
-def relied_upon(source: Source, payloads: Sequence[Payload]) -> dict[Path, tuple[Payload, Place]]:
-    """Each path that a contract names, with a payload that has a value there."""
-    kinds = {kind: msgspec.inspect.type_info(contract) for kind, contract in source.contracts.items()}
-    found: dict[Path, tuple[Payload, Place]] = {}
-    for payload in payloads:
-        for place in places(msgspec.json.decode(payload.body), kinds[payload.kind]):
-            found.setdefault((payload.kind, place.path), (payload, place))
-    return found
-
-
-def changed(payload: Payload, place: Place, value: object, *, leave_out: bool = False) -> bytes:
-    """The payload's body with another value at a place, or none."""
-    document = msgspec.json.decode(payload.body)
-    at = document
-    for key in place.keys[:-1]:
-        at = at[key]
-    if leave_out:
-        del at[place.keys[-1]]
-    else:
-        at[place.keys[-1]] = value
-    return msgspec.json.encode(document)
-
-
-def retyped(source: Source, payload: Payload, place: Place) -> bytes:
-    """The payload's body with a value of a type at the place that the contract does not allow there."""
-    values: list[object] = [[], {}, "re-typed", 1.5, False]
-    for value in values:
-        body = changed(payload, place, value)
-        try:
-            msgspec.json.decode(body, type=source.contracts[payload.kind])
-        except msgspec.ValidationError:
-            return body
-    stream = source.stream_names[payload.kind]
-    pytest.fail(f"the contract of {stream} takes anything at {place.path}: declare it as msgspec.Raw")
-
-
 def contract_paths(kind: Type, path: str = "$") -> Iterator[str]:
     """Every path that a contract names with a type."""
     for one in kind.types if isinstance(kind, UnionType) else (kind,):
@@ -760,13 +683,14 @@ def test_the_recording_has_a_value_for_each_counter(source: Source) -> None:
     assert {(kind, path) for kind, contract in source.contracts.items() for path in contract.volatile} <= found
 
 
-def test_each_relied_upon_field_retyped_or_missing_is_quarantined_with_its_path(
+def test_each_required_field_retyped_or_missing_is_quarantined_with_its_path(
     source: Source, warehouse: Warehouse
 ) -> None:
     found = relied_upon(source, everything(source))
     wrong: list[Payload] = []
     for (kind, path), (payload, place) in found.items():
-        wrong.append(replace(payload, request=f"re-typed {kind} {path}", body=retyped(source, payload, place)))
+        if place.required or place.identified:
+            wrong.append(replace(payload, request=f"re-typed {kind} {path}", body=retyped(source, payload, place)))
         if place.required:
             without = changed(payload, place, None, leave_out=True)
             wrong.append(replace(payload, request=f"missing {kind} {path}", body=without))
@@ -784,17 +708,27 @@ def test_each_relied_upon_field_retyped_or_missing_is_quarantined_with_its_path(
         assert each["external_id"] in (None, record_of(source, payload)[1]), each["request"]
 
 
+def test_each_optional_field_retyped_is_quarantined_alone_with_its_path(source: Source) -> None:
+    by_kind = {kind: each for stream in source.streams for kind, each in validators(stream).items()}
+    for (kind, path), (payload, place) in relied_upon(source, everything(source)).items():
+        if not place.required and not place.identified:
+            arrival = by_kind[kind].validate(replace(payload, body=retyped(source, payload, place)), 1, NOW)
+            assert isinstance(arrival, Arrival) and arrival.external_id == record_of(source, payload)[1], path
+            (value,) = arrival.rejected
+            assert place.is_told_by(value.path), (path, value.path)
+            assert msgspec.json.decode(value.value) == value_at(arrival.body, place), path
+
+
 def bad_payloads(source: Source, payloads: Sequence[Payload], dice: random.Random) -> list[Payload]:
     """Payloads that are cut, re-typed, empty, or no object."""
-    found = relied_upon(source, payloads)
-    victim, place = found[dice.choice(sorted(found))]
     whole, blank, other = dice.choices(payloads, k=3)
     broken = [
         (whole, whole.body[: dice.randrange(1, len(whole.body))]),
-        (victim, retyped(source, victim, place)),
         (blank, b""),
         (other, dice.choice([b"42", b"null", b'"text"', b"true"])),
     ]
+    required = [each for each in relied_upon(source, payloads).values() if each[1].required or each[1].identified]
+    broken += [(victim, retyped(source, victim, place)) for victim, place in required[:1]]
     return [
         Payload(body, f"bad:{number}", f"bad/{number}.json" if whole.external_id else None, kind=whole.kind)
         for number, (whole, body) in enumerate(broken)

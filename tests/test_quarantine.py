@@ -116,8 +116,8 @@ BAD: dict[str, tuple[bytes, tuple[str, str | None, int | None]]] = {
     "with a list for a name": (RETYPED, ("wrong_type", "$.name", None)),
     "with a word for an id": (b'{"id": "7", "name": "seven"}', ("wrong_type", "$.id", None)),
     "with a wrong field deep inside": (
-        b'{"id": 7, "name": "s", "books": [{"id": 1, "title": "t", "covers": [{"id": 1, "url": "u", "width": 1.5}]}]}',
-        ("wrong_type", "$.books[0].covers[0].width", None),
+        b'{"id": 7, "name": "s", "books": [{"id": 1, "title": "t", "covers": [{"id": 1, "url": 1.5}]}]}',
+        ("wrong_type", "$.books[0].covers[0].url", None),
     ),
     "with a copy without a room": (
         b'{"id": 7, "name": "s", "books": [{"id": 1, "title": "t", "copies": [{"id": 1}]}]}',

@@ -45,7 +45,7 @@ class Tag(Record):
     volatile = ("post_count",)
 
     name: str
-    category: int
+    category: int | None = None
 
 
 class ById(RecordHead):

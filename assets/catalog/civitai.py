@@ -40,8 +40,8 @@ OVERLAP = timedelta(minutes=10)
 
 class File(msgspec.Struct):
     id: int
-    name: str
-    type: str
+    name: str | None = None
+    type: str | None = None
     downloadUrl: str | None = None
     sizeKB: float | None = None
     hashes: dict[str, str | None] = {}
@@ -49,8 +49,10 @@ class File(msgspec.Struct):
 
 
 class Showcase(msgspec.Struct):
-    url: str
+    """Identified by its id, else by its url: neither is required."""
+
     id: int | None = None
+    url: str | None = None
     width: int | None = None
     height: int | None = None
     nsfw: bool | str | None = None
@@ -61,7 +63,7 @@ class Showcase(msgspec.Struct):
 
 class Version(msgspec.Struct):
     id: int
-    name: str
+    name: str | None = None
     baseModel: str | None = None
     createdAt: str | None = None
     publishedAt: str | None = None
@@ -82,7 +84,7 @@ class Model(Contract):
 
     id: int
     name: str
-    type: str
+    type: str | None = None
     description: str | None = None
     nsfw: bool | None = None
     stats: Stats | None = None
@@ -98,7 +100,7 @@ class Image(Contract):
     envelope = "items"
 
     id: int
-    url: str
+    url: str | None = None
     width: int | None = None
     height: int | None = None
     nsfw: bool | str | None = None

@@ -44,8 +44,8 @@ class Post(_booru.Record):
         "last_noted_at",
     )
 
-    rating: str | None
-    tag_string: str
+    rating: str | None = None
+    tag_string: str | None = None
     tag_string_general: str | None = None
     tag_string_artist: str | None = None
     tag_string_copyright: str | None = None

@@ -51,8 +51,8 @@ class Post(_booru.Record):
     volatile = ("score", "fav_count", "comment_count")
     envelope = "posts"
 
-    rating: str | None
-    tags: dict[str, list[str]]
+    rating: str | None = None
+    tags: dict[str, list[str]] = {}
     file: File | None = None
     preview: Preview | None = None
 

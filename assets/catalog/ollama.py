@@ -63,7 +63,7 @@ class Library(Contract):
     volatile = ("pullCount", "lastUpdated", "extractedAt", "tags.*.extractedAt")
     envelope = "models"
 
-    tags: dict[str, Tag]
+    tags: dict[str, Tag] = {}
     description: str | None = None
     categories: list[str] = []
     pullCount: str | None = None

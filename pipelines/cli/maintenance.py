@@ -17,6 +17,7 @@ from pipelines.cli.context import StreamName, Yes
 from pipelines.cli.show import Reporter, with_json
 from pipelines.errors import AtlasError
 from pipelines.landing import contract_changes, land
+from pipelines.landing.redaction import NOT_KEPT
 from pipelines.maintenance import erased_rows, erasure, retention
 from pipelines.source import Contract, Payload
 from pipelines.warehouse.database import Connection, Warehouse
@@ -129,7 +130,11 @@ def replay(
             "A repaired payload is for one entry. Give its number: atlas quarantine replay ID --with FILE", usage=True
         )
     with context.runs() as (warehouse, reporter), warehouse.connect() as connection:
-        open_ones = [row["quarantine_id"] for row in quarantine.entries(connection) if row["granularity"] == "payload"]
+        open_ones = [
+            row["quarantine_id"]
+            for row in quarantine.entries(connection)
+            if row["granularity"] == "payload" and row["reason"] != NOT_KEPT
+        ]
         for number in quarantine_ids or open_ones:
             _replay(warehouse, connection, number, repaired, reporter)
         if not reporter.runs:
@@ -155,6 +160,12 @@ def _replay(
     if found["closed_at"]:
         raise AtlasError(f"Entry {number} is closed: its record has landed.", usage=True)
     of, kind = project.find_stream(found["stream"])
+    if found["reason"] == NOT_KEPT and not repaired:
+        raise AtlasError(
+            f"Entry {number} has no bytes: {found['stream']} has redacted paths, and what cannot be read is not kept. "
+            f"Fetch it again: atlas land {of.name} --partition {found['partition_key']}",
+            usage=True,
+        )
     payload = Payload(bytes(found["bytes"]), found["request"], found["external_id"], kind=kind)
     if repaired:
         self_named = of.source.contracts[kind].external_id is not Contract.external_id

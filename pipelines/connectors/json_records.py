@@ -13,6 +13,7 @@ from typing import Generic, NamedTuple, TypeVar
 
 import msgspec
 
+from pipelines.connectors import json_values
 from pipelines.connectors.json_splitter import UNDECODABLE, NotSplit, Splitter
 
 DocumentT = TypeVar("DocumentT")
@@ -53,7 +54,7 @@ def decode(body: bytes, document_type: type[DocumentT]) -> Decoded[DocumentT]:
     Raises what msgspec raises where it is cut, is not JSON, or is of another type.
     """
     try:
-        return Decoded(msgspec.json.decode(body, type=document_type))
+        return Decoded(json_values.decode(body, document_type))
     except msgspec.ValidationError:
         raise
     except UNDECODABLE:

@@ -22,7 +22,7 @@ order by quarantine_id
 def let_in(connection: Connection, names: list[str] | None = None) -> list[dict[str, Any]]:
     """The entries of payloads that a contract refused and that today's one accepts. names: streams or sources."""
     validators = {
-        stream: (kind, Validator(stream, source.contracts[kind]))
+        stream: (kind, Validator(stream, source.contracts[kind], None))  # what is in quarantine is redacted
         for source in project.sources().values()
         for kind, stream in source.stream_names.items()
     }

@@ -24,7 +24,7 @@ from pipelines.connectors.rate_limit import RateLimit
 from pipelines.connectors.recording import RecordedTransport, Recorder, Recording
 from pipelines.errors import AtlasError, Refused
 from pipelines.landing.intake import Intake
-from pipelines.landing.validate import Validator
+from pipelines.landing.validate import validators
 from pipelines.settings import Mode
 from pipelines.source import FullScan, Item, Payload, Source, Stream, Window
 from pipelines.warehouse.database import Warehouse
@@ -254,7 +254,7 @@ def _missing(stream: Stream, window: Window, items: list[Item]) -> list[tuple[st
 
 def _ids(stream: Stream, items: Iterable[Item]) -> set[tuple[str, str]]:
     """Kind and id of each payload that has a readable one."""
-    validators = {kind: Validator(name, stream.source.contracts[kind]) for kind, name in stream.names.items()}
+    by_kind = validators(stream)
     payloads = (item for item in items if isinstance(item, Payload))
-    found = {(each.kind, validators[each.kind].validate(each, 0, NEVER).external_id) for each in payloads}
+    found = {(each.kind, by_kind[each.kind].validate(each, 0, NEVER).external_id) for each in payloads}
     return {(kind, external_id) for kind, external_id in found if external_id}

@@ -14,7 +14,8 @@ from typing import Any
 
 from msgspec.inspect import DictType, ListType, StructType, Type, UnionType
 
-EACH_ELEMENT, EACH_VALUE = "[*]", "*"
+from pipelines.connectors.json_values import EACH_ELEMENT, EACH_VALUE
+
 MAX_KEY_LENGTH = 64  # a longer key is data, as one that looks like an id is
 
 Steps = tuple[str | int, ...]

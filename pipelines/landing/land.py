@@ -21,7 +21,7 @@ from pipelines.landing.deletions import Missing, find_missing
 from pipelines.landing.intake import Intake, Progress, resume
 from pipelines.landing.publish import publish
 from pipelines.landing.stage_bodies import BodyWriter
-from pipelines.landing.validate import Arrival, Rejected, Validator
+from pipelines.landing.validate import Arrival, Rejected, Validator, validators
 from pipelines.ledger import Run
 from pipelines.source import Checkpoint, Cursor, FullScan, Item, Payload, Skipped, Stream
 from pipelines.warehouse.database import Connection, Warehouse
@@ -60,9 +60,11 @@ def land_intake(
 ) -> Run:
     """Lands an intake under a partition; returns the closed run. Enters the intake after the run is in the ledger.
 
-    shrink: accept a listing that lacks many records. Raises what the source raises, after the run is closed as failed.
+    shrink: accept a listing that lacks many records. Raises what the source raises, after the run is closed as failed,
+    and AtlasError before there is a run, where a stream with redacted paths has no key.
     """
     sys.setswitchinterval(SWITCH_INTERVAL_S)
+    by_kind = validators(stream)
     code = stream.source.code_version
     opened = ledger.open_run(
         warehouse, stream, "land", partition, code_version=code, dagster_run_id=dagster_run_id, notify=notify
@@ -73,7 +75,9 @@ def land_intake(
         warehouse.connect() as connection,
         ThreadPoolExecutor(max_workers=1) as writer,
     ):
-        _Landing(stream, run, entered, connection, writer).execute(shrink=shrink, replaces_entry=replaces_entry)
+        _Landing(stream, by_kind, run, entered, connection, writer).execute(
+            shrink=shrink, replaces_entry=replaces_entry
+        )
     return run
 
 
@@ -93,10 +97,16 @@ class _Landing:
     """The steps of one run. While a batch is written, the next one is read and validated."""
 
     def __init__(
-        self, stream: Stream, run: Run, intake: Intake, connection: Connection, writer: ThreadPoolExecutor
+        self,
+        stream: Stream,
+        by_kind: dict[str, Validator],
+        run: Run,
+        intake: Intake,
+        connection: Connection,
+        writer: ThreadPoolExecutor,
     ) -> None:
         self.stream, self.run, self.intake = stream, run, intake
-        self.validators = {kind: Validator(name, stream.source.contracts[kind]) for kind, name in stream.names.items()}
+        self.validators = by_kind
         self.clock = DatabaseClock(run.connection)
         self.batch: list[tuple[Payload, datetime]] = []
         self.batch_bytes = 0

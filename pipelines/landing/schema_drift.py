@@ -18,7 +18,8 @@ from typing import Any
 import msgspec
 
 from pipelines import project
-from pipelines.landing.json_paths import EACH_ELEMENT, EACH_VALUE, Readers, Tree, contract_paths
+from pipelines.connectors.json_values import EACH_ELEMENT, EACH_VALUE
+from pipelines.landing.json_paths import Readers, Tree, contract_paths
 from pipelines.landing.jsonb import LARGE
 from pipelines.ledger import Run
 from pipelines.schema.ops_tables import NULL, UNREAD

@@ -86,6 +86,13 @@ class BodyWriter:
                         copy.write_row((*identity, each.received_at, each.request, *volatile))
             rows = [{"run": self.run.id, **vars(each), **vars(each.fault)} for each in rejected]
             connection.cursor().executemany(INSERT_REJECTED, rows)
+            values = [
+                {"run": self.run.id, "arrival": each.sequence, "stream": each.stream, "request": each.request}
+                | {"external_id": each.external_id, **value._asdict()}
+                for each in arrivals
+                for value in each.rejected
+            ]
+            connection.cursor().executemany(INSERT_REJECTED_VALUE, values)
             if checkpoint:
                 save_checkpoint(connection, self.run, self.progress)
         locks.release_shared(self.run.connection, locks.BODIES)
@@ -181,6 +188,13 @@ insert into staging.rejects
     (fetch_run_id, stream, bytes, digest, request, external_id, reason, detail, path, byte_offset)
 values (%(run)s, %(stream)s, %(body)s, sha256(%(body)s), %(request)s, %(external_id)s,
     %(reason)s, %(detail)s, %(path)s, %(byte_offset)s)
+"""
+
+INSERT_REJECTED_VALUE = """
+insert into staging.rejects
+    (fetch_run_id, granularity, sequence, stream, bytes, digest, request, external_id, reason, detail, path)
+values (%(run)s, 'value', %(arrival)s, %(stream)s, %(value)s, sha256(%(value)s), %(request)s, %(external_id)s,
+    'wrong_type', %(detail)s, %(path)s)
 """
 
 COPY_ARRIVALS = """

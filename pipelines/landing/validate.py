@@ -1,11 +1,12 @@
 """Validates one payload by its contract: its id and digest, or the reason why it is rejected.
 
-    Payload ──> Arrival, or Rejected
+    Payload ──redact──> decode ──> Arrival, with the values that do not fit; or Rejected
     {"id": 1, "stats": {"likes": 5}} ──split_off──> {"id": 1, "stats": null} and {"stats": {"likes": 5}}
 
 Only fields that the contract names are decoded. Volatile fields, such as counters, are left out of the digest; `null`
 takes the place of each, so that a field that appears or disappears is still a change of the version. Not here:
-storage (`stage_bodies`), restoring volatile fields (`ops.restore_volatile_fields`).
+storage (`stage_bodies`), which values do not fit (`optional_values`), restoring volatile fields
+(`ops.restore_volatile_fields`).
 """
 
 import hashlib
@@ -18,13 +19,16 @@ from typing import NamedTuple, cast
 
 import msgspec
 
-from pipelines.landing.json_paths import EACH_ELEMENT, EACH_VALUE
+from pipelines.connectors.json_splitter import UNDECODABLE
+from pipelines.connectors.json_values import EACH_ELEMENT, EACH_VALUE, steps_of, with_whole_numbers
 from pipelines.landing.jsonb import SPACED_COLON, Unlandable, is_lossless, repair, repair_any_size
-from pipelines.source import Contract, Payload
+from pipelines.landing.optional_values import RejectedValue, split_off_rejected
+from pipelines.landing.redaction import Redactor, redactor
+from pipelines.source import Contract, Payload, Stream
 
 MAX_ID_LENGTH = 1_000
+OF_CONTRACT = ("wrong_type", "missing_field")
 NOT_A_TEXT = re.compile("[\0\ud800-\udfff]")  # what PostgreSQL does not accept in text: NUL and lone surrogates
-MISSING_FIELD = re.compile(r"missing required field `(.+)`")
 SHORT = 10_000
 TINY = re.compile(rb"[eE]-[0-9]{4}")
 """jsonb accepts every number of a text that is no longer, has no such exponent, and is `is_lossless`."""
@@ -54,6 +58,7 @@ class Arrival:
     request: str
     body: bytes
     volatile: VolatileFields | None
+    rejected: list[RejectedValue]  # of the optional values in it
 
     @property
     def body_key(self) -> tuple[bytes, bool]:
@@ -75,17 +80,22 @@ class Rejected:
 class Validator:
     """Validates the payloads of one stream."""
 
-    def __init__(self, stream: str, contract: type[Contract]) -> None:
-        self._stream, self._contract = stream, contract
+    def __init__(self, stream: str, contract: type[Contract], redact: Redactor | None) -> None:
+        self._stream, self._contract, self._redactor = stream, contract, redact
         self._decoder = msgspec.json.Decoder(contract)
         self._volatile = path_tree(contract.volatile)
 
     def validate(self, payload: Payload, sequence: int, received_at: datetime) -> Arrival | Rejected:
         """The payload with its id and digest, or with the reason why it cannot land."""
-        external_id = payload.external_id
+        body, external_id = payload.body, payload.external_id
         request = payload.request.encode(errors="backslashreplace").decode()
+        if self._redactor:
+            try:
+                body = self._redactor.redact(body)
+            except Unlandable as fault:
+                return Rejected(self._stream, self._redactor.described(body), request, external_id, fault)
         try:
-            record = self._decode(payload.body)
+            record, text, rejected = self._decode(body)
             external_id = external_id or record.external_id()
             if not external_id:
                 raise Unlandable("no_id", "the payload has no id of its own", path="$")
@@ -93,39 +103,48 @@ class Validator:
                 unusable, external_id = external_id, None
                 raise Unlandable("no_id", f"the id cannot be used: {unusable[:100]!a}", path="$")
         except Unlandable as fault:
-            return Rejected(self._stream, payload.body, request, external_id, fault)
-        except msgspec.ValidationError as error:
-            external_id = external_id or self._readable_id(payload.body)
-            message, _, at = str(error).partition(" - at ")
-            path = at.strip("`").replace("[...]", "[*]") or "$"
-            violation = Unlandable("wrong_type", message, path=path)
-            if missing := MISSING_FIELD.search(message):
-                violation = Unlandable("missing_field", message, path=f"{path}.{missing.group(1)}")
-            return Rejected(self._stream, payload.body, request, external_id, violation)
-        stable, volatile = split_off(payload.body, self._volatile) if self._volatile else (payload.body, None)
+            if fault.reason in OF_CONTRACT:
+                external_id = external_id or self._readable_id(body)
+            return Rejected(self._stream, body, request, external_id, fault)
+        stable, volatile = split_off(text, self._volatile) if self._volatile else (text, None)
         digest = hashlib.sha256(stable).digest()
-        return Arrival(sequence, self._stream, external_id, digest, received_at, request, payload.body, volatile)
+        return Arrival(sequence, self._stream, external_id, digest, received_at, request, text, volatile, rejected)
 
-    def _decode(self, body: bytes) -> Contract:
+    def _decode(self, body: bytes) -> tuple[Contract, bytes, list[RejectedValue]]:
+        """A payload decoded, its text with whole numbers for the integers of the contract, and its rejected values."""
         try:
-            return self._decoder.decode(body)
-        except msgspec.ValidationError:
-            raise
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            return self._decoder.decode(repair_any_size(body)[0])
+            return self._decoder.decode(body), body, []
+        except UNDECODABLE:
+            pass
+        try:
+            msgspec.json.decode(body, type=msgspec.Raw)
+            accepted, rejected = split_off_rejected(with_whole_numbers(body, self._contract), self._contract)
+        except UNDECODABLE:
+            repaired = with_whole_numbers(repair_any_size(body)[0], self._contract)
+            accepted, rejected = split_off_rejected(repaired, self._contract)
+        return self._decoder.decode(accepted), with_whole_numbers(body, self._contract), rejected
 
     def _readable_id(self, body: bytes) -> str | None:
         """The id of a payload that violates its contract; None if the id itself cannot be read."""
         try:
-            found = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+            text = with_whole_numbers(body, self._contract)
+            found = msgspec.json.decode(text, type=dict[str, msgspec.Raw])
             values = {}
             for each in msgspec.structs.fields(self._contract):
                 with suppress(KeyError, msgspec.ValidationError):
                     values[each.name] = msgspec.json.decode(found[each.encode_name], type=each.type)
             record = SimpleNamespace(**{name: value for name, value in values.items() if value is not None})
             return self._contract.external_id(cast(Contract, record))
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, AttributeError):
+        except (*UNDECODABLE, AttributeError):
             return None
+
+
+def validators(stream: Stream) -> dict[str, Validator]:
+    """What validates the payloads of a run, by kind. Raises AtlasError where a redacted stream has no key."""
+    contracts = stream.source.contracts
+    return {
+        kind: Validator(name, contracts[kind], redactor(name, contracts[kind])) for kind, name in stream.names.items()
+    }
 
 
 def path_tree(paths: tuple[str, ...]) -> PathTree:
@@ -133,7 +152,7 @@ def path_tree(paths: tuple[str, ...]) -> PathTree:
     root: PathTree = {}
     for path in paths:
         node = root
-        for step in path.replace(EACH_ELEMENT, f".{EACH_ELEMENT}").split("."):
+        for step in steps_of(path):
             node = node.setdefault(step, {})
     return root
 
@@ -147,7 +166,7 @@ def split_off(body: bytes, volatile: PathTree) -> tuple[bytes, VolatileFields | 
     found: list[tuple[list[str], msgspec.Raw]] = []
     try:
         stable, values = (bytes(part) for part in _split(msgspec.Raw(body.strip()), volatile, [], found))
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except UNDECODABLE:
         return body, None
     left = stable.count(COLON) + sum(bytes(value).count(COLON) for _, value in found)
     if not found or left != body.count(COLON) or SPACED_COLON.search(body):

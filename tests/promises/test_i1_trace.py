@@ -232,7 +232,10 @@ def test_the_command_explains_what_it_cannot_find(
     with_authors: Warehouse, atlas: Atlas, subtests: pytest.Subtests
 ) -> None:
     for arguments, said in (
-        (["toy.nothing", "1"], "There is no table 'toy.nothing' of a domain. There are: toy.audit_log, toy.users"),
+        (
+            ["toy.nothing", "1"],
+            "There is no table 'toy.nothing' of a domain. There are: toy.audit_log, toy.secrets, toy.users",
+        ),
         (["toy.authors"], "Which row of toy.authors? Name its key: author_id."),
         (["toy.authors", "7"], "toy.authors has no row '7'. Its key is author_id, or external_id."),
         (

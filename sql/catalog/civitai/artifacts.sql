@@ -26,7 +26,7 @@ cross join lateral (
             when n.type in ('Model', 'Config', 'VAE') then n.type
             when n.type = 'Training Data' then 'TrainingData'
             when n.type = 'Pruned Model' then 'Pruned'
-            when n.type is not null then 'Other'
+            else 'Other'
         end             as kind,
         n.file_name,
         n.size_kb,

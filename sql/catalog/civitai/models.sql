@@ -10,7 +10,7 @@ select
             'Checkpoint', 'TextualInversion', 'Hypernetwork', 'AestheticGradient', 'LORA',
             'Controlnet', 'Poses', 'VAE', 'LLM', 'Other'
         ) then m.type
-        when m.type is not null then 'Other'
+        else 'Other'
     end                                                 as type,
     m.description,
     case

@@ -261,6 +261,15 @@ events = owned(
     comment="One row per event; sources and applications name the same ones",
 )
 
+secrets = owned(
+    "toy.secrets",
+    Column("secret_id", UUID, primary_key=True, comment="ops.key of the source, the payload, the user and the name"),
+    Column("user_id", Text, nullable=False, comment="The source's own id of the user"),
+    Column("name", Text, nullable=False, comment="What it is"),
+    Column("value", Text, comment="Its keyed hash"),
+    comment="One row per password and token of a user",
+)
+
 tokens = application(
     "toy.tokens",
     _key_of_any("token_id"),

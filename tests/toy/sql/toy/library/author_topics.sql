@@ -5,5 +5,5 @@ select
     p.record_id,
     min(n.spelling collate "C")                         as spelling
 from authors as p
-cross join json_table(p.body, '$.topics[*]' columns (spelling text path '$')) as n
+cross join json_table(p.body, '$.topics[*] ? (@ != null)' columns (spelling text path '$')) as n
 group by p.source, p.external_id, p.record_id, ops.tag_name(n.spelling)

@@ -8,7 +8,7 @@ select
     b.published_at,
     b.body - array['id', 'title', 'published', 'copies', 'covers'] as metadata
 from authors as p
-cross join json_table(p.body, '$.books[*]' columns (
+cross join json_table(p.body, '$.books[*] ? (@ != null)' columns (
     external_id     text path '$.id',
     title           text path '$.title',
     published_at    text path '$.published',

@@ -8,9 +8,9 @@ select
     c.pages,
     c.sha256
 from authors as p
-cross join json_table(p.body, '$.books[*]' columns (
+cross join json_table(p.body, '$.books[*] ? (@ != null)' columns (
     book            text path '$.id',
-    nested path '$.copies[*]' columns (
+    nested path '$.copies[*] ? (@ != null)' columns (
         external_id     text path '$.id',
         room            text path '$.room',
         pages           numeric path '$.pages',

@@ -19,9 +19,9 @@ from (
         b.external_id,
         b.body
     from authors as p
-    cross join json_table(p.body, '$.books[*]' columns (
+    cross join json_table(p.body, '$.books[*] ? (@ != null)' columns (
         book            text path '$.id',
-        nested path '$.covers[*]' columns (
+        nested path '$.covers[*] ? (@ != null)' columns (
             external_id     text path '$.id',
             body            jsonb path '$'
         )

@@ -7,5 +7,5 @@ select distinct
 from authors as p
 cross join lateral (
     select ops.tag_name(n.spelling) as normalized_name
-    from json_table(p.body, '$.topics[*]' columns (spelling text path '$')) as n
+    from json_table(p.body, '$.topics[*] ? (@ != null)' columns (spelling text path '$')) as n
 ) as t
