@@ -142,6 +142,12 @@ def upgrade() -> None:
         ),
         sa.Column("bytes", sa.LargeBinary(), nullable=False, comment="The payload or the value exactly as received"),
         sa.Column("digest", sa.LargeBinary(), nullable=False, comment="sha256 of bytes"),
+        sa.Column(
+            "received_at",
+            postgresql.TIMESTAMP(timezone=True),
+            nullable=False,
+            comment="When the payload was received, by the database's clock",
+        ),
         sa.Column("request", sa.Text(), nullable=False, comment="URL without secrets, or file:line"),
         sa.Column("external_id", sa.Text(), nullable=True, comment="The source's own id, if it can be read"),
         sa.Column("reason", sa.Text(), nullable=False, comment="Reason code"),
@@ -344,6 +350,12 @@ end)::uuid
         sa.Column("external_id", sa.Text(), nullable=True, comment="The source's own id, if it can be read"),
         sa.Column("record_id", sa.UUID(), nullable=True, comment="ops.key(stream, external_id), if it can be read"),
         sa.Column("request", sa.Text(), nullable=True, comment="URL without secrets, or file:line"),
+        sa.Column(
+            "received_at",
+            postgresql.TIMESTAMP(timezone=True),
+            nullable=True,
+            comment="When the payload was received last; null = an entry of a transform",
+        ),
         sa.Column("reason", sa.Text(), nullable=False, comment="Reason code"),
         sa.Column("detail", sa.Text(), nullable=False, comment="The reason in words"),
         sa.Column("path", sa.Text(), nullable=True, comment="JSON path of the invalid value"),
@@ -383,7 +395,7 @@ end)::uuid
         ),
         sa.Column("closed_at", postgresql.TIMESTAMP(timezone=True), nullable=True, comment="When closed_run closed it"),
         sa.CheckConstraint(
-            "stage <> 'land' or (digest is not null and bytes is not null)", name=op.f("quarantine_land_check")
+            "stage <> 'land' or num_nulls(digest, bytes, received_at) = 0", name=op.f("quarantine_land_check")
         ),
         sa.CheckConstraint(
             "stage <> 'transform' or (table_name is not null and row_key is not null)",

@@ -176,7 +176,7 @@ def _replay(
         of,
         found["partition_key"],
         [payload],
-        received_at=found["last_at"],
+        received_at=found["received_at"],
         replaces_entry=number if repaired else None,
         notify=reporter,
     )

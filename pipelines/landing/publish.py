@@ -237,11 +237,11 @@ with rejected as (
 
 upserted as (
     insert into staging.quarantine
-        (stage, granularity, stream, partition_key, external_id, record_id, request, reason, detail, path, byte_offset,
-         digest, bytes, first_run, last_run)
+        (stage, granularity, stream, partition_key, external_id, record_id, request, received_at, reason, detail, path,
+         byte_offset, digest, bytes, first_run, last_run)
     select
         'land', granularity, stream, %(partition)s, external_id,
-        case when external_id is not null then ops.key(stream, external_id) end, request,
+        case when external_id is not null then ops.key(stream, external_id) end, request, received_at,
         reason, detail, path, byte_offset, digest, bytes, %(run)s, %(run)s
     from (
         select distinct on (granularity, stream, identity) * from rejected order by granularity, stream, identity, place
@@ -252,6 +252,7 @@ upserted as (
         digest = excluded.digest,
         bytes = case when quarantine.digest = excluded.digest then quarantine.bytes else excluded.bytes end,
         last_run = excluded.last_run, last_at = now(),
+        received_at = greatest(quarantine.received_at, excluded.received_at),
         partition_key = greatest(quarantine.partition_key, excluded.partition_key),
         seen = quarantine.seen + 1, closed_run = null, closed_at = null
 )
@@ -264,14 +265,14 @@ select count(*) filter (where granularity = 'value') as values from rejected
 CLOSE_LANDED = """
 update staging.quarantine q set closed_run = %(run)s, closed_at = now()
 from (
-    select stream, record_id, digest, result from classified
+    select stream, record_id, digest, received_at, result from classified
     union all
-    select stream, record_id, null, 'deleted' from staging.versions where version_id = any(%(deleted)s)
+    select stream, record_id, null, received_at, 'deleted' from staging.versions where version_id = any(%(deleted)s)
 ) as c
 where q.stage = 'land' and q.stream = c.stream and q.closed_at is null and q.last_run <> %(run)s
   and (
       q.granularity = 'payload' and q.digest = c.digest
-      or q.record_id = c.record_id and q.partition_key <= %(partition)s -- the entry's day or later
+      or q.record_id = c.record_id and q.received_at <= c.received_at
           and c.result in ('created', 'updated', 'unchanged', 'observed')
       or q.granularity = 'value' and q.record_id = c.record_id and c.result = 'deleted'
       or q.quarantine_id = %(entry)s and coalesce(q.record_id, c.record_id) = c.record_id)

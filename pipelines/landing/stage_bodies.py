@@ -71,7 +71,8 @@ class BodyWriter:
 
     def _reject(self, arrival: Arrival, fault: Unlandable) -> Rejected:
         self.unstorable.add(arrival.digest)
-        return Rejected(arrival.stream, arrival.body, arrival.request, arrival.external_id, fault)
+        rejected = arrival.stream, arrival.body, arrival.received_at, arrival.request, arrival.external_id
+        return Rejected(*rejected, fault)
 
     def _write(self, bodies: list[Body], arrivals: list[Arrival], rejected: list[Rejected], checkpoint: bool) -> None:
         """Commits a batch: bodies, arrivals, rejections, and the checkpoint."""
@@ -88,7 +89,7 @@ class BodyWriter:
             connection.cursor().executemany(INSERT_REJECTED, rows)
             values = [
                 {"run": self.run.id, "arrival": each.sequence, "stream": each.stream, "request": each.request}
-                | {"external_id": each.external_id, **value._asdict()}
+                | {"external_id": each.external_id, "received_at": each.received_at, **value._asdict()}
                 for each in arrivals
                 for value in each.rejected
             ]
@@ -185,16 +186,17 @@ select %s, %s, %s, (select body::jsonb from large_body where body is not null),
 
 INSERT_REJECTED = """
 insert into staging.rejects
-    (fetch_run_id, stream, bytes, digest, request, external_id, reason, detail, path, byte_offset)
-values (%(run)s, %(stream)s, %(body)s, sha256(%(body)s), %(request)s, %(external_id)s,
+    (fetch_run_id, stream, bytes, digest, received_at, request, external_id, reason, detail, path, byte_offset)
+values (%(run)s, %(stream)s, %(body)s, sha256(%(body)s), %(received_at)s, %(request)s, %(external_id)s,
     %(reason)s, %(detail)s, %(path)s, %(byte_offset)s)
 """
 
 INSERT_REJECTED_VALUE = """
 insert into staging.rejects
-    (fetch_run_id, granularity, sequence, stream, bytes, digest, request, external_id, reason, detail, path)
-values (%(run)s, 'value', %(arrival)s, %(stream)s, %(value)s, sha256(%(value)s), %(request)s, %(external_id)s,
-    'wrong_type', %(detail)s, %(path)s)
+    (fetch_run_id, granularity, sequence, stream, bytes, digest, received_at, request, external_id, reason, detail,
+     path)
+values (%(run)s, 'value', %(arrival)s, %(stream)s, %(value)s, sha256(%(value)s), %(received_at)s, %(request)s,
+    %(external_id)s, 'wrong_type', %(detail)s, %(path)s)
 """
 
 COPY_ARRIVALS = """

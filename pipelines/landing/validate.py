@@ -72,6 +72,7 @@ class Rejected:
 
     stream: str
     body: bytes
+    received_at: datetime
     request: str
     external_id: str | None
     fault: Unlandable
@@ -93,7 +94,8 @@ class Validator:
             try:
                 body = self._redactor.redact(body)
             except Unlandable as fault:
-                return Rejected(self._stream, self._redactor.described(body), request, external_id, fault)
+                described = self._redactor.described(body)
+                return Rejected(self._stream, described, received_at, request, external_id, fault)
         try:
             record, text, rejected = self._decode(body)
             external_id = external_id or record.external_id()
@@ -105,7 +107,7 @@ class Validator:
         except Unlandable as fault:
             if fault.reason in OF_CONTRACT:
                 external_id = external_id or self._readable_id(body)
-            return Rejected(self._stream, body, request, external_id, fault)
+            return Rejected(self._stream, body, received_at, request, external_id, fault)
         stable, volatile = split_off(text, self._volatile) if self._volatile else (text, None)
         digest = hashlib.sha256(stable).digest()
         return Arrival(sequence, self._stream, external_id, digest, received_at, request, text, volatile, rejected)
