@@ -15,6 +15,7 @@ from pipelines.errors import ListingChanged, NotRecorded, Refused
 from pipelines.landing.intake import Intake, Progress
 from pipelines.ledger import Run
 from pipelines.source import Payload, Skipped, Stream
+from pipelines.warehouse.database import Connection
 
 ACCEPTED_LOSS = 5  # so many records or rows may go, whatever their share is; of records, if the scan listed any
 ACCEPTED_SHARE = 5  # one of so many may go
@@ -103,6 +104,13 @@ def _fetch_missing(
                 missing.deleted.append(row["version_id"])
         if row["side"] and not gone:
             finished.add(row["side"])
+
+
+def set_identities(connection: Connection, parameters: dict[str, Any], deleted: int) -> int:
+    """Sets the identity of new records of a folder that are renamed, or whose name is taken; how many are renamed."""
+    renamed = connection.execute(SET_IDENTITY, parameters).rowcount if deleted else 0
+    connection.execute(SET_OWN_IDENTITY, parameters)
+    return renamed
 
 
 SELECT_MISSING = """

@@ -53,10 +53,9 @@ def publish(
         tombstones = connection.execute(deletions.INSERT_TOMBSTONES, parameters).rowcount
         for statement in PUBLISH:
             connection.execute(statement, parameters)
-        if stream.source.kind == "folder" and results.get("created"):
-            if tombstones and (renamed := connection.execute(deletions.SET_IDENTITY, parameters).rowcount):
-                stats["renamed"] = renamed
-            connection.execute(deletions.SET_OWN_IDENTITY, parameters)
+        new_files = stream.source.kind == "folder" and results.get("created")
+        if new_files and (renamed := deletions.set_identities(connection, parameters, tombstones)):
+            stats["renamed"] = renamed
         if drift := schema_drift.record(run, stream):
             stats["drift"] = msgspec.to_builtins(drift)
         (rejected,) = connection.execute(UPSERT_REJECTED, parameters)

@@ -270,7 +270,7 @@ def test_what_another_run_landed_while_the_listing_was_read_is_not_taken_for_gon
         yield ALL
 
     land_listing(warehouse, shelf, notes("a"))
-    run = land_intake(warehouse, shelf, DAYS[0], nullcontext(Intake(items, "live")))
+    run = land_intake(warehouse, shelf, DAYS[0], nullcontext(Intake(items, "live", get_record=runs.gone)))
     assert (run.counts.deleted, there(warehouse)) == (0, ["a", "b", "new"])
 
 
@@ -290,7 +290,7 @@ def test_what_another_run_received_unchanged_meanwhile_is_not_taken_for_gone(
         yield ALL
 
     land_items(warehouse, shelf, DAYS[0], notes("ab"))
-    intake = Intake(items, "live")
+    intake = Intake(items, "live", get_record=runs.gone)
     if breaks_off:
         with pytest.raises(ConnectionError):
             land_intake(warehouse, shelf, DAYS[0], nullcontext(intake))
@@ -318,7 +318,7 @@ def test_a_run_that_breaks_off_deletes_nothing(warehouse: Warehouse, shelf: Sour
 
     land_listing(warehouse, shelf, notes("ab"))
     with pytest.raises(ConnectionError):
-        land_intake(warehouse, shelf, DAYS[1], nullcontext(Intake(broken, "live")))
+        land_intake(warehouse, shelf, DAYS[1], nullcontext(Intake(broken, "live", get_record=runs.gone)))
     assert there(warehouse) == ["a", "b"]
 
 

@@ -31,7 +31,7 @@ from pipelines.transform.run import pending_partitions as pending_of_stream
 from pipelines.transform.run import transform as transform_stream
 from pipelines.warehouse.database import Warehouse
 from tests.library import author, book, copy, cover, payload
-from tests.runs import land_intake, stream_of, transform
+from tests.runs import gone, land_intake, stream_of, transform
 
 pytestmark = [pytest.mark.usefixtures("toy"), pytest.mark.emptied]
 
@@ -46,7 +46,7 @@ def rows(warehouse: Warehouse, query: str | sql.Composed) -> list[dict[str, Any]
 
 
 def land(warehouse: Warehouse, source: Source, *items: Item, hours: int = 0) -> Counts:
-    intake = Intake(lambda _: items, "recorded", START + timedelta(hours=hours))
+    intake = Intake(lambda _: items, "recorded", START + timedelta(hours=hours), get_record=gone)
     return land_intake(warehouse, source, DAY, nullcontext(intake), shrink=True).counts
 
 
