@@ -36,8 +36,8 @@ def publish(
     replaces_entry: the quarantine entry whose payload the arrivals replace.
     """
     connection = run.connection
-    parameters = {"run": run.id, "stream": run.stream, "partition": run.partition}
-    parameters |= {**vars(missing), "scanned_at": progress.started_at, "entry": replaces_entry}
+    parameters = {"run": run.id, "stream": run.stream, "partition": run.partition, "entry": replaces_entry}
+    parameters |= {**vars(missing), "scanned_at": progress.started_at}
     stats: dict[str, Any] = {"mode": intake.mode, **intake.request_options}
     stats |= {name: getattr(progress, name) for name in ("bytes", "bodies", "skipped", "repaired")}
     stats["unfetched"] = len(set(progress.unfetched))
@@ -53,9 +53,8 @@ def publish(
         tombstones = connection.execute(deletions.INSERT_TOMBSTONES, parameters).rowcount
         for statement in PUBLISH:
             connection.execute(statement, parameters)
-        new_files = stream.source.kind == "folder" and results.get("created")
-        if new_files and (renamed := deletions.set_identities(connection, parameters, tombstones)):
-            stats["renamed"] = renamed
+        if stream.source.kind == "folder" and results.get("created"):
+            stats["renamed"] = deletions.set_identities(connection, parameters, tombstones)
         if drift := schema_drift.record(run, stream):
             stats["drift"] = msgspec.to_builtins(drift)
         (rejected,) = connection.execute(UPSERT_REJECTED, parameters)

@@ -89,14 +89,14 @@ def test_a_name_that_is_given_to_a_new_file_makes_a_key_of_its_own(warehouse: Wa
 def test_it_is_no_rename(warehouse: Warehouse, shelf: Source, before: dict[str, str], after: dict[str, str]) -> None:
     scan(warehouse, shelf, DAYS[0], **before)
     run = scan(warehouse, shelf, DAYS[1], **after)
-    assert "renamed" not in run.stats
+    assert run.stats["renamed"] == 0
     assert rows(warehouse, "select identity from staging.versions where identity is not null") == []
 
 
 def test_a_file_that_cannot_be_read_is_not_renamed(warehouse: Warehouse, shelf: Source) -> None:
     scan(warehouse, shelf, DAYS[0], a="same")
     run = scan(warehouse, shelf, DAYS[1], Skipped("a", "cannot be read", "a"), x="same")
-    assert ("renamed" in run.stats, set(keys(warehouse))) == (False, {"a", "x"})
+    assert (run.stats["renamed"] > 0, set(keys(warehouse))) == (False, {"a", "x"})
 
 
 def test_several_renames_at_once_are_told_apart_by_content(warehouse: Warehouse, shelf: Source) -> None:
