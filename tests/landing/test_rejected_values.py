@@ -21,7 +21,8 @@ BAD = b'"many"'
 
 INSERT_VALUE = """
 insert into staging.rejects
-    (fetch_run_id, granularity, sequence, stream, external_id, path, bytes, digest, received_at, request, reason, detail)
+    (fetch_run_id, granularity, sequence, stream, external_id, path, bytes, digest, received_at, request, reason,
+     detail)
 select fetch_run_id, 'value', %s, 'toy/library.authors', %s, %s, %s, sha256(%s), now(), 'page 1', 'wrong_type',
     'Expected `int`, got `str`'
 from ops.fetch_runs where kind = 'land' and status = 'in_progress'
