@@ -104,7 +104,8 @@ class Recorder:
         for name in gone:
             self.now.pop((kind, name), None)
         items: list[Item] = [payload(body, name, each) for (each, name), body in self.now.items() if each == kind]
-        intake = Intake(lambda _: [*items, FullScan(kind, 1)], "recorded", self.clock)
+        every = [*items, FullScan(kind, 1)]
+        intake = Intake(lambda _: every, "recorded", self.clock, get_record=lambda *_: None)
         return land_intake(self.warehouse, self.source, day, nullcontext(intake), kind=kind, shrink=True)
 
     def transform(self, *days: str) -> None:

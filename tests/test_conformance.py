@@ -526,7 +526,7 @@ def yields(connection: Connection, source: Source, select: Select, records: set[
         sql.SQL(
             """
             {name} as (
-                select {source}::text as source, v.record_id, v.external_id,
+                select {source}::text as source, v.record_id, v.external_id, v.external_id as identity,
                     ops.restore_volatile_fields(p.body, o.counters, o.paths) as body
                 from staging.versions as v
                 join staging.payloads as p using (payload_id)
@@ -536,7 +536,8 @@ def yields(connection: Connection, source: Source, select: Select, records: set[
                 ) as o on true
                 where v.latest and v.stream = {stream} and v.record_id = any({records})),
             {observations} as (
-                select {source}::text as source, v.record_id, v.external_id, o.observed_at, o.counters as body
+                select {source}::text as source, v.record_id, v.external_id, v.external_id as identity,
+                    o.observed_at, o.counters as body
                 from staging.versions as v
                 join staging.observations as o using (record_id)
                 where v.latest and v.payload_id is not null and v.stream = {stream} and v.record_id = any({records}))

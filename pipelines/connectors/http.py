@@ -89,6 +89,7 @@ class Client(AbstractContextManager["Client"]):
         self.notes: Counter[str] = Counter()
         self._unanswered = 0  # records in a row
         self.anonymous = token is None
+        self._own_secrets = {each for each in (token, (token or "").partition(":")[2]) if each}
         headers = {"user-agent": f"{USER_AGENT} ({contact})" if contact else USER_AGENT, "accept": JSON}
         basic = None
         if token and auth == "basic":
@@ -183,6 +184,16 @@ class Client(AbstractContextManager["Client"]):
             return None
         found = answer.records[0].body if record else answer.response.content.strip()
         return found, request_of(answer.response)
+
+    def without_token(self, link: str) -> str:
+        """A link without the parameters that hold the client's own token, which each request has in its header."""
+        try:
+            url = httpx.URL(link)
+        except httpx.InvalidURL:
+            return link
+        every = url.params.multi_items()
+        kept = [(name, value) for name, value in every if value not in self._own_secrets]
+        return link if len(kept) == len(every) else str(url.copy_with(params=kept))
 
     def target_of(self, link: str) -> str:
         """The path and query of a link, below the path of the base URL. Raises SourceFault where it is not a URL."""

@@ -198,7 +198,8 @@ class Listing(Generic[PageT]):
         if self._paginator.requires_ids and page.records and not page.keys:
             raise SourceFault(self._words("returns records without ids, so the next page is unknown", page.target))
         following = self._paginator.next_page(page, state.previous)
-        state.next_link, state.previous = following.link, following.previous
+        state.next_link = following.link and self._client.without_token(following.link)
+        state.previous = following.previous
         new = set(page.keys).difference(*self._recent_keys)
         self._recent_keys.append(set(page.keys))
         self._client.notes["records returned twice"] += len(page.keys) - len(new)
