@@ -18,6 +18,7 @@ from tests.library import load_recordings, rows
 pytestmark = pytest.mark.usefixtures("toy")
 
 
+@pytest.mark.long("commands, each a process")
 def test_its_recordings_fill_every_table(warehouse: Warehouse) -> None:
     load_recordings(warehouse)
     for table in metadata.sorted_tables:
@@ -25,6 +26,7 @@ def test_its_recordings_fill_every_table(warehouse: Warehouse) -> None:
             assert rows(warehouse, f"select from {table.fullname} limit 1"), table.fullname
 
 
+@pytest.mark.long("commands, each a process")
 def test_a_process_that_begins_in_its_folder_has_it(warehouse: Warehouse) -> None:
     command = [sys.executable, "-m", "pipelines.cli.main", "run", "nothing"]
     environment = os.environ | {"DATABASE_URL": warehouse.conninfo}

@@ -70,11 +70,10 @@ class Player:
         return run, {name: number for name, ((number,),) in counted.items()}
 
 
-@pytest.mark.long
 @pytest.mark.emptied
 @pytest.mark.parametrize("value", VALUES)
 @pytest.mark.parametrize("name", SOURCES)
-@pytest.mark.sample(8, "optional fields")
+@pytest.mark.sample(3, "optional fields")
 def test_an_optional_field_of_another_type_costs_no_row(warehouse: Warehouse, name: str, value: str) -> None:
     source = project.sources()[name]
     cases = optional_places(source, VALUES[value])

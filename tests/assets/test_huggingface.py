@@ -294,6 +294,7 @@ def test_real_records_land_whole(warehouse: Warehouse, hub: Source, shared_data:
     assert [tuple(each.values()) for each in types] == [("Checkpoint", 4), ("LLM", 23), ("Other", 9)]
 
 
+@pytest.mark.long("real payloads, where they are")
 def test_seven_daily_listings_give_the_series_of_each_models_counters(
     warehouse: Warehouse, hub: Source, shared_data: Path
 ) -> None:

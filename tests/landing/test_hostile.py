@@ -502,6 +502,7 @@ def test_equal_times_across_the_border_of_a_page_lose_nothing(opened: Open) -> N
 # Gone
 
 
+@pytest.mark.long("runs against a source with faults")
 @pytest.mark.parametrize("stem", ["civitai", "huggingface"])
 def test_a_record_is_deleted_when_its_own_url_says_so_and_not_before(opened: Open, at_once: None, stem: str) -> None:
     site = opened(stem, records=9)

@@ -78,6 +78,7 @@ def test_of_several_in_a_batch_the_last_one_wins(warehouse: Warehouse, shelf: So
     assert counted(run) == {"fetched": 3, "created": 1, "duplicates": 2}
 
 
+@pytest.mark.long("thousands of payloads")
 def test_the_last_one_wins_across_batches_of_one_run(warehouse: Warehouse, shelf: Source) -> None:
     others = (payload("other", of=f"other {each}") for each in range(BATCH_PAYLOADS))
     run = land(warehouse, shelf, payload("first"), *others, payload("last"))

@@ -116,6 +116,7 @@ def in_pages(warehouse: Warehouse, word: str) -> set[str]:
         return {row["name"] for row in found}
 
 
+@pytest.mark.long("a history, and what is left of it")
 def test_no_page_has_a_row_of_an_erased_record(history: Recorder, library: Source) -> None:
     """Rows that are deleted stay in the pages until the tables are vacuumed, the tables of the domain too."""
     before = in_pages(history.warehouse, "Geheimnis")
@@ -208,6 +209,7 @@ def test_a_body_that_another_record_has_too_stays(warehouse: Warehouse, shelf: S
     assert shown(warehouse, "select name from toy.authors") == ["author 1"]
 
 
+@pytest.mark.long("a history, and what is left of it")
 def test_a_body_that_came_with_an_erased_record_is_stored_with_another(warehouse: Warehouse, shelf: Source) -> None:
     """Which comes in the next batch of the same run."""
     graph = json.dumps({"nodes": [], "links": []}).encode()

@@ -130,6 +130,7 @@ def test_superseded_versions_are_removed_and_what_rows_are_derived_from_stays(hi
     assert shown(warehouse, "select external_id from staging.quarantine") == ["9"]
 
 
+@pytest.mark.long("a run for each day of a source")
 def test_as_of_reports_that_versions_were_pruned(history: Recorder) -> None:
     warehouse = history.warehouse
     with warehouse.connect() as connection:

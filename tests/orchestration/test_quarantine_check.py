@@ -75,6 +75,7 @@ def test_a_landing_of_which_all_is_refused_is_an_error(materialize: Materialize,
     assert counts(found["shelf"]) == [2, 2, 2, 2]
 
 
+@pytest.mark.long("processes that run Dagster")
 def test_a_few_new_ones_are_a_warning_and_no_longer_when_nothing_is_new(
     materialize: Materialize, shelf: Source
 ) -> None:
@@ -85,6 +86,7 @@ def test_a_few_new_ones_are_a_warning_and_no_longer_when_nothing_is_new(
     assert (verdicts(found), counts(found["shelf"])) == ({}, [0, 1, 11, 1])
 
 
+@pytest.mark.long("processes that run Dagster")
 def test_a_table_is_judged_by_its_own_rows(materialize: Materialize, shelf: Source) -> None:
     covers = [cover(1, width=1), cover(2, width=0), cover(3, width=0)]
     found = materialize(shelf, one={"authors": [author(1)], "covers": covers})
@@ -94,12 +96,14 @@ def test_a_table_is_judged_by_its_own_rows(materialize: Materialize, shelf: Sour
     assert counts(found["authors"]) == [0, 0, 1, 0]
 
 
+@pytest.mark.long("processes that run Dagster")
 def test_a_value_is_a_warning(materialize: Materialize, shelf: Source) -> None:
     found = materialize(shelf, one={"words": "some", "number": "many"})
     assert verdicts(found) == {"notes": "WARN"}
     assert counts(found["notes"]) == [1, 0, 1, 1]
 
 
+@pytest.mark.long("processes that run Dagster")
 def test_a_source_may_set_its_share(materialize: Materialize, shelf: Source) -> None:
     found = materialize(replace(shelf, refused_share=0.5), one="{", two={"authors": [author(1)]})
     assert (verdicts(found), counts(found["shelf"])) == ({"shelf": "WARN"}, [1, 1, 2, 1])

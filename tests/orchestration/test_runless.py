@@ -45,6 +45,7 @@ def materialized(dagster: dg.DagsterInstance, key: dg.AssetKey) -> set[str]:
     return set(dagster.get_materialized_partitions(key))
 
 
+@pytest.mark.long("processes that run Dagster")
 def test_what_commands_land_and_transform_is_materialized_once(
     with_dagster: Warehouse, dagster: dg.DagsterInstance, library: Source
 ) -> None:
@@ -86,6 +87,7 @@ def test_a_run_that_fails_outside_dagster_is_a_failed_check_until_one_does_not(
     assert [event.passed for event in events if isinstance(event, dg.AssetCheckEvaluation)] == [True]
 
 
+@pytest.mark.long("processes that run Dagster")
 def test_the_check_looks_at_runs_of_dagster_too(
     with_dagster: Warehouse, dagster: dg.DagsterInstance, library: Source
 ) -> None:
@@ -133,6 +135,7 @@ def test_runs_of_dagster_and_of_unknown_streams_are_not_reported(
     assert report(dagster)[0] == []
 
 
+@pytest.mark.long("processes that run Dagster")
 def test_days_without_a_recording_are_skipped_and_the_others_materialized(
     with_dagster: Warehouse, dagster: dg.DagsterInstance, library: Source
 ) -> None:

@@ -85,6 +85,7 @@ def test_every_row_is_traced_once(connection: Connection) -> None:
     assert {row["unproven"] for row in trace.unproven(connection)} == {0}
 
 
+@pytest.mark.long("a dozen runs")
 def test_the_sql_of_each_proof_yields_the_row_from_that_one_payload(loaded: Warehouse) -> None:
     """For every row of some payloads of each SELECT file: the text in ops.sql, run over the one body, has its key."""
     with loaded.connect() as connection:

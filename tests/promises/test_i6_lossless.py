@@ -531,6 +531,7 @@ def test_a_field_of_this_kind_is_kept_with_its_record(lines: Kept, name: str) ->
         assert kept.end() == (sorted(expected) if isinstance(expected, list) else expected)
 
 
+@pytest.mark.long("thousands of values")
 def test_counters_of_every_kind_are_kept_and_put_back(
     new_warehouse: Callable[[], Warehouse], shelf: Source, tmp_path: Path
 ) -> None:

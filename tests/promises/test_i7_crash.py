@@ -85,6 +85,7 @@ ANSWERS = range(1, 8)
 """What the server of the scenario `live` answers: a list, and of each model what it shows."""
 
 
+@pytest.mark.long("crashes, and runs after them")
 @pytest.mark.parametrize("number", ANSWERS if WANTED else random.Random(SEED).sample(ANSWERS, 1))
 def test_killed_while_it_waits_for_an_http_answer(stage: Stage, number: int) -> None:
     stage.crash("live", Answer(number))

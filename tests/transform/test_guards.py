@@ -133,6 +133,7 @@ def with_covers(*numbers: int) -> list[Json]:
     return [book(1, covers=[cover(number) for number in numbers])]
 
 
+@pytest.mark.long("a dozen runs")
 def test_rows_of_other_streams_in_the_table_do_not_count(recorder: Recorder) -> None:
     for number in range(10, 40):
         recorder.land(str(number), cover(number), kind="covers")

@@ -125,6 +125,7 @@ def test_a_column_that_the_select_does_not_yield_has_no_values(warehouse: Wareho
     assert run.stats["values"] == 1
 
 
+@pytest.mark.long("a dozen runs")
 def test_a_value_of_an_earlier_observation_stays_in_quarantine(warehouse: Warehouse, library: Source) -> None:
     recorder = Recorder(warehouse, library)
     for loans in ("many", 2, 3):
