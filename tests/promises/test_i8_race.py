@@ -196,7 +196,8 @@ def test_twenty_processes_on_one_partition_end_as_one(
 
 
 LEDGER = """
-select fetch_run_id, fetched, created, updated, unchanged, deleted, quarantined, pending, duplicates from ops.fetch_runs
+select fetch_run_id, fetched, created, updated, observed, unchanged, deleted, quarantined, pending, duplicates
+from ops.fetch_runs
 """
 
 
