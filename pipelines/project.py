@@ -175,19 +175,6 @@ def find_streams(names: Sequence[str]) -> list[Stream]:
     return list(chosen.values()) if names else every
 
 
-def find_sources(names: list[str]) -> list[Source]:
-    """The sources that names of domains and sources stand for; all of them for an empty list."""
-    if not names:
-        return list(sources().values())
-    chosen: dict[str, Source] = {}
-    for name in names:
-        named = {key: each for key, each in sources().items() if name in (key, each.domain)}
-        if not named:
-            raise AtlasError(f"There is no source or domain {name!r}. There are: {', '.join(sources())}.", usage=True)
-        chosen |= named
-    return list(chosen.values())
-
-
 @cache
 def selects(source: str) -> tuple[Select, ...]:
     """The SELECT files of a source, referenced tables first. Raises AtlasError for a file without a table."""

@@ -51,7 +51,7 @@ def run(
             if days:
                 _materialize(table_assets(source, list(landed)), days, instance, atlas, config["transform"])
             for stream in landed:
-                for partition in set(pending_partitions(warehouse, stream)) - set(map(str, days)):
+                for partition in sorted(set(pending_partitions(warehouse, stream)) - set(map(str, days))):
                     transform(warehouse, stream, partition, shrink=config["transform"]["shrink"], notify=notify)
 
 

@@ -567,7 +567,7 @@ def test_the_command_fills_every_table_from_every_fake(
         atlas("run", *names, "--live", ATLAS_COMFYUI_BASE_URL=str(graphs), **environment)
     empty = []
     with warehouse.connect() as connection:
-        for source in project.find_sources(names):
+        for source in map(project.sources().__getitem__, names):
             for select in project.selects(source.name):
                 table = sql.Identifier("catalog", select.table.name)
                 if "source_id" in select.table.columns:
