@@ -204,9 +204,13 @@ update staging.versions v
 set identity = v.external_id || to_char(v.received_at at time zone 'UTC', '"@"YYYY-MM-DD"T"HH24:MI:SS.US"Z"')
 where v.landed_run = %(run)s and v.latest
   and v.record_id in (select record_id from classified where result = 'created')
-  and exists (
-      select from staging.versions o
-      where o.latest and o.payload_id is not null and o.record_id <> v.record_id
-        and (o.identity = coalesce(v.identity, v.external_id) and o.stream = v.stream
-            or o.identity is null and o.record_id = ops.key(v.stream, v.identity)))
+  and (
+      exists (
+          select from staging.versions o
+          where o.identity = coalesce(v.identity, v.external_id) and o.stream = v.stream
+            and o.latest and o.payload_id is not null and o.record_id <> v.record_id)
+      or exists (
+          select from staging.versions o
+          where o.record_id = ops.key(v.stream, v.identity) and o.identity is null
+            and o.latest and o.payload_id is not null and o.record_id <> v.record_id))
 """
