@@ -21,7 +21,7 @@ from pipelines.schema.table_spec import TableSpec, names, shared_tables
 from pipelines.transform import constraints, dependents, merge_sql, rejects
 from pipelines.transform.change_set import ChangeSet
 from pipelines.transform.evaluate import Evaluator
-from pipelines.transform.incoming import IncomingTable
+from pipelines.transform.incoming import IncomingTable, filled
 
 ROW_REJECTED = (psycopg.DataError, psycopg.IntegrityError, psycopg.errors.CardinalityViolation)
 """Errors that the statements of `merge_sql` raise because of a row that does not fit."""
@@ -69,14 +69,14 @@ class Applier:
             with self.connection.transaction():
                 if self.compares_first or dependents.have_aliases(self.connection):
                     raise psycopg.IntegrityError("PostgreSQL alone would not find all conflicts")
-                for incoming in self.tables:
+                for incoming in filled(self.tables):
                     constraints.require_keys(incoming)
                 constraints.delete_unreferenced(self.tables)
                 self._write(counts, validated=False)
         except ROW_REJECTED:
             counts = self._validate()
             self._write(counts, validated=True)
-            for incoming in self.tables:
+            for incoming in filled(self.tables):
                 if incoming.spec.lenient:
                     rejects.record_values(incoming)
         for name, number in rejects.rows_by_table(self.connection).items():
@@ -110,13 +110,13 @@ class Applier:
         self.digests = dict.fromkeys(counts, 0)
         self.kept.clear()
         self.added.clear()
-        for incoming in self.tables:  # MERGE alone would take one of two rows with one key, in no order
+        for incoming in filled(self.tables):  # MERGE alone would take one of two rows with one key, in no order
             key = names(incoming.spec.unique_keys[0].columns)
             self.connection.execute(sql.SQL("create unique index on {} ({})").format(incoming.identifier, key))
         for spec in self.shared:
             self.connection.execute(merge_sql.create_referenced(spec, complete=self.change_set.complete))
         postponed = self._prune([each for each in reversed(self.tables) if each.spec.owned], counts)
-        for incoming in self.tables:
+        for incoming in filled(self.tables):
             if validated:
                 self._free_values(incoming)
             else:
@@ -132,7 +132,7 @@ class Applier:
         if postponed and not validated:
             raise psycopg.IntegrityError("a row that is to be pruned is referred to by a row that stays")
         self._prune(postponed, counts, referenced=True)
-        for incoming in self.tables:
+        for incoming in filled(self.tables):
             constraints.require_one_partition(incoming)
         for spec in self.shared:
             self._delete(spec, merge_sql.delete_unreferenced(spec), counts)

@@ -18,12 +18,12 @@ from pipelines.ledger import Counts
 from pipelines.schema.table_spec import Reference, TableSpec, names
 from pipelines.transform import key_conflicts, rejects
 from pipelines.transform.conditions import is_referenced, keyed, refers_of_applications, same_values
-from pipelines.transform.incoming import IncomingTable, referring
+from pipelines.transform.incoming import IncomingTable, filled, referring
 
 
 def reject_invalid(tables: Sequence[IncomingTable]) -> None:
     """Rejects the rows that do not fit, whatever other rows there are; clears values that the table can do without."""
-    for incoming in tables:
+    for incoming in filled(tables):
         for column in incoming.spec.content if incoming.checks_keys else ():
             invalid, message = incoming.invalid_key(column)
             rejects.reject(incoming, invalid, "type", column, message)
@@ -53,7 +53,7 @@ def reject_conflicting(tables: Sequence[IncomingTable], counts: dict[str, Counts
 
     complete: the change set has all records, so that only rows of applications stay in the tables.
     """
-    for incoming in tables:
+    for incoming in filled(tables):
         found = counts[incoming.spec.name]
         all_but_one = sql.SQL(
             """
@@ -84,7 +84,7 @@ def reject_conflicting(tables: Sequence[IncomingTable], counts: dict[str, Counts
 
 def delete_unreferenced(tables: Sequence[IncomingTable]) -> None:
     """Deletes from `incoming` the shared rows to which no row refers, or only rejected ones, of any source."""
-    for incoming in tables:
+    for incoming in filled(tables):
         if incoming.spec.owned:
             continue
         places = [(child.identifier, reference.column) for child, reference in referring(tables, incoming)]
@@ -104,9 +104,9 @@ def _take_out_orphans(
     parent, column = TableSpec(reference.table), sql.Identifier("o", reference.column)
     key, comes = sql.Identifier(*parent.key), sql.SQL("false").format()
     stays: sql.Composable = sql.SQL("true")
-    for filled in tables:
-        if filled.spec.table is parent.table:
-            comes = sql.SQL("exists (select from {} i where i.{} = {})").format(filled.identifier, key, column)
+    for each in tables:
+        if each.spec.table is parent.table:
+            comes = sql.SQL("exists (select from {} i where i.{} = {})").format(each.identifier, key, column)
             if parent.owned:
                 stays = sql.SQL("({} or {} or not exists (select from change_set c where c.record_id = p.record_id))")
                 stays = stays.format(parent.of_application("p"), refers_of_applications(parent, "p"))

@@ -14,7 +14,7 @@ from psycopg import sql
 from pipelines.transform.change_set import ChangeSet
 from pipelines.transform.conditions import keyed, same_values
 from pipelines.transform.constraints import cycles
-from pipelines.transform.incoming import IncomingTable
+from pipelines.transform.incoming import IncomingTable, filled
 from pipelines.transform.key_conflicts import order_of
 from pipelines.warehouse.database import Connection
 
@@ -83,7 +83,8 @@ def add_dependents(change_set: ChangeSet, tables: Sequence[IncomingTable], step:
     """Extends a change set by the records that depend on the rows yielded so far; returns whether there were any."""
     if change_set.complete:
         return False
-    queries = [query for incoming in tables for query in _dependents(incoming, step)]
+    queries = [query for incoming in filled(tables) for query in _dependents_of_rows(incoming, step)]
+    queries += [query for each in tables if each.spec.owned for query in _dependents_of_pruned(each)]
     if step == "resolved":
         queries.append(sql.SQL(OF_CHANGED_ALIASES).format())
     change_set.connection.execute("truncate dependent_records")
@@ -94,18 +95,30 @@ def add_dependents(change_set: ChangeSet, tables: Sequence[IncomingTable], step:
     return change_set.extend()
 
 
-def _dependents(incoming: IncomingTable, step: Step) -> Iterator[sql.Composed]:
-    """Queries for the records that depend on the rows of a table."""
+def _dependents_of_rows(incoming: IncomingTable, step: Step) -> Iterator[sql.Composed]:
+    """Queries for the records that depend on the rows that appear in a table."""
     spec = incoming.spec
-    parts: dict[str, sql.Composable] = {"incoming": incoming.identifier, "target": spec.target}
-    parts["name"] = sql.Literal(spec.name)
     reasons = sql.Literal(["parent", "alias"] if step == "resolved" else ["parent"])
+    parts = {"incoming": incoming.identifier, "name": sql.Literal(spec.name)}
     yield PENDING_FOR_ROW.format(key=spec.key_text("i"), reasons=reasons, **parts)
     if spec.identity:
         yield PENDING_FOR_ROW.format(key=incoming.identity("i"), reasons=sql.Literal(["identity"]), **parts)
-    if not spec.owned:
+    if step == "yielded" or not spec.owned:
         return
+    for unique in incoming.unique_keys:
+        rows, target_rows = incoming.keyed_rows(unique), keyed(unique, spec.target)
+        yield HAVING_KEY.format(rows=rows, target_rows=target_rows, same=same_values(unique, "n", "t"))
+    for reference in spec.references:
+        if reference.table is spec.table and reference.column in incoming.yielded:
+            yield sql.SQL("({})").format(cycles(incoming, reference, "unnest(records)"))
+
+
+def _dependents_of_pruned(incoming: IncomingTable) -> Iterator[sql.Composed]:
+    """Queries for the records that depend on the rows that are pruned from a table."""
+    spec = incoming.spec
+    parts = {"incoming": incoming.identifier, "target": spec.target}
     yield PENDING_FOR_KEY.format(
+        name=sql.Literal(spec.name),
         key=spec.key_text("i"),
         target_key=spec.key_text("t"),
         order=order_of(spec, "o"),
@@ -122,14 +135,6 @@ def _dependents(incoming: IncomingTable, step: Step) -> Iterator[sql.Composed]:
                 included=sql.SQL("c.all_observations" if child.time_series else "true"),
                 **parts,
             )
-    if step == "yielded":
-        return
-    for key in incoming.unique_keys:
-        rows, target_rows = incoming.keyed_rows(key), keyed(key, spec.target)
-        yield HAVING_KEY.format(rows=rows, target_rows=target_rows, same=same_values(key, "n", "t"))
-    for reference in spec.references:
-        if reference.table is spec.table and reference.column in incoming.yielded:
-            yield sql.SQL("({})").format(cycles(incoming, reference, "unnest(records)"))
 
 
 def have_aliases(connection: Connection) -> bool:

@@ -38,14 +38,15 @@ NO_VECTOR = r"""
 class IncomingTable:
     """The temporary table of one table.
 
-    yielded: the columns that the SELECT files yield, with the types that they have here. checks_keys: whether keys were
-    yielded in other types than those of the table; what cannot be read as one is in the column `unread_keys`. The
-    column `cleared` has the values that became NULL because they do not fit.
+    yielded: the columns that the SELECT files yield, with the types that they have here. rows: how many they yielded.
+    checks_keys: whether keys were yielded in other types than those of the table; what cannot be read as one is in the
+    column `unread_keys`. The column `cleared` has the values that became NULL because they do not fit.
     """
 
     connection: Connection
     spec: TableSpec
     yielded: dict[str, str] = field(default_factory=dict)
+    rows: int = 0
     checks_keys: bool = False
 
     @property
@@ -70,10 +71,10 @@ class IncomingTable:
         self._require_columns(types, select)
         query = self._with_typed_keys(query, types, as_text=as_text)
         if self.yielded:
-            self.connection.execute(sql.SQL("insert into {} {}").format(self.identifier, query))
+            self.rows += self.connection.execute(sql.SQL("insert into {} {}").format(self.identifier, query)).rowcount
             return
         create = sql.SQL("create temp table {} on commit drop as select q.*, null::jsonb as cleared from ({}) as q")
-        self.connection.execute(create.format(self.identifier, query))
+        self.rows = self.connection.execute(create.format(self.identifier, query)).rowcount
         self.yielded = dict.fromkeys(self.spec.content, "text") if as_text else types
         self.yielded |= {name: self.spec.type_of(name).lower() for name in self._keys & self.yielded.keys()}
 
@@ -124,7 +125,7 @@ class IncomingTable:
     def drop(self) -> None:
         """Drops the table, so that rows can be added again."""
         self.connection.execute(sql.SQL("drop table if exists {}").format(self.identifier))
-        self.yielded = {}
+        self.yielded, self.rows = {}, 0
 
     def _require_columns(self, yielded: Iterable[str], select: str) -> None:
         columns = self.spec.table.columns
@@ -237,6 +238,11 @@ class IncomingTable:
         lost_key = self.spec.key_text("o")
         name = sql.Literal(self.spec.name)
         self.connection.execute(insert.format(name, lost_key, kept_key, self.identifier, condition))
+
+
+def filled(tables: Iterable[IncomingTable]) -> list[IncomingTable]:
+    """The tables for which SELECT files yielded rows."""
+    return [incoming for incoming in tables if incoming.rows]
 
 
 def referring(tables: Sequence[IncomingTable], parent: IncomingTable) -> list[tuple[IncomingTable, Reference]]:
