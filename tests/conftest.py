@@ -36,6 +36,7 @@ from tests.forum import Write
 from tests.hostile import Answer, Asked, Server
 from tests.library import Recorder, empty
 from tests.pasts import GENERATORS, Files, changing_files
+from tests.samples import drawn
 
 SHARED_DATA = project.ROOT.parent / "shared" / "data"
 TEMPLATE = "template_of_tests"
@@ -82,14 +83,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     instances: dict[tuple[int, str], list[pytest.Item]] = {}
     for item in items:
         sample = item.get_closest_marker("sample")
-        if "SAMPLES" in os.environ or not (sample or "long" in item.keywords):
+        if not (sample or "long" in item.keywords):
             continue
         wanted, group = (*sample.args, item.nodeid.partition("[")[0])[:2] if sample else (LONG_TESTS, "long")
         instances.setdefault((wanted, group), []).append(item)
     left_out = set[pytest.Item]()
     for (wanted, group), found in instances.items():
-        kept = random.Random(os.environ["TESTS_SEED"] + group).sample(found, min(wanted, len(found)))
-        left_out |= set(found) - set(kept)
+        left_out |= set(found) - set(drawn(found, wanted, group))
     config.hook.pytest_deselected(items=list(left_out))
     kept = [item for item in items if item not in left_out]
     long, short = ([item for item in kept if ("long" in item.keywords) == is_long] for is_long in (True, False))

@@ -42,6 +42,7 @@ from tests.contract_places import changed, relied_upon, retyped, value_at
 from tests.recordings import NOWHERE, Day, Record, everything, fetch, record_of, recorded
 from tests.runs import gone as gone_from_source
 from tests.runs import land_items, pending_partitions, stream_of, together, transform, transforms_of
+from tests.samples import drawn
 from tests.select_paths import paths_read, steps_of
 
 NOW = datetime.now(UTC)
@@ -231,12 +232,10 @@ def sample_of(source: Source, days: Sequence[Day]) -> list[Day]:
     """Days of which those of a package say something about MOST records alone, or about all with SAMPLES=all."""
     of_package = [day for day in days if recording.read(source, day.window.day).package]
     records = sorted({record_of(source, payload) for day in of_package for payload in day.payloads})
-    if "SAMPLES" in os.environ or len(records) <= MOST:
-        return list(days)
-    drawn = set(random.Random(os.environ["TESTS_SEED"]).sample(records, MOST))
+    kept = set(drawn(records, MOST))
 
     def is_drawn(item: Item) -> bool:
-        return not isinstance(item, Payload) or record_of(source, item) in drawn
+        return not isinstance(item, Payload) or record_of(source, item) in kept
 
     return [replace(day, items=list(filter(is_drawn, day.items))) if day in of_package else day for day in days]
 

@@ -32,7 +32,8 @@ class State(msgspec.Struct):
 
     started_at: datetime  # when its first page was requested
     next_link: str | None = None
-    ended: Literal["end", "cursor", "unchanged"] | None = None  # at its end, at the last cursor, or by a 304
+    ended: Literal["end", "cursor", "unchanged", "unknown"] | None = None
+    """At its end, at the last cursor, by a 304, or at a page none of whose records has a readable id."""
     responses: int = 0
     highest: int | datetime | None = None  # of all positions
     lowest: int | datetime | None = None
@@ -123,8 +124,10 @@ class Listing(Generic[PageT]):
     def end(self) -> Iterator[Item]:
         """The cursor, and a FullScan where every record was returned; to be yielded after the pages."""
         state = self._state
-        maybe_cut = state.ended == "end" and self._stop_below is not None and "value" in self._cursor
-        self._client.notes["listings that ended before the last cursor, which is kept"] += maybe_cut
+        above_cursor = state.ended == "end" and self._stop_below is not None and "value" in self._cursor
+        self._client.notes["listings that ended before the last cursor, which is kept"] += above_cursor
+        self._client.notes["listings read to a page without readable ids"] += state.ended == "unknown"
+        maybe_cut = above_cursor or state.ended == "unknown"
         cursor = dict(self._cursor) | {"validators": {} if maybe_cut else state.validators}
         if self._incremental and state.highest is not None and not maybe_cut:
             value = self._not_in_future(state.highest)
@@ -195,8 +198,6 @@ class Listing(Generic[PageT]):
         """Moves the state past a page."""
         state = self._state
         state.responses += 1
-        if self._paginator.requires_ids and page.records and not page.keys:
-            raise SourceFault(self._words("returns records without ids, so the next page is unknown", page.target))
         following = self._paginator.next_page(page, state.previous)
         state.next_link = following.link and self._client.without_token(following.link)
         state.previous = following.previous
@@ -213,7 +214,9 @@ class Listing(Generic[PageT]):
             state.highest, state.lowest = max(seen), min(seen)
             if state.responses == 1 and self._not_in_future(state.highest) != state.highest:
                 state.validators = {}  # a first page of future times stays unchanged while new records appear below it
-        if state.next_link is None:
+        if self._paginator.requires_ids and page.records and not page.keys:
+            state.ended = "unknown"
+        elif state.next_link is None:
             state.ended = "end"
         elif self._stop_below is not None and positions and max(positions) < self._stop_below and not following.back:
             state.ended = "cursor"

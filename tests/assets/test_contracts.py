@@ -21,8 +21,11 @@ from tests.contract_places import Place, changed, relied_upon
 from tests.library import rows
 from tests.recordings import everything, record_of
 from tests.runs import land_items, stream_of
+from tests.samples import drawn
 
 DAY = "2026-11-01"
+PLACES = 12
+"""So many fields of a source a session tries."""
 START = datetime(2026, 11, 1, tzinfo=UTC)
 SOURCES = sorted(name for name in project.sources() if name.startswith("catalog/"))
 VALUES: dict[str, Any] = {
@@ -76,7 +79,7 @@ class Player:
 @pytest.mark.sample(3, "optional fields")
 def test_an_optional_field_of_another_type_costs_no_row(warehouse: Warehouse, name: str, value: str) -> None:
     source = project.sources()[name]
-    cases = optional_places(source, VALUES[value])
+    cases = drawn(optional_places(source, VALUES[value]), PLACES, name)
     assert cases
     player = Player(warehouse, source)
     for kind in source.contracts:

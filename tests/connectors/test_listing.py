@@ -415,9 +415,23 @@ def test_a_listing_that_is_cut_off_is_no_end(opened: Open) -> None:
     assert reader.client.notes["listings that ended before the last cursor, which is kept"] == 1
 
 
-def test_a_page_of_records_without_ids_is_no_end(opened: Open) -> None:
-    with pytest.raises(SourceFault, match="returns records without ids"):
-        opened(Book([[{"name": "what"}]])).read(paginator=BeforeIdPaginator("page"))
+@pytest.mark.parametrize("paginator", [BeforeIdPaginator("page"), BY_NUMBER], ids=["below", "numbered"])
+@pytest.mark.parametrize("value", [None, 3])
+def test_a_page_of_records_without_ids_is_no_end(opened: Open, paginator: Any, value: int | None) -> None:
+    """The next page is unknown: the listing proves nothing, and its cursor stays."""
+    shelf = Shelf(list(range(1, 12)))
+
+    def answer(asked: Asked) -> Answer:
+        found = shelf.answer(asked)
+        return found if len(reader.server.log) == 1 else Answer({"items": [{"name": "what"}]})
+
+    reader = opened(shelf)
+    reader.server.answer = answer
+    window = replace(TODAY, cursors={"entries": {"value": value}} if value else {})
+    read = reader.read(window, paginator=paginator, **(WORDS | {"incremental": Incremental(1)}))
+    assert read.keys == [*range(11, 4, -1), "unreadable"]
+    assert (read.cursors["entries"].get("value"), read.full_scans) == (value, [])
+    assert reader.client.notes["listings read to a page without readable ids"] == 1
 
 
 # Clocks
