@@ -17,7 +17,11 @@ select
     '/' || p.external_id || '/resolve/' || f.revision || '/'
     || replace(replace(replace(replace(f.file_name, '%', '%25'), '?', '%3F'), '#', '%23'), ' ', '%20')
                                                                 as url,
-    nullif((f.body #- '{lfs,sha256}') - array['rfilename', 'size'], '{}') as metadata
+    nullif(
+        case when jsonb_typeof(f.body -> 'lfs') = 'object' then f.body #- '{lfs,sha256}' else f.body end
+            - array['rfilename', 'size'],
+        '{}'
+    )                                                           as metadata
 from payloads as p
 cross join lateral (
     select distinct on (lower(n.sha256), case when n.sha256 is null then n.position end)
