@@ -43,9 +43,11 @@ TEMPLATE = "template_of_tests"
 MEMORY = Path("/dev/shm")
 ROOM_BYTES = 8 * 1024**3
 LONG_S = 3
-LONG_TESTS = 18  # that a session runs
+LONG_TESTS = 14  # that a session runs
 FASTER = {"fsync": "off", "full_page_writes": "off", "autovacuum": "off"}
 """Settings of a server whose data end with the tests; a test of what a server keeps starts one of its own."""
+
+CreatedOnce = Callable[[str, Callable[[Warehouse], object]], Warehouse]
 
 for name in [name for name in os.environ if name.startswith("ATLAS_") or name in {"DATABASE_URL", "DAGSTER_HOME"}]:
     del os.environ[name]
@@ -124,12 +126,14 @@ def server_settings() -> dict[str, str]:
 
 
 @pytest.fixture(scope="session")
-def server(
-    request: pytest.FixtureRequest,
-    server_settings: dict[str, str],
-    tmp_path_factory: pytest.TempPathFactory,
-    worker_id: str,
-) -> Iterator[str]:
+def shared_folder(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """A folder that all workers have."""
+    own = tmp_path_factory.getbasetemp()
+    return own if worker_id == "master" else own.parent
+
+
+@pytest.fixture(scope="session")
+def server(request: pytest.FixtureRequest, server_settings: dict[str, str], shared_folder: Path) -> Iterator[str]:
     """URL of a running server."""
     if request.config.getoption("--database") == "container":
         from testcontainers.community.postgres import PostgresContainer
@@ -137,31 +141,40 @@ def server(
         with PostgresContainer("postgres:18", username="postgres", password="postgres") as container:
             yield container.get_connection_url(driver=None)
         return
-    home = tmp_path_factory.getbasetemp()
-    home = (home if worker_id == "master" else home.parent) / "server"
     with ExitStack() as stack:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(embedded, "SETTINGS", embedded.SETTINGS | server_settings)
-            url = stack.enter_context(embedded.running(home))
+            url = stack.enter_context(embedded.running(shared_folder / "server"))
         yield url
 
 
 @pytest.fixture(scope="session")
-def template(server: str, worker_id: str) -> Warehouse:
-    """A migrated database that tests copy."""
-    warehouse = Warehouse(make_url(server).set(database=f"{TEMPLATE}_{worker_id}"))
-    warehouse.create_database(warehouse.database)
-    migrate.migrate(warehouse, project.objects())
-    return warehouse
+def created_once(server: str, shared_folder: Path) -> CreatedOnce:
+    """A database of the server that tests copy, created by the first worker that asks for it."""
+
+    def create(name: str, fill: Callable[[Warehouse], object]) -> Warehouse:
+        warehouse = Warehouse(make_url(server).set(database=name))
+        with (shared_folder / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if name not in warehouse.databases():
+                warehouse.create_database(name)
+                fill(warehouse)
+                warehouse.close()
+        return warehouse
+
+    return create
 
 
 @pytest.fixture(scope="session")
-def toy_template(server: str, worker_id: str) -> Warehouse:
+def template(created_once: CreatedOnce) -> Warehouse:
+    """A migrated database."""
+    return created_once(TEMPLATE, lambda warehouse: migrate.migrate(warehouse, project.objects()))
+
+
+@pytest.fixture(scope="session")
+def toy_template(created_once: CreatedOnce) -> Warehouse:
     """The same with the tables of the toy domain; only asked for where the toy project is entered."""
-    warehouse = Warehouse(make_url(server).set(database=f"{TEMPLATE}_toy_{worker_id}"))
-    warehouse.create_database(warehouse.database)
-    toy_project.create_tables(warehouse)
-    return warehouse
+    return created_once(f"{TEMPLATE}_toy", toy_project.create_tables)
 
 
 @pytest.fixture(scope="session")
@@ -212,17 +225,20 @@ def warehouse(request: pytest.FixtureRequest) -> Iterator[Warehouse]:
 
 
 @pytest.fixture(scope="session")
-def dagster_template(server: str, tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Warehouse:
-    """Dagster's database as its instance creates it, which takes a second, for tests to copy."""
-    from pipelines.orchestration import resources  # Dagster, a second too: most tests do without it
+def dagster_template(created_once: CreatedOnce, tmp_path_factory: pytest.TempPathFactory) -> Warehouse:
+    """Dagster's database as its instance creates it."""
 
-    origin = Warehouse(make_url(server).set(database=f"{TEMPLATE}_{worker_id}"))
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("DAGSTER_HOME", "ATLAS_DAGSTER_URL"):
-            patch.setenv(name, "set by the instance, taken back afterwards")
-        with resources.instance(origin, tmp_path_factory.mktemp("dagster")):
-            pass
-    return Warehouse(origin.url.set(database=origin.dagster_url.database))
+    def create(warehouse: Warehouse) -> None:
+        from pipelines.orchestration import resources  # Dagster, a second too: most tests do without it
+
+        with pytest.MonkeyPatch.context() as patch:
+            for name in ("DAGSTER_HOME", "ATLAS_DAGSTER_URL"):
+                patch.setenv(name, "set by the instance, taken back afterwards")
+            origin = Warehouse(warehouse.url.set(database=warehouse.database.removesuffix("_dagster")))
+            with resources.instance(origin, tmp_path_factory.mktemp("dagster")):
+                pass
+
+    return created_once(f"{TEMPLATE}_dagster", create)
 
 
 @pytest.fixture
@@ -236,30 +252,25 @@ def with_dagster(warehouse: Warehouse, dagster_template: Warehouse) -> Iterator[
 
 @pytest.fixture(scope="session")
 def with_recordings(
-    new_warehouse: Callable[[], Warehouse],
+    created_once: CreatedOnce,
     dagster_template: Warehouse,
     tmp_path_factory: pytest.TempPathFactory,
+    shared_folder: Path,
     worker_id: str,
 ) -> tuple[Warehouse, str]:
-    """A warehouse as `make run` leaves it, to be read or copied, and what `atlas run` printed.
+    """A warehouse as `make run` leaves it, to be read or copied, and what `atlas run` printed."""
+    printed = shared_folder / "recordings.txt"
 
-    Where workers have one server, the first one loads it and each has a copy.
-    """
-    shared = tmp_path_factory.getbasetemp() if worker_id == "master" else tmp_path_factory.getbasetemp().parent
-    name, printed = f"with_recordings_{worker_id}", shared / "recordings.txt"
-    origin = Warehouse(dagster_template.url.set(database="with_recordings"))
-    with (shared / "recordings.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if origin.database not in origin.databases():
-            warehouse = new_warehouse()
-            copy_of(dagster_template, str(warehouse.dagster_url.database))
-            home = str(tmp_path_factory.mktemp("home"))
-            variables = os.environ | {"DATABASE_URL": warehouse.conninfo, "ATLAS_HOME": home}
-            done = launcher.run("run", folder=project.ROOT, environment=variables)
-            assert done.returncode == launcher.DONE, done.stderr
-            printed.write_text(done.stdout)
-            copy_of(warehouse, origin.database)
-    return copy_of(origin, name), printed.read_text()
+    def load(warehouse: Warehouse) -> None:
+        migrate.migrate(warehouse, project.objects())
+        copy_of(dagster_template, str(warehouse.dagster_url.database))
+        variables = {"DATABASE_URL": warehouse.conninfo, "ATLAS_HOME": str(tmp_path_factory.mktemp("home"))}
+        done = launcher.run("run", folder=project.ROOT, environment=os.environ | variables)
+        assert done.returncode == launcher.DONE, done.stderr
+        printed.write_text(done.stdout)
+
+    origin = created_once("with_recordings", load)
+    return copy_of(origin, f"with_recordings_{worker_id}"), printed.read_text()
 
 
 @pytest.fixture

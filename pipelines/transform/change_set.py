@@ -203,11 +203,11 @@ class ChangeSet:
 
     def _create(self) -> None:
         self.connection.execute(CREATE_CHANGE_SET)
-        with self.connection.cursor() as cursor:
-            cursor.executemany(
-                "insert into editions values (%s, %s, %s)",
-                [(number, each.source.name, each.code) for number, each in enumerate(self.editions)],
-            )
+        editions = [(number, each.source.name, each.code) for number, each in enumerate(self.editions)]
+        self.connection.execute(
+            "insert into editions select * from unnest(%s::int[], %s::text[], %s::text[])",
+            [list(each) for each in zip(*editions, strict=True)],
+        )
 
     def used_editions(self) -> list[int]:
         """Numbers of the editions of which there are records."""
