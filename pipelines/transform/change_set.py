@@ -203,10 +203,11 @@ class ChangeSet:
 
     def _create(self) -> None:
         self.connection.execute(CREATE_CHANGE_SET)
-        editions = [(number, each.source.name, each.code) for number, each in enumerate(self.editions)]
+        names, codes = [each.source.name for each in self.editions], [each.code for each in self.editions]
         self.connection.execute(
-            "insert into editions select * from unnest(%s::int[], %s::text[], %s::text[])",
-            [list(each) for each in zip(*editions, strict=True)],
+            "insert into editions select number - 1, source, code"
+            " from unnest(%s::text[], %s::text[]) with ordinality as e (source, code, number)",
+            [names, codes],
         )
 
     def used_editions(self) -> list[int]:
