@@ -152,6 +152,7 @@ def test_as_of_reports_that_versions_were_pruned(history: Recorder) -> None:
             assert then.differing_tables(connection) == []
 
 
+@pytest.mark.long
 def test_as_of_reports_an_interrupted_prune_too(history: Recorder) -> None:
     warehouse = history.warehouse
     with warehouse.connect() as connection:

@@ -64,6 +64,7 @@ def counts(check: dg.AssetCheckEvaluation) -> list[Any]:
     return [check.metadata[name].value for name in ("new", "refused", "fetched", "open")]
 
 
+@pytest.mark.long
 def test_a_landing_of_which_all_is_refused_is_an_error(materialize: Materialize, shelf: Source) -> None:
     found = materialize(shelf, one="{", two='{"')
     assert verdicts(found) == {"shelf": "ERROR"}

@@ -360,6 +360,7 @@ def test_what_the_contract_refuses_is_looked_at(shaped: Watched) -> None:
     assert not checked(shaped)[0]
 
 
+@pytest.mark.long
 def test_a_check_warns_of_a_path_that_is_gone_for_as_long_as_it_is(shaped: Watched) -> None:
     assert checked(shaped)[0]
     shaped.land(models(more(1, cover=1)))

@@ -120,6 +120,7 @@ def yielded(warehouse: Warehouse, proof: dict[str, Any]) -> set[str]:
         return {row["key"] for row in connection.execute(keys)}
 
 
+@pytest.mark.long
 def test_a_shared_row_leads_to_a_record_that_refers_to_it(connection: Connection) -> None:
     through = a_row(connection, "toy.topics", "through = 'toy.author_topics' and stream like 'toy/library%'")
     assert through["sql_path"] == "toy/library/topics.sql"

@@ -73,7 +73,7 @@ VALUES: dict[str, tuple[Json, str, str, str, Any]] = {
 
 
 @pytest.mark.parametrize("kind", VALUES)
-@pytest.mark.sample(3)
+@pytest.mark.sample(2)
 def test_a_value_that_does_not_fit_is_null_until_it_does(warehouse: Warehouse, library: Source, kind: str) -> None:
     body, table, reason, column, value = VALUES[kind]
     recorder = Recorder(warehouse, library)
