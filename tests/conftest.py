@@ -198,6 +198,21 @@ def new_warehouse(request: pytest.FixtureRequest, used: list[Warehouse], worker_
     return make
 
 
+@pytest.fixture
+def empty_database(server: str, worker_id: str) -> Iterator[Callable[[], Warehouse]]:
+    """Makes a database without any table, as often as it is called."""
+    made: list[Warehouse] = []
+
+    def make() -> Warehouse:
+        made.append(Warehouse(make_url(server).set(database=f"empty_{worker_id}_{len(made)}")))
+        made[-1].create_database(made[-1].database)
+        return made[-1]
+
+    yield make
+    for warehouse in made:
+        warehouse.drop_database(warehouse.database)
+
+
 @pytest.fixture(scope="module")
 def emptied(new_warehouse: Callable[[], Warehouse], used: list[Warehouse]) -> Iterator[Callable[[], Warehouse]]:
     """One warehouse of a module, emptied each time it is asked for: a tenth of a second less than a new one."""

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tomllib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -328,9 +328,18 @@ def test_json_table_reads_no_narrow_type(select: Select) -> None:
     assert kinds <= {"TEXT", "DECIMAL", "JSONB", "BOOLEAN"}
 
 
+@pytest.fixture(scope="module")
+def empty(new_warehouse: Callable[[], Warehouse], used: list[Warehouse]) -> Iterator[Warehouse]:
+    """A warehouse with empty tables, to be read."""
+    made = new_warehouse()
+    yield made
+    made.close()
+    used.append(made)
+
+
 @every_select
-def test_a_select_yields_columns_of_its_table_and_all_that_it_must(select: Select, template: Warehouse) -> None:
-    with template.connect() as connection:
+def test_a_select_yields_columns_of_its_table_and_all_that_it_must(select: Select, empty: Warehouse) -> None:
+    with empty.connect() as connection:
         described = connection.execute(over_nothing(select).encode())
         yielded = [column.name for column in described.description or []]
     needed = {each.name for each in select.table.columns if not each.nullable and each.server_default is None}
@@ -341,14 +350,14 @@ def test_a_select_yields_columns_of_its_table_and_all_that_it_must(select: Selec
 
 
 @pytest.mark.parametrize("file", ASKED, ids=lambda file: file.address)
-def test_questions_checks_and_marts_run_on_empty_tables(file: SqlFile, template: Warehouse) -> None:
-    with template.connect() as connection:
+def test_questions_checks_and_marts_run_on_empty_tables(file: SqlFile, empty: Warehouse) -> None:
+    with empty.connect() as connection:
         assert connection.execute(file.text.encode()).fetchall() == []
 
 
 @pytest.mark.parametrize("file", MARTS, ids=lambda file: file.address)
-def test_a_mart_is_a_view_as_its_file_says(file: SqlFile, template: Warehouse) -> None:
-    with template.connect() as connection:
+def test_a_mart_is_a_view_as_its_file_says(file: SqlFile, empty: Warehouse) -> None:
+    with empty.connect() as connection:
         connection.execute(f"create temp view told as\n{file.text}".encode())
         (found,) = connection.execute(
             """

@@ -17,6 +17,7 @@ import pytest
 from psycopg import sql
 from psycopg.errors import CheckViolation, ForeignKeyViolation, UniqueViolation
 from psycopg.types.json import Jsonb
+from sqlalchemy import make_url
 
 from pipelines import project
 from pipelines.ledger import Run
@@ -374,10 +375,10 @@ def tables_of(connection: Connection) -> dict[str, dict[str, str]]:
     return found
 
 
-def test_migrations_make_every_table_from_nothing_and_are_then_done(template: Warehouse) -> None:
-    fresh = Warehouse(template.url.set(database=f"{template.database}_catalog"))
-    fresh.drop_database(fresh.database)
-    fresh.create_database(fresh.database)
+def test_migrations_make_every_table_from_nothing_and_are_then_done(
+    empty_database: Callable[[], Warehouse],
+) -> None:
+    fresh = empty_database()
     with fresh.connect() as connection:
         assert tables_of(connection) == {}
         applied = migrate.migrate(fresh, project.objects())
@@ -385,7 +386,6 @@ def test_migrations_make_every_table_from_nothing_and_are_then_done(template: Wa
         assert migrate.current(fresh) == migrate.head()
         assert tables_of(connection).keys() >= COLUMNS.keys()
     assert migrate.pending(fresh, project.objects()) == []
-    fresh.drop_database(fresh.database)
 
 
 @pytest.mark.parametrize("table", COLUMNS)
@@ -994,9 +994,9 @@ def test_a_prompt_whose_image_is_in_quarantine_is_not_taken_for_safe(warehouse: 
         assert connection.execute("select text from marts.prompts").fetchall() == told
 
 
-def test_a_tag_has_one_name_whatever_the_locale_of_the_database(template: Warehouse) -> None:
-    plain = Warehouse(template.url.set(database=f"{template.database}_c"))
-    with template.connect("postgres") as connection:
+def test_a_tag_has_one_name_whatever_the_locale_of_the_database(server: str, worker_id: str) -> None:
+    plain = Warehouse(make_url(server).set(database=f"plain_{worker_id}"))
+    with plain.connect("postgres") as connection:
         connection.execute(
             sql.SQL("create database {} template template0 encoding 'UTF8' locale_provider libc locale 'C'").format(
                 sql.Identifier(plain.database)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 
 import pytest
+from sqlalchemy import make_url
 
 from pipelines.warehouse.database import Warehouse
 from tests import toy_project
@@ -48,13 +49,10 @@ def chosen(name: str, everything: list[Fault]) -> list[Fault]:
 
 @pytest.fixture(scope="module")
 def stage(
-    template: Warehouse, new_warehouse: Callable[[], Warehouse], tmp_path_factory: pytest.TempPathFactory
+    server: str, new_warehouse: Callable[[], Warehouse], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Stage]:
     folder = tmp_path_factory.mktemp("stage")
-    with template.connect("postgres") as connection:  # processes die here, the machine does not; a copy takes half
-        connection.execute("alter system set fsync = off")
-        connection.execute("select pg_reload_conf()")
-    stage = Stage(folder, new_warehouse, Proxy(template.url), Ollama())
+    stage = Stage(folder, new_warehouse, Proxy(make_url(server)), Ollama())
     yield stage
     stage.close()
 

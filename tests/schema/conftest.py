@@ -1,30 +1,13 @@
-"""Databases without tables, and their schema as text."""
+"""The schema of a database as text."""
 
 import os
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
 from pipelines.warehouse import embedded
 from pipelines.warehouse.database import Warehouse
-
-
-@pytest.fixture
-def empty(template: Warehouse) -> Iterator[Callable[[str], Warehouse]]:
-    """Makes a database without any table."""
-    made: list[Warehouse] = []
-
-    def make(name: str) -> Warehouse:
-        warehouse = Warehouse(template.url.set(database=f"{template.database}_{name}"))
-        warehouse.drop_database(warehouse.database)
-        warehouse.create_database(warehouse.database)
-        made.append(warehouse)
-        return warehouse
-
-    yield make
-    for warehouse in made:
-        warehouse.drop_database(warehouse.database)
 
 
 @pytest.fixture

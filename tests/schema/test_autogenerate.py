@@ -23,6 +23,7 @@ from sqlalchemy import (
     MetaData,
     Table,
     Text,
+    make_url,
     text,
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB, TSVECTOR
@@ -56,11 +57,11 @@ def read_from(folder: Path, patch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def first(template: Warehouse, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Warehouse, Path]]:
+def first(server: str, worker_id: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Warehouse, Path]]:
     """A database with the toy domain, and the folder of the migration that made it."""
     project.load_tables()
     folder = tmp_path_factory.mktemp("versions")
-    warehouse = Warehouse(template.url.set(database=f"{template.database}_toys"))
+    warehouse = Warehouse(make_url(server).set(database=f"toys_{worker_id}"))
     warehouse.create_database(warehouse.database)
     if has_vectors(warehouse):
         with warehouse.connect() as connection:

@@ -21,8 +21,8 @@ from pipelines.warehouse.database import Warehouse
 Dump = Callable[[Warehouse], list[str]]
 
 
-def test_migrations_make_what_the_tables_declare(empty: Callable[[str], Warehouse], dump: Dump) -> None:
-    migrated, declared = empty("migrated"), empty("declared")
+def test_migrations_make_what_the_tables_declare(empty_database: Callable[[], Warehouse], dump: Dump) -> None:
+    migrated, declared = empty_database(), empty_database()
     project.load_tables()
     migrate.migrate(migrated, project.objects())
     with declared.engine.begin() as connection:
@@ -40,11 +40,11 @@ def test_migrations_make_what_the_tables_declare(empty: Callable[[str], Warehous
 
 @pytest.mark.long("all migrations")
 def test_up_down_up_leaves_nothing_behind(
-    empty: Callable[[str], Warehouse], dump: Dump, downgrade: Callable[..., None]
+    empty_database: Callable[[], Warehouse], dump: Dump, downgrade: Callable[..., None]
 ) -> None:
-    warehouse = empty("down")
+    warehouse = empty_database()
     before = dump(warehouse)
-    everything = migrate.pending(empty("other"), project.objects())
+    everything = migrate.pending(empty_database(), project.objects())
     assert migrate.migrate(warehouse, project.objects()) == everything
     up = dump(warehouse)
     downgrade(warehouse)
