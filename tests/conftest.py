@@ -43,7 +43,7 @@ TEMPLATE = "template_of_tests"
 MEMORY = Path("/dev/shm")
 ROOM_BYTES = 8 * 1024**3
 LONG_S = 3
-LONG_TESTS = 10  # that a session runs
+LONG_TESTS = 8  # that a session runs
 FASTER = {"fsync": "off", "full_page_writes": "off", "autovacuum": "off"}
 """Settings of a server whose data end with the tests; a test of what a server keeps starts one of its own."""
 

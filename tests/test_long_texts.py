@@ -17,7 +17,7 @@ from tests.library import DAYS, START, Json, Recorder, author, book, long_text, 
 from tests.pasts import Files
 from tests.runs import land_items, stream_of, transform
 
-pytestmark = pytest.mark.usefixtures("toy")
+pytestmark = [pytest.mark.usefixtures("toy"), pytest.mark.emptied]
 
 LONG = long_text(4_000)
 SHORT = {"stream", "partition_key", "applied_sql", "table_name", "name", "type", "status", "kind", "digest"}

@@ -202,7 +202,10 @@ select stream, digest, null, bytes from rejected where place <= %(most)s and oct
 UPSERT_ROWS = """
 insert into ops.schema_drift as d (stream, path, type, first_run, last_run, payloads, of_payloads, payload_id)
 select stream, path, type, run, run, seen, of_payloads,
-    (select p.payload_id from staging.payloads p where p.digest = r.digest order by p.payload_id limit 1)
+    (select p.payload_id from (
+        select payload_id from staging.payloads where digest = r.digest
+        offset 0 -- keeps PostgreSQL from reading the payloads in their order until one has the digest
+    ) as p order by p.payload_id limit 1)
 from (select %s::uuid) as this (run),
     unnest(%s::text[], %s::text[], %s::text[], %s::bigint[], %s::bigint[], %s::bytea[])
         as r (stream, path, type, seen, of_payloads, digest)

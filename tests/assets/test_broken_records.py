@@ -15,6 +15,8 @@ from tests.corruptions import Broken, held, two_places
 from tests.hostile import Answer, Asked, Server
 from tests.runs import land_anew, land_recorded
 
+pytestmark = pytest.mark.emptied
+
 TODAY = datetime.now(UTC).date().isoformat()
 
 

@@ -25,6 +25,8 @@ from pipelines.source import FullScan, Item, Payload, Skipped, Source, Window
 from pipelines.warehouse.database import Warehouse
 from tests.runs import land_items, land_listing, transform
 
+pytestmark = pytest.mark.emptied
+
 DAY = "2026-11-01"
 API = b'{"6": {"class_type": "CLIPTextEncode", "inputs": {"text": "a quiet harbour"}}}'
 UI = b'{"nodes": [{"id": 1, "type": "CLIPTextEncode", "widgets_values": ["a quiet harbour"]}], "links": []}'

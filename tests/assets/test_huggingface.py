@@ -18,6 +18,8 @@ from pipelines.source import Cursor, FullScan, Item, Payload, Source, Window
 from pipelines.warehouse.database import Warehouse
 from tests.runs import land_items, transform
 
+pytestmark = pytest.mark.emptied
+
 Record = dict[str, Any]
 TODAY = Window(date(2026, 11, 1))
 PAGE = 3

@@ -19,6 +19,8 @@ from pipelines.source import Cursor, FullScan, Item, Payload, Source, Window
 from pipelines.warehouse.database import Warehouse
 from tests.runs import land_listing, land_recorded, transform
 
+pytestmark = pytest.mark.emptied
+
 Record = dict[str, Any]
 FIRST, SECOND, THIRD = (Window(date(2026, 11, day)) for day in (1, 2, 3))
 SERVER, LIBRARY = (replace(FIRST, kind=kind) for kind in ("local", "library"))

@@ -15,7 +15,7 @@ from pipelines.warehouse.database import Warehouse
 from tests.library import author, rows, whole
 from tests.runs import land_items, transform
 
-pytestmark = pytest.mark.usefixtures("toy")
+pytestmark = [pytest.mark.usefixtures("toy"), pytest.mark.emptied]
 DAY = "2026-11-01"
 
 

@@ -17,6 +17,8 @@ from tests.hostile import Answer, Server
 from tests.library import shown
 from tests.runs import land_intake, land_items, stream_of
 
+pytestmark = pytest.mark.emptied
+
 
 @pytest.mark.parametrize(
     "source",

@@ -14,7 +14,7 @@ from pipelines.warehouse.database import Warehouse
 from tests.library import long_text, rows
 from tests.runs import land_intake
 
-pytestmark = pytest.mark.usefixtures("toy")
+pytestmark = [pytest.mark.usefixtures("toy"), pytest.mark.emptied]
 
 DAY = "2026-11-01"
 BAD = b'"many"'

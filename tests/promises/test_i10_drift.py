@@ -36,6 +36,8 @@ from tests.runs import land_items, stream_of
 from tests.samples import drawn
 from tests.select_paths import paths_read, quoted_words, steps_of
 
+pytestmark = pytest.mark.emptied
+
 DAY = "2026-11-01"
 START = datetime(2026, 11, 1, tzinfo=UTC)
 

@@ -17,7 +17,7 @@ from tests.library import DAYS, Json, Recorder, rows, shown
 from tests.runs import pending_partitions, transform
 from tests.transform.domain_model import key
 
-pytestmark = pytest.mark.usefixtures("toy")
+pytestmark = [pytest.mark.usefixtures("toy"), pytest.mark.emptied]
 
 USERS = "select username, from_source from toy.users order by username, from_source"
 

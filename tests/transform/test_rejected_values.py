@@ -17,7 +17,7 @@ from tests.library import DAYS, Json, Recorder, author, book, copy, cover, rows,
 from tests.pasts import Files
 from tests.runs import transform
 
-pytestmark = pytest.mark.usefixtures("toy")
+pytestmark = [pytest.mark.usefixtures("toy"), pytest.mark.emptied]
 
 
 def inside(number: int, **more: Any) -> Json:
