@@ -80,10 +80,12 @@ def test_a_slot_lasts_until_the_answer(opened: Open) -> None:
 def test_a_block_of_one_keeps_the_other_from_asking(opened: Open) -> None:
     asked: list[tuple[float, float]] = []
     until = []
+    taken = threading.Event()
 
     def blocked() -> None:
         limit = opened()
         with limit.slot():
+            taken.set()
             time.sleep(0.1)  # the other waits for its slot meanwhile
             limit.block_for(0.4)
             until.append(time.monotonic() + 0.4)
@@ -91,7 +93,7 @@ def test_a_block_of_one_keeps_the_other_from_asking(opened: Open) -> None:
     other = opened()
 
     def later() -> None:
-        time.sleep(0.05)
+        taken.wait()
         asking(asked, other, 1)()
 
     together(blocked, later)
