@@ -22,6 +22,14 @@ def copy_of(origin: Warehouse, name: str) -> Warehouse:
     return copy
 
 
+def waits_for(kind: str) -> str:
+    """A query for the sessions of a database that wait for a lock of a kind, as `advisory` or `relation`."""
+    return f"""
+        select pid from pg_locks where locktype = '{kind}' and not granted and pid in (
+            select l.pid from pg_locks l join pg_database d on d.oid = l.database where d.datname = current_database())
+    """
+
+
 def has_vectors(warehouse: Warehouse) -> bool:
     """Whether the server has the extension of vectors: the embedded one has, a container of `postgres:18` has not."""
     with warehouse.connect() as connection:

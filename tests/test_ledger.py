@@ -27,6 +27,7 @@ from pipelines.orchestration.checks import ledger_checks
 from pipelines.source import Item, Payload, Source
 from pipelines.warehouse import locks
 from pipelines.warehouse.database import Warehouse
+from tests.databases import waits_for
 from tests.library import author, book, payload
 from tests.runs import land_items, pending_partitions, transform
 
@@ -275,7 +276,7 @@ def test_a_landing_waits_only_for_landings_of_its_own_source(
         assert land_items(warehouse, shelf, DAY, [a_note(1)]).counts.created == 1
         with ThreadPoolExecutor(1) as threads:
             other = threads.submit(land_items, warehouse, library, DAY, [an_author(1)])
-            until(lambda: rows(warehouse, "select from pg_locks where locktype = 'advisory' and not granted"))
+            until(lambda: rows(warehouse, waits_for("advisory")))
             assert versions(warehouse) == [row for row in versions(warehouse) if row["external_id"] == "1.json"]
             connection.execute("rollback")
             assert other.result(PATIENCE_S).counts.created == 1
@@ -307,7 +308,7 @@ def test_what_comes_while_a_transform_works_lands_after_it_and_is_pending(
         first = threads.submit(transform, warehouse, library, DAY, notify=notify)
         assert at_its_end.wait(PATIENCE_S)
         landing = threads.submit(land_items, warehouse, library, DAY, [an_author(1), an_author(2)])
-        until(lambda: rows(warehouse, "select from pg_locks where locktype = 'advisory' and not granted"))
+        until(lambda: rows(warehouse, waits_for("advisory")))
         assert not first.done() and not landing.done()
         may_end.set()
         assert first.result(PATIENCE_S).done == 1

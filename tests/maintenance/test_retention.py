@@ -23,6 +23,7 @@ from pipelines.settings import Settings
 from pipelines.source import Checkpoint, Item, Source
 from pipelines.warehouse import locks
 from pipelines.warehouse.database import Warehouse
+from tests.databases import waits_for
 from tests.growth import refetch, relations
 from tests.library import DAYS, START, Recorder, author, cover, payload, rows, shown, state
 from tests.runs import land_items, transform
@@ -283,19 +284,12 @@ def in_thread(work: Callable[[], object]) -> Iterator[threading.Thread]:
     assert failures == []
 
 
-def wait_until(warehouse: Warehouse, condition: str, thread: threading.Thread | None = None) -> None:
-    """Waits until a condition holds, or until a thread has ended that may not have to wait for it."""
+def wait_until(warehouse: Warehouse, query: str, thread: threading.Thread | None = None) -> None:
+    """Waits until a query returns a row, or until a thread has ended that may not have to wait for it."""
     deadline = time.monotonic() + PATIENCE_S
-    while not shown(warehouse, f"select 1 where {condition}") and (thread is None or thread.is_alive()):
-        assert time.monotonic() < deadline, condition
+    while not shown(warehouse, query) and (thread is None or thread.is_alive()):
+        assert time.monotonic() < deadline, query
         time.sleep(0.01)
-
-
-def waits_for(kind: str) -> str:
-    return f"""exists (
-        select from pg_locks
-        where not granted and locktype = '{kind}'
-          and database = (select oid from pg_database where datname = current_database()))"""
 
 
 def test_a_body_that_a_landing_has_found_stays_until_it_is_named(warehouse: Warehouse, shelf: Source) -> None:

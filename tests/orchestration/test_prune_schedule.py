@@ -18,7 +18,8 @@ from pipelines.orchestration.automation import prune_schedule
 from pipelines.source import Source
 from pipelines.warehouse import locks
 from pipelines.warehouse.database import Warehouse
-from tests.library import author, payload
+from tests.databases import waits_for
+from tests.library import author, payload, shown
 from tests.runs import land_items, transform
 
 pytestmark = pytest.mark.usefixtures("toy")
@@ -85,19 +86,6 @@ def test_the_job_removes_what_the_settings_no_longer_keep_and_the_ledger_has_its
     assert row["status"] == "completed"
 
 
-def waiting(warehouse: Warehouse, kind: str) -> bool:
-    """Whether somebody waits for a lock of a kind in this database."""
-    with warehouse.connect() as connection:
-        found = connection.execute(
-            """
-            select from pg_locks l join pg_database d on d.oid = l.database
-            where not l.granted and l.locktype = %s and d.datname = current_database()
-            """,
-            [kind],
-        )
-        return found.rowcount > 0
-
-
 def wait(until: Callable[[], bool]) -> None:
     deadline = time.monotonic() + PATIENCE_S
     while not until():
@@ -111,7 +99,7 @@ def executing(warehouse: Warehouse) -> Iterator[None]:
     results: list[dg.ExecuteInProcessResult] = []
     thread = threading.Thread(target=lambda: results.append(execute()))
     thread.start()
-    wait(lambda: waiting(warehouse, "advisory") or not thread.is_alive())
+    wait(lambda: bool(shown(warehouse, waits_for("advisory"))) or not thread.is_alive())
     assert thread.is_alive()
     yield
     thread.join(PATIENCE_S)
@@ -138,7 +126,7 @@ def test_the_job_waits_for_a_migration_and_works_with_what_it_has_made(
         command = [sys.executable, "-m", "pipelines.cli.main", "db", "migrate"]
         with subprocess.Popen(command, cwd=project.ROOT) as migration:
             try:
-                wait(lambda: waiting(aged, "relation"))
+                wait(lambda: bool(shown(aged, waits_for("relation"))))
                 with executing(aged):
                     holder.execute("rollback")
             finally:

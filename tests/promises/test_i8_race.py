@@ -29,6 +29,7 @@ from pipelines.source import Payload, Source, Window
 from pipelines.transform import table_digests
 from pipelines.warehouse import locks
 from pipelines.warehouse.database import Warehouse
+from tests.databases import waits_for
 from tests.library import author, book, payload
 from tests.runs import land_items, land_recorded, pending_partitions, transform
 
@@ -287,16 +288,16 @@ def test_a_migration_waits_for_runs_and_runs_for_a_migration(
     assert_at_rest(warehouse)
 
 
-WAITING = """
-select from pg_locks where locktype = 'advisory' and not granted
-  and database = (select oid from pg_database where datname = current_database())
-"""
+WAITING = waits_for("advisory")
 
 
 def test_a_transform_applies_nothing_while_a_landing_publishes(warehouse: Warehouse, library: Source) -> None:
     """Or it would apply what that replaces."""
     land_items(warehouse, library, DAY, [an_author(1)])
-    writing = "select from pg_locks where relation = 'staging.versions'::regclass and mode = 'RowExclusiveLock'"
+    writing = """
+        select from pg_locks l join pg_database d on d.oid = l.database and d.datname = current_database()
+        where relation = 'staging.versions'::regclass and mode = 'RowExclusiveLock'
+    """
     with ThreadPoolExecutor(1) as threads:
         with warehouse.connect() as publishing:
             locks.acquire(publishing, locks.landing(library.name))

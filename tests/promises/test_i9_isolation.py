@@ -23,6 +23,7 @@ from pipelines import project
 from pipelines.lineage import rebuild
 from pipelines.source import Payload, Source, Window
 from pipelines.warehouse.database import Warehouse
+from tests.databases import waits_for
 from tests.library import author, book, copy, cover, payload
 from tests.runs import land_items, transform
 
@@ -155,10 +156,7 @@ def test_a_transform_that_fails_at_its_end_shows_nothing(warehouse: Warehouse, l
         assert reader.sights == [whole(1)]
 
 
-WAITING = """
-select from pg_locks l join pg_database d on d.oid = l.database
-where d.datname = current_database() and l.relation = 'ops.table_digests'::regclass and not l.granted
-"""
+WAITING = waits_for("relation")
 
 
 @pytest.mark.long("readers beside runs")

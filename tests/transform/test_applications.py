@@ -12,6 +12,7 @@ from pipelines.errors import AtlasError
 from pipelines.lineage import rebuild, time_travel, trace
 from pipelines.transform import run as run_module
 from pipelines.warehouse.database import Warehouse
+from tests.databases import waits_for
 from tests.forum import Write, assert_derived, bring, post, user
 from tests.library import DAYS, Json, Recorder, rows, shown
 from tests.runs import pending_partitions, transform
@@ -241,7 +242,7 @@ def test_an_application_that_takes_a_name_during_a_run_has_it(warehouse: Warehou
         application.execute("insert into toy.users (username) values ('ann')")
         thread = threading.Thread(target=mail.transform)
         thread.start()
-        while not shown(warehouse, "select 1 from pg_locks where not granted and locktype = 'transactionid'"):
+        while not shown(warehouse, waits_for("transactionid")):
             assert thread.is_alive()
             time.sleep(0.05)
         application.commit()

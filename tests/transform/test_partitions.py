@@ -11,6 +11,7 @@ from pipelines.cli.main import app
 from pipelines.lineage import rebuild, time_travel
 from pipelines.schema import partitions
 from pipelines.warehouse.database import Warehouse
+from tests.databases import waits_for
 from tests.forum import Write, assert_derived, bring, event, user
 from tests.library import DAYS, Recorder, rows, shown
 from tests.runs import transform
@@ -192,8 +193,7 @@ def test_an_event_that_an_application_is_about_to_write_wins_its_key(
     )
     thread = threading.Thread(target=lambda: transform(warehouse, mail.source, DAYS[0]))
     thread.start()
-    waiting = "select count(*) from pg_locks where not granted and locktype = 'relation'"
-    while not shown(warehouse, waiting)[0]:
+    while not shown(warehouse, waits_for("relation")):
         time.sleep(0.05)
     write("commit")
     thread.join()
