@@ -76,7 +76,7 @@ class Player:
 @pytest.mark.emptied
 @pytest.mark.parametrize("value", VALUES)
 @pytest.mark.parametrize("name", SOURCES)
-@pytest.mark.sample(3, "optional fields")
+@pytest.mark.sample(2, "optional fields")
 def test_an_optional_field_of_another_type_costs_no_row(warehouse: Warehouse, name: str, value: str) -> None:
     source = project.sources()[name]
     cases = drawn(optional_places(source, VALUES[value]), PLACES, name)

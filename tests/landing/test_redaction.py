@@ -214,7 +214,7 @@ SECRETS = {
 
 
 @pytest.mark.long
-@pytest.mark.sample(1)
+@pytest.mark.sample(1, "secrets")
 def test_secrets_of_a_folder_are_nowhere(home: tuple[Path, Warehouse], tmp_path: Path) -> None:
     _, warehouse = home
     folder = tmp_path / "staff"
@@ -286,7 +286,7 @@ def broken_records() -> list[bytes]:
 
 @pytest.mark.long
 @pytest.mark.parametrize("form", ["list", "page", "lines"])
-@pytest.mark.sample(1)
+@pytest.mark.sample(1, "secrets")
 def test_secrets_of_broken_records_of_a_file_are_nowhere(
     home: tuple[Path, Warehouse], members: Source, tmp_path: Path, form: str
 ) -> None:
@@ -301,7 +301,7 @@ def test_secrets_of_broken_records_of_a_file_are_nowhere(
 
 
 @pytest.mark.long
-@pytest.mark.sample(1)
+@pytest.mark.sample(1, "secrets")
 def test_secrets_of_broken_pages_are_nowhere(
     home: tuple[Path, Warehouse], members: Source, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -111,7 +111,7 @@ def test_checkpoints_that_differ_in_their_place_are_two_states(warehouse: Wareho
         ("checkpoint_before_its_page", "live", "lacks 6 of those that it had"),
     ],
 )
-@pytest.mark.sample(1)
+@pytest.mark.long("crashes, and runs after them")
 def test_a_mistake_of_the_product_is_noticed(stage: Stage, harm: str, name: str, seen: str) -> None:
     """A test of the tests."""
     commits = [each for each in stage.undisturbed(name, harm).statements if each.text == "COMMIT"]
