@@ -51,6 +51,7 @@ class Node:
         self.readers: Readers = {}
         self.below: dict[str | int, Node] = {}
         self.patterns: dict[str, Node] = {}
+        self._reading: dict[str | int, list[Node]] = {}
 
     def path_below(self, step: str | int) -> str:
         above = "" if self.path == "$" else self.path
@@ -72,10 +73,14 @@ class Node:
 
     def reading(self, step: str | int) -> "list[Node]":
         """The paths below that read a key of an object, or the element of an array at a place."""
-        found = [self.below[each] for each in (step, EACH_VALUE) if each in self.below]
-        if isinstance(step, int):
-            return found + ([self.below[EACH_ELEMENT]] if EACH_ELEMENT in self.below else [])
-        return found + [node for pattern, node in self.patterns.items() if re.search(pattern, step)]
+        if step not in self._reading:
+            found = [self.below[each] for each in (step, EACH_VALUE) if each in self.below]
+            if isinstance(step, int):
+                found += [self.below[EACH_ELEMENT]] if EACH_ELEMENT in self.below else []
+            else:
+                found += [node for pattern, node in self.patterns.items() if re.search(pattern, step)]
+            self._reading[step] = found
+        return self._reading[step]
 
     def nodes(self) -> Iterator["Node"]:
         yield self
@@ -91,8 +96,15 @@ class Tree:
         self.payloads: Counter[tuple[str, str]] = Counter()  # how many have a path with a type
         self.samples: dict[tuple[str, str], bytes] = {}  # the digest of one of these
         self.of_payloads: Counter[str] = Counter()  # how many have the object or array around a path
-        self.unread: dict[str, dict[str, bytes]] = {}
+        self._unread: dict[Node, dict[str, bytes]] = {}
+
+    @property
+    def unread(self) -> dict[str, dict[str, bytes]]:
         """The keys of each object that nobody reads, as paths, with the digest of a payload."""
+        return {
+            node.path: {node.path_below(key): digest for key, digest in keys.items()}
+            for node, keys in self._unread.items()
+        }
 
     def walk(self, value: Any, digest: bytes) -> None:
         """Counts what a payload has at the paths."""
@@ -121,5 +133,7 @@ class Tree:
                 found = node.reading(key)
                 for below in found:
                     self._visit(below, each, digest, had, could)
-                if not found and each is not None and len(key) <= MAX_KEY_LENGTH and not _ID.fullmatch(key):
-                    self.unread.setdefault(node.path, {}).setdefault(node.path_below(key), digest)
+                if found or each is None or key in self._unread.get(node, ()):
+                    continue
+                if len(key) <= MAX_KEY_LENGTH and not _ID.fullmatch(key):
+                    self._unread.setdefault(node, {})[key] = digest
