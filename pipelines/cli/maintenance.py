@@ -152,10 +152,11 @@ def _replay(
     if found["granularity"] != "payload":
         what = f"a {found['granularity']} of {found['table_name'] or found['external_id']}"
         source, _, _ = found["stream"].partition(".")
+        mend = f"or the SELECT, and run: atlas transform {source} --full"
+        if found["stage"] == "land":
+            mend = "or the contract: the next landing of the record closes the entry"
         raise AtlasError(
-            f"Entry {number} is {what}, not a payload: repair its record at the source, or the SELECT, and run: "
-            f"atlas transform {source} --full",
-            usage=True,
+            f"Entry {number} is {what}, not a payload: repair its record at the source, {mend}", usage=True
         )
     if found["closed_at"]:
         raise AtlasError(f"Entry {number} is closed: its record has landed.", usage=True)
@@ -163,7 +164,7 @@ def _replay(
     if found["reason"] == NOT_KEPT and not repaired:
         raise AtlasError(
             f"Entry {number} has no bytes: {found['stream']} has redacted paths, and what cannot be read is not kept. "
-            f"Fetch it again: atlas land {of.name} --partition {found['partition_key']}",
+            f"Fetch it again: atlas run {of.name} --partition {found['partition_key']}",
             usage=True,
         )
     payload = Payload(bytes(found["bytes"]), found["request"], found["external_id"], kind=kind)

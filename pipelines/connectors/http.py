@@ -12,7 +12,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import cache
 from typing import Generic, NamedTuple, TypeVar
 
@@ -221,6 +221,8 @@ class Client(AbstractContextManager["Client"]):
                 response = self._receive(target or self._base_url, headers, body)
             except httpx.RequestError as error:
                 raise RetryableError(self.source, str(error) or type(error).__name__) from error
+            except httpx.InvalidURL as error:
+                raise Refused(f"{self.source}: {target!a} is not a URL: {error}.", "its URL is not valid") from None
             unchanged = {httpx.codes.NOT_MODIFIED} if headers else set()
             if response.status_code in {httpx.codes.OK, *unchanged, *gone}:
                 return response
@@ -234,8 +236,9 @@ class Client(AbstractContextManager["Client"]):
                 raise RetryableError(self.source, words, wait_s, held=held)
         advice = f" Set {self._variable}_TOKEN." if response.status_code in {401, 403} and self.anonymous else ""
         if response.has_redirect_location:
-            place = _place_of(response.url.join(response.headers["location"]))
-            advice = f" It redirects to {place}: if that is where the source is now, set {self._variable}_BASE_URL."
+            with suppress(httpx.InvalidURL):
+                place = _place_of(response.url.join(response.headers["location"]))
+                advice = f" It redirects to {place}: if that is where the source is now, set {self._variable}_BASE_URL."
         raise Refused(f"{self.source} refused {request_of(response)}: {words}.{advice}", words)
 
     def _receive(self, target: str, headers: Mapping[str, str], body: bytes | None) -> httpx.Response:

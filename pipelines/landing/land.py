@@ -21,7 +21,7 @@ from pipelines.landing.deletions import Missing, find_missing
 from pipelines.landing.intake import Intake, Progress, resume
 from pipelines.landing.publish import publish
 from pipelines.landing.stage_bodies import BodyWriter
-from pipelines.landing.validate import Arrival, Rejected, Validator, validators
+from pipelines.landing.validate import Arrival, Rejected, Validator, usable_id, validators
 from pipelines.ledger import Run
 from pipelines.source import Checkpoint, Cursor, FullScan, Item, Payload, Skipped, Stream
 from pipelines.warehouse.database import Connection, Warehouse
@@ -143,8 +143,8 @@ class _Landing:
                     self._flush()
             case Skipped():
                 self.progress.skipped[item.reason] = self.progress.skipped.get(item.reason, 0) + 1
-                if item.external_id is not None:
-                    self.progress.unfetched.append((item.kind, item.external_id))
+                if external_id := usable_id(item.external_id):
+                    self.progress.unfetched.append((item.kind, external_id))
             case Checkpoint():
                 self.progress.listings[item.listing] = dict(item.state)
                 self._flush(checkpoint=self.intake.mode == "live")  # no other run is resumed

@@ -180,7 +180,7 @@ rejected as (
     select distinct on (r.stream, r.digest) r.stream, r.digest, r.bytes,
         row_number() over (partition by r.stream order by r.digest) as place
     from staging.rejects r
-    where r.fetch_run_id = %(run)s and r.granularity = 'payload' and not exists (
+    where r.fetch_run_id = %(run)s and r.granularity = 'payload' and r.reason <> 'not_kept' and not exists (
         select from staging.quarantine q
         where q.granularity = 'payload' and q.stream = r.stream and q.digest = r.digest)
 )

@@ -78,6 +78,12 @@ class Rejected:
     fault: Unlandable
 
 
+def usable_id(external_id: str | None) -> str | None:
+    """The id, or None where it is too long or PostgreSQL does not store it as text."""
+    fits = external_id and len(external_id) <= MAX_ID_LENGTH and not NOT_A_TEXT.search(external_id)
+    return external_id if fits else None
+
+
 class Validator:
     """Validates the payloads of one stream."""
 
@@ -89,25 +95,24 @@ class Validator:
     def validate(self, payload: Payload, sequence: int, received_at: datetime) -> Arrival | Rejected:
         """The payload with its id and digest, or with the reason why it cannot land."""
         body, external_id = payload.body, payload.external_id
-        request = payload.request.encode(errors="backslashreplace").decode()
+        request = payload.request.encode(errors="backslashreplace").decode().replace("\0", "\\0")
         if self._redactor:
             try:
                 body = self._redactor.redact(body)
             except Unlandable as fault:
                 described = self._redactor.described(body)
-                return Rejected(self._stream, described, received_at, request, external_id, fault)
+                return Rejected(self._stream, described, received_at, request, usable_id(external_id), fault)
         try:
             record, text, rejected = self._decode(body)
             external_id = external_id or record.external_id()
             if not external_id:
                 raise Unlandable("no_id", "the payload has no id of its own", path="$")
-            if len(external_id) > MAX_ID_LENGTH or NOT_A_TEXT.search(external_id):
-                unusable, external_id = external_id, None
-                raise Unlandable("no_id", f"the id cannot be used: {unusable[:100]!a}", path="$")
+            if not usable_id(external_id):
+                raise Unlandable("no_id", f"the id cannot be used: {external_id[:100]!a}", path="$")
         except Unlandable as fault:
             if fault.reason in OF_CONTRACT:
                 external_id = external_id or self._readable_id(body)
-            return Rejected(self._stream, body, received_at, request, external_id, fault)
+            return Rejected(self._stream, body, received_at, request, usable_id(external_id), fault)
         stable, volatile = split_off(text, self._volatile) if self._volatile else (text, None)
         digest = hashlib.sha256(stable).digest()
         return Arrival(sequence, self._stream, external_id, digest, received_at, request, text, volatile, rejected)

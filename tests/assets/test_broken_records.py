@@ -1,5 +1,6 @@
 """A broken record of a page stops none of the others, for sources of the catalogue over HTTP."""
 
+import json
 import random
 from collections.abc import Callable
 from dataclasses import replace
@@ -8,12 +9,13 @@ from datetime import UTC, datetime
 import pytest
 
 from pipelines import project
-from pipelines.source import Window
+from pipelines.source import Item, Payload, Skipped, Window
 from pipelines.warehouse.database import Warehouse
 from tests import hostile
 from tests.corruptions import Broken, held, two_places
 from tests.hostile import Answer, Asked, Server
-from tests.runs import land_anew, land_recorded
+from tests.library import rows
+from tests.runs import land_anew, land_items, land_recorded
 
 pytestmark = pytest.mark.emptied
 
@@ -99,3 +101,19 @@ def test_a_time_that_utc_cannot_hold_stops_no_listing(
     for day, full_refresh in ((TODAY, True), (TODAY, False), ("2026-11-20", False)):
         land_recorded(warehouse, source, Window.of(day), "live", full_refresh=full_refresh)
     assert {key for _, key in held(warehouse)} == {"a/first", "a/odd", "a/last"}
+
+
+@pytest.mark.parametrize("unusable", ["a\0b", "x" * 1_001], ids=["NUL", "too long"])
+def test_an_id_that_cannot_be_stored_stops_nothing(warehouse: Warehouse, unusable: str) -> None:
+    """Neither in a record that is refused for another reason, nor as the name of one, nor of one that is skipped."""
+    items: list[Item] = [
+        Payload(json.dumps({"id": unusable}).encode(), "r"),
+        Payload(json.dumps({"id": unusable, "siblings": [7]}).encode(), "r"),
+        Payload(b"{}", f"file[{unusable}]", unusable),
+        Skipped("/api/show", "cannot be shown", unusable),
+        Payload(b'{"id": "pier/fine"}', "r"),
+    ]
+    run = land_items(warehouse, project.sources()["catalog/huggingface"], TODAY, items)
+    assert (run.counts.created, run.counts.quarantined) == (1, 3)
+    assert run.stats["skipped"] == {"cannot be shown": 1}
+    assert rows(warehouse, "select count(*) from staging.quarantine where external_id is null") == [(3,)]

@@ -1,7 +1,9 @@
 """What a source answers for one record by its id, where that is not the record: nothing is deleted."""
 
+import json
 from contextlib import nullcontext
 from functools import partial
+from urllib.parse import unquote
 
 import msgspec
 import pytest
@@ -13,7 +15,7 @@ from pipelines.landing import extract
 from pipelines.landing.intake import Intake
 from pipelines.source import FullScan, Payload, Source, Window
 from pipelines.warehouse.database import Warehouse
-from tests.hostile import Answer, Server
+from tests.hostile import Answer, Asked, Server
 from tests.library import shown
 from tests.runs import land_intake, land_items, stream_of
 
@@ -42,3 +44,21 @@ def test_a_record_of_which_the_source_answers_403_is_not_deleted(warehouse: Ware
     assert (run.counts.deleted, external_id in there) == (0, True)
     reason = "missing from a full scan, and cannot be fetched by id: status 403"
     assert (run.status, run.stats["skipped"], run.stats["unfetched"]) == ("partial_success", {reason: 1}, 1)
+
+
+@pytest.mark.parametrize("external_id", ["pier/x#1", "pier/x?y=1", "pier/100%", "pier/a b", "pier/a\1b", "pier/\u00e9"])
+def test_a_record_is_asked_for_by_its_whole_id(warehouse: Warehouse, external_id: str) -> None:
+    source, window = project.sources()["catalog/huggingface"], Window.of("2026-12-01")
+    others = [Payload(json.dumps({"id": f"pier/{number}"}).encode(), "r") for number in range(9)]
+    known = Payload(json.dumps({"id": external_id}).encode(), "r")
+    land_items(warehouse, source, "2026-11-01", [known, *others], received_at=Window.of("2026-11-01").start)
+
+    def answer(asked: Asked) -> Answer:
+        return Answer({"id": external_id}, 200 if unquote(asked.path) == f"/api/models/{external_id}" else 404)
+
+    with Server(answer) as server, Client(source.name, server.url) as client:
+        assert source.get_record
+        look = partial(source.get_record, client)
+        intake = Intake(lambda _: [*others, FullScan("", 1)], "recorded", window.start, get_record=look)
+        run = land_intake(warehouse, source, window.key, nullcontext(intake))
+    assert (len(server.log), run.counts.deleted, run.status) == (1, 0, "completed")

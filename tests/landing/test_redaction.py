@@ -20,7 +20,7 @@ from sqlalchemy import make_url
 
 from pipelines import project, settings
 from pipelines.errors import AtlasError
-from pipelines.landing import bulk_files, extract
+from pipelines.landing import bulk_files, extract, schema_drift
 from pipelines.landing.jsonb import LARGE, Unlandable
 from pipelines.landing.land import land_intake
 from pipelines.landing.redaction import NOT_KEPT, Redactor, redactor
@@ -163,6 +163,17 @@ def test_the_key_is_of_the_environment_alone(monkeypatch: pytest.MonkeyPatch, tm
     assert redactor("toy/library.authors", project.sources()["toy/library"].contracts["authors"]) is None
 
 
+def test_what_is_not_kept_is_no_drift(warehouse: Warehouse) -> None:
+    """Of such a payload there are length and hash, which are no keys that the source sent."""
+    staff = project.sources()["toy/staff"]
+    good = [json.dumps({"users": [{"id": str(number), "username": "ann"}]}) for number in range(30)]
+    for day, bodies in ((DAY, good), ("2026-11-02", [f"no JSON {number}" for number in range(10)])):
+        named = ((f"{day} {number}.json", body) for number, body in enumerate(bodies))
+        land_items(warehouse, staff, day, [Payload(body.encode(), name, name) for name, body in named])
+    with warehouse.connect() as connection:
+        assert schema_drift.changes(connection, staff.streams[0]) == []
+
+
 # On a server of its own, whose files are searched
 
 
@@ -250,7 +261,7 @@ def test_secrets_of_a_folder_are_nowhere(home: tuple[Path, Warehouse], tmp_path:
     kept = rows(warehouse, "select count(*) from staging.quarantine where reason = 'not_kept' and length(bytes) < 120")
     assert kept == [(6,)]
     done = launcher.run("quarantine", "replay", 1, folder=project.ROOT, environment=environment)
-    assert done.returncode == launcher.USAGE and "Fetch it again: atlas land toy/staff" in words(done.stderr)
+    assert done.returncode == launcher.USAGE and "Fetch it again: atlas run toy/staff" in words(done.stderr)
 
 
 @pytest.fixture
