@@ -121,6 +121,7 @@ class _Container:
         self.closing = CLOSING[self.opening]
         self.is_object = self.opening == b"{"
         self.next = NEXT_MEMBER if self.is_object else NEXT_OBJECT
+        self.inner: dict[int, bool] = {}  # by the place of an element
 
     def mended(self) -> tuple[bytes, int]:
         """The container with placeholders for what is broken, and where it ends. Raises NotSplit."""
@@ -188,8 +189,22 @@ class _Container:
 
     def _is_next(self, start: int) -> bool:
         """Whether an element like the others begins at a place."""
-        keys = self._keys_at(start)
-        return keys is not None and self.shared_keys <= keys[0]
+        found = self._keys_at(start)
+        return found is not None and self.shared_keys <= found[0] and not self._is_inner(start)
+
+    def _is_inner(self, start: int) -> bool:
+        """Whether the elements from a place on are those of an inner container: they end with it."""
+        at, passed = start, []
+        while at not in self.inner:
+            passed.append(at)
+            found = self._keys_at(at)
+            after = self.page.skip_spaces(found[1]) if found else at
+            if found is None or self.body[after : after + 1] == self.closing:
+                self.inner[at] = found is not None and not self._is_end(after)
+            else:
+                at = self.page.skip_spaces(after + 1)
+        self.inner |= dict.fromkeys(passed, self.inner[at])
+        return self.inner[at]
 
     def _keys_at(self, start: int) -> tuple[frozenset[str], int] | None:
         """The keys of the element at a place, and where it ends; None where there is no element."""
@@ -210,7 +225,7 @@ class _Container:
         sizes = Counter[frozenset[str]]()
         first, end = self.page.skip_spaces(self.start + 1), self.start + 1
         for at in (first, *(match.end() for match in self._places(first))):
-            if at >= end and (found := self._keys_at(at)):
+            if at >= end and (found := self._keys_at(at)) and not self._is_inner(at):
                 sizes[found[0]] += found[1] - at
                 end = found[1]
         usual = max(sizes, key=lambda keys: sizes[keys], default=frozenset())

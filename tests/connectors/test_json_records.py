@@ -76,6 +76,21 @@ def test_two_broken_records_spoil_no_other(seed: int) -> None:
         assert name not in REPAIRED or records[place] in found
 
 
+@pytest.mark.parametrize("good", [[], [b'{"id": 9, "name": "small"}']], ids=["alone", "beside a small one"])
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("name", CORRUPTIONS)
+@pytest.mark.sample(120)
+def test_nothing_in_a_broken_record_is_a_record(name: str, shape: str, first: bool, good: list[bytes]) -> None:
+    """Also where the objects in it are most of the page."""
+    books = [json.dumps({"id": each, "name": f"book {each}"}).encode() for each in range(3)]
+    inner = [CORRUPTIONS[name](books[0]), *books[1:]]
+    broken = b'{"id": 1, "name": "m", "books": [' + b", ".join(inner) + b"]}"
+    found = read(shape, [broken, *good] if first else [*good, broken])
+    assert [each for each in found if each in good] == good
+    assert not set(found) & set(books)
+
+
 def test_a_comma_missing_between_records_hides_none() -> None:
     page = b"[" + record(1) + b" " + record(2) + b", " + record(3) + b", ]"
     decoded = decode(page, list[msgspec.Raw])
