@@ -17,11 +17,10 @@ retries; if the day stays bad, the run fails, publishes nothing, and the next on
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
-from urllib.parse import quote
 
 import msgspec
 
-from pipelines.connectors.http import Client
+from pipelines.connectors.http import Client, quoted
 from pipelines.connectors.listing import Incremental, Listing
 from pipelines.connectors.pagination import LinkHeaderPaginator, RecordHead
 from pipelines.source import AwareDatetime, Contract, Item, Payload, Window, source
@@ -81,7 +80,7 @@ Newest: Any = list[ByChange] | None
 def get_record(client: Client, kind: str, external_id: str) -> Payload | None:
     """A model by its own URL. A renamed one is a redirect; without a token a missing one is a 401."""
     gone = {307, 401, 404, 410} if client.anonymous else {307, 404, 410}
-    found = client.get_record(f"/api/models/{quote(external_id)}", ByChange, gone=frozenset(gone))
+    found = client.get_record(f"/api/models/{quoted(external_id)}", ByChange, gone=frozenset(gone))
     return Payload(*found) if found else None
 
 

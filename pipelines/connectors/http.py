@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import cache
 from typing import Generic, NamedTuple, TypeVar
+from urllib.parse import quote
 
 import httpx
 import msgspec
@@ -237,7 +238,8 @@ class Client(AbstractContextManager["Client"]):
         advice = f" Set {self._variable}_TOKEN." if response.status_code in {401, 403} and self.anonymous else ""
         if response.has_redirect_location:
             with suppress(httpx.InvalidURL):
-                place = _place_of(response.url.join(response.headers["location"]))
+                led_to = response.url.join(response.headers["location"])
+                place = f"{led_to.scheme}://{led_to.netloc.decode()}{led_to.path}"  # without user and parameters
                 advice = f" It redirects to {place}: if that is where the source is now, set {self._variable}_BASE_URL."
         raise Refused(f"{self.source} refused {request_of(response)}: {words}.{advice}", words)
 
@@ -274,9 +276,9 @@ def request_of(response: httpx.Response) -> str:
     return without_secrets(str(response.request.url))
 
 
-def _place_of(url: httpx.URL) -> str:
-    """Where a redirect leads, without user and parameters."""
-    return f"{url.scheme}://{url.netloc.decode()}{url.path}"
+def quoted(external_id: str) -> str:
+    """An id as part of a path: escaped, but for its slashes."""
+    return quote(external_id)
 
 
 def without_secrets(url: str) -> str:
