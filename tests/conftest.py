@@ -242,6 +242,7 @@ def warehouse(request: pytest.FixtureRequest) -> Iterator[Warehouse]:
 @pytest.fixture(scope="session")
 def dagster_template(server: str, created_once: CreatedOnce, tmp_path_factory: pytest.TempPathFactory) -> Warehouse:
     """Dagster's database as its instance creates it."""
+    origin = Warehouse(make_url(server))
 
     def create(_: Warehouse) -> None:
         from pipelines.orchestration import resources  # Dagster, a second too: most tests do without it
@@ -249,10 +250,10 @@ def dagster_template(server: str, created_once: CreatedOnce, tmp_path_factory: p
         with pytest.MonkeyPatch.context() as patch:
             for name in ("DAGSTER_HOME", "ATLAS_DAGSTER_URL"):
                 patch.setenv(name, "set by the instance, taken back afterwards")
-            with resources.instance(Warehouse(make_url(server)), tmp_path_factory.mktemp("dagster")):
+            with resources.instance(origin, tmp_path_factory.mktemp("dagster")):
                 pass
 
-    return created_once(str(Warehouse(make_url(server)).dagster_url.database), create)
+    return created_once(str(origin.dagster_url.database), create)
 
 
 @pytest.fixture

@@ -329,12 +329,9 @@ def test_json_table_reads_no_narrow_type(select: Select) -> None:
 
 
 @pytest.fixture(scope="module")
-def empty(new_warehouse: Callable[[], Warehouse], used: list[Warehouse]) -> Iterator[Warehouse]:
+def empty(emptied: Callable[[], Warehouse]) -> Warehouse:
     """A warehouse with empty tables, to be read."""
-    made = new_warehouse()
-    yield made
-    made.close()
-    used.append(made)
+    return emptied()
 
 
 @every_select

@@ -69,24 +69,24 @@ def decode(text: bytes, document_type: type[DocumentT]) -> DocumentT:
 
 @cache
 def _integers_of(document_type: Any) -> tuple[Steps, ...]:
-    return tuple(_integers(msgspec.inspect.type_info(document_type), ()))
+    types = types_at(msgspec.inspect.type_info(document_type))
+    return tuple(steps for steps, kind in types if isinstance(kind, IntType))
 
 
-def _integers(kind: Type, steps: Steps) -> Iterator[Steps]:
-    """The paths of a type that may have an integer."""
+def types_at(kind: Type, steps: Steps = ()) -> Iterator[tuple[Steps, Type]]:
+    """The paths that a type names, what is below a path before it, each with its type; of a union with all of them."""
     match kind:
-        case IntType():
-            yield steps
         case UnionType():
             for one in kind.types:
-                yield from _integers(one, steps)
+                yield from types_at(one, steps)
         case StructType():
             for field in kind.fields:
-                yield from _integers(field.type, (*steps, field.encode_name))
+                yield from types_at(field.type, (*steps, field.encode_name))
         case ListType():
-            yield from _integers(kind.item_type, (*steps, EACH_ELEMENT))
+            yield from types_at(kind.item_type, (*steps, EACH_ELEMENT))
         case DictType():
-            yield from _integers(kind.value_type, (*steps, EACH_VALUE))
+            yield from types_at(kind.value_type, (*steps, EACH_VALUE))
+    yield steps, kind
 
 
 def _whole_number(value: bytes) -> bytes:

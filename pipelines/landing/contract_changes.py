@@ -7,14 +7,13 @@ from typing import Any
 
 from pipelines import project
 from pipelines.landing.validate import Arrival, Validator
+from pipelines.quarantine import CHOSEN
 from pipelines.source import Payload
 from pipelines.warehouse.database import Connection
 
 SELECT_REFUSED = """
-select quarantine_id, stream, external_id, request, reason, path, bytes, last_at from staging.quarantine
-where granularity = 'payload' and closed_at is null and reason in ('wrong_type', 'missing_field', 'no_id')
-  and stream = any(%(streams)s) and (%(names)s::text[] is null or stream = any(%(names)s)
-      or split_part(stream, '.', 1) = any(%(names)s))
+select quarantine_id, stream, external_id, request, reason, path, bytes, received_at from chosen
+where granularity = 'payload' and reason in ('wrong_type', 'missing_field', 'no_id') and stream = any(%(streams)s)
 order by quarantine_id
 """
 
@@ -28,9 +27,10 @@ def let_in(connection: Connection, names: list[str] | None = None) -> list[dict[
     }
     accepted = []
     with connection.cursor() as cursor:
-        for row in cursor.stream(SELECT_REFUSED, {"streams": list(validators), "names": names}):
+        parameters = {"streams": list(validators), "names": names, "closed": False}
+        for row in cursor.stream(f"{CHOSEN}{SELECT_REFUSED}", parameters):
             kind, validator = validators[row["stream"]]
             payload = Payload(bytes(row.pop("bytes")), row["request"], row["external_id"], kind=kind)
-            if isinstance(validator.validate(payload, 1, row.pop("last_at")), Arrival):
+            if isinstance(validator.validate(payload, 1, row.pop("received_at")), Arrival):
                 accepted.append(row)
     return accepted

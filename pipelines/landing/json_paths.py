@@ -12,8 +12,6 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-from msgspec.inspect import DictType, ListType, StructType, Type, UnionType
-
 from pipelines.connectors.json_values import EACH_ELEMENT, EACH_VALUE
 
 MAX_KEY_LENGTH = 64  # a longer key is data, as one that looks like an id is
@@ -24,23 +22,13 @@ Readers = dict[str, dict[str, bool]]
 
 TYPES = {dict: "object", list: "array", str: "string", int: "number", float: "number", bool: "boolean"}
 _ID = re.compile(r"[0-9][0-9.:_-]*|(?=.*[0-9])[0-9A-Fa-f-]{16,}")
-_PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*|\*")
+_PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 
 
-def contract_paths(kind: Type, steps: Steps = ()) -> Iterator[Steps]:
-    """The paths that a contract names."""
-    match kind:
-        case UnionType():
-            for one in kind.types:
-                yield from contract_paths(one, steps)
-        case StructType():
-            for field in kind.fields:
-                yield from contract_paths(field.type, (*steps, field.encode_name))
-        case ListType():
-            yield from contract_paths(kind.item_type, (*steps, EACH_ELEMENT))
-        case DictType():
-            yield from contract_paths(kind.value_type, (*steps, EACH_VALUE))
-    yield steps
+def quoted_key(key: str) -> str:
+    """A key as it stands in a path: quoted where it is no plain word."""
+    text = key if _PLAIN.fullmatch(key) else json.dumps(key, ensure_ascii=False)
+    return text.encode(errors="backslashreplace").decode()  # lone surrogates
 
 
 class Node:
@@ -57,8 +45,7 @@ class Node:
         above = "" if self.path == "$" else self.path
         if isinstance(step, int) or step == EACH_ELEMENT:
             return f"{above}[{step}]" if isinstance(step, int) else above + step
-        name = step if _PLAIN.fullmatch(step) else json.dumps(step, ensure_ascii=False)
-        name = name.encode(errors="backslashreplace").decode()  # lone surrogates
+        name = step if step == EACH_VALUE else quoted_key(step)
         return f"{above}.{name}" if above else name
 
     def at(self, steps: Steps) -> "Node":

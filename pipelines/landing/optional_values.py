@@ -7,18 +7,16 @@ of a map; a null is no value. A payload that lacks a required field, or has it w
 does one in which a child, that is an object in a list or a map, lacks a required field or is no object.
 """
 
-import json
-import re
 from functools import cache
 from types import UnionType
 from typing import Annotated, Any, NamedTuple, Union, get_args, get_origin
 
 import msgspec
 
+from pipelines.landing.json_paths import quoted_key
 from pipelines.landing.jsonb import Unlandable
 
 MAX_VALUES = 100  # of one payload that have an entry of their own
-_PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 
 
 class RejectedValue(NamedTuple):
@@ -52,7 +50,7 @@ def _accepted(value: msgspec.Raw, kind: Any, path: str, found: list[RejectedValu
             return _accepted_fields(value, each, path, found)
         if opening == b"{" and get_origin(each) is dict:
             values = msgspec.json.decode(value, type=dict[str, msgspec.Raw])
-            below = {name: _below(path, name) for name in values}
+            below = {name: f"{path}.{quoted_key(name)}" for name in values}
             kept = {name: _child(one, get_args(each)[1], below[name], found) for name, one in values.items()}
             return _encoded({name: one for name, one in kept.items() if one is not None})
         if opening == b"[" and get_origin(each) is list:
@@ -67,7 +65,7 @@ def _accepted_fields(
 ) -> msgspec.Raw:
     values = msgspec.json.decode(value, type=dict[str, msgspec.Raw])
     for field in msgspec.structs.fields(struct):
-        name, below = field.encode_name, _below(path, field.encode_name)
+        name, below = field.encode_name, f"{path}.{quoted_key(field.encode_name)}"
         if field.required and name not in values:
             raise Unlandable("missing_field", f"Object missing required field `{name}`", path=below)
         if field.required:
@@ -118,12 +116,6 @@ def _members(kind: Any) -> tuple[Any, ...]:
 @cache
 def _decoder(kind: Any) -> msgspec.json.Decoder[Any]:
     return msgspec.json.Decoder(kind)
-
-
-def _below(path: str, name: str) -> str:
-    """The path of a field; a name that is no plain word is quoted."""
-    text = name if _PLAIN.fullmatch(name) else json.dumps(name, ensure_ascii=False)
-    return f"{path}.{text.encode(errors='backslashreplace').decode()}"
 
 
 def _encoded(value: object) -> msgspec.Raw:

@@ -18,8 +18,8 @@ from typing import Any
 import msgspec
 
 from pipelines import project
-from pipelines.connectors.json_values import EACH_ELEMENT, EACH_VALUE
-from pipelines.landing.json_paths import Readers, Tree, contract_paths
+from pipelines.connectors.json_values import EACH_ELEMENT, EACH_VALUE, types_at
+from pipelines.landing.json_paths import Readers, Tree
 from pipelines.landing.jsonb import LARGE
 from pipelines.ledger import Run
 from pipelines.schema.ops_tables import NULL, UNREAD
@@ -63,8 +63,8 @@ def read_paths(source: Source) -> dict[str, Tree]:
 
     trees = {stream: Tree() for stream in source.stream_names.values()}
     for kind, contract in source.contracts.items():
-        for steps in contract_paths(msgspec.inspect.type_info(contract)):
-            trees[source.stream_names[kind]].root.at(steps)
+        for place, _ in types_at(msgspec.inspect.type_info(contract)):
+            trees[source.stream_names[kind]].root.at(place)
     for select in project.selects(source.name):
         found = columns.reads(source, select)
         for kind, steps in sorted(found.paths, key=str):

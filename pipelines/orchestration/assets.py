@@ -91,6 +91,11 @@ def staging_output(stream: Stream) -> Output:
     return Output(spec, None, {stream.name})
 
 
+def outputs_of(source: Source) -> list[Output]:
+    """All assets of a source."""
+    return [*map(staging_output, source.streams), *table_outputs(source)]
+
+
 def table_outputs(source: Source) -> list[Output]:
     """The assets of a source's tables."""
     return [

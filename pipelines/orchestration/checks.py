@@ -15,10 +15,9 @@ from pipelines.lineage import trace
 from pipelines.orchestration.assets import (
     drift_table,
     op_name,
+    outputs_of,
     staging_key,
-    staging_output,
     table_keys,
-    table_outputs,
 )
 from pipelines.orchestration.resources import Atlas
 from pipelines.orchestration.runless import LAST_RUN, verdict
@@ -53,7 +52,7 @@ def ledger_checks(source: Source) -> dg.AssetChecksDefinition:
 
 def last_run_checks(source: Source) -> dg.AssetChecksDefinition:
     """A check for each asset of a source: the last run that writes it has not failed, in Dagster or outside of it."""
-    outputs = [*map(staging_output, source.streams), *table_outputs(source)]
+    outputs = outputs_of(source)
     streams = {output.spec.key: sorted(output.streams) for output in outputs}
 
     def ended_well(_: dg.DagsterInstance, connection: Connection, key: dg.AssetKey, table: str | None) -> Verdict:
@@ -112,8 +111,7 @@ def quarantine_checks(source: Source) -> dg.AssetChecksDefinition:
 
     It is an error where the run refused more than `refused_share` of what it fetched.
     """
-
-    outputs = [*map(staging_output, source.streams), *table_outputs(source)]
+    outputs = outputs_of(source)
     streams = {each.spec.key: [stream for stream in source.streams if stream.name in each.streams] for each in outputs}
 
     def quarantined(_: dg.DagsterInstance, connection: Connection, key: dg.AssetKey, table: str | None) -> Verdict:

@@ -76,7 +76,7 @@ def test_two_broken_records_spoil_no_other(seed: int) -> None:
         assert name not in REPAIRED or records[place] in found
 
 
-@pytest.mark.parametrize("good", [[], [b'{"id": 9, "name": "small"}']], ids=["alone", "beside a small one"])
+@pytest.mark.parametrize("good", [[], [b'{"id": 9, "name": "small"}']], ids=["alone", "with a small one"])
 @pytest.mark.parametrize("first", [True, False])
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("name", CORRUPTIONS)
