@@ -17,16 +17,16 @@ class ListingChanged(SourceFault):
     """The listing changed while it was read, or repeats itself: the next run reads it from the start."""
 
 
-class NotRecorded(AtlasError):
-    """A recording has no answer to a request."""
-
-
 class Refused(AtlasError):
     """The source answers a request with an error status. reason: the status, or what else is wrong, in a few words."""
 
     def __init__(self, message: str, reason: str = "refused") -> None:
         super().__init__(message)
         self.reason = reason
+
+
+class NotRecorded(Refused):
+    """A recording has no answer to a request."""
 
 
 class Unanswered(Refused):

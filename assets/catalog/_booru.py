@@ -15,7 +15,8 @@ from typing import Any
 
 import msgspec
 
-from pipelines.connectors.http import Client, Records
+from pipelines.connectors.http import Client
+from pipelines.connectors.json_records import Records
 from pipelines.connectors.listing import Incremental, Listing
 from pipelines.connectors.pagination import BeforeIdPaginator, PageNumberPaginator, Position, RecordHead
 from pipelines.source import AwareDatetime, Contract, Item, Payload, Window

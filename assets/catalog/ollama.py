@@ -25,7 +25,9 @@ from datetime import date
 
 import msgspec
 
+from pipelines.connectors import json_records
 from pipelines.connectors.http import Client
+from pipelines.connectors.json_splitter import UNDECODABLE
 from pipelines.connectors.listing import Listing
 from pipelines.connectors.pagination import SinglePage
 from pipelines.errors import Refused
@@ -139,8 +141,8 @@ def server_models(client: Client, window: Window) -> Iterator[Item]:
         for record in page.records:
             yield Payload(record, page.request, kind="local")
             try:
-                name = msgspec.json.decode(record, type=Named).name
-            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+                name = json_records.decode(record, Named).document.name
+            except UNDECODABLE:
                 unnamed += 1  # landing quarantines it
                 continue
             try:

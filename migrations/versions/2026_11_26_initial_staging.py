@@ -134,12 +134,7 @@ def upgrade() -> None:
             nullable=False,
             comment="payload, or value: of a payload that lands",
         ),
-        sa.Column(
-            "sequence",
-            sa.BigInteger(),
-            nullable=True,
-            comment="Of a value: the sequence of its payload in staging.arrivals",
-        ),
+        sa.Column("sequence", sa.BigInteger(), nullable=False, comment="Place of the payload in the run"),
         sa.Column("bytes", sa.LargeBinary(), nullable=False, comment="The payload or the value exactly as received"),
         sa.Column("digest", sa.LargeBinary(), nullable=False, comment="sha256 of bytes"),
         sa.Column(
@@ -156,7 +151,7 @@ def upgrade() -> None:
         sa.Column("byte_offset", sa.BigInteger(), nullable=True, comment="Byte at which the JSON syntax is wrong"),
         sa.CheckConstraint("granularity in ('payload', 'value')", name=op.f("rejects_granularity_check")),
         sa.CheckConstraint(
-            "granularity = 'payload' or num_nulls(sequence, external_id, path) = 0", name=op.f("rejects_value_check")
+            "granularity = 'payload' or num_nulls(external_id, path) = 0", name=op.f("rejects_value_check")
         ),
         schema="staging",
         comment="Payloads and values that landings in progress reject, before they are published",
@@ -327,9 +322,9 @@ def upgrade() -> None:
             sa.UUID(),
             sa.Computed(
                 """
-md5(granularity || ',' || quote_literal(stream) || ',' || case
+md5(granularity || ',' || quote_literal(stream) || ',' || coalesce(record_id::text, '') || ',' || case
     when granularity = 'payload' then encode(digest, 'hex')
-    else coalesce(record_id::text, '') || ',' || quote_nullable(path) || ',' || quote_nullable(table_name)
+    else quote_nullable(path) || ',' || quote_nullable(table_name)
         || ',' || quote_nullable(row_key) || ',' || quote_nullable(constraint_name)
 end)::uuid
 """,

@@ -11,7 +11,7 @@ a link are followed, so a page cannot send the client, or its token, to another 
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import cache
 from typing import Generic, NamedTuple, TypeVar
@@ -22,7 +22,7 @@ import msgspec
 import stamina
 
 from pipelines.connectors import json_records
-from pipelines.connectors.json_records import Record
+from pipelines.connectors.json_records import Record, Records
 from pipelines.connectors.json_splitter import UNDECODABLE
 from pipelines.connectors.rate_limit import RateLimit
 from pipelines.connectors.retries import ATTEMPTS, RetryableError, requested_wait_s, retry_delay
@@ -37,16 +37,13 @@ JSON = "application/json"
 TRANSFER_HEADERS = {"content-encoding", "content-length", "transfer-encoding"}  # of the bytes before they are decoded
 GONE = frozenset({404, 410})
 RETRIED = frozenset({408, 421, 425, 429})  # and every 5xx
-MAX_UNANSWERED = 5  # records in a row that cannot be fetched; each costs ATTEMPTS requests
+MAX_UNANSWERED = 5  # records in a row that cannot be fetched, each with ATTEMPTS requests: the next ones have one
 PARAMETERS = re.compile(r"[?&][^?#\s\"'<>]*")
 USER_IN_URL = re.compile(r"(?<=://)[^/@?#\s\"']+@")
 PERHAPS_SECRET = re.compile("token|key|secret|sig|pass|login", re.IGNORECASE)
 """Parameters that are left out of what is logged and stored: rather too many than too few."""
 
 DocumentT = TypeVar("DocumentT")
-
-Records = Sequence[msgspec.Raw] | Mapping[str, msgspec.Raw] | None
-"""The records of a document: a list, an object with their names, or null."""
 
 Keep = Callable[[str, bytes | None, httpx.Response, list[bytes]], None]
 """Keeps a response for a recording: its target, the body of its request, and its records."""
@@ -120,6 +117,7 @@ class Client(AbstractContextManager["Client"]):
         gone: frozenset[int] = GONE,
         records: Callable[[DocumentT], Records] = lambda _: None,
         check: Callable[[Answer[DocumentT]], object] = lambda _: None,
+        attempts: int = ATTEMPTS,
     ) -> Answer[DocumentT]:
         """Returns what a request is answered; without a document for a 304 to conditional headers, or a status of
         `gone`.
@@ -130,7 +128,7 @@ class Client(AbstractContextManager["Client"]):
         blocked for long.
         """
         try:
-            for attempt in stamina.retry_context(on=retry_delay, attempts=ATTEMPTS, timeout=None, wait_max=30.0):
+            for attempt in stamina.retry_context(on=retry_delay, attempts=attempts, timeout=None, wait_max=30.0):
                 with attempt:
                     response = self._attempt(target, headers or {}, body, gone)
                     answer = self._decode(response, document_type, records)
@@ -144,11 +142,12 @@ class Client(AbstractContextManager["Client"]):
                     f"{self.source} cannot be reached at {without_secrets(str(self._http.base_url))}: {error}. "
                     f"Check {self._variable}_BASE_URL and the network, or use --recorded."
                 ) from None
+            tried = "1 attempt" if attempts == 1 else f"{attempts} attempts"
             raise Unanswered(
-                f"{self.source} does not answer {without_secrets(target)}: {error}, after {ATTEMPTS} attempts. "
+                f"{self.source} does not answer {without_secrets(target)}: {error}, after {tried}. "
                 "Nothing of this run is published; run it again later, it goes on where it stopped.",
                 str(error).partition(" (")[0],
-            ) from None
+            ) from error.__cause__
         raise AssertionError("stamina ends with an answer or an error")
 
     def get_record(
@@ -165,7 +164,7 @@ class Client(AbstractContextManager["Client"]):
         record: where the document holds the record; without it, the document is the record.
 
         Raises Refused where this record cannot be fetched: a connector may skip it, and go on. Raises AtlasError where
-        several in a row have no answer, since the source is down then.
+        several in a row have no response at all, since the source is down then.
         """
         try:
             answer = self.answer(
@@ -174,12 +173,13 @@ class Client(AbstractContextManager["Client"]):
                 body=body,
                 gone=gone,
                 records=lambda document: [record(document)] if record else [],
+                attempts=ATTEMPTS if self._unanswered < MAX_UNANSWERED else 1,
             )
         except Unanswered as error:
             self._unanswered += 1
-            if self._unanswered < MAX_UNANSWERED:
+            if self._unanswered < MAX_UNANSWERED or error.__cause__ is None:
                 raise
-            raise AtlasError(f"{MAX_UNANSWERED} records in a row cannot be fetched. {error}") from None
+            raise AtlasError(f"{self._unanswered} records in a row cannot be fetched. {error}") from None
         self._unanswered = 0
         if answer.document is None:
             return None
@@ -265,10 +265,9 @@ class Client(AbstractContextManager["Client"]):
         if response.status_code != httpx.codes.OK:
             return Answer(response, None, [])
         try:
-            decoded = json_records.decode(response.content, document_type)
+            return Answer(response, *json_records.decode_page(response.content, document_type, records))
         except UNDECODABLE as error:
             raise RetryableError(self.source, f"the response is not a valid page ({error})") from None
-        return Answer(response, decoded.document, decoded.records(records(decoded.document)))
 
 
 def request_of(response: httpx.Response) -> str:

@@ -7,16 +7,19 @@
 Not here: where a broken record ends (`json_splitter`), whether it can be repaired (`landing`).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, NamedTuple, TypeVar
 
 import msgspec
 
 from pipelines.connectors import json_values
-from pipelines.connectors.json_splitter import UNDECODABLE, NotSplit, Splitter
+from pipelines.connectors.json_splitter import UNDECODABLE, NotSplit, Splitter, has_key_twice
 
 DocumentT = TypeVar("DocumentT")
+
+Records = Sequence[msgspec.Raw] | Mapping[str, msgspec.Raw] | None
+"""The records of a document: a list, an object with their names, or null."""
 
 
 class Record(NamedTuple):
@@ -33,7 +36,7 @@ class Decoded(Generic[DocumentT]):
     document: DocumentT
     broken: Mapping[bytes, bytes] = field(default_factory=dict)
 
-    def records(self, found: Sequence[msgspec.Raw] | Mapping[str, msgspec.Raw] | None) -> list[Record]:
+    def records(self, found: Records) -> list[Record]:
         """The records of a list or an object of the document, none where it is null; broken ones as received."""
         if isinstance(found, Mapping):
             named = [(self.original(each), name) for name, each in found.items()]
@@ -48,19 +51,40 @@ class Decoded(Generic[DocumentT]):
         return body
 
 
-def decode(body: bytes, document_type: type[DocumentT]) -> Decoded[DocumentT]:
+def decode(body: bytes, document_type: type[DocumentT], *, may_be_cut: bool = False) -> Decoded[DocumentT]:
     """Decodes a document; one that strict JSON refuses, with placeholders in the place of what is broken.
 
-    Raises what msgspec raises where it is cut, is not JSON, or is of another type.
+    may_be_cut: of a document that is cut, what is there is decoded. Raises what msgspec raises where it is cut, is not
+    JSON, or is of another type.
     """
     try:
         return Decoded(json_values.decode(body, document_type))
     except msgspec.ValidationError:
         raise
     except UNDECODABLE:
-        splitter = Splitter(body)
-        try:
-            mended = splitter.mended()
-        except NotSplit:
-            mended = body
-        return Decoded(msgspec.json.decode(mended, type=document_type), splitter.broken)
+        return _split(body, document_type, may_be_cut=may_be_cut)
+
+
+def decode_page(
+    body: bytes, document_type: type[DocumentT], records: Callable[[DocumentT], Records], *, may_be_cut: bool = False
+) -> tuple[DocumentT, list[Record]]:
+    """Decodes a document as `decode` does, and its records as received. records: of the document.
+
+    A member with the key of one before is a broken record. Raises what `decode` raises, also where a list or an object
+    of the document has the key of another one, and hides it.
+    """
+    decoded = decode(body, document_type, may_be_cut=may_be_cut)
+    found = records(decoded.document)
+    if found and not decoded.broken and has_key_twice(body, levels=2):
+        decoded = _split(body, document_type)
+        found = records(decoded.document)
+    return decoded.document, decoded.records(found)
+
+
+def _split(body: bytes, document_type: type[DocumentT], *, may_be_cut: bool = False) -> Decoded[DocumentT]:
+    splitter = Splitter(body, may_be_cut=may_be_cut)
+    try:
+        mended = splitter.mended()
+    except NotSplit:
+        mended = body
+    return Decoded(msgspec.json.decode(mended, type=document_type), splitter.broken)

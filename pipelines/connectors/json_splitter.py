@@ -4,7 +4,8 @@
 
 An element ends where its brackets and strings do and a separator follows. Where they do not fit, the next one begins at
 an object with the keys that the records share. A document that is cut at its end, or is no list or object, is not
-split; nor is an object of records with a brace too many or too few, since that may be a cut one.
+split; nor is an object of records with a brace too many or too few, since that may be a cut one. A file that stays cut
+is split all the same, and its last element is broken.
 """
 
 import codecs
@@ -21,6 +22,7 @@ import msgspec
 UNDECODABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 """What msgspec raises for bytes that it cannot decode."""
 
+BLANK = b" \t\r\n"
 STRING = rb'"(?:[^"\\]++|\\.)*+"'
 SPACE = rb"[ \t\r\n]*+"
 SPACES = re.compile(SPACE)
@@ -30,7 +32,9 @@ KEY = re.compile(b"(" + STRING + b")" + SPACE + b":" + SPACE, re.DOTALL)
 INNER = b":" + SPACE + rb"(?=[\[{])"  # before a container that is the value of a member
 NEXT_OBJECT = re.compile(rb"[,}\]]" + SPACE + rb"(?=(?:\xef\xbb\xbf)?\{)|" + INNER)
 NEXT_MEMBER = re.compile(rb"[,}\]]" + SPACE + b"(?=" + STRING + SPACE + b":)|" + INNER, re.DOTALL)
+OPENING = re.compile(rb"[\[{]")
 CLOSING = {b"[": b"]", b"{": b"}"}
+BETWEEN = re.compile(rb"[ \t\r\n,\x1e]*+")  # documents: RFC 7464 has a record separator
 MAX_DEPTH = 200  # a record that is deeper counts as broken, since a scan from each of its brackets would take long
 MAX_UNFIT = 100  # so many inner containers are tried, one in the other, that do not fit
 
@@ -42,18 +46,30 @@ class NotSplit(Exception):
 class Splitter:
     """A document that strict JSON refuses. broken: what was received, by its placeholder."""
 
-    def __init__(self, body: bytes) -> None:
-        self.body, self.broken = body, dict[bytes, bytes]()
+    def __init__(self, body: bytes, *, may_be_cut: bool = False) -> None:
+        self.body, self.may_be_cut, self.broken = body, may_be_cut, dict[bytes, bytes]()
+        self.start = self.skip_spaces(len(codecs.BOM_UTF8) if body.startswith(codecs.BOM_UTF8) else 0)
 
     def mended(self) -> bytes:
-        """The document with placeholders. Raises NotSplit."""
-        start = self.skip_spaces(len(codecs.BOM_UTF8) if self.body.startswith(codecs.BOM_UTF8) else 0)
-        if self.body[start : start + 1] not in CLOSING:
+        """The document with placeholders. Raises NotSplit, and DecodeError where a key hides a part of it."""
+        if self.body[self.start : self.start + 1] not in CLOSING:
             raise NotSplit
-        mended, end = _Container(self, start).mended()
+        mended, end = _Container(self, self.start).mended()
         if self.skip_spaces(end) != len(self.body):
             raise NotSplit
         return mended
+
+    def documents(self) -> list[bytes]:
+        """The documents, where there are several, one after another; a broken one ends with its line."""
+        found, at = list[bytes](), self.start
+        while (at := BETWEEN.match(self.body, at).end()) < len(self.body):  # type: ignore[union-attr]
+            end = self.value_end(at)
+            if end is None or (end == len(self.body) and not is_json(self.body[at:])):
+                line_end = self.body.find(b"\n", at)
+                end = line_end if line_end > 0 else len(self.body)
+            found.append(self.body[at:end].rstrip(b"\r"))
+            at = end
+        return found
 
     def placeholder(self, original: bytes, *, is_member: bool = False) -> bytes:
         """A string that the document does not hold, or a member of two, for a part of it."""
@@ -92,6 +108,8 @@ class Splitter:
                     return None
                 if not opened:
                     return end
+            elif text == b'"' and self.may_be_cut:
+                break
             elif text == b'"' or self.following(end) not in b",:]}":
                 return None  # a quote is missing, or is one too many
         return len(self.body)
@@ -102,13 +120,15 @@ class Splitter:
         return self.body[at : at + 1]
 
     def ends_after(self, at: int) -> bool:
-        """Whether only other members of the document, and its end, follow a place."""
+        """Whether only other members of the document, and its end or its cut, follow a place."""
         while self.following(at) == b",":
             key = KEY.match(self.body, self.skip_spaces(self.skip_spaces(at) + 1))
             end = self.value_end(key.end()) if key else None
             if end is None:
-                return False
+                return self.may_be_cut and not OPENING.search(self.body, at)
             at = end
+        if self.may_be_cut and self.skip_spaces(at) == len(self.body):
+            return True
         return self.following(at) == b"}" and not self.following(self.skip_spaces(at) + 1)
 
 
@@ -122,6 +142,7 @@ class _Container:
         self.is_object = self.opening == b"{"
         self.next = NEXT_MEMBER if self.is_object else NEXT_OBJECT
         self.inner: dict[int, bool] = {}  # by the place of an element
+        self.names = set[str]()  # of the members so far
 
     def mended(self) -> tuple[bytes, int]:
         """The container with placeholders for what is broken, and where it ends. Raises NotSplit."""
@@ -129,7 +150,9 @@ class _Container:
         at = self.page.skip_spaces(end)
         while not self._is_end(at):
             if at == len(self.body):
-                raise NotSplit
+                if not self.page.may_be_cut:
+                    raise NotSplit
+                return b"".join([*parts, self.closing]), at
             if self.body[at : at + 1] == b",":
                 at += 1
             else:
@@ -148,14 +171,22 @@ class _Container:
     def _element(self, start: int) -> tuple[bytes, int]:
         """The element at a place, or what takes its place, and where it ends."""
         key, value = self._key(start)
+        if key and not self._is_new(key):
+            if self.outermost and self.body[value : value + 1] in CLOSING:
+                raise msgspec.DecodeError(f"it has the key {key.decode().rstrip(': ')} twice")
+            key = b""
         end = self._whole_end(value)
         if end is not None and (key or not self.is_object) and is_json(self.body[value:end]):
-            return key + self.body[value:end], end
+            has_broken_members = key and self.outermost and has_key_twice(self.body[value:end])
+            if not has_broken_members:
+                return key + self.body[value:end], end
         if key and self.outermost and self.body[value : value + 1] in CLOSING:
             mended, end = _Container(self.page, value, outermost=False).mended()
             return key + mended, end
         if end is None:
-            end = value + len(self.body[value : self._broken_end(value)].rstrip())
+            end = self._broken_end(value)
+            if end < len(self.body):
+                end = value + len(self.body[value:end].rstrip())
         if self.is_object and not key:
             return self.page.placeholder(self.body[start:end], is_member=True), end
         return key + self.page.placeholder(self.body[value:end]), end
@@ -170,6 +201,13 @@ class _Container:
         except UNDECODABLE:
             return b"", match.end()
         return match[0], match.end()
+
+    def _is_new(self, key: bytes) -> bool:
+        """Whether no member so far has the key."""
+        name = msgspec.json.decode(key.rstrip(b": \t\r\n"), type=str)
+        is_new = name not in self.names
+        self.names.add(name)
+        return is_new
 
     def _is_end(self, at: int) -> bool:
         """Whether the container ends at a place, so that the rest of the document is what follows."""
@@ -252,6 +290,8 @@ class _Container:
         Raises NotSplit where the document is cut.
         """
         is_cut = self.page.value_end(value) == len(self.body)
+        if is_cut and self.page.may_be_cut:
+            return len(self.body)
         at = value
         for match in chain(self._places(value), [None]):
             stop = match.start() + 1 if match else len(self.body)
@@ -262,6 +302,8 @@ class _Container:
             if match and self._is_next(match.end()):
                 return match.start() + (match[0][:1] != b",")
             at = stop
+        if self.page.may_be_cut:
+            return len(self.body)
         raise NotSplit
 
 
@@ -272,6 +314,17 @@ def is_json(body: bytes) -> bool:
     except UNDECODABLE:
         return False
     return True
+
+
+def has_key_twice(body: bytes, levels: int = 1) -> bool:
+    """Whether an object may have a key twice: decoding it loses some of its bytes. levels: 2 for its values too."""
+    try:
+        members = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+    except UNDECODABLE:
+        return False
+    if len(msgspec.json.encode(members).translate(None, BLANK)) != len(body.translate(None, BLANK)):
+        return True
+    return levels > 1 and any(has_key_twice(bytes(each), levels - 1) for each in members.values())
 
 
 def keys_of(body: bytes) -> frozenset[str] | None:

@@ -17,7 +17,8 @@ import httpx
 import msgspec
 
 from pipelines.connectors import json_records
-from pipelines.connectors.http import Answer, Client, Records, request_of, without_secrets
+from pipelines.connectors.http import Answer, Client, request_of, without_secrets
+from pipelines.connectors.json_records import Records
 from pipelines.connectors.json_splitter import UNDECODABLE
 from pipelines.connectors.pagination import Page, PageT, Paginator, Position, RecordHead, known_positions
 from pipelines.connectors.retries import RetryableError

@@ -90,7 +90,10 @@ class RecordedTransport(httpx.BaseTransport):
         exchange = self._exchanges.get(wanted)
         if exchange is None:
             near = ", ".join(get_close_matches(wanted, self._exchanges, cutoff=0)) or "nothing"
-            raise NotRecorded(f"The recording holds no response to {wanted}. The most similar request is: {near}.")
+            raise NotRecorded(
+                f"The recording holds no response to {wanted}. The most similar request is: {near}.",
+                "the recording has no answer",
+            )
         return httpx.Response(exchange.status, headers=exchange.headers, content=bytes(exchange.body), request=request)
 
 

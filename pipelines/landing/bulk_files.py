@@ -2,6 +2,7 @@
 
     file ──json_records──> the records of a list or a page, each as it was received ──> Payload
 
+A JSON file may hold several documents, a list or a page that is cut, or broken records: what is whole lands.
 A byte-order mark belongs to the file. Text in UTF-16 or UTF-32 is one payload, which cannot land, and the ledger says
 what to do. Files of an operating system are skipped.
 """
@@ -20,8 +21,8 @@ import msgspec
 from backports import zstd
 
 from pipelines.connectors import json_records
-from pipelines.connectors.json_records import Record
-from pipelines.connectors.json_splitter import UNDECODABLE
+from pipelines.connectors.json_records import Record, Records
+from pipelines.connectors.json_splitter import UNDECODABLE, Splitter, is_json, keys_of
 from pipelines.connectors.local_files import OF_THE_SYSTEM, is_of_the_system
 from pipelines.errors import AtlasError
 from pipelines.landing.intake import Intake
@@ -95,9 +96,19 @@ def _open(path: Path) -> Iterator[IO[bytes]]:
         raise AtlasError(f"{path.name} cannot be decompressed: {error}. Nothing of it is published.") from None
 
 
-def _documents(envelope: str | None, kind: str, body: bytes, name: str) -> Iterator[Payload]:
-    """A payload for each record of a page, or for each element of a list; else the document itself."""
+def _documents(envelope: str | None, kind: str, body: bytes, name: str) -> Iterator[Item]:
+    """A payload for each record of a page, for each element of a list, or for each of several documents; else the
+    document itself.
+    """
     records = _records(body, envelope)
+    if records is None and not is_json(body):
+        records = _records(body, envelope, may_be_cut=True)
+        if records is None:
+            several = Splitter(body).documents()
+            objects = [each for each in several if each.startswith(b"{") and keys_of(each) is not None]
+            records = [Record(each) for each in several] if 2 * len(objects) > len(several) > 1 else None
+        else:
+            yield Skipped(name, "cut: only the records before its end are read")
     if records is None:
         yield Payload(body, name, kind=kind)
         return
@@ -106,14 +117,16 @@ def _documents(envelope: str | None, kind: str, body: bytes, name: str) -> Itera
         yield Payload(record.body, f"{name}[{key}]", record.name, kind=kind)
 
 
-def _records(body: bytes, envelope: str | None) -> list[Record] | None:
-    """The records of a list, or of a page under its envelope; None where the document is neither."""
+def _records(body: bytes, envelope: str | None, *, may_be_cut: bool = False) -> list[Record] | None:
+    """The records of a list, or of a page under its envelope; None where the document is neither, or is cut."""
     shape: Any = dict[str, msgspec.Raw] | list[msgspec.Raw] if envelope else list[msgspec.Raw]
+
+    def found(document: Any) -> Records:
+        if isinstance(document, dict):
+            return msgspec.json.decode(document[envelope], type=shape | None)  # type: ignore[no-any-return]
+        return document  # type: ignore[no-any-return]
+
     try:
-        decoded = json_records.decode(body, shape)
-        found: Any = decoded.document
-        if isinstance(found, dict):
-            found = msgspec.json.decode(found[envelope], type=shape | None)
+        return json_records.decode_page(body, shape, found, may_be_cut=may_be_cut)[1]
     except (KeyError, *UNDECODABLE):
         return None
-    return decoded.records(found)

@@ -117,13 +117,13 @@ arrived as (
     from resumed r where a.fetch_run_id = r.fetch_run_id and a.sequence <= r.fetched
 ),
 
-values_after_checkpoint as (
+rejected_after_checkpoint as (
     delete from staging.rejects j using resumed r where j.fetch_run_id = r.fetch_run_id and j.sequence > r.fetched
 ),
 
 rejected as (
     update staging.rejects j set fetch_run_id = %(run)s
-    from resumed r where j.fetch_run_id = r.fetch_run_id and (j.sequence > r.fetched) is not true
+    from resumed r where j.fetch_run_id = r.fetch_run_id and j.sequence <= r.fetched
 )
 
 update staging.checkpoints c

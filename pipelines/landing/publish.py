@@ -225,8 +225,9 @@ PUBLISH = (CLEAR_LATEST, INSERT_VERSIONS, INSERT_OBSERVATIONS, CONFIRM_UNCHANGED
 
 UPSERT_REJECTED = """
 with rejected as (
-    select r.*, case granularity when 'payload' then encode(digest, 'hex') else ops.key(external_id, path)::text end
-        as identity
+    select r.*,
+        ops.key(coalesce(external_id, ''), case granularity when 'payload' then encode(digest, 'hex') else path end)
+            as identity
     from staging.rejects r
     where r.fetch_run_id = %(run)s and (r.granularity = 'payload' or exists (
         select from classified c
@@ -269,7 +270,7 @@ from (
 ) as c
 where q.stage = 'land' and q.stream = c.stream and q.closed_at is null and q.last_run <> %(run)s
   and (
-      q.granularity = 'payload' and q.digest = c.digest
+      q.granularity = 'payload' and q.digest = c.digest and coalesce(q.record_id, c.record_id) = c.record_id
       or q.record_id = c.record_id and q.received_at <= c.received_at
           and c.result in ('created', 'updated', 'unchanged', 'observed')
       or q.granularity = 'value' and q.record_id = c.record_id and c.result = 'deleted'

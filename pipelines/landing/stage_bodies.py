@@ -34,7 +34,7 @@ class BodyWriter:
     def __init__(self, run: Run, connection: Connection, writer: ThreadPoolExecutor, progress: Progress) -> None:
         self.run, self.connection, self.writer, self.progress = run, connection, writer, progress
         self.in_flight: set[tuple[bytes, bool]] = set()
-        self.unstorable: set[bytes] = set()
+        self.unstorable: dict[tuple[bytes, bool], Unlandable] = {}
         self.writing: Future[None] | None = None
 
     def write(self, arrivals: list[Arrival], rejected: list[Rejected], *, checkpoint: bool) -> None:
@@ -47,7 +47,7 @@ class BodyWriter:
             try:
                 bodies.append((arrival, *((arrival.body, list[str]()) if is_held else repair_any_size(arrival.body))))
             except Unlandable as fault:
-                rejected.append(self._reject(arrival, fault))
+                self.unstorable[arrival.body_key] = fault
         self.wait()
         self.in_flight = {each.body_key for each in unknown}
         self.writing = self.writer.submit(self._write, bodies, arrivals, rejected, checkpoint)
@@ -69,26 +69,25 @@ class BodyWriter:
         sequences = {row["sequence"] for row in rows}
         return [each for each in arrivals if each.sequence in sequences and each.body_key not in self.in_flight]
 
-    def _reject(self, arrival: Arrival, fault: Unlandable) -> Rejected:
-        self.unstorable.add(arrival.digest)
-        rejected = arrival.stream, arrival.body, arrival.received_at, arrival.request, arrival.external_id
-        return Rejected(*rejected, fault)
-
     def _write(self, bodies: list[Body], arrivals: list[Arrival], rejected: list[Rejected], checkpoint: bool) -> None:
         """Commits a batch: bodies, arrivals, rejections, and the checkpoint."""
         connection = self.connection
         with connection.transaction():
-            rejected += self._copy(bodies)
+            self._copy(bodies)
             with connection.cursor().copy(COPY_ARRIVALS) as copy:
                 for each in arrivals:
-                    if each.digest not in self.unstorable:
+                    origin = each.received_at, each.request
+                    if fault := self.unstorable.get(each.body_key):
+                        rejected.append(
+                            Rejected(each.sequence, each.stream, each.body, *origin, each.external_id, fault)
+                        )
+                    else:
                         identity = self.run.id, each.sequence, each.stream, each.external_id, each.digest
-                        volatile = each.volatile or (None, None, None)
-                        copy.write_row((*identity, each.received_at, each.request, *volatile))
+                        copy.write_row((*identity, *origin, *(each.volatile or (None, None, None))))
             rows = [{"run": self.run.id, **vars(each), **vars(each.fault)} for each in rejected]
             connection.cursor().executemany(INSERT_REJECTED, rows)
             values = [
-                {"run": self.run.id, "arrival": each.sequence, "stream": each.stream, "request": each.request}
+                {"run": self.run.id, "sequence": each.sequence, "stream": each.stream, "request": each.request}
                 | {"external_id": each.external_id, "received_at": each.received_at, **value._asdict()}
                 for each in arrivals
                 for value in each.rejected
@@ -98,8 +97,8 @@ class BodyWriter:
                 save_checkpoint(connection, self.run, self.progress)
         locks.release_shared(self.run.connection, locks.BODIES)
 
-    def _copy(self, bodies: list[Body]) -> list[Rejected]:
-        """COPYs bodies, halving the batch until it finds those that jsonb refuses; returns those that stay refused.
+    def _copy(self, bodies: list[Body]) -> None:
+        """COPYs bodies, halving the batch until it finds those that jsonb refuses; they are `unstorable` then.
 
         A number that is out of range is repaired, but not in a large body: decoded it may take thirty times its size.
         """
@@ -116,7 +115,9 @@ class BodyWriter:
         except UNSTORABLE as error:
             if len(bodies) > 1:
                 middle = len(bodies) // 2
-                return self._copy(bodies[:middle]) + self._copy(bodies[middle:])
+                self._copy(bodies[:middle])
+                self._copy(bodies[middle:])
+                return
             arrival, text, repairs = bodies[0]
             fault = Unlandable("jsonb_refuses", str(error).splitlines()[0])
             if not repairs and len(text) <= LARGE and isinstance(error, psycopg.DataError):
@@ -125,12 +126,13 @@ class BodyWriter:
                 except Unlandable as unrepaired:
                     fault = unrepaired
                 if repairs:
-                    return self._copy([(arrival, text, repairs)])
-            return [self._reject(arrival, fault)]
+                    self._copy([(arrival, text, repairs)])
+                    return
+            self.unstorable[arrival.body_key] = fault
+            return
         self.progress.bodies += len(bodies)
         for each in found:
             self.progress.repaired[each] = self.progress.repaired.get(each, 0) + 1
-        return []
 
     def _key(self, arrival: Arrival) -> tuple[object, ...]:
         """The columns of a body that do not depend on its text."""
@@ -186,8 +188,9 @@ select %s, %s, %s, (select body::jsonb from large_body where body is not null),
 
 INSERT_REJECTED = """
 insert into staging.rejects
-    (fetch_run_id, stream, bytes, digest, received_at, request, external_id, reason, detail, path, byte_offset)
-values (%(run)s, %(stream)s, %(body)s, sha256(%(body)s), %(received_at)s, %(request)s, %(external_id)s,
+    (fetch_run_id, sequence, stream, bytes, digest, received_at, request, external_id, reason, detail, path,
+     byte_offset)
+values (%(run)s, %(sequence)s, %(stream)s, %(body)s, sha256(%(body)s), %(received_at)s, %(request)s, %(external_id)s,
     %(reason)s, %(detail)s, %(path)s, %(byte_offset)s)
 """
 
@@ -195,7 +198,7 @@ INSERT_REJECTED_VALUE = """
 insert into staging.rejects
     (fetch_run_id, granularity, sequence, stream, bytes, digest, received_at, request, external_id, reason, detail,
      path)
-values (%(run)s, 'value', %(arrival)s, %(stream)s, %(value)s, sha256(%(value)s), %(received_at)s, %(request)s,
+values (%(run)s, 'value', %(sequence)s, %(stream)s, %(value)s, sha256(%(value)s), %(received_at)s, %(request)s,
     %(external_id)s, 'wrong_type', %(detail)s, %(path)s)
 """
 

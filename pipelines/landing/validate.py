@@ -70,6 +70,7 @@ class Arrival:
 class Rejected:
     """A payload that cannot land, and the reason."""
 
+    sequence: int  # its place in the run
     stream: str
     body: bytes
     received_at: datetime
@@ -101,7 +102,7 @@ class Validator:
                 body = self._redactor.redact(body)
             except Unlandable as fault:
                 described = self._redactor.described(body)
-                return Rejected(self._stream, described, received_at, request, usable_id(external_id), fault)
+                return Rejected(sequence, self._stream, described, received_at, request, usable_id(external_id), fault)
         try:
             record, text, rejected = self._decode(body)
             external_id = external_id or record.external_id()
@@ -112,7 +113,7 @@ class Validator:
         except Unlandable as fault:
             if fault.reason in OF_CONTRACT:
                 external_id = external_id or self._readable_id(body)
-            return Rejected(self._stream, body, received_at, request, usable_id(external_id), fault)
+            return Rejected(sequence, self._stream, body, received_at, request, usable_id(external_id), fault)
         stable, volatile = split_off(text, self._volatile) if self._volatile else (text, None)
         digest = hashlib.sha256(stable).digest()
         return Arrival(sequence, self._stream, external_id, digest, received_at, request, text, volatile, rejected)

@@ -135,7 +135,7 @@ rejects = table(
     Column("stream", Text, nullable=False, comment="domain/source, or domain/source.kind"),
     defaulted("granularity", Text, "'payload'", "payload, or value: of a payload that lands"),
     one_of("granularity", ("payload", "value")),
-    Column("sequence", BigInteger, comment="Of a value: the sequence of its payload in staging.arrivals"),
+    Column("sequence", BigInteger, nullable=False, comment="Place of the payload in the run"),
     Column("bytes", BYTEA, nullable=False, comment="The payload or the value exactly as received"),
     Column("digest", BYTEA, nullable=False, comment="sha256 of bytes"),
     Column("received_at", Timestamp, nullable=False, comment="When the payload was received, by the database's clock"),
@@ -145,7 +145,7 @@ rejects = table(
     Column("detail", Text, nullable=False, comment="The reason in words"),
     Column("path", Text, comment="JSON path of the invalid value"),
     Column("byte_offset", BigInteger, comment="Byte at which the JSON syntax is wrong"),
-    CheckConstraint("granularity = 'payload' or num_nulls(sequence, external_id, path) = 0", name="value"),
+    CheckConstraint("granularity = 'payload' or num_nulls(external_id, path) = 0", name="value"),
     prefixes=UNLOGGED,
     comment="Payloads and values that landings in progress reject, before they are published",
 )
@@ -171,14 +171,14 @@ erasures = table(
 )
 
 ENTRY_KEY = """
-md5(granularity || ',' || quote_literal(stream) || ',' || case
+md5(granularity || ',' || quote_literal(stream) || ',' || coalesce(record_id::text, '') || ',' || case
     when granularity = 'payload' then encode(digest, 'hex')
-    else coalesce(record_id::text, '') || ',' || quote_nullable(path) || ',' || quote_nullable(table_name)
+    else quote_nullable(path) || ',' || quote_nullable(table_name)
         || ',' || quote_nullable(row_key) || ',' || quote_nullable(constraint_name)
 end)::uuid
 """
-"""A payload is identified by its digest, a value in it by its record and path; a row by its record, table, key and
-constraint; a value in it by the column instead of the constraint."""
+"""A payload is identified by its record and digest, a value in it by its record and path; a row by its record, table,
+key and constraint; a value in it by the column instead of the constraint."""
 
 quarantine = table(
     "staging.quarantine",

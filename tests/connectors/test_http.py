@@ -49,7 +49,7 @@ def serve() -> Iterator[Serve]:
 @pytest.fixture
 def at_once() -> Iterator[None]:
     """Tries again without a pause, for tests of anything but the pause."""
-    with stamina.set_testing(True, attempts=ATTEMPTS):
+    with stamina.set_testing(True, attempts=ATTEMPTS, cap=True):
         yield
 
 
@@ -185,11 +185,29 @@ def test_a_record_that_cannot_be_fetched_is_refused_with_a_reason(
     assert (caught.value.reason, len(server.log)) == (f"status {status}", requests)
 
 
-def test_after_several_records_without_an_answer_the_source_is_down(serve: Serve, at_once: None) -> None:
+def test_records_that_the_source_fails_to_serve_stop_no_other(serve: Serve, at_once: None) -> None:
+    """After five in a row, the next ones are asked for once each, until one is served."""
+    server = serve(Answer(b"ill", 503))
+    with Client("catalog/invented", server.url) as client:
+        for number in range(8):
+            with pytest.raises(Refused) as caught:
+                client.get_record(f"/one/{number}", Page)
+            assert caught.value.reason == "status 503"
+        assert len(server.log) == 5 * ATTEMPTS + 3
+        server.answer = lambda _: Answer(WHOLE)
+        assert client.get_record("/one/9", Page)
+        server.answer = lambda _: Answer(b"ill", 503)
+        server.log.clear()
+        with pytest.raises(Refused, match=f"after {ATTEMPTS} attempts"):
+            client.get_record("/one/10", Page)
+        assert len(server.log) == ATTEMPTS
+
+
+def test_after_several_records_without_a_response_the_source_is_down(serve: Serve, at_once: None) -> None:
     server = serve()
     with Client("catalog/invented", server.url) as client:
         for is_down in (False, False, False, True, True, False, True, True, True, True):
-            server.script = lambda _, is_down=is_down: Fault("500") if is_down else None  # type: ignore[misc]
+            server.script = lambda _, is_down=is_down: Fault("reset") if is_down else None  # type: ignore[misc]
             if not is_down:
                 assert client.get_record("/one/7", Page)
                 continue

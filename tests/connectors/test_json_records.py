@@ -7,8 +7,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from pipelines.connectors.json_records import Decoded, Record, decode
-from pipelines.connectors.json_splitter import UNDECODABLE
+from pipelines.connectors.json_records import Decoded, Record, decode, decode_page
+from pipelines.connectors.json_splitter import UNDECODABLE, Splitter
 from tests.corruptions import CORRUPTIONS, NOTHING, REPAIRED
 
 SHAPES = {
@@ -106,6 +106,77 @@ def test_a_page_that_is_cut_is_none_wherever_it_is_cut(shape: str) -> None:
             continue  # it could be a list that ends with a string without an end
         with pytest.raises(UNDECODABLE):
             decode(page[:length], list[msgspec.Raw] if shape == "a list" else Page)
+
+
+def items_of(document: Any) -> Any:
+    """The records of a list or a page."""
+    return document if isinstance(document, list) else msgspec.json.decode(document["items"], type=list[msgspec.Raw])
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_of_a_file_that_stays_cut_the_whole_records_are_read_and_the_rest_is_one(shape: str) -> None:
+    """Nothing in the record that is cut is a record."""
+    before, after = SHAPES[shape]
+    records = [record(number) for number in (1, 2, 3)]
+    page = before + b", ".join(records)
+    for length in range(len(before), len(page + after)):
+        cut = (page + after)[:length]
+        _, found = decode_page(
+            cut,
+            list[msgspec.Raw] if shape == "a list" else dict[str, msgspec.Raw],
+            items_of,
+            may_be_cut=True,
+        )
+        bodies = [each.body for each in found]
+        whole = sum(len(before + b", ".join(records[: number + 1])) <= length for number in range(3))
+        assert bodies[:whole] == records[:whole]
+        assert len(bodies) <= whole + 1
+        kept = b"".join(bodies[whole:])
+        assert kept == cut[len(before + b", ".join(records[:whole])) :].lstrip(b", ") or whole == 3
+
+
+@pytest.mark.parametrize("between", [b"\n", b"\r\n\r\n", b" ", b",\n", b"\n\x1e", b""])
+@pytest.mark.parametrize("indent", [None, 2])
+def test_documents_one_after_another_are_told_apart(between: bytes, indent: int | None) -> None:
+    records = [json.dumps(json.loads(record(number)), indent=indent).encode() for number in (1, 2, 3)]
+    assert Splitter(between.join(records)).documents() == records
+
+
+@pytest.mark.parametrize("place", range(3))
+@pytest.mark.parametrize("name", CORRUPTIONS)
+@pytest.mark.sample(40)
+def test_a_broken_line_spoils_no_other(name: str, place: int) -> None:
+    records = [record(number) for number in (1, 2, 3)]
+    good = records[:place] + records[place + 1 :]
+    records[place] = CORRUPTIONS[name](records[place])
+    found = Splitter(b"\n".join(records)).documents()
+    assert [each for each in found if each in good] == good
+
+
+def test_a_member_with_the_key_of_one_before_is_a_broken_record() -> None:
+    page = b'{"models": {"a": {"size": 1}, "b": {"size": 2}, "\\u0061" : {"size": 3}, "c": {"size": 4}}}'
+    _, found = decode_page(page, dict[str, dict[str, msgspec.Raw]], lambda document: document["models"])
+    assert found == [
+        Record(b'{"size": 1}', "a"),
+        Record(b'{"size": 2}', "b"),
+        Record(b'"\\u0061" : {"size": 3}', None),
+        Record(b'{"size": 4}', "c"),
+    ]
+
+
+@pytest.mark.parametrize("space", [b"", b" ", b"\n  "])
+def test_a_page_in_which_one_list_hides_another_is_none(space: bytes) -> None:
+    page = b'{"items":' + space + b'[{"id":1}],' + space + b'"items":[{"id":2}],"next":""}'
+    with pytest.raises(UNDECODABLE, match='it has the key "items" twice'):
+        decode_page(page, Page, lambda page: page.items)
+
+
+@pytest.mark.parametrize("indent", [None, 2])
+def test_a_key_twice_within_a_record_is_the_matter_of_its_landing(indent: int | None) -> None:
+    one = b'{"id": 1, "id": 2}'
+    page = json.dumps({"next": "\u00e9", "items": [{}], "more": {"a": {"b": [1]}}}, indent=indent).encode()
+    _, found = decode_page(page.replace(b"{}", one), Page, lambda page: page.items)
+    assert [each.body for each in found] == [one]
 
 
 @pytest.mark.parametrize(

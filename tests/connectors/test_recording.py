@@ -21,7 +21,7 @@ from pipelines.connectors.http import Client, without_secrets_in_urls
 from pipelines.connectors.recording import Recorder, Redactor
 from pipelines.errors import AtlasError
 from pipelines.landing import extract
-from pipelines.source import FullScan, Item, Payload, Source, Window
+from pipelines.source import FullScan, Item, Payload, Skipped, Source, Window
 from pipelines.warehouse.database import Warehouse
 from tests import recordings
 from tests.hostile import Answer, Asked, Server
@@ -141,6 +141,31 @@ def test_a_record_that_is_missing_since_the_last_recording_is_asked_for_by_id(
     for day in (str(EARLIER), str(TODAY)):
         run = land_recorded(warehouse, civitai, Window.of(day))
     assert (run.counts.unchanged, run.counts.deleted) == (4, 1)
+
+
+def test_a_model_that_cannot_be_shown_is_missing_in_the_recording_alone(
+    record: Record, samples: Path, warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def answer(asked: Asked) -> Answer:
+        if asked.path == "/api/tags":
+            return Answer({"models": [{"name": name} for name in ("heron", "ill", "ibis")]})
+        if asked.path == "/library.json":
+            return Answer({"models": {}})
+        is_ill = json.loads(asked.body) == {"model": "ill"}
+        return Answer({"error": "the blob is corrupt"}, 400) if is_ill else Answer({"details": {}})
+
+    with Server(answer) as server:
+        monkeypatch.setenv("ATLAS_OLLAMA_BASE_URL", server.url)
+        monkeypatch.setenv("ATLAS_OLLAMA_LIBRARY_BASE_URL", f"{server.url}/library.json")
+        done = record("catalog/ollama", "--json")
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["payloads"] == 5
+    items = replayed(project.sources()["catalog/ollama"], warehouse)
+    shown = [each.external_id for each in items if isinstance(each, Payload) and each.kind == "shown"]
+    assert shown == ["heron", "ibis"]
+    assert [each.reason for each in items if isinstance(each, Skipped)] == [
+        "cannot be shown: the recording has no answer"
+    ]
 
 
 @pytest.mark.long("commands, each a process")

@@ -472,6 +472,31 @@ def test_a_landing_goes_on_where_the_last_one_broke_off(
     assert kept(warehouse) == (0, 0, 0)
 
 
+def test_what_was_rejected_since_the_checkpoint_is_rejected_once(
+    warehouse: Warehouse, shelf: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may land when it is fetched again."""
+    monkeypatch.setattr(land, "BATCH_PAYLOADS", 1)
+    pages = Pages([(3, GIVEN_UP)])
+    whole, cut = note("3a"), Payload(b'{"words": ', "cut", "3a")
+    sent = {"1a": [cut, note("1a")], "3a": [cut, whole]}
+
+    def items(resume: dict[str, dict[str, Any]]) -> Iterator[Item]:
+        for item in pages.items(resume):
+            again = sent.get(item.external_id or "") if isinstance(item, Payload) else None
+            yield again.pop(0) if again else item
+
+    def intake() -> Any:
+        return nullcontext(Intake(items, "live", get_record=runs.gone))
+
+    with pytest.raises(ConnectionError):
+        land_intake(warehouse, shelf, DAYS[0], intake())
+    run = land_intake(warehouse, shelf, DAYS[0], intake())
+    assert (run.counts.fetched, run.counts.created, run.counts.quarantined) == (15, 14, 1)
+    assert rows(warehouse, "select external_id, seen from staging.quarantine") == [("3a", 1)]
+    assert kept(warehouse) == (0, 0, 0)
+
+
 def test_it_may_break_off_more_than_once(warehouse: Warehouse, shelf: Source) -> None:
     pages = Pages([(1, GIVEN_UP), (1, GIVEN_UP), (4, KeyboardInterrupt("dead"))])
     for _ in range(3):

@@ -13,7 +13,7 @@ import pytest
 from backports import zstd
 
 from pipelines.errors import AtlasError
-from pipelines.landing import bulk_files
+from pipelines.landing import bulk_files, jsonb, stage_bodies
 from pipelines.landing.land import BATCH_PAYLOADS
 from pipelines.ledger import Run
 from pipelines.source import Item, Payload, Skipped, Source, Window
@@ -242,6 +242,28 @@ def test_an_item_that_cannot_be_used_never_stops_the_others(warehouse: Warehouse
     assert rows(warehouse, "select reason, count(*) from staging.quarantine group by 1") == [("no_id", 4)]
 
 
+@pytest.mark.parametrize("batch", [1, 3])
+def test_each_record_with_bytes_that_cannot_be_stored_has_its_entry(
+    warehouse: Warehouse, shelf: Source, monkeypatch: pytest.MonkeyPatch, batch: int
+) -> None:
+    """Also where several have the same bytes, in one batch or in several."""
+    monkeypatch.setattr("pipelines.landing.land.BATCH_PAYLOADS", batch)
+    for module in (jsonb, stage_bodies):
+        monkeypatch.setattr(module, "LARGE", -1)
+    beyond = [Payload(b'{"words": 1e400000}', f"said {name}", external_id=name) for name in "abab"]
+    run = land(warehouse, shelf, *beyond, payload("good", of="c"))
+    assert counted(run) == {"fetched": 5, "created": 1, "quarantined": 4}
+    query = "select external_id, reason, closed_at is null from staging.quarantine order by external_id"
+    assert rows(warehouse, query) == [("a", "jsonb_refuses", True), ("b", "jsonb_refuses", True)]
+
+
+def test_each_record_with_the_same_broken_bytes_has_its_entry(warehouse: Warehouse, shelf: Source) -> None:
+    land(warehouse, shelf, *(Payload(b'{"words": ', f"said {name}", external_id=name) for name in "ab"))
+    land(warehouse, shelf, payload("good", of="a"))
+    query = "select external_id, closed_at is null from staging.quarantine order by external_id"
+    assert rows(warehouse, query) == [("a", False), ("b", True)]
+
+
 @pytest.mark.parametrize("wrong", [r'"\u0000"', '"' + "9" * 2_000 + '"', '["a"]', '{"a": 1}', "null", "1.5", "true"])
 def test_a_payload_whose_id_is_of_the_wrong_type_never_stops_the_others(
     warehouse: Warehouse, library: Source, wrong: str
@@ -297,6 +319,9 @@ FILES = {
     "lines.ndjson.zst": zstd.compress(NDJSON),
     "twice.ndjson.zst": zstd.compress(NDJSON[:20]) + zstd.compress(NDJSON[20:]),
     "page.json.gz": gzip.compress(b'{"items": [' + b",".join(map(author, (1, 2, 3))) + b"]}"),
+    "lines.json": NDJSON,
+    "a_mark.json": b"\xef\xbb\xbf" + NDJSON,
+    "documents.json": b" ".join(map(author, (1, 2, 3))),
 }
 
 
@@ -319,6 +344,28 @@ def test_a_file_of_this_kind_lands_all_its_payloads(
 def test_one_document_is_one_payload(warehouse: Warehouse, library: Source, tmp_path: Path) -> None:
     (tmp_path / "one.json").write_bytes(author(7))
     assert counted(bring(warehouse, library, tmp_path / "one.json")) == {"fetched": 1, "created": 1}
+
+
+CUT = {
+    "list.json": b"[" + b", ".join(map(author, (1, 2, 3)))[:-3],
+    "page.json": b'{"next": null, "items": [' + b", ".join(map(author, (1, 2, 3)))[:-3],
+    "page.json.gz": gzip.compress(b'{"items": [' + b",\n".join(map(author, (1, 2, 3)))[:-3]),
+    "lines.json": NDJSON[:-4],
+}
+
+
+@pytest.mark.parametrize("name", CUT)
+def test_of_a_file_that_is_cut_all_that_is_whole_lands(
+    warehouse: Warehouse, library: Source, tmp_path: Path, name: str
+) -> None:
+    (tmp_path / name).write_bytes(CUT[name])
+    run = bring(warehouse, library, tmp_path / name)
+    assert counted(run) == {"fetched": 3, "created": 2, "quarantined": 1}
+    assert ids(warehouse) == ["1", "2"]
+    assert rows(warehouse, "select bytes from staging.quarantine") == [(author(3)[:-3],)]
+    assert run.stats["skipped"] == (
+        {} if name == "lines.json" else {"cut: only the records before its end are read": 1}
+    )
 
 
 def test_each_payload_of_a_file_is_named_by_file_and_place(
