@@ -102,19 +102,23 @@ def _documents(envelope: str | None, kind: str, body: bytes, name: str) -> Itera
     """
     records = _records(body, envelope)
     if records is None and not is_json(body):
-        records = _records(body, envelope, may_be_cut=True)
-        if records is None:
-            several = Splitter(body).documents()
-            objects = [each for each in several if each.startswith(b"{") and keys_of(each) is not None]
-            records = [Record(each) for each in several] if 2 * len(objects) > len(several) > 1 else None
-        else:
+        cut = _records(body, envelope, may_be_cut=True) or []
+        several = [Record(each) for each in Splitter(body).documents()]
+        if any(map(_is_object, cut)):
             yield Skipped(name, "cut: only the records before its end are read")
+            records = cut
+        elif 2 * sum(map(_is_object, several)) > len(several) > 1:
+            records = several
     if records is None:
         yield Payload(body, name, kind=kind)
         return
     for number, record in enumerate(records):
         key = number if record.name is None else record.name
         yield Payload(record.body, f"{name}[{key}]", record.name, kind=kind)
+
+
+def _is_object(record: Record) -> bool:
+    return bool(keys_of(record.body))
 
 
 def _records(body: bytes, envelope: str | None, *, may_be_cut: bool = False) -> list[Record] | None:
