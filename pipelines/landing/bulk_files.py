@@ -10,9 +10,10 @@ what to do. Files of an operating system are skipped.
 import codecs
 import gzip
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from io import BytesIO
 from itertools import chain
 from pathlib import Path
 from typing import IO, Any
@@ -77,12 +78,12 @@ def _payloads(source: Source, kind: str, path: Path, name: str) -> Iterator[Item
         if first.startswith(NOT_UTF8):
             yield Skipped(name, "text in UTF-16 or UTF-32: convert it to UTF-8")
             yield Payload(first + file.read(), name, kind=kind)
-        elif suffix in DOCUMENT:
-            yield from _documents(source.contracts[kind].envelope, kind, first + file.read(), name)
+        elif suffix in LINES:
+            yield from _lines(chain([first], file), kind, name)
+        elif (rest := file.read()).strip() and keys_of(first) and not is_json(first + rest):
+            yield from _lines(BytesIO(first + rest), kind, name)  # a document a line, whatever its name says
         else:
-            for number, line in enumerate(chain([first.removeprefix(codecs.BOM_UTF8)], file), 1):
-                if body := line.strip(b" \t\r\n"):
-                    yield Payload(body, f"{name}:{number}", kind=kind)
+            yield from _documents(source.contracts[kind].envelope, kind, first + rest, name)
 
 
 @contextmanager
@@ -94,6 +95,12 @@ def _open(path: Path) -> Iterator[IO[bytes]]:
             yield file
     except (EOFError, gzip.BadGzipFile, zlib.error, zstd.ZstdError) as error:
         raise AtlasError(f"{path.name} cannot be decompressed: {error}. Nothing of it is published.") from None
+
+
+def _lines(lines: Iterable[bytes], kind: str, name: str) -> Iterator[Payload]:
+    for number, line in enumerate(lines, 1):
+        if body := (line.removeprefix(codecs.BOM_UTF8) if number == 1 else line).strip(b" \t\r\n"):
+            yield Payload(body, f"{name}:{number}", kind=kind)
 
 
 def _documents(envelope: str | None, kind: str, body: bytes, name: str) -> Iterator[Item]:

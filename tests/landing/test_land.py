@@ -347,10 +347,10 @@ def test_one_document_is_one_payload(warehouse: Warehouse, library: Source, tmp_
 
 
 CUT = {
-    "list.json": b"[" + b", ".join(map(author, (1, 2, 3)))[:-3],
-    "page.json": b'{"next": null, "items": [' + b", ".join(map(author, (1, 2, 3)))[:-3],
-    "page.json.gz": gzip.compress(b'{"items": [' + b",\n".join(map(author, (1, 2, 3)))[:-3]),
-    "lines.json": NDJSON[:-4],
+    "list.json": b"[" + b", ".join(map(author, (1, 2, 3)))[:-2],
+    "page.json": b'{"next": null, "items": [' + b", ".join(map(author, (1, 2, 3)))[:-2],
+    "page.json.gz": gzip.compress(b'{"items": [' + b",\n".join(map(author, (1, 2, 3)))[:-2]),
+    "lines.json": NDJSON[:-3],
 }
 
 
@@ -362,7 +362,7 @@ def test_of_a_file_that_is_cut_all_that_is_whole_lands(
     run = bring(warehouse, library, tmp_path / name)
     assert counted(run) == {"fetched": 3, "created": 2, "quarantined": 1}
     assert ids(warehouse) == ["1", "2"]
-    assert rows(warehouse, "select bytes from staging.quarantine") == [(author(3)[:-3],)]
+    assert rows(warehouse, "select bytes from staging.quarantine") == [(author(3)[:-2],)]
     assert run.stats["skipped"] == (
         {} if name == "lines.json" else {"cut: only the records before its end are read": 1}
     )
