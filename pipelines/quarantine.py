@@ -84,7 +84,7 @@ runs as (
 ),
 
 found as (
-    select granularity, reason, coalesce(path, constraint_name) as "where", first_run from staging.quarantine
+    select granularity, reason, coalesce(path, constraint_name) as "where", opened_run from staging.quarantine
     where closed_at is null and stage = %(kind)s
       and (stream = any(%(names)s) or split_part(stream, '.', 1) = any(%(names)s))
       and (%(table)s::text is null or table_name = %(table)s)
@@ -93,10 +93,10 @@ found as (
 select (select coalesce(sum((counts ->> 'fetched')::bigint), 0)::bigint from runs) as fetched,
     (select coalesce(sum((counts ->> 'quarantined')::bigint), 0)::bigint from runs) as quarantined,
     (select count(*) from found) as open,
-    (select count(*) from found where first_run in (select fetch_run_id from runs)) as new,
+    (select count(*) from found where opened_run in (select fetch_run_id from runs)) as new,
     (select coalesce(jsonb_agg(to_jsonb(g) order by entries desc, g), '[]') from (
         select granularity, reason, "where", count(*) as entries from found
-        where first_run in (select fetch_run_id from runs)
+        where opened_run in (select fetch_run_id from runs)
         group by granularity, reason, "where") as g) as groups
 """
 
@@ -104,7 +104,8 @@ select (select coalesce(sum((counts ->> 'fetched')::bigint), 0)::bigint from run
 def newest(connection: Connection, streams: Sequence[Stream], table: str | None) -> dict[str, Any]:
     """What the newest landing of each stream, or its newest transform into a table, fetched, and how much they refused.
 
-    A run of Dagster counts with all its partitions. open: entries; new: those that they made, by reason in `groups`.
+    A run of Dagster counts with all its partitions. open: entries; new: those that they opened, also again, by reason
+    in `groups`.
     """
     names = [stream.source.name if table else name for stream in streams for name in stream.names.values()]
     parameters = {"kind": "transform" if table else "land", "streams": [stream.name for stream in streams]}

@@ -369,6 +369,12 @@ end)::uuid
             comment="The row, or the column with the value, as the SELECT yielded it",
         ),
         sa.Column("first_run", sa.UUID(), nullable=False, comment="First run that found it"),
+        sa.Column(
+            "opened_run",
+            sa.UUID(),
+            nullable=False,
+            comment="Run that opened it, or opened it again after it was closed",
+        ),
         sa.Column("last_run", sa.UUID(), nullable=False, comment="Last run that found it"),
         sa.Column("closed_run", sa.UUID(), nullable=True, comment="Run that landed the payload or inserted the row"),
         sa.Column(
@@ -408,6 +414,9 @@ end)::uuid
         ),
         sa.ForeignKeyConstraint(["first_run"], ["ops.fetch_runs.fetch_run_id"], name=op.f("quarantine_first_run_fkey")),
         sa.ForeignKeyConstraint(["last_run"], ["ops.fetch_runs.fetch_run_id"], name=op.f("quarantine_last_run_fkey")),
+        sa.ForeignKeyConstraint(
+            ["opened_run"], ["ops.fetch_runs.fetch_run_id"], name=op.f("quarantine_opened_run_fkey")
+        ),
         sa.PrimaryKeyConstraint("quarantine_id", name=op.f("quarantine_pkey")),
         sa.UniqueConstraint("entry_key", name=op.f("quarantine_entry_key_key")),
         schema="staging",

@@ -19,8 +19,9 @@ from pipelines.errors import AtlasError
 from pipelines.ledger import Run
 from pipelines.orchestration import resources
 from pipelines.orchestration.assets import staging_asset, table_assets
+from pipelines.orchestration.checks import evaluations
 from pipelines.settings import Mode
-from pipelines.source import Stream
+from pipelines.source import Source, Stream
 from pipelines.transform.run import pending_partitions, transform
 from pipelines.warehouse.database import Warehouse
 
@@ -44,25 +45,27 @@ def run(
     with resources.running(warehouse, home) as instance:
         for source, of_source in groupby(work, lambda each: each[0].source):
             landed = {
-                stream: _materialize(staging_asset(stream), days, instance, atlas, config["land"])
+                stream: _materialize(source, staging_asset(stream), days, instance, atlas, config["land"])
                 for stream, days in of_source
             }
             days = sorted(set(chain.from_iterable(landed.values()))) if project.selects(source.name) else []
             if days:
-                _materialize(table_assets(source, list(landed)), days, instance, atlas, config["transform"])
+                _materialize(source, table_assets(source, list(landed)), days, instance, atlas, config["transform"])
             for stream in landed:
                 for partition in sorted(set(pending_partitions(warehouse, stream)) - set(map(str, days))):
                     transform(warehouse, stream, partition, shrink=config["transform"]["shrink"], notify=notify)
 
 
 def _materialize(
+    source: Source,
     assets: dg.AssetsDefinition,
     days: list[date],
     instance: dg.DagsterInstance,
     atlas: resources.Atlas,
     config: dict[str, bool],
 ) -> list[date]:
-    """Materializes days, a run for each series of consecutive ones; returns the days that did not fail.
+    """Materializes days, a run for each series of consecutive ones, and evaluates the checks of runs; returns the days
+    that did not fail.
 
     Raises AtlasError for a failure that no ledger row reports.
     """
@@ -81,6 +84,9 @@ def _materialize(
             },
             raise_on_error=False,
         )
+        with atlas.opened() as warehouse, warehouse.connect() as connection:
+            for evaluation in evaluations(connection, source, assets.keys):
+                instance.report_runless_asset_event(evaluation)
         failed = set() if result.success else _failed_days(result, instance, atlas)
         done += [day for day in series if day.isoformat() not in failed]
     return done

@@ -17,13 +17,14 @@ from pipelines.cli.context import NAMES, StreamName, StreamNames
 from pipelines.connectors import recording
 from pipelines.connectors.recording import Recorder
 from pipelines.errors import AtlasError
-from pipelines.landing import bulk_files, extract
+from pipelines.landing import bulk_files, contract_changes, extract
 from pipelines.landing.land import land_intake
 from pipelines.schema import partitions
 from pipelines.settings import Mode
 from pipelines.source import Payload, Source, Stream, Window
 from pipelines.transform.run import pending_partitions
 from pipelines.transform.run import transform as transform_partition
+from pipelines.warehouse.database import Warehouse
 
 Day = Annotated[str | None, typer.Option("--partition", help="One day, YYYY-MM-DD.", metavar="DAY")]
 Full = Annotated[bool, typer.Option("--full", help="Apply all latest versions again, not only pending ones.")]
@@ -69,6 +70,7 @@ def run(
             query = "select table_name, rows from ops.table_digests where table_name = any(%s)"
             found = {row["table_name"]: row["rows"] for row in connection.execute(query, [tables])}
         rows = dict.fromkeys(tables, 0) | found
+        _tell_what_is_let_in(warehouse, chosen)
     _warn_without_selects(chosen)
     show.result({"runs": [show.run_as_dict(each) for each in reporter.runs], "rows": rows})
     show.table("Rows of all sources", [{"table": name, "rows": number} for name, number in rows.items()])
@@ -100,6 +102,7 @@ def land(
         land_intake(warehouse, found, day, nullcontext(intake), notify=reporter)
         if pending_partitions(warehouse, found):
             show.note(f"To apply it to the tables, run: atlas transform {found.name}")
+        _tell_what_is_let_in(warehouse, [found])
         _warn_without_selects([found])
 
 
@@ -223,6 +226,15 @@ def _days(source: Source) -> list[date]:
     """The days of a live source."""
     number = (datetime.now(UTC).date() - source.start_date).days + 1
     return [source.start_date + timedelta(days=each) for each in range(number)]
+
+
+def _tell_what_is_let_in(warehouse: Warehouse, streams: Iterable[Stream]) -> None:
+    names = [name for stream in streams for name in stream.names.values()]
+    with warehouse.connect() as connection:
+        found = contract_changes.let_in(connection, names)
+    if found:
+        payloads = show.number_of(len(found), "payloads")
+        show.note(f"Contracts that have changed let in {payloads} in quarantine. See: atlas quarantine check")
 
 
 def _warn_without_selects(streams: Iterable[Stream]) -> None:

@@ -1,4 +1,4 @@
-"""Which payloads in quarantine the contracts of today would let in, since a contract has changed.
+"""Which payloads in quarantine the contracts of today would let in, since a connector has changed.
 
 Not here: to land them, which `atlas quarantine replay` does; whether jsonb can hold them (`jsonb`).
 """
@@ -12,22 +12,29 @@ from pipelines.source import Payload
 from pipelines.warehouse.database import Connection
 
 SELECT_REFUSED = """
-select quarantine_id, stream, external_id, request, reason, path, bytes, received_at from chosen
-where granularity = 'payload' and reason in ('wrong_type', 'missing_field', 'no_id') and stream = any(%(streams)s)
-order by quarantine_id
+select q.quarantine_id, q.stream, q.external_id, q.request, q.reason, q.path, q.bytes, q.received_at
+from chosen q
+join ops.fetch_runs r on r.fetch_run_id = q.last_run
+join unnest(%(streams)s::text[], %(code_versions)s::text[]) as s (stream, code_version)
+    on s.stream = q.stream and s.code_version is distinct from r.code_version
+where q.granularity = 'payload' and q.reason in ('wrong_type', 'missing_field', 'no_id')
+order by q.quarantine_id
 """
 
 
 def let_in(connection: Connection, names: list[str] | None = None) -> list[dict[str, Any]]:
-    """The entries of payloads that a contract refused and that today's one accepts. names: streams or sources."""
-    validators = {
-        stream: (kind, Validator(stream, source.contracts[kind], None))  # what is in quarantine is redacted
-        for source in project.sources().values()
-        for kind, stream in source.stream_names.items()
+    """The entries of payloads that a contract refused and that today's one accepts. names: streams or sources.
+
+    Those that the connector has refused as it is today are not looked at.
+    """
+    declared = [(kind, name, each) for each in project.sources().values() for kind, name in each.stream_names.items()]
+    validators = {  # what is in quarantine is redacted
+        name: (kind, Validator(name, source.contracts[kind], None)) for kind, name, source in declared
     }
     accepted = []
     with connection.cursor() as cursor:
-        parameters = {"streams": list(validators), "names": names, "closed": False}
+        parameters: dict[str, Any] = {"names": names, "closed": False, "streams": list(validators)}
+        parameters["code_versions"] = [source.code_version for *_, source in declared]
         for row in cursor.stream(f"{CHOSEN}{SELECT_REFUSED}", parameters):
             kind, validator = validators[row["stream"]]
             payload = Payload(bytes(row.pop("bytes")), row["request"], row["external_id"], kind=kind)

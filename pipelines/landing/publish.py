@@ -237,11 +237,11 @@ with rejected as (
 upserted as (
     insert into staging.quarantine
         (stage, granularity, stream, partition_key, external_id, record_id, request, received_at, reason, detail, path,
-         byte_offset, digest, bytes, first_run, last_run)
+         byte_offset, digest, bytes, first_run, opened_run, last_run)
     select
         'land', granularity, stream, %(partition)s, external_id,
         case when external_id is not null then ops.key(stream, external_id) end, request, received_at,
-        reason, detail, path, byte_offset, digest, bytes, %(run)s, %(run)s
+        reason, detail, path, byte_offset, digest, bytes, %(run)s, %(run)s, %(run)s
     from (
         select distinct on (granularity, stream, identity) * from rejected order by granularity, stream, identity, place
     ) as r
@@ -250,6 +250,7 @@ upserted as (
         reason = excluded.reason, detail = excluded.detail, path = excluded.path, byte_offset = excluded.byte_offset,
         digest = excluded.digest,
         bytes = case when quarantine.digest = excluded.digest then quarantine.bytes else excluded.bytes end,
+        opened_run = case when quarantine.closed_at is null then quarantine.opened_run else excluded.opened_run end,
         last_run = excluded.last_run, last_at = now(),
         received_at = greatest(quarantine.received_at, excluded.received_at),
         partition_key = greatest(quarantine.partition_key, excluded.partition_key),

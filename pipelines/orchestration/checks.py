@@ -2,29 +2,23 @@
 staging asset.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
 import dagster as dg
 
 from pipelines import project, quarantine
-from pipelines.landing import schema_drift
+from pipelines.landing import contract_changes, schema_drift
 from pipelines.ledger import Counts
 from pipelines.lineage import trace
-from pipelines.orchestration.assets import (
-    drift_table,
-    op_name,
-    outputs_of,
-    staging_key,
-    table_keys,
-)
+from pipelines.orchestration.assets import Output, drift_table, op_name, outputs_of, staging_key, table_keys
 from pipelines.orchestration.resources import Atlas
-from pipelines.orchestration.runless import LAST_RUN, verdict
 from pipelines.source import Source
 from pipelines.warehouse.database import Connection
 
 Verdict = dict[str, Any]  # what a check found: the arguments of its AssetCheckResult
+LAST_RUN, QUARANTINE = "last_run", "quarantine"
 MOST_SENTENCES = 5  # of the description of a check
 
 
@@ -52,21 +46,21 @@ def ledger_checks(source: Source) -> dg.AssetChecksDefinition:
 
 def last_run_checks(source: Source) -> dg.AssetChecksDefinition:
     """A check for each asset of a source: the last run that writes it has not failed, in Dagster or outside of it."""
-    outputs = outputs_of(source)
-    streams = {output.spec.key: sorted(output.streams) for output in outputs}
+    return _checks_of_runs(source, LAST_RUN, "The last run that writes it has not failed.", _ended_well)
 
-    def ended_well(_: dg.DagsterInstance, connection: Connection, key: dg.AssetKey, table: str | None) -> Verdict:
-        row = connection.execute(
-            """
-            select * from ops.fetch_runs where stream = any(%s) and kind = %s and ended_at is not null
-            order by ended_at desc limit 1
-            """,
-            [streams[key], "transform" if table else "land"],
-        ).fetchone()
-        return verdict(row) if row else {"passed": True, "description": "no run has ended yet"}
 
-    words = "The last run that writes it has not failed."
-    return _checks(source, LAST_RUN, words, {output.spec.key: output.table for output in outputs}, ended_well)
+def _ended_well(connection: Connection, _: Source, output: Output) -> Verdict:
+    row = connection.execute(
+        """
+        select * from ops.fetch_runs where stream = any(%s) and kind = %s and ended_at is not null
+        order by ended_at desc limit 1
+        """,
+        [sorted(output.streams), "transform" if output.table else "land"],
+    ).fetchone()
+    if row is None:
+        return {"passed": True, "description": "no run has ended yet"}
+    metadata = {name: str(row[name]) for name in ("fetch_run_id", "kind", "partition_key", "status")}
+    return {"passed": row["status"] != "failed", "description": row["error_text"], "metadata": metadata}
 
 
 def proof_checks(source: Source) -> dg.AssetChecksDefinition:
@@ -107,30 +101,46 @@ def drift_checks(source: Source) -> dg.AssetChecksDefinition:
 
 
 def quarantine_checks(source: Source) -> dg.AssetChecksDefinition:
-    """Warns where the newest run of an asset found something new to quarantine.
+    """Warns where the newest run of an asset found something new to quarantine, or a changed contract lets in payloads.
 
     It is an error where the run refused more than `refused_share` of what it fetched.
     """
-    outputs = outputs_of(source)
-    streams = {each.spec.key: [stream for stream in source.streams if stream.name in each.streams] for each in outputs}
-
-    def quarantined(_: dg.DagsterInstance, connection: Connection, key: dg.AssetKey, table: str | None) -> Verdict:
-        found = quarantine.newest(connection, streams[key], table)
-        refused, fetched, new = found["quarantined"], found["fetched"], found["new"]
-        reasons = [f"{each['entries']:,} {each['granularity']} {quarantine.reason(each)}" for each in found["groups"]]
-        sentences = [f"{refused:,} of {fetched:,} refused in the newest run."] if refused else []
-        sentences += [f"{new:,} new: {'; '.join(reasons[:MOST_SENTENCES])}."] if new else []
-        sentences += [f"See them with: atlas quarantine list {source.name} --each"] if sentences else []
-        too_many = refused > fetched * source.refused_share
-        return {
-            "passed": not (new or too_many),
-            "severity": dg.AssetCheckSeverity.ERROR if too_many else dg.AssetCheckSeverity.WARN,
-            "description": "\n".join(sentences) or None,
-            "metadata": {"new": new, "refused": refused, "fetched": fetched, "open": found["open"]},
-        }
-
     words = "The newest run found nothing new to quarantine; an error where it refused much of what it fetched."
-    return _checks(source, "quarantine", words, {each.spec.key: each.table for each in outputs}, quarantined)
+    return _checks_of_runs(source, QUARANTINE, words, _quarantined)
+
+
+def _quarantined(connection: Connection, source: Source, output: Output) -> Verdict:
+    streams = [stream for stream in source.streams if stream.name in output.streams]
+    found = quarantine.newest(connection, streams, output.table)
+    refused, fetched, new = found["quarantined"], found["fetched"], found["new"]
+    reasons = [f"{each['entries']:,} {each['granularity']} {quarantine.reason(each)}" for each in found["groups"]]
+    sentences = [f"{refused:,} of {fetched:,} refused in the newest run."] if refused else []
+    sentences += [f"{new:,} new: {'; '.join(reasons[:MOST_SENTENCES])}."] if new else []
+    sentences += [f"See them with: atlas quarantine list {source.name} --each"] if sentences else []
+    names = [] if output.table else [name for stream in streams for name in stream.names.values()]
+    let_in = len(contract_changes.let_in(connection, names)) if names else 0
+    command = f"atlas quarantine check {source.name}"
+    sentences += [f"The contract, which has changed, lets in {let_in:,} of those in quarantine: {command}"] * bool(
+        let_in
+    )
+    too_many = refused > fetched * source.refused_share
+    return {
+        "passed": not (new or too_many or let_in),
+        "severity": dg.AssetCheckSeverity.ERROR if too_many else dg.AssetCheckSeverity.WARN,
+        "description": "\n".join(sentences) or None,
+        "metadata": {"new": new, "refused": refused, "fetched": fetched, "open": found["open"]},
+    }
+
+
+def evaluations(
+    connection: Connection, source: Source, keys: Collection[dg.AssetKey]
+) -> Iterator[dg.AssetCheckEvaluation]:
+    """What `last_run` and `quarantine` find now of some assets of a source, for runs that do not execute checks."""
+    for output in outputs_of(source):
+        if output.spec.key in keys:
+            for name, check in ((LAST_RUN, _ended_well), (QUARANTINE, _quarantined)):
+                verdict = check(connection, source, output)
+                yield dg.AssetCheckEvaluation(asset_key=output.spec.key, check_name=name, **verdict)
 
 
 def unfollowed(source: Source) -> dict[str, str]:
@@ -145,6 +155,18 @@ def unfollowed(source: Source) -> dict[str, str]:
         if reason:
             result[f"sql/{select.file.address}.sql"] = reason
     return result
+
+
+def _checks_of_runs(
+    source: Source, name: str, description: str, check: Callable[[Connection, Source, Output], Verdict]
+) -> dg.AssetChecksDefinition:
+    """A check of one name on each asset of a source, which looks at the runs that write it."""
+    outputs = {output.spec.key: output for output in outputs_of(source)}
+
+    def of_runs(_: dg.DagsterInstance, connection: Connection, key: dg.AssetKey, __: str | None) -> Verdict:
+        return check(connection, source, outputs[key])
+
+    return _checks(source, name, description, dict.fromkeys(outputs), of_runs)
 
 
 def _checks(

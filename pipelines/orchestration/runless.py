@@ -1,6 +1,6 @@
 """Reports to Dagster what was done outside of it: `atlas land`, `transform`, `rebuild`, replays, erasures.
 
-    ops.fetch_runs without a Dagster run ──sensor──> materializations, observations, the check `last_run`
+    ops.fetch_runs without a Dagster run ──sensor──> materializations, observations, the checks of runs
 
 So the UI and the ledger say the same, and no command has to start Dagster. The cursor of the sensor says how far the
 ledger is reported.
@@ -9,6 +9,7 @@ ledger is reported.
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta
+from itertools import chain
 from typing import Any
 
 import dagster as dg
@@ -16,11 +17,12 @@ import msgspec
 
 from pipelines import project
 from pipelines.ledger import EndedRun
-from pipelines.orchestration.assets import materialization, run_metadata, staging_output, table_outputs
+from pipelines.orchestration.assets import Output, materialization, run_metadata, staging_output, table_outputs
+from pipelines.orchestration.checks import evaluations
 from pipelines.orchestration.resources import Atlas
-from pipelines.source import Stream
+from pipelines.source import Source, Stream
+from pipelines.warehouse.database import Connection
 
-LAST_RUN = "last_run"
 OVERLAP = timedelta(minutes=1)
 """A run becomes visible when it commits, shortly after the time at which it ended."""
 
@@ -54,21 +56,53 @@ def report_sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
             """,
             {"until": reported.until, "overlap": OVERLAP, "runs": reported.runs},
         ).fetchall()
+        evaluated = list(checked(connection, rows))
     if not rows:
         return dg.SensorResult(skip_reason="nothing was done outside Dagster")
     until = max(reported.until, rows[-1]["ended_at"])
     recent = [str(row["fetch_run_id"]) for row in rows if row["ended_at"] > until - OVERLAP]
     recent += reported.runs if until - reported.until < OVERLAP else []
     result = msgspec.json.encode(Reported(until, recent)).decode()
-    return dg.SensorResult(asset_events=[event for row in rows for event in events(row)], cursor=result)
+    return dg.SensorResult(asset_events=[*chain.from_iterable(map(events, rows)), *evaluated], cursor=result)
 
 
-def events(row: Row) -> Iterator[Event]:
-    """What Dagster should show of a run: nothing of a stream that no connector declares."""
+def assets_of(row: Row) -> list[tuple[Stream, Output]]:
+    """The assets that a run lands or transforms, with its stream: none of one that no connector declares."""
+    if row["kind"] not in ("land", "transform"):
+        return []
+    streams = [each for each in project.find_streams([]) if each.name == row["stream"]]
+    return [
+        (stream, output)
+        for stream in streams
+        for output in ([staging_output(stream)] if row["kind"] == "land" else table_outputs(stream.source))
+        if stream.name in output.streams
+    ]
+
+
+def checked(connection: Connection, rows: list[Row]) -> Iterator[dg.AssetCheckEvaluation]:
+    """What the checks of runs find now of the assets that some runs wrote."""
+    written: dict[Source, set[dg.AssetKey]] = {}
+    for stream, output in chain.from_iterable(map(assets_of, rows)):
+        written.setdefault(stream.source, set()).add(output.spec.key)
+    for source, keys in written.items():
+        yield from evaluations(connection, source, keys)
+
+
+def events(row: Row) -> Iterator[dg.AssetMaterialization | dg.AssetObservation]:
+    """A materialization of each asset that a run wrote, where it has not failed; an observation of each table that
+    another command wrote.
+    """
+    day = None
+    with suppress(ValueError):
+        day = date.fromisoformat(row["partition_key"])
+    for stream, output in assets_of(row):
+        is_partition = day is not None and stream.source.start_date <= day <= datetime.now(UTC).date()
+        if is_partition and row["status"] != "failed":
+            applied = row["stats"].get("sql", {}).get("/".join(output.spec.key.path), "")
+            code_version = row["code_version"] if output.table is None else applied[:16]
+            metadata = run_metadata([EndedRun.of(row)], output.table)
+            yield materialization(output, metadata, row["partition_key"], code_version)
     if row["kind"] in ("land", "transform"):
-        for stream in project.find_streams([]):
-            if stream.name == row["stream"]:
-                yield from _events_of_stream(row, stream)
         return
     tables = row["stats"].get("tables", {})
     for source in project.sources_of(row["stream"].split("/")[0]):
@@ -76,27 +110,3 @@ def events(row: Row) -> Iterator[Event]:
             if output.table in tables:
                 metadata = {"fetch_run_id": str(row["fetch_run_id"]), **tables[output.table]}
                 yield dg.AssetObservation(output.spec.key, description=f"atlas {row['kind']}", metadata=metadata)
-
-
-def _events_of_stream(row: Row, stream: Stream) -> Iterator[Event]:
-    """A materialization of each asset that the run has written, where it did not fail, and the check `last_run`."""
-    outputs = [staging_output(stream)] if row["kind"] == "land" else table_outputs(stream.source)
-    day = None
-    with suppress(ValueError):
-        day = date.fromisoformat(row["partition_key"])
-    is_partition = day is not None and stream.source.start_date <= day <= datetime.now(UTC).date()
-    for output in outputs:
-        if stream.name not in output.streams:
-            continue
-        if is_partition and row["status"] != "failed":
-            applied = row["stats"].get("sql", {}).get("/".join(output.spec.key.path), "")
-            code_version = row["code_version"] if output.table is None else applied[:16]
-            metadata = run_metadata([EndedRun.of(row)], output.table)
-            yield materialization(output, metadata, row["partition_key"], code_version)
-        yield dg.AssetCheckEvaluation(asset_key=output.spec.key, check_name=LAST_RUN, **verdict(row))
-
-
-def verdict(row: Row) -> dict[str, Any]:
-    """What the check `last_run` says of a run."""
-    metadata = {name: str(row[name]) for name in ("fetch_run_id", "kind", "partition_key", "status")}
-    return {"passed": row["status"] != "failed", "description": row["error_text"], "metadata": metadata}

@@ -212,6 +212,7 @@ quarantine = table(
     Column("constraint_name", Text, comment="Constraint or column that the row violates"),
     Column("row", JSONB, comment="The row, or the column with the value, as the SELECT yielded it"),
     run_column("first_run", "First run that found it", nullable=False),
+    run_column("opened_run", "Run that opened it, or opened it again after it was closed", nullable=False),
     run_column("last_run", "Last run that found it", nullable=False),
     run_column("closed_run", "Run that landed the payload or inserted the row"),
     defaulted("seen", BigInteger, "1", "How often it was found"),

@@ -204,15 +204,16 @@ RECORD = (
     """
     insert into staging.quarantine
         (stage, granularity, stream, partition_key, external_id, record_id, request, reason, detail, table_name,
-         row_key, constraint_name, row, first_run, last_run)
+         row_key, constraint_name, row, first_run, opened_run, last_run)
     select distinct on (r.granularity, r.record_id, r.table_name, r.row_key, r.constraint_name)
         'transform', r.granularity, split_part(coalesce(v.stream, %(stream)s), '.', 1),
         coalesce(v.partition_key, %(partition)s), v.external_id, r.record_id, v.request, r.reason, r.detail,
-        r.table_name, r.row_key, r.constraint_name, r.row, %(run)s, %(run)s
+        r.table_name, r.row_key, r.constraint_name, r.row, %(run)s, %(run)s, %(run)s
     from rejected_rows r
     left join staging.versions v on v.record_id = r.record_id and v.latest
     order by r.granularity, r.record_id, r.table_name, r.row_key, r.constraint_name, r.row
     on conflict (entry_key) do update set
+        opened_run = case when quarantine.closed_at is null then quarantine.opened_run else excluded.opened_run end,
         reason = excluded.reason, detail = excluded.detail, row = excluded.row, last_run = excluded.last_run,
         last_at = now(), seen = quarantine.seen + 1, closed_run = null, closed_at = null
     """,

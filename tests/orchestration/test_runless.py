@@ -1,7 +1,9 @@
 """What is done outside Dagster shows in it, and a day that has nothing to read is skipped."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pytest
@@ -9,13 +11,13 @@ import pytest
 from pipelines import project
 from pipelines.errors import AtlasError
 from pipelines.lineage import rebuild
-from pipelines.orchestration import resources, runless
+from pipelines.orchestration import resources
 from pipelines.orchestration.assets import staging_asset, staging_key, table_assets, table_keys
-from pipelines.orchestration.checks import last_run_checks
-from pipelines.orchestration.runless import LAST_RUN, report_sensor
+from pipelines.orchestration.checks import LAST_RUN, QUARANTINE, last_run_checks
+from pipelines.orchestration.runless import report_sensor
 from pipelines.source import Payload, Source
 from pipelines.warehouse.database import Warehouse
-from tests.library import author, payload, rows, whole
+from tests.library import Json, author, payload, rows, whole
 from tests.runs import land_items, stream_of, transform
 
 pytestmark = pytest.mark.usefixtures("toy")
@@ -32,7 +34,7 @@ def dagster(with_dagster: Warehouse, tmp_path: Path, monkeypatch: pytest.MonkeyP
         yield instance
 
 
-def report(dagster: dg.DagsterInstance, cursor: str | None = None) -> tuple[list[runless.Event], str | None]:
+def report(dagster: dg.DagsterInstance, cursor: str | None = None) -> tuple[list[Any], str | None]:
     """The events of a tick of the sensor, which the daemon would store; and its cursor after it."""
     result = report_sensor(dg.build_sensor_context(instance=dagster, cursor=cursor))
     assert isinstance(result, dg.SensorResult)
@@ -79,12 +81,51 @@ def test_a_run_that_fails_outside_dagster_is_a_failed_check_until_one_does_not(
     with pytest.raises(AtlasError):
         land_items(with_dagster, library, DAY, broken(), kind="authors")
     events, cursor = report(dagster)
-    (check,) = events
-    assert isinstance(check, dg.AssetCheckEvaluation)
+    check, of_quarantine = events
     assert (check.check_name, check.passed, check.description) == (LAST_RUN, False, "the source is ill")
+    assert (of_quarantine.check_name, of_quarantine.passed) == (QUARANTINE, True)
     land_items(with_dagster, library, DAY, [payload(author(1))])
     events, _ = report(dagster, cursor)
-    assert [event.passed for event in events if isinstance(event, dg.AssetCheckEvaluation)] == [True]
+    assert [event.passed for event in events if isinstance(event, dg.AssetCheckEvaluation)] == [True, True]
+
+
+def test_what_commands_quarantine_is_a_check_that_does_not_pass(
+    with_dagster: Warehouse, dagster: dg.DagsterInstance, library: Source
+) -> None:
+    """Until a run finds nothing new; again where an entry that was closed is opened."""
+
+    def found(body: Json) -> tuple[bool, str | None]:
+        land_items(with_dagster, library, DAY, [payload(body)])
+        events, _ = report(dagster)
+        (check,) = [each for each in events if getattr(each, "check_name", None) == QUARANTINE]
+        return check.passed, check.description
+
+    broken = {"id": 1, "name": ["no text"]}
+    assert found(broken) == (
+        False,
+        "1 of 1 refused in the newest run.\n1 new: 1 payload wrong_type at $.name.\n"
+        "See them with: atlas quarantine list toy/library --each",
+    )
+    assert found(author(1)) == (True, None)
+    assert found(broken)[0] is False
+    assert found(author(2)) == (True, None)
+
+
+def test_a_connector_that_has_changed_tells_what_its_contract_lets_in(
+    with_dagster: Warehouse, dagster: dg.DagsterInstance, library: Source
+) -> None:
+    land_items(with_dagster, library, DAY, [payload({"id": 1, "name": ["no text"]}), payload(author(2))])
+    sound = json.dumps(author(1)).encode()
+    with with_dagster.connect() as connection:
+        connection.execute("update staging.quarantine set bytes = %s, digest = sha256(%s)", [sound, sound])
+        connection.execute("update ops.fetch_runs set code_version = 'the one before'")
+    land_items(with_dagster, library, DAY, [payload(author(3))])
+    events, _ = report(dagster)
+    (check,) = [each for each in events if getattr(each, "check_name", None) == QUARANTINE]
+    assert (check.passed, check.severity) == (False, dg.AssetCheckSeverity.WARN)
+    assert check.description == (
+        "The contract, which has changed, lets in 1 of those in quarantine: atlas quarantine check toy/library"
+    )
 
 
 @pytest.mark.long("processes that run Dagster")
