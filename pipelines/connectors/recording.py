@@ -97,7 +97,7 @@ class RecordedTransport(httpx.BaseTransport):
         return httpx.Response(exchange.status, headers=exchange.headers, content=bytes(exchange.body), request=request)
 
 
-class Redactor:
+class SecretRemover:
     """Replaces secrets, and the token of the source: `login:key` as a whole, and both of its halves."""
 
     def __init__(self, token: str | None = None) -> None:
@@ -138,10 +138,10 @@ class Redactor:
 
 
 class Recorder:
-    """Keeps what a live source answers, without secrets. limit, past: as in Recording. token: as in Redactor."""
+    """Keeps what a live source answers, without secrets. limit, past: as in Recording. token: as in SecretRemover."""
 
     def __init__(self, limit: int | None, *, past: bool, token: str | None = None) -> None:
-        self.limit, self._past, self._redactor = limit, past, Redactor(token)
+        self.limit, self._past, self._remover = limit, past, SecretRemover(token)
         self.exchanges: dict[str, Exchange] = {}
         self._requests: dict[str, str] = {}
         self._places: list[tuple[str, str]] = []
@@ -158,7 +158,7 @@ class Recorder:
 
         def keep(target: str, body: bytes | None, response: httpx.Response, records: list[bytes]) -> None:
             request = replay.build_request("GET" if body is None else "POST", target or replay_url, content=body)
-            line = self._redactor.text(_line(request))
+            line = self._remover.text(_line(request))
             sent = f"{request.url} {request.read().decode()}"
             if self._requests.setdefault(line, sent) != sent:
                 raise AtlasError(
@@ -166,7 +166,7 @@ class Recorder:
                     "They differ only in their hosts, or in what is left out as a secret, so they cannot be recorded."
                 )
             kept = {name: response.headers[name] for name in HEADERS if name in response.headers}
-            headers = {name: self._redactor.text(self._replayed(value)) for name, value in kept.items()}
+            headers = {name: self._remover.text(self._replayed(value)) for name, value in kept.items()}
             content = self._cut(line, response.content, records) if response.is_success else b"null"
             self.exchanges[line] = Exchange(line, response.status_code, headers, msgspec.Raw(self.clean(content)))
 
@@ -174,7 +174,7 @@ class Recorder:
 
     def clean(self, content: bytes) -> bytes:
         """A page, or a record of it, as a replay has it."""
-        text = self._redactor.document(self._replayed(content.decode(errors="surrogateescape")))
+        text = self._remover.document(self._replayed(content.decode(errors="surrogateescape")))
         return text.encode(errors="surrogateescape")
 
     def _replayed(self, text: str) -> str:
@@ -192,10 +192,10 @@ class Recorder:
         for name in list(bodies)[: self.limit]:
             try:
                 content = (folder / name).read_bytes()
-                self.files[name] = self._redactor.document(content.decode()).encode()
+                self.files[name] = self._remover.document(content.decode()).encode()
             except UnicodeDecodeError:
                 texts = [body.decode(errors="replace") for body in (content, *bodies[name])]
-                if any(self._redactor.document(text) != text for text in texts):
+                if any(self._remover.document(text) != text for text in texts):
                     self.left_out.append(name)
                 else:
                     self.files[name] = content

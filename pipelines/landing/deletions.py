@@ -14,11 +14,10 @@ from typing import Any
 from pipelines.errors import ListingChanged, NotRecorded, Refused
 from pipelines.landing.intake import Intake, Progress
 from pipelines.ledger import Run
+from pipelines.losses import loses_too_much
 from pipelines.source import Payload, Skipped, Stream
 from pipelines.warehouse.database import Connection
 
-ACCEPTED_LOSS = 5  # so many records or rows may go, whatever their share is; of records, if the scan listed any
-ACCEPTED_SHARE = 5  # one of so many may go
 ADJACENT = 20  # so many records on either side of a range of ids are asked for, as they may have been its ends
 
 
@@ -29,11 +28,6 @@ class Missing:
     deleted: list[int] = field(default_factory=list)
     missing_once: list[int] = field(default_factory=list)  # the full scan before had them
     only_listed: list[str] = field(default_factory=list)
-
-
-def loses_too_much(lost: int, before: int) -> bool:
-    """Whether more than a fifth is lost, and more than five: what stops a landing or a transform without `--shrink`."""
-    return lost > ACCEPTED_LOSS and lost * ACCEPTED_SHARE > before
 
 
 def find_missing(

@@ -15,8 +15,8 @@ from psycopg import sql
 from sqlalchemy import Table
 
 from pipelines.errors import AtlasError
-from pipelines.landing.deletions import ACCEPTED_SHARE, loses_too_much
 from pipelines.ledger import Counts
+from pipelines.losses import ACCEPTED_SHARE, loses_too_much
 from pipelines.schema.table_spec import TableSpec, names, shared_tables
 from pipelines.transform import constraints, dependents, merge_sql, rejects
 from pipelines.transform.change_set import ChangeSet

@@ -18,7 +18,7 @@ from typer.testing import CliRunner, Result
 from pipelines import project
 from pipelines.cli.main import app
 from pipelines.connectors.http import Client, without_secrets_in_urls
-from pipelines.connectors.recording import Recorder, Redactor
+from pipelines.connectors.recording import Recorder, SecretRemover
 from pipelines.errors import AtlasError
 from pipelines.landing import extract
 from pipelines.source import FullScan, Item, Payload, Skipped, Source, Window
@@ -375,11 +375,11 @@ def test_a_folder_is_copied_file_by_file(
     ids=range(8),
 )
 def test_secrets_and_addresses_are_replaced_and_every_other_byte_stays(received: str, kept: str) -> None:
-    assert Redactor().document(received) == kept
+    assert SecretRemover().document(received) == kept
 
 
 def test_the_own_token_is_replaced_wherever_it_occurs() -> None:
-    clean = Redactor("ann:s3cret").document(
+    clean = SecretRemover("ann:s3cret").document(
         '{"ann": "by ann", "x": "/u/ann?k=s3cret", "y": "ann:s3cret", "z": "annal"}'
     )
     assert clean == '{"REDACTED": "by REDACTED", "x": "/u/REDACTED?k=REDACTED", "y": "REDACTED", "z": "annal"}'
@@ -402,7 +402,7 @@ def test_the_own_token_is_in_no_recording(record: Record, hub: Hub, samples: Pat
     ],
 )
 def test_parameters_are_removed_from_recordings_by_their_last_word(received: str, kept: str) -> None:
-    assert Redactor().text(received) == kept
+    assert SecretRemover().text(received) == kept
 
 
 @pytest.mark.parametrize(
