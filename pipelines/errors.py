@@ -18,7 +18,7 @@ class ListingChanged(SourceFault):
 
 
 class Refused(AtlasError):
-    """The source answers a request with an error status. reason: the status, or what else is wrong, in a few words."""
+    """A request is not answered with what it asks for. reason: the status, or what else is wrong, in a few words."""
 
     def __init__(self, message: str, reason: str = "refused") -> None:
         super().__init__(message)
@@ -30,7 +30,11 @@ class NotRecorded(Refused):
 
 
 class Unanswered(Refused):
-    """The source has no proper answer to a request, whatever is tried."""
+    """The source has no proper answer to a request, whatever is tried. has_response: it has an improper one."""
+
+    def __init__(self, message: str, reason: str, *, has_response: bool) -> None:
+        super().__init__(message, reason)
+        self.has_response = has_response
 
 
 class Unreachable(AtlasError):

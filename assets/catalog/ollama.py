@@ -27,7 +27,6 @@ import msgspec
 
 from pipelines.connectors import json_records
 from pipelines.connectors.http import Client
-from pipelines.connectors.json_splitter import UNDECODABLE
 from pipelines.connectors.listing import Listing
 from pipelines.connectors.pagination import SinglePage
 from pipelines.errors import Refused
@@ -140,15 +139,14 @@ def server_models(client: Client, window: Window) -> Iterator[Item]:
         unnamed = 0
         for record in page.records:
             yield Payload(record, page.request, kind="local")
-            try:
-                name = json_records.decode(record, Named).document.name
-            except UNDECODABLE:
+            named = json_records.decode_head(record, Named)
+            if named is None:
                 unnamed += 1  # landing quarantines it
                 continue
             try:
-                shown = show(client, name)
+                shown = show(client, named.name)
             except Refused as error:
-                yield Skipped("/api/show", f"cannot be shown: {error.reason}", name, "shown")
+                yield Skipped("/api/show", f"cannot be shown: {error.reason}", named.name, "shown")
                 continue
             if shown:
                 yield shown

@@ -25,7 +25,13 @@ from pipelines.connectors import json_records
 from pipelines.connectors.json_records import Record, Records
 from pipelines.connectors.json_splitter import UNDECODABLE
 from pipelines.connectors.rate_limit import RateLimit
-from pipelines.connectors.retries import ATTEMPTS, RetryableError, requested_wait_s, retry_delay
+from pipelines.connectors.retries import (
+    ATTEMPTS,
+    RetryableError,
+    requested_wait_s,
+    retry_delay,
+    retry_delay_without_response,
+)
 from pipelines.errors import AtlasError, Refused, SourceFault, Unanswered, Unreachable
 from pipelines.source import Auth
 
@@ -37,7 +43,7 @@ JSON = "application/json"
 TRANSFER_HEADERS = {"content-encoding", "content-length", "transfer-encoding"}  # of the bytes before they are decoded
 GONE = frozenset({404, 410})
 RETRIED = frozenset({408, 421, 425, 429})  # and every 5xx
-MAX_UNANSWERED = 5  # records in a row that cannot be fetched, each with ATTEMPTS requests: the next ones have one
+MAX_UNANSWERED = 5  # records in a row; each costs ATTEMPTS requests
 PARAMETERS = re.compile(r"[?&][^?#\s\"'<>]*")
 USER_IN_URL = re.compile(r"(?<=://)[^/@?#\s\"']+@")
 PERHAPS_SECRET = re.compile("token|key|secret|sig|pass|login", re.IGNORECASE)
@@ -85,7 +91,7 @@ class Client(AbstractContextManager["Client"]):
         self.source, self._base_url, self._rate_limit, self._keep = source, base_url, rate_limit, keep
         self._variable = variable or f"ATLAS_{source.split('/')[-1]}".upper()
         self.notes: Counter[str] = Counter()
-        self._unanswered = 0  # records in a row
+        self._unanswered, self._without_response = 0, 0  # records in a row
         self.anonymous = token is None
         self._own_secrets = {each for each in (token, (token or "").partition(":")[2]) if each}
         headers = {"user-agent": f"{USER_AGENT} ({contact})" if contact else USER_AGENT, "accept": JSON}
@@ -115,20 +121,20 @@ class Client(AbstractContextManager["Client"]):
         headers: Mapping[str, str] | None = None,
         body: bytes | None = None,
         gone: frozenset[int] = GONE,
-        records: Callable[[DocumentT], Records] = lambda _: None,
+        records: Callable[[DocumentT], Records] | None = None,
         check: Callable[[Answer[DocumentT]], object] = lambda _: None,
-        attempts: int = ATTEMPTS,
+        delay: Callable[[Exception], bool | float] = retry_delay,
     ) -> Answer[DocumentT]:
         """Returns what a request is answered; without a document for a 304 to conditional headers, or a status of
         `gone`.
 
         target: a path below the base URL; empty for the base URL itself. body: JSON, sent by POST; without it the
         request is a GET. records: of the document. check: raises RetryableError for an answer that cannot be used.
-        Raises Unanswered after the last attempt, Unreachable, Refused, SourceFault, or AtlasError where the host is
-        blocked for long.
+        delay: whether an attempt is followed by another, and when. Raises Unanswered after the last attempt,
+        Unreachable, Refused, SourceFault, or AtlasError where the host is blocked for long.
         """
         try:
-            for attempt in stamina.retry_context(on=retry_delay, attempts=attempts, timeout=None, wait_max=30.0):
+            for attempt in stamina.retry_context(on=delay, attempts=ATTEMPTS, timeout=None, wait_max=30.0):
                 with attempt:
                     response = self._attempt(target, headers or {}, body, gone)
                     answer = self._decode(response, document_type, records)
@@ -142,12 +148,12 @@ class Client(AbstractContextManager["Client"]):
                     f"{self.source} cannot be reached at {without_secrets(str(self._http.base_url))}: {error}. "
                     f"Check {self._variable}_BASE_URL and the network, or use --recorded."
                 ) from None
-            tried = "1 attempt" if attempts == 1 else f"{attempts} attempts"
             raise Unanswered(
-                f"{self.source} does not answer {without_secrets(target)}: {error}, after {tried}. "
+                f"{self.source} does not answer {without_secrets(target)}: {error}, after {ATTEMPTS} attempts. "
                 "Nothing of this run is published; run it again later, it goes on where it stopped.",
                 str(error).partition(" (")[0],
-            ) from error.__cause__
+                has_response=error.has_response,
+            ) from None
         raise AssertionError("stamina ends with an answer or an error")
 
     def get_record(
@@ -172,15 +178,19 @@ class Client(AbstractContextManager["Client"]):
                 document_type,
                 body=body,
                 gone=gone,
-                records=lambda document: [record(document)] if record else [],
-                attempts=ATTEMPTS if self._unanswered < MAX_UNANSWERED else 1,
+                records=(lambda document: [record(document)]) if record else None,
+                delay=retry_delay if self._unanswered < MAX_UNANSWERED else retry_delay_without_response,
             )
         except Unanswered as error:
             self._unanswered += 1
-            if self._unanswered < MAX_UNANSWERED or error.__cause__ is None:
+            self._without_response = 0 if error.has_response else self._without_response + 1
+            if self._without_response < MAX_UNANSWERED:
                 raise
-            raise AtlasError(f"{self._unanswered} records in a row cannot be fetched. {error}") from None
-        self._unanswered = 0
+            raise AtlasError(f"{MAX_UNANSWERED} records in a row have no response. {error}") from None
+        except Refused:
+            self._unanswered, self._without_response = 0, 0
+            raise
+        self._unanswered, self._without_response = 0, 0
         if answer.document is None:
             return None
         found = answer.records[0].body if record else answer.response.content.strip()
@@ -221,7 +231,8 @@ class Client(AbstractContextManager["Client"]):
             try:
                 response = self._receive(target or self._base_url, headers, body)
             except httpx.RequestError as error:
-                raise RetryableError(self.source, str(error) or type(error).__name__) from error
+                words = str(error) or type(error).__name__
+                raise RetryableError(self.source, words, has_response=False) from error
             except httpx.InvalidURL as error:
                 raise Refused(f"{self.source}: {target!a} is not a URL: {error}.", "its URL is not valid") from None
             unchanged = {httpx.codes.NOT_MODIFIED} if headers else set()
@@ -260,11 +271,13 @@ class Client(AbstractContextManager["Client"]):
         return httpx.Response(response.status_code, headers=kept, content=bytes(content), request=response.request)
 
     def _decode(
-        self, response: httpx.Response, document_type: type[DocumentT], records: Callable[[DocumentT], Records]
+        self, response: httpx.Response, document_type: type[DocumentT], records: Callable[[DocumentT], Records] | None
     ) -> Answer[DocumentT]:
         if response.status_code != httpx.codes.OK:
             return Answer(response, None, [])
         try:
+            if records is None:
+                return Answer(response, json_records.decode(response.content, document_type).document, [])
             return Answer(response, *json_records.decode_page(response.content, document_type, records))
         except UNDECODABLE as error:
             raise RetryableError(self.source, f"the response is not a valid page ({error})") from None

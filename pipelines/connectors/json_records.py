@@ -75,10 +75,20 @@ def decode_page(
     """
     decoded = decode(body, document_type, may_be_cut=may_be_cut)
     found = records(decoded.document)
-    if found and not decoded.broken and has_key_twice(body, levels=2):
+    if not decoded.broken and has_key_twice(body, levels=2):
         decoded = _split(body, document_type)
         found = records(decoded.document)
     return decoded.document, decoded.records(found)
+
+
+def decode_head(record: bytes, head_type: type[DocumentT]) -> DocumentT | None:
+    """What is read of a record before it lands; None where that is broken."""
+    try:
+        decoded = decode(record, head_type)
+    except UNDECODABLE:
+        return None
+    read = msgspec.json.encode(decoded.document) if decoded.broken else b""
+    return None if any(placeholder in read for placeholder in decoded.broken) else decoded.document
 
 
 def _split(body: bytes, document_type: type[DocumentT], *, may_be_cut: bool = False) -> Decoded[DocumentT]:

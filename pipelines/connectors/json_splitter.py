@@ -34,7 +34,6 @@ NEXT_OBJECT = re.compile(rb"[,}\]]" + SPACE + rb"(?=(?:\xef\xbb\xbf)?\{)|" + INN
 NEXT_MEMBER = re.compile(rb"[,}\]]" + SPACE + b"(?=" + STRING + SPACE + b":)|" + INNER, re.DOTALL)
 OPENING = re.compile(rb"[\[{]")
 CLOSING = {b"[": b"]", b"{": b"}"}
-BETWEEN = re.compile(rb"[ \t\r\n,\x1e]*+")  # documents: RFC 7464 has a record separator
 MAX_DEPTH = 200  # a record that is deeper counts as broken, since a scan from each of its brackets would take long
 MAX_UNFIT = 100  # so many inner containers are tried, one in the other, that do not fit
 
@@ -54,22 +53,12 @@ class Splitter:
         """The document with placeholders. Raises NotSplit, and DecodeError where a key hides a part of it."""
         if self.body[self.start : self.start + 1] not in CLOSING:
             raise NotSplit
+        if not self.may_be_cut and self.is_cut(self.start):
+            raise NotSplit
         mended, end = _Container(self, self.start).mended()
         if self.skip_spaces(end) != len(self.body):
             raise NotSplit
         return mended
-
-    def documents(self) -> list[bytes]:
-        """The documents, where there are several, one after another; a broken one ends with its line."""
-        found, at = list[bytes](), self.start
-        while (at := BETWEEN.match(self.body, at).end()) < len(self.body):  # type: ignore[union-attr]
-            end = self.value_end(at)
-            if end is None or (end == len(self.body) and not is_json(self.body[at:])):
-                line_end = self.body.find(b"\n", at)
-                end = line_end if line_end > 0 else len(self.body)
-            found.append(self.body[at:end].rstrip(b"\r"))
-            at = end
-        return found
 
     def placeholder(self, original: bytes, *, is_member: bool = False) -> bytes:
         """A string that the document does not hold, or a member of two, for a part of it."""
@@ -85,34 +74,43 @@ class Splitter:
         assert match
         return match.end()
 
+    def is_cut(self, start: int) -> bool:
+        """Whether the value at a place has no end, although its strings and brackets fit."""
+        end, is_whole = self._scan(start)
+        return end is not None and not is_whole
+
     def value_end(self, start: int) -> int | None:
         """Where the value at a place ends: with the document where that is cut; None where its strings or brackets do
         not fit.
         """
+        return self._scan(start)[0]
+
+    def _scan(self, start: int) -> tuple[int | None, bool]:
+        """Where the value at a place ends, as `value_end` says, and whether it is whole."""
         start += len(codecs.BOM_UTF8) * self.body.startswith(codecs.BOM_UTF8, start)
         if self.body[start : start + 1] not in CLOSING:
             match = VALUE.match(self.body, start)
-            return match.end() if match else None
+            return (match.end() if match else None), True
         opened: list[bytes] = []
         end = start
         for token in TOKEN.finditer(self.body, start):
             text, between, end = token[0], self.body[end : token.start()], token.end()
             if text in CLOSING:
                 if opened and opened[-1] == b"}" and not between.rstrip().endswith(b":"):
-                    return None  # no key is before it
+                    return None, False  # no key is before it
                 opened.append(CLOSING[text])
                 if len(opened) > MAX_DEPTH:
-                    return None
+                    return None, False
             elif text in b"]}":
                 if opened.pop() != text:
-                    return None
+                    return None, False
                 if not opened:
-                    return end
+                    return end, True
             elif text == b'"' and self.may_be_cut:
                 break
             elif text == b'"' or self.following(end) not in b",:]}":
-                return None  # a quote is missing, or is one too many
-        return len(self.body)
+                return None, False  # a quote is missing, or is one too many
+        return len(self.body), False
 
     def following(self, at: int) -> bytes:
         """The byte after a place and the spaces there; nothing at the end."""
@@ -142,7 +140,7 @@ class _Container:
         self.is_object = self.opening == b"{"
         self.next = NEXT_MEMBER if self.is_object else NEXT_OBJECT
         self.inner: dict[int, bool] = {}  # by the place of an element
-        self.names = set[str]()  # of the members so far
+        self.names: dict[str, bool] = {}  # of the members so far; whether the value is a list or an object
 
     def mended(self) -> tuple[bytes, int]:
         """The container with placeholders for what is broken, and where it ends. Raises NotSplit."""
@@ -171,10 +169,13 @@ class _Container:
     def _element(self, start: int) -> tuple[bytes, int]:
         """The element at a place, or what takes its place, and where it ends."""
         key, value = self._key(start)
-        if key and not self._is_new(key):
-            if self.outermost and self.body[value : value + 1] in CLOSING:
-                raise msgspec.DecodeError(f"it has the key {key.decode().rstrip(': ')} twice")
-            key = b""
+        if key:
+            name = msgspec.json.decode(key.rstrip(b": \t\r\n"), type=str)
+            is_container = self.body[value : value + 1] in CLOSING
+            if self.outermost and (is_container or self.names.get(name)) and name in self.names:
+                raise msgspec.DecodeError(f"it has the key {name} twice")
+            key = b"" if name in self.names and not self.outermost else key
+            self.names[name] = is_container
         end = self._whole_end(value)
         if end is not None and (key or not self.is_object) and is_json(self.body[value:end]):
             has_broken_members = key and self.outermost and has_key_twice(self.body[value:end])
@@ -201,13 +202,6 @@ class _Container:
         except UNDECODABLE:
             return b"", match.end()
         return match[0], match.end()
-
-    def _is_new(self, key: bytes) -> bool:
-        """Whether no member so far has the key."""
-        name = msgspec.json.decode(key.rstrip(b": \t\r\n"), type=str)
-        is_new = name not in self.names
-        self.names.add(name)
-        return is_new
 
     def _is_end(self, at: int) -> bool:
         """Whether the container ends at a place, so that the rest of the document is what follows."""
@@ -289,9 +283,9 @@ class _Container:
 
         Raises NotSplit where the document is cut.
         """
-        is_cut = self.page.value_end(value) == len(self.body)
-        if is_cut and self.page.may_be_cut:
+        if self.page.may_be_cut and self.page.value_end(value) == len(self.body):
             return len(self.body)
+        is_cut = self.page.is_cut(value)
         at = value
         for match in chain(self._places(value), [None]):
             stop = match.start() + 1 if match else len(self.body)
@@ -322,7 +316,8 @@ def has_key_twice(body: bytes, levels: int = 1) -> bool:
         members = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
     except UNDECODABLE:
         return False
-    if len(msgspec.json.encode(members).translate(None, BLANK)) != len(body.translate(None, BLANK)):
+    again = msgspec.json.encode(members)
+    if len(again) != len(body) and len(again.translate(None, BLANK)) != len(body.translate(None, BLANK)):
         return True
     return levels > 1 and any(has_key_twice(bytes(each), levels - 1) for each in members.values())
 

@@ -19,7 +19,6 @@ import msgspec
 from pipelines.connectors import json_records
 from pipelines.connectors.http import Answer, Client, request_of, without_secrets
 from pipelines.connectors.json_records import Records
-from pipelines.connectors.json_splitter import UNDECODABLE
 from pipelines.connectors.pagination import Page, PageT, Paginator, Position, RecordHead, known_positions
 from pipelines.connectors.retries import RetryableError
 from pipelines.errors import ListingChanged, SourceFault
@@ -168,7 +167,7 @@ class Listing(Generic[PageT]):
     def _page(self, answer: Answer[PageT], target: str) -> Page[PageT]:
         """The page of an answer with status 200."""
         found = answer.records[: self._limit]
-        heads = [head for each in found if (head := self._decode(each.body))]
+        heads = [head for each in found if self._head and (head := json_records.decode_head(each.body, self._head))]
         return Page(
             target,
             request_of(answer.response),
@@ -187,13 +186,6 @@ class Listing(Generic[PageT]):
         link = self._paginator.next_page(self._page(answer, target), self._state.previous).link
         if link is not None and self._client.target_of(link) == target:
             raise RetryableError(self._client.source, "the page is empty and names itself as the next one")
-
-    def _decode(self, record: bytes) -> RecordHead | None:
-        """What paging reads of a record; None where it cannot be decoded: landing reports why."""
-        try:
-            return json_records.decode(record, self._head).document if self._head else None
-        except UNDECODABLE:
-            return None
 
     def _advance(self, page: Page[PageT]) -> None:
         """Moves the state past a page."""

@@ -16,12 +16,14 @@ RATE_LIMIT_RESET = re.compile(r"\bt=([0-9]+)")
 
 class RetryableError(Exception):
     """A response of a source that may be better at the next attempt. wait_s: seconds until then, where the server says
-    so; held: the rate limit keeps to them.
+    so; held: the rate limit keeps to them; has_response: the server has sent one.
     """
 
-    def __init__(self, source: str, words: str, wait_s: float | None = None, *, held: bool = False) -> None:
+    def __init__(
+        self, source: str, words: str, wait_s: float | None = None, *, held: bool = False, has_response: bool = True
+    ) -> None:
         super().__init__(words)
-        self.source, self.wait_s, self.held = source, wait_s, held
+        self.source, self.wait_s, self.held, self.has_response = source, wait_s, held, has_response
 
 
 def _log_retry(details: stamina.instrumentation.RetryDetails) -> None:
@@ -41,6 +43,11 @@ def retry_delay(error: Exception) -> bool | float:
     if not isinstance(error, RetryableError):
         return False
     return 0.0 if error.held else True if error.wait_s is None else error.wait_s
+
+
+def retry_delay_without_response(error: Exception) -> bool | float:
+    """As `retry_delay`, but a response is taken as it is."""
+    return not getattr(error, "has_response", True) and retry_delay(error)
 
 
 def requested_wait_s(response: httpx.Response) -> float | None:

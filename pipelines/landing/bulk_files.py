@@ -2,7 +2,7 @@
 
     file ──json_records──> the records of a list or a page, each as it was received ──> Payload
 
-A JSON file may hold several documents, a list or a page that is cut, or broken records: what is whole lands.
+A JSON file may have a document a line, a list or a page that is cut, or broken records: what is whole lands.
 A byte-order mark belongs to the file. Text in UTF-16 or UTF-32 is one payload, which cannot land, and the ledger says
 what to do. Files of an operating system are skipped.
 """
@@ -23,7 +23,7 @@ from backports import zstd
 
 from pipelines.connectors import json_records
 from pipelines.connectors.json_records import Record, Records
-from pipelines.connectors.json_splitter import UNDECODABLE, Splitter, is_json, keys_of
+from pipelines.connectors.json_splitter import UNDECODABLE, is_json, keys_of
 from pipelines.connectors.local_files import OF_THE_SYSTEM, is_of_the_system
 from pipelines.errors import AtlasError
 from pipelines.landing.intake import Intake
@@ -80,10 +80,13 @@ def _payloads(source: Source, kind: str, path: Path, name: str) -> Iterator[Item
             yield Payload(first + file.read(), name, kind=kind)
         elif suffix in LINES:
             yield from _lines(chain([first], file), kind, name)
-        elif (rest := file.read()).strip() and keys_of(first) and not is_json(first + rest):
-            yield from _lines(BytesIO(first + rest), kind, name)  # a document a line, whatever its name says
         else:
-            yield from _documents(source.contracts[kind].envelope, kind, first + rest, name)
+            envelope, body = source.contracts[kind].envelope, first + file.read()
+            if is_json(body) or not _are_documents(body.splitlines()):
+                yield from _document(envelope, kind, body, name)
+                return
+            for line in _lines(BytesIO(body), kind, name):
+                yield from _document(envelope, kind, line.body, line.request)
 
 
 @contextmanager
@@ -103,29 +106,26 @@ def _lines(lines: Iterable[bytes], kind: str, name: str) -> Iterator[Payload]:
             yield Payload(body, f"{name}:{number}", kind=kind)
 
 
-def _documents(envelope: str | None, kind: str, body: bytes, name: str) -> Iterator[Item]:
-    """A payload for each record of a page, for each element of a list, or for each of several documents; else the
-    document itself.
-    """
+def _are_documents(lines: list[bytes]) -> bool:
+    """Whether there are several lines, and at least half of them are an object each."""
+    lines = [line for line in lines if line.strip()]
+    return len(lines) > 1 and 2 * sum(bool(keys_of(line)) for line in lines) >= len(lines)
+
+
+def _document(envelope: str | None, kind: str, body: bytes, name: str) -> Iterator[Item]:
+    """A payload for each record of a page, or for each element of a list; else the document itself."""
     records = _records(body, envelope)
     if records is None and not is_json(body):
         cut = _records(body, envelope, may_be_cut=True) or []
-        several = [Record(each) for each in Splitter(body).documents()]
-        if any(map(_is_object, cut)):
-            yield Skipped(name, "cut: only the records before its end are read")
+        if any(keys_of(each.body) for each in cut):
+            yield Skipped(name, "its end is broken: only the records before that are read")
             records = cut
-        elif 2 * sum(map(_is_object, several)) > len(several) > 1:
-            records = several
     if records is None:
         yield Payload(body, name, kind=kind)
         return
     for number, record in enumerate(records):
         key = number if record.name is None else record.name
         yield Payload(record.body, f"{name}[{key}]", record.name, kind=kind)
-
-
-def _is_object(record: Record) -> bool:
-    return bool(keys_of(record.body))
 
 
 def _records(body: bytes, envelope: str | None, *, may_be_cut: bool = False) -> list[Record] | None:

@@ -7,6 +7,7 @@ A batch is one transaction, on a thread and a connection of its own: meanwhile t
 """
 
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 
 import psycopg
 from psycopg import sql
@@ -47,7 +48,7 @@ class BodyWriter:
             try:
                 bodies.append((arrival, *((arrival.body, list[str]()) if is_held else repair_any_size(arrival.body))))
             except Unlandable as fault:
-                self.unstorable[arrival.body_key] = fault
+                self.unstorable[arrival.body_key] = replace(fault)  # without the traceback, which holds the batch
         self.wait()
         self.in_flight = {each.body_key for each in unknown}
         self.writing = self.writer.submit(self._write, bodies, arrivals, rejected, checkpoint)
@@ -67,7 +68,8 @@ class BodyWriter:
         ]
         rows = self.run.connection.execute(SELECT_UNKNOWN, [list(column) for column in zip(*values, strict=True)])
         sequences = {row["sequence"] for row in rows}
-        return [each for each in arrivals if each.sequence in sequences and each.body_key not in self.in_flight]
+        known = self.in_flight | self.unstorable.keys()
+        return [each for each in arrivals if each.sequence in sequences and each.body_key not in known]
 
     def _write(self, bodies: list[Body], arrivals: list[Arrival], rejected: list[Rejected], checkpoint: bool) -> None:
         """Commits a batch: bodies, arrivals, rejections, and the checkpoint."""
@@ -128,7 +130,7 @@ class BodyWriter:
                 if repairs:
                     self._copy([(arrival, text, repairs)])
                     return
-            self.unstorable[arrival.body_key] = fault
+            self.unstorable[arrival.body_key] = replace(fault)
             return
         self.progress.bodies += len(bodies)
         for each in found:

@@ -116,7 +116,13 @@ def _take_out_orphans(
     ).format(column=column, parent=parent.target, key=key, stays=stays, comes=comes)
     execute, referring_column = incoming.connection.execute, sql.Identifier(reference.column)
     if parent.identity:
-        found = ALIASES.format(sql.Literal(parent.name), sql.Literal(complete))
+        found = ALIASES.format(
+            name=sql.Literal(parent.name),
+            complete=sql.Literal(complete),
+            incoming=incoming.identifier,
+            column=referring_column,
+            order=key_conflicts.order_of(parent, "v"),
+        )
         known = sql.SQL("{} and {}::text in (select lost_key from {} as a)").format(orphan, column, found)
         incoming.insert_pending(known, "alias", parent.name, sql.SQL("{}::text").format(column))
         follow = sql.SQL("update {} o set {} = a.kept_key::{} from {} as a where {}::text = a.lost_key and {}")
@@ -136,13 +142,22 @@ def _take_out_orphans(
 
 ALIASES = sql.SQL(
     """(
-    select lost_key, kept_key from found_aliases where table_name = {0}
-    union
-    select s.lost_key, s.kept_key from staging.aliases s
-    where s.table_name = {0} and not {1} and not exists (select from change_set c where c.record_id = s.record_id)
+    select distinct on (a.lost_key) a.lost_key, a.kept_key
+    from (
+        select record_id, lost_key, kept_key from found_aliases where table_name = {name}
+        union all
+        select s.record_id, s.lost_key, s.kept_key from staging.aliases s
+        where s.table_name = {name} and not {complete}
+          and not exists (select from change_set c where c.record_id = s.record_id)
+    ) as a
+    cross join lateral (select stream, external_id from staging.versions where record_id = a.record_id limit 1) as v
+    where a.lost_key in (select {column}::text from {incoming})
+    order by a.lost_key, {order}
 )"""
 )
-"""Of a table: keys of rows that are not written, and of those that stand for them."""
+"""Keys that rows refer to and that are not written, with those of the rows that stand for them: where records yield one
+key with several identities, that of the first record in order.
+"""
 
 CYCLE = sql.SQL("'the row is above itself'")
 

@@ -194,6 +194,11 @@ def test_records_that_the_source_fails_to_serve_stop_no_other(serve: Serve, at_o
                 client.get_record(f"/one/{number}", Page)
             assert caught.value.reason == "status 503"
         assert len(server.log) == 5 * ATTEMPTS + 3
+        server.script = hostile.at({len(server.log): Fault("reset")})
+        server.answer = lambda _: Answer(b"no", 403)
+        with pytest.raises(Refused, match="403"):
+            client.get_record("/one/8", Page)
+        server.script = hostile.nothing
         server.answer = lambda _: Answer(WHOLE)
         assert client.get_record("/one/9", Page)
         server.answer = lambda _: Answer(b"ill", 503)
@@ -213,7 +218,7 @@ def test_after_several_records_without_a_response_the_source_is_down(serve: Serv
                 continue
             with pytest.raises(Refused):
                 client.get_record("/one/7", Page)
-        with pytest.raises(AtlasError, match="5 records in a row cannot be fetched") as caught:
+        with pytest.raises(AtlasError, match="5 records in a row have no response") as caught:
             client.get_record("/one/7", Page)
         assert not isinstance(caught.value, Refused)
 

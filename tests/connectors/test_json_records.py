@@ -7,8 +7,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from pipelines.connectors.json_records import Decoded, Record, decode, decode_page
-from pipelines.connectors.json_splitter import UNDECODABLE, Splitter
+from pipelines.connectors.json_records import Decoded, Record, decode, decode_head, decode_page
+from pipelines.connectors.json_splitter import UNDECODABLE
 from tests.corruptions import CORRUPTIONS, NOTHING, REPAIRED
 
 SHAPES = {
@@ -135,24 +135,6 @@ def test_of_a_file_that_stays_cut_the_whole_records_are_read_and_the_rest_is_one
         assert kept == cut[len(before + b", ".join(records[:whole])) :].lstrip(b", ") or whole == 3
 
 
-@pytest.mark.parametrize("between", [b"\n", b"\r\n\r\n", b" ", b",\n", b"\n\x1e", b""])
-@pytest.mark.parametrize("indent", [None, 2])
-def test_documents_one_after_another_are_told_apart(between: bytes, indent: int | None) -> None:
-    records = [json.dumps(json.loads(record(number)), indent=indent).encode() for number in (1, 2, 3)]
-    assert Splitter(between.join(records)).documents() == records
-
-
-@pytest.mark.parametrize("place", range(3))
-@pytest.mark.parametrize("name", CORRUPTIONS)
-@pytest.mark.sample(40)
-def test_a_broken_line_spoils_no_other(name: str, place: int) -> None:
-    records = [record(number) for number in (1, 2, 3)]
-    good = records[:place] + records[place + 1 :]
-    records[place] = CORRUPTIONS[name](records[place])
-    found = Splitter(b"\n".join(records)).documents()
-    assert [each for each in found if each in good] == good
-
-
 def test_a_member_with_the_key_of_one_before_is_a_broken_record() -> None:
     page = b'{"models": {"a": {"size": 1}, "b": {"size": 2}, "\\u0061" : {"size": 3}, "c": {"size": 4}}}'
     _, found = decode_page(page, dict[str, dict[str, msgspec.Raw]], lambda document: document["models"])
@@ -164,11 +146,23 @@ def test_a_member_with_the_key_of_one_before_is_a_broken_record() -> None:
     ]
 
 
+@pytest.mark.parametrize("other", [b'[{"id":2}]', b"[]", b"null"])
 @pytest.mark.parametrize("space", [b"", b" ", b"\n  "])
-def test_a_page_in_which_one_list_hides_another_is_none(space: bytes) -> None:
-    page = b'{"items":' + space + b'[{"id":1}],' + space + b'"items":[{"id":2}],"next":""}'
-    with pytest.raises(UNDECODABLE, match='it has the key "items" twice'):
+def test_a_page_in_which_one_list_hides_another_is_none(space: bytes, other: bytes) -> None:
+    page = b'{"items":' + space + b'[{"id":1}],' + space + b'"items":' + other + b',"next":""}'
+    with pytest.raises(UNDECODABLE, match="it has the key items twice"):
         decode_page(page, Page, lambda page: page.items)
+
+
+@pytest.mark.parametrize(
+    "record", [b'{"name": "he"ron", "size": 1}', b'{"size": 1, "name": nope}', b"1", b'{"name": "']
+)
+def test_what_is_broken_of_a_record_is_not_read_before_it_lands(record: bytes) -> None:
+    class Named(msgspec.Struct):
+        name: str
+
+    assert decode_head(record, Named) is None
+    assert decode_head(b'{"name": "heron", "size": NaN}', Named) == Named("heron")
 
 
 @pytest.mark.parametrize("indent", [None, 2])
@@ -177,6 +171,15 @@ def test_a_key_twice_within_a_record_is_the_matter_of_its_landing(indent: int | 
     page = json.dumps({"next": "\u00e9", "items": [{}], "more": {"a": {"b": [1]}}}, indent=indent).encode()
     _, found = decode_page(page.replace(b"{}", one), Page, lambda page: page.items)
     assert [each.body for each in found] == [one]
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+def test_a_page_that_is_cut_after_inner_brackets_is_none(indent: int | None) -> None:
+    model = {"id": 1, "versions": [{"id": each, "files": [{"id": 7}, {"id": 8}]} for each in (1000, 1001, 1002)]}
+    page = json.dumps({"items": [model, model], "next": ""}, indent=indent).encode()
+    for length in range(len(page)):
+        with pytest.raises(UNDECODABLE):
+            decode(page[:length], Page)
 
 
 @pytest.mark.parametrize(

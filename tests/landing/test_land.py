@@ -320,8 +320,8 @@ FILES = {
     "twice.ndjson.zst": zstd.compress(NDJSON[:20]) + zstd.compress(NDJSON[20:]),
     "page.json.gz": gzip.compress(b'{"items": [' + b",".join(map(author, (1, 2, 3))) + b"]}"),
     "lines.json": NDJSON,
+    "pages.json": b'{"items": [' + author(1) + b"," + author(2) + b']}\n{"items": [' + author(3) + b"]}",
     "a_mark.json": b"\xef\xbb\xbf" + NDJSON,
-    "documents.json": b" ".join(map(author, (1, 2, 3))),
 }
 
 
@@ -364,8 +364,30 @@ def test_of_a_file_that_is_cut_all_that_is_whole_lands(
     assert ids(warehouse) == ["1", "2"]
     assert rows(warehouse, "select bytes from staging.quarantine") == [(author(3)[:-2],)]
     assert run.stats["skipped"] == (
-        {} if name == "lines.json" else {"cut: only the records before its end are read": 1}
+        {} if name == "lines.json" else {"its end is broken: only the records before that are read": 1}
     )
+
+
+VERSIONS = b",\n".join(author(each) for each in range(100, 112))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{\n"id": 4,\n"name": "m",\n"books": [\n' + VERSIONS,
+        b'{\n"id": 4,\n"name": "m,\n"books": [\n' + VERSIONS + b"\n]\n}",
+        b"\n".join(json.dumps(json.loads(author(each)), indent=1).encode() for each in (1, 2, 3)),
+        b'{"items": [' + author(1) + b'], "items": []}',
+    ],
+    ids=["cut", "a quote is missing", "documents over lines", "a list that hides another"],
+)
+def test_nothing_in_a_broken_document_is_a_record(
+    warehouse: Warehouse, library: Source, tmp_path: Path, body: bytes
+) -> None:
+    (tmp_path / "one.json").write_bytes(body)
+    run = bring(warehouse, library, tmp_path / "one.json")
+    assert counted(run) == {"fetched": 1, "quarantined": 1}
+    assert rows(warehouse, "select bytes from staging.quarantine") == [(body,)]
 
 
 def test_each_payload_of_a_file_is_named_by_file_and_place(
