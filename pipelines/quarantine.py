@@ -72,7 +72,7 @@ def entry(connection: Connection, quarantine_id: int) -> dict[str, Any]:
 NEWEST = """
 with newest as (
     select distinct on (stream) fetch_run_id, dagster_run_id from ops.fetch_runs
-    where kind = %(kind)s and publish_seq is not null and stream = any(%(streams)s)
+    where kind = %(kind)s and publish_seq <= coalesce(%(publish_seq)s, publish_seq) and stream = any(%(streams)s)
     order by stream, publish_seq desc
 ),
 
@@ -101,15 +101,17 @@ select (select coalesce(sum((counts ->> 'fetched')::bigint), 0)::bigint from run
 """
 
 
-def newest(connection: Connection, streams: Sequence[Stream], table: str | None) -> dict[str, Any]:
+def newest(
+    connection: Connection, streams: Sequence[Stream], table: str | None, publish_seq: int | None = None
+) -> dict[str, Any]:
     """What the newest landing of each stream, or its newest transform into a table, fetched, and how much they refused.
 
     A run of Dagster counts with all its partitions. open: entries; new: those that they opened, also again, by reason
-    in `groups`.
+    in `groups`. publish_seq: of the last run that counts, if not of all.
     """
     names = [stream.source.name if table else name for stream in streams for name in stream.names.values()]
     parameters = {"kind": "transform" if table else "land", "streams": [stream.name for stream in streams]}
-    (row,) = connection.execute(NEWEST, parameters | {"names": names, "table": table})
+    (row,) = connection.execute(NEWEST, parameters | {"names": names, "table": table, "publish_seq": publish_seq})
     return row
 
 

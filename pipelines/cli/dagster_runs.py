@@ -19,9 +19,9 @@ from pipelines.errors import AtlasError
 from pipelines.ledger import Run
 from pipelines.orchestration import resources
 from pipelines.orchestration.assets import staging_asset, table_assets
-from pipelines.orchestration.checks import evaluations
+from pipelines.orchestration.runless import evaluations
 from pipelines.settings import Mode
-from pipelines.source import Source, Stream
+from pipelines.source import Stream
 from pipelines.transform.run import pending_partitions, transform
 from pipelines.warehouse.database import Warehouse
 
@@ -45,19 +45,18 @@ def run(
     with resources.running(warehouse, home) as instance:
         for source, of_source in groupby(work, lambda each: each[0].source):
             landed = {
-                stream: _materialize(source, staging_asset(stream), days, instance, atlas, config["land"])
+                stream: _materialize(staging_asset(stream), days, instance, atlas, config["land"])
                 for stream, days in of_source
             }
             days = sorted(set(chain.from_iterable(landed.values()))) if project.selects(source.name) else []
             if days:
-                _materialize(source, table_assets(source, list(landed)), days, instance, atlas, config["transform"])
+                _materialize(table_assets(source, list(landed)), days, instance, atlas, config["transform"])
             for stream in landed:
                 for partition in sorted(set(pending_partitions(warehouse, stream)) - set(map(str, days))):
                     transform(warehouse, stream, partition, shrink=config["transform"]["shrink"], notify=notify)
 
 
 def _materialize(
-    source: Source,
     assets: dg.AssetsDefinition,
     days: list[date],
     instance: dg.DagsterInstance,
@@ -85,8 +84,10 @@ def _materialize(
             raise_on_error=False,
         )
         with atlas.opened() as warehouse, warehouse.connect() as connection:
-            for evaluation in evaluations(connection, source, assets.keys):
-                instance.report_runless_asset_event(evaluation)
+            query = "select * from ops.fetch_runs where dagster_run_id = %s order by ended_at"
+            for row in connection.execute(query, [result.run_id]).fetchall():
+                for evaluation in evaluations(connection, row):
+                    instance.report_runless_asset_event(evaluation)
         failed = set() if result.success else _failed_days(result, instance, atlas)
         done += [day for day in series if day.isoformat() not in failed]
     return done

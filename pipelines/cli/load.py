@@ -231,10 +231,10 @@ def _days(source: Source) -> list[date]:
 def _tell_what_is_let_in(warehouse: Warehouse, streams: Iterable[Stream]) -> None:
     names = [name for stream in streams for name in stream.names.values()]
     with warehouse.connect() as connection:
-        found = contract_changes.let_in(connection, names)
+        found = contract_changes.let_in(connection, names, contract_changes.NEWEST)
     if found:
-        payloads = show.number_of(len(found), "payloads")
-        show.note(f"Contracts that have changed let in {payloads} in quarantine. See: atlas quarantine check")
+        words = f"A contract has changed: of the newest payloads in quarantine it lets in {len(found):,}."
+        show.note(f"{words} See: atlas quarantine check")
 
 
 def _warn_without_selects(streams: Iterable[Stream]) -> None:

@@ -106,7 +106,7 @@ def show_(quarantine_id: Annotated[int, typer.Argument(help="Number of the entry
 def check(names: Names = None) -> None:
     """List the payloads that a contract refused and that today's one, which has changed, would let in."""
     with context.warehouse() as warehouse, warehouse.connect() as connection:
-        rows = contract_changes.let_in(connection, _streams(names))
+        rows = contract_changes.let_in(connection, _streams(names))[::-1]
     show.result(rows)
     show.table("Let in by today's contracts", [row | {"quarantine_id": str(row["quarantine_id"])} for row in rows])
     if rows:

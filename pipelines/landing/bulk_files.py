@@ -118,7 +118,7 @@ def _document(envelope: str | None, kind: str, body: bytes, name: str) -> Iterat
     if records is None and not is_json(body):
         cut = _records(body, envelope, may_be_cut=True) or []
         if any(keys_of(each.body) for each in cut):
-            yield Skipped(name, "its end is broken: only the records before that are read")
+            yield Skipped(name, f"the end of {name} is broken: only the records before it are read", name, kind)
             records = cut
     if records is None:
         yield Payload(body, name, kind=kind)

@@ -2,7 +2,7 @@
 staging asset.
 """
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -57,8 +57,11 @@ def _ended_well(connection: Connection, _: Source, output: Output) -> Verdict:
         """,
         [sorted(output.streams), "transform" if output.table else "land"],
     ).fetchone()
-    if row is None:
-        return {"passed": True, "description": "no run has ended yet"}
+    return last_run_verdict(row) if row else {"passed": True, "description": "no run has ended yet"}
+
+
+def last_run_verdict(row: Mapping[str, Any]) -> Verdict:
+    """What the check `last_run` says of a run."""
     metadata = {name: str(row[name]) for name in ("fetch_run_id", "kind", "partition_key", "status")}
     return {"passed": row["status"] != "failed", "description": row["error_text"], "metadata": metadata}
 
@@ -105,24 +108,28 @@ def quarantine_checks(source: Source) -> dg.AssetChecksDefinition:
 
     It is an error where the run refused more than `refused_share` of what it fetched.
     """
-    words = "The newest run found nothing new to quarantine; an error where it refused much of what it fetched."
-    return _checks_of_runs(source, QUARANTINE, words, _quarantined)
+    words = (
+        "The newest run found nothing new to quarantine, and a changed contract would let in nothing of it; an error "
+        "where the run refused much of what it fetched."
+    )
+    return _checks_of_runs(source, QUARANTINE, words, quarantine_verdict)
 
 
-def _quarantined(connection: Connection, source: Source, output: Output) -> Verdict:
+def quarantine_verdict(
+    connection: Connection, source: Source, output: Output, publish_seq: int | None = None
+) -> Verdict:
+    """What the check `quarantine` says of an asset. publish_seq: after that run, not now."""
     streams = [stream for stream in source.streams if stream.name in output.streams]
-    found = quarantine.newest(connection, streams, output.table)
+    found = quarantine.newest(connection, streams, output.table, publish_seq)
     refused, fetched, new = found["quarantined"], found["fetched"], found["new"]
     reasons = [f"{each['entries']:,} {each['granularity']} {quarantine.reason(each)}" for each in found["groups"]]
     sentences = [f"{refused:,} of {fetched:,} refused in the newest run."] if refused else []
     sentences += [f"{new:,} new: {'; '.join(reasons[:MOST_SENTENCES])}."] if new else []
     sentences += [f"See them with: atlas quarantine list {source.name} --each"] if sentences else []
-    names = [] if output.table else [name for stream in streams for name in stream.names.values()]
-    let_in = len(contract_changes.let_in(connection, names)) if names else 0
-    command = f"atlas quarantine check {source.name}"
-    sentences += [f"The contract, which has changed, lets in {let_in:,} of those in quarantine: {command}"] * bool(
-        let_in
-    )
+    names = [name for stream in streams for name in stream.names.values()]
+    let_in = 0 if output.table else len(contract_changes.let_in(connection, names, contract_changes.NEWEST))
+    words = f"The contract has changed: of the newest payloads in quarantine it lets in {let_in:,}."
+    sentences += [f"{words} See: atlas quarantine check {source.name}"] if let_in else []
     too_many = refused > fetched * source.refused_share
     return {
         "passed": not (new or too_many or let_in),
@@ -130,17 +137,6 @@ def _quarantined(connection: Connection, source: Source, output: Output) -> Verd
         "description": "\n".join(sentences) or None,
         "metadata": {"new": new, "refused": refused, "fetched": fetched, "open": found["open"]},
     }
-
-
-def evaluations(
-    connection: Connection, source: Source, keys: Collection[dg.AssetKey]
-) -> Iterator[dg.AssetCheckEvaluation]:
-    """What `last_run` and `quarantine` find now of some assets of a source, for runs that do not execute checks."""
-    for output in outputs_of(source):
-        if output.spec.key in keys:
-            for name, check in ((LAST_RUN, _ended_well), (QUARANTINE, _quarantined)):
-                verdict = check(connection, source, output)
-                yield dg.AssetCheckEvaluation(asset_key=output.spec.key, check_name=name, **verdict)
 
 
 def unfollowed(source: Source) -> dict[str, str]:

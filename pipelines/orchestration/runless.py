@@ -9,7 +9,6 @@ ledger is reported.
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta
-from itertools import chain
 from typing import Any
 
 import dagster as dg
@@ -18,15 +17,14 @@ import msgspec
 from pipelines import project
 from pipelines.ledger import EndedRun
 from pipelines.orchestration.assets import Output, materialization, run_metadata, staging_output, table_outputs
-from pipelines.orchestration.checks import evaluations
+from pipelines.orchestration.checks import LAST_RUN, QUARANTINE, last_run_verdict, quarantine_verdict
 from pipelines.orchestration.resources import Atlas
-from pipelines.source import Source, Stream
+from pipelines.source import Stream
 from pipelines.warehouse.database import Connection
 
 OVERLAP = timedelta(minutes=1)
 """A run becomes visible when it commits, shortly after the time at which it ended."""
 
-Event = dg.AssetMaterialization | dg.AssetObservation | dg.AssetCheckEvaluation
 Row = dict[str, Any]
 
 
@@ -56,14 +54,14 @@ def report_sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
             """,
             {"until": reported.until, "overlap": OVERLAP, "runs": reported.runs},
         ).fetchall()
-        evaluated = list(checked(connection, rows))
+        found = [event for row in rows for event in (*events(row), *evaluations(connection, row))]
     if not rows:
         return dg.SensorResult(skip_reason="nothing was done outside Dagster")
     until = max(reported.until, rows[-1]["ended_at"])
     recent = [str(row["fetch_run_id"]) for row in rows if row["ended_at"] > until - OVERLAP]
     recent += reported.runs if until - reported.until < OVERLAP else []
     result = msgspec.json.encode(Reported(until, recent)).decode()
-    return dg.SensorResult(asset_events=[*chain.from_iterable(map(events, rows)), *evaluated], cursor=result)
+    return dg.SensorResult(asset_events=found, cursor=result)
 
 
 def assets_of(row: Row) -> list[tuple[Stream, Output]]:
@@ -79,13 +77,14 @@ def assets_of(row: Row) -> list[tuple[Stream, Output]]:
     ]
 
 
-def checked(connection: Connection, rows: list[Row]) -> Iterator[dg.AssetCheckEvaluation]:
-    """What the checks of runs find now of the assets that some runs wrote."""
-    written: dict[Source, set[dg.AssetKey]] = {}
-    for stream, output in chain.from_iterable(map(assets_of, rows)):
-        written.setdefault(stream.source, set()).add(output.spec.key)
-    for source, keys in written.items():
-        yield from evaluations(connection, source, keys)
+def evaluations(connection: Connection, row: Row) -> Iterator[dg.AssetCheckEvaluation]:
+    """What the checks `last_run` and `quarantine` say after a run that lands or transforms."""
+    for stream, output in assets_of(row):
+        verdicts = {LAST_RUN: last_run_verdict(row)}
+        if row["publish_seq"]:
+            verdicts[QUARANTINE] = quarantine_verdict(connection, stream.source, output, row["publish_seq"])
+        for name, verdict in verdicts.items():
+            yield dg.AssetCheckEvaluation(asset_key=output.spec.key, check_name=name, **verdict)
 
 
 def events(row: Row) -> Iterator[dg.AssetMaterialization | dg.AssetObservation]:

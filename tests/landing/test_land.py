@@ -363,9 +363,16 @@ def test_of_a_file_that_is_cut_all_that_is_whole_lands(
     assert counted(run) == {"fetched": 3, "created": 2, "quarantined": 1}
     assert ids(warehouse) == ["1", "2"]
     assert rows(warehouse, "select bytes from staging.quarantine") == [(author(3)[:-2],)]
-    assert run.stats["skipped"] == (
-        {} if name == "lines.json" else {"its end is broken: only the records before that are read": 1}
-    )
+    words = f"the end of {name} is broken: only the records before it are read"
+    assert run.stats["skipped"] == ({} if name == "lines.json" else {words: 1})
+
+
+def test_a_list_that_is_cut_between_two_records_is_done_in_part(
+    warehouse: Warehouse, library: Source, tmp_path: Path
+) -> None:
+    (tmp_path / "list.json").write_bytes(b"[" + author(1) + b", ")
+    run = bring(warehouse, library, tmp_path)
+    assert (run.status, counted(run)) == ("partial_success", {"fetched": 1, "created": 1})
 
 
 VERSIONS = b",\n".join(author(each) for each in range(100, 112))
