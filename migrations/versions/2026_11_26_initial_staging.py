@@ -378,7 +378,7 @@ end)::uuid
         sa.Column("last_run", sa.UUID(), nullable=False, comment="Last run that found it"),
         sa.Column("closed_run", sa.UUID(), nullable=True, comment="Run that landed the payload or inserted the row"),
         sa.Column(
-            "seen", sa.BigInteger(), server_default=sa.text("1"), nullable=False, comment="How often it was found"
+            "seen", sa.BigInteger(), server_default=sa.text("1"), nullable=False, comment="How many runs found it"
         ),
         sa.Column(
             "first_at",

@@ -8,11 +8,12 @@ the role `atlas_loader`, and for superusers.
 
 import json
 
+from psycopg import sql
 from sqlalchemy import Table
 
 from pipelines.schema.declare import audit_columns
 from pipelines.schema.objects import function, on_table
-from pipelines.schema.table_spec import TableSpec
+from pipelines.schema.table_spec import TableSpec, names
 
 NOT_ENGINE = """(coalesce(current_setting('atlas.engine', true), '') <> 'on'
     or not pg_has_role(session_user, 'atlas_loader', 'usage'))"""
@@ -48,12 +49,17 @@ declare
     noted jsonb;
     statement text;
 begin
+    if not exists (
+        select from pg_class
+        where oid = tg_relid and (relowner = current_user::regrole or pg_has_role(relowner, 'atlas_loader', 'member'))
+    ) then
+        return null; -- on a table of another owner, whose SQL would run with the rights of this function
+    end if;
     for noted in select argument::jsonb from unnest(tg_argv) as u (argument) loop
-        select format(
+        statement := format(
             'insert into staging.changed_rows (table_name, key)
-            select %L, key from (select concat_ws('' '', %s) as key) as k where key <> ''''',
-            noted ->> 'table', string_agg(format('($1).%I', name), ', ' order by place))
-        into statement from jsonb_array_elements_text(noted -> 'columns') with ordinality as c (name, place);
+            select %L, key from (select (%s)::text as key from (select ($1).*) as r) as k where key <> ''''',
+            noted ->> 'table', noted ->> 'key');
         if tg_op <> 'DELETE' then
             execute statement using new;
         end if;
@@ -63,8 +69,8 @@ begin
     end loop;
     return null;
 end $$""",
-    "Notes keys of a row that an application changes and of its parents, for which rows from sources may be pending; "
-    "arguments: {table, columns} of each",
+    "Notes key and identity of a row that an application changes, and the keys of its parents, for which rows from "
+    "sources may be pending; arguments: {table, key} of each, the key as SQL over the row",
 )
 
 function(
@@ -119,9 +125,10 @@ def declare_triggers(table: Table) -> None:
         refuse, comment = f"ops.refuse_key_of_other_partition({key})", "The key is unique without the time in it"
         trigger("key_is_unique", "before insert or update", refuse, comment)
     if spec.written_by_applications:
-        noted = [{"table": spec.name, "columns": spec.key}]
-        noted += [{"table": TableSpec(each.table).name, "columns": [each.column]} for each in spec.references]
-        keys = ", ".join(f"'{json.dumps(each)}'" for each in noted)
+        noted = [(spec.name, f"concat_ws(' ', {names(spec.key).as_string()})")]
+        noted += [(spec.name, spec.identity)] if spec.identity else []
+        noted += [(TableSpec(each.table).name, names([each.column]).as_string()) for each in spec.references]
+        keys = ", ".join(sql.Literal(json.dumps({"table": of, "key": key})).as_string() for of, key in noted)
         comment = "Rows from sources that are pending for a changed row are applied by the next transform"
         trigger("change_is_noted", "after insert or update or delete", f"ops.note_change({keys})", comment)
         if "updated_at" in audit_columns(table):

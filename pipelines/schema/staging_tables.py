@@ -215,7 +215,7 @@ quarantine = table(
     run_column("opened_run", "Run that opened it, or opened it again after it was closed", nullable=False),
     run_column("last_run", "Last run that found it", nullable=False),
     run_column("closed_run", "Run that landed the payload or inserted the row"),
-    defaulted("seen", BigInteger, "1", "How often it was found"),
+    defaulted("seen", BigInteger, "1", "How many runs found it"),
     defaulted("first_at", Timestamp, "now()", "When it was found first"),
     defaulted("last_at", Timestamp, "now()", "When it was found last"),
     Column("closed_at", Timestamp, comment="When closed_run closed it"),

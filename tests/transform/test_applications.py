@@ -58,6 +58,32 @@ def test_an_applications_row_wins_an_identity_and_the_source_has_it_when_it_goes
     assert_derived(warehouse)
 
 
+def test_a_row_that_waits_for_a_unique_value_is_stood_for_by_one_of_its_identity(
+    warehouse: Warehouse, mail: Recorder, write: Write
+) -> None:
+    write("insert into toy.users (username, email) values ('ann', 'ann@a.example')")
+    bring(mail, "a", users=[user(1, "bob", "ANN@a.example")], posts=[post(1, 1, 1)])
+    assert shown(warehouse, "select 1 from toy.posts") == []
+    own = write("insert into toy.users (username) values ('Bob') returning user_id")
+    assert pending_partitions(warehouse, mail.source) == [DAYS[0]]
+    mail.transform()
+    assert shown(warehouse, "select user_id from toy.posts") == [own]
+    assert_derived(warehouse)
+
+
+@pytest.mark.parametrize("order", ["ab", "ba"])
+def test_of_records_that_yield_one_key_with_two_identities_the_first_one_says_who_stands_for_it(
+    warehouse: Warehouse, mail: Recorder, write: Write, order: str
+) -> None:
+    first = write("insert into toy.users (username) values ('cid') returning user_id")
+    write("insert into toy.users (username) values ('ann')")
+    bodies = {"a": [user(1, "cid")], "b": [user(1, "ann")]}
+    for name in order:
+        bring(mail, name, users=bodies[name], posts=[post(1, 1, 1)] if name == "b" else [])
+    assert shown(warehouse, "select user_id from toy.posts") == [first]
+    assert_derived(warehouse)
+
+
 @pytest.mark.long("a dozen runs")
 def test_a_user_who_leaves_a_source_with_tokens_becomes_the_applications_and_returns(
     warehouse: Warehouse, forum: Recorder, mail: Recorder, write: Write
