@@ -164,6 +164,18 @@ def test_the_refusal_names_the_source(filled: Warehouse, login: Login) -> None:
         connection.execute("update toy.users set username = 'eve' where username = 'ann'")
 
 
+def test_a_stranger_may_not_use_the_function_that_runs_the_sql_of_a_trigger(filled: Warehouse, login: Login) -> None:
+    """Not even one that may use the schema of it."""
+    stranger = login(filled, APPLICATION)
+    with filled.connect() as connection:
+        name = sql.Identifier(str(stranger.url.username))
+        connection.execute(sql.SQL("grant usage on schema ops to {}").format(name))
+    with session(stranger) as connection:
+        connection.execute("create temp table mine (a int)")
+        with pytest.raises(psycopg.errors.InsufficientPrivilege, match=r"function ops\.note_change"):
+            connection.execute("create trigger t after insert on mine for each row execute function ops.note_change()")
+
+
 def test_an_application_writes_its_own_rows(warehouse: Warehouse, login: Login) -> None:
     fill(warehouse)
     upsert = "insert into toy.users (username, email) values ('eve', %s) on conflict (lower(username))"
