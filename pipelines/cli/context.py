@@ -86,6 +86,11 @@ def runs() -> Iterator[tuple[Warehouse, Reporter]]:
 
 def end(runs: list[Run]) -> None:
     """Ends the command with the exit code of its runs: 0 all completed, 1 one failed, 3 one succeeded in part."""
+    refused = sorted(
+        {run.stream.partition(".")[0] for run in runs if run.counts.quarantined or run.stats.get("values")}
+    )
+    if refused:
+        show.note(f"To see what was quarantined, run: atlas quarantine list {' '.join(refused)}")
     statuses = {run.status for run in runs}
     if "failed" in statuses:
         raise typer.Exit(FAILED)
