@@ -96,6 +96,8 @@ def take_out_losers(incoming: IncomingTable) -> int:
             duplicates += incoming.connection.execute(delete).rowcount
         else:
             incoming.insert_pending(lost, "unique", incoming.spec.name, WINNER_KEY)
+            if incoming.spec.applications:  # it wins once a row of an application refers to its key
+                incoming.insert_pending(lost, "unique", incoming.spec.name, incoming.spec.key_text("o"))
             if incoming.spec.identity:  # a row of this identity that comes stands for it
                 incoming.insert_pending(lost, "identity", incoming.spec.name, incoming.identity("o"))
         if not key.identity:

@@ -71,6 +71,26 @@ def test_a_row_that_waits_for_a_unique_value_is_stood_for_by_one_of_its_identity
     assert_derived(warehouse)
 
 
+def test_a_row_wins_a_unique_value_as_soon_as_an_application_refers_to_its_key(
+    warehouse: Warehouse, forum: Recorder, write: Write
+) -> None:
+    staff = Recorder(warehouse, project.sources()["toy/staff"])
+    key = "0199a0b0-0000-7000-8000-000000000001"
+    bring(forum, "a", users=[user(1, "bob", "ann@a.example")])
+    bring(staff, "b", users=[{"id": key, "username": "cid", "email": "ANN@a.example"}])
+    bring(staff, "c", users=[{"id": key, "username": "cid"}])
+    emails = "select username, email from toy.users order by username"
+    assert rows(warehouse, emails) == [("bob", "ann@a.example"), ("cid", None)]
+    token = write("insert into toy.tokens (user_id) values (%s) returning token_id", key)
+    staff.transform()
+    assert rows(warehouse, emails) == [("cid", "ANN@a.example")]
+    assert_derived(warehouse)
+    write("delete from toy.tokens where token_id = %s", token)
+    staff.transform()
+    assert rows(warehouse, emails) == [("bob", "ann@a.example"), ("cid", None)]
+    assert_derived(warehouse)
+
+
 @pytest.mark.parametrize("order", ["ab", "ba"])
 def test_of_records_that_yield_one_key_with_two_identities_the_first_one_says_who_stands_for_it(
     warehouse: Warehouse, mail: Recorder, write: Write, order: str
