@@ -198,8 +198,9 @@ def free_values(incoming: IncomingTable, key: UniqueKey, *, complete: bool) -> s
     to have, or that it goes, follows in the same transaction. None where no column can hold another value.
     """
     spec = incoming.spec
+    deciding = spec.read_by(key.where.as_string())
     for column in sorted(incoming.yielded.keys() & set(key.columns)):
-        if other := _other_value(spec, column):
+        if other := _other_value(spec, column, decides=column in deciding):
             of_change_set = sql.SQL("exists (select from change_set c where c.record_id = t.record_id)")
             return FREE.format(
                 target=spec.target,
@@ -217,9 +218,14 @@ def free_values(incoming: IncomingTable, key: UniqueKey, *, complete: bool) -> s
     return None
 
 
-def _other_value(spec: TableSpec, column: str) -> sql.Composable | None:
-    """A value that no row of a source has, as SQL over a row `t`; None for a type that has none."""
+def _other_value(spec: TableSpec, column: str, *, decides: bool) -> sql.Composable | None:
+    """A value that no row of a source has, as SQL over a row `t`; None for a type that has none.
+
+    decides: the condition of the key reads the column, so that the opposite of a boolean frees it.
+    """
     type_ = spec.type_of(column).lower()
+    if type_ == "boolean" and decides:
+        return sql.SQL("not t.{}").format(sql.Identifier(column))
     if spec.table.columns[column].foreign_keys:
         return sql.NULL if spec.table.columns[column].nullable else None
     number = sql.SQL("row_number() over ()")

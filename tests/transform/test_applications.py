@@ -139,6 +139,15 @@ def test_all_numbers_are_shifted_by_one(warehouse: Warehouse, forum: Recorder) -
         assert_derived(warehouse)
 
 
+def test_rows_exchange_what_only_one_may_be(warehouse: Warehouse, forum: Recorder) -> None:
+    """Whichever of them comes first."""
+    for pinned in (1, 3, 2, 1):
+        posts = [post(each, "ann", each, pinned=each == pinned) for each in (1, 2, 3)]
+        bring(forum, "a", users=[user(1, "ann")], posts=posts)
+        assert shown(warehouse, "select number from toy.posts where pinned") == [pinned]
+        assert_derived(warehouse)
+
+
 def test_a_parent_that_loses_its_key_in_the_run_that_brings_it(
     warehouse: Warehouse, forum: Recorder, mail: Recorder
 ) -> None:
