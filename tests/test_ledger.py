@@ -174,8 +174,9 @@ def test_a_checkpoint_that_no_run_resumed_for_a_day_is_deleted_with_its_records(
                     case %(status)s when 'failed' then now() end
                 returning fetch_run_id
             ), reject as (
-                insert into staging.rejects (fetch_run_id, stream, bytes, digest, received_at, request, reason, detail)
-                select fetch_run_id, 'toy/library.authors', '', '', now(), 'here', 'id', 'no id' from run
+                insert into staging.rejects
+                    (fetch_run_id, sequence, stream, bytes, digest, received_at, request, reason, detail)
+                select fetch_run_id, 1, 'toy/library.authors', '', '', now(), 'here', 'id', 'no id' from run
             )
             insert into staging.checkpoints (fetch_run_id, progress) select fetch_run_id, '{}' from run
             """,

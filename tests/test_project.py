@@ -27,8 +27,8 @@ from sqlglot import exp
 
 from pipelines import project
 from pipelines.connectors import recording
-from pipelines.connectors.http import without_secrets_in_urls
 from pipelines.connectors.recording import SECRET_PARAMETER
+from pipelines.connectors.urls import without_secrets_in_urls
 from pipelines.definitions import defs
 from pipelines.project import Select, SqlFile
 from pipelines.schema.declare import Timestamp, metadata
@@ -56,7 +56,7 @@ LAYERS = (
     {"transform"},
     {"landing"},
     {"connectors"},
-    {"ledger", "quarantine"},
+    {"ledger", "quarantine", "losses"},
     {"project", "columns"},
     {"schema"},
     {"warehouse"},
@@ -446,7 +446,7 @@ ENGINES = ("engine", "orm", "create_engine", "Engine", "Connection", "create_moc
 
 
 VOCABULARY = {"pipelines.source", "pipelines.errors"} | {
-    f"pipelines.connectors.{name}" for name in ("http", "listing", "local_files", "pagination")
+    f"pipelines.connectors.{name}" for name in ("http", "json_records", "listing", "local_files", "pagination")
 }
 
 

@@ -8,7 +8,6 @@ records are broken is a page (`json_records`). Only the path and query of
 a link are followed, so a page cannot send the client, or its token, to another host.
 """
 
-import re
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -22,8 +21,8 @@ import msgspec
 import stamina
 
 from pipelines.connectors import json_records
+from pipelines.connectors.json_keys import UNDECODABLE
 from pipelines.connectors.json_records import Record, Records
-from pipelines.connectors.json_splitter import UNDECODABLE
 from pipelines.connectors.rate_limit import RateLimit
 from pipelines.connectors.retries import (
     ATTEMPTS,
@@ -32,6 +31,7 @@ from pipelines.connectors.retries import (
     retry_delay,
     retry_delay_without_response,
 )
+from pipelines.connectors.urls import without_secrets
 from pipelines.errors import AtlasError, Refused, SourceFault, Unanswered, Unreachable
 from pipelines.source import Auth
 
@@ -44,10 +44,6 @@ TRANSFER_HEADERS = {"content-encoding", "content-length", "transfer-encoding"}  
 GONE = frozenset({404, 410})
 RETRIED = frozenset({408, 421, 425, 429})  # and every 5xx
 MAX_UNANSWERED = 5  # records in a row; each costs ATTEMPTS requests
-PARAMETERS = re.compile(r"[?&][^?#\s\"'<>]*")
-USER_IN_URL = re.compile(r"(?<=://)[^/@?#\s\"']+@")
-PERHAPS_SECRET = re.compile("token|key|secret|sig|pass|login", re.IGNORECASE)
-"""Parameters that are left out of what is logged and stored: rather too many than too few."""
 
 DocumentT = TypeVar("DocumentT")
 
@@ -291,19 +287,3 @@ def request_of(response: httpx.Response) -> str:
 def quoted(external_id: str) -> str:
     """An id as part of a path: escaped, but for its slashes."""
     return quote(external_id)
-
-
-def without_secrets(url: str) -> str:
-    """A URL without user, fragment and secret parameters: it may be stored and shown."""
-    return without_secrets_in_urls(url).partition("#")[0]
-
-
-def without_secrets_in_urls(text: str, secret: re.Pattern[str] = PERHAPS_SECRET) -> str:
-    """A text whose URLs name no user, and have no parameter with the name of a secret."""
-
-    def clean(match: re.Match[str]) -> str:
-        parameters = [each.partition("=") for each in match[0][1:].split("&")]
-        kept = ["".join(each) for each in parameters if not (each[1] and secret.search(each[0]))]
-        return match[0][0] + "&".join(kept) if kept else ""
-
-    return USER_IN_URL.sub("", PARAMETERS.sub(clean, text))

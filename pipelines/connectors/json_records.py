@@ -14,7 +14,8 @@ from typing import Generic, NamedTuple, TypeVar
 import msgspec
 
 from pipelines.connectors import json_values
-from pipelines.connectors.json_splitter import UNDECODABLE, NotSplit, Splitter, has_key_twice
+from pipelines.connectors.json_keys import UNDECODABLE, has_key_twice
+from pipelines.connectors.json_splitter import NotSplit, Splitter
 
 DocumentT = TypeVar("DocumentT")
 

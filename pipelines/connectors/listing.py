@@ -17,10 +17,11 @@ import httpx
 import msgspec
 
 from pipelines.connectors import json_records
-from pipelines.connectors.http import Answer, Client, request_of, without_secrets
+from pipelines.connectors.http import Answer, Client, request_of
 from pipelines.connectors.json_records import Records
 from pipelines.connectors.pagination import Page, PageT, Paginator, Position, RecordHead, known_positions
 from pipelines.connectors.retries import RetryableError
+from pipelines.connectors.urls import without_secrets
 from pipelines.errors import ListingChanged, SourceFault
 from pipelines.source import Checkpoint, Cursor, FullScan, Item, Payload, Window
 

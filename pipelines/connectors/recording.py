@@ -19,7 +19,8 @@ import httpx
 import msgspec
 
 from pipelines import project
-from pipelines.connectors.http import Keep, without_secrets_in_urls
+from pipelines.connectors.http import Keep
+from pipelines.connectors.urls import without_secrets_in_urls
 from pipelines.errors import AtlasError, NotRecorded
 from pipelines.source import Item, Kind, Payload, Source, Window
 

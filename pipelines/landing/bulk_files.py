@@ -22,8 +22,8 @@ import msgspec
 from backports import zstd
 
 from pipelines.connectors import json_records
+from pipelines.connectors.json_keys import UNDECODABLE, is_json, keys_of
 from pipelines.connectors.json_records import Record, Records
-from pipelines.connectors.json_splitter import UNDECODABLE, is_json, keys_of
 from pipelines.connectors.local_files import OF_THE_SYSTEM, is_of_the_system
 from pipelines.errors import AtlasError
 from pipelines.landing.intake import Intake

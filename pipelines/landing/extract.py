@@ -19,9 +19,10 @@ import httpx
 
 from pipelines import ledger, settings
 from pipelines.connectors import recording
-from pipelines.connectors.http import Client, without_secrets
+from pipelines.connectors.http import Client
 from pipelines.connectors.rate_limit import RateLimit
 from pipelines.connectors.recording import RecordedTransport, Recorder, Recording
+from pipelines.connectors.urls import without_secrets
 from pipelines.errors import AtlasError, Refused
 from pipelines.landing.intake import Intake
 from pipelines.landing.validate import validators

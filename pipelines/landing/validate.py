@@ -19,7 +19,7 @@ from typing import NamedTuple, cast
 
 import msgspec
 
-from pipelines.connectors.json_splitter import UNDECODABLE
+from pipelines.connectors.json_keys import UNDECODABLE
 from pipelines.connectors.json_values import EACH_ELEMENT, EACH_VALUE, steps_of, with_whole_numbers
 from pipelines.landing.jsonb import SPACED_COLON, Unlandable, is_lossless, repair, repair_any_size
 from pipelines.landing.optional_values import RejectedValue, split_off_rejected

@@ -12,9 +12,10 @@ import pytest
 import stamina
 
 from pipelines.connectors import http, retries
-from pipelines.connectors.http import Client, request_of, without_secrets
+from pipelines.connectors.http import Client, request_of
 from pipelines.connectors.rate_limit import RateLimit
 from pipelines.connectors.retries import ATTEMPTS
+from pipelines.connectors.urls import without_secrets
 from pipelines.errors import AtlasError, Refused, SourceFault
 from pipelines.warehouse.database import Warehouse
 from tests import hostile

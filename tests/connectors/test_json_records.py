@@ -7,8 +7,8 @@ from typing import Any
 import msgspec
 import pytest
 
+from pipelines.connectors.json_keys import UNDECODABLE
 from pipelines.connectors.json_records import Decoded, Record, decode, decode_head, decode_page
-from pipelines.connectors.json_splitter import UNDECODABLE
 from tests.corruptions import CORRUPTIONS, NOTHING, REPAIRED
 
 SHAPES = {

@@ -17,8 +17,9 @@ from typer.testing import CliRunner, Result
 
 from pipelines import project
 from pipelines.cli.main import app
-from pipelines.connectors.http import Client, without_secrets_in_urls
+from pipelines.connectors.http import Client
 from pipelines.connectors.recording import Recorder, SecretRemover
+from pipelines.connectors.urls import without_secrets_in_urls
 from pipelines.errors import AtlasError
 from pipelines.landing import extract
 from pipelines.source import FullScan, Item, Payload, Skipped, Source, Window
