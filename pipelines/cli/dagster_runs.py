@@ -84,8 +84,9 @@ def _materialize(
             raise_on_error=False,
         )
         with atlas.opened() as warehouse, warehouse.connect() as connection:
-            query = "select * from ops.fetch_runs where dagster_run_id = %s order by ended_at"
-            for row in connection.execute(query, [result.run_id]).fetchall():
+            newest = "select distinct on (stream) * from ops.fetch_runs where dagster_run_id = %s"
+            rows = connection.execute(f"{newest} order by stream, ended_at desc", [result.run_id]).fetchall()
+            for row in rows:  # the check `quarantine` is of all partitions of the run
                 for evaluation in evaluations(connection, row):
                     instance.report_runless_asset_event(evaluation)
         failed = set() if result.success else _failed_days(result, instance, atlas)

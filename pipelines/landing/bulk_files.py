@@ -82,11 +82,10 @@ def _payloads(source: Source, kind: str, path: Path, name: str) -> Iterator[Item
             yield from _lines(chain([first], file), kind, name)
         else:
             envelope, body = source.contracts[kind].envelope, first + file.read()
-            if is_json(body) or not _are_documents(body.splitlines()):
-                yield from _document(envelope, kind, body, name)
-                return
-            for line in _lines(BytesIO(body), kind, name):
-                yield from _document(envelope, kind, line.body, line.request)
+            lines = [] if is_json(body) else list(_lines(BytesIO(body), kind, name))
+            documents = lines if _are_documents(lines) else [Payload(body, name)]
+            for each in documents:
+                yield from _document(envelope, kind, each.body, each.request)
 
 
 @contextmanager
@@ -106,10 +105,9 @@ def _lines(lines: Iterable[bytes], kind: str, name: str) -> Iterator[Payload]:
             yield Payload(body, f"{name}:{number}", kind=kind)
 
 
-def _are_documents(lines: list[bytes]) -> bool:
+def _are_documents(lines: list[Payload]) -> bool:
     """Whether there are several lines, and at least half of them are an object each."""
-    lines = [line for line in lines if line.strip()]
-    return len(lines) > 1 and 2 * sum(bool(keys_of(line)) for line in lines) >= len(lines)
+    return len(lines) > 1 and 2 * sum(bool(keys_of(line.body)) for line in lines) >= len(lines)
 
 
 def _document(envelope: str | None, kind: str, body: bytes, name: str) -> Iterator[Item]:
